@@ -1,0 +1,1 @@
+"""What apps may ask for: one file a resource, on the stores below."""

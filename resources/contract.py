@@ -1,0 +1,88 @@
+"""What a resource is: a named table of typed commands. Knows nothing of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
+
+from attrs import define, field, frozen
+
+from .messages import Payload
+
+T = TypeVar("T")
+
+
+class Refused(Exception):
+    """The command was understood and turned down; the app is told why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class AppLog(Protocol):
+    """Writes to the log of the app that a run belongs to."""
+
+    async def __call__(self, level: int, message: str) -> None:
+        """`level` is 10, 20, 30, 40 or 50."""
+
+
+@define(eq=False)
+class Caller:
+    """On whose behalf a command runs: one run of one app.
+
+    Attributes:
+        message: The inbound message that the run handles, as the app sees it; None where it handles an event.
+        settings: What the operator set for this app, one value a resource, by its type.
+        replied: Whether the message has been replied to in this run.
+    """
+
+    run: str
+    account: str
+    app: str
+    channel: str
+    message: Payload | None
+    settings: Mapping[type, Any]
+    log: AppLog
+    replied: bool = field(default=False)
+
+    def setting(self, kind: type[T]) -> T:
+        """The app's settings for one resource."""
+        value: T = self.settings[kind]
+        return value
+
+
+@frozen
+class Command:
+    """One row of a resource's table."""
+
+    name: str
+    request: type
+    handle: Callable[[Any, Caller, Any], Awaitable[Any]]
+
+
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+
+
+def command(*names: str) -> Callable[[F], F]:
+    """Mark a method as the handler of a wire command, or of several that take the same request."""
+
+    def mark(method: F) -> F:
+        method.__wire_names__ = names  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+class Resource:
+    """Base of all resources: collects the marked methods into the table that the router reads."""
+
+    COMMANDS: ClassVar[dict[str, Command]]
+
+    def __init_subclass__(cls) -> None:
+        """Build the table from the methods and the type of their request."""
+        cls.COMMANDS = {
+            name: Command(name, get_type_hints(method)["request"], method)
+            for method in vars(cls).values()
+            for name in getattr(method, "__wire_names__", ())
+        }

@@ -1,0 +1,119 @@
+"""The one converter at the trust boundary: the fields of a command, which an app chose, become a typed request.
+
+cattrs would convert (5 to "5", true to 1, ["x"] to "['x']"); here each type is taken exactly or the command is refused, in the
+words that the users' documentation and the old system have for it. Fields that a command does not know are ignored, as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import attrs
+import cattrs
+from attrs import NOTHING, frozen
+
+from .contract import Refused
+from .messages import shown
+
+T = TypeVar("T")
+
+Json = Any
+"""Any JSON value, decoded."""
+
+
+def parameter(
+    default: Any = NOTHING,
+    *,
+    missing: str | None = None,
+    wrong: str | Callable[[Any], str] | None = None,
+    check: Callable[[Any], bool] | None = None,
+) -> Any:
+    """A field of a request.
+
+    Args:
+        default: Its value where the command leaves it out; without one the command must give it.
+        missing: The reason for refusing a command that leaves it out.
+        wrong: The reason for refusing a value of another type or that fails `check`; or a function from the value to it.
+        check: What a value of the right type must still fulfil.
+    """
+    return attrs.field(default=default, metadata={"missing": missing, "wrong": wrong, "check": check})
+
+
+@frozen
+class _Field:
+    name: str
+    structure: Callable[[Any, Any], Any]
+    kind: Any
+    required: bool
+    missing: str
+    wrong: str | Callable[[Any], str]
+    check: Callable[[Any], bool] | None
+
+    def value(self, given: Any) -> Any:
+        try:
+            value = self.structure(given, self.kind)
+        except (TypeError, ValueError, cattrs.StructureHandlerNotFoundError) as error:
+            raise Refused(self.reason(given)) from error
+        if self.check is not None and not self.check(value):
+            raise Refused(self.reason(given))
+        return value
+
+    def reason(self, given: Any) -> str:
+        return self.wrong(given) if callable(self.wrong) else self.wrong
+
+
+def _fields(kind: type, converter: cattrs.Converter) -> list[_Field]:
+    fields = []
+    for a in attrs.fields(attrs.resolve_types(kind)):
+        missing = a.metadata.get("missing") or f"'{a.name}' must be given"
+        wrong = a.metadata.get("wrong") or _default_wrong(a.name, a.type)
+        hook = converter.get_structure_hook(a.type)
+        fields.append(_Field(a.name, hook, a.type, a.default is NOTHING, missing, wrong, a.metadata.get("check")))
+    return fields
+
+
+_NAMES = {
+    str: "a string", int: "an integer", bool: "true or false", dict: "an object",
+    str | None: "a string or null", int | None: "an integer or null", dict | None: "an object or null",
+}  # fmt: skip
+
+
+def _default_wrong(name: str, kind: Any) -> Callable[[Any], str]:
+    return lambda given: f"'{name}' must be {_NAMES.get(kind, 'of another type')}, not {shown(given)}"
+
+
+def _request_hook(kind: type, converter: cattrs.Converter) -> Callable[[Mapping[str, Any], Any], Any]:
+    """Structure a request class field by field, in the order of the class: the first thing wrong is the one reported."""
+    fields = _fields(kind, converter)
+
+    def structure(given: Mapping[str, Any], _: Any) -> Any:
+        values = {}
+        for one in fields:
+            if one.name in given:
+                values[one.name] = one.value(given[one.name])
+            elif one.required:
+                raise Refused(one.missing)
+        return kind(**values)
+
+    return structure
+
+
+def _exactly(value: Any, kind: type) -> Any:
+    if type(value) is kind:
+        return value
+    raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
+
+
+def _is_mapping(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is dict
+
+
+def strict_converter() -> cattrs.Converter:
+    """A converter that takes each type exactly, and makes requests with the reasons their fields declare."""
+    converter = cattrs.Converter(detailed_validation=False)
+    for kind in (str, int, bool, dict):
+        converter.register_structure_hook(kind, _exactly)
+    converter.register_structure_hook_func(_is_mapping, lambda value, _: _exactly(value, dict))
+    converter.register_structure_hook_factory(attrs.has, lambda kind: _request_hook(kind, converter))
+    return converter

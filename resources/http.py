@@ -1,0 +1,184 @@
+"""http: calls to services outside, as far as the operator allows."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx2
+import trio
+from attrs import frozen
+
+from .contract import Caller, Refused, Resource, command
+from .convert import Json, parameter
+from .messages import shown
+from .stores.egress import DROPPED, Egress, EgressError, Policy
+
+NO_URL = "No URL given"
+VERIFY_OPTIONS = ("VERIFY_NONE", "VERIFY_PEER", "VERIFY_CLIENT_ONCE", "VERIFY_FAIL_IF_NO_PEER_CERT")
+SSL_METHODS = ("SSLv3", "SSLv23", "TLSv1")
+HEADERS_WRONG = "'headers' must be an object of strings or lists of strings"
+FILES_WRONG = "'files' must be an object of {file_name, content_type, data}, or a list of such objects"
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+HEADER_VALUE = re.compile(r"[^\x00\r\n]*")
+USER_AGENT = "jsbox"
+
+
+@frozen
+class HttpSettings:
+    """What an app may reach, and the seconds that a whole exchange may take."""
+
+    policy: Policy
+    timeout: float
+
+
+@frozen
+class Request:
+    """Any http command."""
+
+    url: str = parameter(missing=NO_URL, wrong=NO_URL)
+    headers: dict[str, Any] | None = parameter(None, wrong=HEADERS_WRONG)
+    data: str | None = parameter(None, wrong="'data' must be a string or null")
+    files: Json = None
+    verify_options: Json = None
+    ssl_method: Json = None
+
+
+@frozen
+class Response:
+    """The status code and the body as text."""
+
+    code: int
+    body: str
+
+
+@frozen
+class Http(Resource):
+    """The http commands."""
+
+    egress: Egress
+
+    @command("http.get")
+    async def get(self, caller: Caller, request: Request) -> Response:
+        """Make an HTTP GET request."""
+        return await self._fetch("GET", caller, request)
+
+    @command("http.post")
+    async def post(self, caller: Caller, request: Request) -> Response:
+        """Make an HTTP POST request."""
+        return await self._fetch("POST", caller, request)
+
+    @command("http.put")
+    async def put(self, caller: Caller, request: Request) -> Response:
+        """Make an HTTP PUT request."""
+        return await self._fetch("PUT", caller, request)
+
+    @command("http.delete")
+    async def delete(self, caller: Caller, request: Request) -> Response:
+        """Make an HTTP DELETE request."""
+        return await self._fetch("DELETE", caller, request)
+
+    @command("http.head")
+    async def head(self, caller: Caller, request: Request) -> Response:
+        """Make an HTTP HEAD request."""
+        return await self._fetch("HEAD", caller, request)
+
+    @command("http.patch")
+    async def patch(self, caller: Caller, request: Request) -> Response:
+        """Make an HTTP PATCH request."""
+        return await self._fetch("PATCH", caller, request)
+
+    async def _fetch(self, method: str, caller: Caller, request: Request) -> Response:
+        settings = caller.setting(HttpSettings)
+        verify = _verify(request)
+        built = _build(method, request)
+        try:
+            with trio.fail_after(settings.timeout):
+                answer = await self.egress.fetch(caller.app, built, settings.policy, verify=verify)
+        except trio.TooSlowError as error:
+            raise Refused(f"{method} {request.url} timed out after {settings.timeout:g} s") from error
+        except EgressError as error:
+            raise Refused(str(error)) from error
+        return Response(answer.code, answer.body)
+
+
+def _verify(request: Request) -> bool:
+    """Whether the server's certificate must be right: always, unless the app asks for VERIFY_NONE alone."""
+    options = [] if request.verify_options is None else request.verify_options
+    if not isinstance(options, list):
+        raise Refused(f"'verify_options' must be a list, not {shown(options)}")
+    for option in options:
+        if option not in VERIFY_OPTIONS:
+            raise Refused(f"'verify_options' may only contain {', '.join(VERIFY_OPTIONS)}, not {shown(option)}")
+    if request.ssl_method is not None and request.ssl_method not in SSL_METHODS:
+        raise Refused(f"'ssl_method' must be one of {', '.join(SSL_METHODS)}, not {shown(request.ssl_method)}")
+    return bool(options != ["VERIFY_NONE"])
+
+
+def _build(method: str, request: Request) -> httpx2.Request:
+    headers = _headers(request.headers)
+    try:
+        url = httpx2.URL(request.url)
+        if request.files:
+            names = {name.lower() for name, _ in headers}
+            if "content-type" in names:  # the boundary is ours to choose
+                headers = [(name, value) for name, value in headers if name.lower() != "content-type"]
+            return httpx2.Request(method, url, headers=headers, data=_fields(request.data), files=_files(request.files))
+        content = None if request.data is None else request.data.encode()
+        return httpx2.Request(method, url, headers=headers, content=content)
+    except (httpx2.InvalidURL, UnicodeError) as error:
+        raise Refused(f"'url' is no URL: {error}") from error
+
+
+def _headers(given: dict[str, Any] | None) -> list[tuple[str, str]]:
+    headers: list[tuple[str, str]] = []
+    for name, values in (given or {}).items():
+        for value in values if isinstance(values, list) else [values]:
+            if not isinstance(value, str):
+                raise Refused(f"{HEADERS_WRONG}; {shown(name)} has {shown(value)}")
+            if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
+                raise Refused(f"'headers': {shown(name)}: {shown(value)} cannot be sent as a header")
+            if name.lower() not in DROPPED:
+                headers.append((name, value))
+    names = {name.lower() for name, _ in headers}
+    if "accept-encoding" not in names:
+        headers.append(("Accept-Encoding", "gzip, deflate"))
+    if "user-agent" not in names:
+        headers.append(("User-Agent", USER_AGENT))
+    return headers
+
+
+def _fields(data: str | None) -> dict[str, list[str]]:
+    """What is posted beside files: `data` as a form, a=1&b=2."""
+    if not data:
+        return {}
+    try:
+        pairs = parse_qsl(data, keep_blank_values=True, strict_parsing=True)
+    except ValueError as error:
+        raise Refused("'data' must be a form (a=1&b=2) where there are 'files'") from error
+    fields: dict[str, list[str]] = {}
+    for name, value in pairs:
+        fields.setdefault(name, []).append(value)
+    return fields
+
+
+def _files(given: Any) -> list[tuple[str, tuple[str | None, bytes, str | None]]]:
+    files: list[tuple[str, tuple[str | None, bytes, str | None]]] = []
+    for group in given if isinstance(given, list) else [given]:
+        if not isinstance(group, dict):
+            raise Refused(f"{FILES_WRONG}, not {shown(group)}")
+        for name, file in group.items():
+            if not isinstance(file, dict) or not isinstance(file.get("data"), str):
+                raise Refused(f"{FILES_WRONG}; {shown(name)} is {shown(file)}")
+            file_name, content_type = file.get("file_name", name), file.get("content_type")
+            if not isinstance(file_name, str) or not isinstance(content_type, str | None):
+                raise Refused(f"{FILES_WRONG}; file_name and content_type of {shown(name)} must be strings")
+            try:
+                content = base64.b64decode(file["data"], validate=True)
+            except (binascii.Error, ValueError) as error:
+                raise Refused(f"'files': the data of {shown(name)} is not base64") from error
+            files.append((name, (file_name, content, content_type)))
+    return files

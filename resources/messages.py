@@ -1,0 +1,264 @@
+"""Vumi's messages and events, as the JSON objects that apps and gateways know (TransportUserMessage, TransportEvent).
+
+They stay plain dicts: unknown fields are kept and handed on. This module says which fields there are, what each may hold,
+what the server fills in, and how a reply or a send is made from them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+Payload = dict[str, Any]
+
+VERSION = "20110921"
+ID_MAX = 200  # characters of a message_id or event_id
+ADDRESS_MAX = 400
+DATE = "%Y-%m-%d %H:%M:%S.%f"
+SESSION_EVENTS = (None, "new", "resume", "close")
+EVENT_TYPES = ("ack", "nack", "delivery_report")
+DELIVERY_STATUSES = ("pending", "failed", "delivered")
+DELIVERY_CLASSES = {
+    "smpp": "sms", "sms": "sms", "ussd": "ussd", "twitter": "twitter", "xmpp": "gtalk", "mxit": "mxit", "wechat": "wechat",
+}  # fmt: skip
+"""From transport_type; every other transport_type counts as sms."""
+
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?")
+
+
+class BadMessage(Exception):
+    """A message or event from outside is not one.
+
+    Attributes:
+        path: The field, such as "msg.session_event".
+        detail: What was expected there, and what came.
+    """
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(f"{path}: {detail}")
+        self.path = path
+        self.detail = detail
+
+
+def vumi_date(moment: datetime) -> str:
+    """A UTC moment as `2013-04-24 14:01:41.803693`."""
+    return moment.strftime(DATE)
+
+
+def now() -> str:
+    """This moment as a Vumi date."""
+    return vumi_date(datetime.now(UTC))
+
+
+def new_id() -> str:
+    """A fresh message_id or event_id."""
+    return uuid4().hex
+
+
+def shown(value: Any) -> str:
+    """A value from outside in an error text: as JSON has it, short."""
+    names = {True: "true", False: "false", None: "null"}
+    text = names[value] if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004
+
+
+Check = Callable[[Any], bool]
+
+
+def _text(most: int) -> Check:
+    return lambda value: isinstance(value, str) and 0 < len(value) <= most
+
+
+def _text_or_null(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _address(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and len(value) <= ADDRESS_MAX)
+
+
+def _date(value: Any) -> bool:
+    return isinstance(value, str) and _DATE.fullmatch(value) is not None
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _among(*values: Any) -> Check:
+    return lambda value: (value is None and None in values) or (isinstance(value, str) and value in values)
+
+
+_COMMON: dict[str, tuple[Check, str]] = {
+    "message_version": (_among(VERSION), f"'{VERSION}'"),
+    "timestamp": (_date, "a date such as '2013-04-24 14:01:41.803693'"),
+    "transport_name": (_text_or_null, "a string or null"),
+    "transport_type": (_text_or_null, "a string or null"),
+    "transport_metadata": (_object, "an object"),
+    "helper_metadata": (_object, "an object"),
+    "routing_metadata": (_object, "an object"),
+}
+_MESSAGE: dict[str, tuple[Check, str]] = _COMMON | {
+    "message_type": (_among("user_message"), "'user_message'"),
+    "message_id": (_text(ID_MAX), f"a string of 1 to {ID_MAX} characters"),
+    "in_reply_to": (_text_or_null, "a string or null"),
+    "to_addr": (_address, f"a string of at most {ADDRESS_MAX} characters, or null"),
+    "from_addr": (_address, f"a string of at most {ADDRESS_MAX} characters, or null"),
+    "to_addr_type": (_text_or_null, "a string or null"),
+    "from_addr_type": (_text_or_null, "a string or null"),
+    "content": (_text_or_null, "a string or null"),
+    "session_event": (_among(*SESSION_EVENTS), "null, new, resume or close"),
+    "group": (_text_or_null, "a string or null"),
+    "provider": (_text_or_null, "a string or null"),
+}
+_EVENT: dict[str, tuple[Check, str]] = _COMMON | {
+    "message_type": (_among("event"), "'event'"),
+    "event_id": (_text(ID_MAX), f"a string of 1 to {ID_MAX} characters"),
+    "event_type": (_among(*EVENT_TYPES), "ack, nack or delivery_report"),
+    "user_message_id": (_text(ID_MAX), f"the message_id of an outbound message, 1 to {ID_MAX} characters"),
+}
+_BY_EVENT_TYPE: dict[str, tuple[str, Check, str]] = {
+    "ack": ("sent_message_id", lambda value: isinstance(value, str), "a string, as an ack needs"),
+    "nack": ("nack_reason", lambda value: isinstance(value, str), "a string, as a nack needs"),
+    "delivery_report": ("delivery_status", _among(*DELIVERY_STATUSES), "pending, failed or delivered"),
+}
+
+
+def _check(raw: Mapping[str, Any], fields: Mapping[str, tuple[Check, str]], where: str) -> None:
+    for name, (check, expected) in fields.items():
+        if name in raw and not check(raw[name]):
+            raise BadMessage(f"{where}.{name}", f"expected {expected}, got {shown(raw[name])}")
+
+
+def complete_message(raw: Any, *, transport_name: str, transport_type: str | None, endpoint: str) -> Payload:
+    """An inbound message as an app may see it: checked, and with what it left out filled in.
+
+    Raises:
+        BadMessage: At the first field that is wrong.
+    """
+    if not isinstance(raw, dict):
+        raise BadMessage("msg", f"expected an object, got {shown(raw)}")
+    _check(raw, _MESSAGE, "msg")
+    filled: Payload = {
+        "message_version": VERSION, "message_type": "user_message", "timestamp": now(), "message_id": new_id(),
+        "in_reply_to": None, "to_addr": None, "from_addr": None, "to_addr_type": None, "from_addr_type": None,
+        "content": None, "session_event": None, "transport_name": transport_name, "transport_type": transport_type,
+        "transport_metadata": {}, "helper_metadata": {}, "routing_metadata": {}, "group": None, "provider": None,
+    }  # fmt: skip
+    filled |= raw
+    filled["timestamp"] = _vumi_timestamp(filled["timestamp"])
+    filled["routing_metadata"] = {"endpoint_name": endpoint} | filled["routing_metadata"]
+    return filled
+
+
+def complete_event(raw: Any, *, transport_name: str, transport_type: str | None) -> Payload:
+    """An event as an app may see it. Raises `BadMessage` at the first field that is wrong."""
+    if not isinstance(raw, dict):
+        raise BadMessage("event", f"expected an object, got {shown(raw)}")
+    _check(raw, _EVENT, "event")
+    for name in ("event_type", "user_message_id"):
+        if name not in raw:
+            raise BadMessage(f"event.{name}", f"expected {_EVENT[name][1]}, got nothing")
+    name, check, expected = _BY_EVENT_TYPE[raw["event_type"]]
+    if not check(raw.get(name)):
+        raise BadMessage(f"event.{name}", f"expected {expected}, got {shown(raw.get(name))}")
+    filled: Payload = {
+        "message_version": VERSION, "message_type": "event", "timestamp": now(), "event_id": new_id(),
+        "routing_metadata": {}, "helper_metadata": {}, "transport_name": transport_name, "transport_type": transport_type,
+    }  # fmt: skip
+    filled |= raw
+    filled["timestamp"] = _vumi_timestamp(filled["timestamp"])
+    return filled
+
+
+def _vumi_timestamp(text: str) -> str:
+    """A Vumi or RFC 3339 date as a Vumi date in UTC."""
+    found = _DATE.fullmatch(text)
+    assert found is not None
+    day, clock, fraction, zone = found.groups()
+    try:
+        moment = datetime.fromisoformat(f"{day}T{clock}{(fraction or '.0')[:7]:0<7}{zone or 'Z'}")
+    except ValueError as error:
+        raise BadMessage("msg.timestamp", f"expected a date, got {shown(text)}") from error
+    return vumi_date(moment.astimezone(UTC))
+
+
+def delivery_class(transport_type: str | None) -> str:
+    """The kind of address that a transport_type uses."""
+    return DELIVERY_CLASSES.get(transport_type or "", "sms")
+
+
+def for_app(message: Payload, account: str, app: str) -> Payload:
+    """A message as delivered to an app: with its own account and conversation, and the delivery class."""
+    helper = message["helper_metadata"] | {
+        "go": go_metadata(account, app),
+        "delivery_class": delivery_class(message.get("transport_type")),
+    }
+    return message | {"helper_metadata": helper}
+
+
+def go_metadata(account: str, app: str) -> dict[str, str]:
+    """What old apps and gateways find under helper_metadata.go."""
+    return {"user_account": account, "conversation_type": "jsbox", "conversation_key": app}
+
+
+def push_trigger(address: str, transport_name: str | None = None) -> Payload:
+    """A message that nobody sent: it makes the app start a conversation with an address."""
+    trigger = complete_message({"from_addr": address}, transport_name="", transport_type=None, endpoint="default")
+    return trigger | {"inbound_push_trigger": True, "transport_name": transport_name}
+
+
+def reply(
+    to: Payload, content: str | None, *, close: bool, to_group: bool, helper_metadata: Mapping[str, Any]
+) -> Payload:
+    """The reply to a message that was delivered to an app: to its sender, or to its group."""
+    return {
+        "message_version": VERSION, "message_type": "user_message", "timestamp": now(), "message_id": new_id(),
+        "in_reply_to": to["message_id"],
+        "to_addr": None if to_group and to["group"] is not None else to["from_addr"],
+        "from_addr": to["to_addr"],
+        "to_addr_type": to["from_addr_type"], "from_addr_type": to["to_addr_type"],
+        "content": content, "session_event": "close" if close else None,
+        "transport_name": to["transport_name"], "transport_type": to["transport_type"],
+        "transport_metadata": to["transport_metadata"], "routing_metadata": to["routing_metadata"],
+        "helper_metadata": to["helper_metadata"] | helper_metadata,
+        "group": to["group"], "provider": to["provider"],
+    }  # fmt: skip
+
+
+def send(
+    to_addr: str,
+    content: str | None,
+    *,
+    endpoint: str,
+    helper_metadata: Mapping[str, Any],
+    session_event: str | None = None,
+) -> Payload:
+    """A message to an address, in reply to nothing."""
+    return {
+        "message_version": VERSION, "message_type": "user_message", "timestamp": now(), "message_id": new_id(),
+        "in_reply_to": None, "to_addr": to_addr, "from_addr": None, "to_addr_type": None, "from_addr_type": None,
+        "content": content, "session_event": session_event, "transport_name": None, "transport_type": None,
+        "transport_metadata": {}, "routing_metadata": {"endpoint_name": endpoint},
+        "helper_metadata": dict(helper_metadata), "group": None, "provider": None,
+    }  # fmt: skip
+
+
+def is_session_start(message: Mapping[str, Any]) -> bool:
+    """Whether the user of this message waits for an answer: a session that was opened or goes on."""
+    return message.get("session_event") in ("new", "resume")
+
+
+def missing_from(given: Collection[str], allowed: Collection[str]) -> list[str]:
+    """The given names that are not allowed."""
+    return [name for name in given if name not in allowed]
+
+
+def as_text(value: Any) -> str:
+    """A JSON value in a log: a string as it is, anything else as JSON."""
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -1,0 +1,181 @@
+"""outbound: replies to the message in hand, and messages to addresses, over the app's endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen
+
+from .contract import Caller, Refused, Resource, command
+from .convert import Json, parameter
+from .messages import Payload, go_metadata, missing_from, reply, send, shown
+from .stores.outbox import Outbox, OutboxFull
+from .stores.redis import Unavailable
+
+TAG_FIELDS = "Tag, content or to_addr not specified"
+
+
+@frozen
+class OutboundSettings:
+    """What an app may send over: endpoint, or pool:tag, to channel; and the helper_metadata keys that it may set."""
+
+    endpoints: Mapping[str, str]
+    allowed_helper_metadata: tuple[str, ...]
+
+
+@frozen
+class Done:
+    """The message stands in the outbox; not that it was delivered."""
+
+
+CONTENT_WRONG = "'content' must be a string or null."
+
+
+def given(name: str, where: str) -> str:
+    """A string that must be there, and may not be null."""
+    text = f"'{name}' must be given {where}."
+    field: str = parameter(missing=text, wrong=text)
+    return field
+
+
+@frozen
+class Reply:
+    """outbound.reply_to, outbound.reply_to_group. Checked in this order, helper_metadata last."""
+
+    content: str | None = parameter(missing="'content' must be given in replies.", wrong=CONTENT_WRONG)
+    in_reply_to: str = given("in_reply_to", "in replies")
+    continue_session: bool = parameter(True, wrong="'continue_session' must be either true or false if given.")  # noqa: FBT003
+    helper_metadata: Json = None
+
+
+@frozen
+class SendTo:
+    """outbound.send_to."""
+
+    content: str | None = parameter(missing="'content' must be given in sends.", wrong=CONTENT_WRONG)
+    to_addr: str = given("to_addr", "in sends")
+    endpoint: str = parameter("default", wrong="'endpoint' must be given in sends.")
+    helper_metadata: Json = None
+
+
+@frozen
+class SendToEndpoint:
+    """outbound.send_to_endpoint."""
+
+    content: str | None = parameter(missing="'content' must be given in sends.", wrong=CONTENT_WRONG)
+    endpoint: str = given("endpoint", "in sends")
+    to_addr: str = given("to_addr", "in sends")
+    helper_metadata: Json = None
+
+
+@frozen
+class SendToTag:
+    """outbound.send_to_tag. Null content is refused here, as it always was; helper_metadata is ignored."""
+
+    tagpool: str = parameter(missing=TAG_FIELDS, wrong=TAG_FIELDS)
+    tag: str = parameter(missing=TAG_FIELDS, wrong=TAG_FIELDS)
+    content: str = parameter(missing=TAG_FIELDS, wrong=TAG_FIELDS)
+    to_addr: str = parameter(missing=TAG_FIELDS, wrong=TAG_FIELDS)
+
+
+@frozen
+class Outbound(Resource):
+    """The outbound commands."""
+
+    outbox: Outbox
+
+    @command("outbound.reply_to")
+    async def reply_to(self, caller: Caller, request: Reply) -> Done:
+        """Reply to the sender of the message in hand."""
+        return await self._reply(caller, request, to_group=False)
+
+    @command("outbound.reply_to_group")
+    async def reply_to_group(self, caller: Caller, request: Reply) -> Done:
+        """Reply to the group that the message in hand was sent to; to its sender where there is none."""
+        return await self._reply(caller, request, to_group=True)
+
+    @command("outbound.send_to")
+    async def send_to(self, caller: Caller, request: SendTo) -> Done:
+        """Send to an address, over the default endpoint or another one of the app's."""
+        return await self._send(caller, request)
+
+    @command("outbound.send_to_endpoint")
+    async def send_to_endpoint(self, caller: Caller, request: SendToEndpoint) -> Done:
+        """Send to an address over an endpoint of the app's."""
+        return await self._send(caller, request)
+
+    @command("outbound.send_to_tag")
+    async def send_to_tag(self, caller: Caller, request: SendToTag) -> Done:
+        """Send to an address over the endpoint `tagpool:tag` of the app's."""
+        endpoint = f"{request.tagpool}:{request.tag}"
+        channel = caller.setting(OutboundSettings).endpoints.get(endpoint)
+        if channel is None:
+            raise Refused(f"Tag ({shown(request.tagpool)}, {shown(request.tag)}) not held by account")
+        message = send(request.to_addr, request.content, endpoint=endpoint, helper_metadata=_go(caller))
+        await self._post(channel, message)
+        return Done()
+
+    async def _send(self, caller: Caller, request: SendTo | SendToEndpoint) -> Done:
+        metadata = _go(caller) | _allowed_metadata(caller, request.helper_metadata)
+        channel = _channel_of(caller, request.endpoint)
+        message = send(request.to_addr, request.content, endpoint=request.endpoint, helper_metadata=metadata)
+        await self._post(channel, message)
+        return Done()
+
+    async def _reply(self, caller: Caller, request: Reply, *, to_group: bool) -> Done:
+        metadata = _go(caller) | _allowed_metadata(caller, request.helper_metadata)
+        to = caller.message
+        if to is None or to["message_id"] != request.in_reply_to:
+            raise Refused(f"Could not find original message with id: {shown(request.in_reply_to)}")
+        close = not request.continue_session
+        if to.get("inbound_push_trigger"):
+            # Nobody is waiting: the "reply" opens the conversation.
+            channel = _channel_of(caller, "default")
+            message = send(
+                to["from_addr"], request.content, endpoint="default",
+                helper_metadata=to["helper_metadata"] | metadata, session_event="new",
+            )  # fmt: skip
+        else:
+            channel = caller.channel
+            message = reply(to, request.content, close=close, to_group=to_group, helper_metadata=metadata)
+        before, caller.replied = caller.replied, True  # at once: a run cut off in the middle may have replied
+        try:
+            await self._post(channel, message)
+        except Refused:
+            caller.replied = before
+            raise
+        except Unavailable as error:
+            caller.replied = before or error.sent
+            raise
+        return Done()
+
+    async def _post(self, channel: str, message: Payload) -> None:
+        try:
+            await self.outbox.post(channel, message)
+        except OutboxFull as full:
+            raise Refused(str(full)) from full
+
+
+def _go(caller: Caller) -> dict[str, Any]:
+    return {"go": go_metadata(caller.account, caller.app)}
+
+
+def _channel_of(caller: Caller, endpoint: str) -> str:
+    channel = caller.setting(OutboundSettings).endpoints.get(endpoint)
+    if channel is None:
+        raise Refused(f"Endpoint {shown(endpoint)} not configured")
+    return channel
+
+
+def _allowed_metadata(caller: Caller, given: Any) -> dict[str, Any]:
+    if given is None or given == {}:
+        return {}
+    allowed = caller.setting(OutboundSettings).allowed_helper_metadata
+    if not isinstance(given, dict):
+        raise Refused("'helper_metadata' must be object or null.")
+    if not allowed:
+        raise Refused("'helper_metadata' is not allowed")
+    if missing_from(given, allowed):
+        raise Refused(f"'helper_metadata' may only contain the following keys: {', '.join(allowed)}")
+    return given

@@ -1,0 +1,1 @@
+"""What keeps the data under the resources: Redis, the way out to HTTP, Graphite."""

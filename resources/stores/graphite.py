@@ -1,0 +1,211 @@
+"""Metrics on their way to Graphite: values gathered in time buckets, and lines sent by the plaintext protocol."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import trio
+from attrs import define, field, frozen
+
+LINES_MAX = 100_000  # waiting for one Graphite that does not take them; then the oldest are dropped, and counted
+NAMES_MAX = 10_000  # distinct metrics of one account in one bucket; more are refused
+BACKOFF = (0.2, 30.0)  # seconds between attempts to connect: first, most
+CONNECT_SECONDS = 10.0
+SEND_SECONDS = 10.0
+LAST_SECONDS = 3.0  # for what is left at shutdown
+AGGREGATORS = ("sum", "avg", "min", "max", "last")
+
+log = logging.getLogger(__name__)
+
+
+class TooManyMetrics(Exception):
+    """An account has fired as many distinct metrics in this bucket as it may."""
+
+
+@frozen
+class Target:
+    """A Graphite server, and the length of its buckets in seconds."""
+
+    host: str
+    port: int
+    bucket: float
+
+
+@define
+class _Values:
+    """All values of one metric and aggregator in one bucket."""
+
+    count: int = 0
+    total: float = 0.0
+    low: float = float("inf")
+    high: float = float("-inf")
+    last: float = 0.0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.total += value
+        self.low = min(self.low, value)
+        self.high = max(self.high, value)
+        self.last = value
+
+    def result(self, aggregator: str) -> float:
+        match aggregator:
+            case "sum":
+                return self.total
+            case "avg":
+                return self.total / self.count
+            case "min":
+                return self.low
+            case "max":
+                return self.high
+            case _:
+                return self.last
+
+
+@define
+class _Bucket:
+    """One stretch of time for one target: path and aggregator to values."""
+
+    target: Target
+    start: int
+    values: dict[tuple[str, str], _Values] = field(factory=dict)
+    names: dict[str, int] = field(factory=dict)  # account to its distinct metrics
+
+    @property
+    def end(self) -> float:
+        return self.start + self.target.bucket
+
+    def lines(self) -> list[str]:
+        return [f"{path}.{agg} {values.result(agg):f} {self.start}\n" for (path, agg), values in self.values.items()]
+
+
+@define(eq=False)
+class _Sender:
+    """The connection to one Graphite server, made anew whenever it breaks."""
+
+    host: str
+    port: int
+    lines: deque[str] = field(factory=deque)
+    dropped: int = 0
+    sending: bool = False
+    bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
+    sent: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
+
+    def put(self, lines: list[str]) -> None:
+        self.lines.extend(lines)
+        while len(self.lines) > LINES_MAX:
+            self.lines.popleft()
+            self.dropped += 1
+        self.bell.unpark()
+
+    async def run(self) -> None:
+        pause = BACKOFF[0]
+        while True:
+            try:
+                with trio.fail_after(CONNECT_SECONDS):
+                    stream = await trio.open_tcp_stream(self.host, self.port)
+                async with stream:
+                    pause = BACKOFF[0]
+                    await self._send_all(stream)
+            except (OSError, trio.TooSlowError, trio.BrokenResourceError) as error:
+                log.warning("Graphite at %s:%d: %s; %d lines wait", self.host, self.port, error, len(self.lines))
+            await trio.sleep(pause)
+            pause = min(pause * 2, BACKOFF[1])
+
+    async def _send_all(self, stream: trio.abc.SendStream) -> None:
+        while True:
+            if not self.lines:
+                await self.bell.park()
+            batch = [self.lines.popleft() for _ in range(min(len(self.lines), 1000))]
+            self.sending = True
+            try:
+                with trio.fail_after(SEND_SECONDS):
+                    await stream.send_all("".join(batch).encode())
+            except BaseException:
+                self.lines.extendleft(reversed(batch))  # a point sent twice overwrites itself
+                raise
+            finally:
+                self.sending = False
+            self.sent.unpark_all()
+
+
+@define(eq=False)
+class Graphite:
+    """Gathers metrics and sends each bucket when its time is over. Made by `open_graphite`."""
+
+    _nursery: trio.Nursery
+    _buckets: dict[tuple[Target, int], _Bucket] = field(factory=dict, init=False)
+    _senders: dict[tuple[str, int], _Sender] = field(factory=dict, init=False)
+    _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+
+    def fire(self, target: Target, account: str, path: str, aggregator: str, value: float) -> None:
+        """Add a value to the bucket of this moment.
+
+        Raises:
+            TooManyMetrics: The account has too many distinct ones.
+        """
+        start = int(time.time() // target.bucket * target.bucket)
+        bucket = self._buckets.get((target, start))
+        if bucket is None:
+            bucket = self._buckets[target, start] = _Bucket(target, start)
+            self._bell.unpark()
+        values = bucket.values.get((path, aggregator))
+        if values is None:
+            names = bucket.names.get(account, 0)
+            if names >= NAMES_MAX:
+                raise TooManyMetrics(
+                    f"{NAMES_MAX} different metrics in {target.bucket:g} s are the most an account may fire"
+                )
+            bucket.names[account] = names + 1
+            values = bucket.values[path, aggregator] = _Values()
+        values.add(value)
+
+    async def _run(self) -> None:
+        while True:
+            if not self._buckets:
+                await self._bell.park()
+            due = min(bucket.end for bucket in self._buckets.values())
+            with trio.move_on_after(max(due - time.time(), 0)):
+                await self._bell.park()  # a bucket that ends sooner may be opened
+            self._flush(time.time())
+
+    def _flush(self, until: float) -> None:
+        for key, bucket in list(self._buckets.items()):
+            if bucket.end <= until:
+                del self._buckets[key]
+                self._sender(bucket.target).put(bucket.lines())
+
+    def _sender(self, target: Target) -> _Sender:
+        sender = self._senders.get((target.host, target.port))
+        if sender is None:
+            sender = self._senders[target.host, target.port] = _Sender(target.host, target.port)
+            self._nursery.start_soon(sender.run)
+        return sender
+
+    async def _close(self) -> None:
+        """Send what there is, also of buckets that have not ended."""
+        self._flush(float("inf"))
+        with trio.move_on_after(LAST_SECONDS, shield=True) as last:
+            for sender in self._senders.values():
+                while sender.lines or sender.sending:
+                    await sender.sent.park()
+        lost = sum(len(sender.lines) for sender in self._senders.values())
+        if last.cancelled_caught and lost:
+            log.error("%d metric lines could not be sent to Graphite before the end", lost)
+
+
+@asynccontextmanager
+async def open_graphite() -> AsyncIterator[Graphite]:
+    """Gathers and sends until the end, and then sends the rest within a few seconds."""
+    async with trio.open_nursery() as nursery:
+        graphite = Graphite(nursery)
+        nursery.start_soon(graphite._run)  # noqa: SLF001
+        try:
+            yield graphite
+        finally:
+            await graphite._close()  # noqa: SLF001
+            nursery.cancel_scope.cancel()

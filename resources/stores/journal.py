@@ -1,0 +1,75 @@
+"""The journal of what came in: a message or event is in it from before the gateway says `accepted` until its run has ended.
+
+One Redis stream per app. What a killed supervisor leaves in it is run again by the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+from attrs import field, frozen
+
+from .keys import account_key
+from .redis import Command, Redis
+from .scripts import Script, script
+
+REMEMBERED = 24 * 3600  # seconds for which an id that was seen is a duplicate
+PAGE = 500  # entries read at a time
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """What came in: a message or an event (as Vumi's JSON objects), on a channel, for an app of an account."""
+
+    kind: Literal["message", "event"]
+    account: str
+    app: str
+    channel: str
+    payload: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The message_id or event_id."""
+        name = "message_id" if self.kind == "message" else "event_id"
+        return str(self.payload[name])
+
+
+@frozen
+class Accepted:
+    """The answer of the journal: the entry's place in it, and whether its id had been seen before."""
+
+    place: str
+    duplicate: bool
+
+
+@frozen
+class Journal:
+    """The journals of all apps. Every method may raise `redis.Unavailable`."""
+
+    redis: Redis
+    _accept: Script = field(factory=lambda: script("journal_accept"), init=False)
+
+    async def accept(self, entries: Sequence[Entry]) -> list[Accepted]:
+        """Write entries, in order, each unless its id was seen in the last 24 hours on its channel."""
+        commands: list[Command] = []
+        for entry in entries:
+            seen = account_key(entry.account, "seen", entry.channel, entry.kind, entry.id)
+            stream = account_key(entry.account, "in", entry.app)
+            commands.append(self._accept.call((seen, stream), REMEMBERED, msgspec.json.encode(entry)))
+        return [Accepted(place.decode(), bool(seen)) for place, seen in await self.redis.execute_many(commands)]
+
+    async def finish(self, entry: Entry, place: str) -> None:
+        """The run has ended: the entry is not needed any more."""
+        await self.redis.execute("XDEL", account_key(entry.account, "in", entry.app), place)
+
+    async def unfinished(self, account: str, app: str) -> AsyncIterator[tuple[str, Entry]]:
+        """Every entry still in an app's journal, oldest first, with its place."""
+        start = "-"
+        while True:
+            page = await self.redis.execute("XRANGE", account_key(account, "in", app), start, "+", "COUNT", PAGE)
+            for place, fields in page:
+                yield place.decode(), msgspec.json.decode(fields[1], type=Entry)
+            if len(page) < PAGE:
+                return
+            start = "(" + page[-1][0].decode()

@@ -1,0 +1,16 @@
+"""The names of keys in Redis. Every key of an account carries the hash tag `{account}`, every key of a channel its own, so that
+each Lua script's keys live on one node of a cluster. Names of accounts, apps and channels hold no brace or colon (the config
+sees to that), and a part that an app chooses comes last: so no key can be mistaken for another's.
+"""
+
+from __future__ import annotations
+
+
+def account_key(account: str, *parts: str) -> str:
+    """A key of an account."""
+    return ":".join((f"jsbox:{{{account}}}", *parts))
+
+
+def channel_key(channel: str, *parts: str) -> str:
+    """A key of a channel. The colon keeps its tag apart from every account's."""
+    return ":".join((f"jsbox:{{channel:{channel}}}", *parts))

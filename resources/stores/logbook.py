@@ -1,0 +1,113 @@
+"""The apps' logs: the newest entries of each app in Redis, and a live tail that says what a slow reader missed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import msgspec
+import trio
+from attrs import define, field, frozen
+
+from .keys import account_key
+from .redis import Redis
+
+ENTRY_MAX = 16 << 10  # characters of one message; the rest is cut, and the cut said
+FOLLOWER_MAX = 1000  # entries that wait for a slow follower; of more it learns the number only
+TRIM_EVERY = 32  # entries between two trims of an app's list
+
+LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+
+
+class LogEntry(msgspec.Struct, frozen=True):
+    """One line of an app's log: UTC ISO time, name of the level, message."""
+
+    time: str
+    level: str
+    message: str
+
+
+@define(eq=False)
+class Follower:
+    """One reader of a live log: iterate over it. An entry of level MISSED stands for those that a slow reader lost."""
+
+    _entries: deque[LogEntry] = field(factory=deque, init=False)
+    _missed: int = field(default=0, init=False)
+    _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+
+    def put_nowait(self, entry: LogEntry) -> None:
+        """Hand over an entry; never waits for the reader."""
+        if len(self._entries) >= FOLLOWER_MAX:
+            self._missed += 1
+        else:
+            self._entries.append(entry)
+        self._bell.unpark()
+
+    async def __aiter__(self) -> AsyncIterator[LogEntry]:
+        while True:
+            while self._entries:
+                yield self._entries.popleft()
+            if self._missed:
+                missed, self._missed = self._missed, 0
+                yield LogEntry(_now(), "MISSED", f"{missed} entries came faster than they were read")
+            if not self._entries:
+                await self._bell.park()
+
+
+@frozen
+class _Book:
+    key: str
+    followers: list[Follower] = field(factory=list)
+
+
+@frozen
+class Logbook:
+    """The logs of all apps."""
+
+    redis: Redis
+    _books: dict[tuple[str, str], _Book] = field(factory=dict, init=False)
+    _since_trim: dict[str, int] = field(factory=dict, init=False)
+
+    async def write(self, account: str, app: str, level: int, message: str, kept: int) -> None:
+        """Add an entry; `level` is a number of `LEVELS`, or any other integer. May raise `redis.Unavailable`."""
+        if len(message) > ENTRY_MAX:
+            message = f"{message[:ENTRY_MAX]}... [{len(message) - ENTRY_MAX} more characters]"
+        entry = LogEntry(_now(), LEVELS.get(level, f"Level {level}"), message)
+        book = self._book(account, app)
+        for follower in book.followers:
+            follower.put_nowait(entry)
+        commands: list[tuple[object, ...]] = [("LPUSH", book.key, msgspec.json.encode(entry))]
+        pushed = self._since_trim.get(book.key, TRIM_EVERY) + 1
+        if pushed > TRIM_EVERY:
+            commands.append(("LTRIM", book.key, 0, kept - 1))
+            pushed = 0
+        self._since_trim[book.key] = pushed
+        await self.redis.execute_many(commands)
+
+    async def newest(self, account: str, app: str, limit: int) -> list[LogEntry]:
+        """The newest entries, newest first. May raise `redis.Unavailable`."""
+        texts = await self.redis.execute("LRANGE", self._book(account, app).key, 0, limit - 1)
+        return [msgspec.json.decode(text, type=LogEntry) for text in texts]
+
+    @contextmanager
+    def follow(self, account: str, app: str) -> Iterator[Follower]:
+        """A live tail from now on."""
+        followers = self._book(account, app).followers
+        follower = Follower()
+        followers.append(follower)
+        try:
+            yield follower
+        finally:
+            followers.remove(follower)
+
+    def _book(self, account: str, app: str) -> _Book:
+        book = self._books.get((account, app))
+        if book is None:
+            book = self._books[account, app] = _Book(account_key(account, "log", app))
+        return book
+
+
+def _now() -> str:
+    return datetime.now(UTC).replace(tzinfo=None).isoformat()

@@ -1,0 +1,295 @@
+"""Redis from Trio: one task gathers the commands that are waiting and sends them as one pipeline from one worker thread.
+
+redis-py blocks. A thread hop for every command costs more than the command, so the hop is shared: while one batch is on its
+way, whatever else is asked for waits, and goes together in the next (benchmarks/redis_client.py has the figures). Each caller
+gets its own result or its own error. Commands go out in the order in which they were asked for.
+
+Theory of failure: before a batch is sent the connection must stand, and is retried with back-off while callers wait, at most
+`PATIENCE` seconds. A connection that breaks after a batch was sent leaves it unknown what was carried out: those callers are
+told so (`Unavailable.sent`), and nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import redis
+import redis.connection
+import trio
+from attrs import define, field, frozen
+from outcome import Error, Value
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from .scripts import Script, all_scripts, by_digest
+
+BATCH = 1000  # commands in one pipeline; more wait for the next
+WAITING_MAX = 50_000  # commands waiting; more are refused as Unavailable
+PATIENCE = 5.0  # seconds that a caller waits for a connection
+BACKOFF = (0.05, 1.0)  # seconds between attempts to connect: first, most
+SOCKET_SECONDS = 5.0  # to connect, and for each answer: a server that hangs counts as gone
+
+Command = tuple[Any, ...]
+"""A Redis command and its arguments: bytes, str, int or float."""
+
+log = logging.getLogger(__name__)
+
+
+class Unavailable(Exception):
+    """The store did not answer.
+
+    Attributes:
+        sent: Whether the command may have been carried out.
+    """
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
+
+
+class Link(Protocol):
+    """The blocking side; only ever used by one thread at a time."""
+
+    def connect(self) -> None:
+        """Raises redis.RedisError."""
+
+    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """The result of each command, or the error that the server answered it with, as a value.
+
+        Raises:
+            redis.RedisError: The connection broke.
+        """
+
+    def close(self) -> None:
+        """Never raises."""
+
+
+@define
+class NodeLink:
+    """One connection to one server."""
+
+    url: str
+    _connection: Any = None
+
+    def connect(self) -> None:
+        """Connect where that is not done."""
+        if self._connection is None:
+            options: dict[str, Any] = {
+                "socket_timeout": SOCKET_SECONDS,
+                "protocol": 2,
+                "retry": Retry(NoBackoff(), 0),
+            }
+            if not self.url.startswith("unix"):
+                options["socket_connect_timeout"] = SOCKET_SECONDS
+            connection = redis.ConnectionPool.from_url(self.url, **options).make_connection()
+            connection.connect()
+            exchange_on(connection, [("SCRIPT", "LOAD", script.text) for script in all_scripts()])
+            self._connection = connection
+
+    def exchange(self, commands: Sequence[Command]) -> list[Any]:
+        """Send all, then read all."""
+        assert self._connection is not None
+        return exchange_on(self._connection, commands)
+
+    def close(self) -> None:
+        """Close the socket."""
+        if self._connection is not None:
+            self._connection.disconnect()
+            self._connection = None
+
+
+def exchange_on(connection: Any, commands: Sequence[Command]) -> list[Any]:
+    """One pipeline over one connection. A script that the server has forgotten is sent in full, after the other commands."""
+    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+    results = [_read(connection) for _ in commands]
+    for index, result in enumerate(results):
+        if isinstance(result, redis.exceptions.NoScriptError):
+            script = by_digest(commands[index][1])
+            connection.send_packed_command(
+                connection.pack_commands([("EVAL", script.text, *commands[index][2:])]), check_health=False
+            )
+            results[index] = _read(connection)
+    return results
+
+
+def _read(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error
+
+
+@define(eq=False)
+class _Waiting:
+    commands: Sequence[Command]
+    since: float
+    task: trio.lowlevel.Task | None  # None once the caller was cancelled or answered
+
+    def settle(self, result: Value[list[Any]] | Error) -> None:
+        if self.task is not None:
+            task, self.task = self.task, None
+            trio.lowlevel.reschedule(task, result)
+
+
+@frozen
+class RedisStatistics:
+    """How a client is doing."""
+
+    up: bool
+    waiting: int
+    batches: int
+    commands: int
+    reconnects: int
+
+
+@define(eq=False)
+class Redis:
+    """A client that any number of tasks may use at once. Made by `open_redis`."""
+
+    _link: Link
+    on_reconnect: list[Callable[[], None]] = field(factory=list, init=False)
+    """Called when the connection stands again after it was lost: what was in flight then may or may not have happened."""
+    _queue: deque[_Waiting] = field(factory=deque, init=False)
+    _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
+    _closed: bool = field(default=False, init=False)
+    _up: bool = field(default=False, init=False)
+    _batches: int = field(default=0, init=False)
+    _commands: int = field(default=0, init=False)
+    _reconnects: int = field(default=0, init=False)
+
+    async def execute(self, *command: Any) -> Any:
+        """Send one command.
+
+        Raises:
+            Unavailable: The server did not answer.
+            redis.ResponseError: The server refused the command.
+
+        Cancellation: the command may still be carried out.
+        """
+        (result,) = await self.execute_many([command])
+        return result
+
+    async def run(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
+        """Run a Lua script. Raises as `execute` does."""
+        return await self.execute(*script.call(keys, *args))
+
+    async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
+        """Send some commands together and in order; raises the first error, after all were carried out."""
+        # No checkpoint before the commands stand in the queue: callers rely on the order in which they ask.
+        if self._closed or len(self._queue) >= WAITING_MAX:
+            reason = "the client is closed" if self._closed else f"{WAITING_MAX} commands are waiting for Redis"
+            raise Unavailable(reason, sent=False)
+        waiting = _Waiting(commands, trio.current_time(), trio.lowlevel.current_task())
+        self._queue.append(waiting)
+        self._bell.unpark()
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            waiting.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        results: list[Any] = await trio.lowlevel.wait_task_rescheduled(abort)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
+
+    def statistics(self) -> RedisStatistics:
+        """A snapshot."""
+        return RedisStatistics(self._up, len(self._queue), self._batches, self._commands, self._reconnects)
+
+    async def _pump(self) -> None:
+        while True:
+            if not self._queue:
+                await self._bell.park()
+            await self._connect()
+            batch = self._take_batch()
+            if batch:
+                await self._send(batch)
+
+    def _take_batch(self) -> list[_Waiting]:
+        batch, size = [], 0
+        while self._queue and size < BATCH:
+            waiting = self._queue.popleft()
+            if waiting.task is not None:  # else it was cancelled before it was sent
+                batch.append(waiting)
+                size += len(waiting.commands)
+        return batch
+
+    async def _send(self, batch: list[_Waiting]) -> None:
+        commands = [command for waiting in batch for command in waiting.commands]
+        try:
+            results = await trio.to_thread.run_sync(self._link.exchange, commands, limiter=self._thread)
+        except (redis.RedisError, OSError) as error:
+            log.warning("lost Redis with %d commands in flight: %s", len(commands), error)
+            self._lost()
+            for waiting in batch:
+                waiting.settle(Error(Unavailable(f"Redis did not answer: {error}", sent=True)))
+            return
+        self._batches += 1
+        self._commands += len(commands)
+        start = 0
+        for waiting in batch:
+            end = start + len(waiting.commands)
+            waiting.settle(Value(results[start:end]))
+            start = end
+
+    async def _connect(self) -> None:
+        """Connect, however long it takes; callers whose patience ends meanwhile are told."""
+        pause = BACKOFF[0]
+        while not self._up:
+            try:
+                await trio.to_thread.run_sync(self._link.connect, limiter=self._thread)
+            except (redis.RedisError, OSError) as error:
+                self._link.close()
+                log.warning("cannot reach Redis: %s; next attempt in %.2f s", error, pause)
+                self._tell_impatient(f"Redis cannot be reached: {error}")
+                await trio.sleep(pause)
+                pause = min(pause * 2, BACKOFF[1])
+            else:
+                self._up = True
+                self._reconnects += 1
+                if self._reconnects > 1:
+                    for call in self.on_reconnect:
+                        call()
+
+    def _tell_impatient(self, reason: str) -> None:
+        latest = trio.current_time() - PATIENCE
+        while self._queue and self._queue[0].since <= latest:
+            self._queue.popleft().settle(Error(Unavailable(reason, sent=False)))
+
+    def _lost(self) -> None:
+        self._link.close()
+        self._up = False
+
+    def _close(self) -> None:
+        self._closed = True
+        self._link.close()
+        while self._queue:
+            self._queue.popleft().settle(Error(Unavailable("the client is closed", sent=False)))
+
+
+@asynccontextmanager
+async def open_redis(url: str) -> AsyncIterator[Redis]:
+    """A client for `redis://`, `rediss://`, `unix://` or `redis+cluster://`; connects when first used."""
+    client = Redis(link_to(url))
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client._pump)  # noqa: SLF001
+            yield client
+            nursery.cancel_scope.cancel()
+    finally:
+        client._close()  # noqa: SLF001  # only now is no thread using the connection
+
+
+def link_to(url: str) -> Link:
+    """The blocking side for a URL."""
+    if url.startswith("redis+cluster://"):
+        from .cluster import ClusterLink
+
+        return ClusterLink("redis://" + url.removeprefix("redis+cluster://"))
+    return NodeLink(url)

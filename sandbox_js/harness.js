@@ -1,0 +1,147 @@
+'use strict';
+// The program inside a sandbox: loads one app, gives each run a fresh V8 context, and speaks the wire
+// (JSON lines on stdin and stdout, one supervisor at the other end). It is convenience, not a boundary:
+// whatever code runs here owns this process, and the jail round it is what holds.
+//
+// Three realms (JavaScript's word for a set of globals), so that plain mistakes stay small:
+//   host     this file and Node itself; lives as long as the process
+//   library  the toolkits and the app's node_modules; loaded once, kept between runs (lib/library.js)
+//   app      the app's code; made anew for every run and forgotten after it (lib/realm.js)
+// Only strings and numbers cross between host and app; functions of the host stay inside closures.
+
+const vm = require('node:vm');
+const { readLines, write } = require('./lib/wire');
+const { createLibrary } = require('./lib/library');
+const { createRealm } = require('./lib/realm');
+
+const { setImmediate: defer, process: host } = globalThis;
+const parse = JSON.parse, stringify = JSON.stringify;
+
+let settings = null;   // the fields of `initialize`
+let library = null;
+let script = null;     // the app, compiled once
+let broken = null;     // why it could not be compiled
+let current = null;    // {run, realm}: the run in hand
+let lastRun = null;
+let lastId = 0;        // one counter of cmd_ids a process, never reset
+let flushing = false;
+const early = [];      // console lines from before the first run
+const EARLY_MAX = 50;
+
+function line(command) {
+  write(stringify(command) + '\n');
+}
+
+function fail(kind, report) {
+  // What a run did wrong, in the words of the realm it happened in. The run is over: the supervisor ends the process.
+  const run = current === null ? lastRun : current.run;
+  if (current !== null) {
+    // What the app asked for before it failed was asked for: the log line before the throw is often the useful one.
+    try { write(current.realm.flush(true)); } catch { /* what cannot be written is the failure itself */ }
+  }
+  endRun();
+  line({ cmd: 'js.error', cmd_id: 'h', reply: false, run, kind, ...report });
+}
+
+function endRun() {
+  if (current === null) return;
+  lastId = current.realm.lastId();
+  lastRun = current.run;
+  current = null;
+  library.clearTimers();
+}
+
+function describe(error) {
+  // An error of any realm as plain strings; its getters may throw, lie or loop over themselves.
+  const read = (name) => { try { return `${error[name]}`; } catch { return ''; } };
+  let text = '';
+  try { text = `${error}`; } catch { text = 'an error that cannot be shown'; }
+  const isError = error !== null && typeof error === 'object' && typeof read('stack') === 'string' && read('stack') !== 'undefined';
+  return { message: text.slice(0, 4000), stack: isError ? ownFrames(read('stack')).slice(0, 8000) : '' };
+}
+
+function ownFrames(stack) {
+  // The app's and its libraries' frames; those of this harness and of Node's insides would only puzzle the developer.
+  return stack.split('\n').filter((frame) => !frame.includes(__dirname + '/lib/') && !frame.includes(__filename)
+    && !frame.includes('(node:') && !frame.includes('at node:') && !frame.includes('jsbox:')).join('\n');
+}
+
+function enter(kind, call) {
+  try {
+    return call();
+  } catch (error) {
+    fail(kind, describe(error));
+    return undefined;
+  }
+}
+
+function flushSoon() {
+  if (flushing) return;
+  flushing = true;
+  defer(flush);
+}
+
+function flush() {
+  flushing = false;
+  if (current === null) return;
+  const realm = current.realm;
+  const text = enter('throw', () => realm.flush());
+  if (text) write(text);
+  if (current !== null && realm.isOver()) endRun();
+}
+
+function say(level, text) {
+  // A library's own console. What it says while it is loaded ahead of the first run is told in that run.
+  if (current !== null) current.realm.console(level, text);
+  else if (lastRun === null && early.length < EARLY_MAX) early.push([level, text]);
+}
+
+function initialize(command) {
+  settings = command;
+  library = createLibrary({
+    modulesDir: settings.modules_dir,
+    allowed: settings.modules,
+    console: say,
+  });
+  try {
+    script = new vm.Script(settings.javascript, { filename: settings.filename });
+  } catch (error) {
+    broken = describe(error);
+  }
+  library.preload(settings.javascript);
+  line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
+}
+
+function startRun(command, text) {
+  const realm = createRealm({
+    run: command.run, firstId: lastId, flushSoon, flushNow: flush, allowed: settings.modules,
+    load: library.load, globals: library.pick(settings.globals),
+  });
+  current = { run: command.run, realm };
+  for (const [level, text] of early.splice(0)) realm.console(level, text);
+  if (broken !== null) { fail('load', broken); return; }
+  enter('load', () => script.runInContext(realm.context));
+  if (current !== null) enter('throw', () => realm.deliver(text));
+  flushSoon();
+}
+
+readLines((text) => {
+  // Replies are by far the most lines: they go to the realm unparsed, which checks the run they name.
+  if (text.startsWith('{"reply":true,')) {
+    if (current !== null) enter('throw', () => current.realm.deliver(text));
+    return;
+  }
+  const command = parse(text);
+  if (command.cmd === 'initialize') initialize(command);
+  else if (command.cmd === 'exit') host.exit(0);
+  else startRun(command, text);
+}, () => host.exit(0));
+
+host.on('uncaughtException', (error) => fail('throw', describe(error)));
+host.on('unhandledRejection', (error) => fail('rejection', describe(error)));
+
+// What an app that reached this realm has no business with. Hygiene only: see the head of this file.
+for (const name of ['process', 'require', 'fetch', 'WebSocket', 'EventSource', 'navigator', 'localStorage', 'sessionStorage']) {
+  delete globalThis[name];
+}
+for (const type of [Object, Array, Function, Promise, String, RegExp]) Object.freeze(type.prototype);

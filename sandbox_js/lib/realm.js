@@ -1,0 +1,164 @@
+'use strict';
+// The realm of one run: a fresh V8 context with `api`, `require` and the granted globals, and nothing else.
+
+const vm = require('node:vm');
+
+const FLUSH_AT = 200;              // commands that wait for the end of the app's turn; an app that asks for more in one go is heard at once
+const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; then one line says so and the rest is dropped
+
+// This function is only ever used as text: it runs INSIDE the app's realm, so that everything the app can touch belongs to
+// that realm. It keeps the host's functions in its closure, and takes every primordial it needs before the app's code runs.
+function bootstrap(run, firstId, flushSoon, flushNow, load, allowed, globals, consoleBytes, flushAt) {
+  'use strict';
+  const { parse, stringify } = JSON;
+  const { create, defineProperty, prototype: ObjectPrototype } = Object;
+  const call = Function.prototype.call.bind(Function.prototype.call);
+  const { replace, slice, startsWith } = String.prototype;
+  const { push, shift, join } = Array.prototype;
+  const ErrorType = Error, TypeErrorType = TypeError, text = String;
+
+  let id = firstId;
+  let queue = [];                 // {message, name, cmd_id} or {line}: asked for, not yet written
+  let ready = [];                 // lines of the flush in progress
+  const pending = create(null);   // cmd_id -> {callback, slow} of every request not yet answered
+  const awaited = create(null);   // cmd_ids whose replies done() still waits for
+  let awaiting = 0;
+  let finishing = false, over = false;
+  let consoleLeft = consoleBytes;
+
+  function request(name, message, callback) {
+    if (over) return;
+    if (message === null || (typeof message !== 'object' && typeof message !== 'function')) {
+      throw new TypeErrorType('api.request(' + text(name) + '): the second argument must be an object, got ' + text(message));
+    }
+    const cmd_id = text(++id);
+    message.cmd = name;
+    message.cmd_id = cmd_id;
+    message.reply = false;
+    pending[cmd_id] = { callback: typeof callback === 'function' ? callback : null, slow: call(startsWith, text(name), 'http.') };
+    call(push, queue, { message, name, cmd_id });
+    if (queue.length >= flushAt) flushNow(); else flushSoon();
+  }
+
+  function done() {
+    // The old `done` waited for the reply to a "Done." line of its own, and so in effect for every quick command before it:
+    // their callbacks still run. A slow http call is completed too, but nobody waits for its reply.
+    if (finishing) return;
+    finishing = true;
+    for (const cmd_id in pending) if (!pending[cmd_id].slow) { awaited[cmd_id] = true; awaiting++; }
+    flushSoon();
+  }
+
+  const api = {
+    request,
+    log_info(message, callback) { api.request('log.info', { msg: message }, callback); },
+    done,
+    on_unknown_command() {},
+  };
+  const silent = api.on_unknown_command;
+
+  function handle(command) {
+    const name = 'on_' + call(replace, call(replace, text(command.cmd), '.', '_'), '-', '_');
+    const handler = typeof api[name] === 'function' ? api[name] : api.on_unknown_command;
+    if (handler !== silent) call(handler, api, command);
+    else if (name === 'on_inbound_event') done();   // an app need not care for events
+    else throw new ErrorType('the app has no api.' + name + ': nothing handles this ' + text(command.cmd));
+  }
+
+  function deliver(line) {
+    if (over) return;
+    const command = parse(line);
+    if (command.run !== run) return;
+    delete command.run;
+    if (!command.reply) { handle(command); return; }
+    const { cmd_id } = command, entry = pending[cmd_id];
+    if (entry === undefined) return;
+    delete pending[cmd_id];
+    if (awaited[cmd_id]) { delete awaited[cmd_id]; if (--awaiting === 0) flushSoon(); }
+    if (entry.callback !== null) call(entry.callback, api, command);
+  }
+
+  function flush(failed) {
+    // Lines for everything asked for so far. After a failure what was asked before it still goes out, but not `done`.
+    if (over) return '';
+    const suffix = ',"run":' + stringify(run) + '}\n';
+    while (queue.length > 0) {
+      const { message, name, cmd_id, line } = call(shift, queue);
+      if (message === undefined) { call(push, ready, line + suffix); continue; }
+      message.cmd = name;        // again, for an object that was handed over twice
+      message.cmd_id = cmd_id;
+      const json = stringify(message);
+      // Should the message have a member `run` of its own, ours comes last and counts.
+      call(push, ready, typeof json === 'string' && json[0] === '{' ? call(slice, json, 0, -1) + suffix : text(json) + '\n');
+    }
+    if (finishing && awaiting === 0 && !failed) {
+      over = true;
+      call(push, ready, '{"cmd":"js.done","cmd_id":"' + text(++id) + '","reply":false' + suffix);
+    }
+    const lines = call(join, ready, '');
+    ready = [];
+    return lines;
+  }
+
+  function show(value) {
+    if (typeof value === 'string') return value;
+    if (typeof value === 'symbol' || typeof value === 'function') return text(value);
+    if (value === null || typeof value !== 'object') return text(value);
+    try {
+      if (typeof value.stack === 'string') return value.stack;
+      const json = stringify(value);
+      return json === undefined ? text(value) : json;
+    } catch { return call(ObjectPrototype.toString, value); }
+  }
+
+  function consoleLine(level, line) {
+    if (over || consoleLeft < 0) return;
+    consoleLeft -= line.length;
+    if (consoleLeft < 0) { level = 'warning'; line = 'console: more than ' + consoleBytes + ' characters in this run, the rest is dropped'; }
+    call(push, queue, { line: '{"cmd":"js.console","cmd_id":"h","reply":false,"level":"' + level + '","msg":' + stringify(line) });
+    flushSoon();
+  }
+
+  const printers = create(null);
+  const LEVELS = { __proto__: null, log: 'info', info: 'info', debug: 'debug', trace: 'debug', dir: 'info', warn: 'warning', error: 'error', assert: 'error' };
+  for (const name in LEVELS) {
+    printers[name] = function (...values) {
+      if (name === 'assert') { if (values[0]) return; values[0] = 'Assertion failed'; }
+      const parts = [];
+      for (let i = 0; i < values.length; i++) call(push, parts, show(values[i]));
+      consoleLine(LEVELS[name], call(join, parts, ' '));
+    };
+  }
+  if (typeof console === 'object') for (const name in printers) console[name] = printers[name];   // V8's own, else silent
+
+  function require(name) {
+    name = text(name);
+    for (let i = 0; i < allowed.length; i++) if (allowed[i] === name) return load(name);
+    return null;
+  }
+
+  const define = (name, value) => defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: true });
+  define('api', api);
+  define('require', require);
+  for (const name in globals) define(name, globals[name]);
+
+  return { deliver, flush, console: consoleLine, isOver: () => over, lastId: () => id };
+}
+
+const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' });
+
+/**
+ * Make the realm of a run.
+ * @returns {{context, deliver(line), flush(): string, console(level, text), isOver(): boolean, lastId(): number}}
+ */
+function createRealm({ run, firstId, flushSoon, flushNow, load, allowed, globals }) {
+  const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, {
+    name: 'app', codeGeneration: { strings: true, wasm: false },
+  });
+  const list = vm.runInContext('[]', context);   // the list itself must belong to the realm it is read in
+  for (const name of allowed) list.push(name);
+  const inside = BOOTSTRAP.runInContext(context)(run, firstId, flushSoon, flushNow, load, list, globals, CONSOLE_BYTES, FLUSH_AT);
+  return { context, ...inside };
+}
+
+module.exports = { createRealm };

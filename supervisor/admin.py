@@ -1,0 +1,242 @@
+"""The admin port: HTTP for operators and for the command line."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from attrs import asdict, frozen
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from resources.stores.logbook import Logbook
+from resources.stores.redis import Redis, Unavailable
+
+from .dispatcher import Dispatcher, Program
+from .pool import Pool
+
+LOGS_MAX = 10_000
+PUSH_MAX = 100_000  # addresses in one request
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+
+
+@frozen
+class PushResult:
+    """What became of a push."""
+
+    queued: int
+
+
+@frozen
+class AdminServices:
+    """What the admin port shows and does."""
+
+    programs: Callable[[], Mapping[str, Program]]
+    dispatcher: Dispatcher
+    pool: Pool
+    logbook: Logbook
+    redis: Redis
+    reload: Callable[[], Awaitable[dict[str, Any]]]
+    push: Callable[[str, list[str]], Awaitable[PushResult]]
+    metrics: Callable[[], bytes]
+    is_draining: Callable[[], bool]
+    connections: Callable[[str], int]
+
+
+class _Guard:
+    """Lets in: with tokens configured, whoever has one; without, programs on this host, and no web pages."""
+
+    def __init__(self, app: ASGIApp, tokens: tuple[str, ...]) -> None:
+        self.app = app
+        self.tokens = tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+            return
+        if scope["type"] == "http" and scope["path"] not in ("/livez", "/readyz"):
+            headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
+            problem = self._problem(headers)
+            if problem is not None:
+                await JSONResponse({"error": problem[1]}, problem[0])(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _problem(self, headers: Mapping[bytes, str]) -> tuple[int, str] | None:
+        if self.tokens:
+            kind, _, token = headers.get(b"authorization", "").partition(" ")
+            digest = hashlib.sha256(token.strip().encode()).hexdigest()
+            known = any([hmac.compare_digest(digest, one) for one in self.tokens])  # noqa: C419  # all, whichever fits
+            return None if kind.lower() == "bearer" and known else (401, "a bearer token is needed")
+        # A name that a web page's author chose may resolve to this host; what the browser asked for gives it away.
+        if urlsplit(f"//{headers.get(b'host', '')}").hostname not in LOCAL_NAMES:
+            return 403, "without tokens the admin port answers to localhost, 127.0.0.1 and [::1] only"
+        origin = headers.get(b"origin")
+        if origin is not None and urlsplit(origin).hostname not in LOCAL_NAMES:
+            return 403, f"the web page {origin} may not use the admin port"
+        return None
+
+
+@frozen
+class Admin:
+    """The handlers."""
+
+    services: AdminServices
+
+    async def livez(self, _: Request) -> Response:
+        """The process runs and its loop turns."""
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self, _: Request) -> Response:
+        """Messages can be taken: the store answers and no restart is under way."""
+        problems = []
+        if self.services.is_draining():
+            problems.append("the server is about to restart")
+        if not self.services.redis.statistics().up:
+            problems.append("Redis cannot be reached")
+        if problems:
+            return PlainTextResponse("".join(f"{problem}\n" for problem in problems), 503)
+        return PlainTextResponse("ok\n")
+
+    async def metrics(self, _: Request) -> Response:
+        """Prometheus."""
+        return Response(self.services.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def apps(self, _: Request) -> Response:
+        """Every app and how it is doing."""
+        apps = []
+        for name, program in self.services.programs().items():
+            app = program.app
+            apps.append(
+                {
+                    "name": name,
+                    "account": app.account,
+                    "javascript": str(app.javascript),
+                    "generation": app.generation,
+                    "endpoints": dict(app.endpoints),
+                    "queue": self.services.dispatcher.waiting(name),
+                    "processes": asdict(self.services.pool.statistics(name)),
+                    "connections": {
+                        channel: self.services.connections(channel) for channel in set(app.endpoints.values())
+                    },
+                }
+            )
+        return JSONResponse({"apps": apps})
+
+    async def logs(self, request: Request) -> Response:
+        """The newest entries of an app's log, newest first; with `follow=1` the live ones, a JSON object a line."""
+        program = self._program(request)
+        if program is None:
+            return _unknown_app(request)
+        app = program.app
+        try:
+            limit = int(request.query_params.get("limit", "100"))
+        except ValueError:
+            limit = 0
+        if not 1 <= limit <= LOGS_MAX:
+            return JSONResponse({"error": f"limit: expected 1 to {LOGS_MAX}"}, 400)
+        limit = min(limit, app.log.kept)
+        if request.query_params.get("follow") in ("1", "true"):
+            return StreamingResponse(self._follow(app.account, app.name, limit), media_type="application/x-ndjson")
+        entries = await self.services.logbook.newest(app.account, app.name, limit)
+        return JSONResponse({"entries": msgspec.to_builtins(entries)})
+
+    async def _follow(self, account: str, app: str, limit: int) -> AsyncIterator[bytes]:
+        with self.services.logbook.follow(account, app) as follower:
+            # What comes from here on is followed; of it, what was stored before the list is read is in both.
+            entries = await self.services.logbook.newest(account, app, limit)
+            for entry in reversed(entries):
+                yield msgspec.json.encode(entry) + b"\n"
+            read = {(entry.time, entry.message) for entry in entries}
+            async for entry in follower:
+                if (entry.time, entry.message) not in read:
+                    yield msgspec.json.encode(entry) + b"\n"
+
+    async def sandboxes(self, _: Request) -> Response:
+        """Every live process."""
+        return JSONResponse(
+            {
+                "sandboxes": [
+                    {
+                        "app": status.app,
+                        "pid": status.pid,
+                        "state": status.state,
+                        "rss": status.rss_bytes,
+                        "cpu": round(status.cpu_seconds, 3),
+                        "runs": status.runs,
+                        "age": round(status.age_seconds, 1),
+                    }
+                    for status in self.services.pool.sandboxes()
+                ]
+            }
+        )
+
+    async def reload(self, _: Request) -> Response:
+        """Read the config again and apply it as a whole, or keep the old one."""
+        result = await self.services.reload()
+        return JSONResponse(result, 200 if result["ok"] else 422)
+
+    async def push(self, request: Request) -> Response:
+        """Make an app start a conversation with each address."""
+        program = self._program(request)
+        if program is None:
+            return _unknown_app(request)
+        try:
+            body = await request.json()
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            body = None
+        addresses = body.get("addrs") if isinstance(body, dict) else None
+        if not isinstance(addresses, list) or not all(isinstance(one, str) and one for one in addresses):
+            return JSONResponse({"error": 'expected {"addrs": ["+27...", ...]}'}, 400)
+        if len(addresses) > PUSH_MAX:
+            return JSONResponse({"error": f"expected at most {PUSH_MAX} addresses, got {len(addresses)}"}, 400)
+        if "default" not in program.app.endpoints:
+            return JSONResponse({"error": f"app {program.app.name} has no endpoint 'default' to push over"}, 409)
+        return JSONResponse(asdict(await self.services.push(program.app.name, addresses)))
+
+    def _program(self, request: Request) -> Program | None:
+        return self.services.programs().get(request.path_params["app"])
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    """Nothing is started or stopped with the port; Starlette's own handler takes a cancellation for a failure."""
+    for phase in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{phase}.complete"})
+
+
+def _unknown_app(request: Request) -> Response:
+    return JSONResponse({"error": f"there is no app {request.path_params['app']!r}"}, 404)
+
+
+async def _unavailable(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": f"the store cannot be reached: {error}"}, 503)
+
+
+def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
+    """The admin port as an ASGI app."""
+    admin = Admin(services)
+    routes = [
+        Route("/livez", admin.livez),
+        Route("/readyz", admin.readyz),
+        Route("/metrics", admin.metrics),
+        Route("/v1/apps", admin.apps),
+        Route("/v1/apps/{app}/logs", admin.logs),
+        Route("/v1/apps/{app}/push", admin.push, methods=["POST"]),
+        Route("/v1/sandboxes", admin.sandboxes),
+        Route("/v1/reload", admin.reload, methods=["POST"]),
+    ]
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(_Guard, tokens=tokens)],
+        exception_handlers={Unavailable: _unavailable},
+    )

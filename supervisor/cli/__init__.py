@@ -1,0 +1,51 @@
+"""The `jsbox` command. Commands are imported when they are called, so that `jsbox --help` is quick."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+import click
+
+from .. import __version__
+
+COMMANDS = {
+    "demo": ("demo", "Play a conversation with a sample app, then serve it."),
+    "dev": ("dev", "Talk to your own app in the terminal."),
+    "serve": ("serve", "Run the apps of a config file."),
+    "check": ("check", "Check a config file."),
+    "logs": ("inspect", "Show an app's log."),
+    "ps": ("inspect", "Show the sandbox processes."),
+    "reload": ("inspect", "Make the server read its config again."),
+    "push": ("inspect", "Make an app start conversations."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:  # noqa: ARG002
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
+        command: click.Command = getattr(module, name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="jsbox")
+def jsbox() -> None:
+    """Runs JavaScript messaging apps (USSD menus, SMS, chat bots) in isolated Node.js sandboxes.
+
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 invalid config, 4 not reachable.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    jsbox(args=arguments, prog_name="jsbox")

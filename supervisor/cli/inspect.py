@@ -1,0 +1,150 @@
+"""`jsbox logs`, `ps`, `reload`, `push`: clients of the admin port."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx2
+
+from ..config import Config
+from ..config.units import Address
+from .common import EXIT_UNREACHABLE, config_option, fail, json_option, load_or_exit, print_json
+
+SECONDS = 10.0
+COLOURS = {
+    "ERROR": "red",
+    "CRITICAL": "red",
+    "WARNING": "yellow",
+    "MISSED": "yellow",
+    "DEBUG": "bright_black",
+}
+
+
+@contextmanager
+def _admin(config: Config) -> Iterator[httpx2.Client]:
+    """A client of the admin port; exit code 4 when it cannot be reached."""
+    token = os.environ.get("JSBOX_TOKEN", "")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    address = config.listen.admin
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
+    url = f"http://{Address(host, address.port)}"
+    try:
+        with httpx2.Client(base_url=url, headers=headers, timeout=SECONDS, trust_env=False) as client:
+            yield client
+    except httpx2.TransportError as error:
+        fail(f"the server at {url} cannot be reached: {error}; is `jsbox serve` running?", EXIT_UNREACHABLE)
+
+
+def _json(response: httpx2.Response) -> Any:
+    try:
+        body = response.json()
+    except json.JSONDecodeError:
+        fail(f"the server answered {response.status_code}: {response.text[:200]}")
+    if response.is_error and not (isinstance(body, dict) and "errors" in body):
+        fail(str(body.get("error", body) if isinstance(body, dict) else body))
+    return body
+
+
+@click.command()
+@click.argument("app")
+@config_option
+@json_option
+@click.option("-n", "--lines", default=100, show_default=True, help="How many of the newest entries.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with new entries as they come.")
+def logs(app: str, config_file: Path, as_json: bool, lines: int, follow: bool) -> None:  # noqa: FBT001
+    """Show an app's log, oldest first."""
+    config = load_or_exit(config_file)
+    path = f"/v1/apps/{app}/logs"
+    with _admin(config) as client:
+        if not follow:
+            body = _json(client.get(path, params={"limit": lines}))
+            for entry in reversed(body["entries"]):
+                _print_entry(entry, as_json=as_json)
+            return
+        with client.stream("GET", path, params={"limit": lines, "follow": 1}, timeout=None) as response:
+            if response.is_error:
+                response.read()
+                _json(response)
+            for line in response.iter_lines():
+                _print_entry(json.loads(line), as_json=as_json)
+        fail("the server ended the log", EXIT_UNREACHABLE)
+
+
+def _print_entry(entry: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(entry, ensure_ascii=False))
+        return
+    # An entry is one entry, whatever is in it: further lines are indented, control characters are shown as escapes.
+    text = "\n    ".join(_harmless(line) for line in entry["message"].split("\n"))
+    level = click.style(f"{entry['level']:8}", fg=COLOURS.get(entry["level"]))
+    click.echo(f"{entry['time']} {level} {text}")
+    sys.stdout.flush()
+
+
+def _harmless(text: str) -> str:
+    return "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text)
+
+
+@click.command()
+@config_option
+@json_option
+def ps(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Show the sandbox processes."""
+    with _admin(load_or_exit(config_file)) as client:
+        body = _json(client.get("/v1/sandboxes"))
+    if as_json:
+        print_json(body)
+        return
+    click.echo(f"{'APP':20} {'PID':>8} {'STATE':6} {'RSS':>9} {'CPU':>9} {'RUNS':>8} {'AGE':>9}")
+    for one in body["sandboxes"]:
+        rss = f"{one['rss'] / (1 << 20):.1f}MiB"
+        row = f"{one['app']:20} {one['pid']:>8} {one['state']:6} {rss:>9} {one['cpu']:>8.2f}s {one['runs']:>8} {one['age']:>8.0f}s"
+        click.echo(row)
+
+
+@click.command()
+@config_option
+@json_option
+def reload(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Make the server read its config again: applied as a whole, or not at all."""
+    with _admin(load_or_exit(config_file)) as client:
+        body = _json(client.post("/v1/reload"))
+    if as_json:
+        print_json(body)
+    elif body["ok"]:
+        for title, key in (
+            ("live", "live"),
+            ("next process", "next_process"),
+            ("needs a restart", "restart"),
+        ):
+            for name in body[key]:
+                click.echo(f"{title:16} {name}")
+        if not any(body[key] for key in ("live", "next_process", "restart")):
+            click.echo("nothing has changed")
+    else:
+        for error in body["errors"]:
+            click.echo(error, err=True)
+        click.echo("jsbox: the server keeps its old config", err=True)
+    sys.exit(0 if body["ok"] else 3)
+
+
+@click.command()
+@click.argument("app")
+@click.argument("addresses", nargs=-1, required=True)
+@config_option
+@json_option
+def push(app: str, addresses: tuple[str, ...], config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Make an app start a conversation with each address."""
+    with _admin(load_or_exit(config_file)) as client:
+        body = _json(client.post(f"/v1/apps/{app}/push", json={"addrs": list(addresses)}, timeout=None))
+    if as_json:
+        print_json(body)
+    else:
+        click.echo(f"{body['queued']} queued")

@@ -1,0 +1,37 @@
+"""`jsbox serve`."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import click
+
+from .common import config_option, load_or_exit, run_or_exit, start_logging
+
+log = logging.getLogger(__name__)
+
+
+@click.command()
+@config_option
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
+def serve(config_file: Path, log_level: str) -> None:
+    """Run the apps of a config file until SIGTERM or Ctrl-C. SIGHUP reads the config again."""
+    config = load_or_exit(config_file)
+    start_logging(log_level)
+
+    from ..config import load
+    from ..service import Service, run
+
+    def ready(service: Service) -> None:
+        log.warning("apps are held by rlimits and V8's own limits only: the jail is not part of this version yet")
+        log.info("ready: gateway %s, admin %s, %d apps", service.gateway_url, service.admin_url, len(config.apps))
+
+    async def main() -> int:
+        await run(config, partial(load, config_file), ready)
+        return 0
+
+    run_or_exit(main)

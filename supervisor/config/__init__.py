@@ -1,0 +1,20 @@
+"""The config file: `load` reads it, `Config` is what it says."""
+
+from .load import InvalidConfig, Problem, load
+from .model import Account, App, Channel, Config, Http, KvQuota, Limits, Pool
+from .units import Address
+
+__all__ = [
+    "Account",
+    "Address",
+    "App",
+    "Channel",
+    "Config",
+    "Http",
+    "InvalidConfig",
+    "KvQuota",
+    "Limits",
+    "Pool",
+    "Problem",
+    "load",
+]

@@ -1,0 +1,181 @@
+"""The strict converter from TOML values to the attrs classes of `model`.
+
+cattrs converts by default: 5 becomes "5", ["x"] becomes "['x']", true becomes 1. A config file must say what it means, so
+every type here has a hook that refuses what is not exactly of it, and keys that a class does not have are errors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Any, Literal, get_args, get_origin
+
+import attrs
+import cattrs
+from cattrs.gen import make_dict_structure_fn
+
+from .locate import Path
+from .model import (
+    Account,
+    App,
+    Channel,
+    Gateway,
+    Http,
+    Isolation,
+    Limits,
+    Listen,
+    Log,
+    Metrics,
+    NodeSettings,
+    Pool,
+    RedisServer,
+)
+from .units import (
+    Address,
+    Count,
+    Duration,
+    Natural,
+    Size,
+    parse_address,
+    parse_count,
+    parse_duration,
+    parse_natural,
+    parse_size,
+    show,
+)
+
+SECTIONS: dict[str, type] = {"pool": Pool, "limits": Limits, "http": Http, "log": Log, "metrics": Metrics}
+"""Tables of [defaults] that an app may override key by key."""
+PIECES: dict[str, type] = {
+    "listen": Listen, "gateway": Gateway, "redis": RedisServer, "node": NodeSettings, "isolation": Isolation,
+}  # fmt: skip
+"""Tables that hold for the whole host."""
+TABLES: dict[str, type] = {"accounts": Account, "apps": App, "channels": Channel}
+"""Tables of named tables."""
+HIDDEN = {"name", "source"}  # fields set by the loader, not by the file
+
+
+def unknown_key(key: str, known: tuple[str, ...]) -> str:
+    """What to say of a key that the table does not have."""
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean `{close[0]}`?" if close else "known: " + ", ".join(known)
+    return f"unknown key `{key}`; {hint}"
+
+
+def leaves(group: BaseException, path: Path) -> Iterator[tuple[Path, str]]:
+    """Each error of a cattrs error group, with the path of the value it is about."""
+    if isinstance(group, cattrs.BaseValidationError):
+        for error in group.exceptions:
+            notes = getattr(error, "__notes__", ())
+            note = next(
+                (n for n in notes if isinstance(n, cattrs.AttributeValidationNote | cattrs.IterableValidationNote)),
+                None,
+            )
+            at = (
+                path
+                if note is None
+                else (*path, note.name if isinstance(note, cattrs.AttributeValidationNote) else note.index)
+            )
+            yield from leaves(error, at)
+    elif isinstance(group, cattrs.ForbiddenExtraKeysError):
+        known = tuple(a.name for a in attrs.fields(group.cl) if a.name not in HIDDEN)
+        for key in sorted(group.extra_fields):
+            yield (*path, key), unknown_key(key, known)
+    elif isinstance(group, KeyError):
+        yield (
+            path[:-1] if path and path[-1] == group.args[0] else path,
+            f"the key `{group.args[0]}` is missing",
+        )
+    else:
+        yield path, str(group)
+
+
+def _exactly(value: Any, kind: type) -> Any:
+    """Refuse what cattrs would convert in silence: 5 to "5", ["x"] to "['x']", true to 1."""
+    if type(value) is kind:
+        return value
+    names = {str: "a string", bool: "true or false", int: "an integer"}
+    raise ValueError(f"expected {names[kind]}, got {show(value)}")
+
+
+def _one_of(value: Any, kind: Any) -> Any:
+    allowed = get_args(kind)
+    if isinstance(value, str) and value in allowed:
+        return value
+    raise ValueError(f"expected {' or '.join(show(item) for item in allowed)}, got {show(value)}")
+
+
+def _strings(value: Any) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise ValueError(f"expected a list of strings, got {show(value)}")
+
+
+def _mapping_hook(kind: Any) -> Any:
+    inner = get_args(kind)[1]
+
+    def structure(value: Any, _: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise ValueError(f"expected a table, got {show(value)}")  # noqa: TRY004
+        errors, result = [], {}
+        for key, item in value.items():
+            try:
+                result[key] = CONVERTER.structure(item, inner)
+            except ValueError as error:
+                error.__notes__ = [cattrs.AttributeValidationNote("", key, inner)]
+                errors.append(error)
+        if errors:
+            raise cattrs.ClassValidationError("", errors, dict)
+        return result
+
+    return structure
+
+
+def _optional_address(value: Any) -> Address | None:
+    return None if value == "" else parse_address(value)
+
+
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(str, _exactly)
+    converter.register_structure_hook(bool, _exactly)
+    converter.register_structure_hook_func(partial(_has_origin, Literal), _one_of)
+    converter.register_structure_hook_factory(partial(_has_origin, Mapping), _mapping_hook)
+    parsers: dict[Any, Any] = {
+        Duration: parse_duration, Size: parse_size, Count: parse_count, Natural: parse_natural,
+        Natural | None: parse_natural, Address: parse_address, Address | None: _optional_address,
+        FilePath: _path, FilePath | None: _optional_path, tuple[str, ...]: _strings, str | None: _string,
+    }  # fmt: skip
+    for kind, parse in parsers.items():
+        converter.register_structure_hook_func(partial(operator.eq, kind), partial(_parsed, parse))
+    for kind in (*PIECES.values(), *SECTIONS.values(), *TABLES.values()):
+        converter.register_structure_hook(kind, make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True))
+    return converter
+
+
+def _has_origin(origin: Any, kind: Any) -> bool:
+    return get_origin(kind) is origin
+
+
+def _path(value: Any) -> FilePath:
+    if isinstance(value, FilePath):
+        return value
+    raise ValueError(f"expected a path, got {show(value)}")
+
+
+def _optional_path(value: Any) -> FilePath | None:
+    return None if value is None else _path(value)
+
+
+def _string(value: Any) -> str:
+    return str(_exactly(value, str))
+
+
+def _parsed(parse: Any, value: Any, _: Any) -> Any:
+    return parse(value)
+
+
+CONVERTER = _converter()

@@ -1,0 +1,230 @@
+"""The config file as frozen values. Every field is a line of the file; the comments say unit and effect."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from attrs import evolve, field, frozen
+
+from .units import Address, Count, Duration, Natural, Size
+
+Level = Literal["strict", "standard", "none"]
+Events = Literal["app", "always", "never"]
+
+
+@frozen
+class Listen:
+    """[listen]: where the two ports are."""
+
+    gateway: Address = Address("127.0.0.1", 8430)  # WebSocket
+    admin: Address = Address("127.0.0.1", 8420)  # HTTP
+    admin_tokens: tuple[str, ...] = ()  # SHA-256 hex of bearer tokens; needed when admin is not loopback
+
+
+@frozen
+class Gateway:
+    """[gateway]: limits of one WebSocket connection."""
+
+    credit: Count = Count(256)  # inbound messages it may have in hand; more are rejected as overloaded
+    max_frame: Size = Size(64 << 10)  # a larger frame closes the connection with 4413
+    connections: Count = Count(1000)  # more are closed with 1013
+    ack_timeout: Duration = Duration(10.0)  # an outbound unacknowledged for so long is delivered again
+    drain: Duration = Duration(20.0)  # after SIGTERM, time for runs in hand to end
+
+
+@frozen
+class RedisServer:
+    """[redis]: the store of everything that must survive."""
+
+    url: str = "embedded"  # embedded | redis:// rediss:// unix:// redis+cluster://
+    fsync: Literal["everysec", "always"] = "everysec"  # of the embedded server
+
+
+@frozen
+class NodeSettings:
+    """[node]: the Node.js that runs the sandboxes."""
+
+    path: str = "bundled"
+    max_processes: Count = Count(200)  # on the whole host; when reached, an idle process of another app makes room
+
+
+@frozen
+class Isolation:
+    """[isolation]: how sandboxes are held."""
+
+    level: Level = "standard"
+
+
+@frozen
+class Pool:
+    """[defaults.pool]: the processes of one app."""
+
+    min_idle: Natural = Natural(0)  # warm processes kept
+    max_processes: Count = Count(4)  # and so runs at a time
+    max_messages: Count = Count(1000)  # then the process is retired
+    max_age: Duration = Duration(3600.0)  # likewise
+    idle_stop: Duration = Duration(600.0)  # an idle process above min_idle ends after so long
+    queue: Count = Count(1000)  # waiting messages; more are rejected as overloaded
+
+
+@frozen
+class Limits:
+    """[defaults.limits]: of one run, unless it says process. Each ends the run in the outcome named."""
+
+    wall: Duration = Duration(60.0)  # outcome wall
+    cpu: Duration = Duration(5.0)  # outcome cpu
+    boot: Duration = Duration(10.0)  # process; outcome boot
+    command: Duration = Duration(30.0)  # one command: cancelled, and answered success:false
+    command_timeouts: Mapping[str, Duration] = field(factory=dict)  # "kv.get" or "http.*" to its own time
+    heap: Size = Size(64 << 20)  # process, V8 heap; outcome heap
+    memory: Size = Size(256 << 20)  # process, everything; outcome memory
+    stack: Size = Size(864 << 10)  # process, V8 stack: deeper recursion is a RangeError in the app
+    jit: bool = False  # V8's compiler
+    json_depth: Count = Count(64)  # nesting of a command; outcome protocol
+    line: Size = Size(256 << 10)  # one command; outcome protocol
+    output: Size = Size(1 << 20)  # all a run writes; outcome output
+    commands: Count = Count(1000)  # outcome commands
+    commands_in_flight: Count = Count(32)  # more wait
+    open_files: Count = Count(64)  # process
+    fallback_reply: str = ""  # sent when a session's run ends without a reply and not ok
+
+    def command_timeout(self, command: str, http_timeout: float) -> float:
+        """Seconds that `command` may take: by its name, by the longest prefix `"http.*"`, or the general one.
+
+        An http command with no entry of its own gets 5 s more than http.timeout, so that the app learns of the timeout of the
+        exchange, not of ours.
+        """
+        timeouts = self.command_timeouts
+        if command in timeouts:
+            return timeouts[command]
+        prefixes = [key for key in timeouts if key.endswith("*") and command.startswith(key[:-1])]
+        if prefixes:
+            return timeouts[max(prefixes, key=len)]
+        return max(self.command, http_timeout + 5.0) if command.startswith("http.") else self.command
+
+
+@frozen
+class Http:
+    """[defaults.http]: what apps may reach, and for how long."""
+
+    allow: tuple[str, ...] = ()  # hosts, "*.example.org", CIDRs, with optional :port; none = every public address
+    timeout: Duration = Duration(30.0)  # the whole exchange
+    response_max: Size = Size(128 << 10)  # of the decoded body
+    redirects: Natural = Natural(20)
+    connect_to: Mapping[str, str] = field(factory=dict)  # "host" or "host:port" to the URL contacted instead
+    proxy: str = ""
+
+
+@frozen
+class Log:
+    """[defaults.log]."""
+
+    kept: Count = Count(1000)  # newest entries per app
+
+
+@frozen
+class Metrics:
+    """[defaults.metrics]: where the metrics that apps fire go."""
+
+    graphite: Address | None = None  # plaintext protocol; none: they are counted and dropped
+    prefix: str = "go.campaigns"  # <prefix>.<account>.stores.<store>.<metric>.<agg>
+    bucket: Duration = Duration(60.0)
+
+
+@frozen
+class KvQuota:
+    """accounts.NAME.kv: bounds of an account's key-value store."""
+
+    keys_hard: Count = Count(10000)  # more are refused
+    keys_soft: Natural | None = None  # a warning in the app's log; default 80% of keys_hard
+    value_max: Size = Size(64 << 10)  # one value, as JSON text
+
+    @property
+    def soft(self) -> int:
+        """The number of keys above which a warning is logged."""
+        return int(self.keys_hard * 0.8) if self.keys_soft is None else self.keys_soft
+
+
+@frozen
+class Account:
+    """[accounts.NAME]: a tenant."""
+
+    can_manage_optouts: bool = False
+    kv: KvQuota = KvQuota()
+
+
+TOOLKITS = ("vumigo_v02", "lodash", "moment", "q", "jed")
+
+
+@frozen
+class App:
+    """[apps.NAME]: one program of one account, with the limits that hold for it."""
+
+    name: str
+    account: str
+    javascript: Path
+    modules: tuple[str, ...] = TOOLKITS  # what require() gives; anything else is null
+    modules_dir: Path | None = None
+    timezone: str = "UTC"
+    globals: tuple[str, ...] = ("Buffer",)
+    config: Mapping[str, str] = field(factory=dict)  # config key to its text
+    events: Events = "app"
+    endpoints: Mapping[str, str] = field(factory=dict)  # endpoint, or pool:tag, to channel
+    allowed_helper_metadata: tuple[str, ...] = ()
+    delivery_class: str = ""
+    pool: Pool = Pool()
+    limits: Limits = Limits()
+    http: Http = Http()
+    log: Log = Log()
+    metrics: Metrics = Metrics()
+    source: str = field(default="", repr=False)  # the text of `javascript`
+
+    @cached_property
+    def generation(self) -> str:
+        """A digest of all that a process is started with: when it changes, processes are replaced."""
+        limits = self.limits
+        parts = (
+            self.source, str(self.javascript), *self.modules, str(self.modules_dir), self.timezone, *self.globals,
+            str(limits.heap), str(limits.memory), str(limits.stack), str(limits.jit), str(limits.open_files),
+        )  # fmt: skip
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+@frozen
+class Channel:
+    """[channels.NAME]: a connection to the outside."""
+
+    name: str
+    type: Literal["websocket"] = "websocket"
+    app: str = ""  # inbound goes to this app; none: outbound only
+    transport_type: str | None = None
+    tokens: tuple[str, ...] = ()  # SHA-256 hex; none = only clients on loopback
+
+
+@frozen
+class Config:
+    """The whole file."""
+
+    data_dir: Path = Path("jsbox-data")
+    listen: Listen = Listen()
+    gateway: Gateway = Gateway()
+    redis: RedisServer = RedisServer()
+    node: NodeSettings = NodeSettings()
+    isolation: Isolation = Isolation()
+    accounts: Mapping[str, Account] = field(factory=dict)
+    apps: Mapping[str, App] = field(factory=dict)
+    channels: Mapping[str, Channel] = field(factory=dict)
+    file: Path | None = None
+    warnings: tuple[str, ...] = ()
+
+    def account(self, name: str) -> Account:
+        """The account's settings; one that is only named by an app has the defaults."""
+        return self.accounts.get(name, Account())
+
+    def with_listen(self, gateway: Address, admin: Address) -> Config:
+        """This config on other ports."""
+        return evolve(self, listen=evolve(self.listen, gateway=gateway, admin=admin))

@@ -1,0 +1,70 @@
+"""What a reload changes, and when each change holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import attrs
+
+from .model import App, Config
+from .units import Address
+
+RESTART = ("data_dir", "listen", "gateway", "redis", "node", "isolation")
+PER_PROCESS = {
+    ("javascript",), ("source",), ("modules",), ("modules_dir",), ("timezone",), ("globals",),
+    ("limits", "heap"), ("limits", "memory"), ("limits", "stack"), ("limits", "jit"), ("limits", "open_files"),
+    ("limits", "boot"),
+}  # fmt: skip
+
+
+def plan(old: Config, new: Config) -> dict[str, list[str]]:
+    """The changed settings by name: `live` hold from the next run, `next_process` for processes started from now on (older ones end
+    when they are idle), `restart` not before the supervisor is restarted.
+    """
+    changes: dict[str, list[str]] = {"live": [], "next_process": [], "restart": []}
+    for name in RESTART:
+        changes["restart"] += _differences(getattr(old, name), getattr(new, name), (name,))
+    for kind in ("accounts", "channels"):
+        changes["live"] += _differences(getattr(old, kind), getattr(new, kind), (kind,))
+    for name in sorted({*old.apps, *new.apps}):
+        before, after = old.apps.get(name), new.apps.get(name)
+        if before is None or after is None:
+            changes["live"].append(f"apps.{name} ({'removed' if after is None else 'new'})")
+            continue
+        for path in _app_differences(before, after):
+            bucket = "next_process" if path in PER_PROCESS else "live"
+            shown = "javascript (its text)" if path == ("source",) else ".".join(path)
+            changes[bucket].append(f"apps.{name}.{shown}")
+    return changes
+
+
+def _app_differences(old: App, new: App) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for a in attrs.fields(App):
+        before, after = getattr(old, a.name), getattr(new, a.name)
+        if before == after:
+            continue
+        if attrs.has(type(before)) and attrs.has(type(after)):
+            found += [
+                (a.name, b.name)
+                for b in attrs.fields(type(before))
+                if getattr(before, b.name) != getattr(after, b.name)
+            ]
+        else:
+            found.append((a.name,))
+    return found
+
+
+def _differences(old: Any, new: Any, path: tuple[str, ...]) -> list[str]:
+    if old == new:
+        return []
+    if attrs.has(type(old)) and type(old) is type(new) and not isinstance(old, Address):
+        return [
+            name
+            for a in attrs.fields(type(old))
+            for name in _differences(getattr(old, a.name), getattr(new, a.name), (*path, a.name))
+        ]
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [name for key in keys for name in _differences(old.get(key), new.get(key), (*path, key))]
+    return [".".join(path)]

@@ -1,0 +1,101 @@
+"""Values of the config file that carry a unit or a shape: durations, sizes, addresses.
+
+Each parser takes what TOML gave (any type) and raises `ValueError` saying what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any, NewType
+
+from attrs import frozen
+
+Duration = NewType("Duration", float)
+"""Seconds, more than zero."""
+Size = NewType("Size", int)
+"""Bytes, more than zero."""
+Count = NewType("Count", int)
+"""An integer, 1 or more."""
+Natural = NewType("Natural", int)
+"""An integer, 0 or more."""
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
+
+
+def show(value: Any) -> str:
+    """A value as its author would recognise it in a TOML file."""
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return repr(value)
+
+
+def _quantity(value: Any, units: dict[str, float] | dict[str, int], what: str) -> float:
+    found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
+    if found is None or found[2] not in units:
+        raise ValueError(f"expected {what}, got {show(value)}")
+    amount = float(found[1]) * units[found[2]]
+    if amount <= 0:
+        raise ValueError(f"expected more than zero, got {show(value)}")
+    return amount
+
+
+def parse_duration(value: Any) -> Duration:
+    """`"10s"` to seconds."""
+    return Duration(_quantity(value, _SECONDS, 'a duration with its unit, such as "250ms", "10s", "10m", "1h" or "7d"'))
+
+
+def parse_size(value: Any) -> Size:
+    """`"256MiB"` to bytes."""
+    return Size(int(_quantity(value, _BYTES, 'a size with its unit, such as "512B", "64KiB", "256MiB" or "1GiB"')))
+
+
+def parse_count(value: Any) -> Count:
+    """An integer of at least 1."""
+    if type(value) is not int or value < 1:
+        raise ValueError(f"expected an integer of 1 or more, got {show(value)}")
+    return Count(value)
+
+
+def parse_natural(value: Any) -> Natural:
+    """An integer of at least 0."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"expected an integer of 0 or more, got {show(value)}")
+    return Natural(value)
+
+
+@frozen
+class Address:
+    """A host and port to listen on or to connect to; port 0 means any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this host can reach it."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]/]+)):([0-9]{1,5})")
+_PORTS = 65535
+
+
+def parse_address(value: Any) -> Address:
+    """`"127.0.0.1:8430"` or `"[::1]:8430"` to an address."""
+    found = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
+    if found is None or int(found[3]) > _PORTS:
+        raise ValueError(f'expected "host:port", such as "127.0.0.1:8430" or "[::1]:8430", got {show(value)}')
+    return Address(found[1] or found[2], int(found[3]))

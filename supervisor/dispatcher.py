@@ -1,0 +1,365 @@
+"""From an accepted message to the outcome of its run: admits, orders, runs, and says how it ended.
+
+Nothing here belongs to a gateway connection: a run goes on when the connection that brought its message is gone, and what is in
+the journal is run whether or not anybody still waits for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from itertools import count
+from typing import Any
+
+import msgspec
+import trio
+from attrs import define, field, frozen
+
+from resources.contract import Caller
+from resources.messages import for_app, go_metadata, is_session_start, reply
+from resources.stores.journal import Entry, Journal
+from resources.stores.logbook import Logbook
+from resources.stores.outbox import Outbox, OutboxFull
+from resources.stores.redis import Unavailable
+
+from .config.model import App
+from .errors import LimitHit, SandboxFault
+from .lanes import Lanes
+from .observe import Observer
+from .outcomes import Outcome
+from .pool import Pool
+from .protocol import ConsoleLine, Request
+from .router import Router
+
+INFO, WARNING, ERROR = 20, 30, 40
+SETTLE_RETRY = 1.0  # seconds between attempts to finish journal entries whose runs have ended
+
+log = logging.getLogger(__name__)
+
+
+@frozen
+class Program:
+    """An app as it runs now: its config, and the settings that its resources see."""
+
+    app: App
+    settings: Mapping[type, Any]
+
+
+@frozen
+class Ended:
+    """How a run ended: milliseconds it took, and commands. `outcome` is None where there was no run to do."""
+
+    entry: Entry
+    outcome: Outcome | None
+    ms: float = 0.0
+    commands: int = 0
+
+
+Then = Callable[[], None]
+"""What is to be done when a run has ended and all that it sent was handed out."""
+
+
+def nothing() -> None:
+    """Nobody waits for this run."""
+
+
+@frozen
+class _Job:
+    """An accepted message or event."""
+
+    entry: Entry
+    place: str
+    then: Then
+    since: float
+
+
+@define
+class _Use:
+    """What a run has done so far."""
+
+    commands: int = 0
+
+
+@define(eq=False)
+class Dispatcher:
+    """Made by `open_dispatcher`."""
+
+    _nursery: trio.Nursery
+    _pool: Pool
+    _router: Router
+    _journal: Journal
+    _logbook: Logbook
+    _outbox: Outbox
+    _observer: Observer
+    _announce: Callable[[Ended, Then], None]
+    programs: Mapping[str, Program] = field(factory=dict, init=False)
+    _lanes: dict[str, Lanes[_Job]] = field(factory=dict, init=False)
+    _known: set[tuple[str, str]] = field(factory=set, init=False)  # app and place of everything waiting or in hand
+    _owed: list[_Job] = field(factory=list, init=False)  # runs that ended and could not be struck from the journal
+    _ended_meanwhile: set[tuple[str, str]] | None = field(default=None, init=False)  # during `recover`
+    _settling: trio.Lock = field(factory=trio.Lock, init=False)
+    _run_ids: Any = field(factory=lambda: count(1), init=False)
+    _quiet: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _draining: bool = field(default=False, init=False)
+
+    def update(self, programs: Mapping[str, Program]) -> None:
+        """The apps as they are now; holds from the next run."""
+        self.programs = programs
+        self._pool.update({name: program.app for name, program in programs.items()})
+        for name in self._lanes:
+            self._start_some(name)
+
+    def has_room(self, app: str, more: int = 1) -> bool:
+        """Whether so many messages may still wait for this app."""
+        lanes = self._lanes.get(app)
+        waiting = lanes.waiting if lanes is not None else 0
+        return waiting + more <= self.programs[app].app.pool.queue
+
+    def waiting(self, app: str) -> int:
+        """How many messages wait for this app."""
+        lanes = self._lanes.get(app)
+        return lanes.waiting if lanes is not None else 0
+
+    def submit(self, entry: Entry, place: str, then: Then = nothing) -> None:
+        """Take on an entry that stands in the journal; one that is waiting or in hand already is left alone."""
+        key = (entry.app, place)
+        if key in self._known:
+            return
+        self._known.add(key)
+        lanes = self._lanes.setdefault(entry.app, Lanes())
+        lanes.put(_lane(entry), _Job(entry, place, then, trio.current_time()))
+        self._start_some(entry.app)
+
+    async def recover(self) -> int:
+        """Take on everything that the journals still have and nobody knows of: after a start, or a lost connection."""
+        found = 0
+        # A page of the journal is a moment old when it is here: what has ended since it was asked for is in it, too.
+        ended = self._ended_meanwhile = {(job.entry.app, job.place) for job in self._owed}
+        try:
+            for program in self.programs.values():
+                app = program.app
+                async for place, entry in self._journal.unfinished(app.account, app.name):
+                    key = (app.name, place)
+                    if key not in self._known and key not in ended:
+                        self.submit(entry, place)
+                        found += 1
+        finally:
+            self._ended_meanwhile = None
+        return found
+
+    async def drain(self, seconds: float) -> None:
+        """Start no more runs; wait for those in hand, at most so long. The others stay in the journal."""
+        self._draining = True
+        with trio.move_on_after(seconds):
+            while any(lanes.in_hand for lanes in self._lanes.values()):
+                await self._quiet.park()
+
+    def _start_some(self, name: str) -> None:
+        program = self.programs.get(name)
+        lanes = self._lanes[name]
+        while program is not None and not self._draining and lanes.in_hand < program.app.pool.max_processes:
+            taken = lanes.take()
+            if taken is None:
+                break
+            lane, job = taken
+            self._nursery.start_soon(self._run_job, program, lane, job)
+
+    async def _run_job(self, program: Program, lane: Hashable, job: _Job) -> None:
+        """One run, from its turn to its end in the journal."""
+        entry = job.entry
+        began = trio.current_time()
+        ended = Ended(entry, Outcome.SHUTDOWN)
+        try:
+            if entry.kind == "event" and not await self._wants_event(program):
+                ended = Ended(entry, None)
+            else:
+                ended = await self._run(program, entry)
+                self._observer.run_ended(
+                    entry.app,
+                    entry.kind,
+                    ended.outcome or Outcome.OK,
+                    began - job.since,
+                    trio.current_time() - began,
+                )
+            await self._finish(job)
+        finally:
+            self._known.discard((entry.app, job.place))
+            if self._ended_meanwhile is not None:
+                self._ended_meanwhile.add((entry.app, job.place))
+            lanes = self._lanes[entry.app]
+            lanes.finish(lane)
+            self._announce(ended, job.then)
+            self._start_some(entry.app)
+            self._quiet.unpark_all()
+
+    async def _run(self, program: Program, entry: Entry) -> Ended:
+        app = program.app
+        run_id = f"r{next(self._run_ids)}"
+        payload = (
+            for_app(entry.payload, app.account, app.name) if entry.kind == "message" else _event_for_app(entry, app)
+        )
+        caller = Caller(
+            run=run_id,
+            account=app.account,
+            app=app.name,
+            channel=entry.channel,
+            message=payload if entry.kind == "message" else None,
+            settings=program.settings,
+            log=partial(self._logbook.write, app.account, app.name, kept=app.log.kept),
+        )
+        use = _Use()
+        began = trio.current_time()
+        fault = await self._execute(app, caller, entry.kind, payload, use)
+        ms = (trio.current_time() - began) * 1000
+        unanswered = is_session_start(entry.payload) and entry.kind == "message" and not caller.replied
+        outcome = fault.outcome if fault is not None else Outcome.NO_REPLY if unanswered else Outcome.OK
+        if outcome is not Outcome.OK:
+            await self._report(caller, entry, outcome, fault)
+        if unanswered:
+            await self._fall_back(app, caller)
+        return Ended(entry, outcome, round(ms, 1), use.commands)
+
+    async def _execute(
+        self, app: App, caller: Caller, kind: str, payload: dict[str, Any], use: _Use
+    ) -> SandboxFault | None:
+        """Run it in a sandbox. Returns what went wrong, if anything."""
+
+        async def answer(asked: Request | ConsoleLine) -> dict[str, Any] | None:
+            if isinstance(asked, ConsoleLine):
+                await self._say(caller, asked.level, asked.text)
+                return None
+            use.commands += 1
+            return await self._router.route(caller, asked, app.limits, app.http.timeout)
+
+        limits = app.limits
+        try:
+            async with self._pool.lend(app) as sandbox:
+                with trio.move_on_after(limits.wall) as wall:
+                    await sandbox.deliver(caller.run, kind, payload, limits, answer)
+                said = sandbox.take_stderr()
+                if said:
+                    await self._say(caller, WARNING, said)
+                if wall.cancelled_caught:
+                    raise _wall_hit(limits.wall)  # inside: a run that was cut off ends its process
+        except SandboxFault as fault:
+            return fault
+        return None
+
+    async def _wants_event(self, program: Program) -> bool:
+        """Whether the app is to see events: as it was, by `process_events` in its own JSON config."""
+        app = program.app
+        if app.events != "app":
+            wants = app.events == "always"
+        else:
+            try:
+                config = msgspec.json.decode(app.config.get("config", "{}"))
+                wants = isinstance(config, dict) and bool(config.get("process_events"))
+            except msgspec.DecodeError as error:
+                await self._say_for(app, ERROR, f"The config key 'config' is not JSON ({error}); an event is ignored.")
+                return False
+        if not wants:
+            await self._say_for(app, INFO, f"Ignoring event for conversation: {app.name}")
+        return wants
+
+    async def _report(self, caller: Caller, entry: Entry, outcome: Outcome, fault: SandboxFault | None) -> None:
+        what = f"{entry.kind} {entry.id}"
+        if fault is None:
+            text = f"[{outcome}] the app was done with {what} and had not replied to it"
+        else:
+            text = f"[{outcome}] {what}: {fault.detail}"
+        await self._say(caller, ERROR, text)
+
+    async def _fall_back(self, app: App, caller: Caller) -> None:
+        """A session's user waits: send what the operator has for that."""
+        text = app.limits.fallback_reply
+        message = caller.message
+        if text and message is not None and not message.get("inbound_push_trigger"):
+            answer = reply(
+                message,
+                text,
+                close=True,
+                to_group=False,
+                helper_metadata={"go": go_metadata(app.account, app.name)},
+            )
+            try:
+                await self._outbox.post(caller.channel, answer)
+            except (Unavailable, OutboxFull) as error:
+                log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
+                text = ""
+        self._observer.reply_missing(app.name, fallback=bool(text))
+
+    async def _finish(self, job: _Job) -> None:
+        """Strike the entry from the journal; where that cannot be done now, later."""
+        try:
+            await self._journal.finish(job.entry, job.place)
+        except Unavailable:
+            self._owed.append(job)
+
+    async def settle(self) -> None:
+        """After a lost connection: finish what is owed, then look for what was accepted without our knowing."""
+        async with self._settling:
+            while True:
+                try:
+                    while self._owed:
+                        await self._journal.finish(self._owed[-1].entry, self._owed[-1].place)
+                        self._owed.pop()
+                    found = await self.recover()
+                except Unavailable:
+                    await trio.sleep(SETTLE_RETRY)
+                else:
+                    if found:
+                        log.info("found %d entries in the journal that were not in hand", found)
+                    return
+
+    def settle_soon(self) -> None:
+        """Settle in the background."""
+        self._nursery.start_soon(self.settle)
+
+    async def _say(self, caller: Caller, level: int, text: str) -> None:
+        try:
+            await caller.log(level, text)
+        except Unavailable:
+            log.warning("app %s: not in its log, which cannot be reached: %s", caller.app, text)
+
+    async def _say_for(self, app: App, level: int, text: str) -> None:
+        try:
+            await self._logbook.write(app.account, app.name, level, text, app.log.kept)
+        except Unavailable:
+            log.warning("app %s: not in its log, which cannot be reached: %s", app.name, text)
+
+
+def _lane(entry: Entry) -> Hashable:
+    """Messages of one user on one channel are handled in order; so are the events of one outbound message."""
+    if entry.kind == "message":
+        return (entry.channel, entry.payload.get("from_addr"))
+    return (entry.channel, "event", entry.payload["user_message_id"])
+
+
+def _event_for_app(entry: Entry, app: App) -> dict[str, Any]:
+    helper = entry.payload["helper_metadata"] | {"go": go_metadata(app.account, app.name)}
+    return entry.payload | {"helper_metadata": helper}
+
+
+def _wall_hit(seconds: float) -> SandboxFault:
+    return LimitHit(Outcome.WALL, "wall", f"{seconds:g} s", "a run that was not done by then")
+
+
+@asynccontextmanager
+async def open_dispatcher(
+    pool: Pool,
+    router: Router,
+    journal: Journal,
+    logbook: Logbook,
+    outbox: Outbox,
+    observer: Observer,
+    announce: Callable[[Ended, Then], None],
+) -> AsyncIterator[Dispatcher]:
+    """A dispatcher that announces how each run ended; at its end the runs still in hand are cut off, and stay in the journal."""
+    async with trio.open_nursery() as nursery:
+        dispatcher = Dispatcher(nursery, pool, router, journal, logbook, outbox, observer, announce)
+        try:
+            yield dispatcher
+        finally:
+            nursery.cancel_scope.cancel()

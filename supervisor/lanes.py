@@ -1,0 +1,47 @@
+"""Who is next: the waiting work of one app, in lanes. Work in one lane is done one at a time and in order; lanes take turns."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from attrs import define, field
+
+T = TypeVar("T")
+
+
+@define(eq=False)
+class Lanes(Generic[T]):
+    """A queue of queues. No method waits."""
+
+    _lanes: dict[Hashable, deque[T]] = field(factory=dict, init=False)
+    _ready: deque[Hashable] = field(factory=deque, init=False)  # lanes with work, none of it in hand
+    waiting: int = field(default=0, init=False)
+    in_hand: int = field(default=0, init=False)
+
+    def put(self, lane: Hashable, item: T) -> None:
+        """Add work at the end of a lane."""
+        self.waiting += 1
+        queue = self._lanes.get(lane)
+        if queue is None:
+            queue = self._lanes[lane] = deque()
+            self._ready.append(lane)
+        queue.append(item)
+
+    def take(self) -> tuple[Hashable, T] | None:
+        """The next work that may be done now, with its lane; its lane is closed until `finish`."""
+        if not self._ready:
+            return None
+        lane = self._ready.popleft()
+        self.waiting -= 1
+        self.in_hand += 1
+        return lane, self._lanes[lane].popleft()
+
+    def finish(self, lane: Hashable) -> None:
+        """The work taken from this lane is done; the lane goes to the end of the line, or away."""
+        self.in_hand -= 1
+        if self._lanes[lane]:
+            self._ready.append(lane)
+        else:
+            del self._lanes[lane]

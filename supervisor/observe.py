@@ -1,0 +1,150 @@
+"""What happens, for whoever wants to count it. The parts of the supervisor call an `Observer` and know nothing of Prometheus."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from .outcomes import Outcome
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Observer(Protocol):
+    """Told of everything that is counted. Calls must not wait and must not raise."""
+
+    def run_ended(self, app: str, kind: str, outcome: Outcome, queued: float, ran: float) -> None:
+        """A run ended; seconds it waited and seconds it took."""
+
+    def reply_missing(self, app: str, *, fallback: bool) -> None:
+        """A session's message got no reply from the app; whether the fallback went out instead."""
+
+    def command_served(self, app: str, command: str, outcome: str, seconds: float) -> None:
+        """A command was answered: success, refused, timeout, unknown, unavailable or error."""
+
+    def sandbox_started(self, app: str, seconds: float) -> None:
+        """A process was booted."""
+
+    def inbound(self, channel: str, answer: str) -> None:
+        """A gateway's message or event was accepted, a duplicate, or rejected with a code."""
+
+    def delivered(self, channel: str, *, again: bool) -> None:
+        """An outbound message was handed to a gateway."""
+
+    def reloaded(self, *, ok: bool) -> None:
+        """The config was reloaded, or could not be."""
+
+
+class NullObserver:
+    """Counts nothing."""
+
+    def run_ended(self, app: str, kind: str, outcome: Outcome, queued: float, ran: float) -> None:
+        """See Observer."""
+
+    def reply_missing(self, app: str, *, fallback: bool) -> None:
+        """See Observer."""
+
+    def command_served(self, app: str, command: str, outcome: str, seconds: float) -> None:
+        """See Observer."""
+
+    def sandbox_started(self, app: str, seconds: float) -> None:
+        """See Observer."""
+
+    def inbound(self, channel: str, answer: str) -> None:
+        """See Observer."""
+
+    def delivered(self, channel: str, *, again: bool) -> None:
+        """See Observer."""
+
+    def reloaded(self, *, ok: bool) -> None:
+        """See Observer."""
+
+
+class PrometheusObserver:
+    """Counts for GET /metrics. Labels never hold what a user or an app chose."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._messages = Counter("jsbox_messages", "Runs that ended", ("app", "kind", "outcome"), registry=registry)
+        self._phases = Histogram(
+            "jsbox_message_duration_seconds",
+            "Time of a run",
+            ("app", "phase"),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._missing = Counter(
+            "jsbox_missing_replies", "Session messages without a reply", ("app",), registry=registry
+        )
+        self._fallbacks = Counter("jsbox_fallback_replies", "Fallback replies sent", ("app",), registry=registry)
+        self._requests = Counter(
+            "jsbox_resource_requests",
+            "Commands answered",
+            ("app", "resource", "command", "outcome"),
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "jsbox_resource_duration_seconds",
+            "Time of a command",
+            ("resource",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._starts = Counter("jsbox_sandbox_starts", "Processes booted", ("app",), registry=registry)
+        self._boots = Histogram(
+            "jsbox_sandbox_boot_seconds",
+            "Time to boot a process",
+            ("app",),
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._inbound = Counter(
+            "jsbox_inbound", "Inbound messages and events", ("channel", "answer"), registry=registry
+        )
+        self._outbound = Counter("jsbox_outbound", "Outbound messages delivered", ("channel",), registry=registry)
+        self._again = Counter("jsbox_redeliveries", "Deliveries repeated", ("channel",), registry=registry)
+        self._reloads = Counter("jsbox_config_reloads", "Reloads of the config", ("outcome",), registry=registry)
+        self.queue_depth = Gauge("jsbox_queue_depth", "Messages that wait for a process", ("app",), registry=registry)
+        self.processes = Gauge("jsbox_sandbox_processes", "Live processes", ("app", "state"), registry=registry)
+        self.connections = Gauge("jsbox_gateway_connections", "Gateway connections", ("channel",), registry=registry)
+        self.loop_lag = Gauge("jsbox_loop_lag_seconds", "How late the supervisor's own timer was", registry=registry)
+
+    def run_ended(self, app: str, kind: str, outcome: Outcome, queued: float, ran: float) -> None:
+        """See Observer."""
+        self._messages.labels(app, kind, outcome).inc()
+        self._phases.labels(app, "queue").observe(queued)
+        self._phases.labels(app, "run").observe(ran)
+
+    def reply_missing(self, app: str, *, fallback: bool) -> None:
+        """See Observer."""
+        self._missing.labels(app).inc()
+        if fallback:
+            self._fallbacks.labels(app).inc()
+
+    def command_served(self, app: str, command: str, outcome: str, seconds: float) -> None:
+        """See Observer."""
+        resource, _, name = command.partition(".") if outcome != "unknown" else ("unknown", "", "")
+        self._requests.labels(app, resource, name, outcome).inc()
+        self._request_seconds.labels(resource).observe(seconds)
+
+    def sandbox_started(self, app: str, seconds: float) -> None:
+        """See Observer."""
+        self._starts.labels(app).inc()
+        self._boots.labels(app).observe(seconds)
+
+    def inbound(self, channel: str, answer: str) -> None:
+        """See Observer."""
+        self._inbound.labels(channel, answer).inc()
+
+    def delivered(self, channel: str, *, again: bool) -> None:
+        """See Observer."""
+        (self._again if again else self._outbound).labels(channel).inc()
+
+    def reloaded(self, *, ok: bool) -> None:
+        """See Observer."""
+        self._reloads.labels("ok" if ok else "refused").inc()
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)

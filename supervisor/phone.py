@@ -1,0 +1,136 @@
+"""A phone: a gateway client that sends one message at a time and knows when the app's turn is over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from uuid import uuid4
+
+import trio
+from attrs import define, field, frozen
+from trio_websocket import ConnectionClosed, WebSocketConnection
+
+from .websocket import open_websocket
+
+SUBPROTOCOL = "jsbox.v1"
+
+
+class Hung(Exception):
+    """No end of the app's turn came in time."""
+
+
+class Rejected(Exception):
+    """The server did not take the message."""
+
+
+@frozen
+class Turn:
+    """What came of one message: the app's replies, other messages that it sent over this channel, and the outcome."""
+
+    replies: tuple[dict[str, Any], ...]
+    others: tuple[dict[str, Any], ...]
+    outcome: str
+    ms: float
+
+    @property
+    def text(self) -> str:
+        """The content of the last reply; empty if there was none."""
+        return str(self.replies[-1]["content"] or "") if self.replies else ""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the app ended the session."""
+        return any(reply["session_event"] == "close" for reply in self.replies)
+
+
+@define(eq=False)
+class Phone:
+    """Made by `open_phone`."""
+
+    _socket: WebSocketConnection
+    number: str
+    dials: str
+    _frames: trio.MemoryReceiveChannel[dict[str, Any]]
+    in_session: bool = field(default=False, init=False)
+
+    async def dial(self, seconds: float = 60.0) -> Turn:
+        """Begin a session."""
+        self.in_session = True
+        return await self._exchange(None, "new", seconds)
+
+    async def answer(self, text: str, seconds: float = 60.0) -> Turn:
+        """Type something in the session."""
+        return await self._exchange(text, "resume", seconds)
+
+    async def send_sms(self, text: str, seconds: float = 60.0) -> Turn:
+        """Send a message that belongs to no session."""
+        return await self._exchange(text, None, seconds)
+
+    async def hang_up(self, seconds: float = 60.0) -> Turn:
+        """End the session from this side."""
+        self.in_session = False
+        return await self._exchange(None, "close", seconds)
+
+    async def _exchange(self, content: str | None, session_event: str | None, seconds: float) -> Turn:
+        message_id = uuid4().hex
+        message = {
+            "message_id": message_id, "from_addr": self.number, "to_addr": self.dials,
+            "content": content, "session_event": session_event,
+        }  # fmt: skip
+        await self._socket.send_message(json.dumps({"type": "inbound", "id": message_id, "msg": message}))
+        replies: list[dict[str, Any]] = []
+        others: list[dict[str, Any]] = []
+        with trio.move_on_after(seconds):
+            async for frame in self._frames:
+                match frame["type"]:
+                    case "outbound":
+                        mine = frame["msg"].get("in_reply_to") == message_id
+                        (replies if mine else others).append(frame["msg"])
+                    case "outcome" if frame["message_id"] == message_id:
+                        turn = Turn(tuple(replies), tuple(others), frame["outcome"], frame["ms"])
+                        self.in_session = self.in_session and not turn.closed
+                        return turn
+                    case "rejected" if frame["id"] == message_id:
+                        raise Rejected(f"{frame['code']}: {frame['detail']}")
+            raise Hung("the gateway closed the connection")
+        raise Hung(f"the app was not done after {seconds:g} s")
+
+
+async def _receive(socket: WebSocketConnection, frames: trio.MemorySendChannel[dict[str, Any]]) -> None:
+    async with frames:
+        while True:
+            try:
+                frame = json.loads(await socket.get_message())
+                if frame["type"] == "outbound":
+                    await socket.send_message(json.dumps({"type": "ack", "delivery": frame["delivery"]}))
+            except ConnectionClosed:
+                return
+            await frames.send(frame)
+
+
+@asynccontextmanager
+async def open_phone(url: str, channel: str, number: str, dials: str, token: str | None = None) -> AsyncIterator[Phone]:
+    """Connect to a gateway as a client of one channel.
+
+    Raises:
+        Rejected: The gateway does not let us in.
+    """
+    hello = {"type": "hello", "channel": channel, "window": 64, "outcomes": True}
+    async with open_websocket(url, [SUBPROTOCOL]) as socket:
+        await socket.send_message(json.dumps(hello | ({"token": token} if token else {})))
+        first = json.loads(await socket.get_message())
+        if first["type"] != "welcome":
+            raise Rejected(str(first.get("detail", first)))
+        failure: Exception | None = None  # of the block: it comes out as it is
+        async with trio.open_nursery() as nursery:
+            send, receive = trio.open_memory_channel[dict[str, Any]](1000)
+            nursery.start_soon(_receive, socket, send)
+            try:
+                yield Phone(socket, number, dials, receive)
+            except Exception as error:  # noqa: BLE001
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure

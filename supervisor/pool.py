@@ -1,0 +1,255 @@
+"""Which sandbox: the processes of all apps, lent for one run at a time.
+
+A process belongs to one app and one generation of it for its whole life. The state is the set of live sandboxes and which of
+them are idle; it changes only in methods that do not wait.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+
+import trio
+from attrs import define, field, frozen
+
+from .config.model import App
+from .errors import BootFailed, SandboxFault
+from .jail import Jail
+from .observe import Observer
+from .outcomes import Outcome
+from .sandbox import Sandbox, hold_sandbox
+
+TICK = 0.05  # seconds between two looks at the CPU time of busy sandboxes
+TEND = 1.0  # seconds between two looks at idle ones
+WARM_RETRY = 10.0  # seconds after a failed boot until min_idle is tried again
+
+log = logging.getLogger(__name__)
+
+
+@frozen
+class SandboxStatus:
+    """One live process, as an operator sees it."""
+
+    app: str
+    pid: int
+    state: str  # busy | idle
+    age_seconds: float
+    runs: int
+    rss_bytes: int
+    cpu_seconds: float
+
+
+@frozen
+class PoolStatistics:
+    """The processes of one app."""
+
+    busy: int
+    idle: int
+    booting: int
+
+
+@define(eq=False)
+class _Share:
+    """The processes of one app."""
+
+    idle: list[Sandbox] = field(factory=list)
+    busy: set[Sandbox] = field(factory=set)
+    booting: int = 0
+    no_warm_before: float = 0.0
+
+
+@define(eq=False)
+class Pool:
+    """Made by `open_pool`."""
+
+    _nursery: trio.Nursery
+    _jail: Callable[[App], Jail]
+    _observer: Observer
+    _processes: trio.CapacityLimiter
+    _apps: Mapping[str, App] = field(factory=dict, init=False)
+    _shares: dict[str, _Share] = field(factory=lambda: defaultdict(_Share), init=False)
+    _busy: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+
+    def update(self, apps: Mapping[str, App]) -> None:
+        """The apps as they are now: idle processes of older generations, or of apps that are gone, end."""
+        self._apps = apps
+        for share in self._shares.values():
+            for sandbox in list(share.idle):
+                if not self._is_current(sandbox):
+                    self._retire(share, sandbox)
+
+    @asynccontextmanager
+    async def lend(self, app: App) -> AsyncIterator[Sandbox]:
+        """A sandbox for one run. A run that raises, or is cancelled, ends its process.
+
+        Raises:
+            BootFailed: There was no idle process, and a new one did not come up.
+        """
+        share = self._shares[app.name]
+        sandbox = self._take_idle(share, app) or await self._boot(share, app)
+        share.busy.add(sandbox)
+        self._busy.unpark()
+        try:
+            yield sandbox
+        except BaseException:
+            sandbox.end()
+            raise
+        finally:
+            share.busy.discard(sandbox)
+            self._put_back(share, sandbox)
+
+    def kill(self, pid: int) -> bool:
+        """End a process; the run it has in hand ends as killed_by_operator. Whether there was one."""
+        for share in self._shares.values():
+            for sandbox in (*share.idle, *share.busy):
+                if sandbox.process.pid == pid:
+                    sandbox.end(SandboxFault(Outcome.KILLED_BY_OPERATOR, f"process {pid} was killed by an operator"))
+                    return True
+        return False
+
+    def statistics(self, app: str) -> PoolStatistics:
+        """How many processes an app has."""
+        share = self._shares.get(app, _Share())
+        return PoolStatistics(len(share.busy), len(share.idle), share.booting)
+
+    def sandboxes(self) -> list[SandboxStatus]:
+        """All live processes."""
+        return [
+            _status(sandbox, state)
+            for share in self._shares.values()
+            for state, group in (("busy", share.busy), ("idle", share.idle))
+            for sandbox in group
+        ]
+
+    def _take_idle(self, share: _Share, app: App) -> Sandbox | None:
+        """The one that was used last, so that those not needed grow old and end."""
+        for sandbox in reversed(list(share.idle)):
+            if sandbox.app.generation == app.generation and sandbox.is_clean():
+                share.idle.remove(sandbox)
+                return sandbox
+            self._retire(share, sandbox)
+        return None
+
+    async def _boot(self, share: _Share, app: App) -> Sandbox:
+        if self._processes.available_tokens == 0:
+            self._evict(app.name)
+        share.booting += 1
+        began = trio.current_time()
+        try:
+            sandbox: Sandbox = await self._nursery.start(self._hold, app)
+        finally:
+            share.booting -= 1
+        self._observer.sandbox_started(app.name, trio.current_time() - began)
+        return sandbox
+
+    async def _hold(self, app: App, *, task_status: trio.TaskStatus[Sandbox]) -> None:
+        async with self._processes:
+            await hold_sandbox(app, self._jail(app), task_status=task_status)
+        share = self._shares[app.name]
+        for sandbox in list(share.idle):
+            if sandbox.process.returncode is not None:
+                share.idle.remove(sandbox)  # it ended by itself
+
+    def _put_back(self, share: _Share, sandbox: Sandbox) -> None:
+        pool = sandbox.app.pool
+        worn = sandbox.runs >= pool.max_messages or trio.current_time() - sandbox.born > pool.max_age
+        if worn or not self._is_current(sandbox) or not sandbox.is_clean():
+            sandbox.end()
+        else:
+            share.idle.append(sandbox)
+
+    def _is_current(self, sandbox: Sandbox) -> bool:
+        app = self._apps.get(sandbox.app.name)
+        return app is not None and app.generation == sandbox.app.generation
+
+    def _retire(self, share: _Share, sandbox: Sandbox) -> None:
+        share.idle.remove(sandbox)
+        sandbox.end()
+
+    def _evict(self, for_app: str) -> None:
+        """Make room on the host: end the process that has been idle longest, of any other app."""
+        idle = [
+            (sandbox.idle_since, name, sandbox)
+            for name, share in self._shares.items()
+            if name != for_app
+            for sandbox in share.idle
+        ]
+        if idle:
+            _, name, sandbox = min(idle, key=lambda item: item[0])
+            self._retire(self._shares[name], sandbox)
+
+    async def _watch_cpu(self) -> None:
+        while True:
+            busy = [sandbox for share in self._shares.values() for sandbox in share.busy]
+            if not busy:
+                await self._busy.park()
+            for sandbox in busy:
+                sandbox.check_cpu()
+            await trio.sleep(TICK)
+
+    async def _tend(self) -> None:
+        """Idle processes that are too old or not needed end; those that min_idle wants are booted."""
+        while True:
+            now = trio.current_time()
+            for name, share in list(self._shares.items()):
+                self._tend_idle(share, now)
+                if not (share.idle or share.busy or share.booting) and name not in self._apps:
+                    del self._shares[name]
+            for app in self._apps.values():
+                if app.pool.min_idle:
+                    self._tend_warm(app, self._shares[app.name], now)
+            await trio.sleep(TEND)
+
+    def _tend_idle(self, share: _Share, now: float) -> None:
+        for sandbox in list(share.idle):
+            pool = sandbox.app.pool
+            spare = now - sandbox.idle_since > pool.idle_stop and len(share.idle) > pool.min_idle
+            if spare or now - sandbox.born > pool.max_age or not sandbox.is_clean():
+                self._retire(share, sandbox)
+
+    def _tend_warm(self, app: App, share: _Share, now: float) -> None:
+        if now >= share.no_warm_before:
+            for _ in range(self._missing(app, share)):
+                self._nursery.start_soon(self._warm, share, app)
+
+    def _missing(self, app: App, share: _Share) -> int:
+        live = len(share.idle) + len(share.busy) + share.booting
+        return min(app.pool.min_idle - len(share.idle) - share.booting, app.pool.max_processes - live)
+
+    async def _warm(self, share: _Share, app: App) -> None:
+        if self._missing(app, share) <= 0 or self._processes.available_tokens == 0:
+            return
+        try:
+            sandbox = await self._boot(share, app)
+        except BootFailed as failed:
+            log.warning("app %s: no warm process: %s", app.name, failed.detail)
+            share.no_warm_before = trio.current_time() + WARM_RETRY
+        else:
+            self._put_back(share, sandbox)
+
+
+def _status(sandbox: Sandbox, state: str) -> SandboxStatus:
+    return SandboxStatus(
+        app=sandbox.app.name,
+        pid=sandbox.process.pid,
+        state=state,
+        age_seconds=trio.current_time() - sandbox.born,
+        runs=sandbox.runs,
+        rss_bytes=sandbox.process.rss_bytes(),
+        cpu_seconds=sandbox.process.cpu_seconds(),
+    )
+
+
+@asynccontextmanager
+async def open_pool(jail: Callable[[App], Jail], max_processes: int, observer: Observer) -> AsyncIterator[Pool]:
+    """A pool for the whole host; at the end all processes are dead and reaped."""
+    async with trio.open_nursery() as nursery:
+        pool = Pool(nursery, jail, observer, trio.CapacityLimiter(max_processes))
+        nursery.start_soon(pool._watch_cpu)  # noqa: SLF001
+        nursery.start_soon(pool._tend)  # noqa: SLF001
+        try:
+            yield pool
+        finally:
+            nursery.cancel_scope.cancel()

@@ -1,0 +1,144 @@
+"""A child process from spawn to reaped.
+
+Spawned by `subprocess.Popen` on Trio's own thread: `trio.lowlevel.open_process` forks in a worker thread, and whatever follows
+the life of the parent *thread* (PR_SET_PDEATHSIG, bubblewrap's --die-with-parent) would end the child with it, ten seconds
+later. The call blocks for about half a millisecond. The end is awaited on a pidfd.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import trio
+from attrs import define, field
+
+REAP_SECONDS = 5.0
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+log = logging.getLogger(__name__)
+
+
+class SpawnFailed(Exception):
+    """The program could not be started; the text says which and why."""
+
+
+@define(eq=False)
+class Process:
+    """A running child with three pipes, in a session of its own. Made by `open_process`."""
+
+    _popen: subprocess.Popen[bytes]
+    _pidfd: int
+    stdin: trio.lowlevel.FdStream
+    stdout: trio.lowlevel.FdStream
+    stderr: trio.lowlevel.FdStream
+    _cpu_clock: int = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._cpu_clock = (
+            ~self.pid << 3
+        ) | 2  # CLOCK_PROCESS_CPUTIME_ID of another process, as clock_getcpuclockid(3) has it
+
+    @property
+    def pid(self) -> int:
+        """The process id; also that of its session and group."""
+        return self._popen.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs; else the exit code, or minus the signal."""
+        return self._popen.poll()
+
+    def kill(self) -> None:
+        """SIGKILL to the whole group; does nothing once it is reaped."""
+        if self._popen.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        """SIGTERM to the process alone."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+
+    def cpu_seconds(self) -> float:
+        """User and system time of all its threads so far."""
+        try:
+            return time.clock_gettime(self._cpu_clock)
+        except OSError:
+            return 0.0  # it has ended
+
+    def rss_bytes(self) -> int:
+        """Resident memory."""
+        try:
+            with open(f"/proc/{self.pid}/statm", "rb") as statm:  # noqa: PTH123
+                return int(statm.read().split()[1]) * PAGE
+        except (OSError, IndexError):
+            return 0  # it has ended
+
+    def set_rlimit(self, kind: int, limit: tuple[int, int]) -> None:
+        """Change a resource limit of the running process."""
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(self.pid, kind, limit)
+
+    async def wait(self) -> int:
+        """Wait until it has ended, and reap it."""
+        while (code := self._popen.poll()) is None:
+            await trio.lowlevel.wait_readable(self._pidfd)
+        return code
+
+
+@asynccontextmanager
+async def open_process(
+    argv: Sequence[str], env: Mapping[str, str], rlimits: Mapping[int, tuple[int, int]], cwd: str = "/"
+) -> AsyncIterator[Process]:
+    """Spawn; at the end the whole group is dead and reaped.
+
+    The rlimits are set right after the spawn, which is in time: no code of an app is there before we send it.
+
+    Raises:
+        SpawnFailed: There is no such program, or no more room for processes.
+    """
+    try:
+        popen = subprocess.Popen(  # noqa: ASYNC220
+            argv,
+            env=dict(env),
+            cwd=cwd,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            umask=0o077,
+            bufsize=0,
+        )
+    except OSError as error:
+        raise SpawnFailed(f"cannot start {argv[0]}: {error.strerror}") from error
+    assert popen.stdin is not None
+    assert popen.stdout is not None
+    assert popen.stderr is not None
+    # No checkpoint since the spawn, so no cancellation can lose the process.
+    with contextlib.ExitStack() as closing:
+        pidfd = os.pidfd_open(popen.pid)
+        closing.callback(os.close, pidfd)
+        pipes = [trio.lowlevel.FdStream(os.dup(pipe.fileno())) for pipe in (popen.stdin, popen.stdout, popen.stderr)]
+        for pipe in (popen.stdin, popen.stdout, popen.stderr):
+            pipe.close()
+        for stream in pipes:
+            closing.callback(stream.close)
+        process = Process(popen, pidfd, *pipes)
+        try:
+            for kind, limit in rlimits.items():
+                process.set_rlimit(kind, limit)
+            yield process
+        finally:
+            process.kill()
+            with trio.move_on_after(REAP_SECONDS, shield=True) as reaping:
+                await process.wait()
+            if reaping.cancelled_caught:
+                log.critical("process %d was killed and does not end", process.pid)

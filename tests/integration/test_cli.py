@@ -1,0 +1,227 @@
+"""The command line, as its users call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from ..gateway_client import connect
+from ..programs import jsbox, serve
+from ..service import ECHO, Folder
+
+SAMPLE = Path(__file__).parents[2] / "sandbox_js" / "sample"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_demo_plays_its_conversation() -> None:
+    """`jsbox demo --once` needs nothing and exits 0 when every screen was right."""
+    done = jsbox("demo", "--once")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for text in (
+        "Welcome to Thuto Clinic.",
+        "That is not one of the choices.",
+        "Thank you, Thandi.",
+        "Welcome back, Thandi!",
+        "Kuruman Clinic",
+    ):
+        assert text in done.stdout
+    assert done.stderr == ""
+
+
+def test_demo_fails_when_a_reply_is_wrong(tmp_path: Path) -> None:
+    """Non-zero, with what was expected and what came."""
+    code = (
+        "import supervisor.cli.demo as demo\n"
+        "demo.FIRST_CALL = (demo.Step('dial', '^Something else$'),)\n"
+        "from supervisor.cli import main\nmain(['demo', '--once'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "the demo failed: expected '^Something else$'" in done.stdout.replace("\n", " ")
+
+
+def test_demo_serves_until_interrupted() -> None:
+    """After the conversation it goes on, on free ports if the usual ones are taken, and Ctrl-C ends it cleanly."""
+    process = subprocess.Popen([sys.executable, "-m", "supervisor", "demo"], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            if line.startswith("serving: gateway ws://127.0.0.1:"):
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+
+
+def test_check_names_every_error(folder: Folder) -> None:
+    """Exit code 3 and FILE:LINE for each; 0 and a summary for a good file; JSON for programs."""
+    folder.app("phone", ECHO)
+    good = str(folder.config)
+    done = jsbox("check", "-c", good)
+    assert (done.returncode, done.stdout) == (0, f"{good}: ok, 1 apps, 1 channels\n")
+    assert json.loads(jsbox("check", "-c", good, "--json").stdout)["ok"] is True
+    folder.text += "[nope]\n[defaults.limits]\nwall = 5\n"
+    bad = str(folder.config)
+    done = jsbox("check", "-c", bad)
+    assert done.returncode == 3
+    lines = done.stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines[:2]] == ["nope", "defaults.limits.wall"]
+    assert lines[-1] == f"jsbox: 2 errors in {bad}"
+    found = json.loads(jsbox("check", "-c", bad, "--json").stdout)
+    assert [error["line"] for error in found["errors"]] == [12, 14]
+    assert jsbox("check", "-c", "/no/such/file").returncode == 3
+
+
+def test_usage_errors_are_2() -> None:
+    """As everywhere."""
+    assert jsbox("nonsense").returncode == 2
+    assert jsbox("logs").returncode == 2
+    for name in ("demo", "dev", "serve", "check", "logs", "ps", "reload", "push"):
+        assert jsbox(name, "--help").returncode == 0
+    assert jsbox("--version").stdout.startswith("jsbox, version ")
+
+
+def test_a_server_that_is_not_there_is_4(folder: Folder) -> None:
+    """With where it was looked for."""
+    folder.text = folder.text.replace('admin = "127.0.0.1:0"', 'admin = "127.0.0.1:1"')
+    config = str(folder.config)
+    for command in (["ps"], ["reload"], ["logs", "phone"], ["push", "phone", "+27"]):
+        done = jsbox(*command, "-c", config)
+        assert done.returncode == 4, done
+        assert "127.0.0.1:1" in done.stderr
+
+
+async def test_logs_ps_reload_and_push(folder: Folder) -> None:
+    """Against a running server."""
+    folder.text = folder.text.replace('admin = "127.0.0.1:0"', 'admin = "127.0.0.1:18420"')
+    folder.app("phone", "api.log_info('first\\nsecond \\u001b[31mred', function () { " + ECHO + " });")
+    config = str(folder.config)
+    with serve(folder.config) as server:
+        follow = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-m", "supervisor", "logs", "phone", "-f", "-c", config], stdout=subprocess.PIPE, text=True
+        )
+        async with connect(server.gateway) as client:
+            await trio.sleep(0.5)
+            await client.say("x", "new")
+            pushed = await trio.to_thread.run_sync(jsbox, "push", "phone", "+1", "-c", config)
+            assert (pushed.returncode, pushed.stdout) == (0, "1 queued\n")
+            await client.expect("outcome")
+            shown = await trio.to_thread.run_sync(jsbox, "logs", "phone", "-n", "1", "-c", config)
+            assert shown.stdout.splitlines()[0].endswith("INFO     first")
+            assert shown.stdout.splitlines()[1] == "    second \\x1b[31mred"
+            rows = json.loads(
+                (await trio.to_thread.run_sync(jsbox, "logs", "phone", "--json", "-c", config)).stdout.splitlines()[0]
+            )
+            assert rows["level"] == "INFO"
+            processes = await trio.to_thread.run_sync(jsbox, "ps", "-c", config)
+            assert processes.stdout.splitlines()[1].startswith("phone")
+            assert (await trio.to_thread.run_sync(jsbox, "reload", "-c", config)).stdout == "nothing has changed\n"
+            folder.text += "[apps.phone.limits]\nwall = '9s'\n"
+            assert "live             apps.phone.limits.wall" in (await trio.to_thread.run_sync(_reload, folder)).stdout
+            folder.text += "[broken]\n"
+            refused = await trio.to_thread.run_sync(jsbox, "logs", "phone", "-c", str(folder.config))
+            assert refused.returncode == 3
+            server.process.send_signal(signal.SIGHUP)
+            with trio.fail_after(5):
+                while "the config was not reloaded" not in server.log.read_text():
+                    await trio.sleep(0.05)
+            unknown = await trio.to_thread.run_sync(jsbox, "logs", "nobody", "-c", str(_good(folder)))
+            assert (unknown.returncode, unknown.stderr.strip().splitlines()[-1]) == (
+                1,
+                "jsbox: there is no app 'nobody'",
+            )
+        follow.terminate()
+        followed, _ = follow.communicate(timeout=10)
+    assert followed.splitlines()[0].endswith("INFO     first")
+
+
+def _reload(folder: Folder) -> subprocess.CompletedProcess[str]:
+    return jsbox("reload", "-c", str(folder.config))
+
+
+def _good(folder: Folder) -> Path:
+    folder.text = folder.text.replace("[broken]\n", "")
+    return folder.config
+
+
+def test_dev_reads_lines_where_there_is_no_terminal() -> None:
+    """A whole conversation by pipe; /words do what they say; it ends with the input."""
+    typed = "9\n1\nSipho\n/new\n/hangup\n/as +27111\n/sms hello\n/nonsense\n/help\n"
+    done = jsbox("dev", str(SAMPLE / "clinic.js"), "--config", str(SAMPLE / "config.json"), input=typed)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    places = [
+        text.index(part)
+        for part in (
+            "Welcome to Thuto Clinic.",
+            "not one of the choices",
+            "What is your name?",
+            "Thank you, Sipho.",
+            "Welcome back, Sipho!",
+        )
+    ]
+    assert places == sorted(places)
+    assert "this is +27111" in text
+    assert "there is no /nonsense" in text
+
+
+def test_dev_says_what_is_wrong_with_the_app(tmp_path: Path) -> None:
+    """The error with its place, live; and a missing file or config before anything starts."""
+    app = tmp_path / "app.js"
+    app.write_text("api.on_inbound_message = function () {\n  oops();\n};")
+    done = jsbox("dev", str(app), "--sms", input="hi\n")
+    assert "ReferenceError: oops is not defined" in done.stdout
+    assert "app.js:2:3" in done.stdout
+    assert jsbox("dev", str(tmp_path / "nothing.js")).returncode == 2
+    assert jsbox("dev", str(app), "--set", "novalue").returncode == 2
+    assert jsbox("dev", str(app), "--allow", "http://x").returncode == 3
+
+
+def test_dev_is_a_phone_in_the_terminal_and_reloads(tmp_path: Path) -> None:
+    """In a real terminal: type, see, change the file, type again; Ctrl-D leaves."""
+    app = tmp_path / "app.js"
+    app.write_text("api.on_inbound_message = function (command) { " + ECHO + " };")
+    screen, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "supervisor", "dev", str(app)], stdin=terminal, stdout=terminal, stderr=terminal,
+        env=os.environ | {"TERM": "dumb", "COLUMNS": "100"}, start_new_session=True,
+    )  # fmt: skip
+    os.close(terminal)
+    try:
+        _until(screen, "you said null")
+        os.write(screen, b"hello\n")
+        _until(screen, "you said hello")
+        app.write_text(
+            "api.on_inbound_message = function (command) { " + ECHO.replace("you said", "now you say") + " };"
+        )
+        _until(screen, "the app was loaded anew")
+        os.write(screen, b"again\n")
+        _until(screen, "now you say again")
+        os.write(screen, b"\x04")
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(screen)
+
+
+def _until(screen: int, text: str) -> None:
+    """Read the terminal until a text is on it."""
+    seen, deadline = "", time.monotonic() + 20
+    while text not in seen:
+        assert time.monotonic() < deadline, seen
+        if select.select([screen], [], [], 0.2)[0]:
+            seen += os.read(screen, 4096).decode(errors="replace")

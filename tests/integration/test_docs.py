@@ -1,0 +1,94 @@
+"""The documentation is true: every example of docs/resources.md runs, and logs what it says; every command is in it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from resources.config import ConfigResource
+from resources.http import Http
+from resources.kv import Kv
+from resources.log import LogResource
+from resources.metrics import Metrics
+from resources.outbound import Outbound
+
+from ..echo_server import echo_server
+from ..gateway_client import connect
+from ..service import Folder, running
+
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = (DOCS / "resources.md").read_text("utf-8")
+EXAMPLES = re.findall(r"^### (\S.*?)\n.*?^```js\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+RESOURCES = (ConfigResource, Http, Kv, LogResource, Metrics, Outbound)
+
+
+def test_every_command_is_documented_and_no_other() -> None:
+    """The headings are the tables of the resources."""
+    documented = {
+        name.strip() for heading in re.findall(r"^### (.*)$", TEXT, re.MULTILINE) for name in heading.split(",")
+    }
+    assert documented == {name for resource in RESOURCES for name in resource.COMMANDS}
+    assert len(EXAMPLES) == len(re.findall(r"^### ", TEXT, re.MULTILINE))
+
+
+@pytest.mark.parametrize(("heading", "example"), EXAMPLES, ids=[heading.split(",")[0] for heading, _ in EXAMPLES])
+async def test_an_example_does_what_it_says(heading: str, example: str, tmp_path: Path) -> None:
+    """Run as it stands; the log has exactly the lines of its comments, in order."""
+    expected = re.findall(r"// => (.*)$", example, re.MULTILINE)
+    assert expected
+    folder = Folder(tmp_path)
+    with echo_server() as url:
+        more = (
+            'config = { greeting = "hi" }\nendpoints = { default = "phone", sms = "phone", "vumi_long:default10001" = "phone" }\n'
+            f'http = {{ connect_to = {{ "service.example.org" = "{url}" }} }}\nlimits = {{ wall = "1s" }}'
+        )
+        # The run ends by the clock: an example shows a command, not a whole app.
+        folder.app("phone", f"api.on_inbound_message = function (command) {{\n{example}\n}};", more)
+        async with running(folder) as service, connect(service.gateway_url) as client:
+            await client.say("hello", "new")
+            entries = await service.stores.logbook.newest("acct", "phone", 100)
+    lines = [entry.message for entry in reversed(entries) if not entry.message.startswith("[wall]")]
+    assert lines == expected
+
+
+def test_the_shown_config_is_the_default_config(tmp_path: Path) -> None:
+    """docs/config.md: the file loads, and its values are those of a file that says nothing."""
+    from supervisor.config import load
+
+    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "config.md").read_text("utf-8"), re.DOTALL)
+    (tmp_path / "apps").mkdir()
+    for name in ("survey.js", "survey.json", "af.json"):
+        (tmp_path / "apps" / name).write_text("{}")
+    (tmp_path / "jsbox.toml").write_text(text + "[channels.bulk]\n")
+    shown = load(tmp_path / "jsbox.toml")
+    app = '[accounts.acme]\n[apps.survey]\naccount = "acme"\njavascript = "apps/survey.js"\n'
+    given = 'config = { config = { file = "apps/survey.json" }, "translation.af" = { file = "apps/af.json" }, greeting = "hi" }\n'
+    endpoints = 'endpoints = { default = "phone", sms = "bulk", "longcode:default10001" = "bulk" }\nlimits = { heap = "48MiB" }\n'
+    channels = '[channels.phone]\napp = "survey"\ntransport_type = "ussd"\n[channels.bulk]\n'
+    (tmp_path / "jsbox.toml").write_text(app + given + endpoints + channels)
+    plain = load(tmp_path / "jsbox.toml")
+    differences = {
+        name
+        for name in ("listen", "gateway", "redis", "node", "isolation", "channels")
+        if getattr(shown, name) != getattr(plain, name)
+    }
+    assert differences == set()
+    assert shown.accounts["acme"].kv.soft == plain.accounts["acme"].kv.soft
+    assert shown.apps["survey"] == plain.apps["survey"]
+
+
+def test_the_readme_shows_the_defaults() -> None:
+    """The table of limits has every limit with its default."""
+    from supervisor.config.convert import CONVERTER
+    from supervisor.config.model import Limits
+
+    readme = (DOCS.parent / "README.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| (\S+) \|", readme, re.MULTILINE))
+    assert set(rows) == {
+        name for name in Limits.__annotations__ if name not in ("jit", "fallback_reply", "command_timeouts")
+    }
+    values = {name: json.loads(value) if value.isdigit() else value for name, value in rows.items()}
+    assert CONVERTER.structure(values, Limits) == Limits()

@@ -1,0 +1,74 @@
+"""A whole service inside the test's own Trio, for tests that look at it from within."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+from attrs import define
+from attrs import field as attribute
+
+from supervisor.config import load
+from supervisor.service import Service, open_service
+
+HEAD = 'version = 1\n[listen]\ngateway = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\n'
+
+
+@define
+class Folder:
+    """Where a test's config and apps are."""
+
+    path: Path
+    text: str = HEAD
+    apps: dict[str, str] = attribute(factory=dict)
+
+    def app(
+        self, name: str, javascript: str, more: str = "", account: str = "acct", channel: str | None = None
+    ) -> None:
+        """Add an app with a channel of the same name (or the one given); `more` are further lines of its table."""
+        source = (
+            javascript
+            if "api.on_" in javascript
+            else f"api.on_inbound_message = function (command) {{ {javascript} }};"
+        )
+        (self.path / f"{name}.js").write_text(source)
+        self.text += f'[apps.{name}]\naccount = "{account}"\njavascript = "{name}.js"\n{more}\n'
+        self.text += f'[channels.{channel or name}]\napp = "{name}"\ntransport_type = "ussd"\n'
+
+    @property
+    def config(self) -> Path:
+        """The config file, written."""
+        file = self.path / "jsbox.toml"
+        file.write_text(self.text)
+        return file
+
+
+@asynccontextmanager
+async def running(folder: Folder) -> AsyncIterator[Service]:
+    """The service for a folder's config."""
+    file = folder.config
+    failure: Exception | None = None
+    async with open_service(load(file), partial(load, file)) as service:
+        try:
+            yield service
+        except Exception as error:  # raised again outside of a dozen nurseries, where it can be read
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+async def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+    """Wait until a condition holds."""
+    with trio.fail_after(seconds):
+        while not condition():
+            await trio.sleep(0.01)
+
+
+REPLY = (
+    "api.request('outbound.reply_to', {content: %s, in_reply_to: command.msg.message_id}, function () { api.done(); });"
+)
+ECHO = REPLY % "'you said ' + command.msg.content"

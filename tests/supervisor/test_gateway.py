@@ -1,0 +1,442 @@
+"""The gateway protocol, black-box over WebSocket: every message, every close code, nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio_websocket import ConnectionClosed, HandshakeError
+
+from supervisor.gateway import connection as connection_module
+from supervisor.service import Service
+from supervisor.websocket import open_websocket
+
+from ..gateway_client import connect
+from ..service import ECHO, REPLY, Folder, running
+
+TOKEN = "tok-1"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+async def service(folder: Folder) -> AsyncIterator[Service]:
+    """An echo app on channel phone; other channels for other cases."""
+    folder.text += '[gateway]\ncredit = 4\nack_timeout = "300ms"\nmax_frame = "8KiB"\n'
+    folder.app("phone", ECHO)
+    folder.app(
+        "slow",
+        "setTimeout = require('timers').setTimeout; setTimeout(function () { api.done(); }, 300);",
+        'modules = ["timers"]',
+    )
+    folder.text += f'[channels.secret]\napp = "phone"\ntokens = ["{hashlib.sha256(TOKEN.encode()).hexdigest()}"]\n'
+    folder.text += "[channels.nobody]\n"
+    async with running(folder) as service:
+        yield service
+
+
+def inbound(message_id: str, **fields: Any) -> dict[str, Any]:
+    msg = {"message_id": message_id, "from_addr": "+27", "content": "hi"} | fields
+    return {"type": "inbound", "id": f"g-{message_id}", "msg": msg}
+
+
+async def test_a_message_is_accepted_answered_and_accounted_for(service: Service) -> None:
+    """welcome, accepted, outbound, outcome, in this order; the outcome after the run's outbounds."""
+    async with connect(service.gateway_url) as client:
+        await client.send(inbound("m1", session_event="new"))
+        await client.expect("outcome", message_id="m1")
+        kinds = [frame["type"] for frame in client.frames]
+        assert kinds == ["accepted", "outbound"]
+        accepted, outbound = client.frames
+    assert accepted == {"type": "accepted", "id": "g-m1", "message_id": "m1", "duplicate": False}
+    assert (outbound["delivery"], outbound["attempt"]) == (1, 1)
+    msg = outbound["msg"]
+    assert (msg["content"], msg["in_reply_to"], msg["to_addr"]) == ("you said hi", "m1", "+27")
+    assert (msg["transport_name"], msg["transport_type"]) == ("phone", "ussd")
+
+
+async def test_welcome_states_the_terms(service: Service) -> None:
+    """Connection, credit and frame size; the client's first frame must be hello."""
+    async with open_websocket(service.gateway_url, ["jsbox.v1"]) as socket:
+        await socket.send_message('{"type":"hello","channel":"phone"}')
+        welcome = json.loads(await socket.get_message())
+        assert socket.subprotocol == "jsbox.v1"
+    assert welcome == {"type": "welcome", "connection": "c1", "credit": 4, "max_frame": 8192}
+
+
+async def test_the_server_fills_in_and_keeps(service: Service, folder: Folder) -> None:
+    """Absent fields get their values, unknown ones stay, and metadata comes back in the reply."""
+    async with connect(service.gateway_url) as client:
+        fields = {
+            "transport_metadata": {"session": 7},
+            "routing_metadata": {"x": 1},
+            "helper_metadata": {"h": 2},
+            "provider": "vodacom",
+        }
+        await client.send(
+            {
+                "type": "inbound",
+                "id": "1",
+                "msg": {"content": "hi", "session_event": "new", "own": 5, **fields},
+                "endpoint": "other",
+            }
+        )
+        accepted = await client.expect("accepted")
+        assert len(accepted["message_id"]) == 32
+        reply = (await client.expect("outbound"))["msg"]
+    assert reply["transport_metadata"] == {"session": 7}
+    assert reply["routing_metadata"] == {"x": 1, "endpoint_name": "other"}
+    assert reply["helper_metadata"]["h"] == 2
+    assert reply["provider"] == "vodacom"
+    assert reply["in_reply_to"] == accepted["message_id"]
+
+
+@pytest.mark.parametrize(
+    ("msg", "path", "detail"),
+    [
+        ("text", "msg", "expected an object, got 'text'"),
+        ({"session_event": "start"}, "msg.session_event", "expected null, new, resume or close, got 'start'"),
+        ({"content": 5}, "msg.content", "expected a string or null, got 5"),
+        ({"from_addr": ["x"]}, "msg.from_addr", "expected a string"),
+        ({"from_addr": "x" * 500}, "msg.from_addr", "expected a string of at most 400 characters"),
+        ({"message_id": ""}, "msg.message_id", "expected a string of 1 to 200 characters, got ''"),
+        ({"message_id": 7}, "msg.message_id", "expected a string of 1 to 200 characters, got 7"),
+        ({"timestamp": "yesterday"}, "msg.timestamp", "expected a date"),
+        ({"timestamp": "2013-13-24 14:01:41"}, "msg.timestamp", "expected a date"),
+        ({"helper_metadata": []}, "msg.helper_metadata", "expected an object, got []"),
+        ({"message_version": "2"}, "msg.message_version", "expected '20110921'"),
+        ({"message_type": "event"}, "msg.message_type", "expected 'user_message'"),
+    ],
+)  # fmt: skip
+async def test_a_bad_message_is_rejected_with_the_field(service: Service, msg: Any, path: str, detail: str) -> None:
+    """code bad_message, the path, what was expected and what came; the connection goes on."""
+    async with connect(service.gateway_url) as client:
+        await client.send({"type": "inbound", "id": "x", "msg": msg})
+        rejected = await client.expect("rejected")
+        assert (rejected["id"], rejected["code"], rejected["path"], rejected["retry_after"]) == (
+            "x",
+            "bad_message",
+            path,
+            None,
+        )
+        assert rejected["detail"].startswith(detail), rejected
+        outcome, _ = await client.say("still there")
+        assert outcome["outcome"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("event", "path"),
+    [
+        ({}, "event.event_type"),
+        ({"event_type": "ack"}, "event.user_message_id"),
+        ({"event_type": "bounce", "user_message_id": "m"}, "event.event_type"),
+        ({"event_type": "ack", "user_message_id": "m"}, "event.sent_message_id"),
+        ({"event_type": "nack", "user_message_id": "m", "nack_reason": None}, "event.nack_reason"),
+        (
+            {"event_type": "delivery_report", "user_message_id": "m", "delivery_status": "lost"},
+            "event.delivery_status",
+        ),
+    ],
+)
+async def test_a_bad_event_is_rejected_with_the_field(service: Service, event: Any, path: str) -> None:
+    """Each type of event has a field that it needs."""
+    async with connect(service.gateway_url) as client:
+        await client.send({"type": "event", "id": "x", "event": event})
+        rejected = await client.expect("rejected")
+        assert (rejected["code"], rejected["path"]) == ("bad_message", path)
+
+
+async def test_dates_of_both_kinds_become_vumi_dates(service: Service, folder: Folder) -> None:
+    """RFC 3339 with an offset is converted to UTC; what the app sees is a Vumi date."""
+    (folder.path / "phone.js").write_text(
+        f"api.on_inbound_message = function (command) {{ {REPLY % 'command.msg.timestamp'} }};"
+    )
+    await service.reload()
+    async with connect(service.gateway_url) as client:
+        for given, seen in (
+            ("2013-04-24 14:01:41.803693", "2013-04-24 14:01:41.803693"),
+            ("2013-04-24 14:01:41", "2013-04-24 14:01:41.000000"),
+            ("2013-04-24T14:01:41+02:00", "2013-04-24 12:01:41.000000"),
+            ("2013-04-24T14:01:41.5Z", "2013-04-24 14:01:41.500000"),
+        ):
+            _, replies = await client.say("x", timestamp=given)
+            assert replies[0]["content"] == seen
+
+
+async def test_a_repeated_id_is_a_duplicate_and_runs_once(service: Service) -> None:
+    """Also on another connection."""
+    async with connect(service.gateway_url) as client:
+        await client.send(inbound("m1"))
+        await client.expect("outcome", message_id="m1")
+        await client.send(inbound("m1"))
+        assert (await client.expect_that(lambda f: f["type"] == "accepted" and f["duplicate"]))["message_id"] == "m1"
+    async with connect(service.gateway_url) as client:
+        await client.send(inbound("m1"))
+        assert (await client.expect("accepted"))["duplicate"] is True
+        await client.send(inbound("m2"))
+        await client.expect("outcome", message_id="m2")
+        assert [f["msg"]["in_reply_to"] for f in client.frames if f["type"] == "outbound"] == ["m2"]
+
+
+async def test_what_is_not_acknowledged_comes_again(service: Service) -> None:
+    """With attempt rising, on the same connection while it lasts, then on the next; not after the ack."""
+    async with connect(service.gateway_url, acknowledge=False) as client:
+        await client.send(inbound("m1"))
+        first = await client.expect("outbound", attempt=1)
+        again = await client.expect("outbound", attempt=2)
+        assert again["msg"] == first["msg"]
+        assert again["delivery"] == first["delivery"]
+    async with connect(service.gateway_url, acknowledge=False) as client:
+        third = await client.expect("outbound", attempt=3)
+        assert third["msg"] == first["msg"]
+        await client.send({"type": "ack", "delivery": third["delivery"]})
+        await client.send({"type": "ack", "delivery": third["delivery"]})  # twice does no harm
+        await client.send({"type": "ack", "delivery": 999})
+        await trio.sleep(1.5)
+        assert not [f for f in client.frames if f["type"] == "outbound"]
+    assert await service.stores.outbox.waiting("phone") == 0
+
+
+async def test_outbounds_wait_while_nobody_is_connected(service: Service) -> None:
+    """More than fit in memory, and they come in order when somebody connects."""
+    for n in range(1500):
+        await service.stores.outbox.post("phone", {"message_id": str(n), "in_reply_to": None, "content": str(n)})
+    async with connect(service.gateway_url, window=50) as client:
+        await client.expect("outbound", seconds=20, delivery=1500)
+        got = [frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"]
+    assert got == [str(n) for n in range(1499)]
+
+
+async def test_the_window_bounds_what_is_unacknowledged(service: Service) -> None:
+    """A client that does not acknowledge has at most its window in hand."""
+    for n in range(10):
+        await service.stores.outbox.post("phone", {"message_id": str(n), "in_reply_to": None, "content": str(n)})
+    async with connect(service.gateway_url, acknowledge=False, window=3) as client:
+        await client.expect("outbound", delivery=3)
+        await trio.sleep(0.1)
+        assert not [f for f in client.frames if f["type"] == "outbound" and f["delivery"] > 3]
+        await client.send({"type": "ack", "delivery": 2})
+        await client.expect("outbound", delivery=4)
+
+
+async def test_replies_go_back_where_the_message_came_from(service: Service) -> None:
+    """With two connections of one channel each gets the replies to what it brought; outcomes go to all that asked."""
+    async with (
+        connect(service.gateway_url) as one,
+        connect(service.gateway_url) as other,
+        connect(service.gateway_url, outcomes=False) as quiet,
+    ):
+        for client, name in ((one, "a"), (other, "b"), (quiet, "c")):
+            await client.send(inbound(name))
+            await one.expect("outcome", message_id=name)
+        await other.expect("outcome", message_id="c")
+        assert [f["msg"]["in_reply_to"] for f in one.frames if f["type"] == "outbound"] == ["a"]
+        assert [f["msg"]["in_reply_to"] for f in other.frames if f["type"] == "outbound"] == ["b"]
+        assert [f["type"] for f in quiet.frames] == ["accepted", "outbound"]
+
+
+async def test_credit_is_spent_and_granted(service: Service) -> None:
+    """Without credit a message is rejected as overloaded; credit comes back as runs end, and then messages are taken again."""
+    async with connect(service.gateway_url, "slow") as client:
+        for n in range(6):
+            await client.send(inbound(f"m{n}", from_addr=str(n)))
+        rejected = [await client.expect("rejected", id=f"g-m{n}") for n in (4, 5)]
+        assert all((frame["code"], frame["retry_after"]) == ("overloaded", 1.0) for frame in rejected)
+        assert (await client.expect("credit"))["inbound"] == 2
+        await client.expect("credit")
+        await client.send(inbound("m4"))
+        await client.expect("outcome", message_id="m4")
+
+
+async def test_a_client_that_ignores_credit_is_closed(service: Service) -> None:
+    """After as many messages without credit as the credit was."""
+    async with connect(service.gateway_url, "slow") as client:
+        with suppress(ConnectionClosed):
+            for n in range(20):
+                await client.send(inbound(f"m{n}"))
+        assert await client.expect_close() == 4429
+
+
+async def test_a_full_queue_rejects(folder: Folder) -> None:
+    """pool.queue messages wait; more are overloaded, and nothing of them is kept."""
+    folder.app("phone", "", "pool = { queue = 2, max_processes = 1 }")
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        for n in range(5):
+            await client.send(inbound(f"m{n}", from_addr=str(n)))
+            await client.expect_that(lambda f: f["type"] in ("accepted", "rejected"))
+        assert service.dispatcher.waiting("phone") == 2
+        rows = [place async for place, _ in service.stores.journal.unfinished("acct", "phone")]
+        assert len(rows) == 3
+
+
+async def test_the_messages_of_one_user_are_handled_in_order(folder: Folder) -> None:
+    """A user's next message waits for the run of the one before; other users' run beside it."""
+    javascript = """
+    var setTimeout = require('timers').setTimeout;
+    api.on_inbound_message = function (command) {
+        api.log_info('begin ' + command.msg.content, function () {
+            setTimeout(function () { api.log_info('end ' + command.msg.content, function () { api.done(); }); }, 50);
+        });
+    };"""
+    folder.app("phone", javascript, 'modules = ["timers"]')
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        for n in range(4):
+            for user in "ab":
+                await client.send(inbound(f"{user}{n}", from_addr=user, content=f"{user}{n}"))
+        for n in range(4):
+            for user in "ab":
+                await client.expect("outcome", message_id=f"{user}{n}")
+        lines = [entry.message for entry in reversed(await service.stores.logbook.newest("acct", "phone", 100))]
+    for user in "ab":
+        own = [line for line in lines if line.split()[1][0] == user]
+        assert own == [f"{word} {user}{n}" for n in range(4) for word in ("begin", "end")]
+    assert lines[:2] in (["begin a0", "begin b0"], ["begin b0", "begin a0"])
+
+
+@pytest.mark.parametrize(
+    ("first", "code", "name"),
+    [
+        ("not json", 4400, "protocol"),
+        ("[]", 4400, "protocol"),
+        ('{"type":"nothing"}', 4400, "protocol"),
+        ('{"type":"inbound","id":"1","msg":{}}', 4400, "protocol"),
+        ('{"type":"hello"}', 4400, "protocol"),
+        ('{"type":"hello","channel":5}', 4400, "protocol"),
+        ('{"type":"hello","channel":"phone","window":0}', 4400, "protocol"),
+        ('{"type":"hello","channel":"phone","window":"x"}', 4400, "protocol"),
+        ('{"type":"hello","channel":"nowhere"}', 4403, "channel"),
+        ('{"type":"hello","channel":"secret"}', 4401, "token"),
+        ('{"type":"hello","channel":"secret","token":"wrong"}', 4401, "token"),
+        ('{"type":"hello","channel":"phone","x":"' + "y" * 9000 + '"}', 4413, "frame_too_big"),
+    ],
+)
+async def test_a_bad_start_is_closed_with_its_code(service: Service, first: str, code: int, name: str) -> None:
+    """The reason is said in an error frame first."""
+    async with connect(service.gateway_url, None) as client:
+        await client.send(first)
+        error = await client.expect("error")
+        assert (error["code"], error["fatal"]) == (name, True)
+        assert error["detail"]
+        assert await client.expect_close() == code
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        ("oops", 4400), ('{"type":"welcome"}', 4400), ('{"type":"hello","channel":"phone"}', 4400), ('{"type":"ack"}', 4400),
+        ('{"type":"ack","delivery":"1"}', 4400), ('{"type":"inbound","msg":{}}', 4400), ('{"type":"inbound","id":1,"msg":{}}', 4400),
+        ('{"type":"inbound","id":"1","msg":{"content":"' + "é" * 5000 + '"}}', 4413),
+        ("[" * 5000, 4400),
+    ],
+)  # fmt: skip
+async def test_a_bad_frame_later_is_closed_with_its_code(service: Service, frame: str, code: int) -> None:
+    """The protocol holds to the end."""
+    async with connect(service.gateway_url) as client:
+        await client.send(frame)
+        assert await client.expect_close() == code
+
+
+async def test_a_silent_client_is_closed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hello in time: 4408."""
+    monkeypatch.setattr(connection_module, "HELLO_SECONDS", 0.2)
+    async with connect(service.gateway_url, None) as client:
+        assert await client.expect_close() == 4408
+
+
+async def test_tokens_come_in_the_header_or_in_hello(service: Service) -> None:
+    """Either way; compared by digest."""
+    async with connect(service.gateway_url, "secret", token=TOKEN) as client:
+        assert (await client.say("x"))[0]["outcome"] == "ok"
+    async with connect(
+        service.gateway_url, "secret", headers=[(b"Authorization", b"Bearer " + TOKEN.encode())]
+    ) as client:
+        assert (await client.say("x"))[0]["outcome"] == "ok"
+
+
+async def test_web_pages_may_not_use_a_channel_without_tokens(service: Service) -> None:
+    """A browser on this host says which page it shows; only pages from this host may."""
+    async with connect(service.gateway_url, headers=[(b"Origin", b"https://evil.example")]) as client:
+        assert await client.expect_close() == 4401
+    async with connect(service.gateway_url, headers=[(b"Origin", b"http://localhost:8420")]) as client:
+        assert (await client.say("x"))[0]["outcome"] == "ok"
+
+
+async def test_other_paths_and_protocols_are_refused(service: Service) -> None:
+    """Before there is a WebSocket."""
+    for url, protocols in ((service.gateway_url + "2", ["jsbox.v1"]), (service.gateway_url, ["chat"])):
+        with pytest.raises((HandshakeError, ExceptionGroup)):
+            async with open_websocket(url, protocols):
+                pass
+
+
+async def test_a_channel_without_an_app_rejects(service: Service) -> None:
+    """It is for outbound only."""
+    async with connect(service.gateway_url, "nobody") as client:
+        await client.send(inbound("m1"))
+        rejected = await client.expect("rejected")
+        assert (rejected["code"], rejected["detail"]) == ("no_app", "channel nobody has no app")
+
+
+async def test_a_run_outlives_the_connection_that_brought_its_message(service: Service) -> None:
+    """The client leaves at once; the reply waits for the next."""
+    async with connect(service.gateway_url) as client:
+        await client.send(inbound("m1"))
+        await client.expect("accepted")
+    async with connect(service.gateway_url) as client:
+        assert (await client.expect("outbound"))["msg"]["in_reply_to"] == "m1"
+
+
+async def test_a_drain_is_announced_and_runs_end(folder: Folder) -> None:
+    """drain, then nothing new is taken, what is in hand ends and is delivered, and the connection closes with 1012."""
+    javascript = "require('timers').setTimeout(function () { " + ECHO + " }, 300);"
+    folder.app("phone", javascript, 'modules = ["timers"]')
+    async with running(folder) as service, connect(service.gateway_url) as client, trio.open_nursery() as nursery:
+        await client.send(inbound("m1"))
+        await client.expect("accepted")
+        await trio.sleep(0.1)
+        nursery.start_soon(service.drain)
+        assert (await client.expect("drain"))["deadline_ms"] == 20000
+        await client.send(inbound("m2"))
+        assert (await client.expect("rejected"))["code"] == "draining"
+        await client.expect("outbound")
+        await client.expect("outcome", outcome="ok")
+        service.gateway.close_all()
+        assert await client.expect_close() == 1012
+
+
+async def test_events_reach_the_app_as_configured(folder: Folder) -> None:
+    """always: they do; never and by default: they do not, and the log says so; app: as its own JSON config says."""
+    event = {"event_type": "ack", "user_message_id": "u1", "sent_message_id": "s1"}
+    handler = "api.on_inbound_event = function (command) { api.log_info('event ' + command.msg.event_type, function () { api.done(); }); };"
+    cases = {
+        "always": ('events = "always"', "event ack"),
+        "never": ('events = "never"', "Ignoring event for conversation: never"),
+        "default": ("", "Ignoring event for conversation: default"),
+        "wants": ("config = { config = '{\"process_events\": true}' }", "event ack"),
+        "broken": ("config = { config = '{' }", "The config key 'config' is not JSON"),
+    }
+    for name, (more, _) in cases.items():
+        folder.app(name, handler, more)
+    async with running(folder) as service:
+        for name, (_, logged) in cases.items():
+            async with connect(service.gateway_url, name) as client:
+                await client.send({"type": "event", "id": "1", "event": event | {"event_id": name}})
+                accepted = await client.expect("accepted")
+                assert accepted["event_id"] == name
+                if logged == "event ack":
+                    assert (await client.expect("outcome"))["event_id"] == name
+                with trio.fail_after(5):
+                    while not (entries := await service.stores.logbook.newest("acct", name, 10)):
+                        await trio.sleep(0.02)
+                assert entries[0].message.startswith(logged)
+                await client.send({"type": "event", "id": "2", "event": event | {"event_id": name}})
+                assert (await client.expect("accepted", id="2"))["duplicate"] is True
