@@ -19,7 +19,6 @@ Payload = dict[str, Any]
 VERSION = "20110921"
 ID_MAX = 200  # characters of a message_id or event_id
 ADDRESS_MAX = 400
-DATE = "%Y-%m-%d %H:%M:%S.%f"
 SESSION_EVENTS = (None, "new", "resume", "close")
 EVENT_TYPES = ("ack", "nack", "delivery_report")
 DELIVERY_STATUSES = ("pending", "failed", "delivered")
@@ -46,8 +45,15 @@ class BadMessage(Exception):
 
 
 def vumi_date(moment: datetime) -> str:
-    """A UTC moment as `2013-04-24 14:01:41.803693`."""
-    return moment.strftime(DATE)
+    """A moment as `2013-04-24 14:01:41.803693`, in UTC; one without a zone is in UTC already."""
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(UTC).replace(tzinfo=None)
+    return moment.isoformat(" ", "microseconds")  # strftime would not pad years before 1000
+
+
+def moment_of(date: str) -> datetime:
+    """The UTC moment of a Vumi date."""
+    return datetime.fromisoformat(date).replace(tzinfo=UTC)
 
 
 def now() -> str:
@@ -183,9 +189,9 @@ def _vumi_timestamp(text: str) -> str:
     day, clock, fraction, zone = found.groups()
     try:
         moment = datetime.fromisoformat(f"{day}T{clock}{(fraction or '.0')[:7]:0<7}{zone or 'Z'}")
-    except ValueError as error:
+        return vumi_date(moment)
+    except (ValueError, OverflowError) as error:
         raise BadMessage("msg.timestamp", f"expected a date, got {shown(text)}") from error
-    return vumi_date(moment.astimezone(UTC))
 
 
 def delivery_class(transport_type: str | None) -> str:
@@ -216,9 +222,9 @@ def push_trigger(address: str, transport_name: str | None = None) -> Payload:
 def reply(
     to: Payload, content: str | None, *, close: bool, to_group: bool, helper_metadata: Mapping[str, Any]
 ) -> Payload:
-    """The reply to a message that was delivered to an app: to its sender, or to its group."""
+    """The reply to a message that was delivered to an app: to its sender, or to its group. The outbox gives it its message_id."""
     return {
-        "message_version": VERSION, "message_type": "user_message", "timestamp": now(), "message_id": new_id(),
+        "message_version": VERSION, "message_type": "user_message", "timestamp": now(),
         "in_reply_to": to["message_id"],
         "to_addr": None if to_group and to["group"] is not None else to["from_addr"],
         "from_addr": to["to_addr"],
@@ -239,9 +245,9 @@ def send(
     helper_metadata: Mapping[str, Any],
     session_event: str | None = None,
 ) -> Payload:
-    """A message to an address, in reply to nothing."""
+    """A message to an address, in reply to nothing. The outbox gives it its message_id."""
     return {
-        "message_version": VERSION, "message_type": "user_message", "timestamp": now(), "message_id": new_id(),
+        "message_version": VERSION, "message_type": "user_message", "timestamp": now(),
         "in_reply_to": None, "to_addr": to_addr, "from_addr": None, "to_addr_type": None, "from_addr_type": None,
         "content": content, "session_event": session_event, "transport_name": None, "transport_type": None,
         "transport_metadata": {}, "routing_metadata": {"endpoint_name": endpoint},

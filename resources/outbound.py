@@ -10,6 +10,7 @@ from attrs import frozen
 from .contract import Caller, Refused, Resource, command
 from .convert import Json, parameter
 from .messages import Payload, go_metadata, missing_from, reply, send, shown
+from .stores.identity import Sender
 from .stores.outbox import Outbox, OutboxFull
 from .stores.redis import Unavailable
 
@@ -113,14 +114,14 @@ class Outbound(Resource):
         if channel is None:
             raise Refused(f"Tag ({shown(request.tagpool)}, {shown(request.tag)}) not held by account")
         message = send(request.to_addr, request.content, endpoint=endpoint, helper_metadata=_go(caller))
-        await self._post(channel, message)
+        await self._post(caller, channel, message)
         return Done()
 
     async def _send(self, caller: Caller, request: SendTo | SendToEndpoint) -> Done:
         metadata = _go(caller) | _allowed_metadata(caller, request.helper_metadata)
         channel = _channel_of(caller, request.endpoint)
         message = send(request.to_addr, request.content, endpoint=request.endpoint, helper_metadata=metadata)
-        await self._post(channel, message)
+        await self._post(caller, channel, message)
         return Done()
 
     async def _reply(self, caller: Caller, request: Reply, *, to_group: bool) -> Done:
@@ -141,7 +142,7 @@ class Outbound(Resource):
             message = reply(to, request.content, close=close, to_group=to_group, helper_metadata=metadata)
         before, caller.replied = caller.replied, True  # at once: a run cut off in the middle may have replied
         try:
-            await self._post(channel, message)
+            await self._post(caller, channel, message)
         except Refused:
             caller.replied = before
             raise
@@ -150,9 +151,9 @@ class Outbound(Resource):
             raise
         return Done()
 
-    async def _post(self, channel: str, message: Payload) -> None:
+    async def _post(self, caller: Caller, channel: str, message: Payload) -> None:
         try:
-            await self.outbox.post(channel, message)
+            await self.outbox.post(channel, Sender(caller.account, caller.app), message)
         except OutboxFull as full:
             raise Refused(str(full)) from full
 

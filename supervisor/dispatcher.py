@@ -7,7 +7,7 @@ the journal is run whether or not anybody still waits for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from itertools import count
@@ -19,6 +19,7 @@ from attrs import define, field, frozen
 
 from resources.contract import Caller
 from resources.messages import for_app, go_metadata, is_session_start, reply
+from resources.stores.identity import Sender
 from resources.stores.journal import Entry, Journal
 from resources.stores.logbook import Logbook
 from resources.stores.outbox import Outbox, OutboxFull
@@ -96,6 +97,7 @@ class Dispatcher:
     _announce: Callable[[Ended, Then], None]
     programs: Mapping[str, Program] = field(factory=dict, init=False)
     _lanes: dict[str, Lanes[_Job]] = field(factory=dict, init=False)
+    _by_channel: dict[str, list[Program]] = field(factory=dict, init=False)
     _known: set[tuple[str, str]] = field(factory=set, init=False)  # app and place of everything waiting or in hand
     _owed: list[_Job] = field(factory=list, init=False)  # runs that ended and could not be struck from the journal
     _ended_meanwhile: set[tuple[str, str]] | None = field(default=None, init=False)  # during `recover`
@@ -107,9 +109,17 @@ class Dispatcher:
     def update(self, programs: Mapping[str, Program]) -> None:
         """The apps as they are now; holds from the next run."""
         self.programs = programs
+        self._by_channel = {}
+        for program in programs.values():
+            for channel in set(program.app.endpoints.values()):
+                self._by_channel.setdefault(channel, []).append(program)
         self._pool.update({name: program.app for name, program in programs.items()})
         for name in self._lanes:
             self._start_some(name)
+
+    def that_send_over(self, channel: str) -> Sequence[Program]:
+        """The apps that have an endpoint on a channel."""
+        return self._by_channel.get(channel, ())
 
     def has_room(self, app: str, more: int = 1) -> bool:
         """Whether so many messages may still wait for this app."""
@@ -284,7 +294,7 @@ class Dispatcher:
                 helper_metadata={"go": go_metadata(app.account, app.name)},
             )
             try:
-                await self._outbox.post(caller.channel, answer)
+                await self._outbox.post(caller.channel, Sender(app.account, app.name), answer)
             except (Unavailable, OutboxFull) as error:
                 log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
                 text = ""

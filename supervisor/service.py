@@ -28,11 +28,13 @@ from resources.outbound import Outbound, OutboundSettings
 from resources.stores.allow import AllowList
 from resources.stores.egress import Policy, open_egress
 from resources.stores.graphite import Graphite, Target, open_graphite
+from resources.stores.identity import open_message_ids
 from resources.stores.journal import Entry, Journal
 from resources.stores.keyspace import Keyspace
 from resources.stores.logbook import Logbook
 from resources.stores.outbox import Outbox
 from resources.stores.redis import Redis, Unavailable, open_redis
+from resources.stores.statistics import Statistics
 
 from .admin import AdminServices, PushResult, admin_app
 from .config import Address, Config
@@ -204,6 +206,7 @@ class Service:
             channels=lambda: self.config.channels,
             outlet=self.deliveries.outlet,
             journal=self.stores.journal,
+            ids=self.stores.outbox.ids,
             dispatcher=self.dispatcher,
             observer=self.observer,
             is_draining=lambda: self.is_draining,
@@ -237,7 +240,9 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
         deliveries = await stack.enter_async_context(open_deliveries(observer, config.gateway.ack_timeout))
         graphite = await stack.enter_async_context(open_graphite())
         egress = await stack.enter_async_context(open_egress())
-        outbox = Outbox(stores_redis, deliveries.announce)
+        ids = await open_message_ids(stores_redis)
+        statistics = Statistics(stores_redis)
+        outbox = Outbox(stores_redis, ids, statistics, deliveries.announce)
         deliveries.outbox = outbox
         stores = Stores(stores_redis, Journal(stores_redis), outbox, Logbook(stores_redis), graphite)
         resources: list[Resource] = [

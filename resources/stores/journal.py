@@ -14,12 +14,13 @@ from attrs import field, frozen
 from .keys import account_key
 from .redis import Command, Redis
 from .scripts import Script, script
+from .statistics import prefix_of, second_of
 
 REMEMBERED = 24 * 3600  # seconds for which an id that was seen is a duplicate
 PAGE = 500  # entries read at a time
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     """What came in: a message or an event (as Vumi's JSON objects), on a channel, for an app of an account."""
 
     kind: Literal["message", "event"]
@@ -27,6 +28,7 @@ class Entry(msgspec.Struct, frozen=True):
     app: str
     channel: str
     payload: dict[str, Any]
+    counted: bool = False  # whether the message statistics know it
 
     @property
     def id(self) -> str:
@@ -51,12 +53,14 @@ class Journal:
     _accept: Script = field(factory=lambda: script("journal_accept"), init=False)
 
     async def accept(self, entries: Sequence[Entry]) -> list[Accepted]:
-        """Write entries, in order, each unless its id was seen in the last 24 hours on its channel."""
+        """Write entries and count them, in order, each unless its id was seen in the last 24 hours on its channel."""
         commands: list[Command] = []
         for entry in entries:
             seen = account_key(entry.account, "seen", entry.channel, entry.kind, entry.id)
             stream = account_key(entry.account, "in", entry.app)
-            commands.append(self._accept.call((seen, stream), REMEMBERED, msgspec.json.encode(entry)))
+            text = msgspec.json.encode(entry)
+            counts = (prefix_of(entry.account), entry.app, *_counts(entry))
+            commands.append(self._accept.call((seen, stream), REMEMBERED, text, *counts))
         return [Accepted(place.decode(), bool(seen)) for place, seen in await self.redis.execute_many(commands)]
 
     async def finish(self, entry: Entry, place: str) -> None:
@@ -73,3 +77,13 @@ class Journal:
             if len(page) < PAGE:
                 return
             start = "(" + page[-1][0].decode()
+
+
+def _counts(entry: Entry) -> tuple[Any, ...]:
+    """What is to be counted of an entry, as journal_accept.lua has it."""
+    payload = entry.payload
+    if not entry.counted:
+        return ("", "", "")
+    if entry.kind == "message":
+        return ("message", payload["from_addr"] or "", second_of(payload["timestamp"]))
+    return ("event", payload["event_type"], payload.get("delivery_status", "") or "")

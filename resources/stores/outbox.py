@@ -4,17 +4,23 @@ acknowledged it. One Redis stream per channel; a message's delivery number is it
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from attrs import field, frozen
 
+from .identity import MessageIds, Sender
 from .keys import channel_key
-from .redis import Redis
+from .redis import Redis, Unavailable
 from .scripts import Script, script
+from .statistics import Statistics
 
 WAITING_MAX = 100_000  # messages of a channel that nobody has acknowledged; more are refused
+
+
+log = logging.getLogger(__name__)
 
 
 class OutboxFull(Exception):
@@ -43,15 +49,18 @@ class Outbox:
     """
 
     redis: Redis
+    ids: MessageIds
+    statistics: Statistics
     announce: Callable[[str, Parcel | None], None] = no_one
     _post: Script = field(factory=lambda: script("outbox_post"), init=False)
 
-    async def post(self, channel: str, message: Mapping[str, Any]) -> int:
-        """Put a message into a channel's outbox and return its delivery number.
+    async def post(self, channel: str, sender: Sender, message: Mapping[str, Any]) -> int:
+        """Give a message its message_id, put it into a channel's outbox, count it, and return its delivery number.
 
         Raises:
             OutboxFull: Too many wait already.
         """
+        message = {"message_id": self.ids.new(channel, sender), **message}
         text = msgspec.json.encode(message)
         try:
             keys = (channel_key(channel, "posted"), channel_key(channel, "out"))
@@ -62,6 +71,10 @@ class Outbox:
         if not delivery:
             raise OutboxFull(f"{WAITING_MAX} messages wait on channel {channel}")
         self.announce(channel, Parcel(delivery, text, message["in_reply_to"]))
+        try:
+            await self.statistics.count_outbound(sender, message)
+        except Unavailable as error:  # it is on its way all the same
+            log.warning("app %s: a message that was sent may be missing in its statistics: %s", sender.app, error)
         return delivery
 
     async def after(self, channel: str, delivery: int, count: int) -> list[Parcel]:

@@ -13,20 +13,21 @@ import ipaddress
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import trio
 from attrs import define, field, frozen
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from resources.messages import BadMessage, complete_event, complete_message
+from resources.messages import BadMessage, Payload, complete_event, complete_message
+from resources.stores.identity import MessageIds, Sender
 from resources.stores.journal import Accepted, Entry, Journal
 from resources.stores.redis import Unavailable
 
 from ..config.model import Channel
 from ..config.model import Gateway as GatewaySettings
-from ..dispatcher import Dispatcher
+from ..dispatcher import Dispatcher, Program
 from ..observe import Observer
 from . import frames
 from .delivery import Outlet
@@ -66,6 +67,7 @@ class Services:
     channels: Callable[[], Mapping[str, Channel]]  # as they are now
     outlet: Callable[[str], Outlet]
     journal: Journal
+    ids: MessageIds
     dispatcher: Dispatcher
     observer: Observer
     is_draining: Callable[[], bool]
@@ -190,26 +192,40 @@ class Connection:
             BadMessage: It is none.
         """
         channel = self._services.channels().get(self.channel.name, self.channel)
-        program = self._services.dispatcher.programs.get(channel.app)
-        if program is None:
-            detail = f"channel {channel.name} has no app" if not channel.app else f"app {channel.app} is not configured"
-            self._reject(frame.id, "no_app", detail)
-        elif self._services.is_draining():
-            self._reject(frame.id, "draining", "the server is about to restart", retry_after=RETRY_AFTER)
-        elif not self._services.dispatcher.has_room(channel.app, len(self._work) + 1):
-            detail = f"{program.app.pool.queue} messages wait for app {channel.app} already (pool.queue)"
-            self._reject(frame.id, "overloaded", detail, retry_after=RETRY_AFTER)
+        name, kind = channel.name, channel.transport_type
+        own = self._services.dispatcher.programs.get(channel.app)
+        if isinstance(frame, frames.Event):
+            payload = complete_event(frame.event, transport_name=name, transport_type=kind)
+            program, counted = self._program_of_event(payload, own)
         else:
-            name, kind = channel.name, channel.transport_type
-            if isinstance(frame, frames.Event):
-                payload = complete_event(frame.event, transport_name=name, transport_type=kind)
-                return Entry("event", program.app.account, channel.app, channel.name, payload)
             if not 0 < len(frame.endpoint) <= ENDPOINT_MAX:
                 raise BadMessage("endpoint", f"expected 1 to {ENDPOINT_MAX} characters")
             payload = complete_message(frame.msg, transport_name=name, transport_type=kind, endpoint=frame.endpoint)
-            return Entry("message", program.app.account, channel.app, channel.name, payload)
+            program, counted = own, True
+        if program is None:
+            detail = f"channel {name} has no app" if not channel.app else f"app {channel.app} is not configured"
+            self._reject(frame.id, "no_app", detail)
+        elif self._services.is_draining():
+            self._reject(frame.id, "draining", "the server is about to restart", retry_after=RETRY_AFTER)
+        elif not self._services.dispatcher.has_room(program.app.name, len(self._work) + 1):
+            detail = f"{program.app.pool.queue} messages wait for app {program.app.name} already (pool.queue)"
+            self._reject(frame.id, "overloaded", detail, retry_after=RETRY_AFTER)
+        else:
+            app = program.app
+            what: Literal["message", "event"] = "event" if isinstance(frame, frames.Event) else "message"
+            return Entry(what, app.account, app.name, name, payload, counted)
         self._release()
         return None
+
+    def _program_of_event(self, event: Payload, own: Program | None) -> tuple[Program | None, bool]:
+        """The app that sent the message which an event is about, and True; else the channel's own app, and False."""
+        name = self.channel.name
+        candidates = [own] if own is not None else []
+        for program in (*candidates, *self._services.dispatcher.that_send_over(name)):
+            sender = Sender(program.app.account, program.app.name)
+            if self._services.ids.is_from(event["user_message_id"], name, sender):
+                return program, True
+        return own, False
 
     def _reject(self, frame_id: str, code: str, detail: str, retry_after: float | None = None) -> None:
         self._services.observer.inbound(self.channel.name, code)

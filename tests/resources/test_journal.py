@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import trio
 
+from resources.stores.identity import MessageIds, Sender
 from resources.stores.journal import Entry, Journal
 from resources.stores.outbox import Outbox, Parcel
 from resources.stores.redis import Redis
+from resources.stores.statistics import Statistics
+
+SENDER = Sender("acct", "app")
 
 
 def entry(message_id: str, app: str = "app", channel: str = "phone") -> Entry:
@@ -46,14 +50,14 @@ async def test_what_is_unfinished_comes_back_in_order(redis: Redis) -> None:
 
 
 def message(n: int) -> dict[str, object]:
-    return {"message_id": f"o{n}", "in_reply_to": None, "content": str(n)}
+    return {"in_reply_to": None, "content": str(n), "to_addr": "+27", "timestamp": "2026-01-01 00:00:00.000000"}
 
 
 async def test_parcels_are_numbered_and_kept_until_acknowledged(redis: Redis) -> None:
     """Delivery numbers rise by one; what is acknowledged is gone, the rest is read in order."""
     announced: list[Parcel | None] = []
-    outbox = Outbox(redis, lambda _, parcel: announced.append(parcel))
-    numbers = [await outbox.post("phone", message(n)) for n in range(5)]
+    outbox = Outbox(redis, MessageIds(b"secret"), Statistics(redis), lambda _, parcel: announced.append(parcel))
+    numbers = [await outbox.post("phone", SENDER, message(n)) for n in range(5)]
     assert numbers == [1, 2, 3, 4, 5]
     assert [parcel.delivery for parcel in announced if parcel] == numbers
     await outbox.acknowledge("phone", [2, 4])
@@ -61,13 +65,13 @@ async def test_parcels_are_numbered_and_kept_until_acknowledged(redis: Redis) ->
     assert [parcel.delivery for parcel in await outbox.after("phone", 1, 1)] == [3]
     assert await outbox.waiting("phone") == 3
     await outbox.acknowledge("phone", [1, 3, 5])
-    assert await outbox.post("phone", message(6)) == 6
+    assert await outbox.post("phone", SENDER, message(6)) == 6
 
 
 async def test_a_post_that_is_cut_off_is_announced_as_a_doubt(redis: Redis) -> None:
     """Cancelling a post leaves it unknown whether the parcel is there: whoever delivers is told to look."""
     announced: list[Parcel | None] = []
-    outbox = Outbox(redis, lambda _, parcel: announced.append(parcel))
+    outbox = Outbox(redis, MessageIds(b"secret"), Statistics(redis), lambda _, parcel: announced.append(parcel))
     with trio.move_on_after(0):
-        await outbox.post("phone", message(1))
+        await outbox.post("phone", SENDER, message(1))
     assert announced == [None]

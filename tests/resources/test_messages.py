@@ -63,7 +63,7 @@ def test_a_reply_swaps_the_addresses_and_keeps_the_rest() -> None:
         from_addr="a", to_addr="b", from_addr_type="msisdn", group="#g", provider="p", transport_metadata={"t": 1}
     )
     made = reply(to, "hi", close=True, to_group=False, helper_metadata={"h": 1})
-    assert set(made) == FIELDS
+    assert set(made) == FIELDS - {"message_id"}
     assert (made["to_addr"], made["from_addr"], made["to_addr_type"], made["in_reply_to"]) == (
         "a",
         "b",
@@ -76,7 +76,6 @@ def test_a_reply_swaps_the_addresses_and_keeps_the_rest() -> None:
         "p",
         {"t": 1},
     )
-    assert made["message_id"] != to["message_id"]
 
 
 def test_a_reply_to_a_group_has_no_address_of_its_own() -> None:
@@ -91,7 +90,7 @@ def test_a_reply_to_a_group_has_no_address_of_its_own() -> None:
 def test_a_send_comes_from_nowhere() -> None:
     """No sender, no transport: the gateway fills them in."""
     made = send("a", None, endpoint="sms", helper_metadata={})
-    assert set(made) == FIELDS
+    assert set(made) == FIELDS - {"message_id"}
     assert [
         made[name] for name in ("from_addr", "transport_name", "transport_type", "in_reply_to", "session_event")
     ] == [None] * 5

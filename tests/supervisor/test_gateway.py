@@ -13,6 +13,8 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError
 
+from resources.messages import send
+from resources.stores.identity import Sender
 from supervisor.gateway import connection as connection_module
 from supervisor.service import Service
 from supervisor.websocket import open_websocket
@@ -209,7 +211,9 @@ async def test_what_is_not_acknowledged_comes_again(service: Service) -> None:
 async def test_outbounds_wait_while_nobody_is_connected(service: Service) -> None:
     """More than fit in memory, and they come in order when somebody connects."""
     for n in range(1500):
-        await service.stores.outbox.post("phone", {"message_id": str(n), "in_reply_to": None, "content": str(n)})
+        await service.stores.outbox.post(
+            "phone", Sender("acct", "phone"), send("+27", str(n), endpoint="default", helper_metadata={})
+        )
     async with connect(service.gateway_url, window=50) as client:
         await client.expect("outbound", seconds=20, delivery=1500)
         got = [frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"]
@@ -219,7 +223,9 @@ async def test_outbounds_wait_while_nobody_is_connected(service: Service) -> Non
 async def test_the_window_bounds_what_is_unacknowledged(service: Service) -> None:
     """A client that does not acknowledge has at most its window in hand."""
     for n in range(10):
-        await service.stores.outbox.post("phone", {"message_id": str(n), "in_reply_to": None, "content": str(n)})
+        await service.stores.outbox.post(
+            "phone", Sender("acct", "phone"), send("+27", str(n), endpoint="default", helper_metadata={})
+        )
     async with connect(service.gateway_url, acknowledge=False, window=3) as client:
         await client.expect("outbound", delivery=3)
         await trio.sleep(0.1)

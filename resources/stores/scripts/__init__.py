@@ -1,6 +1,7 @@
 """The Lua scripts: one file each beside this one, one atomic step each, on keys of one hash tag.
 
-Each file says at its head what its KEYS and ARGV are and what it returns.
+Each file says at its head what its KEYS and ARGV are and what it returns. A file whose name begins with "_" is no script: its
+functions are put before the scripts named in `PRELUDES`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from typing import Any
 from attrs import frozen
 
 _FOLDER = Path(__file__).parent
+PRELUDES = {
+    "_contact": ("contact_find", "contact_find_or_create", "contact_write"),
+    "_statistics": ("journal_accept", "statistics_outbound", "statistics_rate"),
+}
 
 
 @frozen
@@ -32,8 +37,11 @@ class Script:
 @cache
 def _all() -> dict[str, Script]:
     scripts = {}
-    for file in sorted(_FOLDER.glob("*.lua")):
-        text = file.read_text("utf-8")
+    preludes = {
+        name: (_FOLDER / f"{prelude}.lua").read_text("utf-8") for prelude, names in PRELUDES.items() for name in names
+    }
+    for file in sorted(_FOLDER.glob("[!_]*.lua")):
+        text = preludes.get(file.stem, "") + file.read_text("utf-8")
         scripts[file.stem] = Script(file.stem, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324
     return scripts
 

@@ -1,9 +1,18 @@
--- Take a message or event into the journal, once per id.
+-- Take a message or event into the journal, once per id, and count it.
 -- KEYS  1 seen (string: the entry it became)   2 the app's journal (stream)
--- ARGV  1 seconds to remember the id   2 the entry
+-- ARGV  1 seconds to remember the id   2 the entry   3 prefix of the account's keys   4 conversation
+--       5 what to count: 'message', 'event', or '' for nothing
+--       of a message: 6 address or ''   7 its second      of an event: 6 its kind   7 its delivery status or ''
 -- Returns {entry id, 0}, or {entry id, 1} when the id was seen before.
 local seen = redis.call('GET', KEYS[1])
 if seen then return {seen, 1} end
 local id = redis.call('XADD', KEYS[2], '*', 'e', ARGV[2])
 redis.call('SET', KEYS[1], id, 'EX', ARGV[1])
+if ARGV[5] == 'message' then
+  count_message(ARGV[3], ARGV[4], 'in', ARGV[6], tonumber(ARGV[7]))
+elseif ARGV[5] == 'event' then
+  local totals = ARGV[3] .. 'stats:' .. ARGV[4]
+  redis.call('HINCRBY', totals, ARGV[6], 1)
+  if ARGV[7] ~= '' then redis.call('HINCRBY', totals, ARGV[6] .. '_' .. ARGV[7], 1) end
+end
 return {id, 0}

@@ -1,0 +1,63 @@
+"""Whose a message_id is. Ids of outbound messages carry a tag that only this service can make, so that an event which names one is
+known to belong to the app that sent it, with nothing kept for each message and nothing that a gateway could guess.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from hashlib import blake2b
+
+from attrs import frozen
+
+from .redis import Redis
+
+SECRET = "jsbox:secret"  # noqa: S105  # the name of the key, of the whole service
+_RANDOM, _TAG = 10, 6  # bytes of an id
+
+
+@frozen
+class Sender:
+    """An app of an account."""
+
+    account: str
+    app: str
+
+
+@frozen
+class MessageIds:
+    """Makes and recognises the ids of outbound messages. Made by `open_message_ids`."""
+
+    _secret: bytes
+
+    def new(self, channel: str, sender: Sender) -> str:
+        """A fresh message_id in the form of a random UUID: 32 hexadecimal digits."""
+        random = bytearray(os.urandom(_RANDOM))
+        random[6] = random[6] & 0x0F | 0x40
+        random[8] = random[8] & 0x3F | 0x80
+        return (random + self._tag(bytes(random), channel, sender)).hex()
+
+    def is_from(self, message_id: str, channel: str, sender: Sender) -> bool:
+        """Whether this app sent the message with that id over that channel."""
+        try:
+            raw = bytes.fromhex(message_id)
+        except ValueError:
+            return False
+        if len(raw) != _RANDOM + _TAG:
+            return False
+        return hmac.compare_digest(raw[_RANDOM:], self._tag(raw[:_RANDOM], channel, sender))
+
+    def _tag(self, random: bytes, channel: str, sender: Sender) -> bytes:
+        # No name holds a NUL: the config sees to that.
+        text = f"{channel}\0{sender.account}\0{sender.app}".encode()
+        return blake2b(random + text, digest_size=_TAG, key=self._secret).digest()
+
+
+async def open_message_ids(redis: Redis) -> MessageIds:
+    """The ids of the service whose store this is; its secret is made at the first start.
+
+    Raises:
+        Unavailable: The store did not answer.
+    """
+    _, secret = await redis.execute_many([("SET", SECRET, os.urandom(32), "NX"), ("GET", SECRET)])
+    return MessageIds(secret)

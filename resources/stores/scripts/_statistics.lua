@@ -1,0 +1,36 @@
+-- Shared by the scripts that count messages, and put before each of them.
+-- Per conversation and direction: a total, a HyperLogLog of addresses, and how many messages each second of the last hour and each
+-- minute of the last week had. The last two are rings: a hash with a fixed number of cells, each "second count"; a cell is taken over
+-- by a later second, so nothing has to be cleaned up and nothing grows with the traffic.
+
+local RINGS = {{'s', 1, 3600}, {'m', 60, 10080}}
+
+-- Seconds that a message may be ahead of the server: a gateway's clock or time zone may be wrong, and a conversation whose newest
+-- message is in the year 9999 would never have a throughput again.
+local AHEAD_MAX = 86400
+
+-- `second` is the message's own time. How far the newest one's is behind the server's is how far the conversation's clock is.
+local function count_message(prefix, conversation, direction, address, second)
+  local now = tonumber(redis.call('TIME')[1])
+  if second > now + AHEAD_MAX then second = now end
+  local totals = prefix .. 'stats:' .. conversation
+  redis.call('HINCRBY', totals, direction, 1)
+  local newest = tonumber(redis.call('HGET', totals, direction .. ':newest') or '-1')
+  if second >= newest then
+    redis.call('HSET', totals, direction .. ':newest', second, direction .. ':behind', now - second)
+  end
+  if address ~= '' then redis.call('PFADD', prefix .. 'uniques:' .. direction .. ':' .. conversation, address) end
+  for _, ring in ipairs(RINGS) do
+    local cells = prefix .. 'rate:' .. direction .. ':' .. ring[1] .. ':' .. conversation
+    local slot = math.floor(second / ring[2])
+    local cell = string.format('%d', slot % ring[3])
+    local text = redis.call('HGET', cells, cell)
+    local held, count = -1, 0
+    if text then held, count = tonumber(string.match(text, '^%S+')), tonumber(string.match(text, '%S+$')) end
+    if slot == held then
+      redis.call('HSET', cells, cell, string.format('%d %d', slot, count + 1))
+    elseif slot > held then
+      redis.call('HSET', cells, cell, string.format('%d 1', slot))
+    end
+  end
+end

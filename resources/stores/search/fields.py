@@ -1,0 +1,146 @@
+"""The fields of a contact that can be searched, and how texts become what is compared: the same for contacts and for queries.
+
+Whole values, as they are: key, user_account, groups. Whole values in lower case: the addresses. Words in lower case: names, extras,
+subscriptions. Moments: dates; patterns on them see their text. Words are those of Unicode's text segmentation (UAX 29), as in
+Lucene's StandardAnalyzer without stop words.
+"""
+
+from __future__ import annotations
+
+import re
+from calendar import monthrange
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from typing import Any
+
+import regex
+
+from .nodes import QueryError
+
+DEFAULT = "name"
+TOKEN_MAX = 255  # characters; a longer one is cut into several
+DYNAMIC = ("extras-", "subscription-")
+
+
+class Kind(Enum):
+    """How a field's values are compared."""
+
+    EXACT = "exact"
+    FOLDED = "folded"
+    WORDS = "words"
+    DATE = "date"
+
+
+FIELDS = {
+    **dict.fromkeys(("key", "user_account", "groups"), Kind.EXACT),
+    **dict.fromkeys(
+        ("msisdn", "email_address", "twitter_handle", "facebook_id", "bbm_pin", "gtalk_id", "mxit_id", "wechat_id"),
+        Kind.FOLDED,
+    ),
+    **dict.fromkeys(("name", "surname"), Kind.WORDS),
+    **dict.fromkeys(("dob", "created_at"), Kind.DATE),
+}
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of a field; one that does not exist has words, and no contact has any."""
+    return FIELDS.get(name, Kind.WORDS)
+
+
+def lower(text: str) -> str:
+    """Each character in lower case by itself, as Lucene does it: no rule for a final sigma, one dotless i."""
+    return text.replace("\u0130", "i").replace("\u03a3", "\u03c3").lower()
+
+
+def fold(name: str, text: str) -> str:
+    """A piece of a field's value as it is compared."""
+    return text if kind_of(name) in (Kind.EXACT, Kind.DATE) else lower(text)
+
+
+_BOUNDARY = regex.compile(r"(?wV1)\b")
+_IS_WORD = regex.compile(r"[\p{L}\p{N}\p{Extended_Pictographic}]")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in order."""
+    found: list[str] = []
+    for piece in _BOUNDARY.split(lower(text)):
+        if piece and _IS_WORD.search(piece):
+            word = piece.strip("\u00a0").lstrip("'\u2019")
+            found += (word[start : start + TOKEN_MAX] for start in range(0, len(word), TOKEN_MAX))
+    return found
+
+
+_DATE = re.compile(
+    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?)?Z?)?)?)?", re.ASCII
+)
+_STEPS = (
+    timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1), timedelta(microseconds=1),
+)  # fmt: skip
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def period(text: str, position: int | None = None) -> tuple[int, int]:
+    """The first and last microsecond of a date that may be cut short: `2014`, `2014-06`, `2014-06-01 10:30`.
+
+    Raises:
+        QueryError: It is no date.
+    """
+    found = _DATE.fullmatch(text.strip())
+    if found is None:
+        raise QueryError(position, f'expected a date such as 2014, 2014-06-01 or "2014-06-01 10:30", got {text!r}')
+    year, month, day, hour, minute, second = (int(part) if part else None for part in found.groups()[:6])
+    assert year is not None
+    fraction = found[7]
+    try:
+        micros = int((fraction or "0").ljust(6, "0"))
+        begin = datetime(year, month or 1, day or 1, hour or 0, minute or 0, second or 0, micros, tzinfo=UTC)
+        if month is None:
+            last = begin.replace(month=12, day=31) + timedelta(days=1, microseconds=-1)
+        elif day is None:
+            last = begin.replace(day=monthrange(year, month)[1]) + timedelta(days=1, microseconds=-1)
+        else:
+            given = sum(part is not None for part in (hour, minute, second, fraction))
+            last = begin + _STEPS[given] - timedelta(microseconds=1)
+    except (ValueError, OverflowError):
+        raise QueryError(position, f"there is no date {text!r}") from None
+    return _micros(begin), _micros(last)
+
+
+def _micros(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+class Document:
+    """A contact as it is searched: field to its tokens (keywords: whole values; dates: their text), and dates as microseconds."""
+
+    __slots__ = ("dates", "tokens")
+
+    def __init__(self, contact: Mapping[str, Any]) -> None:
+        """Of a contact in its JSON shape. Fields that are null or empty are not there."""
+        self.tokens: dict[str, list[str]] = {}
+        self.dates: dict[str, int] = {}
+        for name, value in contact.items():
+            if value in (None, "", []) or (name not in FIELDS and not name.startswith(DYNAMIC)):
+                continue
+            tokens = self._tokens(name, value)
+            if tokens:
+                self.tokens[name] = tokens
+
+    def _tokens(self, name: str, value: Any) -> list[str]:
+        match kind_of(name):
+            case Kind.EXACT:
+                return list(value) if isinstance(value, list) else [str(value)]
+            case Kind.FOLDED:
+                return [lower(str(value))]
+            case Kind.DATE:
+                self.dates[name] = period(value)[0]
+                return [value]
+            case Kind.WORDS:
+                return words(as_text(value))
+
+
+def as_text(value: Any) -> str:
+    """An extra that is no string as the text that is searched: true, 5, 1.5."""
+    return str(value).lower() if isinstance(value, bool) else str(value)

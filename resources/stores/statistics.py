@@ -1,0 +1,110 @@
+"""How many messages each conversation has had: totals, distinct addresses, and how many a second lately.
+
+Counted where messages pass (the journal and the outbox), once per id, by the messages' own timestamps. What is kept for a
+conversation does not grow with its traffic: counters, a HyperLogLog for each direction (0.81% error), and rings of counts for the
+seconds of the last hour and the minutes of the last week.
+
+A throughput's window ends now, as the conversation's own clock has it: the newest timestamp plus the time that passed since it
+came. So a campaign that is replayed with old timestamps has the rate that it had, and one that has gone quiet decays to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from ..messages import moment_of
+from .identity import Sender
+from .keys import account_key
+from .redis import Command, Redis
+from .scripts import Script, script
+
+Direction = Literal["in", "out"]
+
+STATUS = (
+    "sent", "ack", "nack", "delivery_report", "delivery_report_pending", "delivery_report_failed", "delivery_report_delivered",
+)  # fmt: skip
+SAMPLE_MAX = 7 * 86400  # seconds: the longest window of a throughput
+
+
+def prefix_of(account: str) -> str:
+    """What every key of an account begins with; the scripts that touch several are given it."""
+    return account_key(account, "")
+
+
+def second_of(timestamp: str) -> int:
+    """A Vumi date as whole seconds since 1970; those before it count as 1970."""
+    return max(int(moment_of(timestamp).timestamp()), 0)
+
+
+@frozen
+class Totals:
+    """The messages of a conversation since its beginning, and from and to how many addresses."""
+
+    sent: int
+    received: int
+    inbound_uniques: int
+    outbound_uniques: int
+
+
+@frozen
+class Statistics:
+    """The counts of all conversations. Every coroutine may raise `redis.Unavailable`."""
+
+    redis: Redis
+    _outbound: Script = field(factory=lambda: script("statistics_outbound"), init=False)
+    _rate: Script = field(factory=lambda: script("statistics_rate"), init=False)
+
+    async def count_outbound(self, sender: Sender, message: Mapping[str, Any]) -> None:
+        """Count a message that was sent."""
+        await self.redis.run(
+            self._outbound, [_totals(sender)], prefix_of(sender.account), sender.app,
+            message["to_addr"] or "", second_of(message["timestamp"]),
+        )  # fmt: skip
+
+    async def progress(self, sender: Sender) -> dict[str, int]:
+        """The seven counts of `STATUS`."""
+        names = ("out", *STATUS[1:])
+        counts = await self.redis.execute("HMGET", _totals(sender), *names)
+        return {name: int(count or 0) for name, count in zip(STATUS, counts, strict=True)}
+
+    async def count(self, sender: Sender, direction: Direction) -> int:
+        """Messages in one direction."""
+        return int(await self.redis.execute("HGET", _totals(sender), direction) or 0)
+
+    async def uniques(self, sender: Sender, direction: Direction) -> int:
+        """About how many addresses messages came from, or went to."""
+        return int(await self.redis.execute("PFCOUNT", _uniques(sender, direction)))
+
+    async def throughput(self, sender: Sender, direction: Direction, seconds: int) -> float:
+        """Messages a minute in the last so many seconds (1 to `SAMPLE_MAX`)."""
+        count = await self.redis.run(
+            self._rate, [_totals(sender)], prefix_of(sender.account), sender.app, direction, seconds
+        )
+        return int(count) / (seconds / 60.0)
+
+    async def totals(self, senders: Collection[Sender]) -> list[Totals]:
+        """Of several conversations, in one exchange."""
+        commands: list[Command] = []
+        for sender in senders:
+            commands.append(("HMGET", _totals(sender), "out", "in"))
+            commands += [("PFCOUNT", _uniques(sender, direction)) for direction in ("in", "out")]
+        answers = await self.redis.execute_many(commands) if commands else []
+        return [
+            Totals(int(counts[0] or 0), int(counts[1] or 0), int(inbound), int(outbound))
+            for counts, inbound, outbound in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
+        ]
+
+    async def is_known(self, sender: Sender) -> bool:
+        """Whether the conversation ever had a message."""
+        return bool(await self.redis.execute("EXISTS", _totals(sender)))
+
+
+def _totals(sender: Sender) -> str:
+    return account_key(sender.account, "stats", sender.app)
+
+
+def _uniques(sender: Sender, direction: Direction) -> str:
+    return account_key(sender.account, "uniques", direction, sender.app)
