@@ -40,6 +40,20 @@ def parameter(
     return attrs.field(default=default, metadata={"missing": missing, "wrong": wrong, "check": check})
 
 
+def needed_string(name: str) -> Any:
+    """A field of a request: a string that must be there."""
+    return _needed(f"Expected '{name}' field: '{name}' needs to be a string")
+
+
+def needed_object(name: str) -> Any:
+    """A field of a request: an object that must be there."""
+    return _needed(f"Expected '{name}' field: '{name}' needs to be an object")
+
+
+def _needed(reason: str) -> Any:
+    return parameter(missing=reason, wrong=lambda value: f"{reason}, not {shown(value)}")
+
+
 @frozen
 class _Field:
     name: str

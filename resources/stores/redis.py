@@ -180,6 +180,18 @@ class Redis:
 
     async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
         """Send some commands together and in order; raises the first error, after all were carried out."""
+        results = await self.attempt(commands)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        return results
+
+    async def attempt(self, commands: Sequence[Command]) -> list[Any]:
+        """Send some commands together and in order; an error that the server answers one with is its result.
+
+        Raises:
+            Unavailable: The server did not answer.
+        """
         # No checkpoint before the commands stand in the queue: callers rely on the order in which they ask.
         if self._closed or len(self._queue) >= WAITING_MAX:
             reason = "the client is closed" if self._closed else f"{WAITING_MAX} commands are waiting for Redis"
@@ -193,9 +205,6 @@ class Redis:
             return trio.lowlevel.Abort.SUCCEEDED
 
         results: list[Any] = await trio.lowlevel.wait_task_rescheduled(abort)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
         return results
 
     def statistics(self) -> RedisStatistics:

@@ -153,7 +153,10 @@ class KvQuota:
 class Account:
     """[accounts.NAME]: a tenant."""
 
-    can_manage_optouts: bool = False
+    can_manage_optouts: bool = False  # whether its apps may use the optout commands
+    contacts_max: Count = Count(10_000_000)  # more are refused
+    groups_max: Count = Count(10_000)  # likewise
+    optouts_max: Count = Count(10_000_000)  # likewise
     kv: KvQuota = KvQuota()
 
 

@@ -42,6 +42,8 @@ api.on_inbound_message = function (command) {
     get('case_steps', function (steps) {
         get('case_names', function (names) {
             names['inbound.message_id'] = command.msg.message_id;
+            var later = command.msg.helper_metadata.case_names || {};
+            Object.keys(later).forEach(function (name) { names[name] = later[name]; });
             var replies = [];
             function finish() {
                 report({replies: replies, names: names}, function () { api.done(); });

@@ -7,6 +7,9 @@ import re
 import socketserver
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -22,8 +25,25 @@ from ..programs import Server, serve
 from .matching import mismatch, put_in
 
 HERE = Path(__file__).parent
-RESOURCES = {"config", "log", "kv", "outbound", "http", "metrics", "unknown"}
-CASES = [case for case in json.loads((HERE / "cases.json").read_text()) if case["resource"] in RESOURCES]
+CASES: list[dict[str, Any]] = json.loads((HERE / "cases.json").read_text())
+FOREIGN = {
+    "id": "foreign",
+    "account": {"can_manage_optouts": True},
+    "steps": [
+        {"cmd": "groups.get_or_create_by_name", "fields": {"name": "foreign group"}, "save": {"group": "group.key"}},
+        {
+            "cmd": "contacts.new",
+            "fields": {"contact": {"msisdn": "+27999999999", "groups": ["${group}"]}},
+            "save": {"contact": "contact.key"},
+        },
+        {"cmd": "kv.set", "fields": {"key": "secret", "value": "foreign"}},
+        {
+            "cmd": "optout.optout",
+            "fields": {"address_type": "msisdn", "address_value": "+27999999999", "message_id": "m"},
+        },
+    ],
+}
+"""What another account has."""
 INBOUND = {
     "from_addr": "+27831234567", "to_addr": "8181", "content": "hello", "transport_name": "ussd_transport",
     "transport_type": "ussd", "session_event": "resume", "group": None, "helper_metadata": {},
@@ -89,7 +109,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, graphite: Graphite, http_ur
         '[listen]\ngateway = "127.0.0.1:0"\nadmin = "127.0.0.1:0"',
         '[defaults.pool]\nidle_stop = "2s"',
     ]
-    parts += [_case_config(index, case, folder, graphite.port, http_url) for index, case in enumerate(CASES)]
+    parts += [
+        _case_config(index, case, folder, graphite.port, http_url) for index, case in enumerate((*CASES, FOREIGN))
+    ]
     config.write_text("\n".join(parts))
     with serve(config) as running:
         yield running
@@ -103,6 +125,7 @@ def _case_config(index: int, case: dict[str, Any], folder: Path, graphite: int, 
         "account.key": f"acct{index}",
         "conversation.key": name,
         "other.key": f"{name}-other",
+        "foreign.conversation_key": f"c{len(CASES)}",
         "http": http_url,
     }
     values = given.get("config", {"config": '{"name": "conformance"}'})
@@ -128,6 +151,7 @@ modules = ["timers"]
 config = {table({key: {"file": f"{name}.{key}"} for key in values})}
 endpoints = {table(endpoints)}
 allowed_helper_metadata = {_toml(given.get("allowed_helper_metadata", []))}
+delivery_class = {_toml(given.get("delivery_class", ""))}
 [apps.{name}.http]
 allow = ["127.0.0.0/8"]
 timeout = "{given.get("http_timeout", 30)}s"
@@ -137,6 +161,13 @@ graphite = "127.0.0.1:{graphite}"
 bucket = "1s"
 [channels.{name}]
 app = "{name}"
+[apps.{name}-other]
+account = "acct{index}"
+javascript = {_toml(str(HERE / "seed.js"))}
+config = {table({"seed": json.dumps(given.get("other_store", {}).get("outbound", []))})}
+endpoints = {{ default = "{name}-other" }}
+[channels.{name}-other]
+app = "{name}-other"
 """
 
 
@@ -156,17 +187,56 @@ class Steps:
     sent: list[list[dict[str, Any]]]
 
 
+@pytest.fixture(scope="module")
+def foreign(server: Server) -> dict[str, str]:
+    """The keys of the other account's contact and group."""
+
+    async def make() -> dict[str, str]:
+        app = f"c{len(CASES)}"
+        async with connect(server.gateway, app) as client:
+            await _run(FOREIGN, client, server, app)
+            steps = await _collect(server, app, client, len(FOREIGN["steps"]))
+        assert all(reply["success"] for reply in steps.replies), steps.replies
+        return {"foreign.contact_key": steps.names["contact"], "foreign.group_key": steps.names["group"]}
+
+    return trio.run(make)
+
+
+async def _seed(case: dict[str, Any], server: Server, name: str) -> None:
+    """What the account's other conversation has had: messages as old as the case says, then its own sends, then events."""
+    store = case["account"].get("other_store", {})
+    assert "store" not in case["account"]
+    if not store:
+        return
+    sent = sum(row.get("count", 1) for row in store.get("outbound", []))
+    async with connect(server.gateway, name) as client:
+        for row in store.get("inbound", []):
+            moment = datetime.now(UTC) - timedelta(seconds=row.get("age", 0))
+            for _ in range(row.get("count", 1)):
+                await client.say(
+                    "seed", from_addr=row["from_addr"], timestamp=moment.isoformat(" ").removesuffix("+00:00")
+                )
+        if sent:
+            async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
+                assert (await admin.post(f"/v1/apps/{name}/push", json={"addrs": ["seed"]})).status_code == 200
+            await client.expect("outcome", outcome="ok")
+
+
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[case["id"] for case in CASES])
-async def test_case(index: int, server: Server, graphite: Graphite) -> None:
+async def test_case(index: int, server: Server, graphite: Graphite, foreign: dict[str, str]) -> None:
     """The replies, the messages sent, the metrics and the log of each step are as the case says."""
     case = CASES[index]
+    await _seed(case, server, f"c{index}-other")
     async with connect(server.gateway, f"c{index}") as client:
-        await _run(case, client, server, f"c{index}")
+        await _run(case, client, server, f"c{index}", foreign)
         steps = await _collect(server, f"c{index}", client, len(case["steps"]))
+    names = dict(steps.names)
     for number, step in enumerate(case["steps"]):
         if "sleep" in step:
             continue
-        reply, names = steps.replies[number], steps.names
+        reply = steps.replies[number]
+        for name, path in step.get("save", {}).items():  # a later step may save another value under the same name
+            names[name] = reduce(getitem, path.split("."), reply)
         where = f"{case['id']} step {number} {step['cmd']}"
         assert reply["cmd"] == step["cmd"], where
         assert reply["reply"] is True, where
@@ -177,7 +247,9 @@ async def test_case(index: int, server: Server, graphite: Graphite) -> None:
     await _check_metrics(case, graphite, f"go.campaigns.acct{index}")
 
 
-async def _run(case: dict[str, Any], client: Client, server: Server, app: str) -> None:
+async def _run(
+    case: dict[str, Any], client: Client, server: Server, app: str, names: dict[str, str] | None = None
+) -> None:
     given = dict(case["account"].get("inbound", {}))
     if given.pop("push_trigger", False):
         async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
@@ -187,6 +259,8 @@ async def _run(case: dict[str, Any], client: Client, server: Server, app: str) -
         return
     endpoint = given.pop("endpoint", None)
     message = INBOUND | given
+    # The keys of what only exists since the server runs come with the message, not with the config.
+    message["helper_metadata"] = message["helper_metadata"] | {"case_names": names or {}}
     event = message.pop("session_event")
     outcome, _ = await client.say(message.pop("content"), event, endpoint=endpoint, **message)
     assert outcome["outcome"] in ("ok", "no_reply"), outcome

@@ -83,7 +83,7 @@ local function write(prefix, hash, key, changes, most)
   if count > FIELDS_MAX then return redis.error_reply('LIMIT a contact may have ' .. FIELDS_MAX .. ' fields, not ' .. count) end
   if size > SIZE_MAX then return redis.error_reply('LIMIT a contact may have ' .. SIZE_MAX .. ' bytes, not ' .. size) end
 
-  new['~seq'] = old['~seq'] or tostring(redis.call('INCR', prefix .. 'contact:seq'))
+  new['~seq'] = old['~seq'] or tostring(redis.call('INCR', prefix .. 'contacts:seq'))
   local flat = {}
   for field, text in pairs(new) do
     table.insert(flat, field)
@@ -94,7 +94,7 @@ local function write(prefix, hash, key, changes, most)
   move_addresses(prefix, key, old, new)
   move_memberships(prefix, key, old, new)
   redis.call('ZADD', prefix .. 'contacts', new['~seq'], key)
-  redis.call('ZADD', prefix .. 'contact:changed', redis.call('INCR', prefix .. 'contact:changes'), key)
+  redis.call('ZADD', prefix .. 'contacts:changed', redis.call('INCR', prefix .. 'contacts:changes'), key)
   return flat
 end
 

@@ -1,0 +1,157 @@
+"""What a contact may hold: from the fields that an app, or a line of a file, gives to the change that a store can make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import evolve
+
+from .contract import Refused
+from .messages import now, shown, vumi_date
+from .stores.contacts import EXTRAS, SUBSCRIPTIONS, Change
+
+LENGTHS: dict[str, int | None] = {
+    "name": 255, "surname": 255, "msisdn": 255, "twitter_handle": 100, "facebook_id": 100, "bbm_pin": 100,
+    "gtalk_id": None, "mxit_id": None, "wechat_id": None, "email_address": None,
+}  # fmt: skip
+"""Text fields to the characters that each may have."""
+MAPPINGS = {"extra": EXTRAS, "subscription": SUBSCRIPTIONS}
+
+ADDRESS_FIELDS = {
+    "sms": "msisdn", "ussd": "msisdn", "voice": "msisdn", "twitter": "twitter_handle", "gtalk": "gtalk_id", "mxit": "mxit_id",
+    "wechat": "wechat_id",
+}  # fmt: skip
+"""Delivery class to the field that has its addresses."""
+UNKNOWN = "unknown"
+"""The msisdn of a contact that was made for an address of another kind."""
+
+_MSISDN = re.compile(r"\d{8,}", re.ASCII)
+_YEAR_OR_MONTH = re.compile(r"(\d{4})(?:-(\d\d))?", re.ASCII)
+
+
+def address_field(delivery_class: str) -> str:
+    """The field for a delivery class. Raises Refused."""
+    field = ADDRESS_FIELDS.get(delivery_class)
+    if field is None:
+        raise Refused(
+            f"Unsupported delivery_class {shown(delivery_class)}: expected one of {', '.join(ADDRESS_FIELDS)}"
+        )
+    return field
+
+
+def stored_address(field: str, address: str) -> str:
+    """An address as a new contact has it: msisdns with a plus, Jabber addresses without the device."""
+    if field == "msisdn" and _MSISDN.fullmatch(address):
+        return f"+{address}"
+    return address.partition("/")[0] if field == "gtalk_id" else address
+
+
+def new_contact(given: Mapping[str, Any]) -> Change:
+    """A contact of just these fields; others, and key and user_account, are ignored. Raises Refused."""
+    change = _whole(given)
+    return evolve(change, set={"created_at": now(), **change.set})
+
+
+def replaced_contact(given: Mapping[str, Any]) -> Change:
+    """All of a contact anew, in the shape in which apps get contacts too: `extras-x` beside `extra`. Raises Refused."""
+    flat = {name: _scalar(name, value) for name, value in given.items() if name.startswith((EXTRAS, SUBSCRIPTIONS))}
+    return _whole(given, flat)
+
+
+def _whole(given: Mapping[str, Any], flat: Mapping[str, Any] | None = None) -> Change:
+    fields, _ = _plain(given)
+    for name, prefix in MAPPINGS.items():
+        fields |= _mapping(name, prefix, given.get(name), _scalar) or {}
+    return Change(set=dict(flat or {}) | fields, groups=_groups(given.get("groups")) or (), wipe=True)
+
+
+def changed_contact(given: Mapping[str, Any]) -> Change:
+    """Some fields of a contact: null clears one, groups come on top, extra and subscription replace what there was."""
+    fields, cleared = _plain(given)
+    if "msisdn" in cleared:
+        raise Refused("'msisdn' may not be null")
+    prefixes = []
+    for name, prefix in MAPPINGS.items():
+        entries = _mapping(name, prefix, given.get(name), _string)
+        if entries is not None or name in given:
+            prefixes.append(prefix)
+            fields |= entries or {}
+    return Change(
+        set=fields,
+        drop=tuple(name for name in cleared if name != "created_at"),
+        drop_prefix=tuple(prefixes),
+        groups=_groups(given.get("groups")),
+        add_groups=True,
+    )
+
+
+def added_entries(prefix: str, given: Mapping[str, Any]) -> Change:
+    """More extras, or subscriptions, on top of what there is. Raises Refused."""
+    if not all(isinstance(value, str) for value in given.values()):
+        raise Refused("All field values need to be strings")
+    return Change(set={prefix + name: value for name, value in given.items()})
+
+
+def _plain(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The text and date fields that are given, and the names of those that are null."""
+    fields: dict[str, Any] = {}
+    cleared = []
+    for name in (*LENGTHS, "dob", "created_at"):
+        value = given.get(name)
+        if value is not None:
+            fields[name] = _text(name, value, LENGTHS[name]) if name in LENGTHS else _date(name, value)
+        elif name in given:
+            cleared.append(name)
+    return fields, cleared
+
+
+def _text(name: str, value: Any, most: int | None) -> str:
+    if not isinstance(value, str):
+        raise Refused(f"'{name}' needs to be a string or null, not {shown(value)}")
+    if most is not None and len(value) > most:
+        raise Refused(f"'{name}' is too long: {len(value)} characters, maximum {most}")
+    return value
+
+
+def _date(name: str, value: Any) -> str:
+    text = value.strip() if isinstance(value, str) else ""
+    short = _YEAR_OR_MONTH.fullmatch(text)
+    try:
+        if short is not None:
+            return vumi_date(datetime(int(short[1]), int(short[2] or 1), 1))  # noqa: DTZ001  # a Vumi date has no zone
+        return vumi_date(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
+        raise Refused(
+            f"'{name}' needs to be an ISO 8601 date such as '2013-04-24T14:01:41Z' or null, not {shown(value)}"
+        ) from None
+
+
+def _groups(value: Any) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(key, str) for key in value):
+        raise Refused(f"'groups' needs to be a list of strings (keys of groups), not {shown(value)}")
+    return tuple(value)
+
+
+def _mapping(name: str, prefix: str, value: Any, check: Callable[[str, Any], Any]) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise Refused(f"'{name}' needs to be an object, not {shown(value)}")
+    return {prefix + key: check(f"{name}.{key}", item) for key, item in value.items()}
+
+
+def _string(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise Refused(f"'{name}' needs to be a string, not {shown(value)}")
+    return value
+
+
+def _scalar(name: str, value: Any) -> Any:
+    if isinstance(value, dict | list):
+        raise Refused(f"'{name}' needs to be a string, a number, true, false or null, not {shown(value)}")
+    return value

@@ -1,0 +1,197 @@
+"""contacts: the people that an account's apps know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+
+from .contact_fields import (
+    UNKNOWN,
+    added_entries,
+    address_field,
+    changed_contact,
+    new_contact,
+    replaced_contact,
+    stored_address,
+)  # fmt: skip
+from .contract import Caller, Refused, Resource, command
+from .convert import Json, needed_object, needed_string, parameter
+from .messages import new_id, now, shown
+from .stores.contacts import EXTRAS, SUBSCRIPTIONS, Change, Contact, ContactLimit, Contacts
+from .stores.search import ContactSearch, QueryError
+
+
+@frozen
+class ContactsSettings:
+    """The delivery class of look-ups that name none, and how many contacts the account may have."""
+
+    delivery_class: str
+    contacts_max: int
+
+
+@frozen
+class Get:
+    """contacts.get, contacts.get_or_create."""
+
+    addr: str = needed_string("addr")
+    delivery_class: Json = None
+
+
+@frozen
+class ByKey:
+    """contacts.get_by_key."""
+
+    key: str = needed_string("key")
+
+
+@frozen
+class Whole:
+    """contacts.new, contacts.save."""
+
+    contact: dict[str, Any] = needed_object("contact")
+
+
+@frozen
+class Search:
+    """contacts.search."""
+
+    query: str = needed_string("query")
+    max_keys: int = parameter(
+        -1,
+        wrong=lambda value: f"'max_keys' is invalid: expected an integer of 0 or more, not {shown(value)}",
+        check=lambda value: value >= 0,
+    )
+
+
+@frozen
+class Update:
+    """contacts.update, contacts.update_extras, contacts.update_subscriptions."""
+
+    key: str = needed_string("key")
+    fields: dict[str, Any] = needed_object("fields")
+
+
+@frozen
+class One:
+    """A contact."""
+
+    contact: Contact
+
+
+@frozen
+class Found:
+    """A contact, and whether it is new."""
+
+    contact: Contact
+    created: bool
+
+
+@frozen
+class Keys:
+    """Keys of contacts."""
+
+    keys: list[str]
+
+
+def not_found(key: str) -> Refused:
+    """There is no such contact."""
+    return Refused(f"Contact with key {shown(key)} not found.")
+
+
+@frozen
+class ContactsResource(Resource):
+    """The contacts commands."""
+
+    contacts: Contacts
+    search_of: ContactSearch
+
+    @command("contacts.get")
+    async def get(self, caller: Caller, request: Get) -> One:
+        """The contact with an address; of several, the one that was created last."""
+        delivery_class = _delivery_class(caller, request)
+        found = await self.contacts.find(caller.account, address_field(delivery_class), request.addr)
+        if found is None:
+            where = f"address {shown(request.addr)} for delivery class {shown(delivery_class)}"
+            raise Refused(f"Contact with {where} not found.")
+        return One(found)
+
+    @command("contacts.get_or_create")
+    async def get_or_create(self, caller: Caller, request: Get) -> Found:
+        """The contact with an address, or a new one that has it."""
+        field = address_field(_delivery_class(caller, request))
+        address = stored_address(field, request.addr)
+        new = new_contact({"msisdn": UNKNOWN, "created_at": now()} | {field: address})
+        most = caller.setting(ContactsSettings).contacts_max
+        try:
+            return Found(*await self.contacts.find_or_create(caller.account, field, address, new_id(), new, most))
+        except ContactLimit as limit:
+            raise Refused(str(limit)) from limit
+
+    @command("contacts.get_by_key")
+    async def get_by_key(self, caller: Caller, request: ByKey) -> One:
+        """The contact with a key."""
+        found = await self.contacts.get(caller.account, request.key)
+        if found is None:
+            raise not_found(request.key)
+        return One(found)
+
+    @command("contacts.new")
+    async def new(self, caller: Caller, request: Whole) -> One:
+        """Make a contact."""
+        most = caller.setting(ContactsSettings).contacts_max
+        try:
+            return One(await self.contacts.create(caller.account, new_id(), new_contact(request.contact), most))
+        except ContactLimit as limit:
+            raise Refused(str(limit)) from limit
+
+    @command("contacts.save")
+    async def save(self, caller: Caller, request: Whole) -> One:
+        """Replace all of a contact; what is not given becomes null, but created_at stays."""
+        key = request.contact.get("key")
+        if not isinstance(key, str):
+            raise Refused(f"'contact.key' needs to be a string, not {shown(key)}")
+        change = replaced_contact(request.contact)
+        return await self._change(caller, key, change)
+
+    @command("contacts.update")
+    async def update(self, caller: Caller, request: Update) -> One:
+        """Change some fields of a contact."""
+        return await self._change(caller, request.key, changed_contact(request.fields))
+
+    @command("contacts.update_extras")
+    async def update_extras(self, caller: Caller, request: Update) -> One:
+        """Set some extras of a contact."""
+        return await self._change(caller, request.key, added_entries(EXTRAS, request.fields))
+
+    @command("contacts.update_subscriptions")
+    async def update_subscriptions(self, caller: Caller, request: Update) -> One:
+        """Set some subscriptions of a contact."""
+        return await self._change(caller, request.key, added_entries(SUBSCRIPTIONS, request.fields))
+
+    @command("contacts.search")
+    async def search(self, caller: Caller, request: Search) -> Keys:
+        """The keys of the contacts that a query finds."""
+        limit = None if request.max_keys < 0 else request.max_keys
+        try:
+            return Keys(await self.search_of.keys(caller.account, request.query, limit))
+        except QueryError as error:
+            raise Refused(str(error)) from error
+
+    async def _change(self, caller: Caller, key: str, change: Change) -> One:
+        try:
+            changed = await self.contacts.change(caller.account, key, change)
+        except ContactLimit as limit:
+            raise Refused(str(limit)) from limit
+        if changed is None:
+            raise not_found(key)
+        return One(changed)
+
+
+def _delivery_class(caller: Caller, request: Get) -> str:
+    given = request.delivery_class
+    if given is None:
+        given = caller.setting(ContactsSettings).delivery_class or None
+    if not isinstance(given, str):
+        raise Refused(f"'delivery_class' needs to be a string, not {shown(given)}")
+    return given

@@ -1,0 +1,188 @@
+"""Contacts of accounts. Redis is the truth; every write is one atomic step that moves look-ups, memberships and change number along.
+
+A contact is handed out in its JSON shape, as apps know it: 16 fields that are always there, and one field more for each extra
+(`extras-<name>`) and subscription (`subscription-<name>`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import redis as redis_py
+from attrs import field, frozen
+from msgspec import json
+
+from .keys import account_key
+from .redis import Command, Redis
+from .scripts import Script, script
+from .statistics import prefix_of
+
+Contact = dict[str, Any]
+
+VERSION = 2
+TEXTS = (
+    "name", "surname", "msisdn", "twitter_handle", "facebook_id", "bbm_pin", "gtalk_id", "mxit_id", "wechat_id", "email_address",
+)  # fmt: skip
+DATES = ("created_at", "dob")
+EXTRAS, SUBSCRIPTIONS = "extras-", "subscription-"
+_HIDDEN = "~seq"
+
+
+class ContactLimit(Exception):
+    """The account has as many contacts as it may, or the contact would be too large. The text says which."""
+
+
+@frozen
+class Change:
+    """What a write does to a contact; all of it, or nothing where a limit is passed.
+
+    Attributes:
+        set: Plain fields to their texts, and extras-* and subscription-* to any JSON value.
+        drop: Fields that become null.
+        drop_prefix: Prefixes whose fields go before any are set.
+        groups: Keys of groups; None leaves them as they are.
+        add_groups: Whether those come on top.
+        wipe: Whether everything goes first, but created_at.
+    """
+
+    set: Mapping[str, Any] = field(factory=dict)
+    drop: tuple[str, ...] = ()
+    drop_prefix: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    add_groups: bool = False
+    wipe: bool = False
+
+    def encode(self) -> bytes:
+        """As the scripts take it."""
+        texts = {name: json.encode(value).decode() if _is_dynamic(name) else value for name, value in self.set.items()}
+        change: dict[str, Any] = {"wipe": self.wipe, "set": texts, "drop": self.drop, "drop_prefix": self.drop_prefix}
+        if self.groups is not None:
+            change |= {"groups": self.groups, "add_groups": self.add_groups}
+        return json.encode(change)
+
+
+def _is_dynamic(name: str) -> bool:
+    return name.startswith((EXTRAS, SUBSCRIPTIONS))
+
+
+@frozen
+class Page:
+    """Contacts in the order in which they were made; `cursor` is where the next page begins, None at the end."""
+
+    contacts: list[Contact]
+    cursor: int | None
+
+
+@frozen
+class Contacts:
+    """The contacts of all accounts. Every coroutine may raise `redis.Unavailable`; those that write, `ContactLimit`."""
+
+    redis: Redis
+    _write: Script = field(factory=lambda: script("contact_write"), init=False)
+    _find: Script = field(factory=lambda: script("contact_find"), init=False)
+    _find_or_create: Script = field(factory=lambda: script("contact_find_or_create"), init=False)
+
+    async def get(self, account: str, key: str) -> Contact | None:
+        """The contact with a key."""
+        return _contact(account, key, await self.redis.execute("HGETALL", _hash(account, key)))
+
+    async def many(self, account: str, keys: Sequence[str]) -> list[Contact]:
+        """The contacts with those keys, those that exist, in the same order."""
+        commands: list[Command] = [("HGETALL", _hash(account, key)) for key in keys]
+        answers = await self.redis.execute_many(commands) if commands else []
+        found = (_contact(account, key, flat) for key, flat in zip(keys, answers, strict=True))
+        return [contact for contact in found if contact is not None]
+
+    async def find(self, account: str, name: str, address: str) -> Contact | None:
+        """The contact with an address in a field; of several, the one that was created last."""
+        found = await self.redis.run(self._find, [_list(account)], prefix_of(account), name, address)
+        return None if found is None else _contact(account, found[0].decode(), found[1])
+
+    async def find_or_create(
+        self, account: str, name: str, address: str, key: str, new: Change, most: int
+    ) -> tuple[Contact, bool]:
+        """The contact with an address, or a new one with that key; and whether it is new."""
+        created, found, flat = await self._run(
+            self._find_or_create, account, key, name, address, key, new.encode(), most
+        )  # fmt: skip
+        contact = _contact(account, found.decode(), flat)
+        assert contact is not None
+        return contact, bool(created)
+
+    async def create(self, account: str, key: str, new: Change, most: int) -> Contact:
+        """Write a contact, whether it exists or not."""
+        contact = _contact(account, key, await self._run(self._write, account, key, key, 0, new.encode(), most))
+        assert contact is not None
+        return contact
+
+    async def change(self, account: str, key: str, change: Change) -> Contact | None:
+        """Change a contact that exists; None where there is none."""
+        return _contact(account, key, await self._run(self._write, account, key, key, 1, change.encode(), 0))
+
+    async def _run(self, script: Script, account: str, key: str, *args: Any) -> Any:
+        try:
+            return await self.redis.run(script, [_hash(account, key)], prefix_of(account), *args)
+        except redis_py.ResponseError as error:
+            raise _limit(error) from error
+
+    async def create_many(self, account: str, new: Mapping[str, Change], most: int) -> dict[str, str]:
+        """Write contacts by their keys, each for itself; what went wrong with those that were not written, by key."""
+        commands = [
+            self._write.call([_hash(account, key)], prefix_of(account), key, 0, change.encode(), most)
+            for key, change in new.items()
+        ]
+        answers = await self.redis.attempt(commands)
+        return {
+            key: str(_limit(answer)) for key, answer in zip(new, answers, strict=True) if isinstance(answer, Exception)
+        }
+
+    async def page(self, account: str, cursor: int, limit: int) -> Page:
+        """The contacts made after the cursor (0: from the first on)."""
+        flat = await self.redis.execute(
+            "ZRANGE", _list(account), f"({cursor}", "+inf", "BYSCORE", "LIMIT", 0, limit, "WITHSCORES"
+        )
+        keys = [key.decode() for key in flat[::2]]
+        contacts = await self.many(account, keys)
+        return Page(contacts, int(flat[-1]) if len(keys) == limit else None)
+
+    async def count(self, account: str) -> int:
+        """How many contacts there are."""
+        return int(await self.redis.execute("ZCARD", _list(account)))
+
+    async def members(self, account: str, group: str) -> list[str]:
+        """The keys of the contacts that list a group."""
+        return sorted(
+            key.decode() for key in await self.redis.execute("SMEMBERS", account_key(account, "members", group))
+        )
+
+    async def count_members(self, account: str, group: str) -> int:
+        """How many contacts list a group."""
+        return int(await self.redis.execute("SCARD", account_key(account, "members", group)))
+
+
+def _hash(account: str, key: str) -> str:
+    return account_key(account, "contact", key)
+
+
+def _list(account: str) -> str:
+    return account_key(account, "contacts")
+
+
+def _limit(error: Exception) -> Exception:
+    """What a script's error means."""
+    _, is_limit, text = str(error).partition("LIMIT ")
+    return ContactLimit(text) if is_limit else error
+
+
+def _contact(account: str, key: str, flat: Sequence[bytes] | None) -> Contact | None:
+    if not flat:
+        return None
+    stored = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    contact: Contact = {"key": key, "user_account": account, "$VERSION": VERSION}
+    for name in (*TEXTS, *DATES):
+        value = stored.pop(name, None)
+        contact[name] = None if value is None else value.decode()
+    contact["groups"] = json.decode(stored.pop("groups", b"[]"))
+    stored.pop(_HIDDEN, None)
+    return contact | {name: json.decode(value) for name, value in sorted(stored.items())}

@@ -1,0 +1,96 @@
+"""Groups of contacts. A group's members are kept with the contacts; a smart group has a query as well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import field, frozen
+
+from .keys import account_key
+from .redis import Redis
+from .scripts import Script, script
+from .statistics import prefix_of
+
+Group = dict[str, Any]
+"""In its JSON shape: name, query (null: not a smart group), user_account, created_at, key, $VERSION (null)."""
+
+_SEVERAL, _TOO_MANY, _NONE = -1, -2, -3
+
+
+class SeveralGroups(Exception):
+    """More than one group has the name."""
+
+
+class TooManyGroups(Exception):
+    """The account has as many groups as it may."""
+
+
+@frozen
+class Groups:
+    """The groups of all accounts. Every coroutine may raise `redis.Unavailable`."""
+
+    redis: Redis
+    _create: Script = field(factory=lambda: script("group_create"), init=False)
+    _update: Script = field(factory=lambda: script("group_update"), init=False)
+    _list: Script = field(factory=lambda: script("group_list"), init=False)
+
+    async def get(self, account: str, key: str) -> Group | None:
+        """The group with a key."""
+        return _group(account, key, await self.redis.execute("HGETALL", account_key(account, "group", key)))
+
+    async def find(self, account: str, name: str) -> Group | None:
+        """The group with a name. Raises SeveralGroups."""
+        found = await self._find(account, name, "", "", create=False, most=0)
+        return None if found is None else found[0]
+
+    async def find_or_create(self, account: str, name: str, key: str, created_at: str, most: int) -> tuple[Group, bool]:
+        """The group with a name, or a new one with that key; and whether it is new. Raises SeveralGroups, TooManyGroups."""
+        found = await self._find(account, name, key, created_at, create=True, most=most)
+        assert found is not None
+        return found
+
+    async def _find(
+        self, account: str, name: str, key: str, created_at: str, *, create: bool, most: int
+    ) -> tuple[Group, bool] | None:
+        keys = [_name(account, name), account_key(account, "group", key), account_key(account, "groups")]
+        code, *found = await self.redis.run(
+            self._create, keys, key, name, created_at, prefix_of(account), int(create), most
+        )
+        if code == _SEVERAL:
+            raise SeveralGroups
+        if code == _TOO_MANY:
+            raise TooManyGroups(f"an account may have {most} groups")
+        if code == _NONE:
+            return None
+        group = _group(account, found[0].decode(), found[1])
+        assert group is not None
+        return group, bool(code)
+
+    async def update(self, account: str, key: str, name: str, query: str | None) -> Group | None:
+        """Give a group another name and query; None where there is no such group."""
+        keys = [account_key(account, "group", key), _name(account, name)]
+        flat = await self.redis.run(
+            self._update, keys, key, name, int(query is not None), query or "", prefix_of(account)
+        )
+        return _group(account, key, flat)
+
+    async def all(self, account: str) -> list[Group]:
+        """Every group, by name."""
+        flat = await self.redis.run(self._list, [account_key(account, "groups")], prefix_of(account))
+        found = (_group(account, key.decode(), fields) for key, fields in zip(flat[::2], flat[1::2], strict=True))
+        return sorted((group for group in found if group is not None), key=lambda group: (group["name"], group["key"]))
+
+
+def _name(account: str, name: str) -> str:
+    return account_key(account, "groupname", name)
+
+
+def _group(account: str, key: str, flat: Sequence[bytes] | None) -> Group | None:
+    if not flat:
+        return None
+    stored = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    return {
+        "name": stored["name"], "query": stored.get("query"), "user_account": account, "created_at": stored["created_at"],
+        "key": key, "$VERSION": None,
+    }  # fmt: skip

@@ -1,0 +1,66 @@
+"""Addresses whose owners want no messages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import msgspec
+from attrs import field, frozen
+
+from .keys import account_key
+from .redis import Redis
+from .scripts import Script, script
+
+
+class OptOut(msgspec.Struct, frozen=True):
+    """When an address was opted out, and by which message."""
+
+    message_id: str
+    created_at: str
+
+
+class TooManyOptOuts(Exception):
+    """The account has as many as it may."""
+
+
+@frozen
+class OptOuts:
+    """The opt-outs of all accounts, by type and value of the address. Every coroutine may raise `redis.Unavailable`."""
+
+    redis: Redis
+    _set: Script = field(factory=lambda: script("optout_set"), init=False)
+
+    async def get(self, account: str, kind: str, value: str) -> OptOut | None:
+        """The opt-out of an address."""
+        text = await self.redis.execute("HGET", _hash(account), _name(kind, value))
+        return None if text is None else msgspec.json.decode(text, type=OptOut)
+
+    async def any(self, account: str, addresses: Collection[tuple[str, str]]) -> bool:
+        """Whether one of several types and values is opted out."""
+        names = [_name(kind, value) for kind, value in addresses]
+        return any(text is not None for text in await self.redis.execute("HMGET", _hash(account), *names))
+
+    async def set(self, account: str, kind: str, value: str, optout: OptOut, most: int) -> None:
+        """Opt an address out, in place of what there was. Raises TooManyOptOuts."""
+        stored = await self.redis.run(
+            self._set, [_hash(account)], _name(kind, value), msgspec.json.encode(optout), most
+        )
+        if not stored:
+            raise TooManyOptOuts(f"an account may have {most} opt-outs")
+
+    async def cancel(self, account: str, kind: str, value: str) -> None:
+        """Opt an address in again; nothing where it was not out."""
+        await self.redis.execute("HDEL", _hash(account), _name(kind, value))
+
+    async def count(self, account: str) -> int:
+        """How many there are."""
+        return int(await self.redis.execute("HLEN", _hash(account)))
+
+
+def _hash(account: str) -> str:
+    return account_key(account, "optouts")
+
+
+def _name(kind: str, value: str) -> bytes:
+    """No type and value of another address make the same."""
+    return msgspec.json.encode((kind, value))

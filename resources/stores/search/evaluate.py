@@ -1,0 +1,189 @@
+"""Whether one document matches a node: the whole query language in plain Python, for few documents and as the measure of the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import regex
+
+from .fields import Document
+from .nodes import (
+    Any,
+    Boolean,
+    Everything,
+    Exists,
+    Fuzzy,
+    Node,
+    Occur,
+    Period,
+    Phrase,
+    Prefix,
+    QueryError,
+    Range,
+    Regex,
+    Term,
+    Wildcard,
+)  # fmt: skip
+
+REGEX_SECONDS = 0.5  # for one regular expression on one token
+PLACES_MAX = 200_000  # of all words of a sloppy phrase in one field
+SLOPPY_STEPS = 20_000  # of the search for a sloppy phrase with repeated words in one field; beyond, it does not match
+
+
+def matches(node: Node, document: Document) -> bool:
+    """Whether the document is one of those that the node finds.
+
+    Raises:
+        QueryError: A regular expression took too long, or a sloppy phrase is too much.
+    """
+    match node:
+        case Boolean(clauses):
+            return _boolean(clauses, document)
+        case Everything():
+            return True
+        case Exists(field):
+            return field in document.tokens
+        case Period(field, first, last):
+            moment = document.dates.get(field)
+            return moment is not None and (first is None or moment >= first) and (last is None or moment <= last)
+        case Phrase(field, words, slop):
+            return _phrase(document.tokens.get(field, ()), words, slop)
+    return any(_token_matches(node, token) for token in document.tokens.get(node.field, ()))
+
+
+def _boolean(clauses: Sequence[tuple[Occur, Node]], document: Document) -> bool:
+    must = should = False
+    for occur, node in clauses:
+        if occur is Occur.SHOULD and should:
+            continue
+        found = matches(node, document)
+        if found is (occur is Occur.MUST_NOT) and occur is not Occur.SHOULD:
+            return False
+        must = must or occur is Occur.MUST
+        should = should or (occur is Occur.SHOULD and found)
+    return must or should
+
+
+def _token_matches(node: Term | Prefix | Wildcard | Fuzzy | Range | Regex, token: str) -> bool:
+    match node:
+        case Term(_, text):
+            return token == text
+        case Prefix(_, text):
+            return token.startswith(text)
+        case Wildcard(_, pattern):
+            return wildcard_matches(pattern, token)
+        case Fuzzy(_, text, most):
+            return distance(text, token, most) <= most
+        case Range():
+            return range_matches(node, token)
+        case Regex(_, pattern):
+            try:
+                return _compiled(pattern).fullmatch(token, timeout=REGEX_SECONDS) is not None
+            except TimeoutError:
+                raise QueryError(None, f"a regular expression took longer than {REGEX_SECONDS:g} s") from None
+
+
+@lru_cache(256)
+def _compiled(pattern: str) -> regex.Pattern[str]:
+    return regex.compile(pattern)
+
+
+def range_matches(node: Range, token: str) -> bool:
+    """Whether a token is in the range, by code points."""
+    low, high = node.low, node.high
+    return (low is None or token > low or (node.with_low and token == low)) and (
+        high is None or token < high or (node.with_high and token == high)
+    )
+
+
+def wildcard_matches(pattern: Sequence[str | Any], token: str) -> bool:
+    """Greedy, with one point to go back to: at most len(pattern) * len(token) steps."""
+    at = here = mark = 0
+    star = -1
+    while here < len(token):
+        if at < len(pattern) and (pattern[at] is Any.ONE or pattern[at] == token[here]):
+            at, here = at + 1, here + 1
+        elif at < len(pattern) and pattern[at] is Any.MANY:
+            star, mark, at = at, here, at + 1
+        elif star >= 0:
+            mark += 1
+            at, here = star + 1, mark
+        else:
+            return False
+    return all(one is Any.MANY for one in pattern[at:])
+
+
+def distance(one: str, other: str, most: int) -> int:
+    """Edits from one text to the other, a swap of neighbours being one; anything above `most` when there are more."""
+    if abs(len(one) - len(other)) > most:
+        return most + 1
+    before: list[int] = []
+    last = list(range(len(other) + 1))
+    for row, x in enumerate(one, 1):
+        now = [row]
+        for column, y in enumerate(other, 1):
+            edits = min(last[column] + 1, now[-1] + 1, last[column - 1] + (x != y))
+            if row > 1 and column > 1 and x == other[column - 2] and one[row - 2] == y:
+                edits = min(edits, before[column - 2] + 1)
+            now.append(edits)
+        before, last = last, now
+    return last[-1]
+
+
+def _phrase(tokens: Sequence[str], words: Sequence[str], slop: int) -> bool:
+    if slop:
+        return sloppy(tokens, words, slop)
+    count = len(words)
+    return any(tuple(tokens[start : start + count]) == words for start in range(len(tokens) - count + 1))
+
+
+def sloppy(tokens: Sequence[str], words: Sequence[str], slop: int) -> bool:
+    """Whether the words can be given different places p of the tokens so that the p - index differ by at most `slop`.
+
+    This is what Lucene's sloppy phrases come to.
+    """
+    if len(words) > len(tokens):
+        return False
+    places: dict[str, list[int]] = {}
+    for place, token in enumerate(tokens):
+        places.setdefault(token, []).append(place)
+    if any(word not in places for word in words):
+        return False
+    if sum(len(places[word]) for word in words) > PLACES_MAX:
+        raise QueryError(None, "a sloppy phrase of words that stand too often in one field")
+    shifted = [[(place - index, place) for place in places[word]] for index, word in enumerate(words)]
+    if len(set(words)) == len(words):
+        return _narrowest(shifted) <= slop
+    shifted.sort(key=len)
+    return _assign(shifted, slop)
+
+
+def _narrowest(shifted: Sequence[Sequence[tuple[int, int]]]) -> int:
+    """The least spread of values, one from each list."""
+    events = sorted((value, index) for index, values in enumerate(shifted) for value, _ in values)
+    last: dict[int, int] = {}
+    best = events[-1][0] - events[0][0]
+    for value, index in events:
+        last[index] = value
+        if len(last) == len(shifted):
+            best = min(best, value - min(last.values()))
+    return best
+
+
+def _assign(shifted: Sequence[Sequence[tuple[int, int]]], slop: int) -> bool:
+    """With repeated words no place may be taken twice: try, within bounds."""
+    steps = SLOPPY_STEPS
+    stack: list[tuple[int, frozenset[int], int | None, int | None]] = [(0, frozenset(), None, None)]
+    while stack and steps:
+        index, used, low, high = stack.pop()
+        if index == len(shifted):
+            return True
+        for value, place in shifted[index]:
+            steps -= 1
+            lowest = value if low is None else min(low, value)
+            highest = value if high is None else max(high, value)
+            if place not in used and highest - lowest <= slop:
+                stack.append((index + 1, used | {place}, lowest, highest))
+        steps = max(steps, 0)
+    return False
