@@ -18,6 +18,7 @@ LENGTHS: dict[str, int | None] = {
     "gtalk_id": None, "mxit_id": None, "wechat_id": None, "email_address": None,
 }  # fmt: skip
 """Text fields to the characters that each may have."""
+KEY_MAX = 255
 MAPPINGS = {"extra": EXTRAS, "subscription": SUBSCRIPTIONS}
 
 ADDRESS_FIELDS = {
@@ -155,3 +156,19 @@ def _scalar(name: str, value: Any) -> Any:
     if isinstance(value, dict | list):
         raise Refused(f"'{name}' needs to be a string, a number, true, false or null, not {shown(value)}")
     return value
+
+
+_KNOWN = {*LENGTHS, *MAPPINGS, "dob", "created_at", "groups", "key", "user_account", "$VERSION"}
+
+
+def imported_contact(given: Any) -> tuple[str | None, Change]:
+    """A contact from a file, with its key where it has one. Unlike in commands, unknown fields are errors. Raises Refused."""
+    if not isinstance(given, dict):
+        raise Refused(f"expected an object, not {shown(given)}")
+    unknown = [name for name in given if name not in _KNOWN and not name.startswith((EXTRAS, SUBSCRIPTIONS))]
+    if unknown:
+        raise Refused(f"there is no field {shown(unknown[0])}; a contact's own go into 'extra'")
+    key = given.get("key")
+    if key is not None and not (isinstance(key, str) and 0 < len(key) <= KEY_MAX):
+        raise Refused(f"'key' needs to be a string of 1 to {KEY_MAX} characters, not {shown(key)}")
+    return key, replaced_contact(given)

@@ -201,10 +201,9 @@ def delivery_class(transport_type: str | None) -> str:
 
 def for_app(message: Payload, account: str, app: str) -> Payload:
     """A message as delivered to an app: with its own account and conversation, and the delivery class."""
-    helper = message["helper_metadata"] | {
-        "go": go_metadata(account, app),
-        "delivery_class": delivery_class(message.get("transport_type")),
-    }
+    helper = message["helper_metadata"] | {"go": go_metadata(account, app)}
+    if not message.get("inbound_push_trigger"):  # which has no transport, and its class with it
+        helper["delivery_class"] = delivery_class(message.get("transport_type"))
     return message | {"helper_metadata": helper}
 
 
@@ -213,10 +212,11 @@ def go_metadata(account: str, app: str) -> dict[str, str]:
     return {"user_account": account, "conversation_type": "jsbox", "conversation_key": app}
 
 
-def push_trigger(address: str, transport_name: str | None = None) -> Payload:
-    """A message that nobody sent: it makes the app start a conversation with an address."""
+def push_trigger(address: str, delivery_class: str = "sms") -> Payload:
+    """A message that nobody sent: it makes the app start a conversation with an address of that class."""
     trigger = complete_message({"from_addr": address}, transport_name="", transport_type=None, endpoint="default")
-    return trigger | {"inbound_push_trigger": True, "transport_name": transport_name}
+    helper = {"delivery_class": delivery_class}
+    return trigger | {"inbound_push_trigger": True, "transport_name": None, "helper_metadata": helper}
 
 
 def reply(

@@ -18,22 +18,19 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from resources.contract import Refused
 from resources.stores.logbook import Logbook
 from resources.stores.redis import Redis, Unavailable
+from resources.stores.search import QueryError
 
+from .contacts_admin import ContactsAdmin
 from .dispatcher import Dispatcher, Program
 from .pool import Pool
+from .push import NoSuchGroup, Pushed
 
 LOGS_MAX = 10_000
 PUSH_MAX = 100_000  # addresses in one request
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-
-
-@frozen
-class PushResult:
-    """What became of a push."""
-
-    queued: int
 
 
 @frozen
@@ -45,8 +42,9 @@ class AdminServices:
     pool: Pool
     logbook: Logbook
     redis: Redis
+    contacts: ContactsAdmin
     reload: Callable[[], Awaitable[dict[str, Any]]]
-    push: Callable[[str, list[str]], Awaitable[PushResult]]
+    push: Callable[[str, list[str] | None, str | None], Awaitable[Pushed]]
     metrics: Callable[[], bytes]
     is_draining: Callable[[], bool]
     connections: Callable[[str], int]
@@ -194,17 +192,35 @@ class Admin:
             body = await request.json()
         except (json.JSONDecodeError, UnicodeDecodeError):
             body = None
-        addresses = body.get("addrs") if isinstance(body, dict) else None
-        if not isinstance(addresses, list) or not all(isinstance(one, str) and one for one in addresses):
-            return JSONResponse({"error": 'expected {"addrs": ["+27...", ...]}'}, 400)
-        if len(addresses) > PUSH_MAX:
-            return JSONResponse({"error": f"expected at most {PUSH_MAX} addresses, got {len(addresses)}"}, 400)
-        if "default" not in program.app.endpoints:
-            return JSONResponse({"error": f"app {program.app.name} has no endpoint 'default' to push over"}, 409)
-        return JSONResponse(asdict(await self.services.push(program.app.name, addresses)))
+        body = body if isinstance(body, dict) else {}
+        addresses, group = body.get("addrs"), body.get("group")
+        problem = _push_problem(program, addresses, group)
+        if problem is not None:
+            return JSONResponse({"error": problem[1]}, problem[0])
+        try:
+            return JSONResponse(asdict(await self.services.push(program.app.name, addresses, group)))
+        except NoSuchGroup as error:
+            return JSONResponse({"error": str(error)}, 404)
+        except (Refused, QueryError) as error:
+            return JSONResponse({"error": str(error)}, 409)
 
     def _program(self, request: Request) -> Program | None:
         return self.services.programs().get(request.path_params["app"])
+
+
+def _push_problem(program: Program, addresses: Any, group: Any) -> tuple[int, str] | None:
+    """What is wrong with a push: it names addresses or a group, and not both."""
+    if addresses is None:
+        right = isinstance(group, str) and group != ""
+    else:
+        right = group is None and isinstance(addresses, list) and all(isinstance(one, str) and one for one in addresses)
+    if not right:
+        return 400, 'expected {"addrs": ["+27...", ...]} or {"group": KEY}'
+    if addresses is not None and len(addresses) > PUSH_MAX:
+        return 400, f"expected at most {PUSH_MAX} addresses, got {len(addresses)}"
+    if "default" not in program.app.endpoints:
+        return 409, f"app {program.app.name} has no endpoint 'default' to push over"
+    return None
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
@@ -234,6 +250,7 @@ def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
         Route("/v1/apps/{app}/push", admin.push, methods=["POST"]),
         Route("/v1/sandboxes", admin.sandboxes),
         Route("/v1/reload", admin.reload, methods=["POST"]),
+        *services.contacts.routes(),
     ]
     return Starlette(
         routes=routes,

@@ -25,7 +25,6 @@ from resources.groups import GroupsResource, GroupsSettings
 from resources.http import Http, HttpSettings
 from resources.kv import Kv, KvSettings
 from resources.log import LogResource
-from resources.messages import push_trigger
 from resources.messagestore import Messagestore, MessagestoreSettings
 from resources.metrics import Metrics, MetricsSettings
 from resources.optout import OptoutResource, OptoutSettings
@@ -36,7 +35,7 @@ from resources.stores.egress import Policy, open_egress
 from resources.stores.graphite import Graphite, Target, open_graphite
 from resources.stores.groups import Groups
 from resources.stores.identity import open_message_ids
-from resources.stores.journal import Entry, Journal
+from resources.stores.journal import Journal
 from resources.stores.keyspace import Keyspace
 from resources.stores.logbook import Logbook
 from resources.stores.optouts import OptOuts
@@ -45,11 +44,12 @@ from resources.stores.redis import Redis, Unavailable, open_redis
 from resources.stores.search.scan import ScanSearch
 from resources.stores.statistics import Statistics
 
-from .admin import AdminServices, PushResult, admin_app
+from .admin import AdminServices, admin_app
 from .config import Address, Config
 from .config.load import InvalidConfig
 from .config.model import App
 from .config.plan import RESTART, plan
+from .contacts_admin import ContactsAdmin
 from .dispatcher import Dispatcher, Program, open_dispatcher
 from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
@@ -58,12 +58,13 @@ from .gateway.delivery import open_deliveries
 from .jail import jail
 from .observe import PrometheusObserver
 from .pool import Pool, open_pool
+from .push import Pushed, Pusher
+from .reporting import ConversationReporter
 from .router import Router, build_table
 from .valkey import lock_data_dir, open_valkey
 
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
 ADMIN_STOP_SECONDS = 2.0
-PUSH_WAIT = 0.05  # seconds until a full queue is looked at again
 LAG_TICK = 0.25
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,7 @@ class Service:
     stores: Stores
     pool: Pool
     dispatcher: Dispatcher
+    pusher: Pusher
     deliveries: Deliveries
     observer: PrometheusObserver
     gateway: Gateway = field(init=False)
@@ -176,22 +178,13 @@ class Service:
         log.info("the config was reloaded: %s", changes)
         return {"ok": True, **changes, "warnings": list(new.warnings)}
 
-    async def push(self, app: str, addresses: Sequence[str]) -> PushResult:
-        """Put a push trigger for each address into the journal and in line, as there is room."""
-        config = self.config.apps[app]
-        channel = config.endpoints["default"]
-        entries = [Entry("message", config.account, app, channel, push_trigger(address)) for address in addresses]
-        while entries:
-            fit = next((n for n in (100, 10, 1) if self.dispatcher.has_room(app, n)), 0)
-            if not fit:
-                await trio.sleep(PUSH_WAIT)
-                continue
-            batch, entries = entries[:fit], entries[fit:]
-            with trio.CancelScope(shield=True):  # bounded by the store's patience; what is journalled must be run
-                accepted = await self.stores.journal.accept(batch)
-                for entry, answer in zip(batch, accepted, strict=True):
-                    self.dispatcher.submit(entry, answer.place)
-        return PushResult(queued=len(addresses))
+    async def push(self, name: str, addresses: Sequence[str] | None, group: str | None) -> Pushed:
+        """Push to addresses, or to a group. Raises as `Pusher.push_group` does."""
+        app = self.config.apps[name]
+        delivery_class = address_class(app) or "sms"
+        if group is not None:
+            return await self.pusher.push_group(app, delivery_class, group)
+        return await self.pusher.push(app, delivery_class, addresses or ())
 
     async def drain(self) -> None:
         """Take nothing new, let what is in hand end, and see what it sent on its way."""
@@ -204,6 +197,10 @@ class Service:
 
     def _apply(self) -> None:
         self.dispatcher.update({name: program_of(self.config, app) for name, app in self.config.apps.items()})
+
+    def _contacts_max(self, account: str) -> int | None:
+        known = account in self.config.accounts or any(app.account == account for app in self.config.apps.values())
+        return self.config.account(account).contacts_max if known else None
 
     def _metrics(self) -> bytes:
         for name in self.config.apps:
@@ -223,6 +220,7 @@ class Service:
             pool=self.pool,
             logbook=self.stores.logbook,
             redis=self.stores.redis,
+            contacts=ContactsAdmin(self.stores.contacts, self.pusher.search, self._contacts_max),
             reload=self.reload,
             push=self.push,
             metrics=self._metrics,
@@ -299,13 +297,15 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
         dispatcher = await stack.enter_async_context(
             open_dispatcher(pool, router, stores.journal, stores.logbook, outbox, observer, deliveries.run_ended)
         )
-        service = Service(config, read_config, stores, pool, dispatcher, deliveries, observer)
+        pusher = Pusher(contacts, groups, optouts, search, stores.journal, dispatcher)
+        service = Service(config, read_config, stores, pool, dispatcher, pusher, deliveries, observer)
         service._apply()  # noqa: SLF001
         stores_redis.on_reconnect += [dispatcher.settle_soon, deliveries.doubt_all]
         if recovered := await dispatcher.recover():
             log.info("%d messages were left in the journal; they are in line again", recovered)
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(service._watch_lag)  # noqa: SLF001
+        nursery.start_soon(ConversationReporter(lambda: service.config.apps, statistics, graphite).run)
         services = service._gateway_services()  # noqa: SLF001
         service.gateway = await stack.enter_async_context(open_gateway(services, config.listen.gateway))
         service.admin_port = await stack.enter_async_context(_open_admin(service))

@@ -116,7 +116,7 @@ def carbon(folder: Path) -> Iterator[Carbon]:
         "setuptools<81",
     ]
     subprocess.run(install, check=True, env=os.environ | {"GRAPHITE_NO_PREFIX": "True"}, capture_output=True)
-    ports = _free_ports(3)
+    ports = free_ports(3)
     (folder / "conf").mkdir()
     (folder / "conf" / "storage-schemas.conf").write_text("[all]\npattern = .*\nretentions = 1s:1h\n")
     (folder / "conf" / "carbon.conf").write_text(
@@ -145,7 +145,7 @@ def carbon(folder: Path) -> Iterator[Carbon]:
         process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

@@ -126,16 +126,14 @@ class Contacts:
         except redis_py.ResponseError as error:
             raise _limit(error) from error
 
-    async def create_many(self, account: str, new: Mapping[str, Change], most: int) -> dict[str, str]:
-        """Write contacts by their keys, each for itself; what went wrong with those that were not written, by key."""
+    async def create_many(self, account: str, new: Sequence[tuple[str, Change]], most: int) -> dict[int, str]:
+        """Write contacts with their keys, in order and each for itself; why some were not written, by their index."""
         commands = [
             self._write.call([_hash(account, key)], prefix_of(account), key, 0, change.encode(), most)
-            for key, change in new.items()
+            for key, change in new
         ]
         answers = await self.redis.attempt(commands)
-        return {
-            key: str(_limit(answer)) for key, answer in zip(new, answers, strict=True) if isinstance(answer, Exception)
-        }
+        return {n: str(_limit(answer)) for n, answer in enumerate(answers) if isinstance(answer, Exception)}
 
     async def page(self, account: str, cursor: int, limit: int) -> Page:
         """The contacts made after the cursor (0: from the first on)."""

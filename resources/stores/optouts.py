@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import msgspec
 from attrs import field, frozen
@@ -35,10 +35,11 @@ class OptOuts:
         text = await self.redis.execute("HGET", _hash(account), _name(kind, value))
         return None if text is None else msgspec.json.decode(text, type=OptOut)
 
-    async def any(self, account: str, addresses: Collection[tuple[str, str]]) -> bool:
-        """Whether one of several types and values is opted out."""
-        names = [_name(kind, value) for kind, value in addresses]
-        return any(text is not None for text in await self.redis.execute("HMGET", _hash(account), *names))
+    async def which(self, account: str, addresses: Sequence[Sequence[tuple[str, str]]]) -> list[bool]:
+        """Of several addresses, each under all types and values that it may stand: whether it is opted out."""
+        names = [_name(*one) for address in addresses for one in address]
+        answers = iter(await self.redis.execute("HMGET", _hash(account), *names) if names else [])
+        return [any([next(answers) is not None for _ in address]) for address in addresses]  # noqa: C419  # all are taken
 
     async def set(self, account: str, kind: str, value: str, optout: OptOut, most: int) -> None:
         """Opt an address out, in place of what there was. Raises TooManyOptOuts."""

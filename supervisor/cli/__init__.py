@@ -18,6 +18,7 @@ COMMANDS = {
     "ps": ("inspect", "Show the sandbox processes."),
     "reload": ("inspect", "Make the server read its config again."),
     "push": ("inspect", "Make an app start conversations."),
+    "contacts": ("contacts", "Import, export and look up contacts."),
 }
 
 

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-import httpx2
 
-from ..config import Config
-from ..config.units import Address
+from .client import admin_client, json_of
 from .common import EXIT_UNREACHABLE, config_option, fail, json_option, load_or_exit, print_json
 
-SECONDS = 10.0
 COLOURS = {
     "ERROR": "red",
     "CRITICAL": "red",
@@ -25,31 +19,6 @@ COLOURS = {
     "MISSED": "yellow",
     "DEBUG": "bright_black",
 }
-
-
-@contextmanager
-def _admin(config: Config) -> Iterator[httpx2.Client]:
-    """A client of the admin port; exit code 4 when it cannot be reached."""
-    token = os.environ.get("JSBOX_TOKEN", "")
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    address = config.listen.admin
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
-    url = f"http://{Address(host, address.port)}"
-    try:
-        with httpx2.Client(base_url=url, headers=headers, timeout=SECONDS, trust_env=False) as client:
-            yield client
-    except httpx2.TransportError as error:
-        fail(f"the server at {url} cannot be reached: {error}; is `jsbox serve` running?", EXIT_UNREACHABLE)
-
-
-def _json(response: httpx2.Response) -> Any:
-    try:
-        body = response.json()
-    except json.JSONDecodeError:
-        fail(f"the server answered {response.status_code}: {response.text[:200]}")
-    if response.is_error and not (isinstance(body, dict) and "errors" in body):
-        fail(str(body.get("error", body) if isinstance(body, dict) else body))
-    return body
 
 
 @click.command()
@@ -62,16 +31,16 @@ def logs(app: str, config_file: Path, as_json: bool, lines: int, follow: bool) -
     """Show an app's log, oldest first."""
     config = load_or_exit(config_file)
     path = f"/v1/apps/{app}/logs"
-    with _admin(config) as client:
+    with admin_client(config) as client:
         if not follow:
-            body = _json(client.get(path, params={"limit": lines}))
+            body = json_of(client.get(path, params={"limit": lines}))
             for entry in reversed(body["entries"]):
                 _print_entry(entry, as_json=as_json)
             return
         with client.stream("GET", path, params={"limit": lines, "follow": 1}, timeout=None) as response:
             if response.is_error:
                 response.read()
-                _json(response)
+                json_of(response)
             for line in response.iter_lines():
                 _print_entry(json.loads(line), as_json=as_json)
         fail("the server ended the log", EXIT_UNREACHABLE)
@@ -97,8 +66,8 @@ def _harmless(text: str) -> str:
 @json_option
 def ps(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
     """Show the sandbox processes."""
-    with _admin(load_or_exit(config_file)) as client:
-        body = _json(client.get("/v1/sandboxes"))
+    with admin_client(load_or_exit(config_file)) as client:
+        body = json_of(client.get("/v1/sandboxes"))
     if as_json:
         print_json(body)
         return
@@ -114,8 +83,8 @@ def ps(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
 @json_option
 def reload(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
     """Make the server read its config again: applied as a whole, or not at all."""
-    with _admin(load_or_exit(config_file)) as client:
-        body = _json(client.post("/v1/reload"))
+    with admin_client(load_or_exit(config_file)) as client:
+        body = json_of(client.post("/v1/reload"))
     if as_json:
         print_json(body)
     elif body["ok"]:
@@ -137,14 +106,20 @@ def reload(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
 
 @click.command()
 @click.argument("app")
-@click.argument("addresses", nargs=-1, required=True)
+@click.argument("addresses", nargs=-1)
+@click.option("--group", help="Push to every contact of the group with this key instead.")
 @config_option
 @json_option
-def push(app: str, addresses: tuple[str, ...], config_file: Path, as_json: bool) -> None:  # noqa: FBT001
-    """Make an app start a conversation with each address."""
-    with _admin(load_or_exit(config_file)) as client:
-        body = _json(client.post(f"/v1/apps/{app}/push", json={"addrs": list(addresses)}, timeout=None))
+def push(app: str, addresses: tuple[str, ...], group: str | None, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Make an app start a conversation with each address that has not opted out."""
+    if bool(addresses) is bool(group):
+        raise click.UsageError("expected ADDRESSES, or --group KEY")
+    body: dict[str, Any] = {"group": group} if group else {"addrs": list(addresses)}
+    with admin_client(load_or_exit(config_file)) as client:
+        answer = json_of(client.post(f"/v1/apps/{app}/push", json=body, timeout=None))
     if as_json:
-        print_json(body)
+        print_json(answer)
     else:
-        click.echo(f"{body['queued']} queued")
+        click.echo(
+            f"{answer['queued']} queued, {answer['opted_out']} opted out, {answer['no_address']} without address"
+        )

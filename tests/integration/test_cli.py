@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from ..gateway_client import connect
-from ..programs import jsbox, serve
+from ..programs import free_ports, jsbox, serve
 from ..service import ECHO, Folder
 
 SAMPLE = Path(__file__).parents[2] / "sandbox_js" / "sample"
@@ -89,7 +89,7 @@ def test_usage_errors_are_2() -> None:
     """As everywhere."""
     assert jsbox("nonsense").returncode == 2
     assert jsbox("logs").returncode == 2
-    for name in ("demo", "dev", "serve", "check", "logs", "ps", "reload", "push"):
+    for name in ("demo", "dev", "serve", "check", "logs", "ps", "reload", "push", "contacts"):
         assert jsbox(name, "--help").returncode == 0
     assert jsbox("--version").stdout.startswith("jsbox, version ")
 
@@ -106,7 +106,7 @@ def test_a_server_that_is_not_there_is_4(folder: Folder) -> None:
 
 async def test_logs_ps_reload_and_push(folder: Folder) -> None:
     """Against a running server."""
-    folder.text = folder.text.replace('admin = "127.0.0.1:0"', 'admin = "127.0.0.1:18420"')
+    folder.text = folder.text.replace('admin = "127.0.0.1:0"', f'admin = "127.0.0.1:{free_ports(1)[0]}"')
     folder.app("phone", "api.log_info('first\\nsecond \\u001b[31mred', function () { " + ECHO + " });")
     config = str(folder.config)
     with serve(folder.config) as server:
@@ -117,7 +117,7 @@ async def test_logs_ps_reload_and_push(folder: Folder) -> None:
             await trio.sleep(0.5)
             await client.say("x", "new")
             pushed = await trio.to_thread.run_sync(jsbox, "push", "phone", "+1", "-c", config)
-            assert (pushed.returncode, pushed.stdout) == (0, "1 queued\n")
+            assert (pushed.returncode, pushed.stdout) == (0, "1 queued, 0 opted out, 0 without address\n")
             await client.expect("outcome")
             shown = await trio.to_thread.run_sync(jsbox, "logs", "phone", "-n", "1", "-c", config)
             assert shown.stdout.splitlines()[0].endswith("INFO     first")

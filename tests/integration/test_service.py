@@ -352,7 +352,7 @@ async def test_a_push_makes_the_app_begin(folder: Folder) -> None:
     async with running(folder) as service, connect(service.gateway_url) as client:
         async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
             answer = await admin.post("/v1/apps/phone/push", json={"addrs": ["+1", "+2"]})
-            assert (answer.status_code, answer.json()) == (200, {"queued": 2})
+            assert (answer.status_code, answer.json()) == (200, {"queued": 2, "opted_out": 0, "no_address": 0})
             for bad in ({}, {"addrs": "x"}, {"addrs": [1]}, {"addrs": [""]}, []):
                 assert (await admin.post("/v1/apps/phone/push", json=bad)).status_code == 400
         sent = sorted([(await client.expect("outbound"))["msg"] for _ in range(2)], key=lambda m: m["to_addr"])

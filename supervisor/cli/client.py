@@ -1,0 +1,43 @@
+"""A client of the admin port, for the commands that ask a running server."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+
+from ..config import Config
+from ..config.units import Address
+from .common import EXIT_UNREACHABLE, fail
+
+SECONDS = 10.0
+
+
+@contextmanager
+def admin_client(config: Config) -> Iterator[httpx2.Client]:
+    """A client of the admin port; exit code 4 when it cannot be reached."""
+    token = os.environ.get("JSBOX_TOKEN", "")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    address = config.listen.admin
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
+    url = f"http://{Address(host, address.port)}"
+    try:
+        with httpx2.Client(base_url=url, headers=headers, timeout=SECONDS, trust_env=False) as client:
+            yield client
+    except httpx2.TransportError as error:
+        fail(f"the server at {url} cannot be reached: {error}; is `jsbox serve` running?", EXIT_UNREACHABLE)
+
+
+def json_of(response: httpx2.Response) -> Any:
+    """The JSON of an answer; an error that it holds is said, with exit code 1."""
+    try:
+        body = response.json()
+    except json.JSONDecodeError:
+        fail(f"the server answered {response.status_code}: {response.text[:200]}")
+    if response.is_error and not (isinstance(body, dict) and "errors" in body):
+        fail(str(body.get("error", body) if isinstance(body, dict) else body))
+    return body

@@ -1,0 +1,120 @@
+"""`jsbox contacts import | export | get | search`: an account's contacts, through a running server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+import httpx2
+
+from .client import admin_client, json_of
+from .common import config_option, fail, json_option, load_or_exit, print_json
+from .imports import Import, ImportChanged, Summary
+
+PAGE = 500  # contacts asked for at once
+SECONDS = 60.0  # for one answer
+
+
+@click.group()
+def contacts() -> None:
+    """Import, export and look up an account's contacts. The server must be running."""
+
+
+@contacts.command("import")
+@click.argument("account")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--restart", is_flag=True, help="Begin anew where an earlier import of the file was cut off.")
+@config_option
+@json_option
+def import_(account: str, file: Path, restart: bool, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Write the contacts of a JSON Lines file, each line wholly or not at all.
+
+    A line has the fields of a contact, with `extra` and `subscription` as objects or as `extras-NAME` and `subscription-NAME`.
+    `key`, `created_at` and `groups` are kept; a contact with a key that exists already is replaced. Lines that are wrong go to
+    FILE.errors, with the reason. An import that was cut off goes on where it was when it is called again.
+    """
+    try:
+        with admin_client(load_or_exit(config_file)) as client, Import.open(file, account, restart=restart) as work:
+            if work.done and not as_json:
+                click.echo(f"{file}: going on after line {work.lines}", err=True)
+            summary = _run(client, work, quiet=as_json)
+    except ImportChanged as error:
+        fail(str(error))
+    if as_json:
+        print_json({"written": summary.written, "failed": summary.failed})
+    else:
+        click.echo(
+            f"{summary.written} written, {summary.failed} wrong" + (f", see {file}.errors" if summary.failed else "")
+        )
+    sys.exit(1 if summary.failed else 0)
+
+
+def _run(client: httpx2.Client, work: Import, *, quiet: bool) -> Summary:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        bar = progress.add_task("contacts", total=work.size, completed=work.done)
+        for batch in work.batches():
+            if batch.rows:
+                body = json.dumps({"contacts": [row for _, row in batch.rows]})
+                url = f"/v1/accounts/{work.account}/contacts"
+                answer = json_of(client.post(url, content=body, timeout=SECONDS))
+                batch.errors |= {batch.rows[int(index)][0]: reason for index, reason in answer["errors"].items()}
+            work.finish(batch)
+            progress.update(bar, completed=work.done, description=f"{work.summary.written} contacts")
+    work.end()
+    return work.summary
+
+
+@contacts.command()
+@click.argument("account")
+@click.option("-o", "--output", type=click.File("wb"), default="-", help="A file instead of the standard output.")
+@config_option
+def export(account: str, output: BinaryIO, config_file: Path) -> None:
+    """Write every contact as a JSON Lines file that `import` takes."""
+    with admin_client(load_or_exit(config_file)) as client:
+        output.writelines(
+            json.dumps(contact, ensure_ascii=False).encode() + b"\n" for contact in _pages(client, account, {})
+        )
+
+
+@contacts.command()
+@click.argument("account")
+@click.argument("key")
+@config_option
+def get(account: str, key: str, config_file: Path) -> None:
+    """Print the contact with a key."""
+    with admin_client(load_or_exit(config_file)) as client:
+        print_json(json_of(client.get(f"/v1/accounts/{account}/contacts/{key}"))["contact"])
+
+
+@contacts.command()
+@click.argument("account")
+@click.argument("query")
+@config_option
+@json_option
+def search(account: str, query: str, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Print the contacts that a query in Lucene's language finds."""
+    with admin_client(load_or_exit(config_file)) as client:
+        found = _pages(client, account, {"query": query})
+        if as_json:
+            print_json(list(found))
+            return
+        for contact in found:
+            names = " ".join(contact[name] for name in ("name", "surname") if contact[name])
+            click.echo(f"{contact['key']}  {contact['msisdn'] or '-':16} {names}")
+
+
+def _pages(client: httpx2.Client, account: str, params: dict[str, str]) -> Iterator[dict[str, Any]]:
+    cursor: str | None = "0"
+    while cursor is not None:
+        asked = {"limit": str(PAGE), "cursor": cursor, **params}
+        page = json_of(client.get(f"/v1/accounts/{account}/contacts", params=asked, timeout=SECONDS))
+        yield from page["contacts"]
+        cursor = page["cursor"]

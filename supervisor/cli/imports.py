@@ -1,0 +1,142 @@
+"""A JSON Lines file on its way in: read in batches, with what is wrong beside it and a note of how far it has come.
+
+The note (FILE.progress) is written after each batch that the server has taken. Lines without a key get one that follows from the
+account, the file and the line, so that a batch which was taken but not noted is written over itself when it is sent again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import UUID, uuid5
+
+from attrs import asdict, define, field
+
+BATCH = 500  # lines
+BATCH_BYTES = 4 << 20
+LINE_MAX = 1 << 20  # bytes; a longer one is wrong
+_NAMES = UUID("6f1a0bbd-52a0-4d5c-9d3c-6a3a7f3f6c11")
+
+
+class ImportChanged(Exception):
+    """The file is not the one that an earlier import was in the middle of."""
+
+
+@define
+class Summary:
+    """Contacts written, and lines that were wrong."""
+
+    written: int = 0
+    failed: int = 0
+
+
+@define
+class Batch:
+    """Some lines: the contacts among them with their line numbers, what is wrong by line number, and where the batch ends."""
+
+    rows: list[tuple[int, dict[str, Any]]] = field(factory=list)
+    errors: dict[int, str] = field(factory=dict)
+    end: int = 0
+    last_line: int = 0
+
+
+@define
+class Import:
+    """One file for one account. Made by `open`."""
+
+    account: str
+    _file: BinaryIO
+    _errors: BinaryIO
+    _note: Path
+    _digest: str
+    size: int
+    done: int = 0  # bytes of the file
+    lines: int = 0
+    summary: Summary = field(factory=Summary)
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, account: str, *, restart: bool) -> Iterator[Import]:
+        """Begin, or go on where an earlier call was cut off.
+
+        Raises:
+            ImportChanged: There is a note of another file or account.
+        """
+        note, errors = Path(f"{path}.progress"), Path(f"{path}.errors")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+            before = json.loads(note.read_text("utf-8")) if note.exists() and not restart else None
+            if before is not None and (before["account"], before["digest"]) != (account, digest):
+                raise ImportChanged(
+                    f"{note} is of an import into {before['account']} of another content: use --restart"
+                )
+            with errors.open("r+b" if before is not None and errors.exists() else "wb") as errors_file:
+                work = cls(account, file, errors_file, note, digest, size)
+                if before is not None:
+                    work.done, work.lines, work.summary = before["done"], before["lines"], Summary(**before["summary"])
+                    errors_file.truncate(before["errors"])
+                    errors_file.seek(0, os.SEEK_END)
+                yield work
+        if not errors.stat().st_size:
+            errors.unlink()
+
+    def batches(self) -> Iterator[Batch]:
+        """What is left of the file. Blank lines are passed over."""
+        self._file.seek(self.done)
+        batch, number, size = Batch(), self.lines, 0
+        while line := self._file.readline(LINE_MAX + 1):
+            number += 1
+            if len(line) > LINE_MAX and not line.endswith(b"\n"):
+                self._skip_line()
+                batch.errors[number] = f"the line has more than {LINE_MAX} bytes"
+            elif line.strip():
+                self._add(batch, number, line)
+            batch.end, batch.last_line = self._file.tell(), number
+            size += len(line)
+            if len(batch.rows) + len(batch.errors) >= BATCH or size >= BATCH_BYTES:
+                yield batch
+                batch, size = Batch(), 0
+        if batch.last_line:
+            yield batch
+
+    def _skip_line(self) -> None:
+        while (rest := self._file.readline(LINE_MAX)) and not rest.endswith(b"\n"):
+            pass
+
+    def _add(self, batch: Batch, number: int, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            batch.errors[number] = f"not JSON: {error}"
+            return
+        if isinstance(row, dict) and row.get("key") is None:
+            row["key"] = uuid5(_NAMES, f"{self.account}/{self._digest}/{number}").hex
+        batch.rows.append((number, row))
+
+    def finish(self, batch: Batch) -> None:
+        """The server has taken a batch: note its errors and how far we are."""
+        for number, reason in sorted(batch.errors.items()):
+            self._errors.write(json.dumps({"line": number, "error": reason}, ensure_ascii=False).encode() + b"\n")
+        self._errors.flush()
+        wrong = len(batch.errors)
+        not_json = wrong - sum(number in batch.errors for number, _ in batch.rows)
+        self.summary.written += len(batch.rows) - (wrong - not_json)
+        self.summary.failed += wrong
+        self.done, self.lines = batch.end, batch.last_line
+        note = {
+            "account": self.account, "digest": self._digest, "done": self.done, "lines": self.lines,
+            "errors": self._errors.tell(), "summary": asdict(self.summary),
+        }  # fmt: skip
+        draft = self._note.with_name(self._note.name + ".new")
+        draft.write_text(json.dumps(note), "utf-8")
+        draft.replace(self._note)
+
+    def end(self) -> None:
+        """The whole file is done."""
+        self._note.unlink(missing_ok=True)

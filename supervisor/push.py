@@ -1,0 +1,130 @@
+"""Push triggers: messages that nobody sent, which make an app begin a conversation with an address, or with everyone in a group.
+
+Whoever opted out is left alone. The opt-out commands let apps choose the type of an address freely, so each delivery class has the
+types under which an opt-out of such an address is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+import trio
+from attrs import define, frozen
+
+from resources.contact_fields import UNKNOWN, address_field
+from resources.messages import push_trigger
+from resources.stores.contacts import Contacts
+from resources.stores.groups import Groups
+from resources.stores.journal import Entry, Journal
+from resources.stores.optouts import OptOuts
+from resources.stores.search import ContactSearch
+
+from .config.model import App
+from .dispatcher import Dispatcher
+
+BATCH = 100  # addresses put in line at once
+PAGE = 500  # contacts read at once
+PAUSE = 0.05  # seconds until a full queue is looked at again
+
+OPTOUT_TYPES = {
+    "sms": ("msisdn",), "ussd": ("msisdn",), "voice": ("msisdn",), "gtalk": ("gtalk", "gtalk_id"),
+    "twitter": ("twitter", "twitter_handle", "msisdn"), "mxit": ("mxit", "mxit_id", "msisdn"),
+    "wechat": ("wechat", "wechat_id", "msisdn"),
+}  # fmt: skip
+"""Delivery class to address types; msisdn among the later ones is what the old system looked under."""
+
+
+class NoSuchGroup(Exception):
+    """The account has no group with that key."""
+
+
+@define
+class Pushed:
+    """What became of a push: addresses put in line, left alone because they opted out, and contacts without an address."""
+
+    queued: int = 0
+    opted_out: int = 0
+    no_address: int = 0
+
+
+@frozen
+class Pusher:
+    """Pushes for all apps. Every coroutine may raise `redis.Unavailable`; what was put in line until then stays there."""
+
+    contacts: Contacts
+    groups: Groups
+    optouts: OptOuts
+    search: ContactSearch
+    journal: Journal
+    dispatcher: Dispatcher
+
+    async def push(self, app: App, delivery_class: str, addresses: Iterable[str]) -> Pushed:
+        """Push to addresses, each once; returns when the last one is in line."""
+        result = Pushed()
+        distinct = list(dict.fromkeys(addresses))
+        for start in range(0, len(distinct), BATCH):
+            await self._push_some(app, delivery_class, distinct[start : start + BATCH], result)
+        return result
+
+    async def push_group(self, app: App, delivery_class: str, group: str) -> Pushed:
+        """Push to every contact of a group that has an address of the class, each address once.
+
+        Raises:
+            NoSuchGroup: There is none.
+            QueryError: The group's query makes no sense.
+            Refused: There is no such delivery class.
+        """
+        result, seen = Pushed(), set[str]()
+        name = address_field(delivery_class)
+        async for keys in self._members(app.account, group):
+            contacts = await self.contacts.many(app.account, keys)
+            found = [contact[name] for contact in contacts if contact[name] not in (None, "", UNKNOWN)]
+            result.no_address += len(contacts) - len(found)
+            fresh = [address for address in dict.fromkeys(found) if address not in seen]
+            seen.update(fresh)
+            for start in range(0, len(fresh), BATCH):
+                await self._push_some(app, delivery_class, fresh[start : start + BATCH], result)
+        return result
+
+    async def _members(self, account: str, key: str) -> AsyncIterator[Sequence[str]]:
+        """The keys of a group's contacts, in pages: those that list it, and those that its query finds."""
+        group = await self.groups.get(account, key)
+        if group is None:
+            raise NoSuchGroup(f"account {account} has no group {key!r}")
+        keys = dict.fromkeys(await self.contacts.members(account, key))
+        if group["query"] is not None:
+            keys |= dict.fromkeys(await self.search.keys(account, group["query"], None))
+        every = list(keys)
+        for start in range(0, len(every), PAGE):
+            yield every[start : start + PAGE]
+
+    async def _push_some(self, app: App, delivery_class: str, addresses: Sequence[str], result: Pushed) -> None:
+        out = await self.optouts.which(app.account, [_optout_names(delivery_class, address) for address in addresses])
+        wanted = [address for address, is_out in zip(addresses, out, strict=True) if not is_out]
+        result.opted_out += len(addresses) - len(wanted)
+        while wanted:
+            fit = next((n for n in (BATCH, 10, 1) if self.dispatcher.has_room(app.name, n)), 0)
+            if not fit:
+                await trio.sleep(PAUSE)
+                continue
+            batch, wanted = wanted[:fit], wanted[fit:]
+            await self._queue(app, [push_trigger(address, delivery_class) for address in batch])
+            result.queued += len(batch)
+
+    async def _queue(self, app: App, triggers: Sequence[dict[str, object]]) -> None:
+        channel = app.endpoints["default"]
+        entries = [Entry("message", app.account, app.name, channel, trigger) for trigger in triggers]
+        with trio.CancelScope(shield=True):  # bounded by the store's patience; what is journalled must be run
+            accepted = await self.journal.accept(entries)
+            for entry, answer in zip(entries, accepted, strict=True):
+                self.dispatcher.submit(entry, answer.place)
+
+
+def _optout_names(delivery_class: str, address: str) -> list[tuple[str, str]]:
+    """Under which types and values an opt-out of an address may stand."""
+    values = [address]
+    if address_field(delivery_class) == "msisdn":
+        values.append(address.removeprefix("+") if address.startswith("+") else f"+{address}")
+    elif delivery_class == "gtalk":
+        values.append(address.partition("/")[0])
+    return [(kind, value) for kind in OPTOUT_TYPES[delivery_class] for value in values]
