@@ -11,13 +11,19 @@ import redis.cluster
 from attrs import define
 
 from .redis import SOCKET_SECONDS, Command, exchange_on
+from .scripts import by_digest
 
 SCRIPTED = {
     "EVALSHA": 3,
     "EVAL": 3,
 }  # where the first key stands; for all other commands it is the first argument
 KEYLESS = {"PING", "TIME", "INFO"}
-MOVED = (redis.exceptions.MovedError, redis.exceptions.AskError, redis.exceptions.ClusterDownError)
+MOVED = (
+    redis.exceptions.MovedError,
+    redis.exceptions.AskError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.ClusterDownError,
+)
 
 
 @define
@@ -63,6 +69,8 @@ class ClusterLink:
     def _follow(self, command: Command) -> Any:
         """Run a command that was turned away (and so not carried out) with the library's own handling of moves."""
         assert self._cluster is not None
+        if command[0] == "EVALSHA":  # where it went the script may never have been
+            command = ("EVAL", by_digest(command[1]).text, *command[2:])
         try:
             return self._cluster.execute_command(*command)
         except redis.ResponseError as error:
@@ -71,5 +79,8 @@ class ClusterLink:
     def close(self) -> None:
         """Close all connections."""
         if self._cluster is not None:
+            for node in self._cluster.get_nodes():
+                if node.redis_connection is not None:
+                    node.redis_connection.connection_pool.disconnect()  # close() leaves those in the pool open
             self._cluster.close()
             self._cluster = None

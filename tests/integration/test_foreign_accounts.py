@@ -45,7 +45,7 @@ async def attack(tmp_path: Path) -> AsyncIterator[Attack]:
     folder.app(
         "prey",
         ECHO,
-        'endpoints = { default = "prey", "pool:tag" = "prey" }\nconfig = { key = "%s" }' % SECRET,
+        'endpoints = { default = "prey", "pool:tag" = "prey" }\nconfig = { key = "' + SECRET + '" }',
         account="victim",
     )
     folder.app("hunter", DRIVER, account="attacker")
