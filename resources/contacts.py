@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from attrs import frozen
 
 from .contact_fields import (
@@ -19,7 +20,7 @@ from .contract import Caller, Refused, Resource, command
 from .convert import Json, needed_object, needed_string, parameter
 from .messages import new_id, now, shown
 from .stores.contacts import EXTRAS, SUBSCRIPTIONS, Change, Contact, ContactLimit, Contacts
-from .stores.search import ContactSearch, QueryError
+from .stores.search import ContactSearch, SearchError
 
 
 @frozen
@@ -89,9 +90,9 @@ class Found:
 
 @frozen
 class Keys:
-    """Keys of contacts."""
+    """Keys of contacts: a JSON array as the search gave it, since there may be many."""
 
-    keys: list[str]
+    keys: msgspec.Raw
 
 
 def not_found(key: str) -> Refused:
@@ -174,8 +175,8 @@ class ContactsResource(Resource):
         """The keys of the contacts that a query finds."""
         limit = None if request.max_keys < 0 else request.max_keys
         try:
-            return Keys(await self.search_of.keys(caller.account, request.query, limit))
-        except QueryError as error:
+            return Keys(await self.search_of.keys_json(caller.account, request.query, limit))
+        except SearchError as error:
             raise Refused(str(error)) from error
 
     async def _change(self, caller: Caller, key: str, change: Change) -> One:

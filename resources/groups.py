@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from attrs import frozen
 
 from .contract import Caller, Refused, Resource, command
@@ -9,7 +11,7 @@ from .convert import needed_string, parameter
 from .messages import new_id, now
 from .stores.contacts import Contacts
 from .stores.groups import Group, Groups, SeveralGroups, TooManyGroups
-from .stores.search import ContactSearch, QueryError
+from .stores.search import ContactSearch, SearchError
 
 NOT_FOUND = "Group not found"
 
@@ -83,7 +85,7 @@ class Counted:
 class Several:
     """Groups, by name."""
 
-    groups: list[Group]
+    groups: Sequence[Group]
 
 
 @frozen
@@ -137,7 +139,7 @@ class GroupsResource(Resource):
             return Counted(group, await self.contacts.count_members(caller.account, request.key))
         try:
             return Counted(group, await self.search_of.count(caller.account, group["query"]))
-        except QueryError as error:
+        except SearchError as error:
             raise Refused(str(error)) from error
 
     @command("groups.list")
@@ -149,8 +151,8 @@ class GroupsResource(Resource):
     async def search(self, caller: Caller, request: Search) -> Several:
         """The groups that a query finds: its fields are name, query, key, user_account and created_at."""
         try:
-            return Several(await self.search_of.among(await self.groups.all(caller.account), request.query))
-        except QueryError as error:
+            return Several(await self.search_of.groups(caller.account, request.query))
+        except SearchError as error:
             raise Refused(str(error)) from error
 
     async def _get(self, caller: Caller, key: str) -> Group:

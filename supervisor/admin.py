@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from resources.contract import Refused
 from resources.stores.logbook import Logbook
 from resources.stores.redis import Redis, Unavailable
-from resources.stores.search import QueryError
+from resources.stores.search import SearchError
 
 from .contacts_admin import ContactsAdmin
 from .dispatcher import Dispatcher, Program
@@ -201,7 +201,7 @@ class Admin:
             return JSONResponse(asdict(await self.services.push(program.app.name, addresses, group)))
         except NoSuchGroup as error:
             return JSONResponse({"error": str(error)}, 404)
-        except (Refused, QueryError) as error:
+        except (Refused, SearchError) as error:
             return JSONResponse({"error": str(error)}, 409)
 
     def _program(self, request: Request) -> Program | None:

@@ -16,7 +16,7 @@ from resources.contact_fields import imported_contact
 from resources.contract import Refused
 from resources.messages import new_id, now
 from resources.stores.contacts import Change, Contacts
-from resources.stores.search import ContactSearch, QueryError
+from resources.stores.search import ContactSearch, QueryError, SearchError
 
 PAGE, PAGE_MAX = 100, 1000
 IMPORT_MAX = 1000  # contacts in one request
@@ -61,11 +61,11 @@ class ContactsAdmin:
             found, after = page.contacts, page.cursor
         else:
             try:
-                keys = await self.search.keys(account, query, cursor + limit + 1)
-            except QueryError as error:
-                return JSONResponse({"error": str(error)}, 400)
-            found = await self.contacts.many(account, keys[cursor : cursor + limit])
-            after = cursor + limit if len(keys) > cursor + limit else None
+                keys, last = await self.search.page(account, query, cursor, limit)
+            except SearchError as error:
+                return JSONResponse({"error": str(error)}, 400 if isinstance(error, QueryError) else 503)
+            found = await self.contacts.many(account, keys)
+            after = last if len(keys) == limit else None
         shown = None if after is None else str(after)
         return _json({"keys": [contact["key"] for contact in found], "contacts": found, "cursor": shown})
 

@@ -35,6 +35,12 @@ class Observer(Protocol):
     def reloaded(self, *, ok: bool) -> None:
         """The config was reloaded, or could not be."""
 
+    def searched(self, outcome: str, seconds: float) -> None:
+        """A search ended: ok, refused, unavailable or cancelled."""
+
+    def search_restarted(self) -> None:
+        """The search process ended and is started again."""
+
 
 class NullObserver:
     """Counts nothing."""
@@ -58,6 +64,12 @@ class NullObserver:
         """See Observer."""
 
     def reloaded(self, *, ok: bool) -> None:
+        """See Observer."""
+
+    def searched(self, outcome: str, seconds: float) -> None:
+        """See Observer."""
+
+    def search_restarted(self) -> None:
         """See Observer."""
 
 
@@ -105,6 +117,13 @@ class PrometheusObserver:
         self._outbound = Counter("jsbox_outbound", "Outbound messages delivered", ("channel",), registry=registry)
         self._again = Counter("jsbox_redeliveries", "Deliveries repeated", ("channel",), registry=registry)
         self._reloads = Counter("jsbox_config_reloads", "Reloads of the config", ("outcome",), registry=registry)
+        self._searches = Counter("jsbox_searches", "Searches of contacts and groups", ("outcome",), registry=registry)
+        self._search_seconds = Histogram(
+            "jsbox_search_duration_seconds", "Time of a search", buckets=SECONDS, registry=registry
+        )
+        self._search_restarts = Counter(
+            "jsbox_search_restarts", "Times that the search process was started again", registry=registry
+        )
         self.queue_depth = Gauge("jsbox_queue_depth", "Messages that wait for a process", ("app",), registry=registry)
         self.processes = Gauge("jsbox_sandbox_processes", "Live processes", ("app", "state"), registry=registry)
         self.connections = Gauge("jsbox_gateway_connections", "Gateway connections", ("channel",), registry=registry)
@@ -144,6 +163,15 @@ class PrometheusObserver:
     def reloaded(self, *, ok: bool) -> None:
         """See Observer."""
         self._reloads.labels("ok" if ok else "refused").inc()
+
+    def searched(self, outcome: str, seconds: float) -> None:
+        """See Observer."""
+        self._searches.labels(outcome).inc()
+        self._search_seconds.observe(seconds)
+
+    def search_restarted(self) -> None:
+        """See Observer."""
+        self._search_restarts.inc()
 
     def text(self) -> bytes:
         """The exposition format."""

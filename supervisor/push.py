@@ -71,7 +71,7 @@ class Pusher:
 
         Raises:
             NoSuchGroup: There is none.
-            QueryError: The group's query makes no sense.
+            SearchError: The group's query makes no sense, or cannot be asked at the moment.
             Refused: There is no such delivery class.
         """
         result, seen = Pushed(), set[str]()
@@ -91,12 +91,15 @@ class Pusher:
         group = await self.groups.get(account, key)
         if group is None:
             raise NoSuchGroup(f"account {account} has no group {key!r}")
-        keys = dict.fromkeys(await self.contacts.members(account, key))
-        if group["query"] is not None:
-            keys |= dict.fromkeys(await self.search.keys(account, group["query"], None))
-        every = list(keys)
-        for start in range(0, len(every), PAGE):
-            yield every[start : start + PAGE]
+        members = await self.contacts.members(account, key)
+        for start in range(0, len(members), PAGE):
+            yield members[start : start + PAGE]
+        listed, after = frozenset(members), 0
+        while group["query"] is not None:
+            keys, after = await self.search.page(account, group["query"], after, PAGE)
+            yield [key for key in keys if key not in listed]
+            if len(keys) < PAGE:
+                break
 
     async def _push_some(self, app: App, delivery_class: str, addresses: Sequence[str], result: Pushed) -> None:
         out = await self.optouts.which(app.account, [_optout_names(delivery_class, address) for address in addresses])

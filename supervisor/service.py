@@ -41,7 +41,6 @@ from resources.stores.logbook import Logbook
 from resources.stores.optouts import OptOuts
 from resources.stores.outbox import Outbox
 from resources.stores.redis import Redis, Unavailable, open_redis
-from resources.stores.search.scan import ScanSearch
 from resources.stores.statistics import Statistics
 
 from .admin import AdminServices, admin_app
@@ -61,6 +60,7 @@ from .pool import Pool, open_pool
 from .push import Pushed, Pusher
 from .reporting import ConversationReporter
 from .router import Router, build_table
+from .search import Search, open_search
 from .valkey import lock_data_dir, open_valkey
 
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
@@ -136,6 +136,7 @@ class Service:
     config: Config
     _read_config: Callable[[], Config]
     stores: Stores
+    search: Search
     pool: Pool
     dispatcher: Dispatcher
     pusher: Pusher
@@ -173,6 +174,8 @@ class Service:
         # What needs a restart stays as it is, so that every reload says so until there was one.
         self.config = evolve(new, **{name: getattr(self.config, name) for name in RESTART})
         self._apply()
+        self.search.settings = self.config.search
+        await self.search.follow(self.config.account_names)
         self.gateway.drop_channels(set(new.channels))
         self.observer.reloaded(ok=True)
         log.info("the config was reloaded: %s", changes)
@@ -199,8 +202,7 @@ class Service:
         self.dispatcher.update({name: program_of(self.config, app) for name, app in self.config.apps.items()})
 
     def _contacts_max(self, account: str) -> int | None:
-        known = account in self.config.accounts or any(app.account == account for app in self.config.apps.values())
-        return self.config.account(account).contacts_max if known else None
+        return self.config.account(account).contacts_max if account in self.config.account_names else None
 
     def _metrics(self) -> bytes:
         for name in self.config.apps:
@@ -220,7 +222,7 @@ class Service:
             pool=self.pool,
             logbook=self.stores.logbook,
             redis=self.stores.redis,
-            contacts=ContactsAdmin(self.stores.contacts, self.pusher.search, self._contacts_max),
+            contacts=ContactsAdmin(self.stores.contacts, self.search, self._contacts_max),
             reload=self.reload,
             push=self.push,
             metrics=self._metrics,
@@ -264,7 +266,7 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
     hide_memory()
     async with AsyncExitStack() as stack:
         observer = PrometheusObserver()
-        stores_redis = await stack.enter_async_context(_open_store(config))
+        url, stores_redis = await stack.enter_async_context(_open_store(config))
         deliveries = await stack.enter_async_context(open_deliveries(observer, config.gateway.ack_timeout))
         graphite = await stack.enter_async_context(open_graphite())
         egress = await stack.enter_async_context(open_egress())
@@ -273,7 +275,10 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
         outbox = Outbox(stores_redis, ids, statistics, deliveries.announce)
         deliveries.outbox = outbox
         contacts, groups, optouts = Contacts(stores_redis), Groups(stores_redis), OptOuts(stores_redis)
-        search = ScanSearch(contacts)
+        indexes = config.data_dir / "search"
+        search = await stack.enter_async_context(
+            open_search(config.search, url, indexes, config.account_names, observer)
+        )
         stores = Stores(
             stores_redis,
             Journal(stores_redis),
@@ -298,7 +303,7 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
             open_dispatcher(pool, router, stores.journal, stores.logbook, outbox, observer, deliveries.run_ended)
         )
         pusher = Pusher(contacts, groups, optouts, search, stores.journal, dispatcher)
-        service = Service(config, read_config, stores, pool, dispatcher, pusher, deliveries, observer)
+        service = Service(config, read_config, stores, search, pool, dispatcher, pusher, deliveries, observer)
         service._apply()  # noqa: SLF001
         stores_redis.on_reconnect += [dispatcher.settle_soon, deliveries.doubt_all]
         if recovered := await dispatcher.recover():
@@ -316,7 +321,8 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
 
 
 @asynccontextmanager
-async def _open_store(config: Config) -> AsyncIterator[Redis]:
+async def _open_store(config: Config) -> AsyncIterator[tuple[str, Redis]]:
+    """Redis: its URL and a client."""
     with lock_data_dir(config.data_dir):
         async with AsyncExitStack() as stack:
             url = config.redis.url
@@ -327,7 +333,7 @@ async def _open_store(config: Config) -> AsyncIterator[Redis]:
                 await client.execute("PING")
             except (Unavailable, redis.ResponseError) as error:
                 raise CannotStart(f"redis.url: {error}") from error
-            yield client
+            yield url, client
 
 
 @asynccontextmanager

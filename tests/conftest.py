@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -39,6 +40,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "server" in request.fixturenames or "valkey" in request.fixturenames:
         return  # a server that lives longer than one test was started by this one
+    gc.collect()  # what a caught exception's traceback still holds
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline and (_children() - processes or _descriptors() > descriptors):
         time.sleep(0.02)

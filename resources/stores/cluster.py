@@ -10,7 +10,7 @@ import redis
 import redis.cluster
 from attrs import define
 
-from .redis import SOCKET_SECONDS, Command, exchange_on
+from .link import SOCKET_SECONDS, Command, exchange_on
 from .scripts import by_digest
 
 SCRIPTED = {
@@ -31,12 +31,13 @@ class ClusterLink:
     """Connections to the nodes of a cluster, and its map of slots."""
 
     url: str
+    seconds: float = SOCKET_SECONDS
     _cluster: redis.RedisCluster | None = None
 
     def connect(self) -> None:
         """Learn the cluster's nodes."""
         if self._cluster is None:
-            self._cluster = redis.RedisCluster.from_url(self.url, socket_timeout=SOCKET_SECONDS, protocol=2)
+            self._cluster = redis.RedisCluster.from_url(self.url, socket_timeout=self.seconds, protocol=2)
 
     def exchange(self, commands: Sequence[Command]) -> list[Any]:
         """One pipeline a node; what a node no longer has is asked for again where it went."""

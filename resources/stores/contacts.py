@@ -14,7 +14,8 @@ from attrs import field, frozen
 from msgspec import json
 
 from .keys import account_key
-from .redis import Command, Redis
+from .link import Command
+from .redis import Redis
 from .scripts import Script, script
 from .statistics import prefix_of
 
@@ -85,19 +86,19 @@ class Contacts:
 
     async def get(self, account: str, key: str) -> Contact | None:
         """The contact with a key."""
-        return _contact(account, key, await self.redis.execute("HGETALL", _hash(account, key)))
+        return contact_of(account, key, await self.redis.execute("HGETALL", _hash(account, key)))
 
     async def many(self, account: str, keys: Sequence[str]) -> list[Contact]:
         """The contacts with those keys, those that exist, in the same order."""
         commands: list[Command] = [("HGETALL", _hash(account, key)) for key in keys]
         answers = await self.redis.execute_many(commands) if commands else []
-        found = (_contact(account, key, flat) for key, flat in zip(keys, answers, strict=True))
+        found = (contact_of(account, key, flat) for key, flat in zip(keys, answers, strict=True))
         return [contact for contact in found if contact is not None]
 
     async def find(self, account: str, name: str, address: str) -> Contact | None:
         """The contact with an address in a field; of several, the one that was created last."""
         found = await self.redis.run(self._find, [_list(account)], prefix_of(account), name, address)
-        return None if found is None else _contact(account, found[0].decode(), found[1])
+        return None if found is None else contact_of(account, found[0].decode(), found[1])
 
     async def find_or_create(
         self, account: str, name: str, address: str, key: str, new: Change, most: int
@@ -106,19 +107,19 @@ class Contacts:
         created, found, flat = await self._run(
             self._find_or_create, account, key, name, address, key, new.encode(), most
         )  # fmt: skip
-        contact = _contact(account, found.decode(), flat)
+        contact = contact_of(account, found.decode(), flat)
         assert contact is not None
         return contact, bool(created)
 
     async def create(self, account: str, key: str, new: Change, most: int) -> Contact:
         """Write a contact, whether it exists or not."""
-        contact = _contact(account, key, await self._run(self._write, account, key, key, 0, new.encode(), most))
+        contact = contact_of(account, key, await self._run(self._write, account, key, key, 0, new.encode(), most))
         assert contact is not None
         return contact
 
     async def change(self, account: str, key: str, change: Change) -> Contact | None:
         """Change a contact that exists; None where there is none."""
-        return _contact(account, key, await self._run(self._write, account, key, key, 1, change.encode(), 0))
+        return contact_of(account, key, await self._run(self._write, account, key, key, 1, change.encode(), 0))
 
     async def _run(self, script: Script, account: str, key: str, *args: Any) -> Any:
         try:
@@ -173,7 +174,13 @@ def _limit(error: Exception) -> Exception:
     return ContactLimit(text) if is_limit else error
 
 
-def _contact(account: str, key: str, flat: Sequence[bytes] | None) -> Contact | None:
+def number_of(flat: Sequence[bytes]) -> int:
+    """The number of a contact in its account, from its hash as Redis has it. It never changes, and no other contact gets it."""
+    return int(flat[1::2][flat[::2].index(_HIDDEN.encode())])
+
+
+def contact_of(account: str, key: str, flat: Sequence[bytes] | None) -> Contact | None:
+    """A contact from its hash as Redis has it; None where there is none."""
     if not flat:
         return None
     stored = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}

@@ -78,8 +78,13 @@ class Groups:
     async def all(self, account: str) -> list[Group]:
         """Every group, by name."""
         flat = await self.redis.run(self._list, [account_key(account, "groups")], prefix_of(account))
-        found = (_group(account, key.decode(), fields) for key, fields in zip(flat[::2], flat[1::2], strict=True))
-        return sorted((group for group in found if group is not None), key=lambda group: (group["name"], group["key"]))
+        return groups_of(account, flat)
+
+
+def groups_of(account: str, flat: Sequence[Any]) -> list[Group]:
+    """The groups that the script `group_list` gave, by name."""
+    found = (_group(account, key.decode(), fields) for key, fields in zip(flat[::2], flat[1::2], strict=True))
+    return sorted((group for group in found if group is not None), key=lambda group: (group["name"], group["key"]))
 
 
 def _name(account: str, name: str) -> str:

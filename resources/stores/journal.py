@@ -12,7 +12,8 @@ import msgspec
 from attrs import field, frozen
 
 from .keys import account_key
-from .redis import Command, Redis
+from .link import Command
+from .redis import Redis
 from .scripts import Script, script
 from .statistics import prefix_of, second_of
 

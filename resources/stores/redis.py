@@ -15,26 +15,20 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import redis
-import redis.connection
 import trio
 from attrs import define, field, frozen
 from outcome import Error, Value
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
-from .scripts import Script, all_scripts, by_digest
+from .link import Command, Link, link_to
+from .scripts import Script
 
 BATCH = 1000  # commands in one pipeline; more wait for the next
 WAITING_MAX = 50_000  # commands waiting; more are refused as Unavailable
 PATIENCE = 5.0  # seconds that a caller waits for a connection
 BACKOFF = (0.05, 1.0)  # seconds between attempts to connect: first, most
-SOCKET_SECONDS = 5.0  # to connect, and for each answer: a server that hangs counts as gone
-
-Command = tuple[Any, ...]
-"""A Redis command and its arguments: bytes, str, int or float."""
 
 log = logging.getLogger(__name__)
 
@@ -49,78 +43,6 @@ class Unavailable(Exception):
     def __init__(self, reason: str, *, sent: bool) -> None:
         super().__init__(reason)
         self.sent = sent
-
-
-class Link(Protocol):
-    """The blocking side; only ever used by one thread at a time."""
-
-    def connect(self) -> None:
-        """Raises redis.RedisError."""
-
-    def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """The result of each command, or the error that the server answered it with, as a value.
-
-        Raises:
-            redis.RedisError: The connection broke.
-        """
-
-    def close(self) -> None:
-        """Never raises."""
-
-
-@define
-class NodeLink:
-    """One connection to one server."""
-
-    url: str
-    _connection: Any = None
-
-    def connect(self) -> None:
-        """Connect where that is not done."""
-        if self._connection is None:
-            options: dict[str, Any] = {
-                "socket_timeout": SOCKET_SECONDS,
-                "protocol": 2,
-                "retry": Retry(NoBackoff(), 0),
-            }
-            if not self.url.startswith("unix"):
-                options["socket_connect_timeout"] = SOCKET_SECONDS
-            connection = redis.ConnectionPool.from_url(self.url, **options).make_connection()
-            connection.connect()
-            exchange_on(connection, [("SCRIPT", "LOAD", script.text) for script in all_scripts()])
-            self._connection = connection
-
-    def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Send all, then read all."""
-        assert self._connection is not None
-        return exchange_on(self._connection, commands)
-
-    def close(self) -> None:
-        """Close the socket."""
-        if self._connection is not None:
-            self._connection.disconnect()
-            self._connection = None
-
-
-def exchange_on(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    """One pipeline over one connection. A script that the server has forgotten is sent in full, after the other commands."""
-    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    results = [_read(connection) for _ in commands]
-    for index, result in enumerate(results):
-        if isinstance(result, redis.exceptions.NoScriptError):
-            script = by_digest(commands[index][1])
-            connection.send_packed_command(
-                connection.pack_commands([("EVAL", script.text, *commands[index][2:])]), check_health=False
-            )
-            results[index] = _read(connection)
-    return results
-
-
-def _read(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except redis.ResponseError as error:
-        return error
 
 
 @define(eq=False)
@@ -293,12 +215,3 @@ async def open_redis(url: str) -> AsyncIterator[Redis]:
             nursery.cancel_scope.cancel()
     finally:
         client._close()  # noqa: SLF001  # only now is no thread using the connection
-
-
-def link_to(url: str) -> Link:
-    """The blocking side for a URL."""
-    if url.startswith("redis+cluster://"):
-        from .cluster import ClusterLink
-
-        return ClusterLink("redis://" + url.removeprefix("redis+cluster://"))
-    return NodeLink(url)

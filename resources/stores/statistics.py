@@ -18,7 +18,8 @@ from attrs import field, frozen
 from ..messages import moment_of
 from .identity import Sender
 from .keys import account_key
-from .redis import Command, Redis
+from .link import Command
+from .redis import Redis
 from .scripts import Script, script
 
 Direction = Literal["in", "out"]

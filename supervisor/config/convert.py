@@ -32,6 +32,7 @@ from .model import (
     NodeSettings,
     Pool,
     RedisServer,
+    SearchSettings,
 )
 from .units import (
     Address,
@@ -51,6 +52,7 @@ SECTIONS: dict[str, type] = {"pool": Pool, "limits": Limits, "http": Http, "log"
 """Tables of [defaults] that an app may override key by key."""
 PIECES: dict[str, type] = {
     "listen": Listen, "gateway": Gateway, "redis": RedisServer, "node": NodeSettings, "isolation": Isolation,
+    "search": SearchSettings,
 }  # fmt: skip
 """Tables that hold for the whole host."""
 TABLES: dict[str, type] = {"accounts": Account, "apps": App, "channels": Channel}

@@ -60,6 +60,19 @@ class Isolation:
 
 
 @frozen
+class SearchSettings:
+    """[search]: the process that searches contacts."""
+
+    timeout: Duration = Duration(
+        5.0
+    )  # one query; then the process is ended and started again, and the query refused for a while
+    while_building: Literal["wait", "fail"] = "wait"  # what a search does while its index is being built
+    memory: Size = Size(1 << 30)  # of the process
+    open_indexes: Count = Count(200)  # accounts; of more, those asked least recently are closed
+    idle_close: Duration = Duration(600.0)  # an index that nobody asks is closed after so long
+
+
+@frozen
 class Pool:
     """[defaults.pool]: the processes of one app."""
 
@@ -218,6 +231,7 @@ class Config:
     redis: RedisServer = RedisServer()
     node: NodeSettings = NodeSettings()
     isolation: Isolation = Isolation()
+    search: SearchSettings = SearchSettings()
     accounts: Mapping[str, Account] = field(factory=dict)
     apps: Mapping[str, App] = field(factory=dict)
     channels: Mapping[str, Channel] = field(factory=dict)
@@ -227,6 +241,11 @@ class Config:
     def account(self, name: str) -> Account:
         """The account's settings; one that is only named by an app has the defaults."""
         return self.accounts.get(name, Account())
+
+    @cached_property
+    def account_names(self) -> tuple[str, ...]:
+        """Every account: those with settings, and those that apps belong to."""
+        return tuple(sorted({*self.accounts, *(app.account for app in self.apps.values())}))
 
     def with_listen(self, gateway: Address, admin: Address) -> Config:
         """This config on other ports."""

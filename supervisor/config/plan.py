@@ -10,6 +10,7 @@ from .model import App, Config
 from .units import Address
 
 RESTART = ("data_dir", "listen", "gateway", "redis", "node", "isolation")
+SEARCH_LIVE = ("search.timeout", "search.while_building")
 PER_PROCESS = {
     ("javascript",), ("source",), ("modules",), ("modules_dir",), ("timezone",), ("globals",),
     ("limits", "heap"), ("limits", "memory"), ("limits", "stack"), ("limits", "jit"), ("limits", "open_files"),
@@ -24,6 +25,8 @@ def plan(old: Config, new: Config) -> dict[str, list[str]]:
     changes: dict[str, list[str]] = {"live": [], "next_process": [], "restart": []}
     for name in RESTART:
         changes["restart"] += _differences(getattr(old, name), getattr(new, name), (name,))
+    for name in _differences(old.search, new.search, ("search",)):
+        changes["live" if name in SEARCH_LIVE else "next_process"].append(name)
     for kind in ("accounts", "channels"):
         changes["live"] += _differences(getattr(old, kind), getattr(new, kind), (kind,))
     for name in sorted({*old.apps, *new.apps}):

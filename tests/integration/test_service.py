@@ -139,7 +139,7 @@ async def test_what_was_accepted_survives_a_killed_supervisor(folder: Folder) ->
                 await client.expect("accepted")
             await client.expect("outcome")
             processes = await _processes(server)
-            assert len(processes) == 3
+            assert len(processes) == 4
             server.process.send_signal(signal.SIGKILL)
             server.process.wait()
             done = {f["msg"]["in_reply_to"] for f in client.frames if f["type"] == "outbound"}
@@ -154,7 +154,7 @@ async def test_what_was_accepted_survives_a_killed_supervisor(folder: Folder) ->
 
 
 async def _processes(server: Server) -> list[int]:
-    """The pids of a server's sandboxes and of its Valkey."""
+    """The pids of a server's sandboxes, its Valkey and its search process."""
     async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
         sandboxes = (await admin.get("/v1/sandboxes")).json()["sandboxes"]
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()

@@ -11,7 +11,8 @@ import trio.testing
 from attrs import define, field
 
 from resources.stores import redis as module
-from resources.stores.redis import Command, Redis, Unavailable, open_redis
+from resources.stores.link import Command
+from resources.stores.redis import Redis, Unavailable, open_redis
 from resources.stores.scripts import script
 
 from ..valkey_server import valkey_server

@@ -78,10 +78,19 @@ def _token_matches(node: Term | Prefix | Wildcard | Fuzzy | Range | Regex, token
         case Range():
             return range_matches(node, token)
         case Regex(_, pattern):
-            try:
-                return _compiled(pattern).fullmatch(token, timeout=REGEX_SECONDS) is not None
-            except TimeoutError:
-                raise QueryError(None, f"a regular expression took longer than {REGEX_SECONDS:g} s") from None
+            return regex_matches(pattern, token)
+
+
+def regex_matches(pattern: str, token: str) -> bool:
+    """Whether a regular expression matches the whole of a token.
+
+    Raises:
+        QueryError: It took too long.
+    """
+    try:
+        return _compiled(pattern).fullmatch(token, timeout=REGEX_SECONDS) is not None
+    except TimeoutError:
+        raise QueryError(None, f"a regular expression took longer than {REGEX_SECONDS:g} s") from None
 
 
 @lru_cache(256)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from calendar import monthrange
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -19,7 +19,8 @@ import regex
 from .nodes import QueryError
 
 DEFAULT = "name"
-TOKEN_MAX = 255  # characters; a longer one is cut into several
+TOKEN_MAX = 255  # characters; a longer word is cut into several
+WHOLE_MAX = 8000  # characters of a whole value; of a longer one the rest is not searched
 DYNAMIC = ("extras-", "subscription-")
 
 
@@ -55,7 +56,7 @@ def lower(text: str) -> str:
 
 def fold(name: str, text: str) -> str:
     """A piece of a field's value as it is compared."""
-    return text if kind_of(name) in (Kind.EXACT, Kind.DATE) else lower(text)
+    return (text if kind_of(name) in (Kind.EXACT, Kind.DATE) else lower(text))[:WHOLE_MAX]
 
 
 _BOUNDARY = regex.compile(r"(?wV1)\b")
@@ -64,8 +65,22 @@ _IS_WORD = regex.compile(r"[\p{L}\p{N}\p{Extended_Pictographic}]")
 
 def words(text: str) -> list[str]:
     """The words of a text, in order."""
+    if not text.isascii():
+        return _segmented(lower(text))
     found: list[str] = []
-    for piece in _BOUNDARY.split(lower(text)):
+    for piece in text.lower().split(
+        " "
+    ):  # in ASCII, words are never joined over a space, and letters and digits always are
+        if piece.isalnum() and len(piece) <= TOKEN_MAX:
+            found.append(piece)
+        elif piece:
+            found += _segmented(piece)
+    return found
+
+
+def _segmented(text: str) -> list[str]:
+    found: list[str] = []
+    for piece in _BOUNDARY.split(text):
         if piece and _IS_WORD.search(piece):
             word = piece.strip("\u00a0").lstrip("'\u2019")
             found += (word[start : start + TOKEN_MAX] for start in range(0, len(word), TOKEN_MAX))
@@ -79,6 +94,7 @@ _STEPS = (
     timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1), timedelta(microseconds=1),
 )  # fmt: skip
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_WHOLE_DATE = len("2014-06-01 10:30:00.000000")
 
 
 def period(text: str, position: int | None = None) -> tuple[int, int]:
@@ -109,7 +125,15 @@ def period(text: str, position: int | None = None) -> tuple[int, int]:
 
 
 def _micros(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    since = moment - _EPOCH
+    return (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _moment(text: str) -> int:
+    """The microsecond of a date as contacts have it."""
+    if len(text) == _WHOLE_DATE:  # of which no part can be missing
+        return _micros(datetime.fromisoformat(text + "+00:00"))
+    return period(text)[0]
 
 
 class Document:
@@ -117,12 +141,15 @@ class Document:
 
     __slots__ = ("dates", "tokens")
 
-    def __init__(self, contact: Mapping[str, Any]) -> None:
-        """Of a contact in its JSON shape. Fields that are null or empty are not there."""
+    def __init__(self, contact: Mapping[str, Any], also: Collection[str] = ()) -> None:
+        """Of a contact in its JSON shape, or of something else with fields of those names and others (`also`), which have words.
+
+        Fields that are null or empty are not there.
+        """
         self.tokens: dict[str, list[str]] = {}
         self.dates: dict[str, int] = {}
         for name, value in contact.items():
-            if value in (None, "", []) or (name not in FIELDS and not name.startswith(DYNAMIC)):
+            if value in (None, "", []) or not (name in FIELDS or name.startswith(DYNAMIC) or name in also):
                 continue
             tokens = self._tokens(name, value)
             if tokens:
@@ -131,11 +158,11 @@ class Document:
     def _tokens(self, name: str, value: Any) -> list[str]:
         match kind_of(name):
             case Kind.EXACT:
-                return list(value) if isinstance(value, list) else [str(value)]
+                return [one[:WHOLE_MAX] for one in value] if isinstance(value, list) else [fold(name, value)]
             case Kind.FOLDED:
-                return [lower(str(value))]
+                return [fold(name, value)]
             case Kind.DATE:
-                self.dates[name] = period(value)[0]
+                self.dates[name] = _moment(value)
                 return [value]
             case Kind.WORDS:
                 return words(as_text(value))

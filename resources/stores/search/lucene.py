@@ -200,7 +200,8 @@ def _unescaped(text: str, position: int) -> str:
         else:
             found.append(text[at + 1])
             at += 2
-    return "".join(found)
+    # Two escapes may be the halves of one character, as Java writes it.
+    return "".join(found).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _number(text: str, default: float) -> float:

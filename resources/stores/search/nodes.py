@@ -7,7 +7,11 @@ from enum import Enum
 from attrs import frozen
 
 
-class QueryError(Exception):
+class SearchError(Exception):
+    """A search has no answer; the text says why."""
+
+
+class QueryError(SearchError):
     """A query that cannot be understood or is too much.
 
     Attributes:

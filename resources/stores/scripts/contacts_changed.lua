@@ -1,0 +1,25 @@
+-- What has changed among an account's contacts after a change number.
+-- KEYS  1 the account's changed contacts (sorted set by number)
+-- ARGV  1 prefix of the account's keys   2 the number   3 contacts to return at most
+-- Returns {epoch, the newest number, contacts that changed after the given one, {key, number, {field, text, ...}, ...}}, by number.
+-- The epoch names this history of numbers: in another store, or after it was emptied, it is another one.
+local epoch = redis.call('GET', ARGV[1] .. 'contacts:epoch')
+if not epoch then
+  local now = redis.call('TIME')
+  epoch = now[1] .. '.' .. now[2]
+  redis.call('SET', ARGV[1] .. 'contacts:epoch', epoch)
+end
+local newest = tonumber(redis.call('GET', ARGV[1] .. 'contacts:changes') or '0')
+local after = '(' .. ARGV[2]
+local flat = redis.call('ZRANGE', KEYS[1], after, '+inf', 'BYSCORE', 'LIMIT', 0, ARGV[3], 'WITHSCORES')
+local left = 0
+local found = {}
+if #flat > 0 then
+  left = redis.call('ZCOUNT', KEYS[1], after, '+inf')
+  for i = 1, #flat, 2 do
+    table.insert(found, flat[i])
+    table.insert(found, flat[i + 1])
+    table.insert(found, redis.call('HGETALL', ARGV[1] .. 'contact:' .. flat[i]))
+  end
+end
+return {epoch, newest, left, found}

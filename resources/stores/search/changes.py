@@ -1,0 +1,101 @@
+"""What has changed in an account, read from Redis by the search process: blocking, and each thread over a connection of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis
+from attrs import define, field, frozen
+
+from ..contacts import Contact, contact_of, number_of
+from ..groups import Group, groups_of
+from ..keys import account_key
+from ..link import Command, Link
+from ..scripts import script
+
+
+class StoreGone(Exception):
+    """Redis did not answer."""
+
+
+@frozen
+class Changed:
+    """A contact that was written; `seq` is its number in the account."""
+
+    key: str
+    seq: int
+    contact: Contact
+
+
+@frozen
+class Page:
+    """Contacts in the order of their last change.
+
+    Attributes:
+        epoch: Names the history that the change numbers belong to.
+        newest: The account's newest change number.
+        left: How many contacts have changed after the number that was asked about, these included.
+        last: The change number up to which nothing is missing; the one asked about where nothing has changed.
+    """
+
+    epoch: str
+    newest: int
+    left: int
+    last: int
+    changed: Sequence[Changed]
+
+
+@define(eq=False)
+class Changes:
+    """Reads from Redis for any number of threads. Every method raises StoreGone."""
+
+    _make_link: Callable[[], Link]
+    _links: threading.local = field(factory=threading.local, init=False)
+
+    def after(self, account: str, number: int, limit: int) -> Page:
+        """The first contacts, `limit` at most, that changed after a change number."""
+        prefix = account_key(account, "")
+        command = script("contacts_changed").call([account_key(account, "contacts", "changed")], prefix, number, limit)
+        ((epoch, newest, left, flat),) = self._exchange([command])
+        changed = []
+        for key, at, fields in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
+            number = int(at)
+            contact = contact_of(account, key.decode(), fields)
+            if contact is not None:
+                changed.append(Changed(contact["key"], number_of(fields), contact))
+        return Page(epoch.decode(), int(newest), int(left), number, changed)
+
+    def newest(self, accounts: Sequence[str]) -> list[int]:
+        """The newest change number of each account."""
+        commands: list[Command] = [("GET", account_key(account, "contacts", "changes")) for account in accounts]
+        return [int(answer or 0) for answer in self._exchange(commands)]
+
+    def contacts(self, account: str, keys: Sequence[str]) -> list[Contact]:
+        """The contacts with those keys, those that exist."""
+        answers = self._exchange([("HGETALL", account_key(account, "contact", key)) for key in keys])
+        found = (contact_of(account, key, flat) for key, flat in zip(keys, answers, strict=True))
+        return [contact for contact in found if contact is not None]
+
+    def groups(self, account: str) -> list[Group]:
+        """Every group, by name."""
+        (flat,) = self._exchange(
+            [script("group_list").call([account_key(account, "groups")], account_key(account, ""))]
+        )
+        return groups_of(account, flat)
+
+    def _exchange(self, commands: Sequence[Command]) -> list[Any]:
+        link: Link | None = getattr(self._links, "link", None)
+        if link is None:
+            link = self._links.link = self._make_link()
+        try:
+            link.connect()
+            answers = link.exchange(commands) if commands else []
+        except (redis.RedisError, OSError) as error:
+            link.close()
+            raise StoreGone(f"Redis did not answer: {error}") from error
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise answer
+        return answers

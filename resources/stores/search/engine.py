@@ -1,0 +1,240 @@
+"""The indexes of all accounts: opened when asked for, closed when idle, and kept up with Redis in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from attrs import define, field
+
+from ..groups import Group
+from .changes import Changes, StoreGone
+from .evaluate import matches
+from .fields import Document
+from .files import Files, Unusable
+from .index import AccountIndex, Behind
+from .lucene import parse
+from .nodes import Node, QueryError
+
+FOLLOW_SECONDS = 5.0  # between two looks at how far all accounts have come
+FOLLOW_BEHIND = 1000  # changes; an account whose index is further behind catches up before anybody asks
+REST_SECONDS = 10.0  # after which an index that nobody asks gives back what writing needs
+RETRY_SECONDS = 10.0  # after an index could not be built
+PROGRESS_SECONDS = 2.0  # between two lines of the log about one index that catches up
+CACHED_QUERY = 1000  # characters; the meaning of shorter queries is remembered
+GROUP_FIELDS = ("query",)  # of a group, besides those that contacts have too
+
+log = logging.getLogger(__name__)
+
+
+class CannotBuild(Exception):
+    """An index could not be built; the text says why."""
+
+
+@define(eq=False)
+class _Slot:
+    """The index of an account while it is open."""
+
+    index: AccountIndex | None = None
+    users: int = 0
+    used_at: float = 0.0
+    opening: threading.Lock = field(factory=threading.Lock)
+
+
+@define(eq=False)
+class Engine:
+    """All indexes below one folder. Any number of threads may ask; some more keep what is behind up (`keep`).
+
+    Attributes:
+        open_max: Indexes that stay open; of more, those asked least recently are closed when nobody uses them.
+        idle_close: Seconds until an index that nobody asks is closed.
+    """
+
+    root: Path
+    changes: Changes
+    open_max: int
+    idle_close: float
+    accounts: Sequence[str]
+    _slots: OrderedDict[str, _Slot] = field(factory=OrderedDict, init=False)
+    _due: SimpleQueue[str] = field(factory=SimpleQueue, init=False)
+    _scheduled: set[str] = field(factory=set, init=False)
+    _failures: dict[str, tuple[float, str]] = field(factory=dict, init=False)
+    _followed_at: float = field(default=0.0, init=False)
+    _lock: threading.Lock = field(factory=threading.Lock, init=False)
+
+    def find(self, account: str, query: str, after: int, limit: int | None) -> tuple[list[str], int]:
+        """Keys of contacts, and the number of the last one (`after` where there is none).
+
+        Raises:
+            QueryError: The query makes no sense, or is too much.
+            Behind: The index has to catch up first; it does so in the background.
+            CannotBuild: It could not do so a moment ago.
+            StoreGone: Redis does not answer.
+        """
+        node = meaning(query)
+        with self._using(account) as index:
+            view = index.refresh()
+            seqs = view.find(node, after, limit)
+            return view.keys_of(seqs), seqs[-1] if seqs else after
+
+    def count(self, account: str, query: str) -> int:
+        """How many contacts a query finds. Raises as `find` does."""
+        node = meaning(query)
+        with self._using(account) as index:
+            return index.refresh().count(node)
+
+    def groups(self, account: str, query: str) -> list[Group]:
+        """The groups that a query finds, by name. Raises QueryError and StoreGone."""
+        node = meaning(query)
+        return [group for group in self.changes.groups(account) if matches(node, Document(group, GROUP_FIELDS))]
+
+    def forget(self, account: str) -> None:
+        """Throw the index of an account away."""
+        with self._using(account) as index:
+            index.forget()
+
+    def tidy(self, account: str) -> None:
+        """After a search: move what is new into the index, where there is enough of it."""
+        slot = self._slots.get(account)
+        if slot is not None and slot.index is not None and slot.index.wants_flush:
+            with self._using(account) as index:
+                try:
+                    index.flush()
+                except Exception as error:
+                    log.exception("account %s: its index cannot be written", account)
+                    self._failures[account] = (time.monotonic(), str(error))
+
+    @contextmanager
+    def _using(self, account: str) -> Iterator[AccountIndex]:
+        with self._lock:
+            slot = self._slots.setdefault(account, _Slot())
+            self._slots.move_to_end(account)
+            slot.users += 1
+        try:
+            with slot.opening:
+                if slot.index is None:
+                    slot.index = AccountIndex.open(self.root, account, self.changes)
+            yield slot.index
+        except Behind:
+            self._schedule(account)
+            raise
+        except Unusable as error:
+            log.warning("account %s: its index is built anew: %s", account, error)
+            assert slot.index is not None
+            slot.index.forget()
+            raise Behind(1) from error
+        finally:
+            with self._lock:
+                slot.users -= 1
+                slot.used_at = time.monotonic()
+                if len(self._slots) > self.open_max:
+                    self._close_one()
+
+    def _close_one(self) -> None:
+        idle = next((account for account, slot in self._slots.items() if not slot.users), None)
+        if idle is not None:
+            del self._slots[idle]
+
+    def _schedule(self, account: str) -> None:
+        """Have an account caught up with in the background. Raises CannotBuild."""
+        failed_at, reason = self._failures.get(account, (-RETRY_SECONDS, ""))
+        if time.monotonic() - failed_at < RETRY_SECONDS:
+            raise CannotBuild(f"the index cannot be built: {reason}")
+        with self._lock:
+            if account in self._scheduled:
+                return
+            self._scheduled.add(account)
+        self._due.put(account)
+
+    def keep(self) -> None:
+        """Catch up with what is behind, and close what is idle; for ever. Several threads may do so."""
+        while True:
+            try:
+                account = self._due.get(timeout=1.0)
+            except Empty:
+                self._look_around()
+            else:
+                self._catch_up(account)
+
+    def _catch_up(self, account: str) -> None:
+        began = told = time.monotonic()
+
+        def progress(done: int, left: int) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told >= PROGRESS_SECONDS:
+                told = now
+                rate = done / (now - began)
+                log.info("account %s: %d contacts are in the index, %d to go (%.0f/s)", account, done, left, rate)
+
+        try:
+            with self._using(account) as index:
+                index.catch_up(progress)
+            self._failures.pop(account, None)
+            log.info("account %s: the index is up to date after %.1f s", account, time.monotonic() - began)
+        except StoreGone as error:
+            log.warning("account %s: the index could not catch up: %s", account, error)
+        except Exception as error:
+            log.exception("account %s: its index cannot be built", account)
+            self._failures[account] = (time.monotonic(), str(error))
+        finally:
+            with self._lock:
+                self._scheduled.discard(account)
+
+    def _look_around(self) -> None:
+        """Close what nobody asks, and see which accounts are far behind."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._followed_at < FOLLOW_SECONDS:
+                return
+            self._followed_at = now
+            idle = [(account, slot) for account, slot in self._slots.items() if not slot.users]
+            for account, slot in idle:
+                if now - slot.used_at > self.idle_close:
+                    del self._slots[account]
+        for _, slot in idle:
+            if now - slot.used_at > REST_SECONDS and slot.index is not None:
+                slot.index.rest()
+        try:
+            self._follow()
+        except StoreGone as error:
+            log.warning("the indexes cannot follow: %s", error)
+
+    def _follow(self) -> None:
+        accounts = list(self.accounts)
+        for account, newest in zip(accounts, self.changes.newest(accounts), strict=True):
+            if newest > FOLLOW_BEHIND and newest - self._applied(account) > FOLLOW_BEHIND:
+                with self._lock:
+                    is_known = account in self._scheduled
+                failed_at, _ = self._failures.get(account, (-RETRY_SECONDS, ""))
+                if not is_known and time.monotonic() - failed_at > RETRY_SECONDS:
+                    self._schedule(account)
+
+    def _applied(self, account: str) -> int:
+        slot = self._slots.get(account)
+        if slot is not None and slot.index is not None:
+            return slot.index.applied
+        try:
+            return Files.of(self.root, account).state().applied
+        except Unusable:
+            return 0
+
+
+def meaning(query: str) -> Node:
+    """The meaning of a query; that of a short one is remembered. Raises QueryError."""
+    return _remembered(query) if len(query) <= CACHED_QUERY else parse(query)
+
+
+@lru_cache(2048)
+def _remembered(query: str) -> Node:
+    return parse(query)
+
+
+__all__ = ["Behind", "CannotBuild", "Engine", "QueryError", "StoreGone"]

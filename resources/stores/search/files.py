@@ -1,0 +1,134 @@
+"""The files of one account's index: tantivy's own, the keys of the contacts by their numbers, and how far the index has come.
+
+Everything here is derived from Redis: what is missing, broken or of another version is thrown away, and built anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+import tantivy
+from attrs import asdict, define, frozen
+
+from .schema import VERSION, make_schema
+
+WRITER_BYTES = 32 << 20  # that a writer gathers before it writes a segment by itself
+
+
+class Unusable(Exception):
+    """There is no index, or it cannot be used; the text says why."""
+
+
+@frozen
+class State:
+    """How far an index on disk has come.
+
+    Attributes:
+        applied: The change number up to which everything is in it.
+        keys: Bytes of the file of keys that belong to it.
+    """
+
+    epoch: str
+    applied: int
+    keys: int
+    version: int = VERSION
+
+
+@define(eq=False)
+class Files:
+    """The folder of one account."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, root: Path, account: str) -> Files:
+        """Those of an account."""
+        return cls(root / f"a-{quote(account, safe='')}")
+
+    @property
+    def _index(self) -> Path:
+        return self.folder / "index"
+
+    @property
+    def _keys(self) -> Path:
+        return self.folder / "keys.jsonl"
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / "state.json"
+
+    def state(self) -> State:
+        """How far the index has come. Raises Unusable."""
+        try:
+            state = State(**json.loads(self._state.read_text("utf-8")))
+        except FileNotFoundError:
+            raise Unusable("there is none") from None
+        except (OSError, ValueError, TypeError) as error:
+            raise Unusable(f"{self._state} cannot be read: {error}") from error
+        if state.version != VERSION:
+            raise Unusable(f"it is of version {state.version}, not {VERSION}")
+        return state
+
+    def open(self) -> tuple[State, tantivy.Index, list[str | None]]:
+        """The index and the keys by number. Raises Unusable."""
+        state = self.state()
+        try:
+            index = tantivy.Index.open(str(self._index))
+            index.config_reader("manual")
+            keys = _read_keys(self._keys, state.keys)
+            os.truncate(self._keys, state.keys)  # what a killed process had not noted
+        except (OSError, ValueError, msgspec.DecodeError) as error:
+            raise Unusable(f"{self.folder} cannot be read: {error}") from error
+        if index.searcher().num_docs > len(keys):
+            raise Unusable("it has more contacts than keys")
+        return state, index, keys
+
+    def create(self) -> tantivy.Index:
+        """An empty index, in place of whatever there is."""
+        self.remove()
+        self._index.mkdir(parents=True, mode=0o700)
+        index = tantivy.Index(make_schema(), path=str(self._index))
+        index.config_reader("manual")
+        return index
+
+    def remove(self) -> None:
+        """Nothing is left."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def save(self, epoch: str, applied: int, new_keys: Mapping[int, str]) -> None:
+        """Note what has been committed to the index: first the keys, then how far it has come."""
+        with self._keys.open("ab") as file:
+            file.write(msgspec.json.Encoder().encode_lines(list(new_keys.items())))
+            file.flush()
+            os.fsync(file.fileno())
+            state = State(epoch, applied, file.tell())
+        draft = self._state.with_suffix(".new")
+        draft.write_text(json.dumps(asdict(state)), "utf-8")
+        draft.replace(self._state)
+
+
+_PAIRS = msgspec.json.Decoder(tuple[int, str])
+
+
+def _read_keys(file: Path, size: int) -> list[str | None]:
+    data = file.read_bytes()
+    if len(data) < size:
+        raise ValueError(f"{file} has {len(data)} bytes, not {size}")
+    keys: list[str | None] = []
+    for seq, key in _PAIRS.decode_lines(data[:size]):
+        put_key(keys, seq, key)
+    return keys
+
+
+def put_key(keys: list[Any], seq: int, key: str) -> None:
+    """Note the key of the contact with a number."""
+    if seq >= len(keys):
+        keys.extend([None] * (seq + 1 - len(keys)))
+    keys[seq] = key

@@ -1,0 +1,341 @@
+"""The index of one account, followed from Redis: what is on disk, and on top of it what has changed since.
+
+Theory of operation. Redis numbers the changes of an account. The index on disk has all up to `applied`; contacts that changed after
+that stand in the `overlay`, in memory, all up to `seen`. Before each search `refresh` reads what changed after `seen`, so a search
+sees every write that was answered before it. A search asks the index, leaves out the contacts that the overlay has, and tries those
+one by one. `flush` moves the overlay into the index, beside searches that run. Where more has changed than the overlay may hold, and
+at first everything has, `catch_up` reads it into the index directly; until then there is no search (`Behind`). An index that is
+missing, broken, of another version or of another history of Redis is one that is behind from the beginning: there is no other
+rebuild. Nothing is lost with it, whenever the process ends: what is not noted as applied is read again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import cast
+
+import tantivy
+from attrs import define, field, frozen
+
+from .changes import Changed, Changes, Page
+from .evaluate import matches
+from .fields import Document
+from .files import WRITER_BYTES, Files, Unusable, put_key
+from .nodes import NOTHING, Node
+from .schema import SEQ, delete, document_of, make_schema
+from .translate import Translation
+
+PAGE = 250  # contacts read from Redis at once
+OVERLAY_MAX = 1000  # contacts; where more have changed, the index catches up first
+FLUSH_AT = 250  # contacts in the overlay; then they go into the index
+FLUSH_SOME, FLUSH_SECONDS = 20, 1.0  # or fewer, when the last flush is so long ago
+COMMIT_EVERY = 20_000  # contacts, while catching up
+
+log = logging.getLogger(__name__)
+
+
+class Behind(Exception):
+    """The index has to catch up before it can be searched."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__(f"{left} contacts are not in the index yet")
+        self.left = left
+
+
+@frozen
+class Entry:
+    """A contact that changed after the index was written."""
+
+    key: str
+    document: Document
+
+
+@frozen
+class View:
+    """One state of an account's contacts, to search in. `keys` only ever grows, and a key stays where it is."""
+
+    index: tantivy.Index | None
+    searcher: tantivy.Searcher | None
+    overlay: Sequence[tuple[int, Entry]]
+    keys: Sequence[str | None]
+    schema: tantivy.Schema
+    documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
+
+    def find(self, node: Node, after: int = 0, limit: int | None = None) -> list[int]:
+        """The numbers of the contacts that a node finds, rising, from the one after `after` on."""
+        if limit == 0 or node == NOTHING:
+            return []
+        hidden = {seq for seq, _ in self.overlay}
+        found = self._search(node, after, limit, hidden)
+        more = sorted(seq for seq, entry in self.overlay if seq > after and matches(node, entry.document))
+        if more:
+            found = sorted(found + more)
+        return found if limit is None else found[:limit]
+
+    def _search(self, node: Node, after: int, limit: int | None, hidden: set[int]) -> list[int]:
+        if self.searcher is None or not (most := self.searcher.num_docs):
+            return []
+        query = self._query(node)
+        if after:
+            later = tantivy.Query.range_query(
+                self.schema, SEQ, tantivy.FieldType.Unsigned, after, None, include_lower=False
+            )
+            query = tantivy.Query.boolean_query([(tantivy.Occur.Must, query), (tantivy.Occur.Must, later)])
+        if limit is not None:
+            most = min(most, limit + len(hidden))
+        hits = self.searcher.search(query, limit=most, count=False, order_by_field=SEQ, order=tantivy.Order.Asc).hits
+        if hidden:
+            return [seq for seq, _ in hits if seq not in hidden]
+        return [seq for seq, _ in hits]
+
+    def count(self, node: Node) -> int:
+        """How many contacts a node finds."""
+        if node == NOTHING:
+            return 0
+        count = sum(matches(node, entry.document) for _, entry in self.overlay)
+        if self.searcher is not None and self.searcher.num_docs:
+            query = self._query(node)
+            count += self._count(query)
+            if self.overlay:
+                hidden = tantivy.Query.term_set_query(self.schema, SEQ, [seq for seq, _ in self.overlay])
+                both = [(tantivy.Occur.Must, query), (tantivy.Occur.Must, hidden)]
+                count -= self._count(tantivy.Query.boolean_query(both))
+        return count
+
+    def _count(self, query: tantivy.Query) -> int:
+        assert self.searcher is not None
+        return int(self.searcher.search(query, limit=1).count)  # type: ignore[attr-defined]  # the stub lacks it
+
+    def _query(self, node: Node) -> tantivy.Query:
+        assert self.index is not None
+        assert self.searcher is not None
+        return Translation(self.schema, self.index, self.searcher, self.documents).query(node)
+
+    def keys_of(self, seqs: Sequence[int]) -> list[str]:
+        """The keys of contacts by their numbers. Raises Unusable."""
+        found = list(map(self.keys.__getitem__, seqs))
+        if None in found:
+            raise Unusable("it has contacts without keys")
+        return cast("list[str]", found)
+
+
+@define(eq=False)
+class AccountIndex:
+    """The index of one account. Any number of threads may use it.
+
+    Raises, from every method that reads changes: `changes.StoreGone`.
+    """
+
+    account: str
+    changes: Changes
+    files: Files
+    overlay: dict[int, Entry] = field(factory=dict, init=False)
+    keys: list[str | None] = field(factory=list, init=False)
+    epoch: str = field(default="", init=False)
+    applied: int = field(default=0, init=False)
+    seen: int = field(default=0, init=False)
+    left: int = field(default=0, init=False)  # contacts to catch up with; 0 where it can be searched
+    _schema: tantivy.Schema = field(factory=make_schema, init=False)
+    _index: tantivy.Index | None = field(default=None, init=False)
+    _searcher: tantivy.Searcher | None = field(default=None, init=False)
+    _writer: tantivy.IndexWriter | None = field(default=None, init=False)
+    _unsaved: dict[int, str] = field(factory=dict, init=False)  # keys that the file does not have yet
+    _flushed_at: float = field(default=0.0, init=False)
+    _state: threading.Lock = field(factory=threading.Lock, init=False)  # for all of the above
+    _writing: threading.Lock = field(factory=threading.Lock, init=False)  # for who writes to the index; taken first
+
+    @classmethod
+    def open(cls, root: Path, account: str, changes: Changes) -> AccountIndex:
+        """What is on disk, if it is of any use."""
+        index = cls(account, changes, Files.of(root, account))
+        try:
+            state, index._index, index.keys = index.files.open()
+        except Unusable as unusable:
+            log.info("account %s: a new index: %s", account, unusable)
+            index.files.remove()
+        else:
+            index.epoch, index.applied, index.seen = state.epoch, state.applied, state.applied
+            index._searcher = index._index.searcher()
+        return index
+
+    def refresh(self) -> View:
+        """Everything that was written before now, to search in.
+
+        Raises:
+            Behind: It has to catch up first.
+        """
+        with self._state:
+            while not self.left:
+                page = self.changes.after(self.account, self.seen, PAGE)
+                most = FLUSH_AT if self._index is None else OVERLAY_MAX
+                if self._has_other_history(page) or len(self.overlay) + page.left > most:
+                    self.left = max(page.left, 1)
+                    break
+                self.epoch = page.epoch
+                for changed in page.changed:
+                    self._note_key(changed)
+                    self.overlay[changed.seq] = Entry(changed.key, Document(changed.contact))
+                self.seen = max(page.last, self.seen)
+                if page.left <= len(page.changed):
+                    return View(
+                        self._index,
+                        self._searcher,
+                        list(self.overlay.items()),
+                        self.keys,
+                        self._schema,
+                        self._documents,
+                    )
+            raise Behind(self.left)
+
+    def _has_other_history(self, page: Page) -> bool:
+        """Whether the numbers that we know are not those of what Redis has now: it was emptied, or restored."""
+        return bool(self.epoch) and (page.epoch != self.epoch or page.newest < self.seen)
+
+    def _note_key(self, changed: Changed) -> None:
+        if not self._has_key(changed.seq):
+            put_key(self.keys, changed.seq, changed.key)
+            self._unsaved[changed.seq] = changed.key
+
+    def _has_key(self, seq: int) -> bool:
+        return seq < len(self.keys) and self.keys[seq] is not None
+
+    def _documents(self, seqs: Sequence[int]) -> Iterable[tuple[int, Document]]:
+        numbers = {self.keys[seq]: seq for seq in seqs}
+        for contact in self.changes.contacts(self.account, [key for key in numbers if key is not None]):
+            yield numbers[contact["key"]], Document(contact)
+
+    @property
+    def wants_flush(self) -> bool:
+        """Whether the overlay is large, or has waited long, and nobody is at it."""
+        waiting = len(self.overlay)
+        if self._index is None:  # an account of a few contacts needs no files
+            return waiting >= FLUSH_AT
+        is_late = time.monotonic() - self._flushed_at > FLUSH_SECONDS
+        return waiting >= FLUSH_AT or (waiting >= FLUSH_SOME and is_late)
+
+    def flush(self) -> None:
+        """Move the overlay into the index; searches go on meanwhile."""
+        if not self._writing.acquire(blocking=False):
+            return
+        try:
+            with self._state:
+                if self.left:
+                    return
+                batch, upto = dict(self.overlay), self.seen
+            index, writer = self._open_writer()
+            for seq, entry in batch.items():
+                delete(writer, entry.key)
+                writer.add_document(document_of(self._schema, seq, entry.document))
+            self._commit(index, writer, upto, batch)
+        except BaseException:
+            self._drop_writer()
+            raise
+        finally:
+            self._flushed_at = time.monotonic()
+            self._writing.release()
+
+    def catch_up(self, progress: Callable[[int, int], None]) -> None:
+        """Read all that has changed into the index; it can be searched again then. Told of how many are done and left."""
+        with self._writing:
+            try:
+                self._catch_up(progress)
+            except BaseException:
+                self._drop_writer()
+                raise
+
+    def _catch_up(self, progress: Callable[[int, int], None]) -> None:
+        first = self._begin_catching_up()
+        is_new = self._index is None
+        index, writer = self._open_writer()
+        done = uncommitted = 0
+        for page in self._pages(first):
+            if self._has_other_history(page):
+                return  # what is left begins anew
+            for changed in page.changed:
+                if not is_new or self._has_key(changed.seq):
+                    delete(writer, changed.key)
+                self._note_key(changed)
+                writer.add_document(document_of(self._schema, changed.seq, Document(changed.contact)))
+            done, uncommitted = done + len(page.changed), uncommitted + len(page.changed)
+            left = page.left - len(page.changed)
+            if not left or uncommitted >= COMMIT_EVERY:
+                self._commit(index, writer, page.last, {})
+                uncommitted = 0
+            progress(done, left)
+            if not left:
+                with self._state:
+                    self.seen, self.left = page.last, 0
+                return
+            self.left = left
+
+    def _pages(self, page: Page) -> Iterator[Page]:
+        """This page and those after it, without end; Redis is asked for the next one while one is in use."""
+        with ThreadPoolExecutor(1) as reading:
+            while True:
+                following = reading.submit(self.changes.after, self.account, page.last, PAGE)
+                yield page
+                page = following.result()
+
+    def _begin_catching_up(self) -> Page:
+        """The first page of what is not in the index; without an index that is everything."""
+        with self._state:
+            page = self.changes.after(self.account, self.applied, PAGE)
+            if self._has_other_history(page):
+                log.warning("account %s: its contacts in Redis have another history", self.account)
+                self._forget()
+                page = self.changes.after(self.account, 0, PAGE)
+            self.overlay.clear()
+            self.left = max(page.left, 1)
+            self.epoch, self.seen = page.epoch, self.applied
+            return page
+
+    def _open_writer(self) -> tuple[tantivy.Index, tantivy.IndexWriter]:
+        if self._index is None:
+            self._index = self.files.create()
+            self._unsaved = {seq: key for seq, key in enumerate(self.keys) if key is not None}
+        if self._writer is None:
+            self._writer = self._index.writer(WRITER_BYTES, 1)
+        return self._index, self._writer
+
+    def _commit(self, index: tantivy.Index, writer: tantivy.IndexWriter, upto: int, batch: dict[int, Entry]) -> None:
+        writer.commit()
+        index.reload()
+        searcher = index.searcher()
+        with self._state:
+            new_keys = dict(self._unsaved)
+        self.files.save(self.epoch, upto, new_keys)
+        with self._state:
+            for seq in new_keys:
+                del self._unsaved[seq]
+            for seq, entry in batch.items():
+                if self.overlay.get(seq) is entry:
+                    del self.overlay[seq]
+            self._searcher, self.applied = searcher, upto
+
+    def _drop_writer(self) -> None:
+        """After an error a writer may take documents and store nothing: begin again from what is noted as applied."""
+        self._writer = None
+
+    def forget(self) -> None:
+        """Throw the index away; it is built anew when it is needed."""
+        with self._writing, self._state:
+            self._forget()
+
+    def _forget(self) -> None:
+        self._writer = None
+        self._index = self._searcher = None
+        self.overlay.clear()
+        self.keys, self._unsaved = [], {}
+        self.epoch, self.applied, self.seen, self.left = "", 0, 0, 0
+        self.files.remove()
+
+    def rest(self) -> None:
+        """Nothing is asked at the moment: give back what writing needs."""
+        if self._writing.acquire(blocking=False):
+            self._writer = None
+            self._writing.release()

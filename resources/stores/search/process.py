@@ -1,0 +1,147 @@
+"""The search process: owns every index, and answers the supervisor over its standard input and output.
+
+It is a process of its own since the engine can hold Python's lock, or end the process, on a hostile query: the supervisor then kills
+it and starts another. Its workers take turns at reading a request; whoever has read one answers it, while the next one reads. So a
+slow query holds up nobody as long as there are workers, and a request costs no change of threads.
+
+It ends when its standard input does, and with its parent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+
+from ..link import link_to
+from . import wire
+from .changes import Changes, StoreGone
+from .engine import Behind, CannotBuild, Engine
+from .nodes import QueryError
+
+WORKERS = 4
+KEEPERS = 2
+STORE_SECONDS = 2.0  # for an answer of Redis: less than any query may take
+PIPE_BYTES = 1 << 20
+SWITCH_SECONDS = 0.001  # after which a thread that computes lets another one go on
+
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
+
+log = logging.getLogger(__name__)
+
+
+class Pipes:
+    """The standard input and output, for several threads."""
+
+    def __init__(self) -> None:
+        self._input = sys.stdin.buffer
+        self._output = sys.stdout.buffer
+        self._reading = threading.Lock()
+        self._writing = threading.Lock()
+
+    def receive(self) -> bytes:
+        """The next line; the process ends where there is none."""
+        with self._reading:
+            line = self._input.readline()
+        if not line:
+            os._exit(0)  # the supervisor has gone; there is nothing here that it does not have
+        return line
+
+    def send(self, answer: wire.Answer) -> None:
+        """Write a line."""
+        line = wire.encode(answer) + b"\n"
+        with self._writing:
+            self._output.write(line)
+            self._output.flush()
+
+
+class PipeHandler(logging.Handler):
+    """Log records become lines for the supervisor's log."""
+
+    def __init__(self, pipes: Pipes) -> None:
+        super().__init__(logging.INFO)
+        self._pipes = pipes
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send it."""
+        self._pipes.send(wire.Log(record.levelno, self.format(record)))
+
+
+def answer(engine: Engine, request: wire.Query, pipes: Pipes) -> None:
+    """Carry out a request and send its answer, in pages where it is long."""
+    match request:
+        case wire.Count(number, account, query):
+            pipes.send(wire.Number(number, engine.count(account, query)))
+        case wire.FindGroups(number, account, query):
+            pipes.send(wire.Groups(number, engine.groups(account, query)))
+        case wire.Find(number, account, query, after, limit):
+            keys, last = engine.find(account, query, after, limit)
+            for start in range(0, len(keys) or 1, wire.KEYS_PAGE):
+                page = keys[start : start + wire.KEYS_PAGE]
+                more = start + len(page) < len(keys)
+                pipes.send(wire.Keys(number, msgspec.Raw(wire.encode(page)), last, more))
+
+
+def work(engine: Engine, pipes: Pipes) -> None:
+    """Read requests and answer them, for ever."""
+    while True:
+        request = wire.decode_request(pipes.receive())
+        match request:
+            case wire.Follow(accounts):
+                engine.accounts = accounts
+            case wire.Forget(account):
+                engine.forget(account)
+            case _:
+                try:
+                    answer(engine, request, pipes)
+                except QueryError as error:
+                    pipes.send(wire.Failed(request.id, "query", error.detail, position=error.position))
+                except Behind as error:
+                    pipes.send(wire.Failed(request.id, "behind", str(error), error.left))
+                except CannotBuild as error:
+                    pipes.send(wire.Failed(request.id, "index", str(error)))
+                except StoreGone as error:
+                    pipes.send(wire.Failed(request.id, "store", str(error)))
+                except BaseException as error:
+                    # Panics of the engine are BaseExceptions. Whatever it is, the one who asked is told, and the rest goes on.
+                    log.exception("account %s: the engine failed on a query", request.account)
+                    pipes.send(
+                        wire.Failed(request.id, "engine", f"the engine failed on this query ({type(error).__name__})")
+                    )
+                engine.tidy(request.account)
+
+
+def protect() -> None:
+    """End with the parent, and let no other process of this user look into our memory."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def main() -> None:
+    """Serve until the standard input ends."""
+    protect()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    fcntl.fcntl(sys.stdout.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    pipes = Pipes()
+    begin = wire.decode_begin(pipes.receive())
+    logging.basicConfig(level=logging.INFO, handlers=[PipeHandler(pipes)])
+    changes = Changes(lambda: link_to(begin.redis, STORE_SECONDS))
+    engine = Engine(Path(begin.folder), changes, begin.open_indexes, begin.idle_close, begin.accounts)
+    pipes.send(wire.Ready())
+    for _ in range(KEEPERS):
+        threading.Thread(target=engine.keep, daemon=True).start()
+    for _ in range(WORKERS - 1):
+        threading.Thread(target=work, args=(engine, pipes), daemon=True).start()
+    work(engine, pipes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""From nodes to queries of a tantivy index. The table is `Translation.query`; `schema` says what stands in which field.
+
+What tantivy cannot do, or does wrong, is done here: a sloppy phrase of three words or more (its slop is wrong for those) is checked
+contact by contact; a pattern that needs too large an automaton, and a range whose bounds its syntax cannot carry, walk the
+dictionary of terms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import tantivy
+from attrs import define
+from tantivy import Query
+
+from .evaluate import range_matches, regex_matches, sloppy, wildcard_matches
+from .fields import Document
+from .nodes import (
+    NOTHING,
+    Any,
+    Boolean,
+    Everything,
+    Exists,
+    Fuzzy,
+    Node,
+    Occur,
+    Period,
+    Phrase,
+    Prefix,
+    QueryError,
+    Range,
+    Regex,
+    Term,
+    Wildcard,
+)  # fmt: skip
+from .patterns import ANY, literal
+from .schema import HAS, SEQ, Column, column_of, has_of
+
+PATTERNS_MAX = 64  # wildcards and regular expressions in one query: each builds an automaton
+CANDIDATES_MAX = 20_000  # contacts that have all words of a sloppy phrase
+WALK_MAX = 1_000_000  # terms of the dictionary that one query may walk
+SLOP_MAX = 1_000_000
+
+_OCCUR = {
+    Occur.MUST: tantivy.Occur.Must,
+    Occur.MUST_NOT: tantivy.Occur.MustNot,
+    Occur.SHOULD: tantivy.Occur.Should,
+}
+# A bound that tantivy's own syntax takes as it is; it has no way to quote one.
+_PLAIN = re.compile(r"""[^\s"'()\[\]{}`\\*?:<>/^~!+\-][^\s"'()\[\]{}`\\*?:<>/^~!]*(?::[^\s"'()\[\]{}`\\*?:<>/^~!]*)?""")
+
+
+@define
+class Translation:
+    """Of one query, for one state of an index.
+
+    Attributes:
+        documents: The contacts with those numbers, in any order, each with its number.
+    """
+
+    schema: tantivy.Schema
+    index: tantivy.Index
+    searcher: tantivy.Searcher
+    documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
+    patterns: int = 0
+    walked: int = 0
+
+    def query(self, node: Node) -> Query:  # noqa: C901, PLR0911  # one row a kind of node
+        """The query that finds what the node finds.
+
+        Raises:
+            QueryError: It is too much.
+        """
+        match node:
+            case Boolean():
+                return self._boolean(node)
+            case Everything():
+                return Query.all_query()
+            case Exists(name):
+                return self._term(Column(HAS), has_of(name))
+            case Period(name, first, last):
+                return self._period(name, first, last)
+        column = column_of(node.field)
+        if column is None:
+            return Query.empty_query()
+        match node:
+            case Term(_, text):
+                return self._term(column, text)
+            case Phrase():
+                return self._phrase(column, node)
+            case Prefix(_, text):
+                return self._pattern(column, literal(text) + f"{ANY}*", lambda token: token.startswith(text), text)
+            case Wildcard():
+                return self._wildcard(column, node)
+            case Regex(_, pattern):
+                self._count_pattern()
+                return self._pattern(column, pattern, lambda token: regex_matches(pattern, token), "")
+            case Fuzzy(_, text, edits):
+                return Query.fuzzy_term_query(self.schema, column.field, column.prefix + text, edits, True)  # noqa: FBT003
+            case Range():
+                return self._range(column, node)
+
+    def _boolean(self, node: Boolean) -> Query:
+        if node == NOTHING:
+            return Query.empty_query()
+        return Query.boolean_query([(_OCCUR[occur], self.query(clause)) for occur, clause in node.clauses])
+
+    def _term(self, column: Column, text: str) -> Query:
+        return Query.term_query(self.schema, column.field, column.prefix + text, "basic")
+
+    def _period(self, name: str, first: int | None, last: int | None) -> Query:
+        if first is not None and last is not None and first > last:
+            return Query.empty_query()
+        return Query.range_query(self.schema, name, tantivy.FieldType.Integer, first, last)
+
+    def _phrase(self, column: Column, node: Phrase) -> Query:
+        tokens: list[str | tuple[int, str]] = [column.prefix + token for token in node.tokens]
+        if not node.slop or (len(tokens) == 2 and tokens[0] != tokens[1]):  # noqa: PLR2004
+            return Query.phrase_query(self.schema, column.field, tokens, min(node.slop, SLOP_MAX))
+        terms = [self._term(column, token) for token in sorted(set(node.tokens))]
+        every = Query.boolean_query([(tantivy.Occur.Must, term) for term in terms])
+        hits = self.searcher.search(every, limit=CANDIDATES_MAX + 1, count=False, order_by_field=SEQ).hits
+        if len(hits) > CANDIDATES_MAX:
+            raise QueryError(None, f"a sloppy phrase of words that more than {CANDIDATES_MAX} contacts have")
+        found = [
+            seq
+            for seq, document in self.documents([seq for seq, _ in hits])
+            if sloppy(document.tokens.get(node.field, ()), node.tokens, node.slop)
+        ]
+        return Query.term_set_query(self.schema, SEQ, found)
+
+    def _wildcard(self, column: Column, node: Wildcard) -> Query:
+        self._count_pattern()
+        fixed = [part if isinstance(part, str) else None for part in node.pattern]
+        start = "".join(part for part in fixed[: fixed.index(None)] if part is not None)
+        pattern = "".join(
+            f"{ANY}*" if part is Any.MANY else ANY if part is Any.ONE else literal(part) for part in node.pattern
+        )
+        return self._pattern(column, pattern, lambda token: wildcard_matches(node.pattern, token), start)
+
+    def _count_pattern(self) -> None:
+        self.patterns += 1
+        if self.patterns > PATTERNS_MAX:
+            raise QueryError(None, f"more than {PATTERNS_MAX} wildcards and regular expressions")
+
+    def _pattern(self, column: Column, pattern: str, matches: Callable[[str], bool], start: str) -> Query:
+        """Tokens that a regular expression matches; `matches` says the same of one of them, and all begin with `start`."""
+        prefix = literal(column.prefix)
+        try:
+            return Query.regex_query(self.schema, column.field, f"{prefix}(?:{pattern})" if prefix else pattern)
+        except ValueError:  # its automaton would have more than 1,000 states
+            return self._walk(column, matches, start)
+
+    def _range(self, column: Column, node: Range) -> Query:
+        low, high = node.low, node.high
+        if (
+            low is not None
+            and high is not None
+            and (low > high or (low == high and not (node.with_low and node.with_high)))
+        ):
+            return Query.empty_query()
+        bounds = [column.prefix + bound for bound in (low, high) if bound is not None]
+        if not all(_PLAIN.fullmatch(bound) for bound in bounds):
+            start = _shared_start(low or "", high or "")
+            return self._walk(column, lambda token: range_matches(node, token), start)
+        opening, closing = "{["[node.with_low or low is None], "}]"[node.with_high or high is None]
+        first = "*" if low is None else column.prefix + low
+        last = "*" if high is None else column.prefix + high
+        if column.prefix:  # an open end is that of the field's tokens, not of all there are: ";" follows ":"
+            first = column.prefix if low is None else first
+            last, closing = (column.prefix[:-1] + ";", "}") if high is None else (last, closing)
+        return self.index.parse_query(f"{column.field}:{opening}{first} TO {last}{closing}", [])
+
+    def _walk(self, column: Column, matches: Callable[[str], bool], start: str) -> Query:
+        """Tokens that fulfil a condition, found in the dictionary of terms."""
+        terms = self.searcher.terms_with_prefix(column.field, column.prefix + start)
+        self.walked += len(terms)
+        if self.walked > WALK_MAX:
+            raise QueryError(None, f"it would have to look at more than {WALK_MAX} terms one by one")
+        skip = len(column.prefix)
+        found = [term for term, _ in terms if matches(term[skip:])]
+        return Query.term_set_query(self.schema, column.field, found)
+
+
+def _shared_start(one: str, other: str) -> str:
+    count = 0
+    for x, y in zip(one, other, strict=False):
+        if x != y:
+            break
+        count += 1
+    return one[:count]

@@ -1,0 +1,119 @@
+"""What goes over the pipes of the search process: JSON lines, a request or an answer each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+KEYS_PAGE = 5000  # keys in one line
+NO_KEYS = msgspec.Raw(b"[]")
+
+
+class Begin(msgspec.Struct, tag="begin"):
+    """The first line to the process: where Redis and the indexes are, and whose contacts to follow."""
+
+    redis: str
+    folder: str
+    accounts: list[str]
+    open_indexes: int
+    idle_close: float
+
+
+class Find(msgspec.Struct, tag="find"):
+    """Keys of the contacts that a query finds, oldest first, from the one after the number `after` on."""
+
+    id: int
+    account: str
+    query: str
+    after: int = 0
+    limit: int | None = None
+
+
+class Count(msgspec.Struct, tag="count"):
+    """How many contacts a query finds."""
+
+    id: int
+    account: str
+    query: str
+
+
+class FindGroups(msgspec.Struct, tag="groups"):
+    """The groups that a query finds."""
+
+    id: int
+    account: str
+    query: str
+
+
+class Forget(msgspec.Struct, tag="forget"):
+    """Throw an account's index away: it may be what ends the process."""
+
+    account: str
+
+
+class Follow(msgspec.Struct, tag="follow"):
+    """Whose contacts to follow from now on."""
+
+    accounts: list[str]
+
+
+Query = Find | Count | FindGroups
+Request = Query | Forget | Follow
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    """The process has begun."""
+
+
+class Log(msgspec.Struct, tag="log"):
+    """A line for the supervisor's log."""
+
+    level: int
+    text: str
+
+
+class Keys(msgspec.Struct, tag="keys"):
+    """Some of the keys that were found, as a JSON array. `last` is the number of the last one, to go on after."""
+
+    id: int
+    keys: msgspec.Raw
+    last: int
+    more: bool
+
+
+class Number(msgspec.Struct, tag="number"):
+    """A count."""
+
+    id: int
+    count: int
+
+
+class Groups(msgspec.Struct, tag="found-groups"):
+    """The groups that were found, in their JSON shape."""
+
+    id: int
+    groups: list[dict[str, str | None]]
+
+
+class Failed(msgspec.Struct, tag="failed"):
+    """There is no answer.
+
+    Attributes:
+        why: `query`: it makes no sense, or is too much. `behind`: the index has to catch up with `left` contacts. `store`: Redis does
+            not answer. `index`: the index cannot be built. `engine`: the engine failed on the query.
+    """
+
+    id: int
+    why: Literal["query", "behind", "store", "index", "engine"]
+    text: str
+    left: int = 0
+    position: int | None = None
+
+
+Answer = Ready | Log | Keys | Number | Groups | Failed
+
+decode_begin = msgspec.json.Decoder(Begin).decode
+decode_request = msgspec.json.Decoder(Request).decode
+decode_answer = msgspec.json.Decoder(Answer).decode
+encode = msgspec.json.Encoder().encode

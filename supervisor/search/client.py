@@ -1,0 +1,305 @@
+"""Questions to the search process, which is kept alive.
+
+Theory of operation. `_hold` is a task as long as the service: it starts a process, reads its answers, and starts another when it
+ends. A question takes a turn first (there are as many as the process has workers, and few of them for one account), so a question
+that was sent is being worked on, and `search.timeout` is a fair deadline for it. The turn belongs to the question, not to whoever
+asked it: it ends with the answer or with the process, also where the one who asked was cancelled.
+
+A question past its deadline ends the process, for nothing less can stop the engine; it fails, is refused for a while, and the others
+that were being worked on are asked again. When the process ends by itself any of them may be the reason, so each is asked again
+alone. One that ends it once more gets its account's index built anew, in case that is what is broken; and if that does not help, it
+fails as one that is past its deadline does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import msgspec
+import trio
+from attrs import define, field, frozen
+
+from resources.stores.groups import Group
+from resources.stores.redis import Unavailable
+from resources.stores.search import CannotSearch, QueryError, wire
+from resources.stores.search.process import WORKERS
+
+from ..config.model import SearchSettings
+from ..errors import CannotStart
+from ..observe import Observer
+from ..process import SpawnFailed
+from .running import ARGV, Ended, Question, Running, open_running
+
+PER_ACCOUNT = 2  # questions of one account that are worked on at a time; more wait
+PAUSE = (0.02, 5.0)  # seconds between restarts: first, most
+STAYED_UP_SECONDS = 30.0  # after which the next pause is the first again
+PROCESS_SECONDS = 10.0  # that a question waits for a process
+BUILD_SECONDS = 60.0  # that a question waits for an index, where its command may take so long
+BUILD_PAUSE = (0.02, 0.5)  # seconds between two looks whether it is there
+REFUSED_SECONDS = 600.0  # that a query which ended the process is refused
+STRIKES, STRIKES_SECONDS = 3, 60.0  # so many of those of an account, and all its queries are refused for so long
+REFUSED_MAX = 1000  # such queries that are remembered
+CRASHES_MAX = 2  # that a question may see; after them it is the reason
+
+log = logging.getLogger(__name__)
+
+
+@frozen
+class _Refused:
+    """A query that is not asked any more for a while."""
+
+    since: float
+    reason: str
+
+
+@define(eq=False)
+class Search:
+    """A `resources.stores.search.ContactSearch`. Made by `open_search`.
+
+    Attributes:
+        settings: May be replaced; the timeout and `while_building` hold from the next query on, the rest for the next process.
+    """
+
+    settings: SearchSettings
+    _observer: Observer
+    _redis_url: str
+    _folder: Path
+    _accounts: Sequence[str]
+    _argv: Sequence[str]
+    _running: Running | None = field(default=None, init=False)
+    _started: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _turns: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(WORKERS), init=False)
+    _alone: trio.Lock = field(factory=trio.Lock, init=False)
+    _account_turns: dict[str, trio.CapacityLimiter] = field(factory=dict, init=False)
+    _refused: OrderedDict[tuple[str, str], _Refused] = field(factory=OrderedDict, init=False)
+    _numbers: itertools.count[int] = field(factory=itertools.count, init=False)
+
+    async def keys_json(self, account: str, query: str, limit: int | None) -> msgspec.Raw:
+        """See ContactSearch."""
+        pages = await self._find(account, query, 0, limit)
+        if len(pages) == 1:
+            return pages[0].keys
+        return msgspec.Raw(b"[" + b",".join([bytes(page.keys)[1:-1] for page in pages]) + b"]")
+
+    async def page(self, account: str, query: str, after: int, limit: int) -> tuple[list[str], int]:
+        """See ContactSearch."""
+        pages = await self._find(account, query, after, limit)
+        return [key for page in pages for key in msgspec.json.decode(page.keys)], pages[-1].last
+
+    async def count(self, account: str, query: str) -> int:
+        """See ContactSearch."""
+        (answer,) = await self._ask(wire.Count(next(self._numbers), account, query))
+        return cast("wire.Number", answer).count
+
+    async def groups(self, account: str, query: str) -> list[Group]:
+        """See ContactSearch."""
+        (answer,) = await self._ask(wire.FindGroups(next(self._numbers), account, query))
+        return list(cast("wire.Groups", answer).groups)
+
+    async def follow(self, accounts: Sequence[str]) -> None:
+        """Whose contacts to keep an index of from now on."""
+        self._accounts = accounts
+        if self._running is not None:
+            await self._running.send(wire.Follow(list(accounts)))
+
+    async def _find(self, account: str, query: str, after: int, limit: int | None) -> list[wire.Keys]:
+        most = limit or 1 if limit is not None else None  # a query for no keys is checked all the same
+        pages = await self._ask(wire.Find(next(self._numbers), account, query, after, most))
+        return [wire.Keys(0, wire.NO_KEYS, after, more=False)] if limit == 0 else cast("list[wire.Keys]", pages)
+
+    async def _ask(self, request: wire.Query) -> list[wire.Answer]:
+        """Ask until there is an answer, or a reason why there will be none; one that was asked too much is turned away."""
+        began = trio.current_time()
+        outcome = "cancelled"
+        try:
+            async with self._turn_of(request.account):
+                answers = await self._ask_until_built(request)
+        except QueryError:
+            outcome = "refused"
+            raise
+        except (CannotSearch, Unavailable):
+            outcome = "unavailable"
+            raise
+        else:
+            outcome = "ok"
+            return answers
+        finally:
+            self._observer.searched(outcome, trio.current_time() - began)
+
+    async def _ask_until_built(self, request: wire.Query) -> list[wire.Answer]:
+        latest, pause = trio.current_time() + BUILD_SECONDS, BUILD_PAUSE[0]
+        while True:
+            answers = await self._ask_until_answered(request)
+            failed = answers[0]
+            if not isinstance(failed, wire.Failed):
+                return answers
+            match failed.why:
+                case "query" | "engine":
+                    raise QueryError(failed.position, failed.text)
+                case "store":
+                    raise Unavailable(failed.text, sent=False)
+                case "index":
+                    raise CannotSearch(failed.text)
+            if self.settings.while_building == "fail" or trio.current_time() > latest:
+                raise CannotSearch(f"The contacts cannot be searched at the moment: {failed.text}")
+            await trio.sleep(pause)
+            pause = min(pause * 1.5, BUILD_PAUSE[1])
+
+    async def _ask_until_answered(self, request: wire.Query) -> list[wire.Answer]:
+        """Ask again where the process ended, and find out whether it did so because of this question."""
+        crashes = 0
+        while True:
+            self._check_refused(request)
+            try:
+                if not crashes:
+                    return await self._ask_once(request, turns=1)
+                async with self._alone:
+                    return await self._ask_once(request, turns=WORKERS)
+            except Ended as ended:
+                if ended.by_deadline:
+                    continue  # where it is the guilty one, it is refused now
+                crashes += 1
+            if crashes > CRASHES_MAX:
+                self._refuse(request, "the query ended the search process")
+            elif crashes == CRASHES_MAX:
+                log.warning(
+                    "account %s: a query ended the search process twice; its index is built anew", request.account
+                )
+                await (await self._process()).send(wire.Forget(request.account))
+
+    async def _ask_once(self, request: wire.Query, *, turns: int) -> list[wire.Answer]:
+        """Ask a process that is there, when there are turns. Raises Ended."""
+        taken: list[object] = []
+
+        def give_back() -> None:
+            while taken:
+                self._turns.release_on_behalf_of(taken.pop())
+
+        try:
+            for _ in range(turns):
+                turn = object()
+                await self._turns.acquire_on_behalf_of(turn)
+                taken.append(turn)
+            running = await self._process()
+        except BaseException:
+            give_back()
+            raise
+        question = Question(request, trio.current_time() + self.settings.timeout, give_back)
+        return await running.ask(question)
+
+    async def _process(self) -> Running:
+        """The process, once there is one. Raises CannotSearch."""
+        with trio.move_on_after(PROCESS_SECONDS):
+            while self._running is None:
+                await self._started.park()
+            return self._running
+        raise CannotSearch("The search process cannot be started at the moment")
+
+    def _check_refused(self, request: wire.Query) -> None:
+        now = trio.current_time()
+        refused = self._refused.get((request.account, request.query))
+        if refused is not None and now - refused.since < REFUSED_SECONDS:
+            raise QueryError(None, refused.reason)
+        strikes = [one.since for (account, _), one in self._refused.items() if account == request.account]
+        if (
+            len(strikes) >= STRIKES
+            and now - strikes[-1] < STRIKES_SECONDS
+            and now - strikes[-STRIKES] < REFUSED_SECONDS
+        ):
+            raise CannotSearch(f"{STRIKES} queries ended the search process; this account is refused for a minute")
+
+    def _refuse(self, request: wire.Query, reason: str) -> None:
+        log.warning("account %s: %s: %.200r", request.account, reason, request.query)
+        self._refused[request.account, request.query] = _Refused(trio.current_time(), reason)
+        self._refused.move_to_end((request.account, request.query))
+        if len(self._refused) > REFUSED_MAX:
+            self._refused.popitem(last=False)
+
+    def _on_guilty(self, request: wire.Query) -> None:
+        self._refuse(request, f"the query took longer than search.timeout = {self.settings.timeout:g} s")
+
+    @asynccontextmanager
+    async def _turn_of(self, account: str) -> AsyncIterator[None]:
+        limiter = self._account_turns.setdefault(account, trio.CapacityLimiter(PER_ACCOUNT))
+        try:
+            async with limiter:
+                yield
+        finally:
+            statistics = limiter.statistics()
+            if not statistics.borrowed_tokens and not statistics.tasks_waiting:
+                self._account_turns.pop(account, None)
+
+    async def _hold(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep a process alive, for ever.
+
+        Raises:
+            CannotStart: The first one did not start.
+        """
+        pause, is_first = PAUSE[0], True
+        while True:
+            began, said, code = trio.current_time(), deque[str](), None
+            try:
+                async with open_running(self._argv, self.settings.memory, self._begin(), self._on_guilty) as running:
+                    if running.was_ready:
+                        if is_first:
+                            task_status.started()
+                        is_first = False
+                        self._running = running
+                        self._started.unpark_all()
+                        try:
+                            await running.read()
+                        finally:
+                            self._running = None
+                said, code = running.said, running.process.returncode
+            except SpawnFailed as error:
+                said.append(str(error))
+            text = "\n".join(said).strip()
+            if is_first:
+                raise CannotStart(f"the search process did not start: {text or 'it said nothing'}")
+            if trio.current_time() - began > STAYED_UP_SECONDS:
+                pause = PAUSE[0]
+            log.warning(
+                "the search process ended (%s); another is started in %.2f s%s", code, pause, text and f": {text}"
+            )
+            self._observer.search_restarted()
+            await trio.sleep(pause)
+            pause = min(pause * 2, PAUSE[1])
+
+    def _begin(self) -> wire.Begin:
+        settings = self.settings
+        return wire.Begin(
+            self._redis_url,
+            str(self._folder.absolute()),
+            list(self._accounts),
+            settings.open_indexes,
+            settings.idle_close,
+        )
+
+
+@asynccontextmanager
+async def open_search(
+    settings: SearchSettings,
+    redis_url: str,
+    folder: Path,
+    accounts: Sequence[str],
+    observer: Observer,
+    argv: Sequence[str] = ARGV,
+) -> AsyncIterator[Search]:
+    """A search process, ready. Its indexes are kept below `folder`.
+
+    Raises:
+        CannotStart: It did not start.
+    """
+    search = Search(settings, observer, redis_url, folder, accounts, argv)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(search._hold)  # noqa: SLF001
+        try:
+            yield search
+        finally:
+            nursery.cancel_scope.cancel()
