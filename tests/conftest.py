@@ -40,7 +40,8 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "server" in request.fixturenames or "valkey" in request.fixturenames:
         return  # a server that lives longer than one test was started by this one
-    gc.collect()  # what a caught exception's traceback still holds
+    if _descriptors() > descriptors:
+        gc.collect()  # what a caught exception's traceback still holds
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline and (_children() - processes or _descriptors() > descriptors):
         time.sleep(0.02)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -37,8 +38,7 @@ from ..process import SpawnFailed
 from .running import ARGV, Ended, Question, Running, open_running
 
 PER_ACCOUNT = 2  # questions of one account that are worked on at a time; more wait
-PAUSE = (0.02, 5.0)  # seconds between restarts: first, most
-STAYED_UP_SECONDS = 30.0  # after which the next pause is the first again
+PAUSE = (0.02, 5.0)  # seconds between restarts: first, and most, where the process answers nothing before it ends
 PROCESS_SECONDS = 10.0  # that a question waits for a process
 BUILD_SECONDS = 60.0  # that a question waits for an index, where its command may take so long
 BUILD_PAUSE = (0.02, 0.5)  # seconds between two looks whether it is there
@@ -46,6 +46,8 @@ REFUSED_SECONDS = 600.0  # that a query which ended the process is refused
 STRIKES, STRIKES_SECONDS = 3, 60.0  # so many of those of an account, and all its queries are refused for so long
 REFUSED_MAX = 1000  # such queries that are remembered
 CRASHES_MAX = 2  # that a question may see; after them it is the reason
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +116,9 @@ class Search:
         return [wire.Keys(0, wire.NO_KEYS, after, more=False)] if limit == 0 else cast("list[wire.Keys]", pages)
 
     async def _ask(self, request: wire.Query) -> list[wire.Answer]:
-        """Ask until there is an answer, or a reason why there will be none; one that was asked too much is turned away."""
+        """Ask until there is an answer, or a reason why there will be none."""
+        if _HALF_PAIR.search(request.query):
+            raise QueryError(None, "it has half of a surrogate pair, which is no character")
         began = trio.current_time()
         outcome = "cancelled"
         try:
@@ -243,7 +247,7 @@ class Search:
         """
         pause, is_first = PAUSE[0], True
         while True:
-            began, said, code = trio.current_time(), deque[str](), None
+            said, code, answered = deque[str](), None, 0
             try:
                 async with open_running(self._argv, self.settings.memory, self._begin(), self._on_guilty) as running:
                     if running.was_ready:
@@ -256,13 +260,13 @@ class Search:
                             await running.read()
                         finally:
                             self._running = None
-                said, code = running.said, running.process.returncode
+                said, code, answered = running.said, running.process.returncode, running.answered
             except SpawnFailed as error:
                 said.append(str(error))
             text = "\n".join(said).strip()
             if is_first:
                 raise CannotStart(f"the search process did not start: {text or 'it said nothing'}")
-            if trio.current_time() - began > STAYED_UP_SECONDS:
+            if answered:
                 pause = PAUSE[0]
             log.warning(
                 "the search process ended (%s); another is started in %.2f s%s", code, pause, text and f": {text}"

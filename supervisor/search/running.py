@@ -77,6 +77,7 @@ class Running:
     on_guilty: Callable[[wire.Query], None]
     said: deque[str] = field(factory=lambda: deque(maxlen=STDERR_LINES), init=False)
     was_ready: bool = field(default=False, init=False)
+    answered: int = field(default=0, init=False)
     _wire: Wire = field(init=False)
     _open: OrderedDict[int, Question] = field(factory=OrderedDict, init=False)
     _overdue: Question | None = field(default=None, init=False)
@@ -118,6 +119,7 @@ class Running:
     def _take(self, answer: wire.Keys | wire.Number | wire.Groups | wire.Failed) -> None:
         question = self._open[answer.id]
         question.answers.append(answer)
+        self.answered += 1
         if not (isinstance(answer, wire.Keys) and answer.more):
             del self._open[answer.id]
             question.settle()

@@ -86,8 +86,6 @@ class Files:
             os.truncate(self._keys, state.keys)  # what a killed process had not noted
         except (OSError, ValueError, msgspec.DecodeError) as error:
             raise Unusable(f"{self.folder} cannot be read: {error}") from error
-        if index.searcher().num_docs > len(keys):
-            raise Unusable("it has more contacts than keys")
         return state, index, keys
 
     def create(self) -> tantivy.Index:
