@@ -162,7 +162,10 @@ async def open_running(
         SpawnFailed: It cannot be started.
     """
     rlimits = {resource.RLIMIT_CORE: (0, 0), resource.RLIMIT_DATA: (memory, memory)}
-    environment = {"MALLOC_ARENA_MAX": "2"} | {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}
+    # Every open index has a thread, whose stack counts as memory.
+    environment = {"MALLOC_ARENA_MAX": "2", "RUST_MIN_STACK": "524288"} | {
+        name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ
+    }
     async with open_process(argv, environment, rlimits) as process, trio.open_nursery() as nursery:
         running = Running(process, on_guilty)
         nursery.start_soon(running.drain_stderr)

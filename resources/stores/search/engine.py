@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +25,6 @@ from .nodes import Node, QueryError
 
 FOLLOW_SECONDS = 5.0  # between two looks at how far all accounts have come
 FOLLOW_BEHIND = 1000  # changes; an account whose index is further behind catches up before anybody asks
-REST_SECONDS = 10.0  # after which an index that nobody asks gives back what writing needs
 RETRY_SECONDS = 10.0  # after an index could not be built
 PROGRESS_SECONDS = 2.0  # between two lines of the log about one index that catches up
 CACHED_QUERY = 1000  # characters; the meaning of shorter queries is remembered
@@ -49,8 +48,16 @@ class _Slot:
 
 
 @define(eq=False)
+class _Line:
+    """Accounts that wait for something to be done, each once."""
+
+    queue: SimpleQueue[str] = field(factory=SimpleQueue)
+    waiting: set[str] = field(factory=set)
+
+
+@define(eq=False)
 class Engine:
-    """All indexes below one folder. Any number of threads may ask; some more keep what is behind up (`keep`).
+    """All indexes below one folder. Any number of threads may ask; some more do what is to be done in the background (`keep_up`, `keep_flushed`).
 
     Attributes:
         open_max: Indexes that stay open; of more, those asked least recently are closed when nobody uses them.
@@ -63,8 +70,8 @@ class Engine:
     idle_close: float
     accounts: Sequence[str]
     _slots: OrderedDict[str, _Slot] = field(factory=OrderedDict, init=False)
-    _due: SimpleQueue[str] = field(factory=SimpleQueue, init=False)
-    _scheduled: set[str] = field(factory=set, init=False)
+    _behind: _Line = field(factory=_Line, init=False)
+    _full: _Line = field(factory=_Line, init=False)
     _failures: dict[str, tuple[float, str]] = field(factory=dict, init=False)
     _followed_at: float = field(default=0.0, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
@@ -101,15 +108,10 @@ class Engine:
             index.forget()
 
     def tidy(self, account: str) -> None:
-        """After a search: move what is new into the index, where there is enough of it."""
+        """After a search: have what is new moved into the index, where there is enough of it."""
         slot = self._slots.get(account)
         if slot is not None and slot.index is not None and slot.index.wants_flush:
-            with self._using(account) as index:
-                try:
-                    index.flush()
-                except Exception as error:
-                    log.exception("account %s: its index cannot be written", account)
-                    self._failures[account] = (time.monotonic(), str(error))
+            self._put(self._full, account)
 
     @contextmanager
     def _using(self, account: str) -> Iterator[AccountIndex]:
@@ -144,26 +146,57 @@ class Engine:
 
     def _schedule(self, account: str) -> None:
         """Have an account caught up with in the background. Raises CannotBuild."""
-        failed_at, reason = self._failures.get(account, (-RETRY_SECONDS, ""))
-        if time.monotonic() - failed_at < RETRY_SECONDS:
+        reason = self._failure(account)
+        if reason is not None:
             raise CannotBuild(f"the index cannot be built: {reason}")
-        with self._lock:
-            if account in self._scheduled:
-                return
-            self._scheduled.add(account)
-        self._due.put(account)
+        self._put(self._behind, account)
 
-    def keep(self) -> None:
-        """Catch up with what is behind, and close what is idle; for ever. Several threads may do so."""
+    def _failure(self, account: str) -> str | None:
+        """Why the index of an account could not be written, a moment ago."""
+        failed_at, reason = self._failures.get(account, (-RETRY_SECONDS, ""))
+        return reason if time.monotonic() - failed_at < RETRY_SECONDS else None
+
+    def _put(self, line: _Line, account: str) -> None:
+        with self._lock:
+            if account in line.waiting:
+                return
+            line.waiting.add(account)
+        line.queue.put(account)
+
+    def keep_up(self) -> None:
+        """Catch up with what is behind, and look around; for ever. Several threads may do so."""
         while True:
             try:
-                account = self._due.get(timeout=1.0)
+                account = self._behind.queue.get(timeout=1.0)
             except Empty:
                 self._look_around()
             else:
-                self._catch_up(account)
+                self._work(self._behind, account, self._catch_up)
 
-    def _catch_up(self, account: str) -> None:
+    def keep_flushed(self) -> None:
+        """Move what is new into the indexes; for ever."""
+        while True:
+            self._work(self._full, self._full.queue.get(), self._flush)
+
+    def _work(self, line: _Line, account: str, step: Callable[[AccountIndex], None]) -> None:
+        try:
+            with self._using(account) as index:
+                step(index)
+            self._failures.pop(account, None)
+        except StoreGone as error:
+            log.warning("account %s: its index cannot follow: %s", account, error)
+        except Exception as error:
+            log.exception("account %s: its index cannot be written", account)
+            self._failures[account] = (time.monotonic(), str(error))
+        finally:
+            with self._lock:
+                line.waiting.discard(account)
+
+    def _flush(self, index: AccountIndex) -> None:
+        if index.wants_flush:
+            index.flush()
+
+    def _catch_up(self, index: AccountIndex) -> None:
         began = told = time.monotonic()
 
         def progress(done: int, left: int) -> None:
@@ -172,21 +205,11 @@ class Engine:
             if now - told >= PROGRESS_SECONDS:
                 told = now
                 rate = done / (now - began)
-                log.info("account %s: %d contacts are in the index, %d to go (%.0f/s)", account, done, left, rate)
+                log.info("account %s: %d contacts are in the index, %d to go (%.0f/s)", index.account, done, left, rate)
 
-        try:
-            with self._using(account) as index:
-                index.catch_up(progress)
-            self._failures.pop(account, None)
-            log.info("account %s: the index is up to date after %.1f s", account, time.monotonic() - began)
-        except StoreGone as error:
-            log.warning("account %s: the index could not catch up: %s", account, error)
-        except Exception as error:
-            log.exception("account %s: its index cannot be built", account)
-            self._failures[account] = (time.monotonic(), str(error))
-        finally:
-            with self._lock:
-                self._scheduled.discard(account)
+        if index.left:
+            index.catch_up(progress)
+            log.info("account %s: the index is up to date after %.1f s", index.account, time.monotonic() - began)
 
     def _look_around(self) -> None:
         """Close what nobody asks, and see which accounts are far behind."""
@@ -199,9 +222,6 @@ class Engine:
             for account, slot in idle:
                 if now - slot.used_at > self.idle_close:
                     del self._slots[account]
-        for _, slot in idle:
-            if now - slot.used_at > REST_SECONDS and slot.index is not None:
-                slot.index.rest()
         try:
             self._follow()
         except StoreGone as error:
@@ -210,12 +230,11 @@ class Engine:
     def _follow(self) -> None:
         accounts = list(self.accounts)
         for account, newest in zip(accounts, self.changes.newest(accounts), strict=True):
-            if newest > FOLLOW_BEHIND and newest - self._applied(account) > FOLLOW_BEHIND:
-                with self._lock:
-                    is_known = account in self._scheduled
-                failed_at, _ = self._failures.get(account, (-RETRY_SECONDS, ""))
-                if not is_known and time.monotonic() - failed_at > RETRY_SECONDS:
-                    self._schedule(account)
+            is_far = newest > FOLLOW_BEHIND and newest - self._applied(account) > FOLLOW_BEHIND
+            if is_far and self._failure(account) is None:
+                with self._using(account) as index:
+                    index.fall_behind()
+                self._put(self._behind, account)
 
     def _applied(self, account: str) -> int:
         slot = self._slots.get(account)

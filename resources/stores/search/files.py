@@ -17,7 +17,7 @@ import msgspec
 import tantivy
 from attrs import asdict, define, frozen
 
-from .schema import VERSION, make_schema
+from .schema import SCHEMA, VERSION
 
 WRITER_BYTES = 32 << 20  # that a writer gathers before it writes a segment by itself
 
@@ -92,7 +92,7 @@ class Files:
         """An empty index, in place of whatever there is."""
         self.remove()
         self._index.mkdir(parents=True, mode=0o700)
-        index = tantivy.Index(make_schema(), path=str(self._index))
+        index = tantivy.Index(SCHEMA, path=str(self._index))
         index.config_reader("manual")
         return index
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +28,7 @@ from .evaluate import matches
 from .fields import Document
 from .files import WRITER_BYTES, Files, Unusable, put_key
 from .nodes import NOTHING, Node
-from .schema import SEQ, delete, document_of, make_schema
+from .schema import SCHEMA, SEQ, delete, document_of
 from .translate import Translation
 
 PAGE = 250  # contacts read from Redis at once
@@ -63,7 +64,6 @@ class View:
     searcher: tantivy.Searcher | None
     overlay: Sequence[tuple[int, Entry]]
     keys: Sequence[str | None]
-    schema: tantivy.Schema
     documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
 
     def find(self, node: Node, after: int = 0, limit: int | None = None) -> list[int]:
@@ -82,9 +82,7 @@ class View:
             return []
         query = self._query(node)
         if after:
-            later = tantivy.Query.range_query(
-                self.schema, SEQ, tantivy.FieldType.Unsigned, after, None, include_lower=False
-            )
+            later = tantivy.Query.range_query(SCHEMA, SEQ, tantivy.FieldType.Unsigned, after, None, include_lower=False)
             query = tantivy.Query.boolean_query([(tantivy.Occur.Must, query), (tantivy.Occur.Must, later)])
         if limit is not None:
             most = min(most, limit + len(hidden))
@@ -102,7 +100,7 @@ class View:
             query = self._query(node)
             count += self._count(query)
             if self.overlay:
-                hidden = tantivy.Query.term_set_query(self.schema, SEQ, [seq for seq, _ in self.overlay])
+                hidden = tantivy.Query.term_set_query(SCHEMA, SEQ, [seq for seq, _ in self.overlay])
                 both = [(tantivy.Occur.Must, query), (tantivy.Occur.Must, hidden)]
                 count -= self._count(tantivy.Query.boolean_query(both))
         return count
@@ -114,7 +112,7 @@ class View:
     def _query(self, node: Node) -> tantivy.Query:
         assert self.index is not None
         assert self.searcher is not None
-        return Translation(self.schema, self.index, self.searcher, self.documents).query(node)
+        return Translation(self.index, self.searcher, self.documents).query(node)
 
     def keys_of(self, seqs: Sequence[int]) -> list[str]:
         """The keys of contacts by their numbers. Raises Unusable."""
@@ -140,10 +138,8 @@ class AccountIndex:
     applied: int = field(default=0, init=False)
     seen: int = field(default=0, init=False)
     left: int = field(default=0, init=False)  # contacts to catch up with; 0 where it can be searched
-    _schema: tantivy.Schema = field(factory=make_schema, init=False)
     _index: tantivy.Index | None = field(default=None, init=False)
     _searcher: tantivy.Searcher | None = field(default=None, init=False)
-    _writer: tantivy.IndexWriter | None = field(default=None, init=False)
     _unsaved: dict[int, str] = field(factory=dict, init=False)  # keys that the file does not have yet
     _flushed_at: float = field(default=0.0, init=False)
     _state: threading.Lock = field(factory=threading.Lock, init=False)  # for all of the above
@@ -187,7 +183,6 @@ class AccountIndex:
                         self._searcher,
                         list(self.overlay.items()),
                         self.keys,
-                        self._schema,
                         self._documents,
                     )
             raise Behind(self.left)
@@ -220,38 +215,35 @@ class AccountIndex:
 
     def flush(self) -> None:
         """Move the overlay into the index; searches go on meanwhile."""
-        if not self._writing.acquire(blocking=False):
-            return
-        try:
+        with self._writing:
             with self._state:
                 if self.left:
                     return
                 batch, upto = dict(self.overlay), self.seen
-            index, writer = self._open_writer()
-            for seq, entry in batch.items():
-                delete(writer, entry.key)
-                writer.add_document(document_of(self._schema, seq, entry.document))
-            self._commit(index, writer, upto, batch)
-        except BaseException:
-            self._drop_writer()
-            raise
-        finally:
             self._flushed_at = time.monotonic()
-            self._writing.release()
+            with self._open_writer() as (index, writer):
+                for seq, entry in batch.items():
+                    delete(writer, entry.key)
+                    writer.add_document(document_of(seq, entry.document))
+                self._commit(index, writer, upto, batch)
 
     def catch_up(self, progress: Callable[[int, int], None]) -> None:
         """Read all that has changed into the index; it can be searched again then. Told of how many are done and left."""
         with self._writing:
-            try:
-                self._catch_up(progress)
-            except BaseException:
-                self._drop_writer()
-                raise
+            first = self._begin_catching_up()
+            is_new = self._index is None
+            with self._open_writer() as (index, writer):
+                self._catch_up(first, index, writer, progress, is_new=is_new)
 
-    def _catch_up(self, progress: Callable[[int, int], None]) -> None:
-        first = self._begin_catching_up()
-        is_new = self._index is None
-        index, writer = self._open_writer()
+    def _catch_up(
+        self,
+        first: Page,
+        index: tantivy.Index,
+        writer: tantivy.IndexWriter,
+        progress: Callable[[int, int], None],
+        *,
+        is_new: bool,
+    ) -> None:
         done = uncommitted = 0
         for page in self._pages(first):
             if self._has_other_history(page):
@@ -260,7 +252,7 @@ class AccountIndex:
                 if not is_new or self._has_key(changed.seq):
                     delete(writer, changed.key)
                 self._note_key(changed)
-                writer.add_document(document_of(self._schema, changed.seq, Document(changed.contact)))
+                writer.add_document(document_of(changed.seq, Document(changed.contact)))
             done, uncommitted = done + len(page.changed), uncommitted + len(page.changed)
             left = page.left - len(page.changed)
             if not left or uncommitted >= COMMIT_EVERY:
@@ -281,6 +273,11 @@ class AccountIndex:
                 yield page
                 page = following.result()
 
+    def fall_behind(self) -> None:
+        """Catch up before the next search, however much has changed."""
+        with self._state:
+            self.left = self.left or 1
+
     def _begin_catching_up(self) -> Page:
         """The first page of what is not in the index; without an index that is everything."""
         with self._state:
@@ -294,13 +291,17 @@ class AccountIndex:
             self.epoch, self.seen = page.epoch, self.applied
             return page
 
-    def _open_writer(self) -> tuple[tantivy.Index, tantivy.IndexWriter]:
+    @contextmanager
+    def _open_writer(self) -> Iterator[tuple[tantivy.Index, tantivy.IndexWriter]]:
+        """A writer, for one batch only: it has many threads and much memory, and after an error it may take documents and store
+        nothing. What it did not commit is gone with it, and read again.
+        """
         if self._index is None:
             self._index = self.files.create()
             self._unsaved = {seq: key for seq, key in enumerate(self.keys) if key is not None}
-        if self._writer is None:
-            self._writer = self._index.writer(WRITER_BYTES, 1)
-        return self._index, self._writer
+        writer = self._index.writer(WRITER_BYTES, 1)
+        yield self._index, writer
+        writer.wait_merging_threads()  # else no merge ever gets to its end
 
     def _commit(self, index: tantivy.Index, writer: tantivy.IndexWriter, upto: int, batch: dict[int, Entry]) -> None:
         writer.commit()
@@ -317,25 +318,14 @@ class AccountIndex:
                     del self.overlay[seq]
             self._searcher, self.applied = searcher, upto
 
-    def _drop_writer(self) -> None:
-        """After an error a writer may take documents and store nothing: begin again from what is noted as applied."""
-        self._writer = None
-
     def forget(self) -> None:
         """Throw the index away; it is built anew when it is needed."""
         with self._writing, self._state:
             self._forget()
 
     def _forget(self) -> None:
-        self._writer = None
         self._index = self._searcher = None
         self.overlay.clear()
         self.keys, self._unsaved = [], {}
         self.epoch, self.applied, self.seen, self.left = "", 0, 0, 0
         self.files.remove()
-
-    def rest(self) -> None:
-        """Nothing is asked at the moment: give back what writing needs."""
-        if self._writing.acquire(blocking=False):
-            self._writer = None
-            self._writing.release()

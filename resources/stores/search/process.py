@@ -27,7 +27,8 @@ from .engine import Behind, CannotBuild, Engine
 from .nodes import QueryError
 
 WORKERS = 4
-KEEPERS = 2
+KEEPERS = 2  # threads that keep indexes up; one more moves what is new into them
+STACK_BYTES = 1 << 20  # of each thread; groups are nested 100 deep at most
 STORE_SECONDS = 2.0  # for an answer of Redis: less than any query may take
 PIPE_BYTES = 1 << 20
 SWITCH_SECONDS = 0.001  # after which a thread that computes lets another one go on
@@ -136,11 +137,14 @@ def main() -> None:
     changes = Changes(lambda: link_to(begin.redis, STORE_SECONDS))
     engine = Engine(Path(begin.folder), changes, begin.open_indexes, begin.idle_close, begin.accounts)
     pipes.send(wire.Ready())
-    for _ in range(KEEPERS):
-        threading.Thread(target=engine.keep, daemon=True).start()
-    for _ in range(WORKERS - 1):
-        threading.Thread(target=work, args=(engine, pipes), daemon=True).start()
-    work(engine, pipes)
+    threading.stack_size(STACK_BYTES)
+    for keep in (*[engine.keep_up] * KEEPERS, engine.keep_flushed):
+        threading.Thread(target=keep, daemon=True).start()
+    workers = [threading.Thread(target=work, args=(engine, pipes)) for _ in range(WORKERS)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
 
 
 if __name__ == "__main__":

@@ -31,8 +31,11 @@ class Column:
     prefix: str = ""
 
 
-def make_schema() -> tantivy.Schema:
-    """The schema of every account's index."""
+def _text_of(name: str) -> str:
+    return f"{name}_text"
+
+
+def _make_schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
     builder.add_unsigned_field(SEQ, stored=False, indexed=True, fast=True)
     for name, kind in FIELDS.items():
@@ -49,8 +52,8 @@ def make_schema() -> tantivy.Schema:
     return builder.build()
 
 
-def _text_of(name: str) -> str:
-    return f"{name}_text"
+SCHEMA = _make_schema()
+"""The schema of every account's index."""
 
 
 @lru_cache(4096)
@@ -76,7 +79,7 @@ def delete(writer: tantivy.IndexWriter, key: str) -> None:
     writer.delete_documents_by_term("key", fold("key", key))
 
 
-def document_of(schema: tantivy.Schema, seq: int, contact: Document) -> tantivy.Document:
+def document_of(seq: int, contact: Document) -> tantivy.Document:
     """A contact as the index takes it."""
     values: dict[str, Any] = {SEQ: seq, HAS: [has_of(name) for name in contact.tokens]}
     others = []
@@ -89,4 +92,4 @@ def document_of(schema: tantivy.Schema, seq: int, contact: Document) -> tantivy.
             values[column.field] = " ".join(tokens) if FIELDS[name] is Kind.WORDS else tokens
     if others:
         values[OTHERS] = others
-    return tantivy.Document.from_dict(values | contact.dates, schema)
+    return tantivy.Document.from_dict(values | contact.dates, SCHEMA)

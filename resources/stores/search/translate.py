@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 import tantivy
 from attrs import define
@@ -35,7 +36,7 @@ from .nodes import (
     Wildcard,
 )  # fmt: skip
 from .patterns import ANY, literal
-from .schema import HAS, SEQ, Column, column_of, has_of
+from .schema import HAS, SCHEMA, SEQ, Column, column_of, has_of
 
 PATTERNS_MAX = 64  # wildcards and regular expressions in one query: each builds an automaton
 CANDIDATES_MAX = 20_000  # contacts that have all words of a sloppy phrase
@@ -48,7 +49,7 @@ _OCCUR = {
     Occur.SHOULD: tantivy.Occur.Should,
 }
 # A bound that tantivy's own syntax takes as it is; it has no way to quote one.
-_PLAIN = re.compile(r"""[^\s"'()\[\]{}`\\*?:<>/^~!+\-][^\s"'()\[\]{}`\\*?:<>/^~!]*(?::[^\s"'()\[\]{}`\\*?:<>/^~!]*)?""")
+_PLAIN = re.compile(r"""[^\s"'()\[\]{}`\\*?:<>/^~!\-][^\s"'()\[\]{}`\\*?:<>/^~!]*(?::[^\s"'()\[\]{}`\\*?:<>/^~!]*)?""")
 
 
 @define
@@ -59,7 +60,6 @@ class Translation:
         documents: The contacts with those numbers, in any order, each with its number.
     """
 
-    schema: tantivy.Schema
     index: tantivy.Index
     searcher: tantivy.Searcher
     documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
@@ -90,14 +90,14 @@ class Translation:
             case Phrase():
                 return self._phrase(column, node)
             case Prefix(_, text):
-                return self._pattern(column, literal(text) + f"{ANY}*", lambda token: token.startswith(text), text)
+                return self._prefix(column, text)
             case Wildcard():
                 return self._wildcard(column, node)
             case Regex(_, pattern):
                 self._count_pattern()
                 return self._pattern(column, pattern, lambda token: regex_matches(pattern, token), "")
             case Fuzzy(_, text, edits):
-                return Query.fuzzy_term_query(self.schema, column.field, column.prefix + text, edits, True)  # noqa: FBT003
+                return Query.fuzzy_term_query(SCHEMA, column.field, column.prefix + text, edits, True)  # noqa: FBT003
             case Range():
                 return self._range(column, node)
 
@@ -107,17 +107,17 @@ class Translation:
         return Query.boolean_query([(_OCCUR[occur], self.query(clause)) for occur, clause in node.clauses])
 
     def _term(self, column: Column, text: str) -> Query:
-        return Query.term_query(self.schema, column.field, column.prefix + text, "basic")
+        return Query.term_query(SCHEMA, column.field, column.prefix + text, "basic")
 
     def _period(self, name: str, first: int | None, last: int | None) -> Query:
         if first is not None and last is not None and first > last:
             return Query.empty_query()
-        return Query.range_query(self.schema, name, tantivy.FieldType.Integer, first, last)
+        return Query.range_query(SCHEMA, name, tantivy.FieldType.Integer, first, last)
 
     def _phrase(self, column: Column, node: Phrase) -> Query:
         tokens: list[str | tuple[int, str]] = [column.prefix + token for token in node.tokens]
         if not node.slop or (len(tokens) == 2 and tokens[0] != tokens[1]):  # noqa: PLR2004
-            return Query.phrase_query(self.schema, column.field, tokens, min(node.slop, SLOP_MAX))
+            return Query.phrase_query(SCHEMA, column.field, tokens, min(node.slop, SLOP_MAX))
         terms = [self._term(column, token) for token in sorted(set(node.tokens))]
         every = Query.boolean_query([(tantivy.Occur.Must, term) for term in terms])
         hits = self.searcher.search(every, limit=CANDIDATES_MAX + 1, count=False, order_by_field=SEQ).hits
@@ -128,7 +128,7 @@ class Translation:
             for seq, document in self.documents([seq for seq, _ in hits])
             if sloppy(document.tokens.get(node.field, ()), node.tokens, node.slop)
         ]
-        return Query.term_set_query(self.schema, SEQ, found)
+        return Query.term_set_query(SCHEMA, SEQ, found)
 
     def _wildcard(self, column: Column, node: Wildcard) -> Query:
         self._count_pattern()
@@ -144,11 +144,20 @@ class Translation:
         if self.patterns > PATTERNS_MAX:
             raise QueryError(None, f"more than {PATTERNS_MAX} wildcards and regular expressions")
 
+    def _prefix(self, column: Column, text: str) -> Query:
+        last = ord(text[-1])
+        if last not in (0xD7FF, 0x10FFFF):
+            after = text[:-1] + chr(last + 1)  # the first text behind all that begin with this one
+            found = self._between(column, text, after, with_low=True, with_high=False)
+            if found is not None:
+                return found
+        return self._pattern(column, literal(text) + f"{ANY}*", lambda token: token.startswith(text), text)
+
     def _pattern(self, column: Column, pattern: str, matches: Callable[[str], bool], start: str) -> Query:
         """Tokens that a regular expression matches; `matches` says the same of one of them, and all begin with `start`."""
         prefix = literal(column.prefix)
         try:
-            return Query.regex_query(self.schema, column.field, f"{prefix}(?:{pattern})" if prefix else pattern)
+            return _regex_query(column.field, f"{prefix}(?:{pattern})" if prefix else pattern)
         except ValueError:  # its automaton would have more than 1,000 states
             return self._walk(column, matches, start)
 
@@ -160,11 +169,18 @@ class Translation:
             and (low > high or (low == high and not (node.with_low and node.with_high)))
         ):
             return Query.empty_query()
-        bounds = [column.prefix + bound for bound in (low, high) if bound is not None]
-        if not all(_PLAIN.fullmatch(bound) for bound in bounds):
-            start = _shared_start(low or "", high or "")
-            return self._walk(column, lambda token: range_matches(node, token), start)
-        opening, closing = "{["[node.with_low or low is None], "}]"[node.with_high or high is None]
+        found = self._between(column, low, high, with_low=node.with_low, with_high=node.with_high)
+        if found is not None:
+            return found
+        return self._walk(column, lambda token: range_matches(node, token), _shared_start(low or "", high or ""))
+
+    def _between(
+        self, column: Column, low: str | None, high: str | None, *, with_low: bool, with_high: bool
+    ) -> Query | None:
+        """Tokens from one to another; None where tantivy's syntax, which alone has ranges of texts, cannot carry them."""
+        if not all(_PLAIN.fullmatch(column.prefix + bound) for bound in (low, high) if bound is not None):
+            return None
+        opening, closing = "{["[with_low or low is None], "}]"[with_high or high is None]
         first = "*" if low is None else column.prefix + low
         last = "*" if high is None else column.prefix + high
         if column.prefix:  # an open end is that of the field's tokens, not of all there are: ";" follows ":"
@@ -180,7 +196,12 @@ class Translation:
             raise QueryError(None, f"it would have to look at more than {WALK_MAX} terms one by one")
         skip = len(column.prefix)
         found = [term for term, _ in terms if matches(term[skip:])]
-        return Query.term_set_query(self.schema, column.field, found)
+        return Query.term_set_query(SCHEMA, column.field, found)
+
+
+@lru_cache(64)  # building an automaton takes longer than most searches, and one may have a megabyte
+def _regex_query(name: str, pattern: str) -> Query:
+    return Query.regex_query(SCHEMA, name, pattern)
 
 
 def _shared_start(one: str, other: str) -> str:

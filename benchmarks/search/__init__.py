@@ -1,0 +1,1 @@
+"""Contact search against raw tantivy, SQLite FTS5, Xapian and Whoosh."""
