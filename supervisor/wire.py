@@ -11,16 +11,17 @@ from .errors import SandboxGone
 from .process import Process
 from .protocol import LineReader
 
-READ = 64 << 10
+READ = 64 << 10  # bytes at once: what a pipe holds
 UNSENT_MAX = 1 << 20  # bytes; more, and whoever answers waits: the app does not read
 
 
 @define(eq=False)
 class Wire:
-    """Both directions. `received` counts the bytes that came since the run began."""
+    """Both directions, reading so many bytes at once. `received` counts the bytes that came since the run began."""
 
     _process: Process
     _reader: LineReader
+    _read: int = READ
     received: int = field(default=0, init=False)
     _unsent: bytearray = field(factory=bytearray, init=False)
     _writing: bool = field(default=False, init=False)
@@ -40,7 +41,7 @@ class Wire:
         """
         while True:
             try:
-                data = await self._process.stdout.receive_some(READ)
+                data = await self._process.stdout.receive_some(self._read)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise SandboxGone("stdout broke") from error
             if not data:

@@ -40,13 +40,15 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "server" in request.fixturenames or "valkey" in request.fixturenames:
         return  # a server that lives longer than one test was started by this one
-    if _descriptors() > descriptors:
-        gc.collect()  # what a caught exception's traceback still holds
     deadline = time.monotonic() + 2
-    while time.monotonic() < deadline and (_children() - processes or _descriptors() > descriptors):
+    while True:
+        left, more = _children() - processes, _descriptors() - descriptors
+        if (not left and more <= 0) or time.monotonic() > deadline:
+            break
+        gc.collect()  # what a caught exception's traceback still holds
         time.sleep(0.02)
-    assert not _children() - processes
-    assert _descriptors() <= descriptors
+    assert not left
+    assert more <= 0
 
 
 @pytest.fixture(scope="session")

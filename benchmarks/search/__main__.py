@@ -198,4 +198,5 @@ async def main(count: int) -> None:
             await memory(redis, url, folder / "memory")
 
 
-trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 200_000)
+if __name__ == "__main__":
+    trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 200_000)

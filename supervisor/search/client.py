@@ -87,7 +87,7 @@ class Search:
         pages = await self._find(account, query, 0, limit)
         if len(pages) == 1:
             return pages[0].keys
-        return msgspec.Raw(b"[" + b",".join([bytes(page.keys)[1:-1] for page in pages]) + b"]")
+        return msgspec.Raw(b"[" + b",".join([memoryview(page.keys)[1:-1] for page in pages]) + b"]")
 
     async def page(self, account: str, query: str, after: int, limit: int) -> tuple[list[str], int]:
         """See ContactSearch."""
@@ -140,7 +140,7 @@ class Search:
         latest, pause = trio.current_time() + BUILD_SECONDS, BUILD_PAUSE[0]
         while True:
             answers = await self._ask_until_answered(request)
-            failed = answers[0]
+            failed = answers[-1]
             if not isinstance(failed, wire.Failed):
                 return answers
             match failed.why:

@@ -22,6 +22,7 @@ from ..wire import Wire
 
 ARGV = (sys.executable, "-m", "resources.stores.search.process")
 LINE_MAX = 64 << 20  # bytes of an answer: a page of keys of any length
+READ = 512 << 10  # bytes at once: answers are long
 START_SECONDS = 15.0
 REAP_SECONDS = 1.0
 STDERR_READ = 4096
@@ -84,7 +85,7 @@ class Running:
     _asked: trio.Event = field(factory=trio.Event, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._wire = Wire(self.process, LineReader(LINE_MAX))
+        self._wire = Wire(self.process, LineReader(LINE_MAX), READ)
 
     async def ask(self, question: Question) -> list[wire.Answer]:
         """The answer to a question, in one or more pages. Raises Ended."""

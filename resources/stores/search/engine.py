@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from ..groups import Group
 from .changes import Changes, StoreGone
@@ -20,6 +20,7 @@ from .evaluate import matches
 from .fields import Document
 from .files import Files, Unusable
 from .index import AccountIndex, Behind
+from .keys import NoKey
 from .lucene import parse
 from .nodes import Node, QueryError
 
@@ -35,6 +36,15 @@ log = logging.getLogger(__name__)
 
 class CannotBuild(Exception):
     """An index could not be built; the text says why."""
+
+
+@frozen
+class Page:
+    """Some keys, as a JSON array. `last` is the number of the last contact of all pages; `more` are to come."""
+
+    keys: bytes
+    last: int
+    more: bool
 
 
 @define(eq=False)
@@ -76,8 +86,8 @@ class Engine:
     _followed_at: float = field(default=0.0, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
-    def find(self, account: str, query: str, after: int, limit: int | None) -> tuple[list[str], int]:
-        """Keys of contacts, and the number of the last one (`after` where there is none).
+    def find(self, account: str, query: str, after: int, limit: int | None, size: int) -> Iterator[Page]:
+        """The keys of the contacts that a query finds, the oldest first, in pages of so many; at least one.
 
         Raises:
             QueryError: The query makes no sense, or is too much.
@@ -88,8 +98,10 @@ class Engine:
         node = meaning(query)
         with self._using(account) as index:
             view = index.refresh()
-            seqs = view.find(node, after, limit)
-            return view.keys_of(seqs), seqs[-1] if seqs else after
+            numbers = view.find(node, after, limit)
+            last = numbers[-1] if numbers else after
+            for n, keys in enumerate(view.keys.arrays(numbers, size), 1):
+                yield Page(keys, last, more=n * size < len(numbers))
 
     def count(self, account: str, query: str) -> int:
         """How many contacts a query finds. Raises as `find` does."""
@@ -127,7 +139,7 @@ class Engine:
         except Behind:
             self._schedule(account)
             raise
-        except Unusable as error:
+        except NoKey as error:
             log.warning("account %s: its index is built anew: %s", account, error)
             assert slot.index is not None
             slot.index.forget()

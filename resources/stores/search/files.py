@@ -10,13 +10,13 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import tantivy
 from attrs import asdict, define, frozen
 
+from .keys import KeyTable
 from .schema import SCHEMA, VERSION
 
 WRITER_BYTES = 32 << 20  # that a writer gathers before it writes a segment by itself
@@ -76,7 +76,7 @@ class Files:
             raise Unusable(f"it is of version {state.version}, not {VERSION}")
         return state
 
-    def open(self) -> tuple[State, tantivy.Index, list[str | None]]:
+    def open(self) -> tuple[State, tantivy.Index, KeyTable]:
         """The index and the keys by number. Raises Unusable."""
         state = self.state()
         try:
@@ -115,18 +115,11 @@ class Files:
 _PAIRS = msgspec.json.Decoder(tuple[int, str])
 
 
-def _read_keys(file: Path, size: int) -> list[str | None]:
+def _read_keys(file: Path, size: int) -> KeyTable:
     data = file.read_bytes()
     if len(data) < size:
         raise ValueError(f"{file} has {len(data)} bytes, not {size}")
-    keys: list[str | None] = []
-    for seq, key in _PAIRS.decode_lines(data[:size]):
-        put_key(keys, seq, key)
+    keys = KeyTable()
+    for number, key in _PAIRS.decode_lines(data[:size]):
+        keys.put(number, key)
     return keys
-
-
-def put_key(keys: list[Any], seq: int, key: str) -> None:
-    """Note the key of the contact with a number."""
-    if seq >= len(keys):
-        keys.extend([None] * (seq + 1 - len(keys)))
-    keys[seq] = key

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import tantivy
 from attrs import define, field, frozen
@@ -26,7 +25,8 @@ from attrs import define, field, frozen
 from .changes import Changed, Changes, Page
 from .evaluate import matches
 from .fields import Document
-from .files import WRITER_BYTES, Files, Unusable, put_key
+from .files import WRITER_BYTES, Files, Unusable
+from .keys import KeyTable
 from .nodes import NOTHING, Node
 from .schema import SCHEMA, SEQ, delete, document_of
 from .translate import Translation
@@ -58,12 +58,12 @@ class Entry:
 
 @frozen
 class View:
-    """One state of an account's contacts, to search in. `keys` only ever grows, and a key stays where it is."""
+    """One state of an account's contacts, to search in. Its `keys` are those of the index, and may have more by now."""
 
     index: tantivy.Index | None
     searcher: tantivy.Searcher | None
     overlay: Sequence[tuple[int, Entry]]
-    keys: Sequence[str | None]
+    keys: KeyTable
     documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
 
     def find(self, node: Node, after: int = 0, limit: int | None = None) -> list[int]:
@@ -114,13 +114,6 @@ class View:
         assert self.searcher is not None
         return Translation(self.index, self.searcher, self.documents).query(node)
 
-    def keys_of(self, seqs: Sequence[int]) -> list[str]:
-        """The keys of contacts by their numbers. Raises Unusable."""
-        found = list(map(self.keys.__getitem__, seqs))
-        if None in found:
-            raise Unusable("it has contacts without keys")
-        return cast("list[str]", found)
-
 
 @define(eq=False)
 class AccountIndex:
@@ -133,7 +126,7 @@ class AccountIndex:
     changes: Changes
     files: Files
     overlay: dict[int, Entry] = field(factory=dict, init=False)
-    keys: list[str | None] = field(factory=list, init=False)
+    keys: KeyTable = field(factory=KeyTable, init=False)
     epoch: str = field(default="", init=False)
     applied: int = field(default=0, init=False)
     seen: int = field(default=0, init=False)
@@ -192,16 +185,13 @@ class AccountIndex:
         return bool(self.epoch) and (page.epoch != self.epoch or page.newest < self.seen)
 
     def _note_key(self, changed: Changed) -> None:
-        if not self._has_key(changed.seq):
-            put_key(self.keys, changed.seq, changed.key)
+        if changed.seq not in self.keys:
+            self.keys.put(changed.seq, changed.key)
             self._unsaved[changed.seq] = changed.key
 
-    def _has_key(self, seq: int) -> bool:
-        return seq < len(self.keys) and self.keys[seq] is not None
-
     def _documents(self, seqs: Sequence[int]) -> Iterable[tuple[int, Document]]:
-        numbers = {self.keys[seq]: seq for seq in seqs}
-        for contact in self.changes.contacts(self.account, [key for key in numbers if key is not None]):
+        numbers = {self.keys.key(seq): seq for seq in seqs}
+        for contact in self.changes.contacts(self.account, list(numbers)):
             yield numbers[contact["key"]], Document(contact)
 
     @property
@@ -249,7 +239,7 @@ class AccountIndex:
             if self._has_other_history(page):
                 return  # what is left begins anew
             for changed in page.changed:
-                if not is_new or self._has_key(changed.seq):
+                if not is_new or changed.seq in self.keys:
                     delete(writer, changed.key)
                 self._note_key(changed)
                 writer.add_document(document_of(changed.seq, Document(changed.contact)))
@@ -298,7 +288,7 @@ class AccountIndex:
         """
         if self._index is None:
             self._index = self.files.create()
-            self._unsaved = {seq: key for seq, key in enumerate(self.keys) if key is not None}
+            self._unsaved = dict(self.keys.items())
         writer = self._index.writer(WRITER_BYTES, 1)
         yield self._index, writer
         writer.wait_merging_threads()  # else no merge ever gets to its end
@@ -326,6 +316,6 @@ class AccountIndex:
     def _forget(self) -> None:
         self._index = self._searcher = None
         self.overlay.clear()
-        self.keys, self._unsaved = [], {}
+        self.keys, self._unsaved = KeyTable(), {}
         self.epoch, self.applied, self.seen, self.left = "", 0, 0, 0
         self.files.remove()

@@ -83,11 +83,8 @@ def answer(engine: Engine, request: wire.Query, pipes: Pipes) -> None:
         case wire.FindGroups(number, account, query):
             pipes.send(wire.Groups(number, engine.groups(account, query)))
         case wire.Find(number, account, query, after, limit):
-            keys, last = engine.find(account, query, after, limit)
-            for start in range(0, len(keys) or 1, wire.KEYS_PAGE):
-                page = keys[start : start + wire.KEYS_PAGE]
-                more = start + len(page) < len(keys)
-                pipes.send(wire.Keys(number, msgspec.Raw(wire.encode(page)), last, more))
+            for page in engine.find(account, query, after, limit, wire.KEYS_PAGE):
+                pipes.send(wire.Keys(number, msgspec.Raw(page.keys), page.last, page.more))
 
 
 def work(engine: Engine, pipes: Pipes) -> None:

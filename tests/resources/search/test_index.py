@@ -17,7 +17,7 @@ from resources.stores.search.changes import Changes
 from resources.stores.search.engine import meaning
 from resources.stores.search.evaluate import matches
 from resources.stores.search.fields import Document
-from resources.stores.search.index import FLUSH_AT, OVERLAY_MAX, AccountIndex, Behind
+from resources.stores.search.index import FLUSH_AT, OVERLAY_MAX, AccountIndex, Behind, View
 from resources.stores.search.nodes import QueryError
 
 from .changing import ContactsThatChange
@@ -30,7 +30,11 @@ def open_index(folder: Path, changes: ContactsThatChange) -> AccountIndex:
 
 def find(index: AccountIndex, query: str, after: int = 0, limit: int | None = None) -> list[str]:
     view = index.refresh()
-    return view.keys_of(view.find(meaning(query), after, limit))
+    return keys_of(view, view.find(meaning(query), after, limit))
+
+
+def keys_of(view: View, numbers: list[int]) -> list[str]:
+    return [key for keys in view.keys.arrays(numbers, 100) for key in json.loads(keys)]
 
 
 def caught_up(folder: Path, changes: ContactsThatChange) -> AccountIndex:
@@ -210,7 +214,7 @@ def test_pages_follow_one_another(tmp_path: Path) -> None:
     while True:
         view = index.refresh()
         seqs = view.find(meaning("*:*"), after, 90)
-        found += view.keys_of(seqs)
+        found += keys_of(view, seqs)
         if len(seqs) < 90:
             break
         after = seqs[-1]
@@ -356,3 +360,32 @@ def test_accounts_have_folders_of_their_own(tmp_path: Path) -> None:
         assert index.files.folder.parent == tmp_path
         found.add(index.files.folder)
     assert len(found) == 6
+
+
+SOUP = st.lists(
+    st.sampled_from(
+        ['"', "(", ")", "[", "]", "{", "}", " TO ", "*", "?", "~", "^", ":", "\\", "/", "+", "-", "!", "&&", "||", " AND ", " OR ", " NOT ",
+         " ", "a", "zoë", "2014", "name", "groups:", "dob:", "created_at:", "extras-a:", "~2", "^2", "\\u00", "\\u0061", "{2,}", "[a-", "\x00", "\u3000"]
+    ),
+    max_size=20,
+).map("".join)  # fmt: skip
+
+
+@given(
+    query=SOUP
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+    | st.binary(max_size=40).map(lambda data: data.decode("latin-1"))
+)
+@settings(max_examples=1500, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_is_asked_is_answered_or_refused(
+    query: str, random_index: tuple[AccountIndex, list[dict[str, Any]]]
+) -> None:
+    """Token soup and random characters: contacts, the same as one at a time, or a QueryError that says where or what."""
+    index, now = random_index
+    try:
+        found = find(index, query)
+    except QueryError as error:
+        assert error.detail
+        assert error.position is None or 1 <= error.position <= len(query) + 1
+        return
+    assert found == [contact["key"] for contact in now if matches(meaning(query), Document(contact))]

@@ -1,0 +1,83 @@
+"""The keys of an account's contacts by their numbers, kept as a search gives them: in JSON, and side by side.
+
+A search may give very many keys. As Python's strings they lie scattered, and waiting for memory at each cost more than finding them
+(measured: 46,000 of 200,000 took 11 ms, here 4 ms, and all of them 9 ms, here 1 ms). Keys that are no 32 plain characters, as an
+import may bring them, are kept by themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+from attrs import define, field
+
+_PLAIN = re.compile(r"[0-9A-Za-z_-]{32}")
+_SLOT = len('"",') + 32
+
+
+class NoKey(Exception):
+    """There is no key for a number."""
+
+
+@define(eq=False)
+class KeyTable:
+    """Keys by number. Any number of threads may read while one puts; a key that is there never changes."""
+
+    _slots: bytearray = field(factory=bytearray, init=False)
+    _others: dict[int, bytes] = field(factory=dict, init=False)
+
+    def put(self, number: int, key: str) -> None:
+        """Note the key of a number."""
+        missing = (number + 1) * _SLOT - len(self._slots)
+        if missing > 0:
+            self._slots += bytes(missing)
+        if _PLAIN.fullmatch(key):
+            self._slots[number * _SLOT : (number + 1) * _SLOT] = b'"%b",' % key.encode()
+        else:
+            self._others[number] = msgspec.json.encode(key) + b","
+
+    def __contains__(self, number: int) -> bool:
+        return self._slot(number)[:1] == b'"' or number in self._others
+
+    def _slot(self, number: int) -> bytes:
+        return bytes(self._slots[number * _SLOT : (number + 1) * _SLOT])
+
+    def key(self, number: int) -> str:
+        """The key of a number. Raises NoKey."""
+        (key,) = msgspec.json.decode(self._array([number]), type=tuple[str])
+        return key
+
+    def items(self) -> Iterator[tuple[int, str]]:
+        """Every number that has a key, and the key."""
+        for number in range(len(self._slots) // _SLOT):
+            if number in self:
+                yield number, self.key(number)
+
+    def arrays(self, numbers: Sequence[int], size: int) -> Iterator[bytes]:
+        """The keys of rising numbers as JSON arrays of so many keys each, the last one of fewer; at least one. Raises NoKey."""
+        for start in range(0, len(numbers) or 1, size):
+            yield self._array(numbers[start : start + size])
+
+    def _array(self, numbers: Sequence[int]) -> bytes:
+        if not numbers:
+            return b"[]"
+        slots, first, last = self._slots, numbers[0], numbers[-1]
+        if last - first + 1 == len(numbers):
+            found = bytes(slots[first * _SLOT : (last + 1) * _SLOT])
+        else:
+            found = b"".join([slots[at : at + _SLOT] for at in map(_SLOT.__mul__, numbers)])
+        if 0 in found or len(found) < len(numbers) * _SLOT:
+            found = b"".join(self._singly(numbers))
+        return b"[" + found[:-1] + b"]"
+
+    def _singly(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        for number in numbers:
+            slot = self._slot(number)
+            if slot[:1] == b'"':
+                yield slot
+            elif number in self._others:
+                yield self._others[number]
+            else:
+                raise NoKey(f"there is no key for the contact {number}")
