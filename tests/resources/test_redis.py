@@ -11,7 +11,7 @@ import trio.testing
 from attrs import define, field
 
 from resources.stores import redis as module
-from resources.stores.link import Command
+from resources.stores.link import Command, link_to
 from resources.stores.redis import Redis, Unavailable, open_redis
 from resources.stores.scripts import script
 
@@ -139,7 +139,7 @@ async def test_callers_are_told_when_the_server_stays_away(tmp_path: Path, monke
 
 async def test_a_server_that_hangs_counts_as_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen server is given up after the socket's time; when it thaws the client works again."""
-    monkeypatch.setattr(module, "SOCKET_SECONDS", 0.3)
+    monkeypatch.setattr(module, "link_to", lambda url: link_to(url, 0.3))
     with valkey_server(tmp_path) as server:
         async with open_redis(server.url) as client:
             await client.execute("PING")
