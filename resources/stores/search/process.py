@@ -130,7 +130,7 @@ def main() -> None:
     fcntl.fcntl(sys.stdout.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     pipes = Pipes()
     begin = wire.decode_begin(pipes.receive())
-    logging.basicConfig(level=logging.INFO, handlers=[PipeHandler(pipes)])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[PipeHandler(pipes)])
     changes = Changes(lambda: link_to(begin.redis, STORE_SECONDS))
     engine = Engine(Path(begin.folder), changes, begin.open_indexes, begin.idle_close, begin.accounts)
     pipes.send(wire.Ready())
