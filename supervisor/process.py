@@ -21,6 +21,7 @@ import trio
 from attrs import define, field
 
 REAP_SECONDS = 5.0
+SIGNALLED = 128  # a shell's, and bubblewrap's, exit code for a signal is this much higher
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 log = logging.getLogger(__name__)
@@ -39,12 +40,11 @@ class Process:
     stdin: trio.lowlevel.FdStream
     stdout: trio.lowlevel.FdStream
     stderr: trio.lowlevel.FdStream
-    _cpu_clock: int = field(init=False)
+    _is_wrapped: bool
+    _inner: int = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._cpu_clock = (
-            ~self.pid << 3
-        ) | 2  # CLOCK_PROCESS_CPUTIME_ID of another process, as clock_getcpuclockid(3) has it
+        self._inner = self.pid
 
     @property
     def pid(self) -> int:
@@ -52,9 +52,20 @@ class Process:
         return self._popen.pid
 
     @property
+    def inner(self) -> int:
+        """The process id of the program itself, where that is a process below the one that we started."""
+        return self._inner
+
+    def find_inner(self) -> None:
+        """Look for the program below its wrapper, which has started it by now; from here on CPU, memory and limits are its own."""
+        while self._is_wrapped and (children := _children(self._inner)):
+            self._inner = children[0]
+
+    @property
     def returncode(self) -> int | None:
         """None while it runs; else the exit code, or minus the signal."""
-        return self._popen.poll()
+        code = self._popen.poll()
+        return SIGNALLED - code if self._is_wrapped and code is not None and code > SIGNALLED else code
 
     def kill(self) -> None:
         """SIGKILL to the whole group; does nothing once it is reaped."""
@@ -70,37 +81,60 @@ class Process:
     def cpu_seconds(self) -> float:
         """User and system time of all its threads so far."""
         try:
-            return time.clock_gettime(self._cpu_clock)
+            # CLOCK_PROCESS_CPUTIME_ID of another process, as clock_getcpuclockid(3) has it.
+            return time.clock_gettime(~self._inner << 3 | 2)
         except OSError:
             return 0.0  # it has ended
 
     def rss_bytes(self) -> int:
         """Resident memory."""
         try:
-            with open(f"/proc/{self.pid}/statm", "rb") as statm:  # noqa: PTH123
+            with open(f"/proc/{self._inner}/statm", "rb") as statm:  # noqa: PTH123
                 return int(statm.read().split()[1]) * PAGE
         except (OSError, IndexError):
             return 0  # it has ended
 
     def set_rlimit(self, kind: int, limit: tuple[int, int]) -> None:
-        """Change a resource limit of the running process."""
-        with contextlib.suppress(ProcessLookupError):
-            resource.prlimit(self.pid, kind, limit)
+        """Change a resource limit of the running process, where we may: of another user's only with CAP_SYS_RESOURCE."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            resource.prlimit(self._inner, kind, limit)
 
     async def wait(self) -> int:
         """Wait until it has ended, and reap it."""
-        while (code := self._popen.poll()) is None:
+        while (code := self.returncode) is None:
             await trio.lowlevel.wait_readable(self._pidfd)
         return code
 
 
+def _children(pid: int) -> list[int]:
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:  # noqa: PTH123
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        return []  # it has ended
+
+
 @asynccontextmanager
 async def open_process(
-    argv: Sequence[str], env: Mapping[str, str], rlimits: Mapping[int, tuple[int, int]], cwd: str = "/"
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    rlimits: Mapping[int, tuple[int, int]],
+    cwd: str = "/",
+    *,
+    user: int | None = None,
+    is_wrapped: bool = False,
 ) -> AsyncIterator[Process]:
     """Spawn; at the end the whole group is dead and reaped.
 
     The rlimits are set right after the spawn, which is in time: no code of an app is there before we send it.
+
+    Args:
+        argv: The program and its arguments.
+        env: All of its environment.
+        rlimits: To be set from outside.
+        cwd: Where it starts.
+        user: The user, and group, to start it as.
+        is_wrapped: It is a wrapper, which tells of a signal that ended its program by an exit code above 128; see `find_inner`.
 
     Raises:
         SpawnFailed: There is no such program, or no more room for processes.
@@ -116,6 +150,9 @@ async def open_process(
             start_new_session=True,
             umask=0o077,
             bufsize=0,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
         )
     except OSError as error:
         raise SpawnFailed(f"cannot start {argv[0]}: {error.strerror}") from error
@@ -131,7 +168,7 @@ async def open_process(
             pipe.close()
         for stream in pipes:
             closing.callback(stream.close)
-        process = Process(popen, pidfd, *pipes)
+        process = Process(popen, pidfd, pipes[0], pipes[1], pipes[2], is_wrapped)
         try:
             for kind, limit in rlimits.items():
                 process.set_rlimit(kind, limit)

@@ -14,14 +14,14 @@ import resource
 import signal
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 
 import trio
 from attrs import define, field, frozen
 
 from .config.model import App, Limits
 from .errors import AppFailed, BootFailed, LimitHit, ProtocolViolation, SandboxFault, SandboxGone
-from .jail import Jail, cpu_rlimit
+from .jail import Jail, cpu_rlimit, unheld
 from .outcomes import Outcome
 from .process import Process, SpawnFailed, open_process
 from .protocol import (
@@ -206,8 +206,8 @@ class Sandbox:
         if used > run.limits.output:
             raise LimitHit(Outcome.OUTPUT, "output", f"{run.limits.output} bytes", f"{used} bytes")
 
-    async def boot(self) -> None:
-        """Hand over the app and wait until the harness is ready.
+    async def boot(self, modules_dir: str) -> None:
+        """Hand over the app and wait until the harness is ready; `modules_dir` as the process sees it.
 
         Raises:
             SandboxFault: It said something else.
@@ -218,7 +218,7 @@ class Sandbox:
             "javascript": app.source,
             "filename": app.javascript.name,
             "modules": app.modules,
-            "modules_dir": str(app.modules_dir or ""),
+            "modules_dir": modules_dir,
             "globals": app.globals,
         }
         await self._wire.send(encode_initialize(fields))
@@ -290,10 +290,10 @@ async def hold_sandbox(
     """
     failure: BootFailed | None = None
     try:
-        async with open_process(jail.argv, jail.env, jail.rlimits) as process, trio.open_nursery() as nursery:
+        async with _open(jail) as process, trio.open_nursery() as nursery:
             sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)))
             nursery.start_soon(sandbox.drain_stderr)
-            failure = await _boot(sandbox)
+            failure = await _boot(sandbox, jail)
             if failure is None:
                 task_status.started(sandbox)  # only now can the pool lend it
                 await process.wait()
@@ -307,12 +307,19 @@ async def hold_sandbox(
         raise failure
 
 
-async def _boot(sandbox: Sandbox) -> BootFailed | None:
+def _open(jail: Jail) -> AbstractAsyncContextManager[Process]:
+    return open_process(jail.argv, jail.env, jail.rlimits, user=jail.user, is_wrapped=jail.is_wrapped)
+
+
+async def _boot(sandbox: Sandbox, jail: Jail) -> BootFailed | None:
     seconds = sandbox.app.limits.boot
     try:
         with trio.fail_after(seconds):
-            await sandbox.boot()
+            await sandbox.boot(jail.modules_dir)
+        sandbox.process.find_inner()
+        if not jail.must_hold or not (lacks := unheld(sandbox.process.inner)):
             return None
+        detail = f"the jail does not hold: {lacks}"
     except trio.TooSlowError:
         detail = f"limits.boot = {seconds:g} s: the process was not ready in that time"
     except SandboxFault as fault:

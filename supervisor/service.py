@@ -54,7 +54,7 @@ from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.connection import Services
 from .gateway.delivery import open_deliveries
-from .jail import jail
+from .isolation import open_isolation
 from .observe import PrometheusObserver
 from .pool import Pool, open_pool
 from .push import Pushed, Pusher
@@ -296,8 +296,8 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
             OptoutResource(optouts),
         ]  # fmt: skip
         node = node_path(config)
-        make_jail = lambda app: jail(app, node, HARNESS)  # noqa: E731
-        pool = await stack.enter_async_context(open_pool(make_jail, config.node.max_processes, observer))
+        walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
+        pool = await stack.enter_async_context(open_pool(walls.jail, config.node.max_processes, observer))
         router = Router(build_table(resources), observer)
         dispatcher = await stack.enter_async_context(
             open_dispatcher(pool, router, stores.journal, stores.logbook, outbox, observer, deliveries.run_ended)

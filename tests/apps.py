@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from attrs import evolve
 
 from supervisor.config import Limits, Pool
-from supervisor.config.model import App, Config
-from supervisor.jail import Jail, jail
+from supervisor.config.model import App, Config, Isolation, Level
+from supervisor.isolation import Walls, open_isolation
+from supervisor.jail import Jail
 from supervisor.service import HARNESS, node_path
 
 NODE = node_path(Config())
+_OPEN = ExitStack()  # until the tests end
 
 
 def make_app(javascript: str, name: str = "app", limits: dict[str, Any] | None = None, **fields: Any) -> App:
@@ -27,4 +31,10 @@ def make_app(javascript: str, name: str = "app", limits: dict[str, Any] | None =
 
 def jail_of(app: App) -> Jail:
     """How the product would start it."""
-    return jail(app, NODE, HARNESS)
+    return walls().jail(app)
+
+
+@cache
+def walls(level: Level = "standard") -> Walls:
+    """Those of a level, for as long as the tests run."""
+    return _OPEN.enter_context(open_isolation(Isolation(level), NODE, HARNESS))

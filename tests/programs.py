@@ -7,6 +7,7 @@ import contextlib
 import os
 import pickle
 import re
+import shutil
 import signal
 import socket
 import struct
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from attrs import frozen
 
 READY = re.compile(r"ready: gateway (ws://\S+), admin (http://[^\s,]+)")
@@ -75,6 +77,16 @@ def _wait_ready(process: subprocess.Popen[str], log: Path) -> Server:
         time.sleep(0.02)
     process.kill()
     raise AssertionError(f"the server was not ready in {START_SECONDS} s:\n{log.read_text()}")
+
+
+def bubblewrap() -> None:
+    """Have Debian's bubblewrap, which level strict needs; skips the test where it cannot be had."""
+    if shutil.which("bwrap") is None and os.geteuid() == 0:
+        subprocess.run(
+            "apt-get update -q && apt-get install -yq bubblewrap", shell=True, capture_output=True, check=False
+        )
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed, and only root can install it: apt-get install bubblewrap")
 
 
 @frozen

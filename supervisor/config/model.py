@@ -56,7 +56,8 @@ class NodeSettings:
 class Isolation:
     """[isolation]: how sandboxes are held."""
 
-    level: Level = "standard"
+    level: Level = "standard"  # strict: namespaces too, with bubblewrap; none: resource limits only, for your own code
+    first_user: Count = Count(300_000)  # as root: each app runs as a user of its own, numbered from here
 
 
 @frozen

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
-from attrs import evolve
 
-from supervisor.config.model import App
+from supervisor.config.model import App, Isolation, Level
 from supervisor.errors import AppFailed, BootFailed, SandboxFault
+from supervisor.isolation import open_isolation
 from supervisor.jail import Jail
 from supervisor.outcomes import Outcome
 from supervisor.protocol import ConsoleLine, Request
 from supervisor.sandbox import RunUse, Sandbox, hold_sandbox
 
-from ..apps import jail_of, make_app
+from ..apps import NODE, jail_of, make_app
+from ..hostile.granted import granted_harness
+from ..programs import bubblewrap
 
 
 @asynccontextmanager
@@ -191,6 +193,13 @@ async def test_each_limit_ends_the_run_in_its_outcome(
     assert (fault.outcome, text in fault.detail) == (outcome, True), fault.detail
 
 
+@pytest.fixture(scope="module")
+def granted() -> Iterator[Path]:
+    """A harness that hands its own realm to the app."""
+    with granted_harness() as harness:
+        yield harness
+
+
 async def test_deep_recursion_is_the_apps_own_error() -> None:
     """Beyond limits.stack a RangeError, which the app may catch; never a crash."""
     app = make_app("function f() { f(); } try { f(); } catch (e) { api.log_info(e.name); } api.done();")
@@ -215,24 +224,23 @@ async def test_deep_recursion_is_the_apps_own_error() -> None:
         ("host.f.closeSync(1); for (;;) {}", Outcome.PROTOCOL, "closed its pipes"),
     ],
 )  # fmt: skip
+@pytest.mark.parametrize("level", ["standard", "strict"])
 async def test_an_app_that_has_the_process_in_hand_is_contained(
-    statement: str, outcome: Outcome, text: str, tmp_path: Path
+    statement: str, outcome: Outcome, text: str, level: Level, granted: Path
 ) -> None:
     """With the harness's own realm in hand (granted here, as a real escape would) the supervisor still decides how it ends."""
     # A pipe that is full for the moment throws EAGAIN, which is for the app to try again.
     flood = "function flood(host, fd) { for (;;) try { host.f.writeSync(fd, 'x'.repeat(4096)); } catch (e) { if (e.code !== 'EAGAIN') throw e; } }"
     app = make_app(
-        f"{flood} api.on_inbound_message = function () {{ var host = require('assert').host; {statement}; }};"
+        f"{flood} api.on_inbound_message = function () {{ var host = {{p: __test_host.process, f: __test_host.require('fs')}};"
+        f" {statement}; }};"
     )
-    # The grant: a module that runs before the harness hangs the host's own objects onto one that the app may require.
-    grant = tmp_path / "grant.js"
-    grant.write_text("require('node:assert').host = { p: process, f: require('node:fs') };")
-    jail = jail_of(app)
-    argv = (*jail.argv[:-1], "-r", str(grant), jail.argv[-1])
-    app = evolve(app, modules=("assert",))
-    async with booted(app, evolve(jail, argv=argv)) as sandbox:
-        with pytest.raises(SandboxFault) as raised:
-            await deliver(sandbox)
+    if level == "strict":
+        bubblewrap()
+    with open_isolation(Isolation(level), NODE, granted) as walls:
+        async with booted(app, walls.jail(app)) as sandbox:
+            with pytest.raises(SandboxFault) as raised:
+                await deliver(sandbox)
     assert (raised.value.outcome, text in raised.value.detail) == (outcome, True), raised.value.detail
 
 

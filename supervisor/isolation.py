@@ -1,0 +1,205 @@
+"""What this host has for a jail of the level that is wanted, or the reason why there can be none; and a user of its own for each app.
+
+A level never becomes a lower one by itself. As root no sandbox runs as root: each app gets a user of its own, and what such a user
+cannot reach (an install below /root, say) is copied for as long as we run to where it can.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from attrs import define, field, frozen
+
+from .config.model import App, Isolation, Level
+from .errors import CannotStart
+from .jail import Jail, Place, jail
+
+LAUNCHER = Path(__file__).with_name("jail-launcher")
+COMMAND_SECONDS = 10.0
+STAGE_BYTES = 1 << 30  # that may be copied
+
+log = logging.getLogger(__name__)
+
+
+@frozen
+class Host:
+    """What a jail is made of here.
+
+    Attributes:
+        landlock: The version that the kernel has; 0: none.
+    """
+
+    libraries: tuple[Path, ...]
+    launcher: Path
+    landlock: int
+    bubblewrap: Path | None
+
+
+def inspect_host(level: Level, node: Path) -> Host:
+    """What the host has for a level.
+
+    Raises:
+        CannotStart: Something is missing; the text says what, and how to get it.
+    """
+    if level == "none":
+        return Host((), LAUNCHER, 0, None)
+    if not os.access(LAUNCHER, os.X_OK):
+        raise CannotStart(
+            f"isolation.level = {level!r} needs the launcher {LAUNCHER}, which is built when jsbox is installed"
+            f" (x86-64 and aarch64; this is {platform.machine()}): install it again, or use level 'none' for your own code"
+        )
+    landlock = int(_output([str(LAUNCHER), "--abi"]))
+    if not landlock:
+        raise CannotStart(
+            f"isolation.level = {level!r} needs Landlock, which this kernel ({platform.release()}) does not have or has not"
+            " enabled: Linux 5.13 or newer with 'landlock' in its lsm= list"
+        )
+    bubblewrap = shutil.which("bwrap")
+    if level == "strict" and bubblewrap is None:
+        raise CannotStart("isolation.level = 'strict' needs bubblewrap: apt-get install bubblewrap")
+    return Host(_libraries(node), LAUNCHER, landlock, None if bubblewrap is None else Path(bubblewrap))
+
+
+def _libraries(node: Path) -> tuple[Path, ...]:
+    """What the dynamic loader would map for node: its own list."""
+    listing = _output([str(node)], {"LD_TRACE_LOADED_OBJECTS": "1"})
+    return tuple(Path(path) for path in sorted(set(re.findall(r"(?:=> |^\s*)(/\S+) \(0x", listing, re.MULTILINE))))
+
+
+def _output(argv: list[str], env: dict[str, str] | None = None) -> str:
+    try:
+        done = subprocess.run(argv, env=env or {}, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CannotStart(f"{' '.join(argv)} does not work here: {error}") from error
+    return done.stdout
+
+
+@define(eq=False)
+class Stage:
+    """Copies of what other users cannot reach. Made by `open_stage`."""
+
+    folder: Path | None
+    _copies: dict[tuple[Path, float], Path] = field(factory=dict, init=False)
+    _bytes: int = field(default=0, init=False)
+
+    def reachable(self, path: Path) -> Path:
+        """The file or folder itself where every user can read it, else a copy.
+
+        Raises:
+            CannotStart: It is not there, or too much to copy.
+        """
+        if self.folder is None:
+            return path
+        if not path.exists():
+            raise CannotStart(f"{path} does not exist")
+        path = path.resolve()
+        if _may_pass(path.parent) and all(_may_read(one) for one in _all_below(path)):
+            return path
+        key = (path, max(one.lstat().st_mtime for one in _all_below(path)))
+        if key not in self._copies:
+            self._copies[key] = self._copy(path, self.folder / f"{len(self._copies)}-{path.name}")
+        return self._copies[key]
+
+    def _copy(self, path: Path, copy: Path) -> Path:
+        self._bytes += sum(one.lstat().st_size for one in _all_below(path))
+        if self._bytes > STAGE_BYTES:
+            raise CannotStart(
+                f"{path} cannot be read by the users that apps run as, and is too large to copy: chmod -R o+rX"
+            )
+        log.info("%s cannot be read by the users that apps run as; it is copied to %s", path, copy)
+        if path.is_dir():
+            shutil.copytree(path, copy, symlinks=False)
+        else:
+            shutil.copy(path, copy)
+        for one in _all_below(copy):
+            one.chmod(0o755 if one.is_dir() or os.access(one, os.X_OK) else 0o644)
+        return copy
+
+
+def _all_below(path: Path) -> Iterator[Path]:
+    yield path
+    if path.is_dir():
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                yield Path(folder, name)
+
+
+def _may_read(path: Path) -> bool:
+    mode = path.stat().st_mode if path.exists() else 0o444  # a link that leads nowhere is nobody's loss
+    wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
+    return mode & wanted == wanted
+
+
+def _may_pass(folder: Path) -> bool:
+    return all(parent.stat().st_mode & stat.S_IXOTH for parent in (folder, *folder.parents))
+
+
+@contextmanager
+def open_stage() -> Iterator[Stage]:
+    """A stage: only root has other users to think of."""
+    if os.geteuid() != 0:
+        yield Stage(None)
+        return
+    with tempfile.TemporaryDirectory(prefix="jsbox-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield Stage(folder)
+
+
+@define(eq=False)
+class Walls:
+    """Makes jails. Made by `open_isolation`."""
+
+    place: Place
+    host: Host
+    _stage: Stage
+    _users: Callable[[], int] | None
+    _user_of: dict[str, int] = field(factory=dict, init=False)
+
+    def jail(self, app: App) -> Jail:
+        """The jail for a process of an app. Raises CannotStart where its modules cannot be had."""
+        modules = None if app.modules_dir is None else self._stage.reachable(app.modules_dir)
+        return jail(app, self.place, modules, self.user(app.name), os.getpid())
+
+    def user(self, app: str) -> int | None:
+        """The user that an app runs as: its own, and no other app's as long as we live; None: ours."""
+        if self._users is None:
+            return None
+        if app not in self._user_of:
+            self._user_of[app] = self._users()
+        return self._user_of[app]
+
+
+@contextmanager
+def open_isolation(settings: Isolation, node: Path, harness: Path) -> Iterator[Walls]:
+    """Everything that jails of a level need.
+
+    Raises:
+        CannotStart: The host cannot give the level.
+    """
+    with ExitStack() as stack:
+        host = inspect_host(settings.level, node)
+        stage = stack.enter_context(open_stage())
+        is_strict = settings.level == "strict"
+        place = Place(
+            settings.level,
+            stage.reachable(node) if is_strict or settings.level == "none" else node,
+            stage.reachable(harness.parent),
+            harness.name,
+            host.libraries,
+            stage.reachable(host.launcher) if is_strict else host.launcher,
+            host.bubblewrap,
+        )
+        users = itertools.count(settings.first_user).__next__ if os.geteuid() == 0 else None
+        yield Walls(place, host, stage, users)
