@@ -163,21 +163,21 @@ class Walls:
 
     place: Place
     host: Host
-    _stage: Stage
-    _users: Callable[[], int] | None
+    stage: Stage
+    users: Callable[[], int] | None
     _user_of: dict[str, int] = field(factory=dict, init=False)
 
     def jail(self, app: App) -> Jail:
         """The jail for a process of an app. Raises CannotStart where its modules cannot be had."""
-        modules = None if app.modules_dir is None else self._stage.reachable(app.modules_dir)
+        modules = None if app.modules_dir is None else self.stage.reachable(app.modules_dir)
         return jail(app, self.place, modules, self.user(app.name), os.getpid())
 
     def user(self, app: str) -> int | None:
         """The user that an app runs as: its own, and no other app's as long as we live; None: ours."""
-        if self._users is None:
+        if self.users is None:
             return None
         if app not in self._user_of:
-            self._user_of[app] = self._users()
+            self._user_of[app] = self.users()
         return self._user_of[app]
 
 

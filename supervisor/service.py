@@ -57,6 +57,7 @@ from .gateway.delivery import open_deliveries
 from .isolation import open_isolation
 from .observe import PrometheusObserver
 from .pool import Pool, open_pool
+from .probe import open_probing
 from .push import Pushed, Pusher
 from .reporting import ConversationReporter
 from .router import Router, build_table
@@ -266,6 +267,9 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
     hide_memory()
     async with AsyncExitStack() as stack:
         observer = PrometheusObserver()
+        node = node_path(config)
+        walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
+        probing = await stack.enter_async_context(open_probing(walls))
         url, stores_redis = await stack.enter_async_context(_open_store(config))
         deliveries = await stack.enter_async_context(open_deliveries(observer, config.gateway.ack_timeout))
         graphite = await stack.enter_async_context(open_graphite())
@@ -295,8 +299,6 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
             ContactsResource(contacts, search), GroupsResource(groups, contacts, search), Messagestore(statistics),
             OptoutResource(optouts),
         ]  # fmt: skip
-        node = node_path(config)
-        walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
         pool = await stack.enter_async_context(open_pool(walls.jail, config.node.max_processes, observer))
         router = Router(build_table(resources), observer)
         dispatcher = await stack.enter_async_context(
@@ -311,6 +313,7 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(service._watch_lag)  # noqa: SLF001
         nursery.start_soon(ConversationReporter(lambda: service.config.apps, statistics, graphite).run)
+        await probing.must_hold()
         services = service._gateway_services()  # noqa: SLF001
         service.gateway = await stack.enter_async_context(open_gateway(services, config.listen.gateway))
         service.admin_port = await stack.enter_async_context(_open_admin(service))

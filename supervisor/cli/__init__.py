@@ -14,6 +14,7 @@ COMMANDS = {
     "dev": ("dev", "Talk to your own app in the terminal."),
     "serve": ("serve", "Run the apps of a config file."),
     "check": ("check", "Check a config file."),
+    "doctor": ("doctor", "Examine this host."),
     "logs": ("inspect", "Show an app's log."),
     "ps": ("inspect", "Show the sandbox processes."),
     "reload": ("inspect", "Make the server read its config again."),

@@ -27,7 +27,6 @@ def serve(config_file: Path, log_level: str) -> None:
     from ..service import Service, run
 
     def ready(service: Service) -> None:
-        log.warning("apps are held by rlimits and V8's own limits only: the jail is not part of this version yet")
         log.info("ready: gateway %s, admin %s, %d apps", service.gateway_url, service.admin_url, len(config.apps))
 
     async def main() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 
 from supervisor.config.model import App, Isolation, Level
 from supervisor.errors import AppFailed, BootFailed, SandboxFault
@@ -237,6 +238,8 @@ async def test_an_app_that_has_the_process_in_hand_is_contained(
     )
     if level == "strict":
         bubblewrap()
+        if "closed its pipes" in text:  # bubblewrap keeps them open: what ends the run is its CPU time
+            app, outcome, text = evolve(app, limits=evolve(app.limits, cpu=0.3)), Outcome.CPU, "limits.cpu = 0.3 s"
     with open_isolation(Isolation(level), NODE, granted) as walls:
         async with booted(app, walls.jail(app)) as sandbox:
             with pytest.raises(SandboxFault) as raised:

@@ -1,0 +1,46 @@
+"""`jsbox doctor`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+import trio
+from attrs import asdict
+
+from ..config import Config
+from .common import EXIT_FAILED, config_option, json_option, load_or_exit, print_json
+
+MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "failed": ("FAILED", "red")}
+
+
+@click.command()
+@config_option
+@json_option
+def doctor(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Examine this host: Node.js, every guarantee of the jail, ports, Redis, disk, clock; each failure with its remedy.
+
+    Without a config file the defaults are examined. Exit code 1 where something failed.
+    """
+    config = load_or_exit(config_file) if config_file.exists() or config_file != Path("jsbox.toml") else Config()
+    failed = trio.run(_examine, config, as_json)
+    sys.exit(EXIT_FAILED if failed else 0)
+
+
+async def _examine(config: Config, as_json: bool) -> bool:  # noqa: FBT001
+    from ..doctor import examine
+    from ..service import HARNESS, node_path
+
+    checks = []
+    async for check in examine(config, node_path(config), HARNESS):
+        checks.append(check)
+        if not as_json:
+            mark, colour = MARKS[check.status]
+            click.echo(f"{click.style(f'{mark:6}', fg=colour)}  {check.name:24} {check.text}")
+            if check.remedy:
+                click.echo(f"{'':8}{'':24} remedy: {check.remedy}")
+    failed = any(check.status == "failed" for check in checks)
+    if as_json:
+        print_json({"ok": not failed, "checks": [asdict(check) for check in checks]})
+    return failed
