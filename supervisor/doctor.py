@@ -82,6 +82,10 @@ def check_node(node: Path) -> Check:
         return Check(
             "node", "failed", f"{node} does not take a sandbox's flags: {said}", "node.path must be a Node.js 24"
         )
+    if not done.stdout.startswith("v24."):
+        return Check(
+            "node", "failed", f"{node} is {done.stdout.strip() or 'no Node.js'}", "node.path must be a Node.js 24"
+        )
     return Check("node", "ok", f"{done.stdout.strip()} at {node}")
 
 

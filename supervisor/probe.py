@@ -11,7 +11,7 @@ import os
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +140,11 @@ async def _run(jail: Jail, limits: Limits) -> dict[str, Any]:
                     trio.open_nursery() as nursery,
                 ):
                     nursery.start_soon(_collect, process.stderr, said, "stderr")
-                    await process.stdin.send_all(json.dumps(traps.told).encode())
+                    with suppress(trio.BrokenResourceError):  # it has ended; why, is on stderr
+                        await process.stdin.send_all(json.dumps(traps.told).encode())
                     await process.stdin.aclose()
                     await _collect(process.stdout, said, "stdout")
-        except (SpawnFailed, trio.BrokenResourceError) as error:
+        except SpawnFailed as error:
             return {"failed": str(error)}
         try:
             report: dict[str, Any] = json.loads(said.get("stdout", b""))

@@ -1,0 +1,227 @@
+"""What the host must have for a jail, what the jail is made of, and what the launcher refuses."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+from attrs import evolve
+
+from supervisor import isolation
+from supervisor.config.model import Isolation
+from supervisor.errors import BootFailed, CannotStart
+from supervisor.isolation import LAUNCHER, Stage, inspect_host, open_isolation
+from supervisor.jail import Place, jail, unheld
+from supervisor.probe import Probing, probe
+from supervisor.sandbox import hold_sandbox
+from supervisor.service import HARNESS
+
+from ..apps import NODE, make_app, walls
+from ..programs import bubblewrap, jsbox
+
+PLACE = Place(
+    "standard",
+    Path("/opt/node"),
+    Path("/opt/js"),
+    "harness.js",
+    (Path("/lib/libc.so.6"),),
+    Path("/opt/jail"),
+    Path("/usr/bin/bwrap"),
+)
+
+
+def test_strict_without_bubblewrap_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it; never a lower level instead."""
+    monkeypatch.setattr(isolation.shutil, "which", lambda name: None)
+    with pytest.raises(CannotStart, match="needs bubblewrap: apt-get install bubblewrap"):
+        inspect_host("strict", NODE)
+    assert inspect_host("standard", NODE).bubblewrap is None
+
+
+def test_a_kernel_without_landlock_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At both levels that need it."""
+    monkeypatch.setattr(isolation, "_output", lambda argv, env=None: "0\n")
+    for level in ("standard", "strict"):
+        with pytest.raises(CannotStart, match=r"needs Landlock, which this kernel .* Linux 5\.13 or newer"):
+            inspect_host(level, NODE)
+
+
+def test_a_missing_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An install without it says how to get it."""
+    monkeypatch.setattr(isolation, "LAUNCHER", Path("/no/such/launcher"))
+    with pytest.raises(
+        CannotStart, match="needs the launcher /no/such/launcher, which is built when jsbox is installed"
+    ):
+        inspect_host("standard", NODE)
+
+
+def test_limits_of_the_config_reach_the_launcher() -> None:
+    """As numbers of resource limits; files and users as they were given."""
+    app = make_app("", limits={"memory": 200 << 20, "heap": 32 << 20, "open_files": 40})
+    made = jail(app, PLACE, Path("/srv/modules"), 300_007, 4711)
+    argv = " ".join(made.argv)
+    assert argv.startswith("/opt/jail -u 300007 -p 4711 -r ")
+    assert f"-r {resource.RLIMIT_DATA}:{168 << 20}:{168 << 20} " in argv
+    assert f"-r {resource.RLIMIT_NOFILE}:40:40 " in argv
+    assert f"-r {resource.RLIMIT_CORE}:0:0 " in argv
+    assert (
+        "-R /opt/js -R /srv/modules -X /lib/libc.so.6 -X /opt/node -e /opt/node -- node --max-old-space-size=32 "
+        in argv
+    )
+    assert argv.endswith("--permission --allow-fs-read=/opt/js/* --allow-fs-read=/srv/modules/* /opt/js/harness.js")
+    assert (made.rlimits, made.modules_dir, made.must_hold) == ({}, "/srv/modules", True)
+
+
+def test_strict_has_no_file_system_but_what_is_bound() -> None:
+    """bubblewrap is given the program, its libraries, the harness and the app's modules, all read-only; the launcher is inside."""
+    made = jail(make_app(""), evolve(PLACE, level="strict"), Path("/srv/modules"), 300_007, 4711)
+    argv = " ".join(made.argv)
+    outside, _, inside = argv.partition(" -- ")
+    assert outside.startswith("/usr/bin/bwrap --unshare-user --unshare-ipc --unshare-pid --unshare-net ")
+    assert outside.count("--ro-bind") == 5
+    assert "--bind" not in outside.replace("--ro-bind", "")
+    assert inside.startswith("/sb/jail -r ")
+    assert "-R /sb/code -R /sb/modules -X /lib/libc.so.6 -X /sb/node -e /sb/node -- node " in inside
+    assert (made.user, made.modules_dir, made.is_wrapped, made.must_hold) == (300_007, "/sb/modules", True, True)
+
+
+def test_none_is_resource_limits_only() -> None:
+    """Set from outside; nothing else stands in the way."""
+    made = jail(make_app(""), evolve(PLACE, level="none"), None, None, 4711)
+    assert made.argv[0] == "/opt/node"
+    assert "--permission" not in made.argv
+    assert made.rlimits[resource.RLIMIT_CORE] == (0, 0)
+    assert not made.must_hold
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give each app a user of its own")
+def test_each_app_has_a_user_of_its_own() -> None:
+    """Counted from first_user, never root, and never another app's again."""
+    with open_isolation(Isolation("standard", first_user=400_000), NODE, HARNESS) as some:
+        users = [some.user(name) for name in ("a", "b", "a", "c")]
+    assert users == [400_000, 400_001, 400_000, 400_002]
+
+
+def _launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([LAUNCHER, *arguments], capture_output=True, text=True, timeout=10, check=False)
+
+
+USER = ("-u", "300000") if os.geteuid() == 0 else ()
+FILES = ("-r", f"{int(resource.RLIMIT_NOFILE)}:64:64")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "step"),
+    [
+        ((), "reading the arguments"),
+        (("-e", "/bin/true", "--", "true"), "reading the arguments"),
+        ((*FILES, "--", "true"), "reading the arguments"),
+        ((*FILES, "-z", "-e", "/bin/true", "--", "true"), "reading the arguments"),
+        ((*FILES, "-u", "root", "-e", "/bin/true", "--", "true"), "-u"),
+        ((*FILES, "-r", "1:2", "-e", "/bin/true", "--", "true"), "-r"),
+        ((*FILES, "-R", "/no/such", "-e", "/bin/true", "--", "true"), "/no/such"),
+        ((*FILES, *USER, "-p", "1", "-e", "/bin/true", "--", "true"), "finding the parent"),
+        ((*FILES, *USER, "-r", "99:1:1", "-e", "/bin/true", "--", "true"), "setting a resource limit"),
+        ((*FILES, *USER, "-e", "/etc/hostname", "--", "true"), "executing the program"),
+    ],
+)
+def test_the_launcher_starts_nothing_that_is_half_held(arguments: tuple[str, ...], step: str) -> None:
+    """Each step that fails is named, and the exit code is 126."""
+    done = _launch(*arguments)
+    assert (done.returncode, done.stdout) == (126, "")
+    assert f"jail: {step} failed: " in done.stderr or "option" in done.stderr, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can try to stay root")
+def test_the_launcher_does_not_run_as_root() -> None:
+    """Without a user to become it refuses."""
+    done = _launch(*FILES, "-e", "/bin/true", "--", "true")
+    assert (done.returncode, done.stderr) == (126, "jail: not being root failed: Operation not permitted\n")
+
+
+def test_what_other_users_cannot_reach_is_copied(tmp_path: Path) -> None:
+    """A folder behind a closed door; what can be reached stays where it is; a change makes a new copy."""
+    closed, stage_folder = tmp_path / "closed", tmp_path / "stage"
+    (closed / "modules" / "m").mkdir(parents=True)
+    (closed / "modules" / "m" / "index.js").write_text("1")
+    (closed / "modules" / "m" / "index.js").chmod(0o600)
+    closed.chmod(0o700)
+    stage_folder.mkdir()
+    stage = Stage(stage_folder)
+    copy = stage.reachable(closed / "modules")
+    assert copy.parent == stage_folder
+    assert (copy / "m" / "index.js").read_text() == "1"
+    assert (copy / "m" / "index.js").stat().st_mode & 0o004
+    assert stage.reachable(closed / "modules") == copy
+    (closed / "modules" / "m" / "index.js").write_text("2")
+    os.utime(closed / "modules" / "m" / "index.js", (2e9, 2e9))
+    assert (stage.reachable(closed / "modules") / "m" / "index.js").read_text() == "2"
+    assert stage.reachable(Path("/usr/bin")) == Path("/usr/bin")
+    with pytest.raises(CannotStart, match="does not exist"):
+        stage.reachable(tmp_path / "nothing")
+
+
+def test_a_process_without_a_jail_is_seen_to_be_unheld() -> None:
+    """Looked at from outside."""
+    lacks = unheld(os.getpid())
+    assert "NoNewPrivs is ['0'], not ['1']" in lacks
+    assert "Seccomp is ['0'], not ['2']" in lacks
+
+
+async def test_a_sandbox_that_is_not_held_is_ended() -> None:
+    """Should the launcher ever do less than it says, no app is run in what it starts."""
+    app = make_app("")
+    bare = evolve(walls("none").jail(app), must_hold=True)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            with pytest.raises(BootFailed, match="the jail does not hold: "):
+                await nursery.start(hold_sandbox, app, bare)
+
+
+@pytest.mark.parametrize("level", ["standard", "strict"])
+async def test_the_probe_finds_every_guarantee_kept(level: str) -> None:
+    """And its control shows that it would have seen a hole."""
+    if level == "strict":
+        bubblewrap()
+    missed = [finding for finding in await probe(walls(level)) if not finding.holds]
+    assert not missed
+
+
+async def test_a_level_that_does_not_hold_is_not_served() -> None:
+    """The walls of level none under another name: every hole is named."""
+    fake = evolve(walls("none"), place=evolve(walls("none").place))
+    probing = Probing("standard")
+    await probing.run(fake)
+    with pytest.raises(CannotStart) as raised:
+        await probing.must_hold()
+    assert "isolation.level = 'standard' does not hold on this host: no file of the host's can be read: ALLOWED" in str(
+        raised.value
+    )
+    assert "no TCP connection can be made: ALLOWED" in str(raised.value)
+
+
+def test_doctor_examines_a_host(tmp_path: Path) -> None:
+    """Everything in order is exit code 0; what is not says its remedy, and exit code 1."""
+    config = tmp_path / "jsbox.toml"
+    config.write_text('version = 1\n[listen]\ngateway = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\n')
+    done = jsbox("doctor", "-c", str(config))
+    assert done.returncode == 0, done.stdout
+    for text in (
+        "no file of the host's can be read (EACCES)",
+        "level standard, Landlock ",
+        "does at level none what the jail denies it (all of it)",
+        "tantivy",
+    ):
+        assert text in done.stdout
+    config.write_text(
+        'version = 1\n[listen]\nadmin = "127.0.0.1:0"\ngateway = "192.0.2.1:80"\n[redis]\nurl = "unix:///no/such.sock"\n[node]\npath = "/bin/true"\n'
+    )
+    done = jsbox("doctor", "-c", str(config))
+    assert done.returncode == 1
+    assert "192.0.2.1:80 cannot be listened on" in done.stdout
+    assert "redis.url does not answer" in done.stdout
+    assert "remedy: start it, or correct redis.url" in done.stdout
