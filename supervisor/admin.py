@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from attrs import asdict, frozen
+from attrs import fields as attrs_fields
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -121,6 +122,7 @@ class Admin:
                     "javascript": str(app.javascript),
                     "generation": app.generation,
                     "endpoints": dict(app.endpoints),
+                    **asdict(self.services.pool.crashes.state(app)),
                     "queue": self.services.dispatcher.waiting(name),
                     "processes": asdict(self.services.pool.statistics(name)),
                     "connections": {
@@ -129,6 +131,22 @@ class Admin:
                 }
             )
         return JSONResponse({"apps": apps})
+
+    async def limits(self, request: Request) -> Response:
+        """The limits of an app, and what its newest runs have used of them."""
+        program = self._program(request)
+        if program is None:
+            return _unknown_app(request)
+        limits, seen = program.app.limits, self.services.pool.usage.seen(program.app.name)
+        rows = [
+            {
+                "name": a.name,
+                "value": _plain(getattr(limits, a.name)),
+                "seen": asdict(seen[a.name]) if a.name in seen else None,
+            }
+            for a in attrs_fields(type(limits))
+        ]
+        return JSONResponse({"app": program.app.name, "limits": rows})
 
     async def logs(self, request: Request) -> Response:
         """The newest entries of an app's log, newest first; with `follow=1` the live ones, a JSON object a line."""
@@ -208,6 +226,10 @@ class Admin:
         return self.services.programs().get(request.path_params["app"])
 
 
+def _plain(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
 def _push_problem(program: Program, addresses: Any, group: Any) -> tuple[int, str] | None:
     """What is wrong with a push: it names addresses or a group, and not both."""
     if addresses is None:
@@ -247,6 +269,7 @@ def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
         Route("/metrics", admin.metrics),
         Route("/v1/apps", admin.apps),
         Route("/v1/apps/{app}/logs", admin.logs),
+        Route("/v1/apps/{app}/limits", admin.limits),
         Route("/v1/apps/{app}/push", admin.push, methods=["POST"]),
         Route("/v1/sandboxes", admin.sandboxes),
         Route("/v1/reload", admin.reload, methods=["POST"]),

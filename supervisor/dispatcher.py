@@ -33,8 +33,10 @@ from .outcomes import Outcome
 from .pool import Pool
 from .protocol import ConsoleLine, Request
 from .router import Router
+from .sandbox import RunUse, Sandbox
 
 INFO, WARNING, ERROR = 20, 30, 40
+MEMORY_EVERY = 16  # runs of a process between two looks at its memory
 SETTLE_RETRY = 1.0  # seconds between attempts to finish journal entries whose runs have ended
 
 log = logging.getLogger(__name__)
@@ -169,12 +171,19 @@ class Dispatcher:
     def _start_some(self, name: str) -> None:
         program = self.programs.get(name)
         lanes = self._lanes[name]
-        while program is not None and not self._draining and lanes.in_hand < program.app.pool.max_processes:
+        while program is not None and self._may_start(program.app, lanes.in_hand):
             taken = lanes.take()
             if taken is None:
                 break
             lane, job = taken
             self._nursery.start_soon(self._run_job, program, lane, job)
+
+    def _may_start(self, app: App, in_hand: int) -> bool:
+        return not self._draining and in_hand < app.pool.max_processes and not self.is_tripped(app.name)
+
+    def is_tripped(self, app: str) -> bool:
+        """Whether no runs of an app are started, since too many in a row ended with their process; until a reload."""
+        return self._pool.crashes.is_tripped(self.programs[app].app)
 
     async def _run_job(self, program: Program, lane: Hashable, job: _Job) -> None:
         """One run, from its turn to its end in the journal."""
@@ -227,6 +236,10 @@ class Dispatcher:
         outcome = fault.outcome if fault is not None else Outcome.NO_REPLY if unanswered else Outcome.OK
         if outcome is not Outcome.OK:
             await self._report(caller, entry, outcome, fault)
+        if self._pool.crashes.note(app, outcome, "" if fault is None else fault.detail):
+            text = f"[tripped] {app.pool.trip_after} runs in a row ended with their process (pool.trip_after): none is started until a reload"
+            log.error("app %s: %s", app.name, text)
+            await self._say(caller, ERROR, text)
         if unanswered:
             await self._fall_back(app, caller)
         return Ended(entry, outcome, round(ms, 1), use.commands)
@@ -246,8 +259,10 @@ class Dispatcher:
         limits = app.limits
         try:
             async with self._pool.lend(app) as sandbox:
+                began = trio.current_time()
                 with trio.move_on_after(limits.wall) as wall:
-                    await sandbox.deliver(caller.run, kind, payload, limits, answer)
+                    used = await sandbox.deliver(caller.run, kind, payload, limits, answer)
+                    await self._note_use(app, caller, sandbox, used, trio.current_time() - began)
                 said = sandbox.take_stderr()
                 if said:
                     await self._say(caller, WARNING, said)
@@ -256,6 +271,14 @@ class Dispatcher:
         except SandboxFault as fault:
             return fault
         return None
+
+    async def _note_use(self, app: App, caller: Caller, sandbox: Sandbox, used: RunUse, wall: float) -> None:
+        """Keep what a run used; a word in the app's log where it came close to a limit."""
+        values = {"wall": wall, "cpu": used.cpu_seconds, "output": used.output_bytes, "commands": used.commands}
+        if sandbox.runs % MEMORY_EVERY == 1:
+            values["memory"] = sandbox.process.rss_bytes()
+        for line in self._pool.usage.note(app, values):
+            await self._say(caller, WARNING, line)
 
     async def _wants_event(self, program: Program) -> bool:
         """Whether the app is to see events: as it was, by `process_events` in its own JSON config."""

@@ -15,11 +15,13 @@ import trio
 from attrs import define, field, frozen
 
 from .config.model import App
+from .crashes import CrashLoops
 from .errors import BootFailed, SandboxFault
 from .jail import Jail
 from .observe import Observer
 from .outcomes import Outcome
 from .sandbox import Sandbox, hold_sandbox
+from .usage import Usage
 
 TICK = 0.05  # seconds between two looks at the CPU time of busy sandboxes
 TEND = 1.0  # seconds between two looks at idle ones
@@ -68,6 +70,8 @@ class Pool:
     _jail: Callable[[App], Jail]
     _observer: Observer
     _processes: trio.CapacityLimiter
+    crashes: CrashLoops = field(factory=CrashLoops, init=False)
+    usage: Usage = field(factory=Usage, init=False)
     _apps: Mapping[str, App] = field(factory=dict, init=False)
     _shares: dict[str, _Share] = field(factory=lambda: defaultdict(_Share), init=False)
     _busy: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
@@ -75,6 +79,8 @@ class Pool:
     def update(self, apps: Mapping[str, App]) -> None:
         """The apps as they are now: idle processes of older generations, or of apps that are gone, end."""
         self._apps = apps
+        self.crashes.forgive()
+        self.usage.forget(apps)
         for share in self._shares.values():
             for sandbox in list(share.idle):
                 if not self._is_current(sandbox):
@@ -133,6 +139,8 @@ class Pool:
         return None
 
     async def _boot(self, share: _Share, app: App) -> Sandbox:
+        if pause := self.crashes.pause(app):
+            await trio.sleep(pause)
         if self._processes.available_tokens == 0:
             self._evict(app.name)
         share.booting += 1
@@ -141,7 +149,9 @@ class Pool:
             sandbox: Sandbox = await self._nursery.start(self._hold, app)
         finally:
             share.booting -= 1
-        self._observer.sandbox_started(app.name, trio.current_time() - began)
+        seconds = trio.current_time() - began
+        self._observer.sandbox_started(app.name, seconds)
+        self.usage.note(app, {"boot": seconds})
         return sandbox
 
     async def _hold(self, app: App, *, task_status: trio.TaskStatus[Sandbox]) -> None:
@@ -210,7 +220,7 @@ class Pool:
                 self._retire(share, sandbox)
 
     def _tend_warm(self, app: App, share: _Share, now: float) -> None:
-        if now >= share.no_warm_before:
+        if now >= share.no_warm_before and not self.crashes.is_tripped(app):
             for _ in range(self._missing(app, share)):
                 self._nursery.start_soon(self._warm, share, app)
 

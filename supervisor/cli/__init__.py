@@ -15,6 +15,7 @@ COMMANDS = {
     "serve": ("serve", "Run the apps of a config file."),
     "check": ("check", "Check a config file."),
     "doctor": ("doctor", "Examine this host."),
+    "limits": ("limits", "Show an app's limits and what it uses of them."),
     "logs": ("inspect", "Show an app's log."),
     "ps": ("inspect", "Show the sandbox processes."),
     "reload": ("inspect", "Make the server read its config again."),

@@ -83,6 +83,10 @@ class Pool:
     max_age: Duration = Duration(3600.0)  # likewise
     idle_stop: Duration = Duration(600.0)  # an idle process above min_idle ends after so long
     queue: Count = Count(1000)  # waiting messages; more are rejected as overloaded
+    crash_backoff: Duration = Duration(
+        10.0
+    )  # the longest pause before a start, when processes end by themselves again and again
+    trip_after: Count = Count(25)  # so many of those in a row, and no more is started until a reload
 
 
 @frozen

@@ -54,6 +54,24 @@ def parse_size(value: Any) -> Size:
     return Size(int(_quantity(value, _BYTES, 'a size with its unit, such as "512B", "64KiB", "256MiB" or "1GiB"')))
 
 
+def show_duration(seconds: float) -> str:
+    """Seconds as a person writes them: `4.1ms`, `2.5s`, `10m`."""
+    if seconds < 1:
+        return f"{seconds * 1000:.3g}ms"
+    unit = next(
+        unit
+        for unit in ("d", "h", "m", "s")
+        if seconds >= _SECONDS[unit] and (unit == "s" or seconds % _SECONDS[unit] == 0)
+    )
+    return f"{seconds / _SECONDS[unit]:.3g}{unit}"
+
+
+def show_size(size: float) -> str:
+    """Bytes as a person writes them: `864KiB`, `1.5MiB`."""
+    unit = next(unit for unit in ("GiB", "MiB", "KiB", "B") if size >= _BYTES[unit] or unit == "B")
+    return f"{size / _BYTES[unit]:.3g}{unit}" if size < 1000 * _BYTES[unit] else f"{size / _BYTES[unit]:.0f}{unit}"
+
+
 def parse_count(value: Any) -> Count:
     """An integer of at least 1."""
     if type(value) is not int or value < 1:

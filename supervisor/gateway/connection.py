@@ -40,6 +40,7 @@ PING_SECONDS = 20.0
 PONG_SECONDS = 20.0
 QUEUED_MAX = 4096  # frames queued to a client before its own are read again
 RETRY_AFTER = 1.0  # seconds, told to a client that should try again
+RETRY_TRIPPED = 60  # seconds until a tripped app may be tried again
 ENDPOINT_MAX = 200
 
 log = logging.getLogger(__name__)
@@ -207,6 +208,9 @@ class Connection:
             self._reject(frame.id, "no_app", detail)
         elif self._services.is_draining():
             self._reject(frame.id, "draining", "the server is about to restart", retry_after=RETRY_AFTER)
+        elif self._services.dispatcher.is_tripped(program.app.name):
+            detail = f"app {program.app.name} is tripped: its processes kept ending by themselves; see its log, mend it, reload"
+            self._reject(frame.id, "tripped", detail, retry_after=RETRY_TRIPPED)
         elif not self._services.dispatcher.has_room(program.app.name, len(self._work) + 1):
             detail = f"{program.app.pool.queue} messages wait for app {program.app.name} already (pool.queue)"
             self._reject(frame.id, "overloaded", detail, retry_after=RETRY_AFTER)

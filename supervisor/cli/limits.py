@@ -1,0 +1,78 @@
+"""`jsbox limits`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from ..config import Config
+from ..config.locate import locate
+from ..config.model import App, Limits
+from ..config.units import show_duration, show_size
+from ..usage import LIMITS as MEASURED
+from .client import admin_client, json_of
+from .common import config_option, fail, json_option, load_or_exit, print_json
+
+SIZES = ("heap", "memory", "stack", "line", "output")
+DURATIONS = ("wall", "cpu", "boot", "command")
+
+
+@click.command()
+@click.argument("app")
+@click.option("--explain", is_flag=True, help="Where each value comes from, and how far it is from what was used.")
+@config_option
+@json_option
+def limits(app: str, explain: bool, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Show an app's limits, and what its newest runs have used of them."""
+    config = load_or_exit(config_file)
+    if app not in config.apps:
+        fail(f"{config_file} has no app {app!r}; it has {', '.join(config.apps) or 'none'}")
+    with admin_client(config) as client:
+        answer = json_of(client.get(f"/v1/apps/{app}/limits"))
+    sources = _sources(config, config.apps[app], config_file)
+    rows = [row | {"source": sources[row["name"]]} for row in answer["limits"]]
+    if as_json:
+        print_json({"app": app, "limits": rows})
+        return
+    click.echo(
+        f"{'LIMIT':20} {'VALUE':>9}  {'P50':>9} {'P99':>9} {'MOST':>9} {'HEADROOM':>9}" + ("  FROM" if explain else "")
+    )
+    for row in rows:
+        click.echo(_line(row, explain=explain).rstrip())
+
+
+def _line(row: dict[str, Any], *, explain: bool) -> str:
+    name, seen = row["name"], row["seen"]
+    cells = ["-"] * 4
+    if seen is not None:
+        cells = [_shown(name, seen[key]) for key in ("p50", "p99", "most")]
+        cells.append(f"{row['value'] / seen['most']:.1f}x" if seen["most"] else "-")
+    source = f"  {row['source']}" if explain else ""
+    measured = "" if name in MEASURED or not explain else "  (not measured)"
+    return f"{name:20} {_shown(name, row['value']):>9}  " + " ".join(f"{cell:>9}" for cell in cells) + source + measured
+
+
+def _shown(name: str, value: Any) -> str:
+    if name in SIZES:
+        return show_size(value)
+    if name in DURATIONS:
+        return show_duration(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {show_duration(seconds)}" for key, seconds in value.items()) or "none"
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, int | float) else repr(value)
+
+
+def _sources(config: Config, app: App, file: Path) -> dict[str, str]:
+    """Where each limit's value comes from: a line of the file, or the built-in default."""
+    lines = locate((config.file or file).read_text("utf-8"))
+    found = {}
+    for a in attrs.fields(Limits):
+        places = (("apps", app.name, "limits", a.name), ("defaults", "limits", a.name))
+        line = next((lines[place] for place in places if place in lines), None)
+        found[a.name] = "default" if line is None else f"{file}:{line}"
+    return found

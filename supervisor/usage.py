@@ -1,0 +1,89 @@
+"""What runs use of their limits: the newest values of each, for operators who choose limits, and a word to the app when one comes close."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+
+import trio
+from attrs import define, field, frozen
+
+from .config.model import App, Limits
+
+KEPT = 512  # newest values of one limit of one app
+CLOSE = 0.8  # of a limit; from here on the app's log says so
+SAY_SECONDS = 3600.0  # between two such lines about one limit
+LIMITS = {"wall": "s", "cpu": "s", "output": "bytes", "commands": "", "memory": "bytes", "boot": "s"}
+"""Those that are measured, and their units."""
+
+
+@frozen
+class Seen:
+    """What was measured of one limit, over the newest runs (`boot`, `memory`: processes)."""
+
+    count: int
+    p50: float
+    p99: float
+    most: float
+
+
+@define
+class _Ring:
+    values: array[float] = field(factory=lambda: array("d"))
+    next: int = 0
+    most: float = 0.0
+    said_at: float = float("-inf")
+
+    def add(self, value: float) -> None:
+        self.most = max(self.most, value)
+        if len(self.values) < KEPT:
+            self.values.append(value)
+        else:
+            self.values[self.next] = value
+            self.next = (self.next + 1) % KEPT
+
+
+@define
+class Usage:
+    """The newest values, by app and limit."""
+
+    _rings: dict[tuple[str, str], _Ring] = field(factory=dict, init=False)
+
+    def note(self, app: App, used: Mapping[str, float]) -> list[str]:
+        """What a run or a process used; lines for the app's log about limits that it came close to."""
+        lines = []
+        for name, value in used.items():
+            ring = self._rings.setdefault((app.name, name), _Ring())
+            ring.add(value)
+            limit = limit_of(app.limits, name)
+            if value >= limit * CLOSE and trio.current_time() - ring.said_at > SAY_SECONDS:
+                ring.said_at = trio.current_time()
+                unit = LIMITS[name]
+                lines.append(
+                    f"limits.{name} = {limit:g} {unit}".rstrip() + f": {value:.3g} {unit}".rstrip()
+                    + f" were used, {value / limit:.0%}; runs that use more are ended (said once an hour)"
+                )  # fmt: skip
+        return lines
+
+    def seen(self, app: str) -> dict[str, Seen]:
+        """What was measured of each limit."""
+        found = {}
+        for name in LIMITS:
+            ring = self._rings.get((app, name))
+            if ring is not None:
+                values = sorted(ring.values)
+                last = len(values) - 1
+                found[name] = Seen(len(values), values[last // 2], values[int(last * 0.99)], ring.most)
+        return found
+
+    def forget(self, apps: Mapping[str, App]) -> None:
+        """Apps that are no more."""
+        for name, limit in list(self._rings):
+            if name not in apps:
+                del self._rings[name, limit]
+
+
+def limit_of(limits: Limits, name: str) -> float:
+    """The value of a limit that is measured."""
+    value: float = getattr(limits, name)
+    return value
