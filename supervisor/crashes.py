@@ -1,4 +1,6 @@
-"""Apps whose processes keep ending by themselves: they are started ever more slowly, and in the end not at all, until a reload."""
+"""Apps whose processes keep ending. Each start costs the host as much as dozens of messages, so they are started more slowly; and where
+they end by themselves, in the end not at all, until a reload.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,10 @@ from .config.model import App
 from .outcomes import Outcome
 
 CRASHES = frozenset({Outcome.BOOT, Outcome.CRASHED})
-FREE = 3  # crashes in a row before the first pause
-FIRST_PAUSE = 0.25  # seconds; each further crash doubles it, up to pool.crash_backoff
+HARMLESS = frozenset({Outcome.OK, Outcome.NO_REPLY, Outcome.SHUTDOWN, Outcome.KILLED_BY_OPERATOR, Outcome.HOST_OOM})
+FREE = 3  # runs in a row that ended their process before the first pause
+FIRST_PAUSE = 0.25  # seconds; each further one doubles it
+OTHER_PAUSE = 1.0  # seconds at most, where the process was ended for what the app did; pool.crash_backoff where it ended by itself
 
 
 @frozen
@@ -24,6 +28,7 @@ class CrashState:
 @define
 class _Row:
     crashes: int = 0
+    ended: int = 0  # crashes and all other runs that ended their process
     last: str = ""
 
 
@@ -35,17 +40,21 @@ class CrashLoops:
 
     def note(self, app: App, outcome: Outcome, detail: str) -> bool:
         """A run has ended. Whether the app is tripped by it."""
-        if outcome not in CRASHES:
+        if outcome in HARMLESS:
             self._rows.pop(app.name, None)
             return False
         row = self._rows.setdefault(app.name, _Row())
-        row.crashes, row.last = row.crashes + 1, detail
+        row.ended, row.last = row.ended + 1, detail
+        row.crashes = row.crashes + 1 if outcome in CRASHES else 0
         return row.crashes == app.pool.trip_after
 
     def pause(self, app: App) -> float:
         """Seconds to wait before a process of the app is started."""
-        crashes = self._rows.get(app.name, _Row()).crashes
-        return 0.0 if crashes < FREE else min(FIRST_PAUSE * 2.0 ** min(crashes - FREE, 30), app.pool.crash_backoff)
+        row = self._rows.get(app.name, _Row())
+        if row.ended < FREE:
+            return 0.0
+        most = app.pool.crash_backoff if row.crashes >= FREE else min(OTHER_PAUSE, app.pool.crash_backoff)
+        return min(FIRST_PAUSE * 2.0 ** min(row.ended - FREE, 30), most)
 
     def is_tripped(self, app: App) -> bool:
         """Whether no more runs of the app are started."""

@@ -7,6 +7,7 @@ them are idle; it changes only in methods that do not wait.
 from __future__ import annotations
 
 import logging
+import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ from .outcomes import Outcome
 from .sandbox import Sandbox, hold_sandbox
 from .usage import Usage
 
+BOOT_TURN = 0.5  # seconds that a start keeps others waiting
 TICK = 0.05  # seconds between two looks at the CPU time of busy sandboxes
 TEND = 1.0  # seconds between two looks at idle ones
 WARM_RETRY = 10.0  # seconds after a failed boot until min_idle is tried again
@@ -70,6 +72,9 @@ class Pool:
     _jail: Callable[[App], Jail]
     _observer: Observer
     _processes: trio.CapacityLimiter
+    _boots: trio.CapacityLimiter = field(
+        factory=lambda: trio.CapacityLimiter(max(1, (os.cpu_count() or 1) - 1)), init=False
+    )
     crashes: CrashLoops = field(factory=CrashLoops, init=False)
     usage: Usage = field(factory=Usage, init=False)
     _apps: Mapping[str, App] = field(factory=dict, init=False)
@@ -146,13 +151,40 @@ class Pool:
         share.booting += 1
         began = trio.current_time()
         try:
-            sandbox: Sandbox = await self._nursery.start(self._hold, app)
+            async with self._boot_turn():
+                sandbox: Sandbox = await self._nursery.start(self._hold, app)
         finally:
             share.booting -= 1
         seconds = trio.current_time() - began
         self._observer.sandbox_started(app.name, seconds)
         self.usage.note(app, {"boot": seconds})
         return sandbox
+
+    @asynccontextmanager
+    async def _boot_turn(self) -> AsyncIterator[None]:
+        """Starts are dear, and one of them keeps a core busy: there are fewer at a time than cores, so that those who run go on.
+
+        A start that takes long gives its turn to the next one, and goes on.
+        """
+        turn = object()
+        await self._boots.acquire_on_behalf_of(turn)
+        held = True
+
+        def give_back() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._boots.release_on_behalf_of(turn)
+
+        async def hurry() -> None:
+            await trio.sleep(BOOT_TURN)
+            give_back()
+
+        self._nursery.start_soon(hurry)
+        try:
+            yield
+        finally:
+            give_back()
 
     async def _hold(self, app: App, *, task_status: trio.TaskStatus[Sandbox]) -> None:
         async with self._processes:

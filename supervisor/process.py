@@ -99,6 +99,16 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             resource.prlimit(self._inner, kind, limit)
 
+    def set_background(self, *, on: bool) -> bool:
+        """Let it have only the CPU time that nobody else wants, or its share again. Whether that could be done."""
+        policy = os.SCHED_IDLE if on else os.SCHED_OTHER
+        try:
+            for thread in os.listdir(f"/proc/{self._inner}/task"):  # noqa: PTH208
+                os.sched_setscheduler(int(thread), policy, os.sched_param(0))
+        except OSError:
+            return False  # it has ended, or the kernel does not let us take back what we did
+        return True
+
     async def wait(self) -> int:
         """Wait until it has ended, and reap it."""
         while (code := self.returncode) is None:

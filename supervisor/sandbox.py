@@ -38,6 +38,9 @@ from .protocol import (
 )
 from .wire import Wire
 
+HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants: ordinary ones use a few milliseconds
+BURST = 100  # commands of a run that may be in flight together; ordinary runs have a dozen. More of them are answered one at a time, so
+# that an app which asks without end does not stand in everybody's way.
 STDERR_READ = 16 << 10
 STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest
 LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
@@ -92,6 +95,7 @@ class Sandbox:
     _stderr: bytearray = field(factory=bytearray, init=False)
     _reason: SandboxFault | None = field(default=None, init=False)
     _is_ending: bool = field(default=False, init=False)
+    _stands_back: bool = field(default=False, init=False)
     _run: _Run | None = field(default=None, init=False)
 
     @property
@@ -111,10 +115,15 @@ class Sandbox:
         self.process.kill()
 
     def check_cpu(self) -> None:
-        """End the run in hand if it has used up its CPU time."""
+        """End the run in hand if it has used up its CPU time; one that uses much of it stands back for all others."""
         run = self._run
-        if run is not None and (used := self.process.cpu_seconds() - run.cpu_before) > run.limits.cpu:
+        if run is None:
+            return
+        used = self.process.cpu_seconds() - run.cpu_before
+        if used > run.limits.cpu:
             self.end(LimitHit(Outcome.CPU, "cpu", f"{run.limits.cpu:g} s", f"{used:.2f} s"))
+        elif used > HEAVY_SECONDS and not self._stands_back:
+            self._stands_back = self.process.set_background(on=True)
 
     def take_stderr(self) -> str:
         """What the process wrote there since the last call."""
@@ -152,6 +161,10 @@ class Sandbox:
         finally:
             self._run = None
             self.idle_since = trio.current_time()
+            if self._stands_back:
+                # Not everyone may take that back: then the next run gets another process.
+                self._is_ending = self._is_ending or not self.process.set_background(on=False)
+                self._stands_back = False
         if fault is not None:
             raise fault
         used = self.process.cpu_seconds() - run.cpu_before
@@ -183,7 +196,8 @@ class Sandbox:
         run.commands += 1
         if run.commands > run.limits.commands:
             raise LimitHit(Outcome.COMMANDS, "commands", str(run.limits.commands), f"the next, {request.name}")
-        if run.in_flight < run.limits.commands_in_flight:
+        most = run.limits.commands_in_flight if run.commands <= BURST else 1
+        if run.in_flight < most:
             run.in_flight += 1
             commands.start_soon(self._answer, run, request)
         else:

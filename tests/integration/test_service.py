@@ -319,7 +319,8 @@ async def test_whatever_ends_a_run_the_user_is_answered(
 
 async def test_a_process_that_cannot_boot_is_said_so(folder: Folder) -> None:
     """The outcome is boot, with what Node said."""
-    folder.text += '[node]\npath = "/bin/false"\n'
+    # At the other levels the probe at the start would have found out.
+    folder.text += '[isolation]\nlevel = "none"\n[node]\npath = "/bin/false"\n'
     folder.app("phone", ECHO)
     async with running(folder) as service, connect(service.gateway_url) as client:
         outcome, _ = await client.say("x", "new")

@@ -23,7 +23,7 @@ from ..service import ECHO, Folder, running
 
 
 def test_pauses_grow_and_then_it_is_over() -> None:
-    """The first crashes are free; each further one doubles the pause, up to the limit; any other end of a run begins anew."""
+    """The first crashes are free; each further one doubles the pause, up to the limit; ends for what an app did cost a second at most; a run that ends well begins anew."""
     loops = CrashLoops()
     app = make_app("", pool={"trip_after": 12, "crash_backoff": 4.0})
     pauses = []
@@ -37,7 +37,10 @@ def test_pauses_grow_and_then_it_is_over() -> None:
     for _ in range(3):
         loops.note(app, Outcome.CRASHED, "")
     assert loops.state(app).state == "backing off"
-    loops.note(app, Outcome.APP_ERROR, "")
+    for _ in range(9):
+        loops.note(app, Outcome.HEAP, "")
+    assert (loops.state(app).crashes, loops.pause(app)) == (0, 1.0)
+    loops.note(app, Outcome.OK, "")
     assert loops.state(app).state == "running"
 
 
@@ -114,8 +117,8 @@ async def test_limits_are_explained(tmp_path: Path) -> None:
         unknown = await trio.to_thread.run_sync(lambda: jsbox("limits", "nobody", "-c", config))
     rows = {line.split()[0]: line.split() for line in shown.splitlines()[1:]}
     assert rows["commands"][1:6] == ["50", "1", "1", "1", "50.0x"]
-    assert rows["commands"][6] == f"{config}:11"
-    assert (rows["wall"][1], rows["wall"][6]) == ("20s", f"{config}:5")
+    assert rows["commands"][6] == f"{config}:10"
+    assert (rows["wall"][1], rows["wall"][6]) == ("20s", f"{config}:6")
     assert (rows["heap"][1], rows["heap"][6]) == ("64MiB", "default")
     limits = {row["name"]: row for row in json.loads(as_json)["limits"]}
     assert limits["commands"]["seen"]["count"] == 3
