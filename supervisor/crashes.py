@@ -56,6 +56,10 @@ class CrashLoops:
         most = app.pool.crash_backoff if row.crashes >= FREE else min(OTHER_PAUSE, app.pool.crash_backoff)
         return min(FIRST_PAUSE * 2.0 ** min(row.ended - FREE, 30), most)
 
+    def in_trouble(self, app: App) -> bool:
+        """Whether its last run ended its process: then the next one starts, and runs, in the background."""
+        return app.name in self._rows
+
     def is_tripped(self, app: App) -> bool:
         """Whether no more runs of the app are started."""
         row = self._rows.get(app.name)

@@ -7,6 +7,7 @@ the journal is run whether or not anybody still waits for it.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -34,8 +35,11 @@ from .pool import Pool
 from .protocol import ConsoleLine, Request
 from .router import Router
 from .sandbox import RunUse, Sandbox
+from .turns import Turns
 
 INFO, WARNING, ERROR = 20, 30, 40
+TURNS = (os.cpu_count() or 1) + 1  # runs of all apps that begin together; the others wait for theirs
+TURN_SECONDS = 0.02  # that a run keeps others waiting: several times what an ordinary one takes
 MEMORY_EVERY = 16  # runs of a process between two looks at its memory
 SETTLE_RETRY = 1.0  # seconds between attempts to finish journal entries whose runs have ended
 
@@ -100,6 +104,7 @@ class Dispatcher:
     programs: Mapping[str, Program] = field(factory=dict, init=False)
     _lanes: dict[str, Lanes[_Job]] = field(factory=dict, init=False)
     _by_channel: dict[str, list[Program]] = field(factory=dict, init=False)
+    _turns: Turns = field(factory=lambda: Turns(TURNS, TURN_SECONDS), init=False)
     _known: set[tuple[str, str]] = field(factory=set, init=False)  # app and place of everything waiting or in hand
     _owed: list[_Job] = field(factory=list, init=False)  # runs that ended and could not be struck from the journal
     _ended_meanwhile: set[tuple[str, str]] | None = field(default=None, init=False)  # during `recover`
@@ -194,7 +199,11 @@ class Dispatcher:
             if entry.kind == "event" and not await self._wants_event(program):
                 ended = Ended(entry, None)
             else:
-                ended = await self._run(program, entry)
+                turn = await self._turns.take(entry.app)
+                try:
+                    ended = await self._run(program, entry, turn)
+                finally:
+                    self._turns.give_back(turn)
                 self._observer.run_ended(
                     entry.app,
                     entry.kind,
@@ -213,7 +222,7 @@ class Dispatcher:
             self._start_some(entry.app)
             self._quiet.unpark_all()
 
-    async def _run(self, program: Program, entry: Entry) -> Ended:
+    async def _run(self, program: Program, entry: Entry, turn: object) -> Ended:
         app = program.app
         run_id = f"r{next(self._run_ids)}"
         payload = (
@@ -230,7 +239,7 @@ class Dispatcher:
         )
         use = _Use()
         began = trio.current_time()
-        fault = await self._execute(app, caller, entry.kind, payload, use)
+        fault = await self._execute(app, caller, entry.kind, payload, use, turn)
         ms = (trio.current_time() - began) * 1000
         unanswered = is_session_start(entry.payload) and entry.kind == "message" and not caller.replied
         outcome = fault.outcome if fault is not None else Outcome.NO_REPLY if unanswered else Outcome.OK
@@ -245,7 +254,7 @@ class Dispatcher:
         return Ended(entry, outcome, round(ms, 1), use.commands)
 
     async def _execute(
-        self, app: App, caller: Caller, kind: str, payload: dict[str, Any], use: _Use
+        self, app: App, caller: Caller, kind: str, payload: dict[str, Any], use: _Use, turn: object
     ) -> SandboxFault | None:
         """Run it in a sandbox. Returns what went wrong, if anything."""
 
@@ -254,6 +263,8 @@ class Dispatcher:
                 await self._say(caller, asked.level, asked.text)
                 return None
             use.commands += 1
+            if asked.name.startswith("http."):
+                self._turns.give_back(turn)  # what comes next is waiting for others
             return await self._router.route(caller, asked, app.limits, app.http.timeout)
 
         limits = app.limits

@@ -24,6 +24,8 @@ from .outcomes import Outcome
 from .sandbox import Sandbox, hold_sandbox
 from .usage import Usage
 
+CORES_FOR_HEAVY = max(1, (os.cpu_count() or 1) - 1)  # that starts, and runs that use much CPU, may keep busy
+HEAVY_TURN = 0.2  # seconds that such a run goes on before the next one's turn
 BOOT_TURN = 0.5  # seconds that a start keeps others waiting
 TICK = 0.05  # seconds between two looks at the CPU time of busy sandboxes
 TEND = 1.0  # seconds between two looks at idle ones
@@ -72,9 +74,7 @@ class Pool:
     _jail: Callable[[App], Jail]
     _observer: Observer
     _processes: trio.CapacityLimiter
-    _boots: trio.CapacityLimiter = field(
-        factory=lambda: trio.CapacityLimiter(max(1, (os.cpu_count() or 1) - 1)), init=False
-    )
+    _boots: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(CORES_FOR_HEAVY), init=False)
     crashes: CrashLoops = field(factory=CrashLoops, init=False)
     usage: Usage = field(factory=Usage, init=False)
     _apps: Mapping[str, App] = field(factory=dict, init=False)
@@ -188,7 +188,8 @@ class Pool:
 
     async def _hold(self, app: App, *, task_status: trio.TaskStatus[Sandbox]) -> None:
         async with self._processes:
-            await hold_sandbox(app, self._jail(app), task_status=task_status)
+            in_trouble = self.crashes.in_trouble(app)
+            await hold_sandbox(app, self._jail(app), in_background=in_trouble, task_status=task_status)
         share = self._shares[app.name]
         for sandbox in list(share.idle):
             if sandbox.process.returncode is not None:
@@ -229,7 +230,14 @@ class Pool:
                 await self._busy.park()
             for sandbox in busy:
                 sandbox.check_cpu()
+            self._take_turns([sandbox for sandbox in busy if sandbox.stands_back])
             await trio.sleep(TICK)
+
+    def _take_turns(self, heavy: list[Sandbox]) -> None:
+        """Runs that use much CPU never have all cores together: some go on, the others stand still for a moment."""
+        turn = int(trio.current_time() / HEAVY_TURN)
+        for place, sandbox in enumerate(heavy):
+            sandbox.pause(on=(place - turn * CORES_FOR_HEAVY) % len(heavy) >= CORES_FOR_HEAVY)
 
     async def _tend(self) -> None:
         """Idle processes that are too old or not needed end; those that min_idle wants are booted."""

@@ -109,6 +109,12 @@ class Process:
             return False  # it has ended, or the kernel does not let us take back what we did
         return True
 
+    def pause(self, *, on: bool) -> None:
+        """Stop the program where it stands, or let it go on."""
+        if self._popen.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self._inner, signal.SIGSTOP if on else signal.SIGCONT)
+
     async def wait(self) -> int:
         """Wait until it has ended, and reap it."""
         while (code := self.returncode) is None:

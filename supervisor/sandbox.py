@@ -39,8 +39,9 @@ from .protocol import (
 from .wire import Wire
 
 HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants: ordinary ones use a few milliseconds
-BURST = 100  # commands of a run that may be in flight together; ordinary runs have a dozen. More of them are answered one at a time, so
-# that an app which asks without end does not stand in everybody's way.
+# Ordinary runs have a dozen commands. Beyond so many they are answered one at a time, and not at once, so that an app which asks without
+# end does not stand in everybody's way.
+BURST, BEYOND_PAUSE = 100, 0.002
 STDERR_READ = 16 << 10
 STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest
 LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
@@ -95,7 +96,8 @@ class Sandbox:
     _stderr: bytearray = field(factory=bytearray, init=False)
     _reason: SandboxFault | None = field(default=None, init=False)
     _is_ending: bool = field(default=False, init=False)
-    _stands_back: bool = field(default=False, init=False)
+    stands_back: bool = field(default=False, init=False)
+    _is_paused: bool = field(default=False, init=False)
     _run: _Run | None = field(default=None, init=False)
 
     @property
@@ -122,8 +124,18 @@ class Sandbox:
         used = self.process.cpu_seconds() - run.cpu_before
         if used > run.limits.cpu:
             self.end(LimitHit(Outcome.CPU, "cpu", f"{run.limits.cpu:g} s", f"{used:.2f} s"))
-        elif used > HEAVY_SECONDS and not self._stands_back:
-            self._stands_back = self.process.set_background(on=True)
+        elif used > HEAVY_SECONDS and not self.stands_back:
+            self.stand_back()
+
+    def stand_back(self) -> None:
+        """Take only the CPU time that nobody else wants, until a run has ended well."""
+        self.stands_back = self.process.set_background(on=True)
+
+    def pause(self, *, on: bool) -> None:
+        """Stop, or go on: those that stand back take turns."""
+        if on is not self._is_paused:
+            self._is_paused = on
+            self.process.pause(on=on)
 
     def take_stderr(self) -> str:
         """What the process wrote there since the last call."""
@@ -161,10 +173,11 @@ class Sandbox:
         finally:
             self._run = None
             self.idle_since = trio.current_time()
-            if self._stands_back:
+            self.pause(on=False)
+            if self.stands_back:
                 # Not everyone may take that back: then the next run gets another process.
                 self._is_ending = self._is_ending or not self.process.set_background(on=False)
-                self._stands_back = False
+                self.stands_back = False
         if fault is not None:
             raise fault
         used = self.process.cpu_seconds() - run.cpu_before
@@ -206,6 +219,8 @@ class Sandbox:
     async def _answer(self, run: _Run, request: Request) -> None:
         """Answer a command, and then those that had to wait."""
         while True:
+            if run.commands > BURST:
+                await trio.sleep(BEYOND_PAUSE)
             reply = await run.answer(request)
             if reply is not None and not run.over:
                 with suppress(SandboxGone):  # the reader finds out why
@@ -295,9 +310,13 @@ def classify_exit(code: int, stderr: str, limits: Limits) -> SandboxFault:
 
 
 async def hold_sandbox(
-    app: App, jail: Jail, *, task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED
+    app: App,
+    jail: Jail,
+    *,
+    in_background: bool = False,
+    task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """One sandbox from spawn to reaped; ends when its process does.
+    """One sandbox from spawn to reaped; ends when its process does. One that starts in the background stands back (see there).
 
     Raises:
         BootFailed: It was not ready in time, or ended before. Only before `task_status.started`.
@@ -306,6 +325,8 @@ async def hold_sandbox(
     try:
         async with _open(jail) as process, trio.open_nursery() as nursery:
             sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)))
+            if in_background:
+                sandbox.stand_back()
             nursery.start_soon(sandbox.drain_stderr)
             failure = await _boot(sandbox, jail)
             if failure is None:
