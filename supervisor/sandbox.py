@@ -39,9 +39,9 @@ from .protocol import (
 from .wire import Wire
 
 HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants: ordinary ones use a few milliseconds
-# Ordinary runs have a dozen commands. Beyond so many they are answered one at a time, and not at once, so that an app which asks without
+# Ordinary runs have a dozen commands, the longest known one thirty. Beyond so many they are answered one at a time, and not at once, so that an app which asks without
 # end does not stand in everybody's way.
-BURST, BEYOND_PAUSE = 100, 0.002
+BURST, BEYOND_PAUSE = 50, 0.002
 STDERR_READ = 16 << 10
 STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest
 LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
