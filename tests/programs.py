@@ -89,6 +89,16 @@ def bubblewrap() -> None:
         pytest.skip("bubblewrap is not installed, and only root can install it: apt-get install bubblewrap")
 
 
+def zig(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The C compiler of the ziglang package, installed into a folder: command and environment."""
+    install = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "ziglang"]
+    subprocess.run(install, check=True, capture_output=True)
+    return [sys.executable, "-m", "ziglang", "cc"], os.environ | {
+        "PYTHONPATH": str(folder),
+        "ZIG_GLOBAL_CACHE_DIR": f"{folder}/cache",
+    }
+
+
 @frozen
 class Carbon:
     """A running carbon-cache."""

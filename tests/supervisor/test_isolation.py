@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from supervisor.sandbox import hold_sandbox
 from supervisor.service import HARNESS
 
 from ..apps import NODE, make_app, walls
-from ..programs import bubblewrap, jsbox
+from ..programs import bubblewrap, jsbox, zig
 
 PLACE = Place(
     "standard",
@@ -141,6 +142,29 @@ def test_the_launcher_does_not_run_as_root() -> None:
     """Without a user to become it refuses."""
     done = _launch(*FILES, "-e", "/bin/true", "--", "true")
     assert (done.returncode, done.stderr) == (126, "jail: not being root failed: Operation not permitted\n")
+
+
+def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
+    """With the compiler of the build."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no cc; test_the_launcher_is_portable has a compiler of its own")
+    source = LAUNCHER.with_name("jail.c")
+    argv = ["cc", "-static", "-Os", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "jail", source]
+    subprocess.run(argv, check=True, timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_the_launcher_is_portable(machine: str, tmp_path: Path) -> None:
+    """Both kinds of processors, musl, and another compiler: no warnings, and a static program."""
+    command, env = zig(tmp_path / "zig")
+    flags = ["-target", f"{machine}-linux-musl", "-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror"]
+    source = LAUNCHER.with_name("jail.c")
+    subprocess.run([*command, *flags, "-o", tmp_path / "jail", source], check=True, env=env, timeout=300)
+    image = (tmp_path / "jail").read_bytes()
+    assert image[:4] == b"\x7fELF"
+    assert int.from_bytes(image[18:20], "little") == {"x86_64": 62, "aarch64": 183}[machine]
+    assert len(image) < 100_000
 
 
 def test_what_other_users_cannot_reach_is_copied(tmp_path: Path) -> None:
