@@ -19,11 +19,10 @@ import trio
 from attrs import define, field, frozen
 
 from resources.contract import Caller
-from resources.messages import for_app, go_metadata, is_session_start, reply
-from resources.stores.identity import Sender
+from resources.messages import for_app, go_metadata, is_session_start
 from resources.stores.journal import Entry, Journal
 from resources.stores.logbook import Logbook
-from resources.stores.outbox import Outbox, OutboxFull
+from resources.stores.outbox import Outbox
 from resources.stores.redis import Unavailable
 
 from .config.model import App
@@ -36,6 +35,7 @@ from .protocol import ConsoleLine, Request
 from .router import Router
 from .sandbox import RunUse, Sandbox
 from .turns import Turns
+from .words import Words
 
 INFO, WARNING, ERROR = 20, 30, 40
 TURNS = (os.cpu_count() or 1) + 1  # runs of all apps that begin together; the others wait for theirs
@@ -98,7 +98,7 @@ class Dispatcher:
     _router: Router
     _journal: Journal
     _logbook: Logbook
-    _outbox: Outbox
+    _words: Words
     _observer: Observer
     _announce: Callable[[Ended, Then], None]
     programs: Mapping[str, Program] = field(factory=dict, init=False)
@@ -244,13 +244,13 @@ class Dispatcher:
         unanswered = is_session_start(entry.payload) and entry.kind == "message" and not caller.replied
         outcome = fault.outcome if fault is not None else Outcome.NO_REPLY if unanswered else Outcome.OK
         if outcome is not Outcome.OK:
-            await self._report(caller, entry, outcome, fault)
+            await self._words.report(caller, entry, outcome, fault)
         if self._pool.crashes.note(app, outcome, "" if fault is None else fault.detail):
             text = f"[tripped] {app.pool.trip_after} runs in a row ended with their process (pool.trip_after): none is started until a reload"
             log.error("app %s: %s", app.name, text)
-            await self._say(caller, ERROR, text)
+            await self._words.say(caller, ERROR, text)
         if unanswered:
-            await self._fall_back(app, caller)
+            await self._words.fall_back(app, caller)
         return Ended(entry, outcome, round(ms, 1), use.commands)
 
     async def _execute(
@@ -260,7 +260,7 @@ class Dispatcher:
 
         async def answer(asked: Request | ConsoleLine) -> dict[str, Any] | None:
             if isinstance(asked, ConsoleLine):
-                await self._say(caller, asked.level, asked.text)
+                await self._words.say(caller, asked.level, asked.text)
                 return None
             use.commands += 1
             if asked.name.startswith("http."):
@@ -276,7 +276,7 @@ class Dispatcher:
                     await self._note_use(app, caller, sandbox, used, trio.current_time() - began)
                 said = sandbox.take_stderr()
                 if said:
-                    await self._say(caller, WARNING, said)
+                    await self._words.say(caller, WARNING, said)
                 if wall.cancelled_caught:
                     raise _wall_hit(limits.wall)  # inside: a run that was cut off ends its process
         except SandboxFault as fault:
@@ -289,7 +289,7 @@ class Dispatcher:
         if sandbox.runs % MEMORY_EVERY == 1:
             values["memory"] = sandbox.process.rss_bytes()
         for line in self._pool.usage.note(app, values):
-            await self._say(caller, WARNING, line)
+            await self._words.say(caller, WARNING, line)
 
     async def _wants_event(self, program: Program) -> bool:
         """Whether the app is to see events: as it was, by `process_events` in its own JSON config."""
@@ -301,38 +301,13 @@ class Dispatcher:
                 config = msgspec.json.decode(app.config.get("config", "{}"))
                 wants = isinstance(config, dict) and bool(config.get("process_events"))
             except msgspec.DecodeError as error:
-                await self._say_for(app, ERROR, f"The config key 'config' is not JSON ({error}); an event is ignored.")
+                await self._words.say_for(
+                    app, ERROR, f"The config key 'config' is not JSON ({error}); an event is ignored."
+                )
                 return False
         if not wants:
-            await self._say_for(app, INFO, f"Ignoring event for conversation: {app.name}")
+            await self._words.say_for(app, INFO, f"Ignoring event for conversation: {app.name}")
         return wants
-
-    async def _report(self, caller: Caller, entry: Entry, outcome: Outcome, fault: SandboxFault | None) -> None:
-        what = f"{entry.kind} {entry.id}"
-        if fault is None:
-            text = f"[{outcome}] the app was done with {what} and had not replied to it"
-        else:
-            text = f"[{outcome}] {what}: {fault.detail}"
-        await self._say(caller, ERROR, text)
-
-    async def _fall_back(self, app: App, caller: Caller) -> None:
-        """A session's user waits: send what the operator has for that."""
-        text = app.limits.fallback_reply
-        message = caller.message
-        if text and message is not None and not message.get("inbound_push_trigger"):
-            answer = reply(
-                message,
-                text,
-                close=True,
-                to_group=False,
-                helper_metadata={"go": go_metadata(app.account, app.name)},
-            )
-            try:
-                await self._outbox.post(caller.channel, Sender(app.account, app.name), answer)
-            except (Unavailable, OutboxFull) as error:
-                log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
-                text = ""
-        self._observer.reply_missing(app.name, fallback=bool(text))
 
     async def _finish(self, job: _Job) -> None:
         """Strike the entry from the journal; where that cannot be done now, later."""
@@ -360,18 +335,6 @@ class Dispatcher:
     def settle_soon(self) -> None:
         """Settle in the background."""
         self._nursery.start_soon(self.settle)
-
-    async def _say(self, caller: Caller, level: int, text: str) -> None:
-        try:
-            await caller.log(level, text)
-        except Unavailable:
-            log.warning("app %s: not in its log, which cannot be reached: %s", caller.app, text)
-
-    async def _say_for(self, app: App, level: int, text: str) -> None:
-        try:
-            await self._logbook.write(app.account, app.name, level, text, app.log.kept)
-        except Unavailable:
-            log.warning("app %s: not in its log, which cannot be reached: %s", app.name, text)
 
 
 def _lane(entry: Entry) -> Hashable:
@@ -402,7 +365,9 @@ async def open_dispatcher(
 ) -> AsyncIterator[Dispatcher]:
     """A dispatcher that announces how each run ended; at its end the runs still in hand are cut off, and stay in the journal."""
     async with trio.open_nursery() as nursery:
-        dispatcher = Dispatcher(nursery, pool, router, journal, logbook, outbox, observer, announce)
+        dispatcher = Dispatcher(
+            nursery, pool, router, journal, logbook, Words(logbook, outbox, observer), observer, announce
+        )
         try:
             yield dispatcher
         finally:
