@@ -113,7 +113,8 @@ async def probe(walls: Walls) -> list[Finding]:
     """What holds at the level of these walls, and whether that could have been seen."""
     app = App("jsbox probe", "", Path("/probe"))
     found, control = dict[str, Any](), dict[str, Any]()
-    at_none = Walls(evolve(walls.place, level="none"), walls.host, walls.stage, walls.users)
+    # As ourselves: the control is our own program, and node may be where no other user can reach it.
+    at_none = Walls(evolve(walls.place, level="none"), walls.host, walls.stage, None)
 
     async def run(into: dict[str, Any], some: Walls) -> None:
         jail = evolve(some, place=evolve(some.place, harness="probe.js")).jail(app)
