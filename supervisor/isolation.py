@@ -52,13 +52,13 @@ def inspect_host(level: Level, node: Path) -> Host:
     Raises:
         CannotStart: Something is missing; the text says what, and how to get it.
     """
-    if level == "none":
-        return Host((), LAUNCHER, 0, None)
     if not os.access(LAUNCHER, os.X_OK):
         raise CannotStart(
             f"isolation.level = {level!r} needs the launcher {LAUNCHER}, which is built when jsbox is installed"
-            f" (x86-64 and aarch64; this is {platform.machine()}): install it again, or use level 'none' for your own code"
+            f" (x86-64 and aarch64; this is {platform.machine()}): install it again"
         )
+    if level == "none":
+        return Host((), LAUNCHER, 0, None)
     landlock = int(_output([str(LAUNCHER), "--abi"]))
     if not landlock:
         raise CannotStart(
@@ -194,7 +194,7 @@ def open_isolation(settings: Isolation, node: Path, harness: Path) -> Iterator[W
         is_strict = settings.level == "strict"
         place = Place(
             settings.level,
-            stage.reachable(node) if is_strict or settings.level == "none" else node,
+            stage.reachable(node) if is_strict else node,
             stage.reachable(harness.parent),
             harness.name,
             host.libraries,

@@ -1,8 +1,9 @@
 /* The launcher: holds itself to the limits of a sandbox, and then becomes Node.js.
  *
- *   jail [-u UID] [-p PID] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]... -e PROGRAM -- ARGV0 [ARG]...
+ *   jail [-n] [-u UID] [-p PID] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]... -e PROGRAM -- ARGV0 [ARG]...
  *   jail --abi              prints the version of Landlock that the kernel has (0: none)
  *
+ *   -n  neither Landlock nor the filter of system calls: resource limits only, for code that is one's own
  *   -u  become this user and group, with no others
  *   -p  the parent's process id: without that parent there is nothing to start for
  *   -r  a resource limit, by its number; that of RLIMIT_NOFILE must be given
@@ -76,6 +77,7 @@ static struct { int fd; uint64_t rights; } paths[PATHS_MAX];
 static struct { int resource; struct rlimit limit; } limits[LIMITS_MAX];
 static int path_count, limit_count, program = -1, exec_fd = -1;
 static long uid = -1, parent = -1;
+static int only_limits;
 
 static void __attribute__((noreturn)) fail(const char *step)
 {
@@ -133,8 +135,9 @@ static long number(const char *text, const char *option)
 static char **read_arguments(int argc, char **argv)
 {
 	int option;
-	while ((option = getopt(argc, argv, "+u:p:r:R:X:e:")) != -1) {
+	while ((option = getopt(argc, argv, "+nu:p:r:R:X:e:")) != -1) {
 		switch (option) {
+		case 'n': only_limits = 1; break;
 		case 'u': uid = number(optarg, "-u"); break;
 		case 'p': parent = number(optarg, "-p"); break;
 		case 'r': add_limit(optarg); break;
@@ -307,14 +310,16 @@ int main(int argc, char **argv)
 	if (uid > 0)
 		become_user();
 	errno = EPERM;
-	need(getuid() != 0 && geteuid() != 0, "not being root");
+	need(only_limits || (getuid() != 0 && geteuid() != 0), "not being root");
 	bind_to_parent();
 	need(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
 	umask(077);
-	restrict_files();
+	if (!only_limits)
+		restrict_files();
 	close_others();
 	set_limits();
-	restrict_calls();
+	if (!only_limits)
+		restrict_calls();
 	syscall(SYS_execveat, exec_fd, "", command, environ, AT_EMPTY_PATH);
 	fail("executing the program");
 }

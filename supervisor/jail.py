@@ -2,7 +2,7 @@
 for `unheld`, which looks at a process from outside.
 
 The levels: `standard` is our launcher (jail.c says what it does), `strict` is bubblewrap round the launcher, with namespaces and no file
-system but the few files that a sandbox needs, `none` is resource limits alone. Node.js has its own limits at each of them; they give
+system but the few files that a sandbox needs, `none` is the launcher with resource limits alone. Node.js has its own limits at each of them; they give
 better errors and hold nobody who has the process in hand.
 """
 
@@ -12,7 +12,7 @@ import resource
 from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import frozen
 
 from .config.model import App, Level
 
@@ -62,7 +62,6 @@ class Jail:
     """How to start one sandbox.
 
     Attributes:
-        rlimits: To be set from outside right after the start; where the launcher sets them there are none.
         user: The user and group that the program is started as; None: ours, or the launcher sees to it.
         modules_dir: Where the app's own node_modules are, as the sandbox sees it; empty where it has none.
         is_wrapped: Whether the program started is a wrapper, and node a process below it.
@@ -71,7 +70,6 @@ class Jail:
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
-    rlimits: Mapping[int, tuple[int, int]] = field(factory=dict)
     user: int | None = None
     modules_dir: str = ""
     is_wrapped: bool = False
@@ -97,13 +95,12 @@ def jail(app: App, place: Place, modules_dir: Path | None, user: int | None, par
     node = ("node", *flags, str(inside[0] / place.harness))
     limits = rlimits_of(app)
     match place.level:
-        case "none":
-            return Jail((str(place.node), *node[1:]), env, limits, user, shown)
-        case "standard":
-            become = () if user is None else ("-u", str(user))
-            held = _held(place.node, outside, place.libraries, limits)
-            argv = (str(place.launcher), *become, "-p", str(parent), *held, "--", *node)
-            return Jail(argv, env, modules_dir=shown, must_hold=True)
+        case "none" | "standard":
+            how = () if user is None else ("-u", str(user))
+            how = (*how, "-p", str(parent), *_held(place.node, outside, place.libraries, limits))
+            if place.level == "none":
+                return Jail((str(place.launcher), "-n", *how, "--", *node), env, modules_dir=shown)
+            return Jail((str(place.launcher), *how, "--", *node), env, modules_dir=shown, must_hold=True)
         case "strict":
             limits[resource.RLIMIT_NPROC] = (NAMESPACE_TASKS, NAMESPACE_TASKS)
             held = _held(Path("/sb/node"), inside, place.libraries, limits)

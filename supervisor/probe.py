@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -28,6 +29,7 @@ SECONDS = 15.0
 READ = 64 << 10
 ALLOWED = "ALLOWED"
 ENVIRONMENT = {"OPENSSL_CONF", "TZ", "UV_THREADPOOL_SIZE", "PWD"}  # the last is bubblewrap's
+NO_WRITING, WRITING = (f"{int(resource.RLIMIT_FSIZE)}:{size}:{size}" for size in (0, 1 << 20))
 NODES_OWN = ("--permission", "--allow-fs-read", "--no-experimental-sqlite")
 
 GUARANTEES = {
@@ -113,13 +115,14 @@ async def probe(walls: Walls) -> list[Finding]:
     """What holds at the level of these walls, and whether that could have been seen."""
     app = App("jsbox probe", "", Path("/probe"))
     found, control = dict[str, Any](), dict[str, Any]()
-    # As ourselves: the control is our own program, and node may be where no other user can reach it.
-    at_none = Walls(evolve(walls.place, level="none"), walls.host, walls.stage, None)
+    at_none = Walls(evolve(walls.place, level="none"), walls.host, walls.stage, walls.users)
 
     async def run(into: dict[str, Any], some: Walls) -> None:
         jail = evolve(some, place=evolve(some.place, harness="probe.js")).jail(app)
         # Node's own permissions would answer first: what is asked here is what holds without them.
         argv = tuple(word for word in jail.argv if not word.startswith(NODES_OWN))
+        if some is at_none:  # whose resource limits let nothing be written either
+            argv = tuple(word.replace(NO_WRITING, WRITING) for word in argv)
         into |= await _run(evolve(jail, argv=argv), app.limits)
 
     async with trio.open_nursery() as nursery:
@@ -135,9 +138,7 @@ async def _run(jail: Jail, limits: Limits) -> dict[str, Any]:
         try:
             with trio.move_on_after(SECONDS):
                 async with (
-                    open_process(
-                        jail.argv, jail.env, jail.rlimits, user=jail.user, is_wrapped=jail.is_wrapped
-                    ) as process,
+                    open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped) as process,
                     trio.open_nursery() as nursery,
                 ):
                     nursery.start_soon(_collect, process.stderr, said, "stderr")

@@ -343,7 +343,7 @@ async def hold_sandbox(
 
 
 def _open(jail: Jail) -> AbstractAsyncContextManager[Process]:
-    return open_process(jail.argv, jail.env, jail.rlimits, user=jail.user, is_wrapped=jail.is_wrapped)
+    return open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped)
 
 
 async def _boot(sandbox: Sandbox, jail: Jail) -> BootFailed | None:

@@ -170,7 +170,7 @@ async def test_a_boot_failure_reaches_the_borrower(monkeypatch: pytest.MonkeyPat
 
     def broken(app: App) -> Jail:
         starts.append(app)
-        return Jail(("/bin/false",), {}, {})
+        return Jail(("/bin/false",), {})
 
     app = evolve(APP, pool=evolve(APP.pool, min_idle=1))
     async with open_pool(broken, 5, NullObserver()) as pool:

@@ -333,7 +333,7 @@ async def test_a_process_that_spoke_out_of_turn_is_not_used_again() -> None:
 async def test_a_process_that_does_not_come_up_is_a_boot_failure(argv: tuple[str, ...], text: str) -> None:
     """Missing, dying, hanging or babbling programs; nothing is left of them."""
     app = make_app("", limits={"boot": 0.3})
-    jail = Jail(argv, {"PATH": "/usr/bin:/bin"}, {})
+    jail = Jail(argv, {"PATH": "/usr/bin:/bin"})
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             with pytest.raises(BootFailed) as raised:
@@ -374,7 +374,7 @@ async def test_the_environment_is_empty_and_descriptors_are_closed() -> None:
 
 async def test_grandchildren_die_with_the_group() -> None:
     """A process that the process started, in the same session, ends when the sandbox ends."""
-    jail = Jail(("/bin/sh", "-c", "sleep 300 & echo $! >&2; exec sleep 300"), {"PATH": "/usr/bin:/bin"}, {})
+    jail = Jail(("/bin/sh", "-c", "sleep 300 & echo $! >&2; exec sleep 300"), {"PATH": "/usr/bin:/bin"})
     async with trio.open_nursery() as nursery:
         with pytest.raises(BootFailed) as raised:
             await nursery.start(hold_sandbox, make_app("", limits={"boot": 0.3}), jail)
