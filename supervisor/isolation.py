@@ -15,7 +15,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def inspect_host(level: Level, node: Path) -> Host:
     if not landlock:
         raise CannotStart(
             f"isolation.level = {level!r} needs Landlock, which this kernel ({platform.release()}) does not have or has not"
-            " enabled: Linux 5.13 or newer with 'landlock' in its lsm= list"
+            " enabled: Linux 5.13 or newer with 'landlock' in its lsm= list (or, for your own code only, level 'none')"
         )
     bubblewrap = shutil.which("bwrap")
     if level == "strict" and bubblewrap is None:
@@ -166,10 +166,27 @@ class Walls:
     stage: Stage
     users: Callable[[], int] | None
     _user_of: dict[str, int] = field(factory=dict, init=False)
+    _modules: dict[Path, Path | CannotStart] = field(factory=dict, init=False)
+
+    def prepare(self, apps: Iterable[App]) -> None:
+        """Look where the apps' modules can be reached, and copy what cannot be: at the start and after a reload. Takes a while."""
+        self._modules = {
+            app.modules_dir: self._reachable(app.modules_dir) for app in apps if app.modules_dir is not None
+        }
+
+    def _reachable(self, folder: Path) -> Path | CannotStart:
+        try:
+            return self.stage.reachable(folder)
+        except CannotStart as error:
+            return error
 
     def jail(self, app: App) -> Jail:
         """The jail for a process of an app. Raises CannotStart where its modules cannot be had."""
-        modules = None if app.modules_dir is None else self.stage.reachable(app.modules_dir)
+        modules = (
+            None if app.modules_dir is None else self._modules.get(app.modules_dir) or self._reachable(app.modules_dir)
+        )
+        if isinstance(modules, CannotStart):
+            raise modules
         return jail(app, self.place, modules, self.user(app.name), os.getpid())
 
     def user(self, app: str) -> int | None:

@@ -17,7 +17,7 @@ from attrs import define, field, frozen
 
 from .config.model import App
 from .crashes import CrashLoops
-from .errors import BootFailed, SandboxFault
+from .errors import BootFailed, CannotStart, SandboxFault
 from .jail import Jail
 from .observe import Observer
 from .outcomes import Outcome
@@ -189,7 +189,11 @@ class Pool:
     async def _hold(self, app: App, *, task_status: trio.TaskStatus[Sandbox]) -> None:
         async with self._processes:
             in_trouble = self.crashes.in_trouble(app)
-            await hold_sandbox(app, self._jail(app), in_background=in_trouble, task_status=task_status)
+            try:
+                made = self._jail(app)
+            except CannotStart as error:
+                raise BootFailed(str(error)) from error
+            await hold_sandbox(app, made, in_background=in_trouble, task_status=task_status)
         share = self._shares[app.name]
         for sandbox in list(share.idle):
             if sandbox.process.returncode is not None:

@@ -54,7 +54,7 @@ from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.connection import Services
 from .gateway.delivery import open_deliveries
-from .isolation import open_isolation
+from .isolation import Walls, open_isolation
 from .observe import PrometheusObserver
 from .pool import Pool, open_pool
 from .probe import open_probing
@@ -138,6 +138,7 @@ class Service:
     _read_config: Callable[[], Config]
     stores: Stores
     search: Search
+    walls: Walls
     pool: Pool
     dispatcher: Dispatcher
     pusher: Pusher
@@ -174,6 +175,7 @@ class Service:
         changes = plan(self.config, new)
         # What needs a restart stays as it is, so that every reload says so until there was one.
         self.config = evolve(new, **{name: getattr(self.config, name) for name in RESTART})
+        await trio.to_thread.run_sync(self.walls.prepare, tuple(new.apps.values()))
         self._apply()
         self.search.settings = self.config.search
         await self.search.follow(self.config.account_names)
@@ -305,7 +307,8 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
             open_dispatcher(pool, router, stores.journal, stores.logbook, outbox, observer, deliveries.run_ended)
         )
         pusher = Pusher(contacts, groups, optouts, search, stores.journal, dispatcher)
-        service = Service(config, read_config, stores, search, pool, dispatcher, pusher, deliveries, observer)
+        service = Service(config, read_config, stores, search, walls, pool, dispatcher, pusher, deliveries, observer)
+        await trio.to_thread.run_sync(walls.prepare, tuple(config.apps.values()))
         service._apply()  # noqa: SLF001
         stores_redis.on_reconnect += [dispatcher.settle_soon, deliveries.doubt_all]
         if recovered := await dispatcher.recover():

@@ -21,6 +21,10 @@ config_option = click.option(
     "-c", "--config", "config_file", type=click.Path(path_type=Path), default=Path("jsbox.toml"), show_default=True,
     help="The config file.",
 )  # fmt: skip
+isolation_option = click.option(
+    "--isolation", type=click.Choice(["strict", "standard", "none"]), default="standard", show_default=True,
+    help="How the app is held; none: resource limits only, for your own code.",
+)  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

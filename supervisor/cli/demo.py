@@ -16,8 +16,9 @@ import trio
 from attrs import evolve, frozen
 
 from ..config import Address, Config, load
+from ..config.model import Isolation, Level
 from ..phone import Hung, Phone, Rejected, Turn, open_phone
-from .common import run_or_exit, start_logging
+from .common import isolation_option, run_or_exit, start_logging
 from .screen import Screen
 
 SAMPLE = Path(__file__).parents[2] / "sandbox_js" / "sample" / "jsbox.toml"
@@ -60,20 +61,21 @@ class DemoFailed(Exception):
     type=click.Path(path_type=Path, file_okay=False),
     help="Keep the data here; else it is thrown away.",
 )
+@isolation_option
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
-def demo(once: bool, data_dir: Path | None, log_level: str) -> None:  # noqa: FBT001
+def demo(once: bool, data_dir: Path | None, isolation: Level, log_level: str) -> None:  # noqa: FBT001
     """Play a USSD conversation with a sample app through the real sandbox, then serve it until Ctrl-C.
 
     Needs nothing: an embedded Valkey and a bundled Node.js come with the package.
     """
     start_logging(log_level)
     if data_dir is not None:
-        run_or_exit(partial(_demo, data_dir.absolute(), once=once))
+        run_or_exit(partial(_demo, data_dir.absolute(), isolation, once=once))
     with tempfile.TemporaryDirectory(prefix="jsbox-demo-") as folder:
-        run_or_exit(partial(_demo, Path(folder), once=once))
+        run_or_exit(partial(_demo, Path(folder), isolation, once=once))
 
 
-async def _demo(data_dir: Path, *, once: bool) -> int:
+async def _demo(data_dir: Path, isolation: Level, *, once: bool) -> int:
     from ..service import open_service
 
     screen = Screen()
@@ -82,7 +84,7 @@ async def _demo(data_dir: Path, *, once: bool) -> int:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
             async with _open_clinics() as clinics:
-                read_config = partial(_config, data_dir, clinics, _free_ports())
+                read_config = partial(_config, data_dir, isolation, clinics, _free_ports())
                 async with open_service(read_config(), read_config) as service:
                     code = await _play(service.gateway_url, screen)
                     if not once and code == 0:
@@ -124,11 +126,11 @@ async def _take(step: Step, phone: Phone, screen: Screen) -> Turn:
     return turn
 
 
-def _config(data_dir: Path, clinics: int, ports: Sequence[int]) -> Config:
+def _config(data_dir: Path, isolation: Level, clinics: int, ports: Sequence[int]) -> Config:
     config = load(SAMPLE)
     app = config.apps["clinic"]
     app = evolve(app, http=evolve(app.http, connect_to={"clinics.example.org": f"http://127.0.0.1:{clinics}"}))
-    config = evolve(config, data_dir=data_dir, apps={"clinic": app})
+    config = evolve(config, data_dir=data_dir, isolation=Isolation(isolation), apps={"clinic": app})
     return config.with_listen(Address("127.0.0.1", ports[0]), Address("127.0.0.1", ports[1]))
 
 

@@ -15,8 +15,9 @@ from attrs import frozen
 
 from ..config import Account, Address, App, Channel, Config, Http, InvalidConfig, Problem
 from ..config.checks import check
+from ..config.model import Isolation, Level
 from ..phone import Hung, Phone, Rejected, open_phone
-from .common import EXIT_CONFIG, fail, run_or_exit, start_logging
+from .common import EXIT_CONFIG, fail, isolation_option, run_or_exit, start_logging
 from .screen import Screen
 
 if TYPE_CHECKING:  # it brings in everything, which `--help` need not wait for
@@ -55,6 +56,7 @@ class Options:
     modules_dir: Path | None
     state: Path
     allow: tuple[str, ...]
+    isolation: Level
 
 
 @click.command()
@@ -82,6 +84,7 @@ class Options:
     metavar="HOST",
     help="A host or network that http may reach besides public ones.",
 )
+@isolation_option
 @click.option("--sms", is_flag=True, help="Lines are text messages, not a USSD session.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
 def dev(
@@ -91,6 +94,7 @@ def dev(
     modules_dir: Path | None,
     state: Path | None,
     allow: tuple[str, ...],
+    isolation: Level,
     sms: bool,  # noqa: FBT001
     log_level: str,
 ) -> None:
@@ -103,7 +107,8 @@ def dev(
     if modules_dir is None:
         modules_dir = next((p / "node_modules" for p in app.absolute().parents if (p / "node_modules").is_dir()), None)
     with tempfile.TemporaryDirectory(prefix="jsbox-dev-") as folder:
-        options = Options(app.absolute(), config_json, values, modules_dir, (state or Path(folder)).absolute(), allow)
+        where = (state or Path(folder)).absolute()
+        options = Options(app.absolute(), config_json, values, modules_dir, where, allow, isolation)
         try:
             make_config(options)
         except InvalidConfig as error:
@@ -146,6 +151,7 @@ def make_config(options: Options) -> Config:
     )
     made = Config(
         data_dir=options.state,
+        isolation=Isolation(options.isolation),
         accounts={"dev": Account()},
         apps={"app": app},
         channels={"phone": Channel("phone", app="app", transport_type="ussd")},

@@ -24,7 +24,9 @@ from ..programs import bubblewrap
 from ..service import ECHO, Folder, running
 from .granted import granted_harness
 
-FILES = sorted((Path(__file__).parent / "attacks").glob("*.js"))
+HERE = Path(__file__).parent
+PRELUDE = (HERE / "prelude.js").read_text("utf-8")
+FILES = sorted((HERE / "attacks").glob("*.js"))
 CONTAINED = {"ok", "app_error", "crashed", "protocol"}
 EXPECTED = {
     "contained-error": CONTAINED,
@@ -100,7 +102,7 @@ async def attacked(tmp_path: Path, level: Level, *, granted: bool) -> AsyncItera
     folder.text += f'[isolation]\nlevel = "{level}"\n[defaults.pool]\nidle_stop = "1s"\nmax_processes = 1\n'
     for attack in ATTACKS:
         limits = 'wall = "1500ms", cpu = "700ms"' if attack.expect == "killed:timeout" else 'wall = "10s", cpu = "6s"'
-        folder.app(attack.name, attack.text, f"limits = {{ {limits} }}", account="attacker")
+        folder.app(attack.name, PRELUDE + attack.text, f"limits = {{ {limits} }}", account="attacker")
     folder.app("bystander", ECHO, account="victim")
     async with AsyncExitStack() as stack:
         if granted:

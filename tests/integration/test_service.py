@@ -263,6 +263,45 @@ async def test_a_reload_changes_what_holds_and_disturbs_nothing(folder: Folder) 
         assert (await client.say("x", "new", from_addr="c"))[1][0]["content"] == "new"
 
 
+async def test_reloads_under_load_disturb_nothing(folder: Folder) -> None:
+    """Limits that are live, limits of the next process and code, changed again and again while twenty users talk: every message is
+    answered once, in the old way or the new."""
+    folder.app("phone", ECHO, "limits = LIMITS")
+    template = folder.text
+    folder.text = template.replace("LIMITS", "{}")
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        told: list[str] = []
+        stop = trio.Event()
+
+        async def user(number: int) -> None:
+            count = 0
+            while not stop.is_set():
+                outcome, replies = await client.say(f"{number}.{count}", from_addr=f"+{number}")
+                assert outcome["outcome"] == "ok", outcome
+                told.extend(message["content"] for message in replies)
+                count += 1
+
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(user, number)
+            seen: set[str] = set()
+            for n in range(12):
+                limits = f'{{ wall = "{30 + n}s", heap = "{48 + n % 3}MiB", commands = {500 + n} }}'
+                folder.config.write_text(template.replace("LIMITS", limits))
+                source = ECHO.replace("'you said '", f"'version {n}: '")
+                (folder.path / "phone.js").write_text(f"api.on_inbound_message = function (command) {{ {source} }};")
+                answer = await service.reload()
+                assert answer["ok"]
+                seen |= {*answer["live"], *answer["next_process"]}
+                await trio.sleep(0.15)
+            stop.set()
+        assert {"apps.phone.limits.wall", "apps.phone.limits.heap", "apps.phone.javascript (its text)"} <= seen
+        said = [text.rpartition(" ")[2] for text in told]
+        assert len(said) == len(set(said)) > 100
+        assert told[-1].startswith("version 11: ")
+        assert service.dispatcher.programs["phone"].app.limits.commands == 511
+
+
 async def test_a_channel_that_is_removed_is_closed(folder: Folder) -> None:
     """Its clients are told why."""
     folder.app("phone", ECHO)
