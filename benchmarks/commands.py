@@ -145,7 +145,7 @@ async def _service() -> AsyncIterator[tuple[Service, Client]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Folder(Path(name))
         folder.app("phone", BENCH)
-        folder.text += '[defaults.limits]\ncommands = 1000000\noutput = "1024MiB"\ncpu = "10m"\nwall = "10m"\n'
+        folder.text += '[defaults.limits]\ncommands = 1000000\ncommands_burst = 1000000\noutput = "1024MiB"\ncpu = "10m"\nwall = "10m"\n'
         async with running(folder) as service, connect(service.gateway_url) as client:
             yield service, client
 

@@ -25,7 +25,7 @@ from resources.stores.link import link_to
 from .config import Address, Config
 from .errors import CannotStart
 from .isolation import open_isolation
-from .jail import NODE_FLAGS
+from .jail import NODE_FLAGS, rlimits_of
 from .probe import probe
 
 Status = Literal["ok", "note", "failed"]
@@ -53,7 +53,12 @@ async def examine(config: Config, node: Path, harness: Path) -> AsyncIterator[Ch
     yield await trio.to_thread.run_sync(check_node, node)
     async for check in _check_jail(config, node, harness):
         yield check
-    for plain in (check_cpu_backstop, partial(check_ports, config), partial(check_disk, config.data_dir)):
+    for plain in (
+        check_cpu_backstop,
+        partial(check_limits, config),
+        partial(check_ports, config),
+        partial(check_disk, config.data_dir),
+    ):
         for check in plain():
             yield check
     for slow in (partial(check_store, config), check_search):
@@ -137,6 +142,18 @@ def check_cpu_backstop() -> Iterator[Check]:
         yield Check("open files", "note", f"this process may open {hard} files", f"LimitNOFILE={wanted} or more")
     else:
         yield Check("open files", "ok", f"{soft} files, {hard} at most")
+
+
+def check_limits(config: Config) -> Iterator[Check]:
+    """Whether this process may give sandboxes the limits that the apps are configured with."""
+    for app in config.apps.values():
+        for kind, name in ((resource.RLIMIT_NOFILE, "open_files"), (resource.RLIMIT_DATA, "memory")):
+            wanted = rlimits_of(app)[kind][1] + (kind == resource.RLIMIT_NOFILE)  # one descriptor more, for node itself
+            most = resource.getrlimit(kind)[1]
+            if most not in (resource.RLIM_INFINITY, -1) and wanted > most:
+                text = f"apps.{app.name}.limits.{name} needs {wanted}, and this process may give {most}"
+                remedy = f"a lower limits.{name}, or a higher {'LimitNOFILE' if name == 'open_files' else 'LimitDATA'} for the service"
+                yield Check(f"limits: {app.name}", "failed", text, remedy)
 
 
 def check_ports(config: Config) -> Iterator[Check]:

@@ -39,9 +39,7 @@ from .protocol import (
 from .wire import Wire
 
 HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants: ordinary ones use a few milliseconds
-# Ordinary runs have a dozen commands, the longest known one thirty. Beyond so many they are answered one at a time, and not at once, so that an app which asks without
-# end does not stand in everybody's way.
-BURST, BEYOND_PAUSE = 50, 0.002
+BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
 STDERR_READ = 16 << 10
 STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest
 LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
@@ -209,7 +207,7 @@ class Sandbox:
         run.commands += 1
         if run.commands > run.limits.commands:
             raise LimitHit(Outcome.COMMANDS, "commands", str(run.limits.commands), f"the next, {request.name}")
-        most = run.limits.commands_in_flight if run.commands <= BURST else 1
+        most = run.limits.commands_in_flight if run.commands <= run.limits.commands_burst else 1
         if run.in_flight < most:
             run.in_flight += 1
             commands.start_soon(self._answer, run, request)
@@ -219,15 +217,15 @@ class Sandbox:
     async def _answer(self, run: _Run, request: Request) -> None:
         """Answer a command, and then those that had to wait."""
         while True:
-            if run.commands > BURST:
-                await trio.sleep(BEYOND_PAUSE)
             reply = await run.answer(request)
             if reply is not None and not run.over:
                 with suppress(SandboxGone):  # the reader finds out why
                     await self._wire.send(encode_reply(run.id, request, reply))
-            if not run.waiting:
-                run.in_flight -= 1
+            if not run.waiting or (run.commands > run.limits.commands_burst and run.in_flight > 1):
+                run.in_flight -= 1  # beyond the burst all but one of these tasks end here: only so the order stays
                 return
+            if run.commands > run.limits.commands_burst:
+                await trio.sleep(BEYOND_PAUSE)
             request = run.waiting.popleft()
 
     def _check_output(self, run: _Run) -> None:

@@ -107,6 +107,9 @@ class Limits:
     output: Size = Size(1 << 20)  # all a run writes; outcome output
     commands: Count = Count(1000)  # outcome commands
     commands_in_flight: Count = Count(32)  # more wait
+    commands_burst: Count = Count(
+        50
+    )  # of a run; those beyond are answered one at a time, 500 a second at most: ordinary runs have a dozen
     open_files: Count = Count(64)  # process
     fallback_reply: str = ""  # sent when a session's run ends without a reply and not ok
 

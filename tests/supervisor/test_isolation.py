@@ -12,8 +12,8 @@ import pytest
 import trio
 from attrs import evolve
 
-from supervisor import isolation
-from supervisor.config.model import Isolation
+from supervisor import doctor, isolation
+from supervisor.config.model import Config, Isolation
 from supervisor.errors import BootFailed, CannotStart
 from supervisor.isolation import LAUNCHER, Stage, inspect_host, open_isolation
 from supervisor.jail import Place, jail, unheld
@@ -226,6 +226,23 @@ async def test_a_level_that_does_not_hold_is_not_served() -> None:
         raised.value
     )
     assert "no TCP connection can be made: ALLOWED" in str(raised.value)
+
+
+def test_limits_that_the_host_cannot_give_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what may be given, and where that is set."""
+    monkeypatch.setattr(
+        doctor.resource, "getrlimit", lambda kind: (64, 64) if kind == resource.RLIMIT_NOFILE else (-1, -1)
+    )
+    config = Config(
+        apps={
+            "small": make_app("", "small", limits={"open_files": 63}),
+            "large": make_app("", "large", limits={"open_files": 64}),
+        }
+    )
+    (check,) = doctor.check_limits(config)
+    assert (check.name, check.status) == ("limits: large", "failed")
+    assert check.text == "apps.large.limits.open_files needs 65, and this process may give 64"
+    assert "LimitNOFILE" in check.remedy
 
 
 def test_doctor_examines_a_host(tmp_path: Path) -> None:

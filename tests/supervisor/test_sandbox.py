@@ -390,3 +390,17 @@ def _alive(pid: int) -> bool:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+async def test_commands_beyond_the_burst_are_answered_in_order_and_not_at_once() -> None:
+    """An app that asks without end does not stand in everybody's way, and loses nothing."""
+    app = make_app(
+        "for (var i = 0; i < 60; i++) api.request('a.b', {n: i}); api.done();",
+        limits={"commands_burst": 20, "commands_in_flight": 8},
+    )
+    async with booted(app) as sandbox:
+        began = trio.current_time()
+        _, asked = await deliver(sandbox)
+        taken = trio.current_time() - began
+    assert [request.fields["n"] for request in asked if isinstance(request, Request)] == list(range(60))
+    assert taken > 40 * 0.002
