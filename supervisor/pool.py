@@ -234,7 +234,7 @@ class Pool:
                 await self._busy.park()
             for sandbox in busy:
                 sandbox.check_cpu()
-            self._take_turns([sandbox for sandbox in busy if sandbox.stands_back])
+            self._take_turns([sandbox for sandbox in busy if sandbox.is_hungry])
             await trio.sleep(TICK)
 
     def _take_turns(self, heavy: list[Sandbox]) -> None:

@@ -38,6 +38,7 @@ from .protocol import (
 )
 from .wire import Wire
 
+HUNGRY_SECONDS = 0.01  # of CPU between two looks; one that uses less waits for others, and need not take turns
 HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants: ordinary ones use a few milliseconds
 BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
 STDERR_READ = 16 << 10
@@ -95,6 +96,8 @@ class Sandbox:
     _reason: SandboxFault | None = field(default=None, init=False)
     _is_ending: bool = field(default=False, init=False)
     stands_back: bool = field(default=False, init=False)
+    is_hungry: bool = field(default=False, init=False)  # it stands back, and used CPU when it last could
+    _used_before: float = field(default=0.0, init=False)
     _is_paused: bool = field(default=False, init=False)
     _run: _Run | None = field(default=None, init=False)
 
@@ -124,6 +127,9 @@ class Sandbox:
             self.end(LimitHit(Outcome.CPU, "cpu", f"{run.limits.cpu:g} s", f"{used:.2f} s"))
         elif used > HEAVY_SECONDS and not self.stands_back:
             self.stand_back()
+        if not self._is_paused:
+            self.is_hungry = self.stands_back and used - self._used_before > HUNGRY_SECONDS
+            self._used_before = used
 
     def stand_back(self) -> None:
         """Take only the CPU time that nobody else wants, until a run has ended well."""
@@ -172,6 +178,7 @@ class Sandbox:
             self._run = None
             self.idle_since = trio.current_time()
             self.pause(on=False)
+            self.is_hungry, self._used_before = False, 0.0
             if self.stands_back:
                 # Not everyone may take that back: then the next run gets another process.
                 self._is_ending = self._is_ending or not self.process.set_background(on=False)
