@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.neighbours import ATTACKS, measure
 
-SECONDS = 10.0
+SECONDS = 8.0
 TIMES = 2.0
 SLACK = 15.0  # ms: the 99th percentile of some hundred messages on a shared machine
 
