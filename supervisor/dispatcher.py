@@ -273,12 +273,13 @@ class Dispatcher:
                 began = trio.current_time()
                 with trio.move_on_after(limits.wall) as wall:
                     used = await sandbox.deliver(caller.run, kind, payload, limits, answer)
-                    await self._note_use(app, caller, sandbox, used, trio.current_time() - began)
+                ran = trio.current_time() - began
                 said = sandbox.take_stderr()
                 if said:
                     await self._words.say(caller, WARNING, said)
                 if wall.cancelled_caught:
                     raise _wall_hit(limits.wall)  # inside: a run that was cut off ends its process
+                await self._note_use(app, caller, sandbox, used, ran)
         except SandboxFault as fault:
             return fault
         return None

@@ -118,12 +118,17 @@ class Stage:
                 f"{path} cannot be read by the users that apps run as, and is too large to copy: chmod -R o+rX"
             )
         log.info("%s cannot be read by the users that apps run as; it is copied to %s", path, copy)
-        if path.is_dir():
-            shutil.copytree(path, copy, symlinks=False)
-        else:
-            shutil.copy(path, copy)
-        for one in _all_below(copy):
-            one.chmod(0o755 if one.is_dir() or os.access(one, os.X_OK) else 0o644)
+        try:
+            # Links stay links: where one leads out of the folder, an app must not get by our copy what only root may read.
+            if path.is_dir():
+                shutil.copytree(path, copy, symlinks=True)
+            else:
+                shutil.copy(path, copy)
+            for one in _all_below(copy):
+                if not one.is_symlink():
+                    one.chmod(0o755 if one.is_dir() or one.stat().st_mode & stat.S_IXUSR else 0o644)
+        except (OSError, shutil.Error) as error:
+            raise CannotStart(f"{path} cannot be copied to {copy}: {error}") from error
         return copy
 
 

@@ -157,7 +157,8 @@ class Pool:
             share.booting -= 1
         seconds = trio.current_time() - began
         self._observer.sandbox_started(app.name, seconds)
-        self.usage.note(app, {"boot": seconds})
+        for line in self.usage.note(app, {"boot": seconds}):
+            log.warning("app %s: %s", app.name, line)
         return sandbox
 
     @asynccontextmanager

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import pytest
@@ -222,84 +221,6 @@ async def test_the_store_goes_away_and_comes_back(folder: Folder) -> None:
             # What was refused as unavailable may have been journalled all the same: then it is run, too.
             while [place async for place, _ in service.stores.journal.unfinished("acct", "phone")]:
                 await trio.sleep(0.05)
-
-
-async def test_a_reload_changes_what_holds_and_disturbs_nothing(folder: Folder) -> None:
-    """A run in hand ends as it began; the next has the new code and limits; a broken file changes nothing."""
-    folder.app(
-        "phone",
-        "require('timers').setTimeout(function () { " + REPLY % "'old'" + " }, 400);",
-        'modules = ["timers"]',
-    )
-    async with running(folder) as service, connect(service.gateway_url) as client:
-        (folder.path / "phone.js").write_text(
-            f"api.on_inbound_message = function (command) {{ {REPLY % chr(39) + 'new' + chr(39)} }};".replace(
-                "'new'", "'new'"
-            )
-        )
-        (folder.path / "phone.js").write_text(
-            "api.on_inbound_message = function (command) { " + REPLY % "'new'" + " };"
-        )
-        async with trio.open_nursery() as nursery:
-            results: list[Any] = []
-
-            async def slow() -> None:
-                results.append((await client.say("x", "new", from_addr="a"))[1][0]["content"])
-
-            nursery.start_soon(slow)
-            await trio.sleep(0.2)
-            async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
-                answer = (await admin.post("/v1/reload")).json()
-                assert answer == {
-                    "ok": True, "live": [], "next_process": ["apps.phone.javascript (its text)"], "restart": [],
-                    "warnings": ['apps.phone: account "acct" has no [accounts.acct]; the defaults hold for it'],
-                }  # fmt: skip
-                assert (await client.say("x", "new", from_addr="b"))[1][0]["content"] == "new"
-                folder.config.write_text(folder.text + "[broken]\n")
-                refused = await admin.post("/v1/reload")
-                assert refused.status_code == 422
-                assert "unknown key `broken`" in refused.json()["errors"][0]
-        assert results == ["old"]
-        assert (await client.say("x", "new", from_addr="c"))[1][0]["content"] == "new"
-
-
-async def test_reloads_under_load_disturb_nothing(folder: Folder) -> None:
-    """Limits that are live, limits of the next process and code, changed again and again while twenty users talk: every message is
-    answered once, in the old way or the new."""
-    folder.app("phone", ECHO, "limits = LIMITS")
-    template = folder.text
-    folder.text = template.replace("LIMITS", "{}")
-    async with running(folder) as service, connect(service.gateway_url) as client:
-        told: list[str] = []
-        stop = trio.Event()
-
-        async def user(number: int) -> None:
-            count = 0
-            while not stop.is_set():
-                outcome, replies = await client.say(f"{number}.{count}", from_addr=f"+{number}")
-                assert outcome["outcome"] == "ok", outcome
-                told.extend(message["content"] for message in replies)
-                count += 1
-
-        async with trio.open_nursery() as nursery:
-            for number in range(20):
-                nursery.start_soon(user, number)
-            seen: set[str] = set()
-            for n in range(12):
-                limits = f'{{ wall = "{30 + n}s", heap = "{48 + n % 3}MiB", commands = {500 + n} }}'
-                folder.config.write_text(template.replace("LIMITS", limits))
-                source = ECHO.replace("'you said '", f"'version {n}: '")
-                (folder.path / "phone.js").write_text(f"api.on_inbound_message = function (command) {{ {source} }};")
-                answer = await service.reload()
-                assert answer["ok"]
-                seen |= {*answer["live"], *answer["next_process"]}
-                await trio.sleep(0.15)
-            stop.set()
-        assert {"apps.phone.limits.wall", "apps.phone.limits.heap", "apps.phone.javascript (its text)"} <= seen
-        said = [text.rpartition(" ")[2] for text in told]
-        assert len(said) == len(set(said)) > 100
-        assert told[-1].startswith("version 11: ")
-        assert service.dispatcher.programs["phone"].app.limits.commands == 511
 
 
 async def test_a_channel_that_is_removed_is_closed(folder: Folder) -> None:

@@ -189,6 +189,24 @@ def test_what_other_users_cannot_reach_is_copied(tmp_path: Path) -> None:
         stage.reachable(tmp_path / "nothing")
 
 
+def test_a_copy_holds_nothing_that_a_link_leads_to(tmp_path: Path) -> None:
+    """A link out of the folder stays a link, so that an app cannot have root copy what the app may not read; links inside still work."""
+    closed, stage_folder, secret = tmp_path / "closed", tmp_path / "stage", tmp_path / "secret"
+    secret.write_text("s3cret")
+    secret.chmod(0o600)
+    (closed / "modules" / "m").mkdir(parents=True)
+    (closed / "modules" / "m" / "index.js").write_text("1")
+    (closed / "modules" / "out").symlink_to(secret)
+    (closed / "modules" / "nowhere").symlink_to("/no/such/file")
+    (closed / "modules" / "alias").symlink_to("m", target_is_directory=True)
+    closed.chmod(0o700)
+    stage_folder.mkdir()
+    copy = Stage(stage_folder).reachable(closed / "modules")
+    assert (copy / "out").readlink() == secret
+    assert (copy / "alias" / "index.js").read_text() == "1"
+    assert secret.stat().st_mode & 0o777 == 0o600
+
+
 def test_a_process_without_a_jail_is_seen_to_be_unheld() -> None:
     """Looked at from outside."""
     lacks = unheld(os.getpid())

@@ -197,7 +197,9 @@ class Engine:
             self._failures.pop(account, None)
         except StoreGone as error:
             log.warning("account %s: its index cannot follow: %s", account, error)
-        except Exception as error:
+        except (
+            BaseException
+        ) as error:  # panics of tantivy are BaseExceptions; whatever it is, the next account's turn comes
             log.exception("account %s: its index cannot be written", account)
             self._failures[account] = (time.monotonic(), str(error))
         finally:
@@ -238,6 +240,8 @@ class Engine:
             self._follow()
         except StoreGone as error:
             log.warning("the indexes cannot follow: %s", error)
+        except Exception:
+            log.exception("the indexes cannot follow")
 
     def _follow(self) -> None:
         accounts = list(self.accounts)

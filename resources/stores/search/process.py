@@ -95,7 +95,10 @@ def work(engine: Engine, pipes: Pipes) -> None:
             case wire.Follow(accounts):
                 engine.accounts = accounts
             case wire.Forget(account):
-                engine.forget(account)
+                try:
+                    engine.forget(account)
+                except Exception:
+                    log.exception("account %s: its index cannot be thrown away", account)
             case _:
                 try:
                     answer(engine, request, pipes)
