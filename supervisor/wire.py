@@ -39,15 +39,20 @@ class Wire:
             SandboxGone: There will be no more.
             ProtocolViolation: A line is too long.
         """
+        stdout = self._process.stdout.fileno()
         while True:
             try:
-                data = await self._process.stdout.receive_some(self._read)
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                # What FdStream does, without the attempt to read before there is anything.
+                await trio.lowlevel.wait_readable(stdout)
+                data = os.read(stdout, self._read)
+            except BlockingIOError:
+                continue
+            except (OSError, trio.ClosedResourceError) as error:
                 raise SandboxGone("stdout broke") from error
             if not data:
                 raise SandboxGone("stdout was closed")
             self.received += len(data)
-            if lines := self._reader.feed(bytes(data)):
+            if lines := self._reader.feed(data):
                 return lines
 
     def stray(self) -> bytes:
@@ -70,12 +75,17 @@ class Wire:
             return
         self._writing = True
         try:
+            # Commands that went to the store together are answered in one turn of the loop: their lines are one write, and the app's
+            # process wakes up once.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            stdin = self._process.stdin.fileno()
             while self._unsent:
-                data = bytes(self._unsent)
-                self._unsent.clear()
-                await self._process.stdin.send_all(data)
+                try:
+                    del self._unsent[: os.write(stdin, self._unsent)]
+                except BlockingIOError:
+                    await trio.lowlevel.wait_writable(stdin)
                 self._drained.unpark_all()
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        except (OSError, trio.ClosedResourceError) as error:
             raise SandboxGone("stdin was closed") from error
         finally:
             self._writing = False

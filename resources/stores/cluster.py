@@ -10,7 +10,8 @@ import redis
 import redis.cluster
 from attrs import define
 
-from .link import SOCKET_SECONDS, Command, exchange_on
+from .direct import Command
+from .link import SOCKET_SECONDS, exchange_on
 from .scripts import by_digest
 
 SCRIPTED = {
@@ -76,6 +77,9 @@ class ClusterLink:
             return self._cluster.execute_command(*command)
         except redis.ResponseError as error:
             return error
+
+    def direct(self) -> None:
+        """None: the library follows what moves, and does so in a thread."""
 
     def close(self) -> None:
         """Close all connections."""

@@ -13,8 +13,8 @@ import redis as redis_py
 from attrs import field, frozen
 from msgspec import json
 
+from .direct import Command
 from .keys import account_key
-from .link import Command
 from .redis import Redis
 from .scripts import Script, script
 from .statistics import prefix_of

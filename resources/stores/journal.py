@@ -11,8 +11,8 @@ from typing import Any, Literal
 import msgspec
 from attrs import field, frozen
 
+from .direct import Command
 from .keys import account_key
-from .link import Command
 from .redis import Redis
 from .scripts import Script, script
 from .statistics import prefix_of, second_of

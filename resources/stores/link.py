@@ -11,12 +11,10 @@ from attrs import define
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from .direct import Command, Direct, direct
 from .scripts import all_scripts, by_digest
 
 SOCKET_SECONDS = 5.0  # to connect, and for each answer: a server that hangs counts as gone
-
-Command = tuple[Any, ...]
-"""A Redis command and its arguments: bytes, str, int or float."""
 
 
 class Link(Protocol):
@@ -31,6 +29,9 @@ class Link(Protocol):
         Raises:
             redis.RedisError: The connection broke.
         """
+
+    def direct(self) -> Direct | None:
+        """The connection for use without a thread, and from then on only so; None where there is no such use."""
 
     def close(self) -> None:
         """Never raises."""
@@ -63,6 +64,10 @@ class NodeLink:
         """Send all, then read all."""
         assert self._connection is not None
         return exchange_on(self._connection, commands)
+
+    def direct(self) -> Direct | None:
+        """The socket itself."""
+        return direct(self._connection, self.seconds)
 
     def close(self) -> None:
         """Close the socket."""

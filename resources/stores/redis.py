@@ -1,8 +1,8 @@
-"""Redis from Trio: one task gathers the commands that are waiting and sends them as one pipeline from one worker thread.
+"""Redis from Trio: one task gathers the commands that are waiting and sends them as one pipeline.
 
-redis-py blocks. A thread hop for every command costs more than the command, so the hop is shared: while one batch is on its
-way, whatever else is asked for waits, and goes together in the next (benchmarks/redis_client.py has the figures). Each caller
-gets its own result or its own error. Commands go out in the order in which they were asked for.
+While one batch is on its way, whatever else is asked for waits, and goes together in the next (benchmarks/redis_client.py has the
+figures). Batches go out over the plain socket where there is one (direct.py), else, to a cluster or through TLS, by redis-py in one worker
+thread. Each caller gets its own result or its own error. Commands go out in the order in which they were asked for.
 
 Theory of failure: before a batch is sent the connection must stand, and is retried with back-off while callers wait, at most
 `PATIENCE` seconds. A connection that breaks after a batch was sent leaves it unknown what was carried out: those callers are
@@ -22,7 +22,8 @@ import trio
 from attrs import define, field, frozen
 from outcome import Error, Value
 
-from .link import Command, Link, link_to
+from .direct import Command, Direct
+from .link import Link, link_to
 from .scripts import Script
 
 BATCH = 1000  # commands in one pipeline; more wait for the next
@@ -75,6 +76,7 @@ class Redis:
     _link: Link
     on_reconnect: list[Callable[[], None]] = field(factory=list, init=False)
     """Called when the connection stands again after it was lost: what was in flight then may or may not have happened."""
+    _direct: Direct | None = field(default=None, init=False)
     _queue: deque[_Waiting] = field(factory=deque, init=False)
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
@@ -154,7 +156,10 @@ class Redis:
     async def _send(self, batch: list[_Waiting]) -> None:
         commands = [command for waiting in batch for command in waiting.commands]
         try:
-            results = await trio.to_thread.run_sync(self._link.exchange, commands, limiter=self._thread)
+            if self._direct is not None:
+                results = await self._direct.exchange(commands)
+            else:
+                results = await trio.to_thread.run_sync(self._link.exchange, commands, limiter=self._thread)
         except (redis.RedisError, OSError) as error:
             log.warning("lost Redis with %d commands in flight: %s", len(commands), error)
             self._lost()
@@ -182,6 +187,7 @@ class Redis:
                 await trio.sleep(pause)
                 pause = min(pause * 2, BACKOFF[1])
             else:
+                self._direct = self._link.direct()
                 self._up = True
                 self._reconnects += 1
                 if self._reconnects > 1:
@@ -194,12 +200,18 @@ class Redis:
             self._queue.popleft().settle(Error(Unavailable(reason, sent=False)))
 
     def _lost(self) -> None:
-        self._link.close()
+        self._disconnect()
         self._up = False
+
+    def _disconnect(self) -> None:
+        if self._direct is not None:
+            self._direct.close()
+            self._direct = None
+        self._link.close()
 
     def _close(self) -> None:
         self._closed = True
-        self._link.close()
+        self._disconnect()
         while self._queue:
             self._queue.popleft().settle(Error(Unavailable("the client is closed", sent=False)))
 

@@ -16,9 +16,9 @@ from typing import Any, Literal
 from attrs import field, frozen
 
 from ..messages import moment_of
+from .direct import Command
 from .identity import Sender
 from .keys import account_key
-from .link import Command
 from .redis import Redis
 from .scripts import Script, script
 

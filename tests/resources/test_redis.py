@@ -11,7 +11,8 @@ import trio.testing
 from attrs import define, field
 
 from resources.stores import redis as module
-from resources.stores.link import Command, link_to
+from resources.stores.direct import Command
+from resources.stores.link import link_to
 from resources.stores.redis import Redis, Unavailable, open_redis
 from resources.stores.scripts import script
 
@@ -164,6 +165,9 @@ class _GateLink:
     def exchange(self, commands: list[Command]) -> list[int]:
         self.batches.append(commands)
         return [0] * len(commands)
+
+    def direct(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

@@ -10,9 +10,10 @@ import redis
 from attrs import define, field, frozen
 
 from ..contacts import Contact, contact_of, number_of
+from ..direct import Command
 from ..groups import Group, groups_of
 from ..keys import account_key
-from ..link import Command, Link
+from ..link import Link
 from ..scripts import script
 
 
