@@ -36,6 +36,6 @@ class ConfigResource(Resource):
     """The config command."""
 
     @command("config.get")
-    async def get(self, caller: Caller, request: Get) -> Value:
+    def get(self, caller: Caller, request: Get) -> Value:
         """Retrieve a value of the app's config; null for a key that is not there."""
         return Value(caller.setting(ConfigSettings).values.get(request.key))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 from attrs import define, field, frozen
@@ -24,7 +24,10 @@ class AppLog(Protocol):
     """Writes to the log of the app that a run belongs to."""
 
     async def __call__(self, level: int, message: str) -> None:
-        """`level` is 10, 20, 30, 40 or 50."""
+        """Write a line, and wait until it is kept; `level` is 10, 20, 30, 40 or 50."""
+
+    def soon(self, level: int, message: str) -> bool:
+        """Write a line without waiting: it is kept before anything that is asked of the store later. False where that cannot be had now."""
 
 
 @define(eq=False)
@@ -58,14 +61,21 @@ class Command:
 
     name: str
     request: type
-    handle: Callable[[Any, Caller, Any], Awaitable[Any]]
+    handle: Callable[[Any, Caller, Any], Any]
 
 
-F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
+Later = Coroutine[Any, Any, T]
+"""An answer that must be waited for."""
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def command(*names: str) -> Callable[[F], F]:
-    """Mark a method as the handler of a wire command, or of several that take the same request."""
+    """Mark a method as the handler of a wire command, or of several that take the same request.
+
+    A handler is a coroutine function, or, where there is nothing to wait for, a plain one: no task is begun for those. One that need not
+    always wait returns its answer, or else a coroutine of it.
+    """
 
     def mark(method: F) -> F:
         method.__wire_names__ = names  # type: ignore[attr-defined]

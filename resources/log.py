@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from .contract import Caller, Resource, command
+from .contract import Caller, Later, Resource, command
 from .convert import Json, parameter
 from .messages import as_text
 
@@ -31,30 +31,34 @@ class LogResource(Resource):
     """The log commands."""
 
     @command("log.log", "log.info")
-    async def info(self, caller: Caller, request: Log) -> Done:
+    def info(self, caller: Caller, request: Log) -> Done | Later[Done]:
         """Log at INFO."""
-        return await self._log(caller, request, INFO)
+        return self._log(caller, request, INFO)
 
     @command("log.debug")
-    async def debug(self, caller: Caller, request: Log) -> Done:
+    def debug(self, caller: Caller, request: Log) -> Done | Later[Done]:
         """Log at DEBUG."""
-        return await self._log(caller, request, DEBUG)
+        return self._log(caller, request, DEBUG)
 
     @command("log.warning")
-    async def warning(self, caller: Caller, request: Log) -> Done:
+    def warning(self, caller: Caller, request: Log) -> Done | Later[Done]:
         """Log at WARNING."""
-        return await self._log(caller, request, WARNING)
+        return self._log(caller, request, WARNING)
 
     @command("log.error")
-    async def error(self, caller: Caller, request: Log) -> Done:
+    def error(self, caller: Caller, request: Log) -> Done | Later[Done]:
         """Log at ERROR."""
-        return await self._log(caller, request, ERROR)
+        return self._log(caller, request, ERROR)
 
     @command("log.critical")
-    async def critical(self, caller: Caller, request: Log) -> Done:
+    def critical(self, caller: Caller, request: Log) -> Done | Later[Done]:
         """Log at CRITICAL."""
-        return await self._log(caller, request, CRITICAL)
+        return self._log(caller, request, CRITICAL)
 
-    async def _log(self, caller: Caller, request: Log, level: int) -> Done:
-        await caller.log(level if request.level is None else request.level, as_text(request.msg))
+    def _log(self, caller: Caller, request: Log, level: int) -> Done | Later[Done]:
+        level, text = level if request.level is None else request.level, as_text(request.msg)
+        return Done() if caller.log.soon(level, text) else self._wait(caller, level, text)
+
+    async def _wait(self, caller: Caller, level: int, text: str) -> Done:
+        await caller.log(level, text)
         return Done()

@@ -81,7 +81,7 @@ class Metrics(Resource):
     graphite: Graphite
 
     @command("metrics.fire")
-    async def fire(self, caller: Caller, request: Fire) -> Done:
+    def fire(self, caller: Caller, request: Fire) -> Done:
         """Fire a metric value."""
         settings = caller.setting(MetricsSettings)
         number = _number(request.value)

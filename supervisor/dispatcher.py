@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -21,7 +20,7 @@ from attrs import define, field, frozen
 from resources.contract import Caller
 from resources.messages import for_app, go_metadata, is_session_start
 from resources.stores.journal import Entry, Journal
-from resources.stores.logbook import Logbook
+from resources.stores.logbook import Logbook, Pen
 from resources.stores.outbox import Outbox
 from resources.stores.redis import Unavailable
 
@@ -33,7 +32,7 @@ from .outcomes import Outcome
 from .pool import Pool
 from .protocol import ConsoleLine, Request
 from .router import Router
-from .sandbox import RunUse, Sandbox
+from .sandbox import Reply, RunUse, Sandbox
 from .turns import Turns
 from .words import Words
 
@@ -235,7 +234,7 @@ class Dispatcher:
             channel=entry.channel,
             message=payload if entry.kind == "message" else None,
             settings=program.settings,
-            log=partial(self._logbook.write, app.account, app.name, kept=app.log.kept),
+            log=Pen(self._logbook, app.account, app.name, app.log.kept),
         )
         use = _Use()
         began = trio.current_time()
@@ -258,14 +257,15 @@ class Dispatcher:
     ) -> SandboxFault | None:
         """Run it in a sandbox. Returns what went wrong, if anything."""
 
-        async def answer(asked: Request | ConsoleLine) -> dict[str, Any] | None:
+        def answer(asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
             if isinstance(asked, ConsoleLine):
-                await self._words.say(caller, asked.level, asked.text)
-                return None
+                if caller.log.soon(asked.level, asked.text):
+                    return None
+                return self._words.say(caller, asked.level, asked.text)
             use.commands += 1
             if asked.name.startswith("http."):
                 self._turns.give_back(turn)  # what comes next is waiting for others
-            return await self._router.route(caller, asked, app.limits, app.http.timeout)
+            return self._router.route(caller, asked, app.limits, app.http.timeout)
 
         limits = app.limits
         try:

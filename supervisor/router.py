@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 import attrs
@@ -59,49 +59,70 @@ class Router:
     observer: Observer
     _fields: dict[type, tuple[str, ...]] = field(factory=dict, init=False)
 
-    async def route(self, caller: Caller, request: Request, limits: Limits, http_timeout: float) -> dict[str, Any]:
-        """The fields of the reply to a command."""
+    def route(
+        self, caller: Caller, request: Request, limits: Limits, http_timeout: float
+    ) -> dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]:
+        """The fields of the reply to a command, or, where that must be waited for, a coroutine of them."""
         began = trio.current_time()
         row = self.table.get(request.name)
         if row is None:
-            outcome, reply = "unknown", await self._unknown(caller, request)
-        else:
-            outcome, reply = await self._carry_out(
-                row, caller, request, limits.command_timeout(request.name, http_timeout)
-            )
-        self.observer.command_served(caller.app, request.name, outcome, trio.current_time() - began)
-        return reply
-
-    async def _carry_out(
-        self, row: Row, caller: Caller, request: Request, seconds: float
-    ) -> tuple[str, dict[str, Any]]:
+            return self._unknown(caller, request, began)
         try:
-            structured = row.structure(request.fields, row.command.request)
-            with trio.fail_after(seconds):
-                answer = await row.command.handle(row.resource, caller, structured)
+            answer = row.command.handle(row.resource, caller, row.structure(request.fields, row.command.request))
         except Refused as refused:
-            return "refused", _failure(refused.reason)
+            return self._served(caller, request, "refused", _failure(refused.reason), began)
+        except Exception as error:  # noqa: BLE001
+            return self._failed(caller, request, error, began)
+        if isinstance(answer, Coroutine):
+            seconds = limits.command_timeout(request.name, http_timeout)
+            return self._wait(answer, caller, request, seconds, began)
+        return self._served(caller, request, "success", self._success(answer), began)
+
+    async def _wait(
+        self, coming: Coroutine[Any, Any, Any], caller: Caller, request: Request, seconds: float, began: float
+    ) -> dict[str, Any]:
+        try:
+            with trio.fail_after(seconds):
+                answer = await coming
+        except Refused as refused:
+            return self._served(caller, request, "refused", _failure(refused.reason), began)
         except trio.TooSlowError:
             reason = f"{request.name} took longer than limits.command allows ({seconds:g} s)"
             await _tell(caller, reason)
-            return "timeout", _failure(reason)
+            return self._served(caller, request, "timeout", _failure(reason), began)
         except Unavailable as error:
             log.warning("app %s: %s: %s", caller.app, request.name, error)
             await _tell(caller, f"{request.name}: {UNAVAILABLE}")
-            return "unavailable", _failure(UNAVAILABLE)
-        except Exception:  # a bug of ours must not end the service of every app: it is logged whole, and counted
-            log.exception("app %s: %s failed", caller.app, request.name)
-            await _tell(caller, f"{request.name}: {INTERNAL}")
-            return "error", _failure(INTERNAL)
-        return "success", {"success": True} | {name: getattr(answer, name) for name in self._names(type(answer))}
+            return self._served(caller, request, "unavailable", _failure(UNAVAILABLE), began)
+        except Exception as error:  # noqa: BLE001
+            return await self._failed(caller, request, error, began)
+        return self._served(caller, request, "success", self._success(answer), began)
 
-    async def _unknown(self, caller: Caller, request: Request) -> dict[str, Any]:
+    async def _failed(self, caller: Caller, request: Request, error: Exception, began: float) -> dict[str, Any]:
+        """A bug of ours must not end the service of every app: it is logged whole, and counted."""
+        log.error("app %s: %s failed", caller.app, request.name, exc_info=error)
+        await _tell(caller, f"{request.name}: {INTERNAL}")
+        return self._served(caller, request, "error", _failure(INTERNAL), began)
+
+    def _served(
+        self, caller: Caller, request: Request, outcome: str, reply: dict[str, Any], began: float
+    ) -> dict[str, Any]:
+        self.observer.command_served(caller.app, request.name, outcome, trio.current_time() - began)
+        return reply
+
+    def _success(self, answer: Any) -> dict[str, Any]:
+        reply = {"success": True}
+        for name in self._names(type(answer)):
+            reply[name] = getattr(answer, name)
+        return reply
+
+    async def _unknown(self, caller: Caller, request: Request, began: float) -> dict[str, Any]:
         resource, dot, rest = request.name.partition(".")
         if not dot:
             resource, rest = "", resource
         text = f"Resource {resource} received unknown command '{rest}' from the app."
         await _tell(caller, text)
-        return _failure(f"unknown command '{request.name}'")
+        return self._served(caller, request, "unknown", _failure(f"unknown command '{request.name}'"), began)
 
     def _names(self, kind: type) -> tuple[str, ...]:
         names = self._fields.get(kind)

@@ -13,8 +13,9 @@ import re
 import resource
 import signal
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, suppress
+from typing import Any
 
 import trio
 from attrs import define, field, frozen
@@ -46,8 +47,11 @@ STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest
 LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
 ENDED_SECONDS = 1.0  # that a process which closed its stdout has to end
 
-Answer = Callable[[Request | ConsoleLine], Awaitable[dict[str, object] | None]]
-"""Handles what an app asks: the fields of the reply, or None for what has none."""
+Reply = dict[str, Any] | None
+"""The fields of the reply to what an app asks; None for what has none."""
+
+Answer = Callable[[Request | ConsoleLine], Reply | Coroutine[Any, Any, Reply]]
+"""Handles what an app asks: its reply, or, where that must be waited for, a coroutine of it."""
 
 OUT_OF_HEAP = re.compile(r"heap out of memory|Reached heap limit|invalid table size", re.IGNORECASE)
 OUT_OF_MEMORY = re.compile(
@@ -193,8 +197,9 @@ class Sandbox:
         while True:
             lines = await self._wire.receive()
             self._check_output(run)
-            for index, line in enumerate(lines):
-                if index:
+            has_begun_tasks = False
+            for line in lines:
+                if has_begun_tasks:
                     # Trio starts tasks in no particular order. The checkpoint lets the last command take its place in the
                     # store's queue before the next is begun: they are carried out in the order in which the app asked.
                     await trio.lowlevel.checkpoint()
@@ -204,36 +209,52 @@ class Sandbox:
                     case Failed(kind, text):
                         raise AppFailed(text if kind != "load" else f"the app cannot be loaded: {text}")
                     case Request() as request:
-                        self._start(run, request, commands)
+                        has_begun_tasks = self._begin(run, request, commands)
                     case ConsoleLine() as said:
-                        commands.start_soon(run.answer, said)
+                        coming = run.answer(said)
+                        if has_begun_tasks := isinstance(coming, Coroutine):
+                            commands.start_soon(_wait_for, coming)
                     case Ready():
                         raise ProtocolViolation("a line of the harness's that belongs to its boot")
+            if not self._wire.send_pushed():
+                commands.start_soon(self._send, b"")  # not here: an app that does not read must still be read
 
-    def _start(self, run: _Run, request: Request, commands: trio.Nursery) -> None:
+    def _begin(self, run: _Run, request: Request, commands: trio.Nursery) -> bool:
+        """Answer a command that can be answered at once, begin one that cannot, or let it wait. Whether a task was begun."""
         run.commands += 1
         if run.commands > run.limits.commands:
             raise LimitHit(Outcome.COMMANDS, "commands", str(run.limits.commands), f"the next, {request.name}")
-        most = run.limits.commands_in_flight if run.commands <= run.limits.commands_burst else 1
-        if run.in_flight < most:
-            run.in_flight += 1
-            commands.start_soon(self._answer, run, request)
-        else:
+        is_in_burst = run.commands <= run.limits.commands_burst
+        if run.in_flight >= (run.limits.commands_in_flight if is_in_burst else 1):
             run.waiting.append(request)
+            return False
+        coming = run.answer(request) if is_in_burst else None
+        if is_in_burst and not isinstance(coming, Coroutine):
+            if coming is not None:
+                self._wire.push(encode_reply(run.id, request, coming))
+            return False
+        run.in_flight += 1
+        commands.start_soon(self._answer, run, request, coming)
+        return True
 
-    async def _answer(self, run: _Run, request: Request) -> None:
-        """Answer a command, and then those that had to wait."""
+    async def _answer(self, run: _Run, request: Request, coming: Reply | Coroutine[Any, Any, Reply]) -> None:
+        """Answer a command (`coming`: its answer, where that was begun), and then those that had to wait."""
         while True:
-            reply = await run.answer(request)
+            if coming is None:
+                coming = run.answer(request)
+            reply = await coming if isinstance(coming, Coroutine) else coming
             if reply is not None and not run.over:
-                with suppress(SandboxGone):  # the reader finds out why
-                    await self._wire.send(encode_reply(run.id, request, reply))
+                await self._send(encode_reply(run.id, request, reply))
             if not run.waiting or (run.commands > run.limits.commands_burst and run.in_flight > 1):
                 run.in_flight -= 1  # beyond the burst all but one of these tasks end here: only so the order stays
                 return
             if run.commands > run.limits.commands_burst:
                 await trio.sleep(BEYOND_PAUSE)
-            request = run.waiting.popleft()
+            request, coming = run.waiting.popleft(), None
+
+    async def _send(self, line: bytes) -> None:
+        with suppress(SandboxGone):  # the reader finds out why
+            await self._wire.send(line)
 
     def _check_output(self, run: _Run) -> None:
         used = self._wire.received + run.stderr_bytes
@@ -290,6 +311,10 @@ class Sandbox:
         if code is None:
             return ProtocolViolation("the process closed its pipes and did not end")
         return classify_exit(code, self.take_stderr(), self.app.limits)
+
+
+async def _wait_for(coming: Coroutine[Any, Any, Any]) -> None:
+    await coming
 
 
 def classify_exit(code: int, stderr: str, limits: Limits) -> SandboxFault:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import trio
 from attrs import define, field
@@ -61,6 +62,18 @@ class Wire:
             return os.read(self._process.stdout.fileno(), 4096)
         except BlockingIOError:
             return b""
+
+    def push(self, line: bytes) -> None:
+        """Have a line go out with the next that is sent."""
+        self._unsent += line
+
+    def send_pushed(self) -> bool:
+        """Send what was pushed as far as that takes no waiting. False where something is left that nobody is sending."""
+        if self._unsent and not self._writing:
+            with suppress(OSError):  # whoever sends the rest finds out
+                del self._unsent[: os.write(self._process.stdin.fileno(), self._unsent)]
+            return not self._unsent
+        return True
 
     async def send(self, line: bytes) -> None:
         """Send a line; lines that are sent at the same time go out together.

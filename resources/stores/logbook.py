@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -11,12 +12,15 @@ import msgspec
 import trio
 from attrs import define, field, frozen
 
+from .direct import Command
 from .keys import account_key
 from .redis import Redis
 
 ENTRY_MAX = 16 << 10  # characters of one message; the rest is cut, and the cut said
 FOLLOWER_MAX = 1000  # entries that wait for a slow follower; of more it learns the number only
 TRIM_EVERY = 32  # entries between two trims of an app's list
+
+log = logging.getLogger(__name__)
 
 LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
 
@@ -63,6 +67,24 @@ class _Book:
 
 
 @frozen
+class Pen:
+    """Writes to the log of one app."""
+
+    logbook: Logbook
+    account: str
+    app: str
+    kept: int
+
+    async def __call__(self, level: int, message: str) -> None:
+        """See `Logbook.write`."""
+        await self.logbook.write(self.account, self.app, level, message, self.kept)
+
+    def soon(self, level: int, message: str) -> bool:
+        """See `Logbook.write_soon`."""
+        return self.logbook.write_soon(self.account, self.app, level, message, self.kept)
+
+
+@frozen
 class Logbook:
     """The logs of all apps."""
 
@@ -72,19 +94,26 @@ class Logbook:
 
     async def write(self, account: str, app: str, level: int, message: str, kept: int) -> None:
         """Add an entry; `level` is a number of `LEVELS`, or any other integer. May raise `redis.Unavailable`."""
+        await self.redis.execute_many(self._entry(account, app, level, message, kept))
+
+    def write_soon(self, account: str, app: str, level: int, message: str, kept: int) -> bool:
+        """Add an entry without waiting until it is kept; whether the store can be had for that at the moment."""
+        return self.redis.is_at_hand and self.redis.post(self._entry(account, app, level, message, kept), _not_kept)
+
+    def _entry(self, account: str, app: str, level: int, message: str, kept: int) -> list[Command]:
         if len(message) > ENTRY_MAX:
             message = f"{message[:ENTRY_MAX]}... [{len(message) - ENTRY_MAX} more characters]"
         entry = LogEntry(_now(), LEVELS.get(level, f"Level {level}"), message)
         book = self._book(account, app)
         for follower in book.followers:
             follower.put_nowait(entry)
-        commands: list[tuple[object, ...]] = [("LPUSH", book.key, msgspec.json.encode(entry))]
+        commands: list[Command] = [("LPUSH", book.key, msgspec.json.encode(entry))]
         pushed = self._since_trim.get(book.key, TRIM_EVERY) + 1
         if pushed > TRIM_EVERY:
             commands.append(("LTRIM", book.key, 0, kept - 1))
             pushed = 0
         self._since_trim[book.key] = pushed
-        await self.redis.execute_many(commands)
+        return commands
 
     async def newest(self, account: str, app: str, limit: int) -> list[LogEntry]:
         """The newest entries, newest first. May raise `redis.Unavailable`."""
@@ -107,6 +136,10 @@ class Logbook:
         if book is None:
             book = self._books[account, app] = _Book(account_key(account, "log", app))
         return book
+
+
+def _not_kept(error: Exception) -> None:
+    log.warning("lines of an app's log may be lost: %s", error)
 
 
 def _now() -> str:

@@ -28,6 +28,7 @@ from .scripts import Script
 
 BATCH = 1000  # commands in one pipeline; more wait for the next
 WAITING_MAX = 50_000  # commands waiting; more are refused as Unavailable
+POSTED_MAX = 1000  # commands waiting; when there are more nothing is posted, and whoever asks has to wait
 PATIENCE = 5.0  # seconds that a caller waits for a connection
 BACKOFF = (0.05, 1.0)  # seconds between attempts to connect: first, most
 
@@ -52,10 +53,29 @@ class _Waiting:
     since: float
     task: trio.lowlevel.Task | None  # None once the caller was cancelled or answered
 
+    @property
+    def is_wanted(self) -> bool:
+        return self.task is not None
+
     def settle(self, result: Value[list[Any]] | Error) -> None:
         if self.task is not None:
             task, self.task = self.task, None
             trio.lowlevel.reschedule(task, result)
+
+
+@frozen
+class _Posted:
+    commands: Sequence[Command]
+    since: float
+    failed: Callable[[Exception], None]
+    is_wanted = True
+
+    def settle(self, result: Value[list[Any]] | Error) -> None:
+        error = result.error if isinstance(result, Error) else None
+        if error is None:
+            error = next((one for one in result.unwrap() if isinstance(one, Exception)), None)
+        if isinstance(error, Exception):
+            self.failed(error)
 
 
 @frozen
@@ -77,7 +97,7 @@ class Redis:
     on_reconnect: list[Callable[[], None]] = field(factory=list, init=False)
     """Called when the connection stands again after it was lost: what was in flight then may or may not have happened."""
     _direct: Direct | None = field(default=None, init=False)
-    _queue: deque[_Waiting] = field(factory=deque, init=False)
+    _queue: deque[_Waiting | _Posted] = field(factory=deque, init=False)
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
     _closed: bool = field(default=False, init=False)
@@ -131,6 +151,22 @@ class Redis:
         results: list[Any] = await trio.lowlevel.wait_task_rescheduled(abort)
         return results
 
+    @property
+    def is_at_hand(self) -> bool:
+        """Whether the connection stands and few commands wait."""
+        return self._up and len(self._queue) < POSTED_MAX
+
+    def post(self, commands: Sequence[Command], failed: Callable[[Exception], None]) -> bool:
+        """Have some commands sent, in their turn, and do not wait for it; `failed` is called should they not be carried out.
+
+        Whether they stand in the queue; when the client is closed or `WAITING_MAX` wait they do not.
+        """
+        if self._closed or len(self._queue) >= WAITING_MAX:
+            return False
+        self._queue.append(_Posted(commands, trio.current_time(), failed))
+        self._bell.unpark()
+        return True
+
     def statistics(self) -> RedisStatistics:
         """A snapshot."""
         return RedisStatistics(self._up, len(self._queue), self._batches, self._commands, self._reconnects)
@@ -144,16 +180,16 @@ class Redis:
             if batch:
                 await self._send(batch)
 
-    def _take_batch(self) -> list[_Waiting]:
-        batch, size = [], 0
+    def _take_batch(self) -> list[_Waiting | _Posted]:
+        batch, size = list[_Waiting | _Posted](), 0
         while self._queue and size < BATCH:
             waiting = self._queue.popleft()
-            if waiting.task is not None:  # else it was cancelled before it was sent
+            if waiting.is_wanted:  # else it was cancelled before it was sent
                 batch.append(waiting)
                 size += len(waiting.commands)
         return batch
 
-    async def _send(self, batch: list[_Waiting]) -> None:
+    async def _send(self, batch: list[_Waiting | _Posted]) -> None:
         commands = [command for waiting in batch for command in waiting.commands]
         try:
             if self._direct is not None:

@@ -74,10 +74,15 @@ class Sample(Resource):
 
 
 def caller(lines: list[tuple[int, str]]) -> Caller:
-    async def log(level: int, message: str) -> None:
-        lines.append((level, message))
+    class Log:
+        async def __call__(self, level: int, message: str) -> None:
+            lines.append((level, message))
 
-    return Caller("r1", "acct", "app", "phone", None, {}, log)
+        def soon(self, level: int, message: str) -> bool:
+            lines.append((level, message))
+            return True
+
+    return Caller("r1", "acct", "app", "phone", None, {}, Log())
 
 
 async def route(
@@ -85,10 +90,9 @@ async def route(
 ) -> tuple[dict[str, Any], list[Any]]:
     lines: list[tuple[int, str]] = []
     router = Router(build_table([Sample()]), NullObserver())
-    reply = await router.route(
-        caller(lines), Request(name, "1", {"text": "t"} if fields is None else fields), limits or Limits(), 30.0
-    )
-    return reply, lines
+    request = Request(name, "1", {"text": "t"} if fields is None else fields)
+    reply = router.route(caller(lines), request, limits or Limits(), 30.0)
+    return reply if isinstance(reply, dict) else await reply, lines
 
 
 async def test_a_command_is_answered_with_its_reply() -> None:
