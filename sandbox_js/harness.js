@@ -18,6 +18,8 @@ const { setImmediate: defer, process: host } = globalThis;
 const parse = JSON.parse, stringify = JSON.stringify;
 
 let settings = null;   // the fields of `initialize`
+let config = new Map();
+let burst = 0;         // commands of a run that may be answered here (lib/realm.js says which)
 let library = null;
 let script = null;     // the app, compiled once
 let broken = null;     // why it could not be compiled
@@ -84,6 +86,12 @@ function flushSoon() {
 function flush() {
   flushing = false;
   if (current === null) return;
+  const mayWait = enter('throw', current.realm.answerOwn);
+  if (mayWait) flushSoon(); else writeNow();
+}
+
+function writeNow() {
+  if (current === null) return;
   const realm = current.realm;
   const text = enter('throw', () => realm.flush());
   if (text) write(text);
@@ -114,8 +122,8 @@ function initialize(command) {
 
 function startRun(command, text) {
   const realm = createRealm({
-    run: command.run, firstId: lastId, flushSoon, flushNow: flush, allowed: settings.modules,
-    load: library.load, globals: library.pick(settings.globals),
+    run: command.run, firstId: lastId, flushSoon, writeNow, allowed: settings.modules, load: library.load, globals: library.pick(settings.globals),
+    configOf: (key) => { const value = config.get(key); return value === undefined ? null : value; }, burst,
   });
   current = { run: command.run, realm };
   for (const [level, text] of early.splice(0)) realm.console(level, text);
@@ -133,6 +141,7 @@ readLines((text) => {
   }
   const command = parse(text);
   if (command.cmd === 'initialize') initialize(command);
+  else if (command.cmd === 'config') { config = new Map(Object.entries(command.values)); burst = command.burst; }
   else if (command.cmd === 'exit') host.exit(0);
   else startRun(command, text);
 }, () => host.exit(0));

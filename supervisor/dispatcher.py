@@ -272,7 +272,7 @@ class Dispatcher:
             async with self._pool.lend(app) as sandbox:
                 began = trio.current_time()
                 with trio.move_on_after(limits.wall) as wall:
-                    used = await sandbox.deliver(caller.run, kind, payload, limits, answer)
+                    used = await sandbox.deliver(caller.run, kind, payload, limits, answer, app.config)
                 ran = trio.current_time() - began
                 said = sandbox.take_stderr()
                 if said:

@@ -7,6 +7,7 @@ or too deep, is a `ProtocolViolation`: the harness never writes one, so whoever 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -29,11 +30,12 @@ class Ready:
 
 @frozen
 class Request:
-    """A command of the app's; `fields` has all that came with it but the envelope."""
+    """A command of the app's; `fields` has all that came with it but the envelope. `is_told`: the app has its reply already."""
 
     name: str
     id: str
     fields: dict[str, Any]
+    is_told: bool = False
 
 
 @frozen
@@ -111,11 +113,12 @@ def parse(line: bytes, run: str | None, depth_max: int) -> Frame:
     name, cmd_id = frame.pop("cmd", None), frame.pop("cmd_id", None)
     if not isinstance(name, str) or len(name) > NAME_MAX or not isinstance(cmd_id, str) or len(cmd_id) > ID_MAX:
         raise ProtocolViolation(f"a line without proper cmd and cmd_id: {_excerpt(line)}")
-    if frame.pop("reply", None) is not False:
+    reply = frame.pop("reply", True)
+    if reply is not False and reply is not None:
         raise ProtocolViolation(f"a line that calls itself a reply: {_excerpt(line)}")
     if (named := frame.pop("run", None)) != run:
         raise ProtocolViolation(f"a line of run {named!r} where run {run!r} is in hand: {_excerpt(line)}")
-    return _harness_frame(name, frame) if name.startswith("js.") else Request(name, cmd_id, frame)
+    return _harness_frame(name, frame) if name.startswith("js.") else Request(name, cmd_id, frame, reply is None)
 
 
 def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
@@ -156,6 +159,12 @@ _encode = msgspec.json.Encoder().encode
 def encode_initialize(fields: dict[str, Any]) -> bytes:
     """The first line to a sandbox: the app and what it may have."""
     return _encode({"reply": False, "cmd": "initialize", "cmd_id": "0", "run": None} | fields) + b"\n"
+
+
+def encode_config(values: Mapping[str, str], burst: int) -> bytes:
+    """What config.get finds, and of how many commands of a run the harness may answer those to which there is only one answer."""
+    fields = {"cmd": "config", "cmd_id": "0", "run": None, "values": values, "burst": burst}
+    return _encode({"reply": False} | fields) + b"\n"
 
 
 def encode_delivery(run: str, kind: str, payload: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ import re
 import resource
 import signal
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
@@ -32,6 +32,7 @@ from .protocol import (
     LineReader,
     Ready,
     Request,
+    encode_config,
     encode_delivery,
     encode_initialize,
     encode_reply,
@@ -104,6 +105,8 @@ class Sandbox:
     _used_before: float = field(default=0.0, init=False)
     _is_paused: bool = field(default=False, init=False)
     _run: _Run | None = field(default=None, init=False)
+    _config: Mapping[str, str] | None = field(default=None, init=False)  # as the process was told
+    _burst: int = field(default=0, init=False)
 
     @property
     def is_busy(self) -> bool:
@@ -152,9 +155,17 @@ class Sandbox:
         return text
 
     async def deliver(
-        self, run_id: str, kind: str, payload: dict[str, object], limits: Limits, answer: Answer
+        self,
+        run_id: str,
+        kind: str,
+        payload: dict[str, object],
+        limits: Limits,
+        answer: Answer,
+        config: Mapping[str, str] | None = None,
     ) -> RunUse:
         """Give the app one message or event and answer its commands until it says done.
+
+        With its `config` the harness answers by itself what has only one answer, and tells us.
 
         Raises:
             SandboxFault: The run cannot go on; the process is of no more use.
@@ -167,7 +178,7 @@ class Sandbox:
         try:
             async with trio.open_nursery() as commands:
                 try:
-                    await self._wire.send(encode_delivery(run_id, kind, payload))
+                    await self._wire.send(self._news(config, limits) + encode_delivery(run_id, kind, payload))
                     await self._serve(run, commands)
                 except AppFailed as failed:
                     fault = failed  # what it asked for before it failed is still carried out
@@ -191,6 +202,12 @@ class Sandbox:
             raise fault
         used = self.process.cpu_seconds() - run.cpu_before
         return RunUse(run.commands, used, self._wire.received + run.stderr_bytes)
+
+    def _news(self, config: Mapping[str, str] | None, limits: Limits) -> bytes:
+        if config is None or (config is self._config and limits.commands_burst == self._burst):
+            return b""
+        self._config, self._burst = config, limits.commands_burst
+        return encode_config(config, limits.commands_burst)
 
     async def _serve(self, run: _Run, commands: trio.Nursery) -> None:
         """Read lines and act on them, until the run is done."""
@@ -230,7 +247,7 @@ class Sandbox:
             return False
         coming = run.answer(request) if is_in_burst else None
         if is_in_burst and not isinstance(coming, Coroutine):
-            if coming is not None:
+            if coming is not None and not request.is_told:
                 self._wire.push(encode_reply(run.id, request, coming))
             return False
         run.in_flight += 1
@@ -243,7 +260,7 @@ class Sandbox:
             if coming is None:
                 coming = run.answer(request)
             reply = await coming if isinstance(coming, Coroutine) else coming
-            if reply is not None and not run.over:
+            if reply is not None and not request.is_told and not run.over:
                 await self._send(encode_reply(run.id, request, reply))
             if not run.waiting or (run.commands > run.limits.commands_burst and run.in_flight > 1):
                 run.in_flight -= 1  # beyond the burst all but one of these tasks end here: only so the order stays
