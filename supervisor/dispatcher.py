@@ -210,7 +210,7 @@ class Dispatcher:
                     began - job.since,
                     trio.current_time() - began,
                 )
-            await self._finish(job)
+            self._finish(job)
         finally:
             self._known.discard((entry.app, job.place))
             if self._ended_meanwhile is not None:
@@ -310,11 +310,16 @@ class Dispatcher:
             await self._words.say_for(app, INFO, f"Ignoring event for conversation: {app.name}")
         return wants
 
-    async def _finish(self, job: _Job) -> None:
-        """Strike the entry from the journal; where that cannot be done now, later."""
-        try:
-            await self._journal.finish(job.entry, job.place)
-        except Unavailable:
+    def _finish(self, job: _Job) -> None:
+        """Strike the entry from the journal; where that cannot be done now, later.
+
+        Nothing waits for it: whatever is asked of the store from now on, by the user's next message for one, comes after it.
+        """
+
+        def failed(_: Exception) -> None:
+            self._owed.append(job)
+
+        if not self._journal.finish_soon(job.entry, job.place, failed):
             self._owed.append(job)
 
     async def settle(self) -> None:

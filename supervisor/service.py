@@ -200,6 +200,7 @@ class Service:
         with trio.move_on_after(seconds):
             await self.dispatcher.drain(seconds)
             await self.deliveries.settle(seconds)
+            await self.stores.redis.flush()
 
     def _apply(self) -> None:
         self.dispatcher.update({name: program_of(self.config, app) for name, app in self.config.apps.items()})

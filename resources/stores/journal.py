@@ -5,7 +5,7 @@ One Redis stream per app. What a killed supervisor leaves in it is run again by 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -67,6 +67,10 @@ class Journal:
     async def finish(self, entry: Entry, place: str) -> None:
         """The run has ended: the entry is not needed any more."""
         await self.redis.execute("XDEL", account_key(entry.account, "in", entry.app), place)
+
+    def finish_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
+        """As `finish`, before anything that is asked of the store later, but not waited for; whether that can be had."""
+        return self.redis.post([("XDEL", account_key(entry.account, "in", entry.app), place)], failed)
 
     async def unfinished(self, account: str, app: str) -> AsyncIterator[tuple[str, Entry]]:
         """Every entry still in an app's journal, oldest first, with its place."""

@@ -4,7 +4,6 @@ acknowledged it. One Redis stream per channel; a message's delivery number is it
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,14 +12,11 @@ from attrs import field, frozen
 
 from .identity import MessageIds, Sender
 from .keys import channel_key
-from .redis import Redis, Unavailable
+from .redis import Redis
 from .scripts import Script, script
 from .statistics import Statistics
 
 WAITING_MAX = 100_000  # messages of a channel that nobody has acknowledged; more are refused
-
-
-log = logging.getLogger(__name__)
 
 
 class OutboxFull(Exception):
@@ -71,10 +67,7 @@ class Outbox:
         if not delivery:
             raise OutboxFull(f"{WAITING_MAX} messages wait on channel {channel}")
         self.announce(channel, Parcel(delivery, text, message["in_reply_to"]))
-        try:
-            await self.statistics.count_outbound(sender, message)
-        except Unavailable as error:  # it is on its way all the same
-            log.warning("app %s: a message that was sent may be missing in its statistics: %s", sender.app, error)
+        self.statistics.count_outbound(sender, message)
         return delivery
 
     async def after(self, channel: str, delivery: int, count: int) -> list[Parcel]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import redis
@@ -30,6 +30,7 @@ BATCH = 1000  # commands in one pipeline; more wait for the next
 WAITING_MAX = 50_000  # commands waiting; more are refused as Unavailable
 POSTED_MAX = 1000  # commands waiting; when there are more nothing is posted, and whoever asks has to wait
 PATIENCE = 5.0  # seconds that a caller waits for a connection
+FLUSH_SECONDS = 1.0  # that the end waits for what was posted
 BACKOFF = (0.05, 1.0)  # seconds between attempts to connect: first, most
 
 log = logging.getLogger(__name__)
@@ -167,6 +168,12 @@ class Redis:
         self._bell.unpark()
         return True
 
+    async def flush(self) -> None:
+        """Wait until what was posted is carried out, where the server can be reached."""
+        if self._up:
+            with suppress(Unavailable):
+                await self.execute("PING")
+
     def statistics(self) -> RedisStatistics:
         """A snapshot."""
         return RedisStatistics(self._up, len(self._queue), self._batches, self._commands, self._reconnects)
@@ -259,7 +266,11 @@ async def open_redis(url: str) -> AsyncIterator[Redis]:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client._pump)  # noqa: SLF001
-            yield client
-            nursery.cancel_scope.cancel()
+            try:
+                yield client
+            finally:
+                with trio.move_on_after(FLUSH_SECONDS, shield=True):
+                    await client.flush()
+                nursery.cancel_scope.cancel()
     finally:
         client._close()  # noqa: SLF001  # only now is no thread using the connection

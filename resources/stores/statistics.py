@@ -10,6 +10,7 @@ came. So a campaign that is replayed with old timestamps has the rate that it ha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
@@ -19,8 +20,10 @@ from ..messages import moment_of
 from .direct import Command
 from .identity import Sender
 from .keys import account_key
-from .redis import Redis
+from .redis import Redis, Unavailable
 from .scripts import Script, script
+
+log = logging.getLogger(__name__)
 
 Direction = Literal["in", "out"]
 
@@ -58,12 +61,15 @@ class Statistics:
     _outbound: Script = field(factory=lambda: script("statistics_outbound"), init=False)
     _rate: Script = field(factory=lambda: script("statistics_rate"), init=False)
 
-    async def count_outbound(self, sender: Sender, message: Mapping[str, Any]) -> None:
-        """Count a message that was sent."""
-        await self.redis.run(
-            self._outbound, [_totals(sender)], prefix_of(sender.account), sender.app,
-            message["to_addr"] or "", second_of(message["timestamp"]),
-        )  # fmt: skip
+    def count_outbound(self, sender: Sender, message: Mapping[str, Any]) -> None:
+        """Count a message that was sent; not waited for."""
+        where = (prefix_of(sender.account), sender.app, message["to_addr"] or "", second_of(message["timestamp"]))
+
+        def failed(error: Exception) -> None:
+            log.warning("app %s: a message that was sent may be missing in its statistics: %s", sender.app, error)
+
+        if not self.redis.post([self._outbound.call([_totals(sender)], *where)], failed):
+            failed(Unavailable("too much waits for the store", sent=False))
 
     async def progress(self, sender: Sender) -> dict[str, int]:
         """The seven counts of `STATUS`."""

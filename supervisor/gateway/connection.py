@@ -30,12 +30,14 @@ from ..config.model import Gateway as GatewaySettings
 from ..dispatcher import Dispatcher, Program
 from ..observe import Observer
 from . import frames
+from .corked import Corked
 from .delivery import Outlet
 
 HELLO_SECONDS = 5.0
 WRITE_SECONDS = (
     5.0  # for one frame; a client that takes longer is closed, and what it had not acknowledged goes elsewhere
 )
+WRITE_SIZE = 32 << 10  # bytes of frames that are written together
 PING_SECONDS = 20.0
 PONG_SECONDS = 20.0
 QUEUED_MAX = 4096  # frames queued to a client before its own are read again
@@ -88,6 +90,7 @@ class Connection:
 
     name: str
     _socket: WebSocketConnection
+    _stream: Corked
     _services: Services
     channel: Channel
     window: int
@@ -282,17 +285,31 @@ class Connection:
         while True:
             if not self._queue:
                 await self._queued.park()
-            frame = self._queue.popleft()
             try:
                 with trio.fail_after(WRITE_SECONDS):
-                    await self._socket.send_message(frame.decode())
+                    await self._write_some()
             except ConnectionClosed:
                 return  # the reader sees it too
             except trio.TooSlowError:
                 detail = f"a frame could not be written in {WRITE_SECONDS:g} s"
                 self.close(Refusal(frames.CODE_OVERLOAD, "slow", detail))
                 return
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return  # so does it see this
             self._sent.unpark_all()
+
+    async def _write_some(self) -> None:
+        """All that waits, up to some size, in one write."""
+        self._stream.cork()
+        size = 0
+        try:
+            while self._queue and size < WRITE_SIZE:
+                frame = self._queue.popleft()
+                size += len(frame)
+                await self._socket.send_message(frame.decode())
+        finally:
+            self._stream.uncork()
+        await self._stream.send_all(b"")
 
     async def _ping(self) -> None:
         """Find out when the other side is gone without a word."""
@@ -308,7 +325,7 @@ class Connection:
                 return
 
 
-async def greet(socket: WebSocketConnection, services: Services, name: str, remote: str, headers: Any) -> Connection:
+async def greet(socket: WebSocketConnection, services: Services, name: str, stream: Corked, headers: Any) -> Connection:
     """Wait for the client's hello and check its rights.
 
     Raises:
@@ -323,11 +340,11 @@ async def greet(socket: WebSocketConnection, services: Services, name: str, remo
     if channel.tokens:
         _check_token(bearer, channel)
     else:
-        _check_local(remote, headers)
+        _check_local(stream.remote, headers)
     if not 1 <= hello.window <= frames.WINDOW_MAX:
         detail = f"expected a window of 1 to {frames.WINDOW_MAX}, got {hello.window}"
         raise Refusal(frames.CODE_PROTOCOL, "protocol", detail)
-    return Connection(name, socket, services, channel, hello.window, hello.outcomes)
+    return Connection(name, socket, stream, services, channel, hello.window, hello.outcomes)
 
 
 async def _hello(socket: WebSocketConnection, max_frame: int) -> frames.Hello:

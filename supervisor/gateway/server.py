@@ -11,21 +11,19 @@ from typing import Any
 
 import trio
 from attrs import define, field
-from trio_websocket import (
-    ConnectionClosed,
-    HandshakeError,
-    WebSocketConnection,
-    WebSocketRequest,
-    WebSocketServer,
-)
+from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, WebSocketRequest, wrap_server_stream
 
 from ..config.units import Address
 from ..errors import CannotStart
 from . import frames
 from .connection import Connection, Refusal, Services, greet
+from .corked import Corked
 
 PATH = "/v1"
+CONNECT_SECONDS = 10.0  # for the opening handshake
 CLOSE_SECONDS = 2.0  # for the closing handshake
+READ = 64 << 10
+QUEUED = 16  # frames of a client that are read ahead
 TOO_BIG_READ = 1 << 20  # bytes: a frame larger than max_frame is read up to here, to be refused with our own code
 BACKLOG = 512
 
@@ -64,7 +62,7 @@ class Gateway:
                 detail = f"channel {connection.channel.name} is no longer configured"
                 connection.close(Refusal(frames.CODE_CHANNEL, "channel", detail))
 
-    async def _handle(self, request: WebSocketRequest) -> None:
+    async def _handle(self, request: WebSocketRequest, stream: Corked) -> None:
         if request.path.split("?")[0] != PATH:
             await request.reject(404, body=f"the gateway is at {PATH}\n".encode())
             return
@@ -75,17 +73,16 @@ class Gateway:
         socket = await request.accept(subprotocol=frames.SUBPROTOCOL if offered else None)
         self._open += 1
         try:
-            await self._serve(socket, request)
+            await self._serve(socket, request, stream)
         finally:
             self._open -= 1
             self._left.unpark_all()
 
-    async def _serve(self, socket: WebSocketConnection, request: WebSocketRequest) -> None:
+    async def _serve(self, socket: WebSocketConnection, request: WebSocketRequest, stream: Corked) -> None:
         name = f"c{next(self._names)}"
-        remote = getattr(request.remote, "address", "") or "127.0.0.1"
         try:
             self._check_room()
-            connection = await greet(socket, self.services, name, str(remote), request.headers)
+            connection = await greet(socket, self.services, name, stream, request.headers)
             self._connections.add(connection)
             try:
                 await connection.serve()
@@ -111,21 +108,23 @@ class Gateway:
         for listener in listeners:
             listener.socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
         self.port = listeners[0].socket.getsockname()[1]
-        server = WebSocketServer(
-            self._guarded,
-            listeners,
-            max_message_size=TOO_BIG_READ,
-            connect_timeout=10,
-            disconnect_timeout=CLOSE_SECONDS,
-        )
         async with trio.open_nursery() as nursery:
-            await nursery.start(server.run)
+            await nursery.start(trio.serve_listeners, self._client, listeners)
             task_status.started(self.port)
 
-    async def _guarded(self, request: WebSocketRequest) -> None:
-        """What goes wrong with one client must not take the listener down."""
-        with suppress(ConnectionClosed, HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._handle(request)
+    async def _client(self, plain: trio.SocketStream) -> None:
+        """One client, from its first byte. What goes wrong with it must not take the listener down."""
+        stream = Corked(plain)
+        async with trio.open_nursery() as nursery:
+            with suppress(ConnectionClosed, HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError):
+                request = None
+                with trio.move_on_after(CONNECT_SECONDS):
+                    request = await wrap_server_stream(nursery, stream, QUEUED, TOO_BIG_READ, READ)
+                if request is not None:
+                    await self._handle(request, stream)
+            nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(plain)
 
 
 async def _refuse(socket: WebSocketConnection, refusal: Refusal) -> None:
