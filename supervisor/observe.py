@@ -103,6 +103,9 @@ class PrometheusObserver:
             buckets=SECONDS,
             registry=registry,
         )
+        self._served: dict[
+            tuple[str, str, str], tuple[Counter, Histogram]
+        ] = {}  # finding them costs more than counting
         self._starts = Counter("jsbox_sandbox_starts", "Processes booted", ("app",), registry=registry)
         self._boots = Histogram(
             "jsbox_sandbox_boot_seconds",
@@ -143,9 +146,14 @@ class PrometheusObserver:
 
     def command_served(self, app: str, command: str, outcome: str, seconds: float) -> None:
         """See Observer."""
-        resource, _, name = command.partition(".") if outcome != "unknown" else ("unknown", "", "")
-        self._requests.labels(app, resource, name, outcome).inc()
-        self._request_seconds.labels(resource).observe(seconds)
+        known = self._served.get((app, command, outcome))
+        if known is None:
+            resource, _, name = command.partition(".") if outcome != "unknown" else ("unknown", "", "")
+            known = self._requests.labels(app, resource, name, outcome), self._request_seconds.labels(resource)
+            if outcome != "unknown":  # those have names that apps chose
+                self._served[app, command, outcome] = known
+        known[0].inc()
+        known[1].observe(seconds)
 
     def sandbox_started(self, app: str, seconds: float) -> None:
         """See Observer."""

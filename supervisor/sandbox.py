@@ -29,6 +29,7 @@ from .protocol import (
     ConsoleLine,
     Done,
     Failed,
+    Frame,
     LineReader,
     Ready,
     Request,
@@ -220,21 +221,26 @@ class Sandbox:
                     # Trio starts tasks in no particular order. The checkpoint lets the last command take its place in the
                     # store's queue before the next is begun: they are carried out in the order in which the app asked.
                     await trio.lowlevel.checkpoint()
-                match parse(line, run.id, run.limits.json_depth):
-                    case Done():
-                        return
-                    case Failed(kind, text):
-                        raise AppFailed(text if kind != "load" else f"the app cannot be loaded: {text}")
-                    case Request() as request:
-                        has_begun_tasks = self._begin(run, request, commands)
-                    case ConsoleLine() as said:
-                        coming = run.answer(said)
-                        if has_begun_tasks := isinstance(coming, Coroutine):
-                            commands.start_soon(_wait_for, coming)
-                    case Ready():
-                        raise ProtocolViolation("a line of the harness's that belongs to its boot")
+                frame = parse(line, run.id, run.limits.json_depth)
+                if isinstance(frame, Done):
+                    return
+                has_begun_tasks = self._act(run, frame, commands)
             if not self._wire.send_pushed():
                 commands.start_soon(self._send, b"")  # not here: an app that does not read must still be read
+
+    def _act(self, run: _Run, frame: Frame, commands: trio.Nursery) -> bool:
+        """Do what a line asks for. Whether a task was begun."""
+        match frame:
+            case Request():
+                return self._begin(run, frame, commands)
+            case ConsoleLine():
+                coming = run.answer(frame)
+                if isinstance(coming, Coroutine):
+                    commands.start_soon(_wait_for, coming)
+                return isinstance(coming, Coroutine)
+            case Failed(kind, text):
+                raise AppFailed(text if kind != "load" else f"the app cannot be loaded: {text}")
+        raise ProtocolViolation("a line of the harness's that belongs to its boot")
 
     def _begin(self, run: _Run, request: Request, commands: trio.Nursery) -> bool:
         """Answer a command that can be answered at once, begin one that cannot, or let it wait. Whether a task was begun."""
