@@ -196,6 +196,13 @@ class Admin:
             }
         )
 
+    async def kill(self, request: Request) -> Response:
+        """End a process; the run that it has in hand ends as killed_by_operator."""
+        pid = request.path_params["pid"]
+        if self.services.pool.kill(pid):
+            return JSONResponse({"killed": pid})
+        return JSONResponse({"error": f"there is no sandbox process {pid}"}, 404)
+
     async def reload(self, _: Request) -> Response:
         """Read the config again and apply it as a whole, or keep the old one."""
         result = await self.services.reload()
@@ -272,6 +279,7 @@ def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
         Route("/v1/apps/{app}/limits", admin.limits),
         Route("/v1/apps/{app}/push", admin.push, methods=["POST"]),
         Route("/v1/sandboxes", admin.sandboxes),
+        Route("/v1/sandboxes/{pid:int}/kill", admin.kill, methods=["POST"]),
         Route("/v1/reload", admin.reload, methods=["POST"]),
         *services.contacts.routes(),
     ]

@@ -27,7 +27,7 @@ from resources.stores.redis import Unavailable
 from .config.model import App
 from .errors import LimitHit, SandboxFault
 from .lanes import Lanes
-from .observe import Observer
+from .observe import Observer, Phases
 from .outcomes import Outcome
 from .pool import Pool
 from .protocol import ConsoleLine, Request
@@ -83,9 +83,11 @@ class _Job:
 
 @define
 class _Use:
-    """What a run has done so far."""
+    """What a run has done so far, and the seconds it waited for a process and for its commands."""
 
     commands: int = 0
+    boot: float = 0.0
+    calls: float = 0.0
 
 
 @define(eq=False)
@@ -192,24 +194,21 @@ class Dispatcher:
     async def _run_job(self, program: Program, lane: Hashable, job: _Job) -> None:
         """One run, from its turn to its end in the journal."""
         entry = job.entry
-        began = trio.current_time()
         ended = Ended(entry, Outcome.SHUTDOWN)
         try:
             if entry.kind == "event" and not await self._wants_event(program):
                 ended = Ended(entry, None)
             else:
+                use = _Use()
                 turn = await self._turns.take(entry.app)
+                began = trio.current_time()
                 try:
-                    ended = await self._run(program, entry, turn)
+                    ended = await self._run(program, entry, use, turn)
                 finally:
                     self._turns.give_back(turn)
-                self._observer.run_ended(
-                    entry.app,
-                    entry.kind,
-                    ended.outcome or Outcome.OK,
-                    began - job.since,
-                    trio.current_time() - began,
-                )
+                app = trio.current_time() - began - use.boot - use.calls
+                phases = Phases(began - job.since, use.boot, app, use.calls)
+                self._observer.run_ended(entry.app, entry.kind, ended.outcome or Outcome.OK, phases)
             self._finish(job)
         finally:
             self._known.discard((entry.app, job.place))
@@ -221,7 +220,7 @@ class Dispatcher:
             self._start_some(entry.app)
             self._quiet.unpark_all()
 
-    async def _run(self, program: Program, entry: Entry, turn: object) -> Ended:
+    async def _run(self, program: Program, entry: Entry, use: _Use, turn: object) -> Ended:
         app = program.app
         run_id = f"r{next(self._run_ids)}"
         payload = (
@@ -236,7 +235,6 @@ class Dispatcher:
             settings=program.settings,
             log=Pen(self._logbook, app.account, app.name, app.log.kept),
         )
-        use = _Use()
         began = trio.current_time()
         fault = await self._execute(app, caller, entry.kind, payload, use, turn)
         ms = (trio.current_time() - began) * 1000
@@ -268,11 +266,14 @@ class Dispatcher:
             return self._router.route(caller, asked, app.limits, app.http.timeout)
 
         limits = app.limits
+        asked = trio.current_time()
         try:
             async with self._pool.lend(app) as sandbox:
                 began = trio.current_time()
+                use.boot = began - asked
                 with trio.move_on_after(limits.wall) as wall:
                     used = await sandbox.deliver(caller.run, kind, payload, limits, answer, app.config)
+                    use.calls = used.calls_seconds
                 ran = trio.current_time() - began
                 said = sandbox.take_stderr()
                 if said:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from attrs import frozen
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from .outcomes import Outcome
@@ -11,11 +12,31 @@ from .outcomes import Outcome
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
+PHASES = ("queue", "boot", "app", "calls")
+
+
+@frozen
+class Phases:
+    """Seconds of a message or event from its acceptance to the end of its run: waiting for its turn, for a process, the app's own time,
+    and the time in which it waited for commands.
+    """
+
+    queue: float
+    boot: float
+    app: float
+    calls: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.queue + self.boot + self.app + self.calls
+
+
 class Observer(Protocol):
     """Told of everything that is counted. Calls must not wait and must not raise."""
 
-    def run_ended(self, app: str, kind: str, outcome: Outcome, queued: float, ran: float) -> None:
-        """A run ended; seconds it waited and seconds it took."""
+    def run_ended(self, app: str, kind: str, outcome: Outcome, phases: Phases) -> None:
+        """A run ended, and where its time went."""
 
     def reply_missing(self, app: str, *, fallback: bool) -> None:
         """A session's message got no reply from the app; whether the fallback went out instead."""
@@ -45,7 +66,7 @@ class Observer(Protocol):
 class NullObserver:
     """Counts nothing."""
 
-    def run_ended(self, app: str, kind: str, outcome: Outcome, queued: float, ran: float) -> None:
+    def run_ended(self, app: str, kind: str, outcome: Outcome, phases: Phases) -> None:
         """See Observer."""
 
     def reply_missing(self, app: str, *, fallback: bool) -> None:
@@ -103,6 +124,7 @@ class PrometheusObserver:
             buckets=SECONDS,
             registry=registry,
         )
+        self._ended: dict[tuple[str, str, str], tuple[Counter, dict[str, Histogram]]] = {}
         self._served: dict[
             tuple[str, str, str], tuple[Counter, Histogram]
         ] = {}  # finding them costs more than counting
@@ -132,11 +154,16 @@ class PrometheusObserver:
         self.connections = Gauge("jsbox_gateway_connections", "Gateway connections", ("channel",), registry=registry)
         self.loop_lag = Gauge("jsbox_loop_lag_seconds", "How late the supervisor's own timer was", registry=registry)
 
-    def run_ended(self, app: str, kind: str, outcome: Outcome, queued: float, ran: float) -> None:
+    def run_ended(self, app: str, kind: str, outcome: Outcome, phases: Phases) -> None:
         """See Observer."""
-        self._messages.labels(app, kind, outcome).inc()
-        self._phases.labels(app, "queue").observe(queued)
-        self._phases.labels(app, "run").observe(ran)
+        known = self._ended.get((app, kind, outcome))
+        if known is None:
+            times = {name: self._phases.labels(app, name) for name in (*PHASES, "total")}
+            known = self._ended[app, kind, outcome] = self._messages.labels(app, kind, outcome), times
+        known[0].inc()
+        for name in PHASES:
+            known[1][name].observe(getattr(phases, name))
+        known[1]["total"].observe(phases.total)
 
     def reply_missing(self, app: str, *, fallback: bool) -> None:
         """See Observer."""

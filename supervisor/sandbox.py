@@ -69,6 +69,7 @@ class RunUse:
     commands: int
     cpu_seconds: float
     output_bytes: int
+    calls_seconds: float  # in which at least one command was waited for
 
 
 @define
@@ -81,6 +82,8 @@ class _Run:
     cpu_before: float
     commands: int = 0
     in_flight: int = 0
+    calls_since: float = 0.0  # when the first of those in flight was begun
+    calls_seconds: float = 0.0
     waiting: deque[Request] = field(factory=deque)
     stderr_bytes: int = 0
     over: bool = False
@@ -202,7 +205,7 @@ class Sandbox:
         if fault is not None:
             raise fault
         used = self.process.cpu_seconds() - run.cpu_before
-        return RunUse(run.commands, used, self._wire.received + run.stderr_bytes)
+        return RunUse(run.commands, used, self._wire.received + run.stderr_bytes, run.calls_seconds)
 
     def _news(self, config: Mapping[str, str] | None, limits: Limits) -> bytes:
         if config is None or (config is self._config and limits.commands_burst == self._burst):
@@ -256,6 +259,8 @@ class Sandbox:
             if coming is not None and not request.is_told:
                 self._wire.push(encode_reply(run.id, request, coming))
             return False
+        if not run.in_flight:
+            run.calls_since = trio.current_time()
         run.in_flight += 1
         commands.start_soon(self._answer, run, request, coming)
         return True
@@ -269,8 +274,10 @@ class Sandbox:
             if reply is not None and not request.is_told and not run.over:
                 await self._send(encode_reply(run.id, request, reply))
             if not run.waiting or (run.commands > run.limits.commands_burst and run.in_flight > 1):
-                run.in_flight -= 1  # beyond the burst all but one of these tasks end here: only so the order stays
-                return
+                run.in_flight -= 1
+                if not run.in_flight:
+                    run.calls_seconds += trio.current_time() - run.calls_since
+                return  # beyond the burst all but one of these tasks end here: only so the order stays
             if run.commands > run.limits.commands_burst:
                 await trio.sleep(BEYOND_PAUSE)
             request, coming = run.waiting.popleft(), None

@@ -20,6 +20,7 @@ COMMANDS = {
     "ps": ("inspect", "Show the sandbox processes."),
     "reload": ("inspect", "Make the server read its config again."),
     "push": ("inspect", "Make an app start conversations."),
+    "load": ("load", "Load a server with conversations, and hold it to thresholds."),
     "contacts": ("contacts", "Import, export and look up contacts."),
 }
 
@@ -45,7 +46,8 @@ class _Commands(click.Group):
 def jsbox() -> None:
     """Runs JavaScript messaging apps (USSD menus, SMS, chat bots) in isolated Node.js sandboxes.
 
-    Exit codes: 0 ok, 1 failed, 2 usage, 3 invalid config, 4 not reachable.
+    Exit codes: 0 ok, 1 failed, 2 usage, 3 invalid config, 4 not reachable,
+    99 a threshold of `load` was missed.
     """
 
 

@@ -62,17 +62,17 @@ def start_logging(level: str) -> None:
     logging.captureWarnings(capture=True)
 
 
-def run_or_exit(main: Callable[[], Awaitable[int]]) -> NoReturn:
-    """Run until it returns an exit code; what keeps a server from starting is said in one line."""
+def run_or_exit(main: Callable[[], Awaitable[int]], cannot: int = EXIT_FAILED) -> NoReturn:
+    """Run until it returns an exit code; what keeps it from starting is said in one line, with exit code `cannot`."""
     try:
         code = trio.run(main)
     except BaseExceptionGroup as group:
         known, rest = group.split(CannotStart)
         if known is None or rest is not None:
             raise
-        fail("; ".join(dict.fromkeys(_leaves(known))))
+        fail("; ".join(dict.fromkeys(_leaves(known))), cannot)
     except CannotStart as error:
-        fail(str(error))
+        fail(str(error), cannot)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(code)

@@ -27,10 +27,10 @@ from resources.stores.redis import Unavailable
 
 from ..config.model import Channel
 from ..config.model import Gateway as GatewaySettings
+from ..corked import Corked
 from ..dispatcher import Dispatcher, Program
 from ..observe import Observer
 from . import frames
-from .corked import Corked
 from .delivery import Outlet
 
 HELLO_SECONDS = 5.0

@@ -14,10 +14,10 @@ from attrs import define, field
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, WebSocketRequest, wrap_server_stream
 
 from ..config.units import Address
+from ..corked import Corked
 from ..errors import CannotStart
 from . import frames
 from .connection import Connection, Refusal, Services, greet
-from .corked import Corked
 
 PATH = "/v1"
 CONNECT_SECONDS = 10.0  # for the opening handshake

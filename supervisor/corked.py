@@ -13,7 +13,7 @@ from attrs import define, field
 class Corked(trio.abc.Stream):
     """Round a socket's stream. One task corks; any may send."""
 
-    _plain: trio.SocketStream
+    _plain: trio.SocketStream | trio.SSLStream[trio.SocketStream]
     _held: bytearray = field(factory=bytearray, init=False)
     _is_corked: bool = field(default=False, init=False)
     _sending: trio.Lock = field(factory=trio.Lock, init=False)
@@ -21,8 +21,10 @@ class Corked(trio.abc.Stream):
     @property
     def remote(self) -> str:
         """The IP address of the other side. Raises trio.BrokenResourceError when it has gone."""
+        plain = self._plain
+        socket = plain.socket if isinstance(plain, trio.SocketStream) else plain.transport_stream.socket
         try:
-            return str(self._plain.socket.getpeername()[0])
+            return str(socket.getpeername()[0])
         except OSError as error:
             raise trio.BrokenResourceError("the client has gone") from error
 

@@ -1,0 +1,142 @@
+"""`jsbox load`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import trio
+
+from ..config import Config, InvalidConfig
+from ..config.units import Address
+from .common import EXIT_CONFIG, EXIT_FAILED, EXIT_UNREACHABLE, config_option, fail, load_or_exit, run_or_exit
+
+if TYPE_CHECKING:
+    from ..load.run import Target
+
+EXIT_MISSED = 99
+
+
+@click.command()
+@click.argument("campaign", type=click.Path(path_type=Path))
+@config_option
+@click.option(
+    "--serve", is_flag=True, help="Start a server for the config file, with data of its own, and load that one."
+)
+@click.option("--target", metavar="URL", help="The gateway to load, ws://HOST:PORT/v1; else that of the config file.")
+@click.option("--admin", metavar="URL", help="The admin port beside --target, for what the server says of itself.")
+@click.option(
+    "--app", "app_name", metavar="NAME", help="The app to watch there; else that of the channel in the config file."
+)
+@click.option("--rate", metavar="RATE", help='The highest rate, such as "80/s": all stages are scaled to it.')
+@click.option("--seed", type=int, help="Of everything that is drawn; else that of the campaign.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Where summary.json, report.html and junit.xml are written."
+)
+@click.option("--baseline", type=click.Path(path_type=Path), help="The --out of an earlier run, to compare with.")
+@click.option("--no-tui", is_flag=True, help="Lines instead of a screen.")
+def load(
+    campaign: Path, config_file: Path, serve: bool, target: str | None, admin: str | None, app_name: str | None,  # noqa: FBT001
+    rate: str | None, seed: int | None, out: Path | None, baseline: Path | None, no_tui: bool,  # noqa: FBT001
+) -> None:  # fmt: skip
+    """Hold the conversations of a campaign at its rate, and say whether the server keeps what the campaign asks of it.
+
+    Exit codes: 0 all thresholds held, 99 one was missed, 1 the generator was late and nothing can be said.
+    """
+    from ..load.campaign import Campaign
+    from ..load.compare import NoBaseline, compare, read_summary
+    from ..load.reading import load_campaign, parse_rate
+
+    if serve and target:
+        raise click.UsageError("expected --serve or --target, got both")
+    try:
+        one: Campaign = load_campaign(campaign)
+        one = one if rate is None else one.at_rate(parse_rate(rate))
+        before = None if baseline is None else read_summary(baseline)
+    except InvalidConfig as error:
+        click.echo(str(error), err=True)
+        fail(f"{len(error.problems)} error{'s' if len(error.problems) > 1 else ''} in {campaign}", EXIT_CONFIG)
+    except (ValueError, NoBaseline) as error:
+        raise click.UsageError(str(error)) from error
+    where = _target(config_file, one.run.channel, serve=serve, target=target, admin=admin, app=app_name)
+    for fault in one.faults:
+        if fault.kind == "drain" and not serve:
+            fail(
+                "the fault `drain` stops the server and starts it again, which can only be done with --serve",
+                EXIT_CONFIG,
+            )
+    if one.stubs and not serve and not one.run.stubs.port:
+        text = 'the campaign has stubs: give them a port ([run] stubs = "127.0.0.1:9000") that the app\'s http.connect_to names, or use --serve'
+        fail(text, EXIT_CONFIG)
+
+    async def main() -> int:
+        from rich.console import Console
+
+        from ..load.report import write
+        from ..load.run import open_run
+        from ..load.screen import conclude, show
+        from ..load.summary import summarise
+
+        console = Console(force_terminal=False if no_tui else None, width=None if sys.stdout.isatty() else 160)
+        with tempfile.TemporaryDirectory(prefix="jsbox-load-") as folder:
+            async with open_run(one, where, one.run.seed if seed is None else seed, Path(folder)) as running:
+                stop = trio.Event()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_stop_on_signal, stop)
+                    nursery.start_soon(show, running, console)
+                    await running.go(stop)
+                    nursery.cancel_scope.cancel()
+                summary = summarise(running)
+        if out is not None:
+            write(out, summary, before)
+        conclude(console, summary, [] if before is None else compare(before, summary))
+        if out is not None:
+            console.print(f"report: {out / 'report.html'}", highlight=False, soft_wrap=True)
+        return {"passed": 0, "missed": EXIT_MISSED, "void": EXIT_FAILED}[summary["verdict"]]
+
+    run_or_exit(main, EXIT_UNREACHABLE)
+
+
+def _target(
+    config_file: Path, channel: str, *, serve: bool, target: str | None, admin: str | None, app: str | None
+) -> Target:
+    from ..load.run import Target
+
+    if target is not None:
+        if app is None and admin is not None and config_file.exists():
+            app = _app_of(load_or_exit(config_file), channel)
+        return Target(target, admin, app)
+    config = load_or_exit(config_file)
+    app = app or _app_of(config, channel)
+    if serve:
+        return Target(app=app, serve=config_file)
+    gateway, own = _reachable(config.listen.gateway), _reachable(config.listen.admin)
+    return Target(f"ws://{gateway}/v1", admin or f"http://{own}", app)
+
+
+def _app_of(config: Config, channel: str) -> str:
+    known = config.channels.get(channel)
+    if known is None:
+        fail(
+            f"run.channel: the config has no channel {channel!r}; it has {', '.join(config.channels) or 'none'}",
+            EXIT_CONFIG,
+        )
+    return str(known.app)
+
+
+def _reachable(address: Address) -> Address:
+    """Where to connect to what listens on an address."""
+    return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port)  # noqa: S104
+
+
+async def _stop_on_signal(stop: trio.Event) -> None:
+    """The first Ctrl-C ends the run, and what was found is reported; the second ends the program."""
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            stop.set()

@@ -1,0 +1,162 @@
+"""A campaign: what users do, how many of them there are, what goes wrong meanwhile, and what the server is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NewType
+
+from attrs import evolve, field, frozen
+
+from ..config.units import Address, Count, Duration
+from .thresholds import Threshold
+
+Rate = NewType("Rate", float)
+"""A second, more than zero."""
+Share = NewType("Share", float)
+"""From 0 to 1."""
+Plain = NewType("Plain", float)
+"""A number of 0 or more."""
+
+
+@frozen
+class Stage:
+    """New sessions a second for some time: the same all along (`rate`), or from one to another (`ramp`)."""
+
+    for_: Duration
+    start: float
+    end: float
+    is_warmup: bool = False
+
+    @property
+    def sessions(self) -> float:
+        """How many begin in it, on average."""
+        return self.for_ * (self.start + self.end) / 2
+
+
+@frozen
+class Users:
+    """Who calls: addresses made from a pattern with a digit for each `#`, so many of them; a share of sessions is by ones that were there before."""
+
+    from_: str = "+2782#######"
+    pool: Count = Count(20_000)
+    returning: Share = Share(0.3)
+
+
+@frozen
+class Think:
+    """How long users take to answer: lognormal, with this median and sigma."""
+
+    lognormal: Duration = Duration(4.0)
+    sigma: Plain = Plain(0.6)
+
+
+@frozen
+class GiveUp:
+    """When users hang up: no reply came for so long, or at any step with a chance of so much; `how`: the network says `close`, or nothing."""
+
+    after: Duration = Duration(15.0)
+    rate_per_step: Share = Share(0.0)
+    how: Literal["timeout", "silence"] = "timeout"
+
+
+@frozen
+class Step:
+    """What the user does, and what must come back. `dial` begins a session, `send` says something in it."""
+
+    dial: str | None = None
+    send: str | None = None
+    expect: str | None = None
+    expect_end: bool = False
+
+
+@frozen
+class Dialogue:
+    """One kind of conversation, chosen as often as its weight says."""
+
+    name: str
+    weight: Plain = Plain(1.0)
+    steps: Sequence[Step] = ()
+    file: str | None = None
+
+
+@frozen
+class Reply:
+    """What a stub answers: a body (a file where there is one of that name), how long it takes (lognormal by two percentiles), and errors."""
+
+    body: str = ""
+    status: Count = Count(200)
+    content_type: str = "application/json"
+    p50: Duration = Duration(0.001)
+    p99: Duration | None = None
+    errors: Mapping[str, Share] = field(factory=dict)  # HTTP status to its share of the answers
+
+
+@frozen
+class Stub:
+    """A back end of the app's that this program plays. `url` is "http://host:port/path*"."""
+
+    url: str
+    reply: Reply = Reply()
+
+
+@frozen
+class Run:
+    """[run]: the connection and the traffic."""
+
+    channel: str
+    stages: Sequence[Stage]
+    users: Users = Users()
+    think: Think = Think()
+    give_up: GiveUp = GiveUp()
+    to: str = "*120*1#"  # whom users write to where no step dials
+    token: str | None = None
+    connections: Count = Count(1)
+    window: Count = Count(1000)
+    seed: int = 1
+    finish: Duration = Duration(60.0)  # for the conversations that are open when the last stage is over
+    stubs: Address = Address("127.0.0.1", 0)  # where stubs listen
+
+
+FaultKind = Literal["kill-sandbox", "gateway-disconnect", "reload-limits", "drain"]
+
+
+@frozen
+class Fault:
+    """What goes wrong, and when (seconds after the start)."""
+
+    at: float
+    kind: FaultKind
+
+
+@frozen
+class Campaign:
+    """The whole file."""
+
+    file: Path
+    run: Run
+    dialogues: Sequence[Dialogue]
+    stubs: Sequence[Stub]
+    faults: Sequence[Fault]
+    thresholds: Sequence[Threshold]
+
+    @property
+    def seconds(self) -> float:
+        """How long sessions begin."""
+        return sum(stage.for_ for stage in self.run.stages)
+
+    @property
+    def warmup(self) -> float:
+        """The seconds at the start that are not measured."""
+        total = 0.0
+        for stage in self.run.stages:
+            if not stage.is_warmup:
+                break
+            total += stage.for_
+        return total
+
+    def at_rate(self, rate: float) -> Campaign:
+        """With all stages scaled so that the highest rate is this one."""
+        factor = rate / max(max(stage.start, stage.end) for stage in self.run.stages)
+        stages = [evolve(stage, start=stage.start * factor, end=stage.end * factor) for stage in self.run.stages]
+        return evolve(self, run=evolve(self.run, stages=tuple(stages)))

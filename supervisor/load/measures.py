@@ -1,0 +1,116 @@
+"""What a run finds, as it goes: latencies, counts, and what happened in each second."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Sequence
+
+from attrs import define, field
+
+SLICE = 1.0  # seconds of one point of the timeline
+
+
+@define
+class Times:
+    """Latencies in seconds, each with the second of the run at which it was intended to begin. 16 bytes a sample."""
+
+    at: array[float] = field(factory=lambda: array("d"))
+    took: array[float] = field(factory=lambda: array("d"))
+
+    def add(self, at: float, took: float) -> None:
+        """One more."""
+        self.at.append(at)
+        self.took.append(took)
+
+    def __len__(self) -> int:
+        return len(self.took)
+
+    def measured(self, since: float) -> list[float]:
+        """Those that begin at or after a second of the run, in order of size."""
+        return sorted(took for at, took in zip(self.at, self.took, strict=True) if at >= since)
+
+    def newest(self, count: int) -> list[float]:
+        """The last so many, in order of size."""
+        return sorted(self.took[-count:])
+
+    def slices(self, width: float) -> dict[int, list[float]]:
+        """By stretch of the run, each in order of size."""
+        found: dict[int, list[float]] = {}
+        for at, took in zip(self.at, self.took, strict=True):
+            found.setdefault(int(at // width), []).append(took)
+        return {key: sorted(values) for key, values in sorted(found.items())}
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value that so large a share of them does not exceed; 0 where there are none."""
+    if not ordered:
+        return 0.0
+    return ordered[min(max(0, int(share * len(ordered) + 0.999999) - 1), len(ordered) - 1)]
+
+
+def share_below(ordered: Sequence[float], value: float) -> float:
+    """How many of them are smaller."""
+    return bisect_left(ordered, value) / len(ordered) if ordered else 1.0
+
+
+@define
+class DialogueCounts:
+    """What became of the sessions of one dialogue; `stopped` counts those that went wrong or were left, by step."""
+
+    started: int = 0
+    completed: int = 0
+    gave_up: int = 0
+    failed: int = 0
+    unfinished: int = 0
+    stopped: Counter[int] = field(factory=Counter)
+
+
+@define
+class Second:
+    """One second of the run."""
+
+    offered: int = 0
+    completed: int = 0
+    replies: int = 0
+    errors: int = 0
+
+
+@define
+class Measures:
+    """Everything. Times are seconds since the start of the run; what begins before `since` (the warm-up) is not counted."""
+
+    since: float
+    reply: Times = field(factory=Times)
+    service: Times = field(factory=Times)
+    session: Times = field(factory=Times)
+    late: Times = field(factory=Times)
+    dialogues: dict[str, DialogueCounts] = field(factory=dict)
+    errors: Counter[str] = field(factory=Counter)
+    notes: list[tuple[float, str]] = field(factory=list)
+    timeline: dict[int, Second] = field(factory=dict)
+    missing_replies: int = 0
+    skipped: int = 0  # sessions that could not begin: every user was talking
+    offered: int = 0
+    open: int = 0
+
+    def second(self, at: float) -> Second:
+        """The point of the timeline that a time belongs to."""
+        return self.timeline.setdefault(int(at // SLICE), Second())
+
+    def counts(self, dialogue: str) -> DialogueCounts:
+        """Those of a dialogue."""
+        return self.dialogues.setdefault(dialogue, DialogueCounts())
+
+    def is_measured(self, due: float) -> bool:
+        """Whether what was due then counts."""
+        return due >= self.since
+
+    def error(self, at: float, due: float, reason: str) -> None:
+        """A session went wrong."""
+        self.second(at).errors += 1
+        if self.is_measured(due):
+            self.errors[reason] += 1
+            if reason in ("no_reply", "timeout"):
+                self.missing_replies += 1

@@ -1,0 +1,63 @@
+"""Line plots as inline SVG: a page that shows them needs no script and no network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from attrs import frozen
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 960, 240, 56, 28, 24
+POINTS_MAX = 600  # of a line; of more, the highest of each stretch
+
+
+@frozen
+class Line:
+    """One line: its name, its colour, a value for each x."""
+
+    name: str
+    colour: str
+    values: Sequence[float]
+
+
+def plot(title: str, at: Sequence[float], lines: Sequence[Line]) -> str:
+    """The lines over `at`, from 0 up."""
+    if len(at) < 2:  # noqa: PLR2004
+        return f"<p class=note>{escape(title)}: too short a run to draw</p>"
+    step = max(1, -(-len(at) // POINTS_MAX))
+    first, last = at[0], at[-1]
+    most = _round_up(max((max(line.values) for line in lines), default=0.0))
+
+    def x(value: float) -> float:
+        return LEFT + (value - first) / (last - first) * (WIDTH - LEFT - 8)
+
+    def y(value: float) -> float:
+        return HEIGHT - BOTTOM - value / most * (HEIGHT - BOTTOM - TOP)
+
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="12" font-family="system-ui,sans-serif" fill="#7a8598">'
+    ]
+    for tick in range(5):
+        value = most * tick / 4
+        parts.append(
+            f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#7a8598" stroke-opacity=".25"/>'
+        )
+        parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
+        second = first + (last - first) * tick / 4
+        parts.append(f'<text x="{x(second):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{second:.0f} s</text>')
+    legend = LEFT
+    for line in lines:
+        points = " ".join(
+            f"{x(at[index]):.1f},{y(max(line.values[index : index + step])):.1f}" for index in range(0, len(at), step)
+        )
+        parts.append(f'<polyline fill="none" stroke="{line.colour}" stroke-width="1.6" points="{points}"/>')
+        parts.append(f'<text x="{legend}" y="14" fill="{line.colour}">{escape(line.name)}</text>')
+        legend += 9 * len(line.name) + 16
+    parts.append(f'<text x="{WIDTH - 8}" y="14" text-anchor="end">{escape(title)}</text></svg>')
+    return "".join(parts)
+
+
+def _round_up(value: float) -> float:
+    """The next 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** (len(str(int(value))) - 1) if value >= 1 else 0.1
+    return next((factor * power for factor in (1, 2, 5, 10) if factor * power >= value), 1.0) or 1.0

@@ -1,0 +1,310 @@
+"""From the text of a campaign file to a `Campaign`, or to every error in it at once."""
+
+from __future__ import annotations
+
+import operator
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Any
+
+import cattrs
+from attrs import define, evolve, field
+from cattrs.gen import make_dict_structure_fn
+
+from ..config.convert import CONVERTER, leaves, unknown_key
+from ..config.load import ENV, InvalidConfig, Problem
+from ..config.locate import Path, locate
+from ..config.units import Duration, parse_duration, show
+from .campaign import (
+    Campaign,
+    Dialogue,
+    Fault,
+    FaultKind,
+    GiveUp,
+    Plain,
+    Rate,
+    Reply,
+    Run,
+    Share,
+    Stage,
+    Step,
+    Stub,
+    Think,
+    Users,
+)
+from .thresholds import Threshold, parse_threshold
+
+FILE_MAX = 1 << 20  # bytes of a campaign, or of a file it names
+SESSIONS_MAX = 2_000_000  # of one run: the schedule is drawn before the start, and kept
+STEPS_MAX = 200  # of one dialogue
+
+_RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|m|h)")
+_PER = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_rate(value: Any) -> Rate:
+    """`"80/s"` to 80.0; also `/m` and `/h`."""
+    found = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if found is None or float(found[1]) <= 0:
+        raise ValueError(f'expected a rate, such as "80/s" or "10/m", got {show(value)}')
+    return Rate(float(found[1]) / _PER[found[2]])
+
+
+def _share(value: Any) -> Share:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"expected a number from 0 to 1, got {show(value)}")
+    return Share(float(value))
+
+
+def _plain(value: Any) -> Plain:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        raise ValueError(f"expected a number of 0 or more, got {show(value)}")
+    return Plain(float(value))
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise ValueError(f"expected an integer, got {show(value)}")
+    return value
+
+
+def _stage(raw: Any, _: Any) -> Stage:
+    if not isinstance(raw, dict):
+        raise ValueError(  # noqa: TRY004
+            f'expected {{ rate = "5/s", for = "30s" }} or {{ ramp = "5/s..80/s", for = "2m" }}, got {show(raw)}'
+        )
+    known = ("rate", "ramp", "for", "warmup")
+    for key in raw:
+        if key not in known:
+            raise ValueError(unknown_key(key, known))
+    if ("rate" in raw) is ("ramp" in raw) or "for" not in raw:
+        raise ValueError(f"expected `for` and one of `rate` and `ramp`, got {', '.join(raw) or 'nothing'}")
+    if not isinstance(raw.get("warmup", False), bool):
+        raise ValueError(f"warmup: expected true or false, got {show(raw['warmup'])}")  # noqa: TRY004
+    if "rate" in raw:
+        start = end = parse_rate(raw["rate"])
+    else:
+        parts = raw["ramp"].split("..") if isinstance(raw["ramp"], str) else []
+        if len(parts) != 2:  # noqa: PLR2004
+            raise ValueError(f'ramp: expected "5/s..80/s", got {show(raw["ramp"])}')
+        start, end = parse_rate(parts[0].strip()), parse_rate(parts[1].strip())
+    return Stage(parse_duration(raw["for"]), start, end, raw.get("warmup", False))
+
+
+def _converter() -> cattrs.Converter:
+    converter = CONVERTER.copy()
+    simple: dict[Any, Callable[[Any], Any]] = {
+        Rate: parse_rate, Share: _share, Plain: _plain, int: _integer, Duration | None: parse_duration,
+    }  # fmt: skip
+    for kind, parse in simple.items():
+        converter.register_structure_hook_func(partial(operator.eq, kind), partial(_parsed, parse))
+    converter.register_structure_hook(Stage, _stage)
+    tables: tuple[type[Any], ...] = (Users, Think, GiveUp, Step, Dialogue, Reply, Run)
+    for table in tables:
+        renames: dict[str, Any] = {"from_": cattrs.override(rename="from")} if table is Users else {}
+        hook = make_dict_structure_fn(table, converter, _cattrs_forbid_extra_keys=True, **renames)
+        converter.register_structure_hook(table, hook)
+    return converter
+
+
+def _parsed(parse: Callable[[Any], Any], value: Any, _: Any) -> Any:
+    return parse(value)
+
+
+_CONVERTER = _converter()
+TOP_LEVEL = ("run", "dialogue", "stub", "faults", "thresholds")
+FAULTS: tuple[FaultKind, ...] = ("kill-sandbox", "gateway-disconnect", "reload-limits", "drain")
+STUB_URL = re.compile(r"http://[^/\s*]+(/[^\s*]*)?\*?")
+
+
+def load_campaign(file: FilePath) -> Campaign:
+    """Read a campaign and the files it names.
+
+    Raises:
+        InvalidConfig: With every error in it.
+    """
+    text = _text(file, file)
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        found = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+        raise InvalidConfig(
+            file, [Problem(int(found[1]) if found else text.count("\n") + 1, f"not valid TOML: {error}")]
+        ) from error
+    return _Loader(file, locate(text)).campaign(document)
+
+
+def _text(file: FilePath, named_in: FilePath) -> str:
+    try:
+        if file.stat().st_size > FILE_MAX:
+            raise InvalidConfig(named_in, [Problem(1, f"{file} is larger than {FILE_MAX} bytes")])
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise InvalidConfig(named_in, [Problem(1, f"cannot read {file}: {reason}")]) from error
+
+
+@define
+class _Loader:
+    file: FilePath
+    lines: Mapping[Path, int]
+    problems: list[Problem] = field(factory=list)
+
+    def campaign(self, document: dict[str, Any]) -> Campaign:
+        for key in document:
+            if key not in TOP_LEVEL:
+                self.fault((key,), unknown_key(key, TOP_LEVEL))
+        raw_run = document.get("run", {})
+        if isinstance(raw_run, dict) and isinstance(raw_run.get("token"), str):
+            raw_run = raw_run | {"token": self.expand(raw_run["token"])}
+        run = self.piece(Run, raw_run, ("run",))
+        dialogues = self.dialogues(document.get("dialogue", []))
+        stubs = self.stubs(document.get("stub", {}))
+        faults = self.named("faults", document.get("faults", {}), self.one_fault)
+        thresholds = self.named("thresholds", document.get("thresholds", {}), parse_threshold)
+        if run is not None:
+            self.check_run(run)
+        self.check_thresholds(thresholds, dialogues)
+        if self.problems or run is None:
+            raise InvalidConfig(self.file, self.problems)
+        return Campaign(self.file, run, dialogues, stubs, sorted(faults, key=lambda one: one.at), thresholds)
+
+    def check_run(self, run: Run) -> None:
+        if not run.stages:
+            self.fault(("run", "stages"), "expected at least one stage")
+        sessions = sum(stage.sessions for stage in run.stages)
+        if sessions > SESSIONS_MAX:
+            self.fault(("run", "stages"), f"{sessions:.0f} sessions; a run may have {SESSIONS_MAX}")
+        if 10 ** run.users.from_.count("#") < run.users.pool:
+            detail = f"{show(run.users.from_)} makes fewer than {run.users.pool} addresses; put more # in it"
+            self.fault(("run", "users", "from"), detail)
+        warm = [stage.is_warmup for stage in run.stages]
+        if warm and (all(warm) or sorted(warm, reverse=True) != warm):
+            self.fault(("run", "stages"), "stages with warmup = true come first, and at least one stage is measured")
+
+    def check_thresholds(self, thresholds: Sequence[Threshold], dialogues: Sequence[Dialogue]) -> None:
+        names = {dialogue.name for dialogue in dialogues}
+        for one in thresholds:
+            if one.dialogue is not None and one.dialogue not in names:
+                self.fault(("thresholds", one.name), f"there is no dialogue {show(one.dialogue)}")
+
+    def dialogues(self, raw: Any) -> list[Dialogue]:
+        if not isinstance(raw, list) or not raw:
+            self.fault(("dialogue",), "expected at least one [[dialogue]]")
+            return []
+        found = []
+        for index, item in enumerate(raw):
+            path = ("dialogue", index)
+            is_file = isinstance(item, dict) and isinstance(item.get("file"), str)
+            named = {"name": FilePath(item["file"]).name.split(".")[0]} | item if is_file else item
+            one = self.piece(Dialogue, named, path)
+            if one is not None:
+                found.append(self.with_steps(one, path))
+        names = [one.name for one in found]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                self.fault(("dialogue", index, "name"), f"two dialogues are called {show(name)}")
+        if found and not sum(one.weight for one in found):
+            self.fault(("dialogue",), "all weights are 0")
+        return found
+
+    def with_steps(self, one: Dialogue, path: Path) -> Dialogue:
+        if one.file is not None:
+            if one.steps:
+                self.fault((*path, "file"), "expected `steps` or `file`, got both")
+            chat = self.chat(self.file.parent / one.file, path)
+            one = evolve(one, steps=chat)
+        if not 0 < len(one.steps) <= STEPS_MAX:
+            self.fault((*path, "steps"), f"expected 1 to {STEPS_MAX} steps, got {len(one.steps)}")
+        for index, step in enumerate(one.steps):
+            where = (*path, "steps", index)
+            if (step.dial is None) is (step.send is None):
+                self.fault(where, "expected one of `dial` and `send`")
+            elif step.dial is not None and index:
+                self.fault(where, "`dial` begins a conversation; here it has begun")
+        return one
+
+    def chat(self, file: FilePath, path: Path) -> Sequence[Step]:
+        try:
+            document = tomllib.loads(_text(file, self.file))
+        except InvalidConfig as error:
+            self.fault((*path, "file"), error.problems[0].text)
+            return ()
+        except tomllib.TOMLDecodeError as error:
+            self.fault((*path, "file"), f"{file} is not valid TOML: {error}")
+            return ()
+        steps = document.get("steps")
+        try:
+            return _CONVERTER.structure(steps, tuple[Step, ...]) if isinstance(steps, list) else ()
+        except cattrs.BaseValidationError as group:
+            for where, text in leaves(group, ("steps",)):
+                self.fault((*path, "file"), f"{file}: {'.'.join(map(str, where))}: {text}")
+            return ()
+
+    def stubs(self, raw: Any) -> list[Stub]:
+        found = []
+        for url, one in self.table(raw, ("stub",)).items():
+            path = ("stub", url)
+            if not STUB_URL.fullmatch(url):
+                self.fault(path, 'expected a URL such as "http://hub:8000/api/v1/*"')
+            item = self.table(one, path)
+            for key in item:
+                if key != "reply":
+                    self.fault((*path, key), unknown_key(key, ("reply",)))
+            reply = self.piece(Reply, item.get("reply", {}), (*path, "reply"))
+            if reply is not None:
+                body = self.file.parent / reply.body
+                if reply.body and len(reply.body) < 1000 and "\n" not in reply.body and body.is_file():  # noqa: PLR2004
+                    reply = evolve(reply, body=_text(body, self.file))
+                found.append(Stub(url, reply))
+        return found
+
+    def one_fault(self, at: str, kind: Any) -> Fault:
+        if kind not in FAULTS:
+            raise ValueError(f"expected {' or '.join(show(one) for one in FAULTS)}, got {show(kind)}")
+        return Fault(parse_duration(at), kind)
+
+    def named(self, name: str, raw: Any, parse: Any) -> list[Any]:
+        """A table whose keys and values are parsed together."""
+        found = []
+        for key, value in self.table(raw, (name,)).items():
+            try:
+                found.append(parse(key, value))
+            except ValueError as error:
+                self.fault((name, key), str(error))
+        return found
+
+    def piece(self, kind: type[Any], raw: Any, path: Path) -> Any:
+        if not isinstance(raw, dict):
+            self.fault(path, f"expected a table, got {show(raw)}")
+            return None
+        try:
+            return _CONVERTER.structure(raw, kind)
+        except cattrs.BaseValidationError as group:
+            for where, text in leaves(group, path):
+                self.fault(where, text)
+            return None
+
+    def table(self, raw: Any, path: Path) -> dict[str, Any]:
+        if isinstance(raw, dict):
+            return raw
+        self.fault(path, f"expected a table, got {show(raw)}")
+        return {}
+
+    def expand(self, text: str) -> str:
+        def put_in(found: re.Match[str]) -> str:
+            if found[1] is None:
+                return "$"
+            if found[1] not in os.environ:
+                self.fault(("run", "token"), f"the environment has no variable {found[1]}")
+            return os.environ.get(found[1], "")
+
+        return ENV.sub(put_in, text)
+
+    def fault(self, path: Path, text: str) -> None:
+        line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 1)
+        self.problems.append(Problem(line, f"{'.'.join(map(str, path))}: {text}"))

@@ -1,0 +1,184 @@
+"""The report as files: summary.json, a page that needs nothing but itself, and JUnit XML for whatever runs it."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from .compare import Difference, compare
+from .plot import Line, plot
+
+Row = dict[str, Any]
+
+STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#1d2430;background:#fff}
+h1{font-size:1.4em}h2{font-size:1.1em;margin-top:2em;border-bottom:1px solid #d5dae3}
+table{border-collapse:collapse}td,th{padding:.2em 1em .2em 0;text-align:right;font-variant-numeric:tabular-nums}
+td:first-child,th:first-child{text-align:left}th{font-weight:600;color:#5a6577}
+.passed,.ok{color:#0a7a3d}.missed,.void,.bad{color:#b3261e}.note{color:#5a6577}svg{width:100%;height:auto}
+@media(prefers-color-scheme:dark){body{color:#dfe4ec;background:#14181f}h2{border-color:#333b49}th,.note{color:#98a3b5}.passed,.ok{color:#5fd08d}.missed,.void,.bad{color:#ff8a80}}
+"""
+TIMES = ("p50", "p90", "p95", "p99", "p999", "p9999", "max", "mean")
+
+
+def write(folder: Path, summary: Row, baseline: Row | None) -> None:
+    """All three files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "report.html").write_text(page(summary, baseline), "utf-8")
+    (folder / "junit.xml").write_bytes(junit(summary))
+
+
+def page(summary: Row, baseline: Row | None) -> str:
+    """The page."""
+    name = Path(summary["campaign"]).name
+    parts = [
+        f"<h1>{escape(name)}: <span class={summary['verdict']}>{summary['verdict']}</span></h1>",
+        _when(summary),
+        *[f"<p>{escape(line)}</p>" for line in summary["advice"]],
+        _section("Thresholds", _thresholds(summary)),
+        _section("Latencies", _latencies(summary)),
+        _section("Over time", _plots(summary)),
+        _section("Conversations", _dialogues(summary)),
+        _section("What went wrong", _counts(summary["errors"], "nothing")),
+        _section("Where the time of a run went", _phases(summary)),
+        _section("The generator", _generator(summary)),
+    ]
+    if summary["notes"]:
+        parts.append(_section("Events", _counts({f"{n['at']:.1f} s": n["text"] for n in summary["notes"]}, "none")))
+    if baseline is not None:
+        parts.append(_section("Against the baseline", _differences(compare(baseline, summary))))
+    body = "\n".join(parts)
+    return f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>{escape(name)}</title><style>{STYLE}</style>{body}</html>\n'
+
+
+def _when(summary: Row) -> str:
+    stopped = ", stopped before its end" if summary["stopped"] else ""
+    warmup = f"{summary['seconds']:.0f} s of which {summary['warmup']:.0f} warm-up"
+    version = escape(str(summary["host"].get("jsbox", "")))
+    return f"<p class=note>{escape(summary['began'])}, {warmup}, seed {summary['seed']}{stopped}; jsbox {version}</p>"
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{title}</h2>\n{body}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    cells = "".join(f"<th>{escape(one)}</th>" for one in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{cells}</tr>{body}</table>"
+
+
+def _thresholds(summary: Row) -> str:
+    rows = [
+        [
+            f"<span class={'ok' if one['ok'] else 'bad'}>{escape(one['name'])}</span>", escape(one["limit"]), escape(one["got"]),
+            "" if one["margin"] is None else f"{one['margin']:+.0%}",
+            "" if one["first_breach"] is None else f"{one['first_breach']:.0f} s",
+        ]
+        for one in summary["thresholds"]
+    ]  # fmt: skip
+    return _table(["measure", "limit", "found", "margin", "first breach"], rows)
+
+
+def ms(seconds: float | None) -> str:
+    """Seconds as milliseconds, for a table."""
+    return "" if seconds is None else f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def _latencies(summary: Row) -> str:
+    kinds = {
+        "reply (from when it was due)": "reply",
+        "service (from when it was sent)": "service",
+        "whole conversation": "conversation",
+    }
+    found = {"reply": summary["replies"], "service": summary["service"], "conversation": summary["conversations"]}
+    rows = [
+        [label, str(found[key]["count"]), *(ms(found[key][name]) for name in TIMES)] for label, key in kinds.items()
+    ]
+    return _table(["", "count", *TIMES], rows)
+
+
+def _plots(summary: Row) -> str:
+    timeline = summary["timeline"]
+    at = [one["at"] for one in timeline]
+    rates = [Line("asked for", "#98a3b5", [o["target"] for o in timeline]), Line("begun", "#3b78e7", [o["offered"] for o in timeline]),
+             Line("completed", "#0a7a3d", [o["completed"] for o in timeline]), Line("errors", "#b3261e", [o["errors"] for o in timeline])]  # fmt: skip
+    times = [
+        Line("p50", "#3b78e7", [o["p50"] * 1000 for o in timeline]),
+        Line("p99", "#b3261e", [o["p99"] * 1000 for o in timeline]),
+    ]
+    return plot("sessions a second", at, rates) + plot("reply, ms", at, times)
+
+
+def _dialogues(summary: Row) -> str:
+    rows = [
+        [
+            escape(name), str(one["started"]), str(one["completed"]),
+            "" if one["completed_share"] is None else f"{one['completed_share']:.1%}", str(one["gave_up"]), str(one["failed"]),
+            str(one["unfinished"]), escape(", ".join(f"{step}: {n}" for step, n in one["stopped_at_step"].items())),
+        ]
+        for name, one in summary["dialogues"].items()
+    ]  # fmt: skip
+    return _table(["dialogue", "begun", "completed", "", "hung up", "failed", "unfinished", "stopped at step"], rows)
+
+
+def _counts(counts: Row, none: str) -> str:
+    if not counts:
+        return f"<p class=note>{none}</p>"
+    return _table(["", ""], [[escape(str(name)), escape(str(value))] for name, value in counts.items()])
+
+
+def _phases(summary: Row) -> str:
+    server = summary["server"]
+    if not server.get("phases"):
+        return "<p class=note>not known: no admin port was given</p>"
+    total = sum(server["phases"].values())
+    rows = [[name, ms(seconds), f"{seconds / total:.0%}"] for name, seconds in server["phases"].items()]
+    note = f"<p class=note>{server['starts']} processes started; the largest had {server['rss_max'] / (1 << 20):.0f} MiB</p>"
+    return _table(["", "of a run, on average", ""], rows) + note
+
+
+def _generator(summary: Row) -> str:
+    one = summary["generator"]
+    late = one["late"]
+    text = (
+        f"{one['cpu']:.0%} of a core; late by {ms(late['p50'])} (p50), {ms(late['p99'])} (p99), {ms(late['max'])} (max)"
+    )
+    return f"<p>{escape(text)}; {one['reconnects']} reconnects, {one['redelivered']} replies delivered again</p>"
+
+
+def _differences(found: list[Difference]) -> str:
+    rows = [
+        [
+            escape(one.name),
+            escape(one.before),
+            escape(one.after),
+            f"<span class={'bad' if one.is_worse else ''}>{one.change}</span>",
+        ]
+        for one in found
+    ]
+    return _table(["", "baseline", "this run", ""], rows)
+
+
+def junit(summary: Row) -> bytes:
+    """One test case a threshold."""
+    judged = summary["thresholds"]
+    failures = sum(not one["ok"] for one in judged)
+    suite = ET.Element(
+        "testsuite", name="jsbox load", tests=str(len(judged)), failures=str(failures), errors="0", time=f"{summary['seconds']:.3f}"
+    )  # fmt: skip
+    for one in judged:
+        case = ET.SubElement(
+            suite, "testcase", classname=Path(summary["campaign"]).stem, name=f"{one['name']} {one['limit']}"
+        )
+        if not one["ok"]:
+            message = f"found {one['got']}" + (
+                "" if one["first_breach"] is None else f", first at {one['first_breach']:.0f} s"
+            )
+            ET.SubElement(case, "failure", message=message)
+    text: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"

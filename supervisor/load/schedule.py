@@ -1,0 +1,114 @@
+"""The schedule: who begins what when, drawn before the start, so that nothing the server does can change what is asked of it."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+
+from attrs import frozen
+
+from .campaign import Campaign, Dialogue, Stage, Think
+
+
+@frozen
+class Arrival:
+    """One session. `due`: seconds after the start; `thinks`: seconds before each further step; `leaves_at`: the step at which the user
+    hangs up, None for one who stays. `draw` decides which known user it is (below `returning`) or that it is a new one.
+    """
+
+    due: float
+    dialogue: Dialogue
+    thinks: Sequence[float]
+    leaves_at: int | None
+    returning: bool
+    draw: float
+
+
+def schedule(campaign: Campaign, seed: int) -> list[Arrival]:
+    """All sessions of a run, by the time at which they begin."""
+    random_ = random.Random(seed)  # noqa: S311
+    run = campaign.run
+    weights = [dialogue.weight for dialogue in campaign.dialogues]
+    arrivals = []
+    began = 0.0
+    for stage in run.stages:
+        for offset in _poisson(stage, random_):
+            (dialogue,) = random_.choices(campaign.dialogues, weights)
+            arrivals.append(
+                Arrival(
+                    began + offset,
+                    dialogue,
+                    [_think(run.think, random_) for _ in dialogue.steps[1:]],
+                    _leaves_at(len(dialogue.steps), run.give_up.rate_per_step, random_),
+                    random_.random() < run.users.returning,
+                    random_.random(),
+                )
+            )
+        began += stage.for_
+    return arrivals
+
+
+def rate_at(stages: Sequence[Stage], second: float) -> float:
+    """New sessions a second that a campaign asks for at a time; 0 when it is over."""
+    for stage in stages:
+        if second < stage.for_:
+            return stage.start + (stage.end - stage.start) * second / stage.for_
+        second -= stage.for_
+    return 0.0
+
+
+def _poisson(stage: Stage, random_: random.Random) -> Iterator[float]:
+    """Times of a Poisson process whose rate goes evenly from start to end (thinning)."""
+    most = max(stage.start, stage.end)
+    at = 0.0
+    while True:
+        at += random_.expovariate(most)
+        if at >= stage.for_:
+            return
+        if random_.random() * most <= stage.start + (stage.end - stage.start) * at / stage.for_:
+            yield at
+
+
+def _think(think: Think, random_: random.Random) -> float:
+    return random_.lognormvariate(math.log(think.lognormal), think.sigma)
+
+
+def _leaves_at(steps: int, chance: float, random_: random.Random) -> int | None:
+    return next((step for step in range(1, steps) if random_.random() < chance), None)
+
+
+class UserPool:
+    """The addresses: new ones in order, known ones by chance, never one that is in a conversation."""
+
+    def __init__(self, pattern: str, size: int) -> None:
+        self._pattern = pattern
+        self._size = size
+        self._known: list[str] = []
+        self._talking: set[str] = set()
+
+    def take(self, arrival: Arrival) -> str | None:
+        """The user of a session; None when all of them are talking."""
+        if self._known and (arrival.returning or len(self._known) == self._size):
+            first = int(arrival.draw * len(self._known))
+            for step in range(len(self._known)):
+                user = self._known[(first + step) % len(self._known)]
+                if user not in self._talking:
+                    self._talking.add(user)
+                    return user
+        if len(self._known) == self._size:
+            return None
+        user = address(self._pattern, len(self._known))
+        self._known.append(user)
+        self._talking.add(user)
+        return user
+
+    def give_back(self, user: str) -> None:
+        """The conversation is over."""
+        self._talking.discard(user)
+
+
+def address(pattern: str, number: int) -> str:
+    """The pattern with the digits of a number, from the right, in place of its `#`."""
+    digits = iter(reversed(str(number).zfill(pattern.count("#"))))
+    return "".join(next(digits) if char == "#" else char for char in reversed(pattern))[::-1]

@@ -1,0 +1,162 @@
+"""What the user sees while it goes: a screen where there is a terminal, a line now and then where there is none; and what is said at the end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import trio
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .compare import Difference
+from .measures import percentile
+from .report import ms
+from .run import Running
+from .schedule import rate_at
+
+REFRESH = 0.25  # seconds
+LINES = 5.0  # seconds between two lines
+NEWEST = 2000  # samples that the live percentiles are made of
+SPARKS = "▁▂▃▄▅▆▇█"
+LATE_BAD = 0.02  # seconds: the generator is not to be trusted
+Row = dict[str, Any]
+
+
+async def show(running: Running, console: Console) -> None:
+    """Until cancelled."""
+    if not console.is_terminal:
+        while True:
+            await trio.sleep(LINES)
+            console.print(line(running), highlight=False, soft_wrap=True)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while True:
+            live.update(screen(running), refresh=True)
+            await trio.sleep(REFRESH)
+
+
+def line(running: Running) -> str:
+    """How it stands, in one line."""
+    measures, now = running.measures, running.now
+    newest, late = measures.service.newest(NEWEST), measures.late.newest(NEWEST)
+    replies = _rate(running, "replies")
+    errors = " ".join(f"{name}={count}" for name, count in measures.errors.most_common(5)) or "none"
+    watch = running.watch
+    server = (
+        "" if watch is None else f" pool {watch.sight.busy}/{watch.sight.idle} rss {watch.sight.rss / (1 << 20):.0f}MiB"
+    )
+    return (
+        f"{now:6.0f}s  asked {rate_at(running.campaign.run.stages, max(now, 0)):.1f}/s  begun {measures.offered}  open {measures.open}"
+        f"  replies {replies:.1f}/s  p50 {ms(percentile(newest, 0.5))}  p99 {ms(percentile(newest, 0.99))}  errors {errors}"
+        f"  late p99 {ms(percentile(late, 0.99))}{server}"
+    )
+
+
+def screen(running: Running) -> Group:
+    """How it stands, as a page."""
+    measures, now = running.measures, max(running.now, 0.0)
+    total = running.campaign.seconds
+    stage = "warm-up" if now < measures.since else "finishing" if now > total else "measured"
+    bar = Table.grid(padding=(0, 2))
+    bar.add_row(f"{now:.0f} / {total:.0f} s", ProgressBar(total, min(now, total), width=40), stage)
+    rates = Table("", "asked", "begun", "completed", "replies", "errors", box=None)
+    last = [f"{_rate(running, name):.1f}" for name in ("offered", "completed", "replies", "errors")]
+    rates.add_row("a second", f"{rate_at(running.campaign.run.stages, now):.1f}", *last)
+    times = Table("", "p50", "p90", "p99", "p99.9", "max", box=None)
+    kinds = (
+        ("reply, from due", measures.reply),
+        ("service, from sent", measures.service),
+        ("generator late", measures.late),
+    )
+    for name, found in kinds:
+        ordered = found.newest(NEWEST)
+        times.add_row(name, *(ms(percentile(ordered, share)) for share in (0.5, 0.9, 0.99, 0.999, 1.0)))
+    late = percentile(measures.late.newest(NEWEST), 0.99)
+    trust = Text("the generator is late: do not trust these figures", style="bold red") if late > LATE_BAD else Text("")
+    errors = ", ".join(f"{name} {count}" for name, count in measures.errors.most_common(8)) or "none"
+    parts: list[RenderableType] = [
+        bar,
+        rates,
+        times,
+        Text(f"replies, last minute  {sparkline(running)}"),
+        Text(f"open {measures.open}; errors: {errors}"),
+        trust,
+    ]
+    watch = running.watch
+    if watch is not None:
+        sight = watch.sight
+        text = f"{watch.app}: {sight.busy} busy, {sight.idle} idle, {sight.queue:.0f} waiting, {sight.rss / (1 << 20):.0f} MiB (most {sight.rss_max / (1 << 20):.0f})"
+        parts.append(Text(text))
+    parts += [Text(f"{at:.0f} s  {text}", style="yellow") for at, text in measures.notes[-3:]]
+    return Group(*parts, Text("Ctrl-C: stop and report", style="dim"))
+
+
+def sparkline(running: Running) -> str:
+    """Replies in each of the last 60 seconds."""
+    end = int(max(running.now, 0.0))
+    values = [running.measures.second(second).replies for second in range(max(0, end - 60), end)]
+    most = max(values, default=0) or 1
+    return "".join(SPARKS[value * (len(SPARKS) - 1) // most] for value in values)
+
+
+def _rate(running: Running, name: str) -> float:
+    """Of the last 5 whole seconds."""
+    end = int(max(running.now, 0.0))
+    seconds = range(max(0, end - 5), end)
+    total: int = sum(getattr(running.measures.second(one), name) for one in seconds)
+    return total / max(len(seconds), 1)
+
+
+def conclude(console: Console, summary: Row, differences: list[Difference]) -> None:
+    """The thresholds first, then what stands behind them."""
+    table = Table("", "measure", "limit", "found", "margin", "first breach", box=None)
+    for one in summary["thresholds"]:
+        mark = Text("ok", style="green") if one["ok"] else Text("MISSED", style="bold red")
+        margin = "" if one["margin"] is None else f"{one['margin']:+.0%}"
+        breach = "" if one["first_breach"] is None else f"{one['first_breach']:.0f} s"
+        table.add_row(mark, one["name"], one["limit"], one["got"], margin, breach)
+    console.print(table)
+    times = Table("", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max", box=None)
+    for name, key in (
+        ("reply, from due", "replies"),
+        ("service, from sent", "service"),
+        ("conversation", "conversations"),
+    ):
+        found = summary[key]
+        times.add_row(name, str(found["count"]), *(ms(found[p]) for p in ("p50", "p90", "p99", "p999", "p9999", "max")))
+    console.print(times)
+    for name, one in summary["dialogues"].items():
+        share = "" if one["completed_share"] is None else f" ({one['completed_share']:.1%})"
+        where = ", ".join(f"step {step}: {count}" for step, count in one["stopped_at_step"].items())
+        text = f"{name}: {one['completed']} of {one['started']} completed{share}, {one['gave_up']} hung up, {one['failed']} failed"
+        console.print(text + (f"; stopped at {where}" if where else ""), highlight=False)
+    if summary["errors"]:
+        console.print(
+            "errors: " + ", ".join(f"{name} {count}" for name, count in summary["errors"].items()), highlight=False
+        )
+    phases = summary["server"].get("phases") or {}
+    if phases:
+        console.print(
+            "a run, on average: " + ", ".join(f"{name} {ms(value)}" for name, value in phases.items()), highlight=False
+        )
+    if summary["knee"]:
+        held = summary["knee"]
+        more = "" if held["reached"] else " (and no sign of more being too much)"
+        console.print(
+            f"held {held['replies_per_second']:.1f} replies/s at p99 {ms(held['p99'])}{more}", highlight=False
+        )
+    for one in differences:
+        console.print(
+            f"{one.name}: {one.before} -> {one.after} {one.change}",
+            style="red" if one.is_worse else "",
+            highlight=False,
+        )
+    for text in [f"{note['at']:.0f} s  {note['text']}" for note in summary["notes"]] + summary["advice"]:
+        console.print(text, highlight=False)
+    style = "bold green" if summary["verdict"] == "passed" else "bold red"
+    console.print(
+        {"passed": "passed", "missed": "missed", "void": "void: the generator was late"}[summary["verdict"]],
+        style=style,
+    )

@@ -1,0 +1,119 @@
+"""The app's back ends, played: an HTTP server that answers after as long as it is told to, and fails as often."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anycorn
+import trio
+from attrs import define, field
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ..config.units import Address
+from ..errors import CannotStart
+from .campaign import Reply, Stub
+
+Z99 = 2.3263478740408408  # of the standard normal distribution
+
+
+@define(eq=False)
+class Stubs:
+    """All stubs of a campaign behind one port. `requests` counts the answers by status, and those that no stub has by 0."""
+
+    stubs: Sequence[Stub]
+    _random: random.Random
+    requests: Counter[int] = field(factory=Counter, init=False)
+    port: int = field(default=0, init=False)
+
+    @property
+    def hosts(self) -> set[str]:
+        """The hosts, as the URLs of the stubs name them."""
+        return {_host(stub.url) for stub in self.stubs}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As an ASGI application."""
+        if scope["type"] == "lifespan":
+            for phase in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{phase}.complete"})
+        elif scope["type"] == "http":
+            response = await self.answer(Request(scope, receive))
+            await response(scope, receive, send)
+
+    async def answer(self, request: Request) -> Response:
+        """One request."""
+        stub = self._find(request.headers.get("host", ""), request.url.path)
+        if stub is None:
+            self.requests[0] += 1
+            return Response(f"the campaign has no stub for {request.url}\n", 501)
+        reply = stub.reply
+        await trio.sleep(_delay(reply, self._random))
+        draw = self._random.random()
+        for status, share in reply.errors.items():
+            if draw < share:
+                self.requests[int(status)] += 1
+                return Response(status_code=int(status))
+            draw -= share
+        self.requests[reply.status] += 1
+        return Response(reply.body, reply.status, media_type=reply.content_type)
+
+    def _find(self, host: str, path: str) -> Stub | None:
+        """The stub with the longest pattern that fits; one of another host only where none of this host is there."""
+        fitting = [stub for stub in self.stubs if _fits(stub.url, path)]
+        own = [
+            stub
+            for stub in fitting
+            if _host(stub.url) == host or _host(stub.url).split(":")[0] == host.split(":", maxsplit=1)[0]
+        ]
+        return max(own or fitting, key=lambda stub: len(stub.url), default=None)
+
+
+def _host(url: str) -> str:
+    return url.removeprefix("http://").split("/")[0].removesuffix("*")
+
+
+def _fits(url: str, path: str) -> bool:
+    rest = url.removeprefix("http://")
+    pattern = "/" + rest.partition("/")[2] if "/" in rest else "/*"
+    return path.startswith(pattern[:-1]) if pattern.endswith("*") else path == pattern
+
+
+def _delay(reply: Reply, random_: random.Random) -> float:
+    if reply.p99 is None or reply.p99 <= reply.p50:
+        return reply.p50
+    return random_.lognormvariate(math.log(reply.p50), math.log(reply.p99 / reply.p50) / Z99)
+
+
+@asynccontextmanager
+async def open_stubs(stubs: Sequence[Stub], address: Address, seed: int) -> AsyncIterator[Stubs]:
+    """Serve the stubs of a campaign; without any nothing listens."""
+    playing = Stubs(stubs, random.Random(seed))  # noqa: S311
+    if not stubs:
+        yield playing
+        return
+    settings = anycorn.Config()
+    settings.bind = [str(address)]
+    settings.accesslog = None
+    settings.errorlog = logging.getLogger("jsbox.load.stub")
+    settings.graceful_timeout = 0.1
+    app: Any = playing
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        serve = partial(anycorn.serve, app, settings, mode="asgi", shutdown_trigger=stop.wait)
+        try:
+            binds = await nursery.start(serve)
+        except OSError as error:
+            raise CannotStart(f"run.stubs: cannot listen on {address}: {error.strerror}") from error
+        playing.port = int(binds[0].rpartition(":")[2])
+        yield playing
+        stop.set()
+        nursery.cancel_scope.cancel()

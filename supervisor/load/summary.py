@@ -1,0 +1,237 @@
+"""What a run found, as data: the numbers of the report, held to the campaign's thresholds, with what to do about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attrs import frozen
+
+from .measures import DialogueCounts, Measures, Times, percentile
+from .run import Running
+from .schedule import rate_at
+from .thresholds import LATE, LATE_LIMIT, PERCENTILES, Threshold, parse_threshold
+
+WINDOW = 5.0  # seconds of a stretch in which a rate must hold
+SLOW_MULTIPLE = 4.0  # a stretch holds while its p99 is below this many times the p99 of the quietest one
+BIG_SHARE = 0.4  # of a run's time: what takes more is what to look at
+
+Row = dict[str, Any]
+
+
+@frozen
+class Judged:
+    """A threshold and what was found. `got` is None where there is nothing to compare; `breach`: the second of its first breach."""
+
+    threshold: Threshold
+    got: float | None
+    holds: bool
+    breach: float | None
+
+    def row(self) -> Row:
+        """As JSON."""
+        one = self.threshold
+        shown = "nothing was measured" if self.got is None else one.show(self.got)
+        margin = None
+        if self.got is not None and one.limit:
+            margin = (one.limit - self.got) / one.limit * (-1 if one.operator in (">", ">=") else 1)
+        return {
+            "name": one.name, "limit": str(one), "got": shown, "value": self.got, "ok": self.holds, "margin": margin,
+            "first_breach": self.breach,
+        }  # fmt: skip
+
+
+def summarise(running: Running) -> Row:
+    """Everything, as JSON."""
+    measures, campaign = running.measures, running.campaign
+    judged = [_judge(one, running) for one in _thresholds(running)]
+    late = next(one for one in judged if one.threshold.name == LATE)
+    verdict = "passed" if all(one.holds for one in judged) else "missed"
+    if not late.holds:
+        verdict = "void"
+    seconds = max(running.ended - measures.since, 0.001)
+    total = _total(measures)
+    watch = running.watch
+    return {
+        "version": 1,
+        "campaign": str(campaign.file),
+        "began": running.began_at,
+        "seconds": round(running.ended, 3),
+        "warmup": measures.since,
+        "seed": running.seed,
+        "verdict": verdict,
+        "stopped": running.is_stopped,
+        "thresholds": [one.row() for one in judged],
+        "sessions": _counts(total) | {"offered": measures.offered, "skipped": measures.skipped},
+        "replies": _times(measures.reply, measures) | {"rate": _count_since(measures) / seconds},
+        "service": _times(measures.service, measures),
+        "conversations": _times(measures.session, measures),
+        "missing_replies": measures.missing_replies,
+        "errors": dict(measures.errors.most_common()),
+        "dialogues": {name: _dialogue(counts) for name, counts in sorted(measures.dialogues.items())},
+        "generator": {
+            "late": _times(measures.late, measures),
+            "cpu": running.cpu / max(running.ended, 0.001),
+            "reconnects": sum(client.reconnects for client in running.clients),
+            "redelivered": sum(client.redelivered for client in running.clients),
+        },
+        "server": {} if watch is None else {
+            "app": watch.app, "rss_max": watch.sight.rss_max, "starts": watch.starts, "phases": watch.phases(),
+            "unseen": watch.sight.failures,
+        },
+        "stubs": {} if running.stubs is None else {str(status): n for status, n in sorted(running.stubs.requests.items())},
+        "knee": knee(running),
+        "advice": advice({} if watch is None else watch.phases(), "" if watch is None else watch.app),
+        "notes": [{"at": at, "text": text} for at, text in measures.notes],
+        "timeline": _timeline(running),
+        "host": running.host,
+    }  # fmt: skip
+
+
+def _thresholds(running: Running) -> list[Threshold]:
+    given = list(running.campaign.thresholds)
+    if all(one.name != LATE for one in given):
+        given.append(parse_threshold(LATE, LATE_LIMIT))
+    return given
+
+
+def _judge(one: Threshold, running: Running) -> Judged:
+    measures = running.measures
+    got = _value(one, running)
+    holds = got is not None and one.holds(got)
+    breach = None
+    times = _times_of(one.name, measures)
+    if not holds and times is not None and got is not None:
+        share = PERCENTILES[one.name.rpartition(".")[2]]
+        slices = times.slices(WINDOW).items()
+        breach = next((key * WINDOW for key, found in slices if not one.holds(_point(found, share))), None)
+    return Judged(one, got, holds, breach)
+
+
+def _times_of(name: str, measures: Measures) -> Times | None:
+    kinds = {
+        "reply": measures.reply,
+        "service": measures.service,
+        "session": measures.session,
+        "generator": measures.late,
+    }
+    kind, _, last = name.partition(".")
+    return kinds[kind] if kind in kinds and last.rpartition(".")[2] in PERCENTILES else None
+
+
+def _point(ordered: Sequence[float], share: float | None) -> float:
+    return sum(ordered) / len(ordered) if share is None else percentile(ordered, share)
+
+
+def _value(one: Threshold, running: Running) -> float | None:
+    measures, name = running.measures, one.name
+    times = _times_of(name, measures)
+    if times is not None:
+        found = times.measured(measures.since)
+        return _point(found, PERCENTILES[name.rpartition(".")[2]]) if found else None
+    total = _total(measures)
+    ended = total.completed + total.gave_up + total.failed + total.unfinished
+    seconds = max(running.ended - measures.since, 0.001)
+    if one.dialogue is not None:
+        return _completed(measures.counts(one.dialogue))
+    if name == "sandbox.rss.max":
+        return float(running.watch.sight.rss_max) if running.watch is not None and running.watch.sight.rss_max else None
+    values: dict[str, float | None] = {
+        "missing_replies": measures.missing_replies,
+        "errors": sum(measures.errors.values()),
+        "sessions.failed": total.failed,
+        "sessions.unfinished": total.unfinished,
+        "sessions.completed": _completed(total),
+        "sessions.rate": total.completed / seconds,
+        "replies.rate": _count_since(measures) / seconds,
+        "sandbox.starts": None if running.watch is None else running.watch.starts,
+    }
+    value = values[name] if name in values else measures.errors[name.removeprefix("errors.")]
+    if value is not None and one.unit == "ratio" and name != "sessions.completed":
+        return value / ended if ended else None
+    return value
+
+
+def _count_since(measures: Measures) -> int:
+    return sum(at >= measures.since for at in measures.service.at)
+
+
+def _total(measures: Measures) -> DialogueCounts:
+    total = DialogueCounts()
+    for counts in measures.dialogues.values():
+        for name in ("started", "completed", "gave_up", "failed", "unfinished"):
+            setattr(total, name, getattr(total, name) + getattr(counts, name))
+    return total
+
+
+def _completed(counts: DialogueCounts) -> float | None:
+    """The share of sessions that came to their end, of those whose users stayed."""
+    stayed = counts.started - counts.gave_up
+    return counts.completed / stayed if stayed else None
+
+
+def _counts(counts: DialogueCounts) -> Row:
+    return {
+        "started": counts.started, "completed": counts.completed, "gave_up": counts.gave_up, "failed": counts.failed,
+        "unfinished": counts.unfinished, "completed_share": _completed(counts),
+    }  # fmt: skip
+
+
+def _dialogue(counts: DialogueCounts) -> Row:
+    return _counts(counts) | {"stopped_at_step": {str(step + 1): n for step, n in sorted(counts.stopped.items())}}
+
+
+def _times(times: Times, measures: Measures) -> Row:
+    found = times.measured(measures.since)
+    points = {name: _point(found, share) if found else None for name, share in PERCENTILES.items()}
+    return {"count": len(found), **points, "p99999": percentile(found, 0.99999) if found else None}
+
+
+def _timeline(running: Running) -> list[Row]:
+    slices = running.measures.reply.slices(1.0)
+    return [
+        {
+            "at": second, "target": rate_at(running.campaign.run.stages, float(second)), "offered": one.offered,
+            "completed": one.completed, "replies": one.replies, "errors": one.errors,
+            "p50": percentile(slices.get(second, ()), 0.5), "p99": percentile(slices.get(second, ()), 0.99),
+        }
+        for second, one in sorted(running.measures.timeline.items())
+    ]  # fmt: skip
+
+
+def knee(running: Running) -> Row | None:
+    """The highest rate of replies in a stretch that held: without errors, and not many times slower than the quietest stretch."""
+    measures = running.measures
+    stretches: list[tuple[float, float]] = []
+    for key, found in measures.service.slices(WINDOW).items():
+        begin = key * WINDOW
+        seconds = [one for second, one in measures.timeline.items() if begin <= second < begin + WINDOW]
+        if begin >= measures.since and begin + WINDOW <= running.ended and not sum(one.errors for one in seconds):
+            stretches.append((len(found) / WINDOW, percentile(found, 0.99)))
+    if not stretches:
+        return None
+    quiet = min(p99 for _, p99 in stretches)
+    rate, p99 = max(one for one in stretches if one[1] <= quiet * SLOW_MULTIPLE)
+    return {"replies_per_second": rate, "p99": p99, "reached": max(one[0] for one in stretches) > rate}
+
+
+def advice(phases: dict[str, float], app: str) -> list[str]:
+    """What to look at first, from where the time of a run goes."""
+    total = sum(phases.values())
+    if not total:
+        return []
+    share = {name: seconds / total for name, seconds in phases.items()}
+    lines = []
+    if share["queue"] > BIG_SHARE:
+        lines.append(
+            f"{share['queue']:.0%} of the time messages wait for their turn: where the host has cores left, raise pool.max_processes"
+            f" ([apps.{app}.pool] max_processes = ...); where it has not, this is what it can do"
+        )
+    if share["boot"] > BIG_SHARE / 2:
+        text = f"{share['boot']:.0%} of the time runs wait for a process to start: keep some warm ([apps.{app}.pool] min_idle = ...)"
+        lines.append(text)
+    if share["calls"] > BIG_SHARE:
+        lines.append(f"{share['calls']:.0%} of the time the app waits for its commands: back ends, or the store")
+    if share["app"] > BIG_SHARE:
+        lines.append(f"{share['app']:.0%} of the time is the app's own JavaScript")
+    return lines

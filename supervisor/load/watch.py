@@ -1,0 +1,158 @@
+"""What the server under test says of itself while it is asked: processes, memory, and where the time of its runs went."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import trio
+from attrs import define, field
+
+SECONDS = 1.0  # between two looks
+TIMEOUT = 5.0
+PHASES = ("queue", "boot", "app", "calls")
+
+_SAMPLE = re.compile(r"^(jsbox_[a-z_]+?)(?:\{(.*)\})? ([0-9.eE+-]+|NaN)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+
+log = logging.getLogger(__name__)
+
+
+@define
+class Totals:
+    """Counters of the server's at one moment, of one app: seconds and runs by phase, processes started."""
+
+    seconds: dict[str, float] = field(factory=dict)
+    runs: float = 0.0
+    starts: float = 0.0
+
+
+@define
+class Sight:
+    """What was seen last, and the most that was seen."""
+
+    busy: int = 0
+    idle: int = 0
+    queue: float = 0.0
+    rss: int = 0
+    rss_max: int = 0
+    supervisor_lag: float = 0.0
+    failures: int = 0  # looks that failed
+
+
+@define(eq=False)
+class Watch:
+    """Looks at one app through the admin port. Made by `open_watch`."""
+
+    app: str
+    _client: httpx2.AsyncClient
+    sight: Sight = field(factory=Sight, init=False)
+    before: Totals = field(factory=Totals, init=False)
+    after: Totals = field(factory=Totals, init=False)
+
+    async def totals(self) -> Totals:
+        """The counters now."""
+        totals = Totals()
+        for name, labels, value in _samples((await self._client.get("/metrics")).text):
+            if labels.get("app", self.app) != self.app:
+                continue
+            match name:
+                case "jsbox_message_duration_seconds_sum":
+                    totals.seconds[labels["phase"]] = value
+                case "jsbox_message_duration_seconds_count" if labels["phase"] == "total":
+                    totals.runs = value
+                case "jsbox_sandbox_starts_total":
+                    totals.starts = value
+                case "jsbox_queue_depth":
+                    self.sight.queue = value
+                case "jsbox_loop_lag_seconds":
+                    self.sight.supervisor_lag = value
+        return totals
+
+    async def begin(self) -> None:
+        """The measured part begins."""
+        self.before = await self._try_totals(self.before)
+
+    async def end(self) -> None:
+        """It is over."""
+        self.after = await self._try_totals(self.after)
+
+    async def _try_totals(self, otherwise: Totals) -> Totals:
+        try:
+            return await self.totals()
+        except httpx2.HTTPError as error:
+            log.warning("the server's metrics cannot be read: %s", error)
+            return otherwise
+
+    def phases(self) -> dict[str, float]:
+        """Seconds of a run on average, by phase, between begin and end; empty where the server did not say."""
+        runs = self.after.runs - self.before.runs
+        if runs <= 0:
+            return {}
+        return {
+            name: (self.after.seconds.get(name, 0.0) - self.before.seconds.get(name, 0.0)) / runs for name in PHASES
+        }
+
+    @property
+    def starts(self) -> int:
+        """Processes started in the measured part."""
+        return int(self.after.starts - self.before.starts)
+
+    async def kill_one(self) -> str:
+        """Kill a process of the app's, a busy one where there is one. What was done."""
+        found = [one for one in await self._sandboxes() if one["app"] == self.app]
+        if not found:
+            return "no process to kill"
+        victim = min(found, key=lambda one: one["state"] != "busy")
+        response = await self._client.post(f"/v1/sandboxes/{victim['pid']}/kill")
+        return (
+            f"killed {victim['state']} process {victim['pid']}"
+            if response.is_success
+            else f"not killed: {response.text}"
+        )
+
+    async def reload(self) -> str:
+        """Have the config read again. What came of it."""
+        body = (await self._client.post("/v1/reload")).json()
+        return "the config was read again" if body.get("ok") else f"the config was refused: {body}"
+
+    async def _sandboxes(self) -> list[dict[str, object]]:
+        found: list[dict[str, object]] = (await self._client.get("/v1/sandboxes")).json()["sandboxes"]
+        return found
+
+    async def run(self) -> None:
+        """Look again and again; a look that fails is counted."""
+        while True:
+            try:
+                await self.totals()
+                own = [one for one in await self._sandboxes() if one["app"] == self.app]
+            except (httpx2.HTTPError, KeyError, ValueError):
+                self.sight.failures += 1
+            else:
+                sight = self.sight
+                sight.busy = sum(one["state"] == "busy" for one in own)
+                sight.idle = len(own) - sight.busy
+                sight.rss = max((int(str(one["rss"])) for one in own), default=0)
+                sight.rss_max = max(sight.rss_max, sight.rss)
+            await trio.sleep(SECONDS)
+
+
+def _samples(text: str) -> list[tuple[str, dict[str, str], float]]:
+    return [(name, dict(_LABEL.findall(labels or "")), float(value)) for name, labels, value in _SAMPLE.findall(text)]
+
+
+@asynccontextmanager
+async def open_watch(admin: str, app: str) -> AsyncIterator[Watch]:
+    """A watch on an app; `admin` is the URL of the admin port, whose token is in JSBOX_TOKEN."""
+    token = os.environ.get("JSBOX_TOKEN", "")
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with httpx2.AsyncClient(base_url=admin, headers=headers, timeout=TIMEOUT, trust_env=False) as client:
+        watch = Watch(app, client)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch.run)
+            yield watch
+            nursery.cancel_scope.cancel()
