@@ -1,0 +1,181 @@
+"""`jsbox load`, as a load tester calls it: real servers, real sandboxes, real HTTP."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from ..programs import jsbox, serve
+from ..service import ECHO, REPLY, Folder
+
+BACK_END = """
+api.on_inbound_message = function (command) {
+    if (command.msg.session_event === 'close') return api.done();
+    api.request('http.get', {url: 'http://hub.example.org/api/one'}, function (reply) {
+        api.request('outbound.reply_to', {content: 'hub says ' + reply.body, in_reply_to: command.msg.message_id}, function () { api.done(); });
+    });
+};
+"""
+
+
+def campaign(
+    folder: Folder, steps: str, more: str = "", *, rate: str = "20/s", seconds: str = "2s", run: str = ""
+) -> str:
+    text = (
+        f'[run]\nchannel = "phone"\nstages = [ {{ rate = "{rate}", for = "{seconds}" }} ]\nthink = {{ lognormal = "50ms" }}\nfinish = "10s"\n'
+        f'users = {{ pool = 200, returning = 0.2 }}\n{run}\n[[dialogue]]\nname = "talk"\nsteps = [ {steps} ]\n{more}'
+    )
+    file = folder.path / "campaign.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def load(folder: Folder, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
+    out = folder.path / "out"
+    done = jsbox("load", str(folder.path / "campaign.toml"), "-c", str(folder.config), "--out", str(out), *arguments)
+    summary = out / "summary.json"
+    return done, json.loads(summary.read_text()) if summary.exists() else {}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_conversations_that_go_as_expected_pass(folder: Folder) -> None:
+    """Exit 0; every session is counted, and the report holds the same numbers as the summary."""
+    folder.app("phone", ECHO)
+    campaign(folder, '{ dial = "*1#", expect = "you said" }, { send = "7", expect = "you said 7" }',
+             '[thresholds]\n"reply.p99" = "< 5s"\n"missing_replies" = "== 0"\n"dialogue.talk.completed" = "== 100%"\n"generator.late.p99" = "< 1s"\n'
+             '"sandbox.rss.max" = "< 200MiB"\n')  # fmt: skip
+    done, summary = load(folder, "--serve", "--no-tui")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in done.stdout
+    sessions, replies = summary["sessions"], summary["replies"]
+    assert isinstance(sessions, dict)
+    assert isinstance(replies, dict)
+    assert sessions["started"] == sessions["completed"] > 10
+    assert replies["count"] == 2 * sessions["completed"]
+    assert 0 < replies["p50"] <= replies["p99"] <= replies["max"] < 5
+    assert "passed" in (folder.path / "out" / "report.html").read_text()
+    suite = ET.parse(folder.path / "out" / "junit.xml").getroot()  # our own file
+    assert (suite.get("tests"), suite.get("failures")) == ("5", "0")
+
+
+def test_what_the_app_does_otherwise_is_counted_by_its_name(folder: Folder) -> None:
+    """A wrong text, no reply, an end where none was expected: exit 99, each error under its reason, and the step at which it happened."""
+    javascript = (
+        "var msg = command.msg, n = Number(msg.from_addr.slice(-1)) % 4, content = msg.content;"
+        "if (msg.session_event === 'close' || (content === '7' && n === 1)) return api.done();"
+        "if (content === '7' && n === 2) throw new Error('no');"
+        "api.request('outbound.reply_to', {content: content === '7' && n === 3 ? 'what?' : 'fine', continue_session: true,"
+        "in_reply_to: msg.message_id}, function () { api.done(); });"
+    )
+    folder.app("phone", javascript)
+    campaign(folder, '{ dial = "*1#", expect = "fine" }, { send = "7", expect = "fine" }',
+             '[thresholds]\n"dialogue.talk.completed" = "> 90%"\n"generator.late.p99" = "< 1s"\n', run='give_up = { after = "3s" }')  # fmt: skip
+    done, summary = load(folder, "--serve", "--no-tui")
+    assert done.returncode == 99, done.stdout + done.stderr
+    assert summary["verdict"] == "missed"
+    assert isinstance(summary["errors"], dict)
+    assert set(summary["errors"]) == {"no_reply", "app_error", "wrong_reply"}
+    assert isinstance(summary["dialogues"], dict)
+    assert set(summary["dialogues"]["talk"]["stopped_at_step"]) == {"2"}
+    failed = ET.parse(folder.path / "out" / "junit.xml").getroot().find("testcase/failure")
+    assert failed is not None
+
+
+def test_a_slow_server_is_measured_from_when_replies_were_due(folder: Folder) -> None:
+    """More comes than one process can do: the times from when messages were due grow with the queue, and the phases say that it is the queue."""
+    folder.app("phone", "var end = Date.now() + 60; while (Date.now() < end) {}" + ECHO, "pool = { max_processes = 1 }")
+    campaign(
+        folder,
+        '{ dial = "*1#" }',
+        '[thresholds]\n"reply.p99" = "< 300ms"\n"generator.late.p99" = "< 1s"\n',
+        rate="40/s",
+        seconds="3s",
+    )
+    done, summary = load(folder, "--serve", "--no-tui")
+    assert done.returncode == 99, done.stdout + done.stderr
+    assert isinstance(summary["replies"], dict)
+    assert summary["replies"]["p99"] > 1.5
+    assert "messages wait for their turn" in done.stdout
+    (row,) = [one for one in summary["thresholds"] if one["name"] == "reply.p99"]  # type: ignore[attr-defined]
+    assert row["first_breach"] == 0.0
+
+
+def test_back_ends_are_played(folder: Folder) -> None:
+    """The stub answers for the host that the app asks, after its time and with its errors."""
+    folder.app("phone", BACK_END)
+    campaign(folder, '{ dial = "*1#", expect = "hub says yes" }',
+             '[stub."http://hub.example.org/api/*"]\nreply = { body = "yes", p50 = "50ms", errors = { "503" = 0.2 } }\n'
+             '[thresholds]\n"reply.p50" = "> 50ms"\n"errors.wrong_reply" = "> 0"\n"generator.late.p99" = "< 1s"\n')  # fmt: skip
+    done, summary = load(folder, "--serve", "--no-tui")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert isinstance(summary["stubs"], dict)
+    assert set(summary["stubs"]) == {"200", "503"}
+
+
+def test_faults_happen_when_they_are_due_and_no_reply_is_lost(folder: Folder) -> None:
+    """A process is killed, the connection dropped, the config read again, the server drained and started again; the users notice at most a wait."""
+    folder.app("phone", ECHO)
+    campaign(folder, '{ dial = "*1#", expect = "you said" }, { send = "7", expect = "you said 7" }',
+             '[faults]\n"500ms" = "reload-limits"\n"1s" = "gateway-disconnect"\n"1500ms" = "drain"\n"5s" = "kill-sandbox"\n'
+             '[thresholds]\n"errors.timeout" = "== 0"\n"errors" = "< 2"\n"generator.late.p99" = "< 1s"\n', seconds="6s", rate="10/s")  # fmt: skip
+    done, summary = load(folder, "--serve", "--no-tui")
+    assert done.returncode == 0, done.stdout + done.stderr
+    notes = [note["text"] for note in summary["notes"]]  # type: ignore[attr-defined]
+    assert [note.split(":")[0] for note in notes] == ["reload-limits", "gateway-disconnect", "drain", "kill-sandbox"]
+    assert "the config was read again" in notes[0]
+    assert "started again" in notes[2]
+    assert "killed" in notes[3]
+
+
+def test_a_running_server_is_loaded_through_its_config(folder: Folder) -> None:
+    """Without --serve the gateway and the admin port of the config are used; users who hang up are counted as such, and a baseline is compared."""
+    folder.app("phone", REPLY % "'fine'")
+    campaign(folder, '{ dial = "*1#" }, { send = "1" }, { send = "2" }', '[thresholds]\n"generator.late.p99" = "< 1s"\n',
+             run="give_up = { rate_per_step = 0.5 }")  # fmt: skip
+    with serve(folder.config) as server:
+        arguments = ("--target", server.gateway, "--admin", server.admin, "--app", "phone", "--no-tui")
+        done, summary = load(folder, *arguments)
+        again, _ = load(folder, *arguments, "--baseline", str(folder.path / "out"), "--rate", "10/s", "--seed", "5")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert isinstance(summary["sessions"], dict)
+    assert summary["sessions"]["gave_up"] > 0
+    assert summary["sessions"]["failed"] == 0
+    assert isinstance(summary["server"], dict)
+    assert set(summary["server"]["phases"]) == {"queue", "boot", "app", "calls"}
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "reply p50: " in again.stdout
+
+
+def test_a_run_is_void_when_the_generator_was_late(folder: Folder) -> None:
+    """Nothing can be said of the server then: exit 1."""
+    folder.app("phone", ECHO)
+    campaign(folder, '{ dial = "*1#" }', '[thresholds]\n"generator.late.p99" = "< 0.001ms"\n', seconds="1s")
+    done, summary = load(folder, "--serve", "--no-tui")
+    assert (done.returncode, summary["verdict"]) == (1, "void"), done.stdout + done.stderr
+
+
+def test_a_campaign_that_cannot_run_says_why(folder: Folder) -> None:
+    """Exit 3 for what the files have wrong, 4 where nobody listens, 2 for arguments that contradict each other."""
+    folder.app("phone", ECHO)
+    file = campaign(folder, '{ dial = "*1#", sned = "x" }')
+    done, _ = load(folder)
+    assert done.returncode == 3
+    assert f"{file}:10: dialogue.0.steps.0.sned: unknown key `sned`; did you mean `send`?" in done.stderr
+    campaign(folder, '{ dial = "*1#" }', '[faults]\n"1s" = "drain"\n')
+    assert "can only be done with --serve" in load(folder)[0].stderr
+    campaign(folder, '{ dial = "*1#" }')
+    unreachable = load(folder, "--target", "ws://127.0.0.1:9/v1")[0]
+    assert unreachable.returncode == 4
+    assert "no gateway at ws://127.0.0.1:9/v1" in unreachable.stderr
+    assert load(folder, "--serve", "--target", "ws://127.0.0.1:9/v1")[0].returncode == 2
+    assert load(folder, "--rate", "fast")[0].returncode == 2
+    (folder.path / "campaign.toml").write_text((folder.path / "campaign.toml").read_text().replace('"phone"', '"fax"'))
+    assert "the config has no channel 'fax'; it has phone" in load(folder)[0].stderr
