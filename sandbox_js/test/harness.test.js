@@ -183,3 +183,19 @@ test('the process ends when the supervisor is gone', async (t) => {
   const [code] = await once(harness.child, 'exit');
   assert.equal(code, 0);
 });
+
+test('a process that rests gives back its memory, and no app finds the collector', async (t) => {
+  const harness = await start(t, handler(`
+    var found = [typeof gc, typeof globalThis.gc, require('lodash').constructor('return typeof gc')()];
+    var q = []; for (var i = 0; i < 200000; i++) q.push({i: i});
+    api.log_info(found.join()); api.done();`), { modules: ['lodash'] });
+  const dirty = () => Number(/Private_Dirty: +(\d+)/.exec(fs.readFileSync(`/proc/${harness.child.pid}/smaps_rollup`, 'utf8'))[1]);
+  harness.deliver('r1');
+  const log = await harness.next();
+  assert.equal(log.msg, 'undefined,undefined,undefined');
+  harness.reply(log);
+  await harness.next();
+  const before = dirty();
+  await new Promise((resolve) => setTimeout(resolve, 5500));
+  assert.ok(dirty() < before * 0.75, `${before} kB before, ${dirty()} after`);
+});
