@@ -52,10 +52,14 @@ async def answer(plain: trio.SocketStream) -> None:
                     continue
                 number, name = next(numbers), frame["id"]
                 stream.cork()
-                await socket.send_message(f'{{"type":"accepted","id":"{name}","message_id":"{name}","duplicate":false}}')
+                await socket.send_message(
+                    f'{{"type":"accepted","id":"{name}","message_id":"{name}","duplicate":false}}'
+                )
                 text = f'{{"message_id":"o{number}","in_reply_to":"{name}","content":"fine","session_event":null}}'
                 await socket.send_message(f'{{"type":"outbound","delivery":{number},"attempt":1,"msg":{text}}}')
-                await socket.send_message(f'{{"type":"outcome","message_id":"{name}","outcome":"ok","ms":1,"commands":1}}')
+                await socket.send_message(
+                    f'{{"type":"outcome","message_id":"{name}","outcome":"ok","ms":1,"commands":1}}'
+                )
                 stream.uncork()
                 await stream.send_all(b"")
         except ConnectionClosed:
@@ -73,12 +77,23 @@ def main(rates: tuple[int, ...]) -> None:
     """Print the table."""
     print(f"{'sessions/s':>10} {'replies/s':>10} {'generator':>10} {'late p50':>10} {'late p99':>10} {'reply p99':>10}")
     argv = [sys.executable, "-m", "benchmarks.generator", "gateway"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process, tempfile.TemporaryDirectory() as name:
+    with (
+        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,
+        tempfile.TemporaryDirectory() as name,
+    ):
         assert process.stdout is not None
         port = int(process.stdout.readline())
         for rate in rates:
             (Path(name) / "campaign.toml").write_text(CAMPAIGN % (rate, rate, SECONDS))
-            done = jsbox("load", f"{name}/campaign.toml", "--target", f"ws://127.0.0.1:{port}/v1", "--out", f"{name}/out", "--no-tui")
+            done = jsbox(
+                "load",
+                f"{name}/campaign.toml",
+                "--target",
+                f"ws://127.0.0.1:{port}/v1",
+                "--out",
+                f"{name}/out",
+                "--no-tui",
+            )
             assert done.returncode in (0, 1), done.stderr
             found = json.loads((Path(name) / "out" / "summary.json").read_text())
             late = found["generator"]["late"]

@@ -18,9 +18,10 @@ from attrs import evolve
 from supervisor.config.model import App, Isolation
 from supervisor.config.units import show_size
 from supervisor.errors import SandboxFault
+from supervisor.hold import hold_sandbox
 from supervisor.isolation import Walls, open_isolation
 from supervisor.jail import Jail
-from supervisor.sandbox import Sandbox, hold_sandbox
+from supervisor.sandbox import Sandbox
 from supervisor.service import HARNESS
 from tests.apps import NODE, make_app
 from tests.integration.test_apps import APPS

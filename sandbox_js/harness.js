@@ -113,19 +113,23 @@ function say(level, text) {
   else if (lastRun === null && early.length < EARLY_MAX) early.push([level, text]);
 }
 
+function prepare(command) {
+  // A spare process: everything that needs no app.
+  library = createLibrary({ modulesDir: '', console: say });
+  library.preload(command.modules);
+  line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
+}
+
 function initialize(command) {
   settings = command;
-  library = createLibrary({
-    modulesDir: settings.modules_dir,
-    allowed: settings.modules,
-    console: say,
-  });
+  if (library === null || settings.modules_dir) library = createLibrary({ modulesDir: settings.modules_dir, console: say });
   try {
     script = new vm.Script(settings.javascript, { filename: settings.filename });
   } catch (error) {
     broken = describe(error);
   }
-  library.preload(settings.javascript);
+  const named = [...settings.javascript.matchAll(/\brequire\s*\(\s*['"]([^'"]+)['"]\s*\)/g)].map(([, name]) => name);
+  library.preload(named.filter((name) => settings.modules.includes(name)));
   line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
 }
 
@@ -150,6 +154,7 @@ readLines((text) => {
   }
   const command = parse(text);
   if (command.cmd === 'initialize') initialize(command);
+  else if (command.cmd === 'prepare') prepare(command);
   else if (command.cmd === 'config') { config = new Map(Object.entries(command.values)); burst = command.burst; }
   else if (command.cmd === 'exit') host.exit(0);
   else startRun(command, text);

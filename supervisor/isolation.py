@@ -194,6 +194,16 @@ class Walls:
             raise modules
         return jail(app, self.place, modules, self.user(app.name), os.getpid())
 
+    def blank(self, like: App) -> Jail:
+        """The jail for a process that has no app yet: as of `like`, which has no modules of its own, but with a user of its own."""
+        user = None if self.users is None else self.users()
+        return jail(like, self.place, None, user, os.getpid())
+
+    def kind(self, app: App) -> object:
+        """All that makes the jail of an app without modules of its own, but for the user."""
+        made = jail(app, self.place, None, None, 0)
+        return made.argv, tuple(made.env.items())
+
     def user(self, app: str) -> int | None:
         """The user that an app runs as: its own, and no other app's as long as we live; None: ours."""
         if self.users is None:

@@ -11,17 +11,20 @@ import os
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from .config.model import App
 from .crashes import CrashLoops
 from .errors import BootFailed, CannotStart, SandboxFault
+from .hold import adopt, hold_sandbox
 from .jail import Jail
 from .observe import Observer
 from .outcomes import Outcome
-from .sandbox import Sandbox, hold_sandbox
+from .sandbox import Sandbox
+from .spares import Spares
 from .usage import Usage
 
 CORES_FOR_HEAVY = max(1, (os.cpu_count() or 1) - 1)  # that starts, and runs that use much CPU, may keep busy
@@ -34,13 +37,26 @@ WARM_RETRY = 10.0  # seconds after a failed boot until min_idle is tried again
 log = logging.getLogger(__name__)
 
 
+class MakesJails(Protocol):
+    """Isolation, as the pool sees it."""
+
+    def jail(self, app: App) -> Jail:
+        """For a process of an app."""
+
+    def blank(self, like: App) -> Jail:
+        """For a process that has no app yet, and will have one of the kind of `like`."""
+
+    def kind(self, app: App) -> object:
+        """What apps have in common that can take the same blank process."""
+
+
 @frozen
 class SandboxStatus:
     """One live process, as an operator sees it."""
 
     app: str
     pid: int
-    state: str  # busy | idle
+    state: str  # busy | idle | spare: it has no app yet
     age_seconds: float
     runs: int
     rss_bytes: int
@@ -77,6 +93,7 @@ class Pool:
     _boots: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(CORES_FOR_HEAVY), init=False)
     crashes: CrashLoops = field(factory=CrashLoops, init=False)
     usage: Usage = field(factory=Usage, init=False)
+    spares: Spares = field(init=False)
     _apps: Mapping[str, App] = field(factory=dict, init=False)
     _shares: dict[str, _Share] = field(factory=lambda: defaultdict(_Share), init=False)
     _busy: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
@@ -86,6 +103,7 @@ class Pool:
         self._apps = apps
         self.crashes.forgive()
         self.usage.forget(apps)
+        self.spares.update(apps)
         for share in self._shares.values():
             for sandbox in list(share.idle):
                 if not self._is_current(sandbox):
@@ -132,7 +150,7 @@ class Pool:
             for share in self._shares.values()
             for state, group in (("busy", share.busy), ("idle", share.idle))
             for sandbox in group
-        ]
+        ] + [evolve(_status(sandbox, "spare"), app="") for sandbox in self.spares.ready]
 
     def _take_idle(self, share: _Share, app: App) -> Sandbox | None:
         """The one that was used last, so that those not needed grow old and end."""
@@ -151,14 +169,29 @@ class Pool:
         share.booting += 1
         began = trio.current_time()
         try:
-            async with self._boot_turn():
-                sandbox: Sandbox = await self._nursery.start(self._hold, app)
+            sandbox = await self._adopt(app) or await self._start(app)
         finally:
             share.booting -= 1
         seconds = trio.current_time() - began
         self._observer.sandbox_started(app.name, seconds)
         for line in self.usage.note(app, {"boot": seconds}):
             log.warning("app %s: %s", app.name, line)
+        return sandbox
+
+    async def _adopt(self, app: App) -> Sandbox | None:
+        """A spare process, where there is one that fits."""
+        sandbox = None if self.crashes.in_trouble(app) else self.spares.take(app)
+        if sandbox is not None:
+            try:
+                await adopt(sandbox, app)
+            except BaseException:
+                sandbox.end()
+                raise
+        return sandbox
+
+    async def _start(self, app: App) -> Sandbox:
+        async with self._boot_turn():
+            sandbox: Sandbox = await self._nursery.start(self._hold, app)
         return sandbox
 
     @asynccontextmanager
@@ -217,7 +250,9 @@ class Pool:
         sandbox.end()
 
     def _evict(self, for_app: str) -> None:
-        """Make room on the host: end the process that has been idle longest, of any other app."""
+        """Make room on the host: end a spare process, or the one that has been idle longest, of any other app."""
+        if self.spares.end_one():
+            return
         idle = [
             (sandbox.idle_since, name, sandbox)
             for name, share in self._shares.items()
@@ -298,10 +333,13 @@ def _status(sandbox: Sandbox, state: str) -> SandboxStatus:
 
 
 @asynccontextmanager
-async def open_pool(jail: Callable[[App], Jail], max_processes: int, observer: Observer) -> AsyncIterator[Pool]:
-    """A pool for the whole host; at the end all processes are dead and reaped."""
+async def open_pool(walls: MakesJails, max_processes: int, observer: Observer, spare: int = 0) -> AsyncIterator[Pool]:
+    """A pool for the whole host, with so many spare processes; at the end all processes are dead and reaped."""
     async with trio.open_nursery() as nursery:
-        pool = Pool(nursery, jail, observer, trio.CapacityLimiter(max_processes))
+        processes = trio.CapacityLimiter(max_processes)
+        pool = Pool(nursery, walls.jail, observer, processes)
+        pool.spares = Spares(spare, nursery, walls.blank, walls.kind, processes, pool._boots)  # noqa: SLF001
+        nursery.start_soon(pool.spares.run)
         nursery.start_soon(pool._watch_cpu)  # noqa: SLF001
         nursery.start_soon(pool._tend)  # noqa: SLF001
         try:

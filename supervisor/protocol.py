@@ -7,7 +7,7 @@ or too deep, is a `ProtocolViolation`: the harness never writes one, so whoever 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -159,6 +159,11 @@ _encode = msgspec.json.Encoder().encode
 def encode_initialize(fields: dict[str, Any]) -> bytes:
     """The first line to a sandbox: the app and what it may have."""
     return _encode({"reply": False, "cmd": "initialize", "cmd_id": "0", "run": None} | fields) + b"\n"
+
+
+def encode_prepare(modules: Sequence[str]) -> bytes:
+    """The first line to a spare process: what to load before there is an app."""
+    return _encode({"reply": False, "cmd": "prepare", "cmd_id": "0", "run": None, "modules": modules}) + b"\n"
 
 
 def encode_config(values: Mapping[str, str], burst: int) -> bytes:

@@ -9,33 +9,32 @@ in an unknown state, so it is never used again; the pool sees to that.
 
 from __future__ import annotations
 
-import re
 import resource
-import signal
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
 import trio
 from attrs import define, field, frozen
 
 from .config.model import App, Limits
-from .errors import AppFailed, BootFailed, LimitHit, ProtocolViolation, SandboxFault, SandboxGone
-from .jail import Jail, cpu_rlimit, unheld
+from .errors import AppFailed, LimitHit, ProtocolViolation, SandboxFault, SandboxGone
+from .exits import classify_exit
+from .jail import cpu_rlimit
 from .outcomes import Outcome
-from .process import Process, SpawnFailed, open_process
+from .process import Process
 from .protocol import (
     ConsoleLine,
     Done,
     Failed,
     Frame,
-    LineReader,
     Ready,
     Request,
     encode_config,
     encode_delivery,
     encode_initialize,
+    encode_prepare,
     encode_reply,
     parse,
 )
@@ -46,6 +45,7 @@ HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants
 BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
 STDERR_READ = 16 << 10
 STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest
+TOOLKITS = ("vumigo_v02", "lodash", "moment", "q", "jed")  # that spare processes have loaded
 LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
 ENDED_SECONDS = 1.0  # that a process which closed its stdout has to end
 
@@ -54,12 +54,6 @@ Reply = dict[str, Any] | None
 
 Answer = Callable[[Request | ConsoleLine], Reply | Coroutine[Any, Any, Reply]]
 """Handles what an app asks: its reply, or, where that must be waited for, a coroutine of it."""
-
-OUT_OF_HEAP = re.compile(r"heap out of memory|Reached heap limit|invalid table size", re.IGNORECASE)
-OUT_OF_MEMORY = re.compile(
-    r"Committing semi space|AlignedAlloc|allocation failed|Allocation failed|bad_alloc|Zone|SpacePage",
-    re.IGNORECASE,
-)
 
 
 @frozen
@@ -307,8 +301,16 @@ class Sandbox:
             "globals": app.globals,
         }
         await self._wire.send(encode_initialize(fields))
+        await self._ready()
+
+    async def prepare(self) -> None:
+        """Have the toolkits loaded, and wait. Raises as `boot` does."""
+        await self._wire.send(encode_prepare(TOOLKITS))
+        await self._ready()
+
+    async def _ready(self) -> None:
         (line,) = await self._wire.receive()
-        if parse(line, None, app.limits.json_depth) != Ready():
+        if parse(line, None, self.app.limits.json_depth) != Ready():
             raise ProtocolViolation("the harness did not begin with js.ready")
 
     async def drain_stderr(self) -> None:
@@ -345,84 +347,3 @@ class Sandbox:
 
 async def _wait_for(coming: Coroutine[Any, Any, Any]) -> None:
     await coming
-
-
-def classify_exit(code: int, stderr: str, limits: Limits) -> SandboxFault:
-    """What the end of a process that nobody killed means.
-
-    V8 aborts (SIGABRT, or SIGTRAP) in several ways when it cannot have memory, and says on stderr which.
-    """
-    last_words = f"; it last wrote: {stderr[-2000:]}" if stderr else ""
-    if code == -signal.SIGXCPU:
-        return LimitHit(Outcome.CPU, "cpu", f"{limits.cpu:g} s", "SIGXCPU from the kernel")
-    if code in (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGILL):
-        if OUT_OF_HEAP.search(stderr):
-            return LimitHit(Outcome.HEAP, "heap", f"{limits.heap} bytes", "more than that, and V8 could not free any")
-        if OUT_OF_MEMORY.search(stderr):
-            return LimitHit(Outcome.MEMORY, "memory", f"{limits.memory} bytes", "an allocation that the kernel refused")
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = f"signal {-code}"
-        return SandboxFault(Outcome.CRASHED, f"the process was ended by {name}{last_words}")
-    return SandboxFault(Outcome.CRASHED, f"the process exited with code {code} before the run was done{last_words}")
-
-
-async def hold_sandbox(
-    app: App,
-    jail: Jail,
-    *,
-    in_background: bool = False,
-    task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """One sandbox from spawn to reaped; ends when its process does. One that starts in the background stands back (see there).
-
-    Raises:
-        BootFailed: It was not ready in time, or ended before. Only before `task_status.started`.
-    """
-    failure: BootFailed | None = None
-    try:
-        async with _open(jail) as process, trio.open_nursery() as nursery:
-            sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)))
-            if in_background:
-                sandbox.stand_back()
-            nursery.start_soon(sandbox.drain_stderr)
-            failure = await _boot(sandbox, jail)
-            if failure is None:
-                task_status.started(sandbox)  # only now can the pool lend it
-                await process.wait()
-            with trio.move_on_after(LAST_WORDS_SECONDS):
-                await sandbox.silent.wait()
-            sandbox.ended.set()
-            nursery.cancel_scope.cancel()
-    except SpawnFailed as error:
-        raise BootFailed(str(error)) from error
-    if failure is not None:
-        raise failure
-
-
-def _open(jail: Jail) -> AbstractAsyncContextManager[Process]:
-    return open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped)
-
-
-async def _boot(sandbox: Sandbox, jail: Jail) -> BootFailed | None:
-    seconds = sandbox.app.limits.boot
-    try:
-        with trio.fail_after(seconds):
-            await sandbox.boot(jail.modules_dir)
-        sandbox.process.find_inner()
-        if not jail.must_hold or not (lacks := unheld(sandbox.process.inner)):
-            return None
-        detail = f"the jail does not hold: {lacks}"
-    except trio.TooSlowError:
-        detail = f"limits.boot = {seconds:g} s: the process was not ready in that time"
-    except SandboxFault as fault:
-        detail = fault.detail
-    except SandboxGone:
-        with trio.move_on_after(ENDED_SECONDS):
-            await sandbox.silent.wait()
-        detail = "the process ended while it booted"
-    sandbox.end()
-    said = sandbox.take_stderr()
-    return BootFailed(f"{detail}; it last wrote: {said[-2000:]}" if said else detail)

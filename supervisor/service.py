@@ -302,7 +302,7 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
             ContactsResource(contacts, search), GroupsResource(groups, contacts, search), Messagestore(statistics),
             OptoutResource(optouts),
         ]  # fmt: skip
-        pool = await stack.enter_async_context(open_pool(walls.jail, config.node.max_processes, observer))
+        pool = await stack.enter_async_context(open_pool(walls, config.node.max_processes, observer, config.node.spare))
         router = Router(build_table(resources), observer)
         dispatcher = await stack.enter_async_context(
             open_dispatcher(pool, router, stores.journal, stores.logbook, outbox, observer, deliveries.run_ended)

@@ -133,10 +133,10 @@ function bootstrap(find, startTimer, stopTimer, nextTick, print, version) {
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:library' });
 
 /**
- * @param {{modulesDir: string, allowed: string[], console: function(string, string)}} options
- * @returns {{load(name), preload(javascript), pick(names), clearTimers()}}
+ * @param {{modulesDir: string, console: function(string, string)}} options
+ * @returns {{load(name), preload(names), pick(names), clearTimers()}}
  */
-function createLibrary({ modulesDir, allowed, console: print }) {
+function createLibrary({ modulesDir, console: print }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, { name: 'library', codeGeneration: { strings: true, wasm: false } });
   const live = new Map();      // timer id -> host timer
   const modules = new Map();   // file name -> {module, require}
@@ -217,10 +217,9 @@ function createLibrary({ modulesDir, allowed, console: print }) {
       for (const [id, timer] of live) { cancel(timer); inside.forget(id); }
       live.clear();
     },
-    /** Load what the app's text asks for, so that the first run need not wait for it; what fails to load fails again in a run. */
-    preload(javascript) {
-      for (const [, name] of javascript.matchAll(/\brequire\s*\(\s*['"]([^'"]+)['"]\s*\)/g)) {
-        if (!allowed.includes(name)) continue;
+    /** Load what will be asked for, so that the first run need not wait for it; what fails to load fails again in a run. */
+    preload(names) {
+      for (const name of names) {
         try { load(name); } catch { /* the run that needs it will say so */ }
       }
     },

@@ -50,6 +50,7 @@ class NodeSettings:
 
     path: str = "bundled"
     max_processes: Count = Count(200)  # on the whole host; when reached, an idle process of another app makes room
+    spare: Natural = Natural(1)  # processes with the toolkits loaded that wait for the first app that needs one
 
 
 @frozen

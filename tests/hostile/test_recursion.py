@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from supervisor.config.model import Level
-from supervisor.sandbox import Sandbox, hold_sandbox
+from supervisor.hold import hold_sandbox
+from supervisor.sandbox import Sandbox
 
 from ..apps import make_app, walls
 from ..programs import bubblewrap

@@ -15,10 +15,10 @@ from attrs import evolve
 from supervisor import doctor, isolation
 from supervisor.config.model import Config, Isolation
 from supervisor.errors import BootFailed, CannotStart
+from supervisor.hold import hold_sandbox
 from supervisor.isolation import LAUNCHER, Stage, inspect_host, open_isolation
 from supervisor.jail import Place, jail, unheld
 from supervisor.probe import Probing, probe
-from supervisor.sandbox import hold_sandbox
 from supervisor.service import HARNESS
 
 from ..apps import NODE, make_app, walls

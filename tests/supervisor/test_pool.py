@@ -17,13 +17,13 @@ from supervisor.jail import Jail
 from supervisor.observe import NullObserver
 from supervisor.pool import Pool, open_pool
 
-from ..apps import jail_of, make_app
+from ..apps import make_app, walls
 from ..service import eventually
 
 
 @asynccontextmanager
-async def pool_of(*apps: App, most: int = 10) -> AsyncIterator[Pool]:
-    async with open_pool(jail_of, most, NullObserver()) as pool:
+async def pool_of(*apps: App, most: int = 10, spare: int = 0) -> AsyncIterator[Pool]:
+    async with open_pool(walls(), most, NullObserver(), spare) as pool:
         pool.update({app.name: app for app in apps})
         yield pool
 
@@ -168,12 +168,18 @@ async def test_a_boot_failure_reaches_the_borrower(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "TEND", 0.02)
     starts = []
 
-    def broken(app: App) -> Jail:
-        starts.append(app)
-        return Jail(("/bin/false",), {})
+    class Broken:
+        def jail(self, app: App) -> Jail:
+            starts.append(app)
+            return Jail(("/bin/false",), {})
+
+        blank = jail
+
+        def kind(self, app: App) -> object:
+            return app
 
     app = evolve(APP, pool=evolve(APP.pool, min_idle=1))
-    async with open_pool(broken, 5, NullObserver()) as pool:
+    async with open_pool(Broken(), 5, NullObserver()) as pool:
         pool.update({"app": app})
         with pytest.raises(BootFailed):
             async with pool.lend(app):

@@ -15,11 +15,12 @@ from attrs import evolve
 
 from supervisor.config.model import App, Isolation, Level
 from supervisor.errors import AppFailed, BootFailed, SandboxFault
+from supervisor.hold import hold_sandbox
 from supervisor.isolation import open_isolation
 from supervisor.jail import Jail
 from supervisor.outcomes import Outcome
 from supervisor.protocol import ConsoleLine, Request
-from supervisor.sandbox import RunUse, Sandbox, hold_sandbox
+from supervisor.sandbox import RunUse, Sandbox
 
 from ..apps import NODE, jail_of, make_app
 from ..hostile.granted import granted_harness

@@ -1,0 +1,117 @@
+"""The life of a sandbox's process: spawned, made ready, handed out, reaped. Each is held by a task of the pool's, as long as the process."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
+import trio
+
+from .config.model import App
+from .errors import BootFailed, SandboxFault, SandboxGone
+from .jail import Jail, unheld
+from .process import Process, SpawnFailed, open_process
+from .protocol import LineReader
+from .sandbox import ENDED_SECONDS, Sandbox
+from .wire import Wire
+
+LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
+
+
+async def hold_sandbox(
+    app: App,
+    jail: Jail,
+    *,
+    in_background: bool = False,
+    task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """One sandbox from spawn to reaped; ends when its process does. One that starts in the background stands back (see there).
+
+    Raises:
+        BootFailed: It was not ready in time, or ended before. Only before `task_status.started`.
+    """
+    await _hold(app, jail, task_status, in_background=in_background, is_spare=False)
+
+
+async def hold_spare(
+    like: App, jail: Jail, *, task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """A process without an app, for one whose jail is of the same kind as `like`; it is given one by `Sandbox.adopt`.
+
+    Raises:
+        BootFailed: As of `hold_sandbox`.
+    """
+    await _hold(like, jail, task_status, in_background=False, is_spare=True)
+
+
+async def _hold(
+    app: App, jail: Jail, task_status: trio.TaskStatus[Sandbox], *, in_background: bool, is_spare: bool
+) -> None:
+    failure: BootFailed | None = None
+    try:
+        async with _open(jail) as process, trio.open_nursery() as nursery:
+            sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)))
+            if in_background:
+                sandbox.stand_back()
+            nursery.start_soon(sandbox.drain_stderr)
+            failure = await _boot(sandbox, jail, is_spare=is_spare)
+            if failure is None:
+                task_status.started(sandbox)  # only now can the pool lend it
+                await process.wait()
+            with trio.move_on_after(LAST_WORDS_SECONDS):
+                await sandbox.silent.wait()
+            sandbox.ended.set()
+            nursery.cancel_scope.cancel()
+    except SpawnFailed as error:
+        raise BootFailed(str(error)) from error
+    if failure is not None:
+        raise failure
+
+
+def _open(jail: Jail) -> AbstractAsyncContextManager[Process]:
+    return open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped)
+
+
+async def _boot(sandbox: Sandbox, jail: Jail, *, is_spare: bool) -> BootFailed | None:
+    failure = await _make_ready(
+        sandbox, partial(sandbox.prepare) if is_spare else partial(sandbox.boot, jail.modules_dir)
+    )
+    if failure is None:
+        sandbox.process.find_inner()
+        if jail.must_hold and (lacks := unheld(sandbox.process.inner)):
+            sandbox.end()
+            failure = BootFailed(f"the jail does not hold: {lacks}")
+    return failure
+
+
+async def _make_ready(sandbox: Sandbox, tell: Callable[[], Awaitable[None]]) -> BootFailed | None:
+    seconds = sandbox.app.limits.boot
+    try:
+        with trio.fail_after(seconds):
+            await tell()
+    except trio.TooSlowError:
+        detail = f"limits.boot = {seconds:g} s: the process was not ready in that time"
+    except SandboxFault as fault:
+        detail = fault.detail
+    except SandboxGone:
+        with trio.move_on_after(ENDED_SECONDS):
+            await sandbox.silent.wait()
+        detail = "the process ended while it booted"
+    else:
+        return None
+    sandbox.end()
+    said = sandbox.take_stderr()
+    return BootFailed(f"{detail}; it last wrote: {said[-2000:]}" if said else detail)
+
+
+async def adopt(sandbox: Sandbox, app: App) -> None:
+    """Give a spare process an app: it is that app's from now on.
+
+    Raises:
+        BootFailed: It was not ready in time.
+    """
+    sandbox.app = app
+    failure = await _make_ready(sandbox, partial(sandbox.boot, ""))
+    if failure is not None:
+        raise failure
