@@ -50,9 +50,11 @@ function fail(kind, report) {
 
 function endRun() {
   if (current === null) return;
-  lastId = current.realm.lastId();
+  const { realm } = current;
+  lastId = realm.lastId();
   lastRun = current.run;
   current = null;
+  defer(() => { try { realm.forget(); } catch { /* an app may have hardened its globals; then they stay */ } });
   library.clearTimers();
   if (resting === null) resting = later(rest, REST_AFTER); else resting.refresh();
 }

@@ -26,7 +26,7 @@ from resources.stores.search import SearchError
 
 from .contacts_admin import ContactsAdmin
 from .dispatcher import Dispatcher, Program
-from .pool import Pool
+from .pool import Pool, SandboxStatus
 from .push import NoSuchGroup, Pushed
 
 LOGS_MAX = 10_000
@@ -178,23 +178,10 @@ class Admin:
                     yield msgspec.json.encode(entry) + b"\n"
 
     async def sandboxes(self, _: Request) -> Response:
-        """Every live process."""
-        return JSONResponse(
-            {
-                "sandboxes": [
-                    {
-                        "app": status.app,
-                        "pid": status.pid,
-                        "state": status.state,
-                        "rss": status.rss_bytes,
-                        "cpu": round(status.cpu_seconds, 3),
-                        "runs": status.runs,
-                        "age": round(status.age_seconds, 1),
-                    }
-                    for status in self.services.pool.sandboxes()
-                ]
-            }
-        )
+        """Every live process; those that have no app yet apart."""
+        pool = self.services.pool
+        rows, spares = ([_row(one) for one in found] for found in (pool.sandboxes(), pool.spare_processes()))
+        return JSONResponse({"sandboxes": rows, "spares": spares})
 
     async def kill(self, request: Request) -> Response:
         """End a process; the run that it has in hand ends as killed_by_operator."""
@@ -231,6 +218,18 @@ class Admin:
 
     def _program(self, request: Request) -> Program | None:
         return self.services.programs().get(request.path_params["app"])
+
+
+def _row(status: SandboxStatus) -> dict[str, Any]:
+    return {
+        "app": status.app,
+        "pid": status.pid,
+        "state": status.state,
+        "rss": status.rss_bytes,
+        "cpu": round(status.cpu_seconds, 3),
+        "runs": status.runs,
+        "age": round(status.age_seconds, 1),
+    }
 
 
 def _plain(value: Any) -> Any:

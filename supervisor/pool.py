@@ -144,13 +144,17 @@ class Pool:
         return PoolStatistics(len(share.busy), len(share.idle), share.booting)
 
     def sandboxes(self) -> list[SandboxStatus]:
-        """All live processes."""
+        """The live processes of all apps."""
         return [
             _status(sandbox, state)
             for share in self._shares.values()
             for state, group in (("busy", share.busy), ("idle", share.idle))
             for sandbox in group
-        ] + [evolve(_status(sandbox, "spare"), app="") for sandbox in self.spares.ready]
+        ]
+
+    def spare_processes(self) -> list[SandboxStatus]:
+        """Those that have no app yet."""
+        return [evolve(_status(sandbox, "spare"), app="") for sandbox in self.spares.ready]
 
     def _take_idle(self, share: _Share, app: App) -> Sandbox | None:
         """The one that was used last, so that those not needed grow old and end."""

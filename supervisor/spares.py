@@ -19,7 +19,8 @@ from .hold import hold_spare
 from .jail import Jail
 from .sandbox import Sandbox
 
-AFTER = 0.2  # seconds after one was taken that the next is started: whoever took it has its first run now
+AFTER = 0.5  # seconds after one was taken that the next is started: whoever took it has its first run now
+SETTLE = 2.0  # seconds after a reload that wants others: all apps may be starting new processes now
 RETRY = 10.0  # seconds after a failed start
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ class Spares:
     _boots: trio.CapacityLimiter
     _wanted: object = field(default=None, init=False)
     _like: App | None = field(default=None, init=False)  # an app of that kind
+    _not_before: float = field(default=0.0, init=False)
+    _was_updated: bool = field(default=False, init=False)
     ready: list[Sandbox] = field(factory=list, init=False)
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
@@ -48,7 +51,9 @@ class Spares:
         if wanted != self._wanted:
             self._wanted = wanted
             self._like = next((app for app in fitting if self._kind(app) == wanted), None)
+            self._not_before = trio.current_time() + (SETTLE if self._was_updated else 0.0)
             self.end_all()
+        self._was_updated = True
         self._bell.unpark_all()
 
     def take(self, app: App) -> Sandbox | None:
@@ -83,6 +88,9 @@ class Spares:
                 with trio.move_on_after(RETRY):
                     await self._bell.park()
                 await trio.sleep(AFTER)
+                continue
+            if trio.current_time() < self._not_before:
+                await trio.sleep_until(self._not_before)
                 continue
             like, wanted = self._like, self._wanted
             try:

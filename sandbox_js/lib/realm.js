@@ -159,7 +159,8 @@ function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, co
       consoleLine(LEVELS[name], call(join, parts, ' '));
     };
   }
-  if (typeof console === 'object') for (const name in printers) console[name] = printers[name];   // V8's own, else silent
+  const built = typeof console === 'object' ? console : {};   // V8's own, else silent
+  for (const name in printers) built[name] = printers[name];
 
   function require(name) {
     name = text(name);
@@ -172,7 +173,18 @@ function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, co
   define('require', require);
   for (const name in globals) define(name, globals[name]);
 
-  return { deliver, answerOwn, flush, console: consoleLine, isOver: () => over, lastId: () => id };
+  const { ownKeys, defineProperty: set } = Reflect, self = globalThis;
+
+  function forget() {
+    // A context is among V8's old objects from its first moment: what it refers to counts as alive until all of the heap is looked at, and is
+    // copied about until then. So at the end of a run it lets go of what the app has left in it.
+    const nothing = { value: undefined };
+    for (const name in printers) set(built, name, nothing);
+    const names = ownKeys(self);
+    for (let i = names.length - 1; i >= 0; i--) set(self, names[i], nothing);
+  }
+
+  return { deliver, forget, answerOwn, flush, console: consoleLine, isOver: () => over, lastId: () => id };
 }
 
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' });
@@ -180,7 +192,7 @@ const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' 
 /**
  * Make the realm of a run.
  * @param `configOf` gives a value of the app's config; `burst`: commands of the run that may be answered here, 0 for none.
- * @returns {{context, deliver(line), answerOwn(): boolean, flush(): string, console(level, text), isOver(): boolean, lastId(): number}}
+ * @returns {{context, deliver(line), answerOwn(): boolean, flush(): string, forget(), console(level, text), isOver(): boolean, lastId(): number}}
  */
 function createRealm({ run, firstId, flushSoon, writeNow, load, allowed, globals, configOf, burst }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, {

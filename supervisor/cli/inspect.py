@@ -72,9 +72,9 @@ def ps(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
         print_json(body)
         return
     click.echo(f"{'APP':20} {'PID':>8} {'STATE':6} {'RSS':>9} {'CPU':>9} {'RUNS':>8} {'AGE':>9}")
-    for one in body["sandboxes"]:
+    for one in body["sandboxes"] + body["spares"]:
         rss = f"{one['rss'] / (1 << 20):.1f}MiB"
-        row = f"{one['app']:20} {one['pid']:>8} {one['state']:6} {rss:>9} {one['cpu']:>8.2f}s {one['runs']:>8} {one['age']:>8.0f}s"
+        row = f"{one['app'] or '-':20} {one['pid']:>8} {one['state']:6} {rss:>9} {one['cpu']:>8.2f}s {one['runs']:>8} {one['age']:>8.0f}s"
         click.echo(row)
 
 

