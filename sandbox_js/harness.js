@@ -10,10 +10,10 @@
 // Only strings and numbers cross between host and app; functions of the host stay inside closures.
 
 const vm = require('node:vm');
-const { setFlagsFromString: setFlags } = require('node:v8');
 const { readLines, write } = require('./lib/wire');
 const { createLibrary } = require('./lib/library');
 const { createRealm } = require('./lib/realm');
+const { read } = require('./lib/kept');
 
 const { setImmediate: defer, setTimeout: later, process: host } = globalThis;
 const parse = JSON.parse, stringify = JSON.stringify;
@@ -29,6 +29,7 @@ let lastRun = null;
 let lastId = 0;        // one counter of cmd_ids a process, never reset
 let flushing = false;
 let resting = null;    // the timer of `rest`
+let collect = null;    // V8's collector, once it was needed
 const REST_AFTER = 5000;   // ms without a run
 const early = [];      // console lines from before the first run
 const EARLY_MAX = 50;
@@ -61,7 +62,18 @@ function endRun() {
 
 function rest() {
   // A process that waits gives back what its runs have left: V8 by itself would keep it until it needs it. About 20 ms.
-  if (current === null) collect({ type: 'major', flavor: 'last-resort' });
+  if (current !== null) return;
+  if (collect === null) collect = collector();
+  collect({ type: 'major', flavor: 'last-resort' });
+}
+
+function collector() {
+  // Taken out of a context of its own, now and not at the start: what it needs takes a fifth of that. Contexts that are made later have none.
+  const { setFlagsFromString } = require('node:v8');
+  setFlagsFromString('--expose-gc');
+  const found = vm.runInNewContext('gc');
+  setFlagsFromString('--no-expose-gc');
+  return found;
 }
 
 function describe(error) {
@@ -117,14 +129,16 @@ function say(level, text) {
 
 function prepare(command) {
   // A spare process: everything that needs no app.
-  library = createLibrary({ modulesDir: '', console: say });
+  library = createLibrary({ modulesDir: '', console: say, kept: read(host.argv[2]) });
   library.preload(command.modules);
   line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
 }
 
 function initialize(command) {
   settings = command;
-  if (library === null || settings.modules_dir) library = createLibrary({ modulesDir: settings.modules_dir, console: say });
+  if (library === null || settings.modules_dir) {
+    library = createLibrary({ modulesDir: settings.modules_dir, console: say, kept: read(host.argv[2]) });
+  }
   try {
     script = new vm.Script(settings.javascript, { filename: settings.filename });
   } catch (error) {
@@ -161,11 +175,6 @@ readLines((text) => {
   else if (command.cmd === 'exit') host.exit(0);
   else startRun(command, text);
 }, () => host.exit(0));
-
-// The collector, taken out of a context of its own; those that are made later have none.
-setFlags('--expose-gc');
-const collect = vm.runInNewContext('gc');
-setFlags('--no-expose-gc');
 
 host.on('uncaughtException', (error) => fail('throw', describe(error)));
 host.on('unhandledRejection', (error) => fail('rejection', describe(error)));

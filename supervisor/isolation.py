@@ -23,7 +23,7 @@ from attrs import define, field, frozen
 
 from .config.model import App, Isolation, Level
 from .errors import CannotStart
-from .jail import Jail, Place, jail
+from .jail import Jail, Place, compiled_name, jail
 
 LAUNCHER = Path(__file__).with_name("jail-launcher")
 COMMAND_SECONDS = 10.0
@@ -192,17 +192,31 @@ class Walls:
         )
         if isinstance(modules, CannotStart):
             raise modules
-        return jail(app, self.place, modules, self.user(app.name), os.getpid())
+        return jail(app, self.place, modules, self.user(app.name), os.getpid(), self._compiled(app))
 
     def blank(self, like: App) -> Jail:
         """The jail for a process that has no app yet: as of `like`, which has no modules of its own, but with a user of its own."""
         user = None if self.users is None else self.users()
-        return jail(like, self.place, None, user, os.getpid())
+        return jail(like, self.place, None, user, os.getpid(), self._compiled(like))
 
     def kind(self, app: App) -> object:
         """All that makes the jail of an app without modules of its own, but for the user."""
         made = jail(app, self.place, None, None, 0)
         return made.argv, tuple(made.env.items())
+
+    @property
+    def compiled(self) -> Path:
+        """Where what is compiled ahead is kept."""
+        assert self.place.compiled is not None
+        return self.place.compiled
+
+    def compiled_name(self, app: App) -> str:
+        """The file there for an app's flags."""
+        return compiled_name(app)
+
+    def _compiled(self, app: App) -> str | None:
+        name = compiled_name(app)
+        return name if self.place.compiled is not None and (self.place.compiled / name).exists() else None
 
     def user(self, app: str) -> int | None:
         """The user that an app runs as: its own, and no other app's as long as we live; None: ours."""
@@ -224,6 +238,8 @@ def open_isolation(settings: Isolation, node: Path, harness: Path) -> Iterator[W
         host = inspect_host(settings.level, node)
         stage = stack.enter_context(open_stage())
         is_strict = settings.level == "strict"
+        compiled = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jsbox-compiled-")))
+        compiled.chmod(0o755)
         place = Place(
             settings.level,
             stage.reachable(node) if is_strict else node,
@@ -232,6 +248,7 @@ def open_isolation(settings: Isolation, node: Path, harness: Path) -> Iterator[W
             host.libraries,
             stage.reachable(host.launcher) if is_strict else host.launcher,
             host.bubblewrap,
+            compiled,
         )
         users = itertools.count(settings.first_user).__next__ if os.geteuid() == 0 else None
         yield Walls(place, host, stage, users)

@@ -8,6 +8,7 @@ better errors and hold nobody who has the process in hand.
 
 from __future__ import annotations
 
+import hashlib
 import resource
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,7 @@ class Place:
 
     Attributes:
         code: The folder with the harness and the toolkits.
+        compiled: The folder with what V8 made of the toolkits, a file for each kind of flags.
         libraries: What the dynamic loader maps for node, and the loader itself.
         bubblewrap: Needed at level strict only.
     """
@@ -56,6 +58,7 @@ class Place:
     libraries: tuple[Path, ...] = ()
     launcher: Path | None = None
     bubblewrap: Path | None = None
+    compiled: Path | None = None
 
 
 @frozen
@@ -77,7 +80,14 @@ class Jail:
     must_hold: bool = False
 
 
-def jail(app: App, place: Place, modules_dir: Path | None, user: int | None, parent: int) -> Jail:
+def compiled_name(app: App) -> str:
+    """The name of what is compiled with an app's flags: V8 takes nothing that was compiled with others."""
+    return hashlib.sha256("\0".join(_flags(app)).encode()).hexdigest()[:16] + ".bin"
+
+
+def jail(
+    app: App, place: Place, modules_dir: Path | None, user: int | None, parent: int, compiled: str | None = None
+) -> Jail:
     """The jail for a process of `app`.
 
     Args:
@@ -86,14 +96,20 @@ def jail(app: App, place: Place, modules_dir: Path | None, user: int | None, par
         modules_dir: The app's own node_modules, where its user can reach them.
         user: The user to become; None: ours.
         parent: Our process id.
+        compiled: A file in `place.compiled`.
     """
     env = {"UV_THREADPOOL_SIZE": "1", "OPENSSL_CONF": "/nonexistent", "TZ": app.timezone}
-    outside = [place.code, *([modules_dir] if modules_dir is not None else [])]
-    inside = [Path("/sb/code"), Path("/sb/modules")][: len(outside)] if place.level == "strict" else outside
-    shown = str(inside[1]) if modules_dir is not None else ""
+    folders = {Path("/sb/code"): place.code, Path("/sb/modules"): modules_dir, Path("/sb/compiled"): place.compiled}
+    shown_as = {
+        there: here if place.level == "strict" else there for here, there in folders.items() if there is not None
+    }
+    outside, inside = list(shown_as), list(shown_as.values())
+    shown = str(shown_as[modules_dir]) if modules_dir is not None else ""
     permissions = ("--permission", *(f"--allow-fs-read={folder}/*" for folder in inside))
     flags = _flags(app) + (() if place.level == "none" else permissions)
     node = ("node", *flags, str(inside[0] / place.harness))
+    if compiled is not None and place.compiled is not None:
+        node = (*node, str(shown_as[place.compiled] / compiled))
     limits = rlimits_of(app)
     match place.level:
         case "none" | "standard":

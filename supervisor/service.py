@@ -44,6 +44,7 @@ from resources.stores.redis import Redis, Unavailable, open_redis
 from resources.stores.statistics import Statistics
 
 from .admin import AdminServices, admin_app
+from .codecache import compile_toolkits
 from .config import Address, Config
 from .config.load import InvalidConfig
 from .config.model import App
@@ -67,6 +68,7 @@ from .valkey import lock_data_dir, open_valkey
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
 ADMIN_STOP_SECONDS = 2.0
 LAG_TICK = 0.25
+COMPILE_AFTER = 3.0  # seconds after the start, or a reload
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +150,7 @@ class Service:
     admin_port: int = field(default=0, init=False)
     is_draining: bool = field(default=False, init=False)
     _reloading: trio.Lock = field(factory=trio.Lock, init=False)
+    _reloaded: trio.Event = field(factory=trio.Event, init=False)
 
     @property
     def gateway_url(self) -> str:
@@ -177,6 +180,7 @@ class Service:
         self.config = evolve(new, **{name: getattr(self.config, name) for name in RESTART})
         await trio.to_thread.run_sync(self.walls.prepare, tuple(new.apps.values()))
         self._apply()
+        self._reloaded.set()
         self.search.settings = self.config.search
         await self.search.follow(self.config.account_names)
         self.gateway.drop_channels(set(new.channels))
@@ -245,6 +249,15 @@ class Service:
             observer=self.observer,
             is_draining=lambda: self.is_draining,
         )
+
+    async def _compile(self) -> None:
+        """Have the toolkits compiled ahead, at the start and after each reload, when the apps have had their first moments."""
+        while True:
+            self._reloaded = trio.Event()
+            await trio.sleep(COMPILE_AFTER)
+            if await compile_toolkits(self.walls, self.config.apps.values()):
+                self.pool.spares.renew()
+            await self._reloaded.wait()
 
     async def _watch_lag(self) -> None:
         while True:
@@ -316,6 +329,7 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
             log.info("%d messages were left in the journal; they are in line again", recovered)
         nursery = await stack.enter_async_context(trio.open_nursery())
         nursery.start_soon(service._watch_lag)  # noqa: SLF001
+        nursery.start_soon(service._compile)  # noqa: SLF001
         nursery.start_soon(ConversationReporter(lambda: service.config.apps, statistics, graphite).run)
         await probing.must_hold()
         services = service._gateway_services()  # noqa: SLF001

@@ -68,6 +68,11 @@ class Spares:
             sandbox.end()
         return None
 
+    def renew(self) -> None:
+        """End those that are there and start others: there is something now that they could not have had."""
+        self.end_all()
+        self._bell.unpark_all()
+
     def end_one(self) -> bool:
         """Make room on the host. Whether there was one."""
         if self.ready:

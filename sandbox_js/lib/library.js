@@ -6,7 +6,9 @@ const path = require('node:path');
 const vm = require('node:vm');
 const { createRequire, isBuiltin } = require('node:module');
 
-const BUNDLED_FILE = path.join(path.dirname(__dirname), 'app.js');   // beside the bundled node_modules
+const ROOT = path.dirname(__dirname);
+const BUNDLED_FILE = path.join(ROOT, 'app.js');   // beside the bundled node_modules
+const BEFORE = '(function (exports, require, module, __filename, __dirname) {', AFTER = '\n})';
 const TIMERS = 1000;                       // live timers a process
 // What of Node itself an app may be given (design.md, section 3). Everything else is a stand-in that loads and then refuses.
 const BUILTINS = new Set(['assert', 'buffer', 'crypto', 'events', 'path', 'querystring', 'string_decoder', 'timers', 'url', 'util']);
@@ -133,13 +135,15 @@ function bootstrap(find, startTimer, stopTimer, nextTick, print, version) {
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:library' });
 
 /**
- * @param {{modulesDir: string, console: function(string, string)}} options
- * @returns {{load(name), preload(names), pick(names), clearTimers()}}
+ * @param {{modulesDir: string, console: function(string, string), kept: object|null}} options; `kept` is what codecache.js made of the bundled files
+ * @returns {{load(name), preload(names), pick(names), clearTimers(), compiled(): object}}
  */
-function createLibrary({ modulesDir, console: print }) {
+function createLibrary({ modulesDir, console: print, kept = null }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, { name: 'library', codeGeneration: { strings: true, wasm: false } });
   const live = new Map();      // timer id -> host timer
   const modules = new Map();   // file name -> {module, require}
+  const scripts = new Map();   // file name -> {source, script}
+  const resolved = new Map();  // [folder, name] as a key -> file name
   let inside = null;
 
   function startTimer(id, ms, again) {
@@ -163,9 +167,12 @@ function createLibrary({ modulesDir, console: print }) {
     entry = inside.makeModule(file);
     modules.set(file, entry);   // before it runs: modules may require each other in circles
     try {
-      const code = vm.compileFunction(fs.readFileSync(file, 'utf8').replace(/^#!.*/, ''),
-        ['exports', 'require', 'module', '__filename', '__dirname'], { filename: file, parsingContext: context });
-      inside.run(entry.module, entry.require, code, path.dirname(file));
+      const known = kept === null ? undefined : kept.files.get(path.relative(ROOT, file));
+      const source = known === undefined ? fs.readFileSync(file, 'utf8').replace(/^#!.*/, '') : known.source;
+      const options = { filename: file, columnOffset: -BEFORE.length, cachedData: known === undefined ? undefined : known.data };
+      const script = new vm.Script(BEFORE + source + AFTER, options);
+      scripts.set(file, { source, script });
+      inside.run(entry.module, entry.require, script.runInContext(context), path.dirname(file));
     } catch (error) {
       modules.delete(file);
       throw error;
@@ -182,9 +189,16 @@ function createLibrary({ modulesDir, console: print }) {
   function resolve(from, name) {
     // Where a module is looked for: beside the one that asks, in the app's own node_modules, among the bundled toolkits.
     const places = [[from, name], [BUNDLED_FILE, name]];
+    const key = path.relative(ROOT, path.dirname(from)) + '\0' + name;
+    const known = modulesDir || kept === null ? undefined : kept.resolved.get(key);
+    if (known !== undefined) return path.join(ROOT, known);
     if (modulesDir && !name.startsWith('.')) places.splice(1, 0, [path.join(modulesDir, 'app.js'), name], [BUNDLED_FILE, path.join(modulesDir, name)]);
     for (const [start, request] of places) {
-      try { return createRequire(start).resolve(request); } catch { /* the next place */ }
+      try {
+        const file = createRequire(start).resolve(request);
+        resolved.set(key, path.relative(ROOT, file));
+        return file;
+      } catch { /* the next place */ }
     }
     return null;
   }
@@ -212,6 +226,11 @@ function createLibrary({ modulesDir, console: print }) {
 
   return {
     load,
+    /** What has been loaded so far, compiled, for `kept` of another process. */
+    compiled: () => ({
+      files: new Map([...scripts].map(([file, { source, script }]) => [path.relative(ROOT, file), { source, data: script.createCachedData() }])),
+      resolved,
+    }),
     pick: (names) => Object.fromEntries(names.map((name) => [name, context[name]])),
     clearTimers() {
       for (const [id, timer] of live) { cancel(timer); inside.forget(id); }

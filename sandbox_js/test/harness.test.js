@@ -198,4 +198,6 @@ test('a process that rests gives back its memory, and no app finds the collector
   const before = dirty();
   await new Promise((resolve) => setTimeout(resolve, 5500));
   assert.ok(dirty() < before * 0.75, `${before} kB before, ${dirty()} after`);
+  harness.deliver('r2');
+  assert.equal((await harness.next()).msg, 'undefined,undefined,undefined');
 });

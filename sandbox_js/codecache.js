@@ -1,0 +1,60 @@
+'use strict';
+// Compiles the toolkits for other processes: loads them, lets the sample app hold a short conversation, so that what a conversation needs is
+// compiled, and writes all of it to stdout. Run with the flags of those processes, since what one set of flags compiled no other takes.
+
+const fs = require('node:fs');
+const path = require('node:path');
+const vm = require('node:vm');
+const { createLibrary } = require('./lib/library');
+const { createRealm } = require('./lib/realm');
+const { encode } = require('./lib/kept');
+
+const MODULES = ['vumigo_v02', 'lodash', 'moment', 'q', 'jed'];
+const SAYS = [[null, 'new'], ['2', 'resume'], ['Kuruman', 'resume'], ['1', 'new'], ['1', 'resume'], ['Thandi', 'resume']];
+
+const library = createLibrary({ modulesDir: '', console() {} });
+library.preload(MODULES);
+const app = path.join(__dirname, 'sample', 'clinic.js');
+const script = fs.existsSync(app) ? new vm.Script(fs.readFileSync(app, 'utf8'), { filename: 'clinic.js' }) : null;
+const kv = new Map();
+
+const ANSWERS = {
+  'config.get': ({ key }) => ({ value: key === 'config' ? '{"name": "clinic", "clinic": "Thuto"}' : null }),
+  'kv.get': ({ key }) => ({ value: kv.has(key) ? kv.get(key) : null }),
+  'kv.set': ({ key, value }) => { kv.set(key, value); return {}; },
+  'kv.incr': () => ({ value: 1 }),
+  'http.get': () => ({ code: 200, body: '{"name": "Clinic", "street": "Main Road", "closes": "17:00"}' }),
+};
+
+function converse(number) {
+  if (number === SAYS.length || script === null) { finish(); return; }
+  const run = `r${number}`, [content, session_event] = SAYS[number];
+  let waiting = false;
+  const later = () => { if (!waiting) { waiting = true; setImmediate(flush); } };
+  const realm = createRealm({
+    run, firstId: 0, flushSoon: later, writeNow() {}, load: library.load, allowed: MODULES, globals: library.pick(['Buffer']),
+    configOf: () => null, burst: 0,
+  });
+  function flush() {
+    waiting = false;
+    for (const line of realm.flush().split('\n').filter(Boolean)) {
+      const asked = JSON.parse(line);
+      if (asked.cmd === 'js.done') { setImmediate(converse, number + 1); return; }
+      const answer = (ANSWERS[asked.cmd] || (() => ({})))(asked);
+      realm.deliver(JSON.stringify({ success: true, cmd: asked.cmd, cmd_id: asked.cmd_id, reply: true, run, ...answer }));
+    }
+  }
+  script.runInContext(realm.context);
+  const msg = { message_id: run, from_addr: '+27000', to_addr: '8181', content, session_event, transport_type: 'ussd', helper_metadata: {} };
+  realm.deliver(JSON.stringify({ reply: false, cmd: 'inbound-message', cmd_id: run, run, msg }));
+  later();
+}
+
+function finish() {
+  let bytes = encode(library.compiled());
+  while (bytes.length > 0) bytes = bytes.subarray(fs.writeSync(1, bytes));
+  process.exit(0);
+}
+
+process.on('uncaughtException', finish);   // what was compiled until then is of use all the same
+converse(0);

@@ -1,0 +1,65 @@
+"""The toolkits, compiled ahead: a process of a kind that will be started often loads them once and writes down what V8 made of them, for
+those that are started later. What a sandbox reads was made by our own code alone, in a jail like its own, before any app was near it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import trio
+from attrs import evolve
+
+from .config.model import App
+from .errors import CannotStart
+from .isolation import Walls
+from .process import SpawnFailed, open_process
+
+PROGRAM = "codecache.js"
+SECONDS = 30.0  # that it may take; it takes a third of a second
+SIZE_MAX = 64 << 20  # bytes
+KINDS_MAX = 8  # of flags that are compiled for: apps of further ones start as they would without
+READ = 64 << 10
+
+log = logging.getLogger(__name__)
+
+
+async def compile_toolkits(walls: Walls, apps: Iterable[App]) -> int:
+    """Compile for every kind of flags that the apps have and that is not compiled for yet. How many were."""
+    kinds = {walls.compiled_name(app): app for app in apps}
+    done = 0
+    for name, app in list(kinds.items())[:KINDS_MAX]:
+        file = walls.compiled / name
+        if not file.exists():
+            try:
+                data = await _run(walls, app)
+            except (SpawnFailed, CannotStart) as error:
+                log.warning("the toolkits are not compiled ahead: %s", error)
+                continue
+            if data:
+                _write(file, data)
+                done += 1
+    return done
+
+
+def _write(file: Path, data: bytes) -> None:
+    partial = file.with_suffix(".part")
+    partial.write_bytes(data)
+    partial.chmod(0o644)
+    partial.rename(file)
+
+
+async def _run(walls: Walls, app: App) -> bytes:
+    jail = evolve(walls, place=evolve(walls.place, harness=PROGRAM)).blank(evolve(app, modules_dir=None))
+    written = bytearray()
+    with trio.move_on_after(SECONDS):
+        async with open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped) as process:
+            with suppress(trio.BrokenResourceError):
+                while len(written) <= SIZE_MAX and (data := await process.stdout.receive_some(READ)):
+                    written += data
+            if await process.wait() == 0 and len(written) <= SIZE_MAX:
+                return bytes(written)
+    log.warning("the toolkits are not compiled ahead: %s did not end well", PROGRAM)
+    return b""
