@@ -146,6 +146,7 @@ function initialize(command) {
   }
   const named = [...settings.javascript.matchAll(/\brequire\s*\(\s*['"]([^'"]+)['"]\s*\)/g)].map(([, name]) => name);
   library.preload(named.filter((name) => settings.modules.includes(name)));
+  library.forgetKept();
   line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
 }
 

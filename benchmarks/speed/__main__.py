@@ -120,33 +120,31 @@ def curves(rounds: int) -> None:
                 time.sleep(1.5)
                 _row(f"{apps} apps", server, rounds)
                 assert len([one for one in _sandboxes(server) if one["app"]]) <= 4
-    with survey("min_idle = 2", "log = { keep = 100000 }\n") as server:
+    with survey("min_idle = 2", "log = { kept = 100000 }\n") as server:
         time.sleep(1)
         for users in (100, 10_000, 100_000):
             _fill(server, users)
             _row(f"{users} users, log lines, contacts", server, rounds)
 
 
+PREFIX = "jsbox:{acct}:"
+
+
 def _fill(server: Server, count: int) -> None:
     """So many users, log lines and contacts in the store of the app's account."""
     import redis
 
-    (socket,) = {
-        line
-        for line in Path("/proc/net/unix").read_text().split()
-        if line.startswith(str(server.log.parent)) and "valkey" in line
-    }
-    with redis.Redis(unix_socket_path=socket) as store:
-        prefix = next(iter(store.scan_iter("*stats:survey"))).decode().removesuffix("stats:survey")
+    (socket,) = server.log.parent.rglob("valkey.sock")
+    with redis.Redis(unix_socket_path=str(socket)) as store:
         pipe = store.pipeline(transaction=False)
         for n in range(count):
-            pipe.set(f"{prefix}kv:users.survey.+99{n}", '{"addr": "x"}')
-            pipe.lpush(f"{prefix}log:survey", '{"time":"2026-01-01T00:00:00","level":"INFO","message":"x"}')
+            pipe.set(f"{PREFIX}kv:users.survey.+99{n}", '{"addr": "x"}')
+            pipe.lpush(f"{PREFIX}log:survey", '{"time":"2026-01-01T00:00:00","level":"INFO","message":"x"}')
             pipe.hset(
-                f"{prefix}contact:{n:032x}", mapping={"created_at": "2026-01-01 00:00:00.000000", "msisdn": f"+27{n}"}
+                f"{PREFIX}contact:{n:032x}", mapping={"created_at": "2026-01-01 00:00:00.000000", "msisdn": f"+27{n}"}
             )
-            pipe.zadd(f"{prefix}contacts", {f"{n:032x}": n})
-            pipe.pfadd(f"{prefix}uniques:in:survey", f"+99{n}")
+            pipe.zadd(f"{PREFIX}contacts", {f"{n:032x}": n})
+            pipe.pfadd(f"{PREFIX}uniques:in:survey", f"+99{n}")
             if n % 1000 == 999:
                 pipe.execute()
         pipe.execute()

@@ -136,7 +136,7 @@ const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:library' })
 
 /**
  * @param {{modulesDir: string, console: function(string, string), kept: object|null}} options; `kept` is what codecache.js made of the bundled files
- * @returns {{load(name), preload(names), pick(names), clearTimers(), compiled(): object}}
+ * @returns {{load(name), preload(names), forgetKept(), pick(names), clearTimers(), compiled(): object}}
  */
 function createLibrary({ modulesDir, console: print, kept = null }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, { name: 'library', codeGeneration: { strings: true, wasm: false } });
@@ -226,6 +226,8 @@ function createLibrary({ modulesDir, console: print, kept = null }) {
 
   return {
     load,
+    /** What was kept has done its work: three megabytes. */
+    forgetKept() { kept = null; },
     /** What has been loaded so far, compiled, for `kept` of another process. */
     compiled: () => ({
       files: new Map([...scripts].map(([file, { source, script }]) => [path.relative(ROOT, file), { source, data: script.createCachedData() }])),

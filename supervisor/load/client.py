@@ -142,6 +142,7 @@ class Client:
                 ConnectionClosed,
                 trio.BrokenResourceError,
                 trio.ClosedResourceError,
+                trio.TooSlowError,
             ) as lost:
                 if is_first:
                     raise CannotStart(f"no gateway at {self.url}: {_first(lost)}") from None

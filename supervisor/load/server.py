@@ -1,5 +1,7 @@
 """A server of the harness's own: the apps of a config file in a process beside it, with ports and data of their own, and stubs for back ends.
 
+A load test must hurt nobody: neither the store of the config, nor its Graphite, nor a back end that no stub stands for is ever reached.
+
 `python -m supervisor.load.server SETTINGS` serves; `open_server` starts that.
 """
 
@@ -19,12 +21,13 @@ import trio
 from attrs import define, evolve, field
 
 from ..config import Config, load
-from ..config.model import Http, Listen
+from ..config.model import Http, Listen, RedisServer
 from ..config.units import Address
 from ..errors import CannotStart
 
 START_SECONDS = 30.0
 STOP_SECONDS = 40.0  # more than gateway.drain is by default
+NOBODY = "stubs.invalid"  # the only host that may be reached without a stub: there is none of that name
 LOG_END = 2000  # characters of its log that are shown when it does not start
 
 
@@ -47,13 +50,16 @@ class Ready(msgspec.Struct):
 
 def changed(config: Config, settings: Settings) -> Config:
     """The config with what is different."""
-    apps = {name: evolve(app, http=_with_stubs(app.http, settings.connect_to)) for name, app in config.apps.items()}
+    apps = {
+        name: evolve(app, http=_with_stubs(app.http, settings.connect_to), metrics=evolve(app.metrics, graphite=None))
+        for name, app in config.apps.items()
+    }
     listen = Listen(_address(settings.gateway), _address(settings.admin))
-    return evolve(config, data_dir=Path(settings.data_dir), listen=listen, apps=apps)
+    return evolve(config, data_dir=Path(settings.data_dir), listen=listen, redis=RedisServer(), apps=apps)
 
 
 def _with_stubs(http: Http, connect_to: Mapping[str, str]) -> Http:
-    return evolve(http, connect_to={**http.connect_to, **connect_to})
+    return evolve(http, connect_to={**http.connect_to, **connect_to}, allow=(NOBODY,), proxy="")
 
 
 def _address(text: str) -> Address:

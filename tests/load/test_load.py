@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -179,3 +185,52 @@ def test_a_campaign_that_cannot_run_says_why(folder: Folder) -> None:
     assert load(folder, "--rate", "fast")[0].returncode == 2
     (folder.path / "campaign.toml").write_text((folder.path / "campaign.toml").read_text().replace('"phone"', '"fax"'))
     assert "the config has no channel 'fax'; it has phone" in load(folder)[0].stderr
+
+
+def test_a_load_test_reaches_nobody_else(folder: Folder) -> None:
+    """With --serve: a back end without a stub is refused, and the store of the config is left alone, even were it not there."""
+    folder.text += '[redis]\nurl = "redis://127.0.0.1:9"\n'
+    folder.app("phone", BACK_END.replace("reply.body", "reply.success"))
+    campaign(
+        folder,
+        '{ dial = "*1#", expect = "hub says false" }',
+        '[thresholds]\n"generator.late.p99" = "< 1s"\n"errors" = "== 0"\n',
+        seconds="1s",
+    )
+    done, _ = load(folder, "--serve", "--no-tui")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_on_a_terminal_there_is_a_screen_and_ctrl_c_reports(folder: Folder) -> None:
+    """Rates, percentiles and the pool while it goes; the first Ctrl-C ends the run with its report."""
+    folder.app("phone", ECHO)
+    file = campaign(folder, '{ dial = "*1#" }', '[thresholds]\n"generator.late.p99" = "< 1s"\n', seconds="60s")
+    terminal, inside = pty.openpty()
+    argv = [
+        sys.executable,
+        "-m",
+        "supervisor",
+        "load",
+        file,
+        "-c",
+        str(folder.config),
+        "--serve",
+        "--out",
+        str(folder.path / "out"),
+    ]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
+    with subprocess.Popen(argv, stdout=inside, stderr=inside, stdin=inside, env=environment) as process:
+        os.close(inside)
+        shown = b""
+        deadline = time.monotonic() + 30
+        while b"replies, last minute" not in shown or shown.count(b"phone: ") < 8:
+            assert time.monotonic() < deadline, shown.decode()
+            shown += os.read(terminal, 65536)
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(OSError):  # EIO: the other end is closed
+            while data := os.read(terminal, 65536):
+                shown += data
+        os.close(terminal)
+    assert process.returncode == 0, shown.decode()
+    assert b"passed" in shown
+    assert json.loads((folder.path / "out" / "summary.json").read_text())["stopped"] is True
