@@ -56,6 +56,7 @@ async def _run(walls: Walls, app: App) -> bytes:
     written = bytearray()
     with trio.move_on_after(SECONDS):
         async with open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped) as process:
+            process.set_background(on=True)
             with suppress(trio.BrokenResourceError):
                 while len(written) <= SIZE_MAX and (data := await process.stdout.receive_some(READ)):
                     written += data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -42,7 +43,8 @@ async def hold_spare(
     Raises:
         BootFailed: As of `hold_sandbox`.
     """
-    await _hold(like, jail, task_status, in_background=False, is_spare=True)
+    # Nobody waits for it. Only root may take that back, when somebody does.
+    await _hold(like, jail, task_status, in_background=os.geteuid() == 0, is_spare=True)
 
 
 async def _hold(
@@ -112,6 +114,7 @@ async def adopt(sandbox: Sandbox, app: App) -> None:
         BootFailed: It was not ready in time.
     """
     sandbox.app = app
+    sandbox.step_forward()
     failure = await _make_ready(sandbox, partial(sandbox.boot, ""))
     if failure is not None:
         raise failure

@@ -140,6 +140,11 @@ class Sandbox:
         """Take only the CPU time that nobody else wants, until a run has ended well."""
         self.stands_back = self.process.set_background(on=True)
 
+    def step_forward(self) -> None:
+        """Take its share of CPU time again."""
+        if self.stands_back:
+            self.stands_back = not self.process.set_background(on=False)
+
     def pause(self, *, on: bool) -> None:
         """Stop, or go on: those that stand back take turns."""
         if on is not self._is_paused:

@@ -88,3 +88,14 @@ async def test_a_killed_spare_is_replaced() -> None:
         os.kill(pid, 9)
         await trio.sleep(0.1)
         assert await run(pool, APP) != pid
+
+
+async def test_a_spare_takes_no_time_from_those_who_run_until_it_has_an_app() -> None:
+    """Where that can be taken back, which only root may."""
+    async with pool_of(TOOLKIT, spare=1) as pool:
+        await eventually(lambda: len(spares(pool)) == 1)
+        (spare,) = spares(pool)
+        assert os.sched_getscheduler(spare) == (os.SCHED_IDLE if os.geteuid() == 0 else os.SCHED_OTHER)
+        async with pool.lend(TOOLKIT) as sandbox:
+            assert sandbox.process.pid == spare
+            assert os.sched_getscheduler(spare) == os.SCHED_OTHER
