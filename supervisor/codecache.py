@@ -35,12 +35,11 @@ async def compile_toolkits(walls: Walls, apps: Iterable[App]) -> int:
         if not file.exists():
             try:
                 data = await _run(walls, app)
-            except (SpawnFailed, CannotStart) as error:
+                if data:
+                    await trio.to_thread.run_sync(_write, file, data)
+                    done += 1
+            except (SpawnFailed, CannotStart, OSError) as error:
                 log.warning("the toolkits are not compiled ahead: %s", error)
-                continue
-            if data:
-                _write(file, data)
-                done += 1
     return done
 
 

@@ -17,6 +17,7 @@ from .protocol import LineReader
 from .sandbox import ENDED_SECONDS, Sandbox
 from .wire import Wire
 
+CAN_STAND_BACK = os.geteuid() == 0  # for as long as nobody waits: only root may take that back when somebody does
 LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
 
 
@@ -43,8 +44,7 @@ async def hold_spare(
     Raises:
         BootFailed: As of `hold_sandbox`.
     """
-    # Nobody waits for it. Only root may take that back, when somebody does.
-    await _hold(like, jail, task_status, in_background=os.geteuid() == 0, is_spare=True)
+    await _hold(like, jail, task_status, in_background=CAN_STAND_BACK, is_spare=True)
 
 
 async def _hold(
@@ -76,9 +76,7 @@ def _open(jail: Jail) -> AbstractAsyncContextManager[Process]:
 
 
 async def _boot(sandbox: Sandbox, jail: Jail, *, is_spare: bool) -> BootFailed | None:
-    failure = await _make_ready(
-        sandbox, partial(sandbox.prepare) if is_spare else partial(sandbox.boot, jail.modules_dir)
-    )
+    failure = await _make_ready(sandbox, sandbox.prepare if is_spare else partial(sandbox.boot, jail.modules_dir))
     if failure is None:
         sandbox.process.find_inner()
         if jail.must_hold and (lacks := unheld(sandbox.process.inner)):

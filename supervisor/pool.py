@@ -342,7 +342,7 @@ async def open_pool(walls: MakesJails, max_processes: int, observer: Observer, s
     async with trio.open_nursery() as nursery:
         processes = trio.CapacityLimiter(max_processes)
         pool = Pool(nursery, walls.jail, observer, processes)
-        pool.spares = Spares(spare, nursery, walls.blank, walls.kind, processes, pool._boots)  # noqa: SLF001
+        pool.spares = Spares(spare, nursery, walls.blank, walls.kind, processes, pool._boot_turn)  # noqa: SLF001
         nursery.start_soon(pool.spares.run)
         nursery.start_soon(pool._watch_cpu)  # noqa: SLF001
         nursery.start_soon(pool._tend)  # noqa: SLF001

@@ -253,9 +253,9 @@ class Sandbox:
         if run.in_flight >= (run.limits.commands_in_flight if is_in_burst else 1):
             run.waiting.append(request)
             return False
-        coming = run.answer(request) if is_in_burst else None
-        if is_in_burst and not isinstance(coming, Coroutine):
-            if coming is not None and not request.is_told:
+        coming = run.answer(request) if is_in_burst and not self._wire.is_full else None
+        if coming is not None and not isinstance(coming, Coroutine):
+            if not request.is_told:
                 self._wire.push(encode_reply(run.id, request, coming))
             return False
         if not run.in_flight:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import trio
 from attrs import define, field
 
 from .config.model import App
 from .errors import BootFailed, CannotStart
-from .hold import hold_spare
+from .hold import CAN_STAND_BACK, hold_spare
 from .jail import Jail
 from .sandbox import Sandbox
 
@@ -35,7 +36,7 @@ class Spares:
     _blank: Callable[[App], Jail]
     _kind: Callable[[App], object]
     _processes: trio.CapacityLimiter
-    _boots: trio.CapacityLimiter
+    _boot_turn: Callable[[], AbstractAsyncContextManager[None]]
     _wanted: object = field(default=None, init=False)
     _like: App | None = field(default=None, init=False)  # an app of that kind
     _not_before: float = field(default=0.0, init=False)
@@ -99,7 +100,8 @@ class Spares:
                 continue
             like, wanted = self._like, self._wanted
             try:
-                async with self._boots:
+                # One that takes only the time that nobody else wants may take long: it must not keep apps' processes from starting.
+                async with nullcontext() if CAN_STAND_BACK else self._boot_turn():
                     sandbox: Sandbox = await self._nursery.start(self._hold, like)
             except (BootFailed, CannotStart) as error:
                 log.warning("no spare process: %s", error)

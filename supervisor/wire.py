@@ -63,6 +63,11 @@ class Wire:
         except BlockingIOError:
             return b""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as much waits to be read by the app as may."""
+        return len(self._unsent) > UNSENT_MAX
+
     def push(self, line: bytes) -> None:
         """Have a line go out with the next that is sent."""
         self._unsent += line
@@ -83,7 +88,7 @@ class Wire:
         """
         self._unsent += line
         if self._writing:
-            if len(self._unsent) > UNSENT_MAX:
+            if self.is_full:
                 await self._drained.park()
             return
         self._writing = True

@@ -21,7 +21,7 @@ function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, co
   let queue = [];                 // {message, name, cmd_id, told} or {line}: asked for, not yet written
   let urgent = false;             // whether somebody waits for something in the queue
   let own = [];                   // replies that are given here, not yet given
-  let burst_left = burst;
+  let burstLeft = burst;
   let ready = [];                 // lines of the flush in progress
   const pending = create(null);   // cmd_id -> {callback, slow} of every request not yet answered
   const awaited = create(null);   // cmd_ids whose replies done() still waits for
@@ -34,7 +34,7 @@ function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, co
   function ownReply(name, message, cmd_id) {
     // Where only one answer is possible it is given here, and the supervisor is told what was asked: half of an app's commands are of this
     // kind, and each saves two switches of processes. In the burst of a run only: what comes beyond it is slowed down over there.
-    if (--burst_left < 0) return null;
+    if (--burstLeft < 0) return null;
     const reply = { cmd: name, cmd_id, reply: true, success: true };
     if (name === 'config.get' && typeof message.key === 'string') reply.value = configOf(message.key);
     else if (!LOGS[name] || typeof message.msg !== 'string' || message.level !== undefined) return null;

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -50,7 +50,6 @@ class _Frame(msgspec.Struct, frozen=True):
     msg: _Outbound | None = None
     code: str | None = None
     detail: str | None = None
-    retry_after: float | None = None
     inbound: int = 0
     credit: int = 0
 
@@ -85,21 +84,23 @@ class Exchange:
 
 @define(eq=False)
 class Client:
-    """One connection to one channel, made again whenever it is lost. Made by `open_client`."""
+    """One connection to one channel, made again whenever it is lost. Made by `open_clients`."""
 
     url: str
     channel: str
     token: str | None
     window: int
+    _open: dict[
+        str, Exchange
+    ]  # that somebody waits for, of all connections: what is delivered again may come over another one
+    _seen: dict[str, None]  # likewise, the replies that have come
     reconnects: int = field(default=0, init=False)
     redelivered: int = field(default=0, init=False)
     _ids: Any = field(factory=count, init=False)
     _prefix: str = field(factory=lambda: f"load-{uuid4().hex[:12]}", init=False)
     _waiting: deque[Exchange] = field(factory=deque, init=False)  # to be sent
     _unaccepted: dict[str, Exchange] = field(factory=dict, init=False)  # sent
-    _open: dict[str, Exchange] = field(factory=dict, init=False)  # whose run has not ended
     _acks: deque[int] = field(factory=deque, init=False)
-    _seen: dict[str, None] = field(factory=dict, init=False)
     _credit: int = field(default=0, init=False)
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _stream: Corked | None = field(default=None, init=False)
@@ -255,9 +256,10 @@ async def open_clients(
         CannotStart: Nobody is there, or does not let us in.
     """
     async with trio.open_nursery() as nursery:
-        clients = [Client(url, channel, token, window) for _ in range(connections)]
+        waiting: dict[str, Exchange] = {}
+        seen: dict[str, None] = {}
+        clients = [Client(url, channel, token, window, waiting, seen) for _ in range(connections)]
         for client in clients:
             await nursery.start(client.run)
-        with suppress(trio.ClosedResourceError):
-            yield clients
+        yield clients
         nursery.cancel_scope.cancel()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
@@ -48,11 +47,6 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     if not ordered:
         return 0.0
     return ordered[min(max(0, int(share * len(ordered) + 0.999999) - 1), len(ordered) - 1)]
-
-
-def share_below(ordered: Sequence[float], value: float) -> float:
-    """How many of them are smaller."""
-    return bisect_left(ordered, value) / len(ordered) if ordered else 1.0
 
 
 @define

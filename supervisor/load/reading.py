@@ -118,6 +118,7 @@ def _parsed(parse: Callable[[Any], Any], value: Any, _: Any) -> Any:
 _CONVERTER = _converter()
 TOP_LEVEL = ("run", "dialogue", "stub", "faults", "thresholds")
 FAULTS: tuple[FaultKind, ...] = ("kill-sandbox", "gateway-disconnect", "reload-limits", "drain")
+HTTP_STATUS = re.compile(r"[2-5][0-9][0-9]")
 STUB_URL = re.compile(r"http://[^/\s*]+(/[^\s*]*)?\*?")
 
 
@@ -168,6 +169,7 @@ class _Loader:
         thresholds = self.named("thresholds", document.get("thresholds", {}), parse_threshold)
         if run is not None:
             self.check_run(run)
+            self.check_faults(faults, run)
         self.check_thresholds(thresholds, dialogues)
         if self.problems or run is None:
             raise InvalidConfig(self.file, self.problems)
@@ -257,11 +259,28 @@ class _Loader:
                     self.fault((*path, key), unknown_key(key, ("reply",)))
             reply = self.piece(Reply, item.get("reply", {}), (*path, "reply"))
             if reply is not None:
+                self.check_reply(reply, (*path, "reply"))
                 body = self.file.parent / reply.body
                 if reply.body and len(reply.body) < 1000 and "\n" not in reply.body and body.is_file():  # noqa: PLR2004
                     reply = evolve(reply, body=_text(body, self.file))
                 found.append(Stub(url, reply))
         return found
+
+    def check_reply(self, reply: Reply, path: Path) -> None:
+        for status in (str(reply.status), *reply.errors):
+            if not HTTP_STATUS.fullmatch(status):
+                self.fault(path, f"expected an HTTP status from 200 to 599, got {show(status)}")
+        if sum(reply.errors.values()) > 1:
+            self.fault((*path, "errors"), f"the shares are {sum(reply.errors.values()):g} together, more than 1")
+
+    def check_faults(self, faults: Sequence[Fault], run: Run) -> None:
+        seconds = sum(stage.for_ for stage in run.stages)
+        for one in faults:
+            if one.at >= seconds:
+                self.fault(
+                    ("faults",),
+                    f"{one.kind} at {one.at:g} s would never happen: the stages are over after {seconds:g} s",
+                )
 
     def one_fault(self, at: str, kind: Any) -> Fault:
         if kind not in FAULTS:

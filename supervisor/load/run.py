@@ -15,6 +15,7 @@ import trio
 from attrs import define, field, frozen
 
 from .. import __version__
+from ..errors import CannotStart
 from .campaign import Campaign, Fault
 from .client import Client, open_clients
 from .measures import Measures
@@ -47,7 +48,6 @@ class Running:
     seed: int
     arrivals: Sequence[Arrival]
     measures: Measures
-    target: Target
     server: Server | None = None
     stubs: Stubs | None = None
     watch: Watch | None = None
@@ -124,7 +124,7 @@ class Running:
         await trio.sleep_until(self.zero + fault.at)
         try:
             text = await self._fault(fault)
-        except (httpx2.HTTPError, OSError) as error:
+        except (httpx2.HTTPError, OSError, ValueError, KeyError, CannotStart) as error:
             text = f"failed: {error}"
         self.measures.notes.append((fault.at, f"{fault.kind}: {text}"))
 
@@ -152,7 +152,7 @@ async def open_run(campaign: Campaign, target: Target, seed: int, folder: Path) 
     Raises:
         CannotStart: The server does not start, or nobody listens, or we are not let in.
     """
-    running = Running(campaign, seed, schedule(campaign, seed), Measures(campaign.warmup), target)
+    running = Running(campaign, seed, schedule(campaign, seed), Measures(campaign.warmup))
     async with AsyncExitStack() as stack:
         running.stubs = await stack.enter_async_context(open_stubs(campaign.stubs, campaign.run.stubs, seed))
         gateway, admin = target.gateway, target.admin

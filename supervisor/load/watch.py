@@ -12,9 +12,10 @@ import httpx2
 import trio
 from attrs import define, field
 
+from ..observe import PHASES
+
 SECONDS = 1.0  # between two looks
 TIMEOUT = 5.0
-PHASES = ("queue", "boot", "app", "calls")
 
 _SAMPLE = re.compile(r"^(jsbox_[a-z_]+?)(?:\{(.*)\})? ([0-9.eE+-]+|NaN)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -40,7 +41,6 @@ class Sight:
     queue: float = 0.0
     rss: int = 0
     rss_max: int = 0
-    supervisor_lag: float = 0.0
     failures: int = 0  # looks that failed
 
 
@@ -69,8 +69,6 @@ class Watch:
                     totals.starts = value
                 case "jsbox_queue_depth":
                     self.sight.queue = value
-                case "jsbox_loop_lag_seconds":
-                    self.sight.supervisor_lag = value
         return totals
 
     async def begin(self) -> None:

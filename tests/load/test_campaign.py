@@ -48,7 +48,7 @@ def test_a_whole_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         + TALK
         + '[[dialogue]]\nfile = "optout.chat.toml"\nweight = 2\n'
         '[stub."http://hub:8000/api/*"]\nreply = { body = "hub.json", p50 = "40ms", p99 = "900ms", errors = { "503" = 0.01 } }\n'
-        '[faults]\n"4m" = "kill-sandbox"\n"10s" = "reload-limits"\n[thresholds]\n"reply.p99" = "< 1500ms"\n"errors" = "< 1%"\n'
+        '[faults]\n"3m" = "kill-sandbox"\n"10s" = "reload-limits"\n[thresholds]\n"reply.p99" = "< 1500ms"\n"errors" = "< 1%"\n'
     )
     found = read(tmp_path, text)
     assert found.run.stages == (Stage(30.0, 5.0, 5.0, True), Stage(120.0, 5.0, 80.0), Stage(60.0, 1.5, 1.5))
@@ -58,7 +58,7 @@ def test_a_whole_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("optout", 2.0, 1),
     ]
     assert found.stubs[0].reply.body == '{"a": 1}'
-    assert found.faults == [Fault(10.0, "reload-limits"), Fault(240.0, "kill-sandbox")]
+    assert found.faults == [Fault(10.0, "reload-limits"), Fault(180.0, "kill-sandbox")]
     assert [(one.name, one.limit, one.unit) for one in found.thresholds] == [
         ("reply.p99", 1.5, "s"),
         ("errors", 0.01, "ratio"),
@@ -116,6 +116,21 @@ def test_every_error_is_said_with_its_line(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(tmp_path: Path, change: tuple[str, str], error: str) -> None:
     """Each rule of the file, one at a time."""
     assert error in errors(tmp_path, (RUN + TALK).replace(*change))
+
+
+def test_what_could_never_happen_is_refused(tmp_path: Path) -> None:
+    """A fault after the end, a status that is none, more errors than answers: a mistake that a run would hide."""
+    text = (
+        RUN
+        + TALK
+        + '[stub."http://hub/*"]\nreply = { status = 99, errors = { "503" = 0.7, "oops" = 0.4 } }\n[faults]\n"1m" = "kill-sandbox"\n'
+    )
+    assert errors(tmp_path, text) == [
+        "8: stub.http://hub/*.reply.errors: the shares are 1.1 together, more than 1",
+        '8: stub.http://hub/*.reply: expected an HTTP status from 200 to 599, got "99"',
+        '8: stub.http://hub/*.reply: expected an HTTP status from 200 to 599, got "oops"',
+        "9: faults: kill-sandbox at 60 s would never happen: the stages are over after 30 s",
+    ]
 
 
 def test_what_is_no_toml_is_said_with_its_line(tmp_path: Path) -> None:

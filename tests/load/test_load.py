@@ -141,6 +141,21 @@ def test_faults_happen_when_they_are_due_and_no_reply_is_lost(folder: Folder) ->
     assert "killed" in notes[3]
 
 
+def test_replies_that_come_over_another_connection_are_known(folder: Folder) -> None:
+    """Three connections are lost while replies are on their way: each reply finds its conversation, whichever connection it comes over."""
+    folder.app(
+        "phone",
+        "require('timers').setTimeout(function () { " + ECHO + " }, 300);",
+        'modules = ["timers"]\npool = { max_processes = 8 }',
+    )
+    campaign(folder, '{ dial = "*1#", expect = "you said" }',
+             '[faults]\n"500ms" = "gateway-disconnect"\n"1500ms" = "gateway-disconnect"\n'
+             '[thresholds]\n"errors" = "== 0"\n"generator.late.p99" = "< 1s"\n', seconds="3s", run="connections = 3")  # fmt: skip
+    done, summary = load(folder, "--serve", "--no-tui")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert summary["generator"]["reconnects"] == 6  # type: ignore[index,call-overload]
+
+
 def test_a_running_server_is_loaded_through_its_config(folder: Folder) -> None:
     """Without --serve the gateway and the admin port of the config are used; users who hang up are counted as such, and a baseline is compared."""
     folder.app("phone", REPLY % "'fine'")
