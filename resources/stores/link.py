@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from .direct import Command, Direct, direct
-from .scripts import all_scripts, by_digest
+from .scripts import all_scripts, in_full
 
 SOCKET_SECONDS = 5.0  # to connect, and for each answer: a server that hangs counts as gone
 
@@ -82,10 +82,7 @@ def exchange_on(connection: Any, commands: Sequence[Command]) -> list[Any]:
     results = [_read(connection) for _ in commands]
     for index, result in enumerate(results):
         if isinstance(result, redis.exceptions.NoScriptError):
-            script = by_digest(commands[index][1])
-            connection.send_packed_command(
-                connection.pack_commands([("EVAL", script.text, *commands[index][2:])]), check_health=False
-            )
+            connection.send_packed_command(connection.pack_commands([in_full(commands[index])]), check_health=False)
             results[index] = _read(connection)
     return results
 

@@ -17,14 +17,17 @@ from .common import EXIT_UNREACHABLE, fail
 SECONDS = 10.0
 
 
+def reachable(address: Address) -> Address:
+    """Where to connect to what listens on an address."""
+    return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port)  # noqa: S104
+
+
 @contextmanager
 def admin_client(config: Config) -> Iterator[httpx2.Client]:
     """A client of the admin port; exit code 4 when it cannot be reached."""
     token = os.environ.get("JSBOX_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    address = config.listen.admin
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
-    url = f"http://{Address(host, address.port)}"
+    url = f"http://{reachable(config.listen.admin)}"
     try:
         with httpx2.Client(base_url=url, headers=headers, timeout=SECONDS, trust_env=False) as client:
             yield client

@@ -12,7 +12,7 @@ import click
 import trio
 
 from ..config import Config, InvalidConfig
-from ..config.units import Address
+from .client import reachable
 from .common import EXIT_CONFIG, EXIT_FAILED, EXIT_UNREACHABLE, config_option, fail, load_or_exit, run_or_exit
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _target(
     app = app or _app_of(config, channel)
     if serve:
         return Target(app=app, serve=config_file)
-    gateway, own = _reachable(config.listen.gateway), _reachable(config.listen.admin)
+    gateway, own = reachable(config.listen.gateway), reachable(config.listen.admin)
     return Target(f"ws://{gateway}/v1", admin or f"http://{own}", app)
 
 
@@ -126,11 +126,6 @@ def _app_of(config: Config, channel: str) -> str:
             EXIT_CONFIG,
         )
     return str(known.app)
-
-
-def _reachable(address: Address) -> Address:
-    """Where to connect to what listens on an address."""
-    return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port)  # noqa: S104
 
 
 async def _stop_on_signal(stop: trio.Event) -> None:

@@ -52,19 +52,24 @@ def load(file: FilePath) -> Config:
         InvalidConfig: With every error in it.
     """
     file = FilePath(os.path.abspath(file))  # noqa: PTH100  # resolve() would follow links out of the file's folder
+    document, lines = read_toml(file, FILE_MAX)
+    return _Loader(file, lines).config(document)
+
+
+def read_toml(file: FilePath, most: int) -> tuple[dict[str, Any], Mapping[Path, int]]:
+    """A TOML file of at most so many bytes, and the line of each of its keys. Raises InvalidConfig."""
     try:
-        if file.stat().st_size > FILE_MAX:
-            raise InvalidConfig(file, [Problem(1, f"the file is larger than {FILE_MAX} bytes")])
+        if file.stat().st_size > most:
+            raise InvalidConfig(file, [Problem(1, f"the file is larger than {most} bytes")])
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(file, [Problem(1, f"cannot be read: {_reason(error)}")]) from error
     try:
-        document = tomllib.loads(text)
+        return tomllib.loads(text), locate(text)
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         line = int(found[1]) if found else text.count("\n") + 1
         raise InvalidConfig(file, [Problem(line, f"not valid TOML: {error}")]) from error
-    return _Loader(file, locate(text)).config(document)
 
 
 @define

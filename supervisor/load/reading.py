@@ -5,7 +5,6 @@ from __future__ import annotations
 import operator
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path as FilePath
@@ -16,8 +15,8 @@ from attrs import define, evolve, field
 from cattrs.gen import make_dict_structure_fn
 
 from ..config.convert import CONVERTER, leaves, unknown_key
-from ..config.load import ENV, InvalidConfig, Problem
-from ..config.locate import Path, locate
+from ..config.load import ENV, InvalidConfig, Problem, read_toml
+from ..config.locate import Path
 from ..config.units import Duration, parse_duration, show
 from .campaign import (
     Campaign,
@@ -40,6 +39,7 @@ from .thresholds import Threshold, parse_threshold
 
 FILE_MAX = 1 << 20  # bytes of a campaign, or of a file it names
 SESSIONS_MAX = 2_000_000  # of one run: the schedule is drawn before the start, and kept
+NAME_MAX = 1000  # characters of a body that may be the name of a file
 STEPS_MAX = 200  # of one dialogue
 
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|m|h)")
@@ -128,25 +128,8 @@ def load_campaign(file: FilePath) -> Campaign:
     Raises:
         InvalidConfig: With every error in it.
     """
-    text = _text(file, file)
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
-        raise InvalidConfig(
-            file, [Problem(int(found[1]) if found else text.count("\n") + 1, f"not valid TOML: {error}")]
-        ) from error
-    return _Loader(file, locate(text)).campaign(document)
-
-
-def _text(file: FilePath, named_in: FilePath) -> str:
-    try:
-        if file.stat().st_size > FILE_MAX:
-            raise InvalidConfig(named_in, [Problem(1, f"{file} is larger than {FILE_MAX} bytes")])
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InvalidConfig(named_in, [Problem(1, f"cannot read {file}: {reason}")]) from error
+    document, lines = read_toml(file, FILE_MAX)
+    return _Loader(file, lines).campaign(document)
 
 
 @define
@@ -232,12 +215,9 @@ class _Loader:
 
     def chat(self, file: FilePath, path: Path) -> Sequence[Step]:
         try:
-            document = tomllib.loads(_text(file, self.file))
+            document, _ = read_toml(file, FILE_MAX)
         except InvalidConfig as error:
-            self.fault((*path, "file"), error.problems[0].text)
-            return ()
-        except tomllib.TOMLDecodeError as error:
-            self.fault((*path, "file"), f"{file} is not valid TOML: {error}")
+            self.fault((*path, "file"), str(error))
             return ()
         steps = document.get("steps")
         try:
@@ -261,10 +241,19 @@ class _Loader:
             if reply is not None:
                 self.check_reply(reply, (*path, "reply"))
                 body = self.file.parent / reply.body
-                if reply.body and len(reply.body) < 1000 and "\n" not in reply.body and body.is_file():  # noqa: PLR2004
-                    reply = evolve(reply, body=_text(body, self.file))
+                if reply.body and len(reply.body) < NAME_MAX and "\n" not in reply.body and body.is_file():
+                    reply = evolve(reply, body=self.text(body, (*path, "reply", "body")))
                 found.append(Stub(url, reply))
         return found
+
+    def text(self, file: FilePath, path: Path) -> str:
+        try:
+            if file.stat().st_size <= FILE_MAX:
+                return file.read_text("utf-8")
+            self.fault(path, f"{file} is larger than {FILE_MAX} bytes")
+        except (OSError, UnicodeDecodeError) as error:
+            self.fault(path, f"cannot read {file}: {error}")
+        return ""
 
     def check_reply(self, reply: Reply, path: Path) -> None:
         for status in (str(reply.status), *reply.errors):

@@ -8,8 +8,7 @@ A load test must hurt nobody: neither the store of the config, nor its Graphite,
 from __future__ import annotations
 
 import logging
-import signal
-import subprocess
+import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,6 +23,7 @@ from ..config import Config, load
 from ..config.model import Http, Listen, RedisServer
 from ..config.units import Address
 from ..errors import CannotStart
+from ..process import Process, open_process
 
 START_SECONDS = 30.0
 STOP_SECONDS = 40.0  # more than gateway.drain is by default
@@ -73,56 +73,61 @@ class Server:
 
     settings: Settings
     log: Path
+    _nursery: trio.Nursery
     ready: Ready = field(init=False)
-    _process: subprocess.Popen[bytes] = field(init=False)
-
-    @property
-    def pid(self) -> int:
-        """Its process id."""
-        return self._process.pid
+    _process: Process = field(init=False)
+    _ended: trio.Event = field(init=False)
 
     async def start(self) -> None:
         """Start it and wait until it listens. Raises CannotStart with the end of its log."""
-        text = msgspec.json.encode(self.settings).decode()
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-m", "supervisor.load.server", text],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,
-            )
-        assert self._process.stdout is not None
+        self._ended = trio.Event()
         line = b""
         with trio.move_on_after(START_SECONDS):
-            line = await trio.to_thread.run_sync(self._process.stdout.readline, abandon_on_cancel=True)
+            line = await self._nursery.start(self._hold)
         if not line:
-            self._process.kill()
             raise CannotStart(f"the server did not start; it logged:\n{self.log.read_text()[-LOG_END:]}")
         self.ready = msgspec.json.decode(line, type=Ready)
         self.settings.gateway = self.ready.gateway.removeprefix("ws://").removesuffix("/v1")
         self.settings.admin = self.ready.admin.removeprefix("http://")
 
-    async def stop(self) -> int:
-        """SIGTERM, and wait until it has drained. Its exit code."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+    async def _hold(self, *, task_status: trio.TaskStatus[bytes]) -> None:
+        """As long as the process; gives the first line that it says, empty where it ends without one."""
+        argv = [sys.executable, "-m", "supervisor.load.server", msgspec.json.encode(self.settings).decode()]
+        try:
+            async with (
+                open_process(argv, os.environ, {}, cwd=str(Path.cwd())) as self._process,
+                trio.open_nursery() as nursery,
+            ):
+                nursery.start_soon(self._keep_log)
+                line = b""
+                while not line.endswith(b"\n") and (data := await self._process.stdout.receive_some()):
+                    line += data
+                if line:
+                    task_status.started(line)
+                    await self._process.wait()
+                    nursery.cancel_scope.cancel()
+            if not line:
+                task_status.started(b"")
+        finally:
+            self._ended.set()
+
+    async def _keep_log(self) -> None:
+        with self.log.open("ab", buffering=0) as log:
+            while data := await self._process.stderr.receive_some():
+                log.write(data)
+
+    async def stop(self) -> None:
+        """SIGTERM, and wait until it has drained; one that takes too long is killed."""
+        self._process.terminate()
         with trio.move_on_after(STOP_SECONDS):
-            while self._process.poll() is None:  # noqa: ASYNC110
-                await trio.sleep(0.05)
-        self.kill()
-        return self._process.returncode
+            await self._ended.wait()
+        self._process.kill()
+        await self._ended.wait()
 
     async def restart(self) -> None:
         """Drain it and start it again: same ports, same data."""
         await self.stop()
         await self.start()
-
-    def kill(self) -> None:
-        """End it now."""
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
 
 
 @asynccontextmanager
@@ -132,13 +137,14 @@ async def open_server(settings: Settings, log: Path) -> AsyncIterator[Server]:
     Raises:
         CannotStart: It did not come up.
     """
-    server = Server(settings, log)
-    await server.start()
-    try:
-        yield server
-    finally:
-        with trio.CancelScope(shield=True):
-            await server.stop()
+    async with trio.open_nursery() as nursery:
+        server = Server(settings, log, nursery)
+        await server.start()
+        try:
+            yield server
+        finally:
+            with trio.CancelScope(shield=True):
+                await server.stop()
 
 
 def main(text: str) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any
 
-import anycorn
 import trio
 from attrs import define, field
 from starlette.requests import Request
@@ -19,9 +15,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..config.units import Address
-from ..errors import CannotStart
+from ..http_port import open_http
 from .campaign import Reply, Stub
 
+STOP_SECONDS = 0.1  # for answers under way when the run is over
 Z99 = 2.3263478740408408  # of the standard normal distribution
 
 
@@ -41,11 +38,7 @@ class Stubs:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As an ASGI application."""
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
-        elif scope["type"] == "http":
+        if scope["type"] == "http":
             response = await self.answer(Request(scope, receive))
             await response(scope, receive, send)
 
@@ -100,20 +93,5 @@ async def open_stubs(stubs: Sequence[Stub], address: Address, seed: int) -> Asyn
     if not stubs:
         yield playing
         return
-    settings = anycorn.Config()
-    settings.bind = [str(address)]
-    settings.accesslog = None
-    settings.errorlog = logging.getLogger("jsbox.load.stub")
-    settings.graceful_timeout = 0.1
-    app: Any = playing
-    stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        serve = partial(anycorn.serve, app, settings, mode="asgi", shutdown_trigger=stop.wait)
-        try:
-            binds = await nursery.start(serve)
-        except OSError as error:
-            raise CannotStart(f"run.stubs: cannot listen on {address}: {error.strerror}") from error
-        playing.port = int(binds[0].rpartition(":")[2])
+    async with open_http(playing, "run.stubs", address, "jsbox.load.stub", STOP_SECONDS) as playing.port:
         yield playing
-        stop.set()
-        nursery.cancel_scope.cancel()

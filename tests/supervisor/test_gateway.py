@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError
 
-from resources.messages import send
-from resources.stores.identity import Sender
 from supervisor.gateway import connection as connection_module
 from supervisor.service import Service
 from supervisor.websocket import open_websocket
 
 from ..gateway_client import connect
 from ..service import ECHO, REPLY, Folder, running
-
-TOKEN = "tok-1"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
-
-
-@pytest.fixture
-async def service(folder: Folder) -> AsyncIterator[Service]:
-    """An echo app on channel phone; other channels for other cases."""
-    folder.text += '[gateway]\ncredit = 4\nack_timeout = "300ms"\nmax_frame = "8KiB"\n'
-    folder.app("phone", ECHO)
-    folder.app(
-        "slow",
-        "setTimeout = require('timers').setTimeout; setTimeout(function () { api.done(); }, 300);",
-        'modules = ["timers"]',
-    )
-    folder.text += f'[channels.secret]\napp = "phone"\ntokens = ["{hashlib.sha256(TOKEN.encode()).hexdigest()}"]\n'
-    folder.text += "[channels.nobody]\n"
-    async with running(folder) as service:
-        yield service
+from .conftest import TOKEN
 
 
 def inbound(message_id: str, **fields: Any) -> dict[str, Any]:
@@ -187,67 +160,6 @@ async def test_a_repeated_id_is_a_duplicate_and_runs_once(service: Service) -> N
         await client.send(inbound("m2"))
         await client.expect("outcome", message_id="m2")
         assert [f["msg"]["in_reply_to"] for f in client.frames if f["type"] == "outbound"] == ["m2"]
-
-
-async def test_what_is_not_acknowledged_comes_again(service: Service) -> None:
-    """With attempt rising, on the same connection while it lasts, then on the next; not after the ack."""
-    async with connect(service.gateway_url, acknowledge=False) as client:
-        await client.send(inbound("m1"))
-        first = await client.expect("outbound", attempt=1)
-        again = await client.expect("outbound", attempt=2)
-        assert again["msg"] == first["msg"]
-        assert again["delivery"] == first["delivery"]
-    async with connect(service.gateway_url, acknowledge=False) as client:
-        third = await client.expect("outbound", attempt=3)
-        assert third["msg"] == first["msg"]
-        await client.send({"type": "ack", "delivery": third["delivery"]})
-        await client.send({"type": "ack", "delivery": third["delivery"]})  # twice does no harm
-        await client.send({"type": "ack", "delivery": 999})
-        await trio.sleep(1.5)
-        assert not [f for f in client.frames if f["type"] == "outbound"]
-    assert await service.stores.outbox.waiting("phone") == 0
-
-
-async def test_outbounds_wait_while_nobody_is_connected(service: Service) -> None:
-    """More than fit in memory, and they come in order when somebody connects."""
-    for n in range(1500):
-        await service.stores.outbox.post(
-            "phone", Sender("acct", "phone"), send("+27", str(n), endpoint="default", helper_metadata={})
-        )
-    async with connect(service.gateway_url, window=50) as client:
-        await client.expect("outbound", seconds=20, delivery=1500)
-        got = [frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"]
-    assert got == [str(n) for n in range(1499)]
-
-
-async def test_the_window_bounds_what_is_unacknowledged(service: Service) -> None:
-    """A client that does not acknowledge has at most its window in hand."""
-    for n in range(10):
-        await service.stores.outbox.post(
-            "phone", Sender("acct", "phone"), send("+27", str(n), endpoint="default", helper_metadata={})
-        )
-    async with connect(service.gateway_url, acknowledge=False, window=3) as client:
-        await client.expect("outbound", delivery=3)
-        await trio.sleep(0.1)
-        assert not [f for f in client.frames if f["type"] == "outbound" and f["delivery"] > 3]
-        await client.send({"type": "ack", "delivery": 2})
-        await client.expect("outbound", delivery=4)
-
-
-async def test_replies_go_back_where_the_message_came_from(service: Service) -> None:
-    """With two connections of one channel each gets the replies to what it brought; outcomes go to all that asked."""
-    async with (
-        connect(service.gateway_url) as one,
-        connect(service.gateway_url) as other,
-        connect(service.gateway_url, outcomes=False) as quiet,
-    ):
-        for client, name in ((one, "a"), (other, "b"), (quiet, "c")):
-            await client.send(inbound(name))
-            await one.expect("outcome", message_id=name)
-        await other.expect("outcome", message_id="c")
-        assert [f["msg"]["in_reply_to"] for f in one.frames if f["type"] == "outbound"] == ["a"]
-        assert [f["msg"]["in_reply_to"] for f in other.frames if f["type"] == "outbound"] == ["b"]
-        assert [f["type"] for f in quiet.frames] == ["accepted", "outbound"]
 
 
 async def test_credit_is_spent_and_granted(service: Service) -> None:

@@ -56,6 +56,11 @@ def script(name: str) -> Script:
     return _all()[name]
 
 
+def in_full(command: Sequence[Any]) -> tuple[Any, ...]:
+    """An EVALSHA as the EVAL that a server understands which does not know the script."""
+    return ("EVAL", by_digest(command[1]).text, *command[2:])
+
+
 def by_digest(digest: str) -> Script:
     """The script that has this SHA-1, as EVALSHA names it."""
     return next(one for one in _all().values() if one.digest == digest)
