@@ -81,7 +81,9 @@ def load(
         from ..load.screen import conclude, show
         from ..load.summary import summarise
 
-        console = Console(force_terminal=False if no_tui else None, width=None if sys.stdout.isatty() else 160)
+        console = Console(
+            markup=False, force_terminal=False if no_tui else None, width=None if sys.stdout.isatty() else 160
+        )
         with tempfile.TemporaryDirectory(prefix="jsbox-load-") as folder:
             async with open_run(one, where, one.run.seed if seed is None else seed, Path(folder)) as running:
                 stop = trio.Event()

@@ -110,6 +110,7 @@ def test_a_slow_server_is_measured_from_when_replies_were_due(folder: Folder) ->
     assert isinstance(summary["replies"], dict)
     assert summary["replies"]["p99"] > 1.5
     assert "messages wait for their turn" in done.stdout
+    assert "([apps.phone.pool] max_processes = ...)" in done.stdout.replace("\n", " ")
     (row,) = [one for one in summary["thresholds"] if one["name"] == "reply.p99"]  # type: ignore[attr-defined]
     assert row["first_breach"] == 0.0
 
