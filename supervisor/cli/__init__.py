@@ -14,6 +14,7 @@ COMMANDS = {
     "dev": ("dev", "Talk to your own app in the terminal."),
     "serve": ("serve", "Run the apps of a config file."),
     "check": ("check", "Check a config file."),
+    "version": ("version", "Show the version, the build, and what it carries."),
     "doctor": ("doctor", "Examine this host."),
     "limits": ("limits", "Show an app's limits and what it uses of them."),
     "logs": ("inspect", "Show an app's log."),

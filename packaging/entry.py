@@ -1,0 +1,16 @@
+"""Where the one-file jsbox begins. Its processes start others of its own kind by `jsbox -m MODULE ...`, as Python would."""
+
+import runpy
+import sys
+
+PROCESSES = ("resources.stores.search.process", "supervisor.load.server", "supervisor.with_parent")
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["-m"] and sys.argv[2:3] and sys.argv[2] in PROCESSES:
+        module = sys.argv[2]
+        del sys.argv[1:3]
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        from supervisor.cli import main
+
+        main()

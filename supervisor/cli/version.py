@@ -1,0 +1,20 @@
+"""`jsbox version`."""
+
+from __future__ import annotations
+
+import click
+
+from ..build import describe
+from .common import json_option, print_json
+
+
+@click.command()
+@json_option
+def version(*, as_json: bool) -> None:
+    """Show the version, the build, and what it carries."""
+    told = describe()
+    if as_json:
+        print_json(told)
+        return
+    for name, value in told.items():
+        click.echo(f"{name:22} {value or '-'}")
