@@ -66,7 +66,11 @@ def commit() -> str:
 
 def collect(work: Path, python: Path) -> Path:
     """What the program is made of, in a folder."""
-    site = Path(run(python, "-c", "import supervisor, pathlib; print(pathlib.Path(supervisor.__file__).parent)", cwd=work).strip())
+    site = Path(
+        run(
+            python, "-c", "import supervisor, pathlib; print(pathlib.Path(supervisor.__file__).parent)", cwd=work
+        ).strip()
+    )
     built = os.environ.get("SOURCE_DATE_EPOCH")
     moment = datetime.fromtimestamp(int(built), UTC) if built else datetime.now(UTC)
     note = {"commit": commit(), "built": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}
@@ -93,7 +97,7 @@ def archive(folder: Path) -> tuple[Iterator[bytes], list[str]]:
         for path in entries(folder):
             name = path.relative_to(folder).as_posix()
             if path.is_symlink():
-                target = os.readlink(path)
+                target = str(path.readlink())
                 if " " in target or target.startswith("/"):
                     sys.exit(f"{name} is a link to {target!r}, which the archive cannot hold")
                 yield f"L {target} {name}\n".encode()
@@ -142,7 +146,16 @@ def compile_head(work: Path, python: Path) -> Path:
         pip_install(python, "ziglang>=0.13")
         compiler = [python, "-m", "ziglang", "cc", "-target", f"{platform.machine()}-linux-musl"]
     head = work / "head"
-    flags = ("-static", "-O2", "-s", "-DZSTD_DISABLE_ASM", "-ffunction-sections", "-Wl,--gc-sections", "-Wall", "-Wextra")
+    flags = (
+        "-static",
+        "-O2",
+        "-s",
+        "-DZSTD_DISABLE_ASM",
+        "-ffunction-sections",
+        "-Wl,--gc-sections",
+        "-Wall",
+        "-Wextra",
+    )
     run(*compiler, *flags, "-I", work / "zstd", "-o", head, HERE / "unpack.c", work / "zstd" / "zstd.c")
     return head
 
@@ -165,7 +178,9 @@ def main() -> None:
     options.add_argument("--level", type=int, default=19, help="of the compression; 19 is smallest, 3 is quick")
     given = options.parse_args()
     if not sysconfig.get_config_var("Py_ENABLE_SHARED") and not list(Path("/usr/lib").glob("*/libpython3.11.so.1.0")):
-        sys.exit("build: this Python has no shared library, which PyInstaller needs (Debian: apt-get install libpython3.11)")
+        sys.exit(
+            "build: this Python has no shared library, which PyInstaller needs (Debian: apt-get install libpython3.11)"
+        )
     target = given.out / f"jsbox-linux-{platform.machine()}"
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="jsbox-build-") as name:

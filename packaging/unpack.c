@@ -42,8 +42,20 @@
 
 static char reason[PATH_MAX * 2];   /* why the folder tried last does not do */
 
+static char draft[PATH_MAX];        /* what is being unpacked */
+
+static int remove_one(const char *path, const struct stat *found, int kind, struct FTW *where) {
+	(void)found; (void)kind; (void)where;
+	return remove(path), 0;
+}
+
+static void remove_all(const char *path) {
+	nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 static void die(const char *format, ...) {
 	va_list rest;
+	if (draft[0]) remove_all(draft);
 	va_start(rest, format);
 	fputs("jsbox: ", stderr);
 	vfprintf(stderr, format, rest);
@@ -178,11 +190,6 @@ static int hold(const char *place) {
 	return 0;
 }
 
-static int remove_one(const char *path, const struct stat *found, int kind, struct FTW *where) {
-	(void)found; (void)kind; (void)where;
-	return remove(path), 0;
-}
-
 static void tidy(const char *folder, const char *name) {
 	/* Called with the folder's lock: every draft is of somebody who is gone. */
 	DIR *listing = opendir(folder);
@@ -201,7 +208,7 @@ static void tidy(const char *folder, const char *name) {
 			if (fd >= 0) close(fd);
 			if (!free) continue;
 		}
-		nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+		remove_all(path);
 	}
 	if (listing != NULL) closedir(listing);
 }
@@ -211,13 +218,13 @@ static int settle(const char *folder, const char *name, int self, uint64_t lengt
 	if (access(place, F_OK) == 0 && is_safe(folder) && hold(place)) return 1;
 	if (make_folder(folder) < 0) { snprintf(reason, sizeof reason, "%s: %s", folder, strerror(errno)); return 0; }
 	if (!is_safe(folder)) return 0;
-	char path[PATH_MAX], draft[PATH_MAX], file[PATH_MAX];
+	char path[PATH_MAX], file[PATH_MAX];
 	join(path, folder, ".lock");
 	int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
 	if (lock < 0 || flock(lock, LOCK_EX) < 0) { snprintf(reason, sizeof reason, "%s: %s", path, strerror(errno)); return 0; }
 	if (!hold(place)) {              /* nobody else was quicker */
 		tidy(folder, name);
-		nftw(place, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+		remove_all(place);
 		snprintf(file, sizeof file, DRAFT "%ld", (long)getpid());
 		join(draft, folder, file);
 		if (lseek(self, start, SEEK_SET) < 0) die("this file cannot be read: %s", strerror(errno));
@@ -226,6 +233,7 @@ static int settle(const char *folder, const char *name, int self, uint64_t lengt
 		int mark = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
 		if (mark < 0 || close(mark) < 0) die("%s cannot be written: %s", file, strerror(errno));
 		if (rename(draft, place) < 0) die("%s cannot be made: %s", place, strerror(errno));
+		draft[0] = 0;
 		if (!hold(place)) die("%s was unpacked and cannot be used: %s", place, reason);
 	}
 	close(lock);

@@ -14,15 +14,17 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import frozen
 
 READY = re.compile(r"ready: gateway (ws://\S+), admin (http://[^\s,]+)")
 START_SECONDS = 30
+JSBOX = (sys.executable, "-m", "supervisor")
 
 
 @frozen
@@ -38,19 +40,18 @@ class Server:
 def jsbox(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a jsbox command to its end."""
     options = {"capture_output": True, "text": True, "timeout": 60, "check": False} | options
-    return subprocess.run([sys.executable, "-m", "supervisor", *arguments], **options)  # type: ignore[call-overload]
+    return subprocess.run([*JSBOX, *arguments], **options)  # type: ignore[call-overload]
 
 
 @contextmanager
-def serve(config: Path, *, expect_code: int | None = 0) -> Iterator[Server]:
+def serve(
+    config: Path, *, expect_code: int | None = 0, program: Sequence[str] = JSBOX, **options: Any
+) -> Iterator[Server]:
     """A server for a config file, stopped at the end; it must then exit with `expect_code` (None: it may be dead)."""
     log = config.with_suffix(".log")
     with log.open("w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-m", "supervisor", "serve", "-c", str(config)],
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
+            [*program, "serve", "-c", str(config)], stderr=stderr, text=True, start_new_session=True, **options
         )
     try:
         yield _wait_ready(process, log)

