@@ -255,7 +255,9 @@ static void find_place(const char *name, int self, uint64_t length, off_t start,
 		if (!try_under(given, "", name, self, length, start, place)) die("JSBOX_UNPACK_DIR cannot be used: %s", reason);
 		return;
 	}
-	if (try_under(getenv("CACHE_DIRECTORY"), "", name, self, length, start, place)) return;
+	/* With DynamicUser= it is a link of systemd's. */
+	const char *cache = getenv("CACHE_DIRECTORY");
+	if (cache != NULL && realpath(cache, path) != NULL && try_under(path, "", name, self, length, start, place)) return;
 	if (geteuid() == 0 || access("/var/cache/jsbox", F_OK) == 0) {
 		if (try_under("/var/cache/jsbox", "", name, self, length, start, place)) return;
 	}
@@ -278,8 +280,9 @@ int main(int argc, char **argv) {
 	memcpy(&length, tail + 8, 8);
 	memcpy(name, tail + 16, NAME);
 	if (length > (uint64_t)(end - TAIL) || strspn(name, "0123456789abcdef") != NAME) die("this file is damaged; copy it again");
-	umask(022);
+	mode_t mask = umask(022);
 	find_place(name, self, length, end - TAIL - (off_t)length, place);
+	umask(mask);
 	join(program, place, PROGRAM);
 	execv(program, argv);
 	die("%s cannot be run: %s", program, strerror(errno));

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -12,17 +13,12 @@ import anycorn
 import trio
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .config.units import Address
-from .errors import CannotStart
-
 
 @asynccontextmanager
-async def open_http(app: ASGIApp, setting: str, address: Address, log: str, stop_seconds: float) -> AsyncIterator[int]:
-    """Serve; gives the port number. At the end answers under way have `stop_seconds` to end.
-
-    Raises:
-        CannotStart: The address cannot be had; the text names `setting`.
-    """
+async def open_http(
+    app: ASGIApp, listeners: Sequence[trio.SocketListener], log: str, stop_seconds: float
+) -> AsyncIterator[int]:
+    """Serve; gives the port number. At the end answers under way have `stop_seconds` to end."""
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
         # Nothing is started or stopped with the port; Starlette's own handler takes a cancellation for a failure.
@@ -34,7 +30,10 @@ async def open_http(app: ASGIApp, setting: str, address: Address, log: str, stop
             await app(scope, receive, send)
 
     settings = anycorn.Config()
-    settings.bind = [str(address)]
+    port: int = listeners[0].socket.getsockname()[1]
+    settings.bind = [f"fd://{os.dup(listener.socket.fileno())}" for listener in listeners]
+    for listener in listeners:
+        listener.socket.close()
     settings.accesslog = None
     settings.errorlog = logging.getLogger(log)
     settings.graceful_timeout = stop_seconds
@@ -42,12 +41,9 @@ async def open_http(app: ASGIApp, setting: str, address: Address, log: str, stop
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         serve = partial(anycorn.serve, application, settings, mode="asgi", shutdown_trigger=stop.wait)
+        await nursery.start(serve)
         try:
-            binds = await nursery.start(serve)
-        except OSError as error:
-            raise CannotStart(f"{setting}: cannot listen on {address}: {error.strerror}") from error
-        try:
-            yield int(binds[0].rpartition(":")[2])
+            yield port
         finally:
             stop.set()
             nursery.cancel_scope.deadline = trio.current_time() + stop_seconds

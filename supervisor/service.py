@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ from .gateway.connection import Services
 from .gateway.delivery import open_deliveries
 from .http_port import open_http
 from .isolation import Walls, open_isolation
+from .listening import listen
 from .observe import PrometheusObserver
 from .pool import Pool, open_pool
 from .probe import open_probing
@@ -60,6 +61,7 @@ from .push import Pushed, Pusher
 from .reporting import ConversationReporter
 from .router import Router, build_table
 from .search import Search, open_search
+from .systemd import Manager, from_environment
 from .valkey import lock_data_dir, open_valkey
 
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
@@ -99,6 +101,7 @@ class Service:
     pusher: Pusher
     deliveries: Deliveries
     observer: PrometheusObserver
+    manager: Manager
     gateway: Gateway = field(init=False)
     admin_port: int = field(default=0, init=False)
     is_draining: bool = field(default=False, init=False)
@@ -118,7 +121,13 @@ class Service:
     async def reload(self) -> dict[str, Any]:
         """Read the config again and apply it as a whole, or keep the old one and say what is wrong."""
         async with self._reloading:
-            return await self._reload()
+            self.manager.reloading()
+            result: dict[str, Any] = {"ok": False, "errors": ["it was interrupted"]}
+            try:
+                result = await self._reload()
+            finally:
+                self.manager.ready(self._status(result))
+            return result
 
     async def _reload(self) -> dict[str, Any]:
         try:
@@ -153,11 +162,21 @@ class Service:
         """Take nothing new, let what is in hand end, and see what it sent on its way."""
         self.is_draining = True
         seconds = self.config.gateway.drain
+        self.manager.stopping(f"draining, for {seconds:g} s at most")
+        if self.manager.is_there:
+            self.gateway.accept_no_more()  # its socket outlives us: who comes now is the next server's
         self.gateway.say_drain(seconds)
         with trio.move_on_after(seconds):
             await self.dispatcher.drain(seconds)
             await self.deliveries.settle(seconds)
             await self.stores.redis.flush()
+
+    def _status(self, reload: Mapping[str, Any] | None = None) -> str:
+        """A line for `systemctl status`."""
+        line = f"{len(self.config.apps)} apps; gateway {self.gateway_url}, admin {self.admin_url}"
+        if reload is None or reload["ok"]:
+            return line
+        return f"{line}; the last reload was refused: {'; '.join(reload['errors'])}"
 
     def _apply(self) -> None:
         self.dispatcher.update({name: program_of(self.config, app) for name, app in self.config.apps.items()})
@@ -227,13 +246,16 @@ def node_path(config: Config) -> Path:
 
 
 @asynccontextmanager
-async def open_service(config: Config, read_config: Callable[[], Config]) -> AsyncIterator[Service]:
+async def open_service(
+    config: Config, read_config: Callable[[], Config], manager: Manager | None = None
+) -> AsyncIterator[Service]:
     """Everything, ready: what the journals hold is in line, and both ports listen.
 
     Raises:
         CannotStart: The text says why.
     """
     hide_memory()
+    manager = manager or Manager()
     async with AsyncExitStack() as stack:
         observer = PrometheusObserver()
         node = node_path(config)
@@ -274,7 +296,9 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
             open_dispatcher(pool, router, stores.journal, stores.logbook, outbox, observer, deliveries.run_ended)
         )
         pusher = Pusher(contacts, groups, optouts, search, stores.journal, dispatcher)
-        service = Service(config, read_config, stores, search, walls, pool, dispatcher, pusher, deliveries, observer)
+        service = Service(
+            config, read_config, stores, search, walls, pool, dispatcher, pusher, deliveries, observer, manager
+        )
         await trio.to_thread.run_sync(walls.prepare, tuple(config.apps.values()))
         service._apply()  # noqa: SLF001
         stores_redis.on_reconnect += [dispatcher.settle_soon, deliveries.doubt_all]
@@ -286,11 +310,16 @@ async def open_service(config: Config, read_config: Callable[[], Config]) -> Asy
         nursery.start_soon(ConversationReporter(lambda: service.config.apps, statistics, graphite).run)
         await probing.must_hold()
         services = service._gateway_services()  # noqa: SLF001
-        service.gateway = await stack.enter_async_context(open_gateway(services, config.listen.gateway))
+        listeners = await listen("listen.gateway", config.listen.gateway, manager)
+        service.gateway = await stack.enter_async_context(open_gateway(services, listeners))
         admin = admin_app(service._admin_services(), config.listen.admin_tokens)  # noqa: SLF001
+        listeners = await listen("listen.admin", config.listen.admin, manager)
         service.admin_port = await stack.enter_async_context(
-            open_http(admin, "listen.admin", config.listen.admin, "jsbox.admin", ADMIN_STOP_SECONDS)
+            open_http(admin, listeners, "jsbox.admin", ADMIN_STOP_SECONDS)
         )
+        manager.close_rest()
+        nursery.start_soon(manager.show_life)
+        manager.ready(service._status())  # noqa: SLF001
         try:
             yield service
         finally:
@@ -321,7 +350,7 @@ def hide_memory() -> None:
 async def run(config: Config, read_config: Callable[[], Config], ready: Callable[[Service], None]) -> None:
     """Serve until SIGTERM or SIGINT: the first lets what is in hand end, the second does not wait. SIGHUP reloads."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with open_service(config, read_config) as service, trio.open_nursery() as nursery:
+        async with open_service(config, read_config, from_environment()) as service, trio.open_nursery() as nursery:
             ready(service)
             stopping = False
             async for number in signals:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket as sockets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any
@@ -13,9 +13,7 @@ import trio
 from attrs import define, field
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, WebSocketRequest, wrap_server_stream
 
-from ..config.units import Address
 from ..corked import Corked
-from ..errors import CannotStart
 from . import frames
 from .connection import Connection, Refusal, Services, greet
 
@@ -25,7 +23,6 @@ CLOSE_SECONDS = 2.0  # for the closing handshake
 READ = 64 << 10
 QUEUED = 16  # frames of a client that are read ahead
 TOO_BIG_READ = 1 << 20  # bytes: a frame larger than max_frame is read up to here, to be refused with our own code
-BACKLOG = 512
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +36,7 @@ class Gateway:
     _open: int = field(default=0, init=False)
     _left: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _names: Any = field(factory=lambda: count(1), init=False)
+    _accepting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     port: int = field(default=0, init=False)
 
     def connections(self, channel: str) -> int:
@@ -99,18 +97,22 @@ class Gateway:
             detail = f"{most} connections are open already (gateway.connections)"
             raise Refusal(frames.CODE_OVERLOAD, "overload", detail)
 
-    async def serve(self, address: Address, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
+    def accept_no_more(self) -> None:
+        """Clients that connect from now on wait for whoever listens at the same socket next."""
+        self._accepting.cancel()
+
+    async def serve(
+        self, listeners: Sequence[trio.SocketListener], *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    ) -> None:
         """Listen; never returns."""
-        try:
-            listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
-        except OSError as error:
-            raise CannotStart(f"listen.gateway: cannot listen on {address}: {error.strerror}") from error
         for listener in listeners:
             listener.socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
         self.port = listeners[0].socket.getsockname()[1]
-        async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self._client, listeners)
-            task_status.started(self.port)
+        task_status.started(self.port)
+        async with trio.open_nursery() as clients:
+            with self._accepting:
+                await trio.serve_listeners(self._client, list(listeners), handler_nursery=clients)
+            await trio.sleep_forever()
 
     async def _client(self, plain: trio.SocketStream) -> None:
         """One client, from its first byte. What goes wrong with it must not take the listener down."""
@@ -136,11 +138,11 @@ async def _refuse(socket: WebSocketConnection, refusal: Refusal) -> None:
 
 
 @asynccontextmanager
-async def open_gateway(services: Services, address: Address) -> AsyncIterator[Gateway]:
+async def open_gateway(services: Services, listeners: Sequence[trio.SocketListener]) -> AsyncIterator[Gateway]:
     """Listen; at the end every client has been told."""
     gateway = Gateway(services)
     async with trio.open_nursery() as nursery:
-        await nursery.start(gateway.serve, address)
+        await nursery.start(gateway.serve, listeners)
         try:
             yield gateway
         finally:

@@ -16,6 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from ..config.units import Address
 from ..http_port import open_http
+from ..listening import listen
+from ..systemd import Manager
 from .campaign import Reply, Stub
 
 STOP_SECONDS = 0.1  # for answers under way when the run is over
@@ -93,5 +95,6 @@ async def open_stubs(stubs: Sequence[Stub], address: Address, seed: int) -> Asyn
     if not stubs:
         yield playing
         return
-    async with open_http(playing, "run.stubs", address, "jsbox.load.stub", STOP_SECONDS) as playing.port:
+    listeners = await listen("run.stubs", address, Manager())
+    async with open_http(playing, listeners, "jsbox.load.stub", STOP_SECONDS) as playing.port:
         yield playing

@@ -1,0 +1,121 @@
+"""What a service manager is told and gives: sd_notify(3), the watchdog, and listening sockets that outlive a restart.
+
+Without systemd (no NOTIFY_SOCKET, no LISTEN_FDS) all of it does nothing.
+"""
+
+from __future__ import annotations
+
+import array
+import logging
+import os
+import socket
+import time
+from collections.abc import Mapping
+
+import trio
+from attrs import define, field
+
+from .config.units import Address
+
+FIRST_FD = 3  # SD_LISTEN_FDS_START
+
+log = logging.getLogger(__name__)
+
+
+@define(eq=False)
+class Manager:
+    """The service manager that started us, if any. Made by `from_environment`."""
+
+    _path: str = ""
+    watchdog: float = 0.0  # seconds between two signs of life at most; 0: none are wanted
+    _sockets: list[tuple[str, socket.socket]] = field(factory=list)
+
+    def tell(self, **words: str) -> None:
+        """Send assignments, as READY="1"; what cannot be sent is lost, as it should be."""
+        self._send("".join(f"{name}={value}\n" for name, value in words.items()))
+
+    def ready(self, status: str) -> None:
+        """We serve (again)."""
+        self.tell(READY="1", STATUS=status)
+
+    def reloading(self) -> None:
+        """The config is read again; `ready` says when that is over."""
+        self.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000), STATUS="reading the config again")
+
+    def stopping(self, status: str) -> None:
+        """We are about to end."""
+        self.tell(STOPPING="1", STATUS=status)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is one."""
+        return bool(self._path)
+
+    def take(self, address: Address) -> list[socket.socket]:
+        """The listening sockets that it holds for an address."""
+        taken = [held for held in self._sockets if _is_at(held[1], address)]
+        for held in taken:
+            self._sockets.remove(held)
+        return [held for _, held in taken]
+
+    def keep(self, name: str, descriptor: int) -> None:
+        """Have it hold a listening socket while we restart: who connects meanwhile waits for us instead of being refused.
+
+        What it holds already is not held twice.
+        """
+        self._send(f"FDSTORE=1\nFDNAME={name}\n", [descriptor])
+
+    def close_rest(self) -> None:
+        """Close the sockets that nobody took: those of addresses that left the config."""
+        for name, held in self._sockets:
+            log.info("systemd held a socket at %s, where nothing listens any more", held.getsockname())
+            held.close()
+            self.tell(FDSTOREREMOVE="1", FDNAME=name)
+        self._sockets.clear()
+
+    async def show_life(self) -> None:
+        """Tell the watchdog that the loop turns, as often as it wants."""
+        while self.watchdog:
+            self.tell(WATCHDOG="1")
+            await trio.sleep(self.watchdog / 3)
+
+    def _send(self, text: str, descriptors: list[int] | None = None) -> None:
+        if not self._path:
+            return
+        path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
+                connection.settimeout(1.0)
+                connection.connect(path)
+                connection.sendmsg([text.encode()], rights)
+        except OSError as error:
+            log.warning("systemd cannot be told %r: %s", text.split("\n", maxsplit=1)[0], error)
+
+
+def from_environment(environment: Mapping[str, str] = os.environ) -> Manager:
+    """The manager that the environment tells of."""
+    mine = str(os.getpid())
+    wanted = environment.get("WATCHDOG_USEC", "")
+    is_mine = environment.get("WATCHDOG_PID", mine) == mine
+    watchdog = int(wanted) / 1e6 if wanted.isdigit() and is_mine else 0.0
+    sockets = []
+    if environment.get("LISTEN_PID") == mine and environment.get("LISTEN_FDS", "").isdigit():
+        names = environment.get("LISTEN_FDNAMES", "").split(":")
+        for place in range(int(environment["LISTEN_FDS"])):
+            os.set_inheritable(FIRST_FD + place, False)  # noqa: FBT003
+            sockets.append((names[place] if place < len(names) else "", socket.socket(fileno=FIRST_FD + place)))
+    return Manager(environment.get("NOTIFY_SOCKET", ""), watchdog, sockets)
+
+
+def _is_at(found: socket.socket, address: Address) -> bool:
+    if found.family not in {socket.AF_INET, socket.AF_INET6} or found.type != socket.SOCK_STREAM:
+        return False
+    host, port = found.getsockname()[:2]
+    if port != address.port or not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    try:
+        wanted = {each[4][0] for each in socket.getaddrinfo(address.host or "0.0.0.0", port, type=socket.SOCK_STREAM)}  # noqa: S104
+    except OSError:
+        return False
+    return host in wanted

@@ -1,0 +1,226 @@
+"""The service manager's protocol, with the test in systemd's place: a real `jsbox serve`, a real notify socket, real listening sockets."""
+
+from __future__ import annotations
+
+import array
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+import trio
+
+from supervisor.config.units import Address
+from supervisor.systemd import Manager, from_environment
+
+from ..gateway_client import connect
+from ..programs import JSBOX, READY, free_ports
+from ..service import ECHO, Folder
+
+EXTRAS = Path(__file__).parents[2] / "supervisor" / "extras"
+# As systemd passes them: from descriptor 3 on, and with the process id that they are meant for.
+PASSING = 'export LISTEN_PID=$$; exec "$@" '
+
+
+class Systemd:
+    """The notify socket, and the store of descriptors."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+        self.words: list[dict[str, str]] = []
+        self.stored: dict[str, int] = {}
+
+    def read(self, seconds: float) -> dict[str, str]:
+        self.socket.settimeout(seconds)
+        data, ancillary, _, _ = self.socket.recvmsg(4096, socket.CMSG_SPACE(32))
+        words = dict(line.split("=", 1) for line in data.decode().splitlines())
+        for _, _, rights in ancillary:
+            (descriptor,) = array.array("i", rights)
+            if words["FDNAME"] in self.stored:  # what it has already it does not keep twice
+                os.close(descriptor)
+            else:
+                self.stored[words["FDNAME"]] = descriptor
+        self.words.append(words)
+        return words
+
+    def until(self, name: str, seconds: float = 30.0) -> dict[str, str]:
+        deadline = time.monotonic() + seconds
+        while True:
+            words = self.read(max(deadline - time.monotonic(), 0.01))
+            if name in words:
+                return words
+
+    def close(self) -> None:
+        self.socket.close()
+        for descriptor in self.stored.values():
+            os.close(descriptor)
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[Systemd]:
+    manager = Systemd(tmp_path / "notify")
+    yield manager
+    manager.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path)
+    gateway, admin = free_ports(2)
+    folder.text = f'version = 1\n[listen]\ngateway = "127.0.0.1:{gateway}"\nadmin = "127.0.0.1:{admin}"\n'
+    folder.app("phone", ECHO)
+    return folder
+
+
+@contextmanager
+def started(folder: Folder, systemd: Systemd, watchdog: str = "0") -> Iterator[subprocess.Popen[str]]:
+    """A server that systemd starts: with what it had stored, if anything."""
+    env = os.environ | {"NOTIFY_SOCKET": systemd.path}
+    if watchdog != "0":
+        env["WATCHDOG_USEC"] = watchdog
+    command = PASSING
+    if systemd.stored:
+        redirects = " ".join(f"{3 + place}<&{descriptor}" for place, descriptor in enumerate(systemd.stored.values()))
+        command += redirects
+        env |= {"LISTEN_FDS": str(len(systemd.stored)), "LISTEN_FDNAMES": ":".join(systemd.stored)}
+    with (folder.path / "log").open("a") as log:
+        process = subprocess.Popen(
+            ["/bin/bash", "-c", command, "bash", *JSBOX, "serve", "-c", str(folder.config)],
+            env=env, stderr=log, text=True, start_new_session=True, pass_fds=list(systemd.stored.values()),
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        process.kill()
+        process.wait()
+
+
+def folder_port(folder: Folder, name: str) -> int:
+    return int(folder.text.split(f'{name} = "127.0.0.1:')[1].split('"')[0])
+
+
+def test_it_says_ready_reloading_and_stopping(folder: Folder, systemd: Systemd) -> None:
+    """READY when both ports listen, RELOADING with the monotonic clock and READY round a reload, the reason in STATUS, STOPPING at the end."""
+    with started(folder, systemd) as process:
+        assert "1 apps; gateway ws://127.0.0.1:" in systemd.until("READY")["STATUS"]
+        log = (folder.path / "log").read_text
+        while not READY.search(log()):
+            time.sleep(0.01)
+        (folder.path / "jsbox.toml").write_text(folder.text + "[nonsense]\n")
+        process.send_signal(signal.SIGHUP)
+        assert int(systemd.until("RELOADING")["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+        assert "the last reload was refused" in systemd.until("READY")["STATUS"]
+        (folder.path / "jsbox.toml").write_text(folder.text)
+        process.send_signal(signal.SIGHUP)
+        assert "refused" not in systemd.until("READY")["STATUS"]
+        process.send_signal(signal.SIGTERM)
+        assert "draining" in systemd.until("STOPPING")["STATUS"]
+        assert process.wait(30) == 0
+
+
+def test_the_watchdog_hears_of_it(folder: Folder, systemd: Systemd) -> None:
+    """Several times in each interval, as long as the loop turns; a stopped process is silent."""
+    with started(folder, systemd, watchdog="600000") as process:
+        systemd.until("READY")
+        began = time.monotonic()
+        for _ in range(4):
+            systemd.until("WATCHDOG", 2.0)
+        assert time.monotonic() - began < 2.0
+        process.send_signal(signal.SIGSTOP)
+        with pytest.raises(TimeoutError):
+            for _ in range(10):
+                systemd.until("WATCHDOG", 1.0)
+        process.send_signal(signal.SIGCONT)
+
+
+async def test_a_restart_refuses_no_connection(folder: Folder, systemd: Systemd) -> None:
+    """The sockets outlive the process: whoever connects while nobody is there waits for the next one, on both ports."""
+    refused: list[OSError] = []
+    stop = threading.Event()
+    with started(folder, systemd) as first:
+        systemd.until("READY")
+        assert sorted(systemd.stored) == ["listen.admin", "listen.gateway"]
+        ports = [folder_port(folder, name) for name in ("gateway", "admin")]
+
+        def knock() -> None:
+            while not stop.is_set():
+                for port in ports:
+                    try:
+                        socket.create_connection(("127.0.0.1", port), 5).close()
+                    except OSError as error:
+                        refused.append(error)
+                time.sleep(0.005)
+
+        knocking = threading.Thread(target=knock)
+        knocking.start()
+        try:
+            await trio.sleep(0.3)
+            first.send_signal(signal.SIGTERM)
+            assert first.wait(30) == 0
+            waiting = socket.create_connection(("127.0.0.1", ports[1]), 5)
+            waiting.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            with started(folder, systemd):
+                systemd.until("READY")
+                waiting.settimeout(10)
+                assert b"200" in waiting.recv(100)
+                waiting.close()
+                async with connect(f"ws://127.0.0.1:{ports[0]}/v1") as client:
+                    _, (reply,) = await client.say("hi", "new")
+                assert reply["content"] == "you said hi"
+        finally:
+            stop.set()
+            knocking.join()
+    assert refused == []
+
+
+def test_an_address_that_left_the_config_is_given_back(folder: Folder, systemd: Systemd) -> None:
+    """What systemd holds and nobody listens at is closed, and removed from its store."""
+    with started(folder, systemd):
+        systemd.until("READY")
+    port = free_ports(1)[0]
+    lines = folder.text.splitlines()
+    lines[2] = f'gateway = "127.0.0.1:{port}"'
+    folder.text = "\n".join(lines) + "\n"
+    with started(folder, systemd):
+        systemd.until("READY")
+    removed = [words["FDNAME"] for words in systemd.words if "FDSTOREREMOVE" in words]
+    assert removed == ["listen.gateway"]
+
+
+def test_only_sockets_that_are_meant_for_us_are_taken() -> None:
+    """LISTEN_PID and WATCHDOG_PID name another process: then it has nothing to do with us."""
+    manager = from_environment({"LISTEN_PID": "1", "LISTEN_FDS": "2", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"})
+    assert manager.take(Address("127.0.0.1", 80)) == []
+    assert manager.watchdog == 0.0
+
+
+def test_without_a_manager_nothing_happens() -> None:
+    """And nothing is asked of one that went away."""
+    Manager().ready("fine")
+    Manager("/nonexistent/notify").ready("fine")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
+def test_the_unit_is_one(tmp_path: Path) -> None:
+    """systemd reads it without a complaint, but for the type that it may be too old for and the binary that is not installed here."""
+    unit = tmp_path / "jsbox.service"
+    unit.write_text((EXTRAS / "jsbox.service").read_text().replace("/usr/local/bin/jsbox", sys.executable))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60, check=False
+    )
+    said = [line for line in done.stderr.splitlines() if "notify-reload" not in line]
+    assert (done.returncode, [line for line in said if "jsbox.service" in line]) == (0, [])
