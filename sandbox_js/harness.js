@@ -22,6 +22,7 @@ let settings = null;   // the fields of `initialize`
 let config = new Map();
 let burst = 0;         // commands of a run that may be answered here (lib/realm.js says which)
 let library = null;
+let clock = 0;         // ms that the app's clock is ahead of the real one
 let script = null;     // the app, compiled once
 let broken = null;     // why it could not be compiled
 let current = null;    // {run, realm}: the run in hand
@@ -136,8 +137,9 @@ function prepare(command) {
 
 function initialize(command) {
   settings = command;
+  clock = typeof settings.clock === 'number' ? settings.clock - Date.now() : 0;
   if (library === null || settings.modules_dir) {
-    library = createLibrary({ modulesDir: settings.modules_dir, console: say, kept: read(host.argv[2]) });
+    library = createLibrary({ modulesDir: settings.modules_dir, console: say, kept: read(host.argv[2]), clock });
   }
   try {
     script = new vm.Script(settings.javascript, { filename: settings.filename });
@@ -153,7 +155,7 @@ function initialize(command) {
 function startRun(command, text) {
   const realm = createRealm({
     run: command.run, firstId: lastId, flushSoon, writeNow, allowed: settings.modules, load: library.load, globals: library.pick(settings.globals),
-    configOf: (key) => { const value = config.get(key); return value === undefined ? null : value; }, burst,
+    configOf: (key) => { const value = config.get(key); return value === undefined ? null : value; }, burst, clock,
   });
   current = { run: command.run, realm };
   for (const [level, text] of early.splice(0)) realm.console(level, text);

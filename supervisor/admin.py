@@ -28,6 +28,7 @@ from .contacts_admin import ContactsAdmin
 from .dispatcher import Dispatcher, Program
 from .pool import Pool, SandboxStatus
 from .push import NoSuchGroup, Pushed
+from .runs_admin import RunsAdmin
 
 LOGS_MAX = 10_000
 PUSH_MAX = 100_000  # addresses in one request
@@ -44,6 +45,7 @@ class AdminServices:
     logbook: Logbook
     redis: Redis
     contacts: ContactsAdmin
+    runs: RunsAdmin
     reload: Callable[[], Awaitable[dict[str, Any]]]
     push: Callable[[str, list[str] | None, str | None], Awaitable[Pushed]]
     metrics: Callable[[], bytes]
@@ -271,6 +273,7 @@ def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
         Route("/v1/sandboxes/{pid:int}/kill", admin.kill, methods=["POST"]),
         Route("/v1/reload", admin.reload, methods=["POST"]),
         *services.contacts.routes(),
+        *services.runs.routes(),
     ]
     return Starlette(
         routes=routes,

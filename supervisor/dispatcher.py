@@ -26,6 +26,7 @@ from resources.stores.redis import Unavailable
 
 from .config.model import App
 from .errors import LimitHit, SandboxFault
+from .history import History
 from .lanes import Lanes
 from .observe import Observer, Phases
 from .outcomes import Outcome
@@ -33,6 +34,7 @@ from .pool import Pool
 from .protocol import ConsoleLine, Request
 from .router import Router
 from .sandbox import Reply, RunUse, Sandbox
+from .traces import Trace
 from .turns import Turns
 from .words import Words
 
@@ -85,6 +87,7 @@ class _Job:
 class _Use:
     """What a run has done so far, and the seconds it waited for a process and for its commands."""
 
+    trace: Trace
     commands: int = 0
     boot: float = 0.0
     calls: float = 0.0
@@ -100,6 +103,7 @@ class Dispatcher:
     _journal: Journal
     _logbook: Logbook
     _words: Words
+    _history: History
     _observer: Observer
     _announce: Callable[[Ended, Then], None]
     programs: Mapping[str, Program] = field(factory=dict, init=False)
@@ -199,7 +203,7 @@ class Dispatcher:
             if entry.kind == "event" and not await self._wants_event(program):
                 ended = Ended(entry, None)
             else:
-                use = _Use()
+                use = _Use(self._history.begin(entry, program.app))
                 turn = await self._turns.take(entry.app)
                 began = trio.current_time()
                 try:
@@ -209,6 +213,9 @@ class Dispatcher:
                 app = trio.current_time() - began - use.boot - use.calls
                 phases = Phases(began - job.since, use.boot, app, use.calls)
                 self._observer.run_ended(entry.app, entry.kind, ended.outcome or Outcome.OK, phases)
+                use.trace.queue, use.trace.boot, use.trace.total = phases.queue, phases.boot, phases.total
+                use.trace.outcome = ended.outcome
+                self._history.end(use.trace, program.app)
             self._finish(job)
         finally:
             self._known.discard((entry.app, job.place))
@@ -236,10 +243,12 @@ class Dispatcher:
             log=Pen(self._logbook, app.account, app.name, app.log.kept),
         )
         began = trio.current_time()
+        use.trace.payload = payload
         fault = await self._execute(app, caller, entry.kind, payload, use, turn)
         ms = (trio.current_time() - began) * 1000
         unanswered = is_session_start(entry.payload) and entry.kind == "message" and not caller.replied
         outcome = fault.outcome if fault is not None else Outcome.NO_REPLY if unanswered else Outcome.OK
+        use.trace.detail = "" if fault is None else fault.detail
         if outcome is not Outcome.OK:
             await self._words.report(caller, entry, outcome, fault)
         if self._pool.crashes.note(app, outcome, "" if fault is None else fault.detail):
@@ -256,6 +265,7 @@ class Dispatcher:
         """Run it in a sandbox. Returns what went wrong, if anything."""
 
         def answer(asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
+            step = use.trace.begin(asked)
             if isinstance(asked, ConsoleLine):
                 if caller.log.soon(asked.level, asked.text):
                     return None
@@ -263,7 +273,8 @@ class Dispatcher:
             use.commands += 1
             if asked.name.startswith("http."):
                 self._turns.give_back(turn)  # what comes next is waiting for others
-            return self._router.route(caller, asked, app.limits, app.http.timeout)
+            reply = self._router.route(caller, asked, app.limits, app.http.timeout)
+            return reply if step is None else use.trace.answered(step, reply)
 
         limits = app.limits
         asked = trio.current_time()
@@ -271,6 +282,7 @@ class Dispatcher:
             async with self._pool.lend(app) as sandbox:
                 began = trio.current_time()
                 use.boot = began - asked
+                use.trace.start(sandbox.process.pid)
                 with trio.move_on_after(limits.wall) as wall:
                     used = await sandbox.deliver(caller.run, kind, payload, limits, answer, app.config)
                     use.calls = used.calls_seconds
@@ -367,14 +379,14 @@ async def open_dispatcher(
     journal: Journal,
     logbook: Logbook,
     outbox: Outbox,
+    history: History,
     observer: Observer,
     announce: Callable[[Ended, Then], None],
 ) -> AsyncIterator[Dispatcher]:
     """A dispatcher that announces how each run ended; at its end the runs still in hand are cut off, and stay in the journal."""
     async with trio.open_nursery() as nursery:
-        dispatcher = Dispatcher(
-            nursery, pool, router, journal, logbook, Words(logbook, outbox, observer), observer, announce
-        )
+        words = Words(logbook, outbox, observer)
+        dispatcher = Dispatcher(nursery, pool, router, journal, logbook, words, history, observer, announce)
         try:
             yield dispatcher
         finally:

@@ -26,14 +26,17 @@ async def hold_sandbox(
     jail: Jail,
     *,
     in_background: bool = False,
+    clock: float | None = None,
     task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """One sandbox from spawn to reaped; ends when its process does. One that starts in the background stands back (see there).
 
+    With `clock`, seconds since 1970, the app's clock begins there.
+
     Raises:
         BootFailed: It was not ready in time, or ended before. Only before `task_status.started`.
     """
-    await _hold(app, jail, task_status, in_background=in_background, is_spare=False)
+    await _hold(app, jail, task_status, in_background=in_background, is_spare=False, clock=clock)
 
 
 async def hold_spare(
@@ -48,12 +51,18 @@ async def hold_spare(
 
 
 async def _hold(
-    app: App, jail: Jail, task_status: trio.TaskStatus[Sandbox], *, in_background: bool, is_spare: bool
+    app: App,
+    jail: Jail,
+    task_status: trio.TaskStatus[Sandbox],
+    *,
+    in_background: bool,
+    is_spare: bool,
+    clock: float | None = None,
 ) -> None:
     failure: BootFailed | None = None
     try:
         async with _open(jail) as process, trio.open_nursery() as nursery:
-            sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)))
+            sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)), clock)
             if in_background:
                 sandbox.stand_back()
             nursery.start_soon(sandbox.drain_stderr)

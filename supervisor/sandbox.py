@@ -90,6 +90,7 @@ class Sandbox:
     app: App
     process: Process
     _wire: Wire
+    _clock: float | None = None  # seconds since 1970 at which the app's clock begins; None: the real time
     born: float = field(factory=trio.current_time, init=False)
     idle_since: float = field(factory=trio.current_time, init=False)
     runs: int = field(default=0, init=False)
@@ -304,6 +305,7 @@ class Sandbox:
             "modules": app.modules,
             "modules_dir": modules_dir,
             "globals": app.globals,
+            "clock": None if self._clock is None else round(self._clock * 1000),
         }
         await self._wire.send(encode_initialize(fields))
         await self._ready()

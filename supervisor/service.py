@@ -36,6 +36,7 @@ from resources.stores.keyspace import Keyspace
 from resources.stores.logbook import Logbook
 from resources.stores.optouts import OptOuts
 from resources.stores.outbox import Outbox
+from resources.stores.recordings import Recordings
 from resources.stores.redis import Redis, Unavailable, open_redis
 from resources.stores.statistics import Statistics
 
@@ -50,6 +51,7 @@ from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.connection import Services
 from .gateway.delivery import open_deliveries
+from .history import History
 from .http_port import open_http
 from .isolation import Walls, open_isolation
 from .listening import listen
@@ -60,8 +62,10 @@ from .programs import address_class, program_of
 from .push import Pushed, Pusher
 from .reporting import ConversationReporter
 from .router import Router, build_table
+from .runs_admin import RunsAdmin
 from .search import Search, open_search
 from .systemd import Manager, from_environment
+from .traces import Traces
 from .valkey import lock_data_dir, open_valkey
 
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
@@ -99,6 +103,7 @@ class Service:
     pool: Pool
     dispatcher: Dispatcher
     pusher: Pusher
+    history: History
     deliveries: Deliveries
     observer: PrometheusObserver
     manager: Manager
@@ -203,6 +208,7 @@ class Service:
             logbook=self.stores.logbook,
             redis=self.stores.redis,
             contacts=ContactsAdmin(self.stores.contacts, self.search, self._contacts_max),
+            runs=RunsAdmin(self.history, lambda: self.config.apps),
             reload=self.reload,
             push=self.push,
             metrics=self._metrics,
@@ -292,12 +298,15 @@ async def open_service(
         ]  # fmt: skip
         pool = await stack.enter_async_context(open_pool(walls, config.node.max_processes, observer, config.node.spare))
         router = Router(build_table(resources), observer)
+        history = History(Traces(), Recordings(stores_redis))
         dispatcher = await stack.enter_async_context(
-            open_dispatcher(pool, router, stores.journal, stores.logbook, outbox, observer, deliveries.run_ended)
+            open_dispatcher(
+                pool, router, stores.journal, stores.logbook, outbox, history, observer, deliveries.run_ended
+            )
         )
         pusher = Pusher(contacts, groups, optouts, search, stores.journal, dispatcher)
         service = Service(
-            config, read_config, stores, search, walls, pool, dispatcher, pusher, deliveries, observer, manager
+            config, read_config, stores, search, walls, pool, dispatcher, pusher, history, deliveries, observer, manager
         )
         await trio.to_thread.run_sync(walls.prepare, tuple(config.apps.values()))
         service._apply()  # noqa: SLF001
@@ -309,21 +318,24 @@ async def open_service(
         nursery.start_soon(service._compile)  # noqa: SLF001
         nursery.start_soon(ConversationReporter(lambda: service.config.apps, statistics, graphite).run)
         await probing.must_hold()
-        services = service._gateway_services()  # noqa: SLF001
-        listeners = await listen("listen.gateway", config.listen.gateway, manager)
-        service.gateway = await stack.enter_async_context(open_gateway(services, listeners))
-        admin = admin_app(service._admin_services(), config.listen.admin_tokens)  # noqa: SLF001
-        listeners = await listen("listen.admin", config.listen.admin, manager)
-        service.admin_port = await stack.enter_async_context(
-            open_http(admin, listeners, "jsbox.admin", ADMIN_STOP_SECONDS)
-        )
-        manager.close_rest()
+        await _open_ports(stack, service)
         nursery.start_soon(manager.show_life)
         manager.ready(service._status())  # noqa: SLF001
         try:
             yield service
         finally:
             nursery.cancel_scope.cancel()
+
+
+async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
+    listen_at, manager = service.config.listen, service.manager
+    listeners = await listen("listen.gateway", listen_at.gateway, manager)
+    services = service._gateway_services()  # noqa: SLF001
+    service.gateway = await stack.enter_async_context(open_gateway(services, listeners))
+    admin = admin_app(service._admin_services(), listen_at.admin_tokens)  # noqa: SLF001
+    listeners = await listen("listen.admin", listen_at.admin, manager)
+    service.admin_port = await stack.enter_async_context(open_http(admin, listeners, "jsbox.admin", ADMIN_STOP_SECONDS))
+    manager.close_rest()
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ const fs = require('node:fs');
 const path = require('node:path');
 const vm = require('node:vm');
 const { createRequire, isBuiltin } = require('node:module');
+const { setClock } = require('./clock');
 
 const ROOT = path.dirname(__dirname);
 const BUNDLED_FILE = path.join(ROOT, 'app.js');   // beside the bundled node_modules
@@ -135,11 +136,12 @@ function bootstrap(find, startTimer, stopTimer, nextTick, print, version) {
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:library' });
 
 /**
- * @param {{modulesDir: string, console: function(string, string), kept: object|null}} options; `kept` is what codecache.js made of the bundled files
+ * @param {{modulesDir: string, console: function(string, string), kept: object|null, clock: number}} options; `clock`: ms that its clock is ahead; `kept` is what codecache.js made of the bundled files
  * @returns {{load(name), preload(names), forgetKept(), pick(names), clearTimers(), compiled(): object}}
  */
-function createLibrary({ modulesDir, console: print, kept = null }) {
+function createLibrary({ modulesDir, console: print, kept = null, clock = 0 }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, { name: 'library', codeGeneration: { strings: true, wasm: false } });
+  setClock(context, clock);
   const live = new Map();      // timer id -> host timer
   const modules = new Map();   // file name -> {module, require}
   const scripts = new Map();   // file name -> {source, script}

@@ -2,6 +2,7 @@
 // The realm of one run: a fresh V8 context with `api`, `require` and the granted globals, and nothing else.
 
 const vm = require('node:vm');
+const { setClock } = require('./clock');
 
 const FLUSH_AT = 200;              // commands that wait for the end of the app's turn; an app that asks for more in one go is heard at once
 const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; then one line says so and the rest is dropped
@@ -191,13 +192,15 @@ const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' 
 
 /**
  * Make the realm of a run.
- * @param `configOf` gives a value of the app's config; `burst`: commands of the run that may be answered here, 0 for none.
+ * @param `configOf` gives a value of the app's config; `burst`: commands of the run that may be answered here, 0 for none; `clock`: ms that its
+ *   clock is ahead.
  * @returns {{context, deliver(line), answerOwn(): boolean, flush(): string, forget(), console(level, text), isOver(): boolean, lastId(): number}}
  */
-function createRealm({ run, firstId, flushSoon, writeNow, load, allowed, globals, configOf, burst }) {
+function createRealm({ run, firstId, flushSoon, writeNow, load, allowed, globals, configOf, burst, clock = 0 }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, {
     name: 'app', codeGeneration: { strings: true, wasm: false },
   });
+  setClock(context, clock);
   const list = vm.runInContext('[]', context);   // the list itself must belong to the realm it is read in
   for (const name of allowed) list.push(name);
   const inside = BOOTSTRAP.runInContext(context)(run, firstId, flushSoon, writeNow, load, list, globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst);

@@ -19,6 +19,8 @@ COMMANDS = {
     "doctor": ("doctor", "Examine this host."),
     "limits": ("limits", "Show an app's limits and what it uses of them."),
     "logs": ("inspect", "Show an app's log."),
+    "trace": ("trace", "Show where the time of a message's run went."),
+    "replay": ("replay", "Play a recorded run again, or to a changed app."),
     "ps": ("inspect", "Show the sandbox processes."),
     "reload": ("inspect", "Make the server read its config again."),
     "push": ("inspect", "Make an app start conversations."),

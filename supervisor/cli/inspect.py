@@ -51,13 +51,14 @@ def _print_entry(entry: dict[str, str], *, as_json: bool) -> None:
         click.echo(json.dumps(entry, ensure_ascii=False))
         return
     # An entry is one entry, whatever is in it: further lines are indented, control characters are shown as escapes.
-    text = "\n    ".join(_harmless(line) for line in entry["message"].split("\n"))
+    text = "\n    ".join(harmless(line) for line in entry["message"].split("\n"))
     level = click.style(f"{entry['level']:8}", fg=COLOURS.get(entry["level"]))
     click.echo(f"{entry['time']} {level} {text}")
     sys.stdout.flush()
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """Text of others for a terminal: control characters are shown as escapes."""
     return "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text)
 
 

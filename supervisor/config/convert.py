@@ -33,6 +33,7 @@ from .model import (
     Pool,
     RedisServer,
     SearchSettings,
+    Trace,
 )
 from .units import (
     Address,
@@ -48,7 +49,14 @@ from .units import (
     show,
 )
 
-SECTIONS: dict[str, type] = {"pool": Pool, "limits": Limits, "http": Http, "log": Log, "metrics": Metrics}
+SECTIONS: dict[str, type] = {
+    "pool": Pool,
+    "limits": Limits,
+    "http": Http,
+    "log": Log,
+    "metrics": Metrics,
+    "trace": Trace,
+}
 """Tables of [defaults] that an app may override key by key."""
 PIECES: dict[str, type] = {
     "listen": Listen, "gateway": Gateway, "redis": RedisServer, "node": NodeSettings, "isolation": Isolation,

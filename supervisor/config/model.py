@@ -158,6 +158,17 @@ class Metrics:
 
 
 @frozen
+class Trace:
+    """[defaults.trace]: the time lines of runs that `jsbox trace` shows, and what `record = true` keeps for `jsbox replay`."""
+
+    runs: Natural = Natural(200)  # newest kept per app, in memory; 0 = none
+    notable: Natural = Natural(100)  # and besides, the newest that failed or were slow
+    slow: Duration = Duration(2.0)  # a message that took so long, from its acceptance to the end of its run
+    recorded: Count = Count(1000)  # newest recordings kept per app, in the store
+    recorded_for: Duration = Duration(72 * 3600.0)  # then a recording is gone
+
+
+@frozen
 class KvQuota:
     """accounts.NAME.kv: bounds of an account's key-value store."""
 
@@ -201,11 +212,13 @@ class App:
     endpoints: Mapping[str, str] = field(factory=dict)  # endpoint, or pool:tag, to channel
     allowed_helper_metadata: tuple[str, ...] = ()
     delivery_class: str = ""
+    record: bool = False  # keep every run's message, commands and replies for `jsbox replay`: all that users write
     pool: Pool = Pool()
     limits: Limits = Limits()
     http: Http = Http()
     log: Log = Log()
     metrics: Metrics = Metrics()
+    trace: Trace = Trace()
     source: str = field(default="", repr=False)  # the text of `javascript`
 
     @cached_property

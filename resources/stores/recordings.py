@@ -1,0 +1,91 @@
+"""Recorded runs: what came in, and every command with its reply, so that the run can be played again. For apps with `record = true`.
+
+The newest of each app, for a bounded time: a recording holds whatever users wrote.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from typing import Any
+
+import msgspec
+from attrs import field, frozen
+
+from .keys import account_key
+from .redis import Redis
+from .scripts import Script, script
+
+RECORDING_MAX = 1 << 20  # bytes of one, before it is packed; a larger one is not kept
+
+log = logging.getLogger(__name__)
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """A command and its reply (None: the run ended before), or a console line. `at` and `seconds` as in a trace."""
+
+    name: str
+    at: float
+    request: dict[str, Any]
+    reply: dict[str, Any] | None = None
+    seconds: float | None = None
+
+
+class Recording(msgspec.Struct, frozen=True):
+    """A run. `payload` is what the app was given, `began` seconds since 1970, `source` the SHA-256 of the app's text."""
+
+    account: str
+    app: str
+    channel: str
+    kind: str
+    id: str
+    payload: dict[str, Any]
+    began: float
+    outcome: str
+    detail: str
+    source: str
+    exchanges: list[Exchange]
+    left_out: int = 0  # commands beyond those that a trace has room for
+    version: int = 1
+
+
+def decode(text: bytes) -> Recording:
+    """A recording from its JSON. Raises ValueError: it is none."""
+    try:
+        return msgspec.json.decode(text, type=Recording)
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from error
+
+
+@frozen
+class Recordings:
+    """Those of all apps. What reads may raise `redis.Unavailable`."""
+
+    redis: Redis
+    _put: Script = field(factory=lambda: script("recording_put"), init=False)
+
+    def keep_soon(self, recording: Recording, kept: int, seconds: float) -> None:
+        """Keep one, without waiting; the process's log has it when that could not be done."""
+        text = msgspec.json.encode(recording)
+        what = f"the recording of {recording.kind} {recording.id} of app {recording.app}"
+        if len(text) > RECORDING_MAX:
+            log.warning("%s is not kept: %d bytes, and %d are the most", what, len(text), RECORDING_MAX)
+            return
+
+        def failed(error: Exception) -> None:
+            log.warning("%s is not kept: %s", what, error)
+
+        key = self._key(recording.account, recording.app, recording.id)
+        listing = account_key(recording.account, "recordings", recording.app)
+        command = self._put.call([listing], key, zlib.compress(text, 1), max(int(seconds), 1), kept)
+        if not self.redis.post([command], failed):
+            failed(RuntimeError("too much waits for the store"))
+
+    async def find(self, account: str, app: str, message: str) -> bytes | None:
+        """The JSON of the recording of a message or event."""
+        packed = await self.redis.execute("GET", self._key(account, app, message))
+        return None if packed is None else zlib.decompress(packed)
+
+    @staticmethod
+    def _key(account: str, app: str, message: str) -> str:
+        return account_key(account, "recording", app, message)

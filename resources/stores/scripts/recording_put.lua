@@ -1,0 +1,9 @@
+-- Keep a recording, and of all that this app has the newest so many.
+-- KEYS: the list of the app's recordings, newest first. ARGV: key of this one, its text, seconds to keep it, how many are kept.
+redis.call('SET', ARGV[1], ARGV[2], 'EX', ARGV[3])
+redis.call('LREM', KEYS[1], 0, ARGV[1])
+redis.call('LPUSH', KEYS[1], ARGV[1])
+redis.call('EXPIRE', KEYS[1], ARGV[3])
+while redis.call('LLEN', KEYS[1]) > tonumber(ARGV[4]) do
+    redis.call('DEL', redis.call('RPOP', KEYS[1]))
+end

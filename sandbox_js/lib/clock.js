@@ -1,0 +1,31 @@
+'use strict';
+// Another time than the real one, for runs that are played again (supervisor/replay.py).
+
+const vm = require('node:vm');
+
+// Runs INSIDE the realm whose clock is set.
+function bootstrap(shift) {
+  'use strict';
+  const Real = Date, { construct } = Reflect, realNow = Date.now;
+  const now = () => realNow() + shift;
+  function Shifted(...args) {
+    if (!new.target) return new Real(now()).toString();
+    return construct(Real, args.length === 0 ? [now()] : args, new.target);
+  }
+  Object.defineProperties(Shifted, {
+    name: { value: 'Date' }, length: { value: 7 }, prototype: { value: Real.prototype, writable: false },
+    now: { value: now, writable: true, configurable: true },
+    parse: { value: Real.parse, writable: true, configurable: true }, UTC: { value: Real.UTC, writable: true, configurable: true },
+  });
+  Object.defineProperty(Real.prototype, 'constructor', { value: Shifted, writable: true, configurable: true });
+  Object.defineProperty(globalThis, 'Date', { value: Shifted, writable: true, configurable: true });
+}
+
+const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:clock' });
+
+/** Let a realm's clock be `shift` milliseconds ahead of the real one. */
+function setClock(context, shift) {
+  if (shift !== 0) BOOTSTRAP.runInContext(context)(shift);
+}
+
+module.exports = { setClock };

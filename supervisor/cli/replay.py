@@ -1,0 +1,160 @@
+"""`jsbox replay`: a recorded run, played again."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import attrs
+import click
+import trio
+
+from resources.stores.recordings import Recording, decode
+
+from ..config import Config
+from ..config.model import App
+from .client import admin_client, json_of
+from .common import config_option, fail, json_option, load_or_exit, print_json, run_or_exit
+from .inspect import harmless
+
+if TYPE_CHECKING:
+    from ..replay import Compared, Difference
+
+SHOWN_MAX = 300  # characters of a value
+SIGNS = {
+    "same": (" ", None),
+    "varies": ("~", "bright_black"),
+    "changed": ("!", "yellow"),
+    "missing": ("-", "red"),
+    "new": ("+", "green"),
+}
+
+
+@click.command()
+@click.argument("message")
+@click.option(
+    "--app",
+    "source",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Play it to this JavaScript instead.",
+)
+@click.option(
+    "--as", "name", help="The app of the config whose modules, limits and config hold (default: the recorded one)."
+)
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Only write the recording to this file.")
+@config_option
+@json_option
+def replay(
+    *, message: str, source: Path | None, name: str | None, save: Path | None, config_file: Path, as_json: bool
+) -> None:
+    """Play a recorded run again, in a fresh sandbox, and say whether the app does the same. No resource is touched.
+
+    MESSAGE is a message_id or event_id of an app with `record = true` (the server is asked for the recording), or a file that --save wrote.
+    Exit code 0: the app did the same; 1: it did not.
+    """
+    config = load_or_exit(config_file)
+    text = _recording_text(message, config)
+    if save is not None:
+        save.write_bytes(text)
+        click.echo(f"written: {save}")
+        return
+    try:
+        recording = decode(text)
+    except ValueError as error:
+        fail(f"{message} is no recording: {error}")
+    app = _app(config, name or recording.app, source)
+    run_or_exit(partial(_play, recording, app, config, as_json))
+
+
+def _recording_text(message: str, config: Config) -> bytes:
+    if Path(message).is_file():
+        return Path(message).read_bytes()
+    with admin_client(config) as client:
+        response = client.get(f"/v1/recordings/{quote(message, safe='')}")
+        if response.is_error:
+            json_of(response)
+        return response.content
+
+
+def _app(config: Config, name: str, source: Path | None) -> App:
+    if name not in config.apps:
+        fail(f"there is no app {name!r} in the config; --as says which one to play it to")
+    app = config.apps[name]
+    if source is None:
+        return app
+    try:
+        return attrs.evolve(app, javascript=source, source=source.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{source} cannot be read: {error}")
+
+
+async def _play(recording: Recording, app: App, config: Config, as_json: bool) -> int:  # noqa: FBT001
+    from ..errors import BootFailed
+    from ..isolation import open_isolation
+    from ..replay import replay as play_again
+    from ..service import HARNESS, node_path
+
+    with open_isolation(config.isolation, node_path(config), HARNESS) as walls:
+        await trio.to_thread.run_sync(walls.prepare, (app,))
+        try:
+            compared = await play_again(recording, app, walls)
+        except* BootFailed as failed:
+            fail(f"app {app.name} could not be started: {'; '.join(str(error) for error in failed.exceptions)}")
+    if as_json:
+        print_json(_as_json(recording, compared))
+    else:
+        _show(recording, app, compared)
+    return 0 if compared.is_same else 1
+
+
+def _as_json(recording: Recording, compared: Compared) -> dict[str, Any]:
+    return {
+        "message": recording.id,
+        "app": recording.app,
+        "same": compared.is_same,
+        "then": dict(zip(("outcome", "detail"), compared.then, strict=True)),
+        "now": dict(zip(("outcome", "detail"), compared.now, strict=True)),
+        "commands": [
+            {
+                "kind": line.kind, "name": line.name, "then": line.then, "now": line.now,
+                "fields": {path: {"then": then, "now": now} for path, (then, now) in line.fields.items()},
+            }
+            for line in compared.lines
+        ],
+    }  # fmt: skip
+
+
+def _show(recording: Recording, app: App, compared: Compared) -> None:
+    content = recording.payload.get("content")
+    click.echo(
+        f"{recording.kind} {harmless(recording.id)} to app {recording.app}, content {_value(content)}, played to {app.javascript}"
+    )
+    for line in compared.lines:
+        _show_line(line)
+    if recording.left_out:
+        click.echo(f"  {recording.left_out} further commands were not recorded")
+    for title, (outcome, detail) in (("then", compared.then), ("now", compared.now)):
+        click.echo(f"{title:5} {outcome}" + (f": {harmless(detail.splitlines()[0])}" if detail else ""))
+    verdict = "the app does the same" if compared.is_same else "the app does something else"
+    click.echo(click.style(verdict, fg="green" if compared.is_same else "red"))
+
+
+def _show_line(line: Difference) -> None:
+    sign, colour = SIGNS[line.kind]
+    request = line.then if line.now is None else line.now
+    told = "" if line.fields else " " + _value(request)
+    note = {"varies": "  (it varies by itself)", "new": "  (not recorded)"}.get(line.kind, "")
+    click.echo(click.style(f"{sign} {harmless(line.name)}{told}{note}", fg=colour))
+    if line.kind == "changed":
+        for path, (then, now) in line.fields.items():
+            click.echo(f"    {harmless(path)}: {_value(then)} -> {_value(now)}")
+
+
+def _value(value: Any) -> str:
+    text = harmless(json.dumps(value, ensure_ascii=False, sort_keys=True))
+    width = SHOWN_MAX if os.isatty(1) else SHOWN_MAX * 4
+    return text if len(text) <= width else f"{text[:width]}... [{len(text) - width} more characters]"

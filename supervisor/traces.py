@@ -1,0 +1,200 @@
+"""What each run did and when: its time line, for the newest runs of every app, in bounded memory. Lost with the process.
+
+Runs that failed or were slow are kept apart, and longer: they are what somebody will look for.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from resources.stores.journal import Entry
+
+from .config.model import Trace as Settings
+from .outcomes import Outcome
+from .protocol import ConsoleLine, Request
+
+STEPS_MAX = 250  # of a run that is not recorded
+CONSOLE = "console"  # the name of a step that is a console line
+NOTE_MAX = 200  # characters
+WEIGHT_MAX = 150_000  # steps, and runs, of all apps together: some 60 MiB at most
+
+
+Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
+
+
+@define(eq=False)
+class Step:
+    """One command, or a line that the app wrote to its console.
+
+    Attributes:
+        at: Seconds after the app got the message.
+        seconds: Until its reply; None where it has none, or the run ended before.
+        outcome: `ok`, or why the app was told no.
+        asked: The request, and
+        got: the fields of the reply; kept only where runs are recorded.
+    """
+
+    name: str
+    at: float
+    note: str
+    seconds: float | None = None
+    outcome: str = ""
+    asked: dict[str, Any] | None = None
+    got: dict[str, Any] | None = None
+
+
+@define(eq=False)
+class Trace:
+    """A run: the seconds it waited for its turn (`queue`) and for a process (`boot`), then its steps, then how it ended.
+
+    Attributes:
+        room: Steps that it may have; of more their number is kept.
+        records: Whether requests and replies are kept with them.
+        payload: What the app was given.
+    """
+
+    entry: Entry
+    room: int
+    records: bool
+    began: float = field(factory=time.time, init=False)  # seconds since 1970
+    queue: float = field(default=0.0, init=False)
+    boot: float = field(default=0.0, init=False)
+    total: float = field(default=0.0, init=False)  # all of it
+    pid: int = field(default=0, init=False)
+    payload: dict[str, Any] = field(factory=dict, init=False)
+    outcome: Outcome | None = field(default=None, init=False)
+    detail: str = field(default="", init=False)
+    steps: list[Step] = field(factory=list, init=False)
+    left_out: int = field(default=0, init=False)
+    _zero: float = field(factory=trio.current_time, init=False)
+
+    def start(self, pid: int) -> None:
+        """The app gets the message now, in this process."""
+        self.pid = pid
+        self._zero = trio.current_time()
+
+    def begin(self, asked: Request | ConsoleLine) -> Step | None:
+        """The app asks for something; None where there are too many already."""
+        if len(self.steps) >= self.room:
+            self.left_out += 1
+            return None
+        at = trio.current_time() - self._zero
+        if isinstance(asked, ConsoleLine):
+            step = Step(CONSOLE, at, asked.text[:NOTE_MAX])
+        else:
+            step = Step(asked.name, at, note_of(asked.name, asked.fields), asked=asked.fields if self.records else None)
+        self.steps.append(step)
+        return step
+
+    def end(self, step: Step, reply: dict[str, Any]) -> None:
+        """It has its reply."""
+        step.seconds = trio.current_time() - self._zero - step.at
+        step.outcome = "ok" if reply.get("success") else str(reply.get("reason", "refused"))[:NOTE_MAX]
+        if self.records:
+            step.got = reply
+
+    def answered(self, step: Step, reply: Answer) -> Answer:
+        """The same reply, noted now, or when it has come."""
+        if isinstance(reply, Coroutine):
+            return self._follow(step, reply)
+        self.end(step, reply)
+        return reply
+
+    async def _follow(self, step: Step, coming: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        reply = await coming
+        self.end(step, reply)
+        return reply
+
+    def forget_values(self) -> None:
+        """Keep no more than of a run that is not recorded."""
+        self.left_out += max(len(self.steps) - STEPS_MAX, 0)
+        del self.steps[STEPS_MAX:]
+        self.payload = {}
+        for step in self.steps:
+            step.asked = step.got = None
+
+
+def note_of(name: str, fields: Mapping[str, Any]) -> str:
+    """A few words on a request: enough to tell it from its neighbours, and never a message's content or a header."""
+    if name.startswith("http."):
+        # What is behind the question mark is as often a secret as not.
+        return f"{name[5:].upper()} {str(fields.get('url', '')).split('?')[0]}"[:NOTE_MAX]
+    for key in ("msg", "key", "query", "to_addr", "metric", "address_value", "conversation_key"):
+        if isinstance(fields.get(key), str):
+            return str(fields[key])[:NOTE_MAX]
+    content = fields.get("content")
+    return f"{len(content)} characters" if isinstance(content, str) else ""
+
+
+@define
+class _Kept:
+    """Traces in the order in which they came, each with its number."""
+
+    all: OrderedDict[int, Trace] = field(factory=OrderedDict)
+    by_app: dict[str, deque[int]] = field(factory=dict)
+
+
+@define(eq=False)
+class Traces:
+    """The newest of every app."""
+
+    weight_max: int = WEIGHT_MAX
+    _ordinary: _Kept = field(factory=_Kept, init=False)
+    _notable: _Kept = field(factory=_Kept, init=False)
+    _by_message: dict[str, list[Trace]] = field(factory=dict, init=False)
+    _weight: int = field(default=0, init=False)
+    _numbers: int = field(default=0, init=False)
+
+    def keep(self, trace: Trace, settings: Settings) -> None:
+        """Take a run that has ended; older ones make room."""
+        is_notable = trace.outcome is not Outcome.OK or trace.total >= settings.slow
+        kept, most = (
+            (self._notable, settings.notable) if is_notable and settings.notable else (self._ordinary, settings.runs)
+        )
+        if not most:
+            return
+        app = trace.entry.app
+        numbers = kept.by_app.setdefault(app, deque())
+        while len(numbers) >= most:
+            self._drop(kept, numbers[0])
+        self._numbers += 1
+        kept.all[self._numbers] = trace
+        kept.by_app.setdefault(app, numbers).append(self._numbers)
+        self._by_message.setdefault(trace.entry.id, []).append(trace)
+        self._weight += _weight(trace)
+        while self._weight > self.weight_max:
+            full = self._ordinary if self._ordinary.all else self._notable
+            self._drop(full, next(iter(full.all)))
+
+    def _drop(self, kept: _Kept, number: int) -> None:
+        trace = kept.all.pop(number)
+        numbers = kept.by_app[trace.entry.app]
+        numbers.popleft()  # in both the oldest come first
+        if not numbers:
+            del kept.by_app[trace.entry.app]
+        same = self._by_message[trace.entry.id]
+        same.remove(trace)
+        if not same:
+            del self._by_message[trace.entry.id]
+        self._weight -= _weight(trace)
+
+    def find(self, message: str) -> Trace | None:
+        """The last run of a message or event."""
+        same = self._by_message.get(message)
+        return same[-1] if same else None
+
+    def newest(self, app: str | None, *, only_notable: bool) -> Iterator[Trace]:
+        """Runs of an app, or of all, the newest first."""
+        sources = [self._notable] if only_notable else [self._notable, self._ordinary]
+        numbered = [item for kept in sources for item in kept.all.items() if app is None or item[1].entry.app == app]
+        return (trace for _, trace in sorted(numbered, key=lambda item: -item[0]))
+
+
+def _weight(trace: Trace) -> int:
+    return 2 + len(trace.steps)
