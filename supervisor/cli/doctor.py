@@ -29,8 +29,9 @@ def doctor(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
 
 
 async def _examine(config: Config, as_json: bool) -> bool:  # noqa: FBT001
+    from ..build import node_path
     from ..doctor import examine
-    from ..service import HARNESS, node_path
+    from ..service import HARNESS
 
     checks = []
     async for check in examine(config, node_path(config), HARNESS):

@@ -93,10 +93,11 @@ def _app(config: Config, name: str, source: Path | None) -> App:
 
 
 async def _play(recording: Recording, app: App, config: Config, as_json: bool) -> int:  # noqa: FBT001
+    from ..build import node_path
     from ..errors import BootFailed
     from ..isolation import open_isolation
     from ..replay import replay as play_again
-    from ..service import HARNESS, node_path
+    from ..service import HARNESS
 
     with open_isolation(config.isolation, node_path(config), HARNESS) as walls:
         await trio.to_thread.run_sync(walls.prepare, (app,))

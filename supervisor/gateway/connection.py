@@ -292,6 +292,7 @@ class Connection:
                 return  # the reader sees it too
             except trio.TooSlowError:
                 detail = f"a frame could not be written in {WRITE_SECONDS:g} s"
+                self._services.observer.stalled(self.channel.name)
                 self.close(Refusal(frames.CODE_OVERLOAD, "slow", detail))
                 return
             except (trio.BrokenResourceError, trio.ClosedResourceError):

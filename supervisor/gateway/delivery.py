@@ -278,6 +278,11 @@ class Deliveries:
             self._nursery.start_soon(outlet.run)
         return outlet
 
+    def unacked(self, channel: str) -> int:
+        """Parcels of a channel that were handed to a connection and not acknowledged."""
+        outlet = self._outlets.get(channel)
+        return 0 if outlet is None else outlet.unacked
+
     def doubt_all(self) -> None:
         """After a lost connection to the store: every stream may hold what nobody announced."""
         for outlet in self._outlets.values():

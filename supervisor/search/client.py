@@ -82,6 +82,10 @@ class Search:
     _refused: OrderedDict[tuple[str, str], _Refused] = field(factory=OrderedDict, init=False)
     _numbers: itertools.count[int] = field(factory=itertools.count, init=False)
 
+    def problem(self) -> str:
+        """What stands in the way of an answer now; empty where nothing does."""
+        return "" if self._running is not None else "the search process is being started again"
+
     async def keys_json(self, account: str, query: str, limit: int | None) -> msgspec.Raw:
         """See ContactSearch."""
         pages = await self._find(account, query, 0, limit)

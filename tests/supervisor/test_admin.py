@@ -161,5 +161,5 @@ async def test_draining_is_not_ready(service: Service) -> None:
     await service.drain()
     async with client_of(service) as admin:
         answer = await admin.get("/readyz")
-        assert (answer.status_code, answer.text) == (503, "the server is about to restart\n")
+        assert (answer.status_code, answer.text) == (503, "not ready:\nserver: the server is about to restart\n")
         assert (await admin.get("/livez")).status_code == 200

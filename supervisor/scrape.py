@@ -1,0 +1,110 @@
+"""What GET /metrics shows besides what was counted: how things are at the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from attrs import frozen
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from resources.stores.logbook import Logbook
+
+from .config import Config
+from .dispatcher import Dispatcher
+from .pool import Pool
+from .traces import Traces
+from .usage import limit_of
+
+
+class HasConnections(Protocol):
+    """The gateway."""
+
+    def connections(self, channel: str) -> int:
+        """Clients of a channel."""
+
+
+class HasUnacked(Protocol):
+    """The deliveries."""
+
+    def unacked(self, channel: str) -> int:
+        """Outbound messages of a channel that were handed out and not acknowledged."""
+
+
+@frozen(eq=False)
+class Moment(Collector):
+    """Reads the parts of the supervisor when it is asked."""
+
+    config: Callable[[], Config]
+    dispatcher: Dispatcher
+    pool: Pool
+    logbook: Logbook
+    traces: Traces
+    gateway: HasConnections
+    deliveries: HasUnacked
+
+    def describe(self) -> list[Metric]:
+        """Nothing ahead: names are few and fixed."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All of it."""
+        yield from self._queues()
+        yield from self._processes()
+        yield from self._limits()
+        yield from self._channels()
+        logs = CounterMetricFamily("jsbox_logs", "Lines written to the apps' logs", labels=("app", "level"))
+        for (app, level), count in self.logbook.counts.items():
+            logs.add_metric((app, level), count)
+        yield logs
+
+    def _queues(self) -> Iterator[Metric]:
+        depth = GaugeMetricFamily("jsbox_queue_depth", "Messages that wait for their turn", labels=("app",))
+        oldest = GaugeMetricFamily(
+            "jsbox_queue_oldest_seconds", "How long the oldest of them has waited", labels=("app",)
+        )
+        tripped = GaugeMetricFamily("jsbox_app_tripped", "1 where no runs are started until a reload", labels=("app",))
+        for name, app in self.config().apps.items():
+            depth.add_metric((name,), self.dispatcher.waiting(name))
+            oldest.add_metric((name,), self.dispatcher.oldest(name))
+            tripped.add_metric((name,), float(self.pool.crashes.is_tripped(app)))
+        yield from (depth, oldest, tripped)
+
+    def _processes(self) -> Iterator[Metric]:
+        processes = GaugeMetricFamily("jsbox_sandbox_processes", "Live processes", labels=("app", "state"))
+        memory = GaugeMetricFamily(
+            "jsbox_sandbox_memory_bytes", "Resident memory of an app's processes", labels=("app", "stat")
+        )
+        sizes: dict[str, list[int]] = {}
+        for one in self.pool.sandboxes():
+            sizes.setdefault(one.app, []).append(one.rss_bytes)
+        for name in self.config().apps:
+            found = self.pool.statistics(name)
+            for state in ("busy", "idle", "booting"):
+                processes.add_metric((name, state), getattr(found, state))
+            if name in sizes:
+                memory.add_metric((name, "max"), max(sizes[name]))
+                memory.add_metric((name, "mean"), sum(sizes[name]) / len(sizes[name]))
+        yield from (processes, memory)
+
+    def _limits(self) -> Iterator[Metric]:
+        used = GaugeMetricFamily(
+            "jsbox_limit_used_ratio", "What the newest runs used of a limit", labels=("app", "limit", "stat")
+        )
+        for name, app in self.config().apps.items():
+            for limit, seen in self.pool.usage.seen(name).items():
+                value = limit_of(app.limits, limit)
+                used.add_metric((name, limit, "p99"), seen.p99 / value)
+                used.add_metric((name, limit, "max"), seen.most / value)
+        yield used
+
+    def _channels(self) -> Iterator[Metric]:
+        connections = GaugeMetricFamily("jsbox_gateway_connections", "Gateway connections", labels=("channel",))
+        unacked = GaugeMetricFamily(
+            "jsbox_outbound_unacked", "Outbound messages handed out and not acknowledged", labels=("channel",)
+        )
+        for name in self.config().channels:
+            connections.add_metric((name,), self.gateway.connections(name))
+            unacked.add_metric((name,), self.deliveries.unacked(name))
+        yield from (connections, unacked)
