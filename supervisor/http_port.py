@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anycorn
@@ -16,9 +17,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 @asynccontextmanager
 async def open_http(
-    app: ASGIApp, listeners: Sequence[trio.SocketListener], log: str, stop_seconds: float
+    app: ASGIApp,
+    listeners: Sequence[trio.SocketListener],
+    log: str,
+    stop_seconds: float,
+    tls: tuple[Path, Path] | None = None,
 ) -> AsyncIterator[int]:
-    """Serve; gives the port number. At the end answers under way have `stop_seconds` to end."""
+    """Serve; gives the port number. At the end answers under way have `stop_seconds` to end. `tls`: certificate and key."""
 
     async def served(scope: Scope, receive: Receive, send: Send) -> None:
         # Nothing is started or stopped with the port; Starlette's own handler takes a cancellation for a failure.
@@ -34,6 +39,8 @@ async def open_http(
     settings.bind = [f"fd://{os.dup(listener.socket.fileno())}" for listener in listeners]
     for listener in listeners:
         listener.socket.close()
+    if tls is not None:
+        settings.certfile, settings.keyfile = map(str, tls)
     settings.accesslog = None
     settings.errorlog = logging.getLogger(log)
     settings.graceful_timeout = stop_seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -45,6 +44,7 @@ from .codecache import compile_toolkits
 from .config import Address, Config
 from .config.load import InvalidConfig
 from .config.plan import RESTART, plan
+from .config.tls import server_context
 from .contacts_admin import ContactsAdmin
 from .dispatcher import Dispatcher, open_dispatcher
 from .errors import CannotStart
@@ -59,6 +59,7 @@ from .listening import listen
 from .observe import PrometheusObserver
 from .pool import Pool, open_pool
 from .probe import open_probing
+from .process import hide_memory
 from .programs import address_class, program_of
 from .push import Pushed, Pusher
 from .reporting import ConversationReporter
@@ -119,12 +120,14 @@ class Service:
     @property
     def gateway_url(self) -> str:
         """Where gateways connect to."""
-        return f"ws://{Address(self.config.listen.gateway.host, self.gateway.port)}/v1"
+        scheme = "ws" if self.config.listen.certificate is None else "wss"
+        return f"{scheme}://{Address(self.config.listen.gateway.host, self.gateway.port)}/v1"
 
     @property
     def admin_url(self) -> str:
         """Where the admin port is."""
-        return f"http://{Address(self.config.listen.admin.host, self.admin_port)}"
+        scheme = "http" if self.config.listen.certificate is None else "https"
+        return f"{scheme}://{Address(self.config.listen.admin.host, self.admin_port)}"
 
     async def reload(self) -> dict[str, Any]:
         """Read the config again and apply it as a whole, or keep the old one and say what is wrong."""
@@ -340,13 +343,20 @@ async def open_service(
 
 async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
     listen_at, manager = service.config.listen, service.manager
+    tls = None if listen_at.certificate is None or listen_at.key is None else (listen_at.certificate, listen_at.key)
+    try:
+        context = None if tls is None else server_context(*tls)
+    except OSError as error:
+        raise CannotStart(f"listen.certificate: {error}") from error
     listeners = await listen("listen.gateway", listen_at.gateway, manager)
     services = service._gateway_services()  # noqa: SLF001
-    service.gateway = await stack.enter_async_context(open_gateway(services, listeners))
+    service.gateway = await stack.enter_async_context(open_gateway(services, listeners, context))
     service.observer.registry.register(service._moment())  # noqa: SLF001
     admin = admin_app(service._admin_services(), listen_at.admin_tokens)  # noqa: SLF001
     listeners = await listen("listen.admin", listen_at.admin, manager)
-    service.admin_port = await stack.enter_async_context(open_http(admin, listeners, "jsbox.admin", ADMIN_STOP_SECONDS))
+    service.admin_port = await stack.enter_async_context(
+        open_http(admin, listeners, "jsbox.admin", ADMIN_STOP_SECONDS, tls)
+    )
     manager.close_rest()
 
 
@@ -364,11 +374,6 @@ async def _open_store(config: Config) -> AsyncIterator[tuple[str, Redis]]:
             except (Unavailable, redis.ResponseError) as error:
                 raise CannotStart(f"redis.url: {error}") from error
             yield url, client
-
-
-def hide_memory() -> None:
-    """PR_SET_DUMPABLE 0: processes of the same user cannot read our memory, environment or descriptors."""
-    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 
 
 async def run(config: Config, read_config: Callable[[], Config], ready: Callable[[Service], None]) -> None:

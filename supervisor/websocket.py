@@ -6,6 +6,7 @@ Here the stream is ours from the start.
 
 from __future__ import annotations
 
+import errno
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from .corked import Corked
 QUEUED = 64  # messages that are read ahead
 READ = 64 << 10
 CLOSE_SECONDS = 2.0  # for the closing handshake
+CONNECT_SECONDS = 10.0  # for the opening one
 
 
 @asynccontextmanager
@@ -54,22 +56,28 @@ async def open_corked(
     try:
         async with trio.open_nursery() as nursery:
             target = parts.path + (f"?{parts.query}" if parts.query else "")
-            socket = await wrap_client_stream(
-                nursery,
-                cast("trio.SocketStream", stream),  # it says so, and takes any stream
-                parts.netloc,
-                target or "/",
-                subprotocols=subprotocols,
-                extra_headers=list(headers),
-                message_queue_size=QUEUED,
-                receive_buffer_size=READ,
-            )
-            try:
-                yield socket, stream
-            except Exception as error:  # noqa: BLE001
-                failure = error
-            with trio.move_on_after(CLOSE_SECONDS):
-                await socket.aclose()
+            socket = None
+            with trio.move_on_after(CONNECT_SECONDS):  # where the other side closes at once, it would wait for ever
+                socket = await wrap_client_stream(
+                    nursery,
+                    cast("trio.SocketStream", stream),  # it says so, and takes any stream
+                    parts.netloc,
+                    target or "/",
+                    subprotocols=subprotocols,
+                    extra_headers=list(headers),
+                    message_queue_size=QUEUED,
+                    receive_buffer_size=READ,
+                )
+            if socket is None:
+                text = f"no WebSocket was opened in {CONNECT_SECONDS:g} s: does {url} speak {parts.scheme}?"
+                failure = TimeoutError(errno.ETIMEDOUT, text)
+            else:
+                try:
+                    yield socket, stream
+                except Exception as error:  # noqa: BLE001
+                    failure = error
+                with trio.move_on_after(CLOSE_SECONDS):
+                    await socket.aclose()
             nursery.cancel_scope.cancel()
     finally:
         await trio.aclose_forcefully(stream)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from attrs import frozen
 
-READY = re.compile(r"ready: gateway (ws://\S+), admin (http://[^\s,]+)")
+READY = re.compile(r"ready: gateway (wss?://\S+), admin (https?://[^\s,]+)")
 START_SECONDS = 30
 JSBOX = (sys.executable, "-m", "supervisor")
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 
 from ..config import Config
+from ..config.tls import pinned_context
 from ..config.units import Address
 from .common import EXIT_UNREACHABLE, fail
 
@@ -27,9 +28,11 @@ def admin_client(config: Config) -> Iterator[httpx2.Client]:
     """A client of the admin port; exit code 4 when it cannot be reached."""
     token = os.environ.get("JSBOX_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    url = f"http://{reachable(config.listen.admin)}"
+    certificate = config.listen.certificate
+    url = f"{'http' if certificate is None else 'https'}://{reachable(config.listen.admin)}"
+    verify = True if certificate is None else pinned_context(certificate)
     try:
-        with httpx2.Client(base_url=url, headers=headers, timeout=SECONDS, trust_env=False) as client:
+        with httpx2.Client(base_url=url, headers=headers, timeout=SECONDS, trust_env=False, verify=verify) as client:
             yield client
     except httpx2.TransportError as error:
         fail(f"the server at {url} cannot be reached: {error}; is `jsbox serve` running?", EXIT_UNREACHABLE)

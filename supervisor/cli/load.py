@@ -117,7 +117,8 @@ def _target(
     if serve:
         return Target(app=app, serve=config_file)
     gateway, own = reachable(config.listen.gateway), reachable(config.listen.admin)
-    return Target(f"ws://{gateway}/v1", admin or f"http://{own}", app)
+    secure = "" if config.listen.certificate is None else "s"
+    return Target(f"ws{secure}://{gateway}/v1", admin or f"http{secure}://{own}", app)
 
 
 def _app_of(config: Config, channel: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from urllib.parse import urlsplit
@@ -13,7 +14,8 @@ from attrs import evolve
 from resources.stores.allow import AllowList
 
 from .locate import Path
-from .model import App, Channel, Config, Limits
+from .model import App, Channel, Config, Limits, Listen
+from .tls import server_context
 from .units import show
 
 BUILTINS = frozenset(
@@ -59,12 +61,31 @@ def _ports(config: Config) -> Found:
     listen = config.listen
     if listen.gateway == listen.admin and listen.gateway.port:
         yield ("listen", "admin"), f"{listen.admin} is the gateway's address too; each needs its own"
-    if not listen.admin.is_loopback and not listen.admin_tokens:
-        yield (
-            ("listen", "admin"),
-            f"{listen.admin} can be reached from other hosts: set listen.admin_tokens first",
-        )
+    given = {"admin_tokens": listen.admin_tokens, "certificate": listen.certificate, "key": listen.key}
+    missing = [f"listen.{name}" for name, value in given.items() if not value]
+    if not listen.admin.is_loopback and missing:
+        yield ("listen", "admin"), f"{listen.admin} can be reached from other hosts: set {', '.join(missing)} first"
+    yield from _tls(listen)
     yield from _tokens(listen.admin_tokens, ("listen", "admin_tokens"))
+
+
+def _tls(listen: Listen) -> Found:
+    certificate, key = listen.certificate, listen.key
+    if certificate is None and key is None:
+        return
+    if certificate is None or key is None:
+        given, missing = ("certificate", "key") if key is None else ("key", "certificate")
+        yield ("listen", given), f"needs listen.{missing} beside it"
+        return
+    try:
+        server_context(certificate, key)
+    except ssl.SSLError as error:
+        yield (
+            ("listen", "certificate"),
+            f"{certificate} and {key} make no certificate with its key: {error.reason or error}",
+        )
+    except OSError as error:
+        yield ("listen", "certificate"), f"{certificate} or {key} cannot be read: {error.strerror}"
 
 
 def _redis(config: Config) -> Found:
@@ -177,6 +198,8 @@ def _warnings(config: Config) -> Iterator[str]:
     if config.isolation.level == "none":
         yield 'isolation.level = "none": apps can read and write what this user can; only for your own code'
     gateway = config.listen.gateway
+    if not gateway.is_loopback and config.listen.certificate is None:
+        yield f"listen.gateway = {gateway} can be reached from other hosts, and messages and tokens go there in the clear: set listen.certificate and listen.key"
     for channel in config.channels.values():
         if not gateway.is_loopback and not channel.tokens:
             yield f"channels.{channel.name} has no tokens: only clients on this host may use it"

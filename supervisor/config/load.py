@@ -92,6 +92,8 @@ class _Loader:
         if not isinstance(data_dir, str) or not data_dir:
             self.fault(("data_dir",), f"expected a path, got {show(data_dir)}")
             data_dir = "jsbox-data"
+        if isinstance(document.get("listen"), dict):
+            document["listen"] = self.with_paths(document["listen"], "certificate", "key")
         pieces: dict[str, Any] = {
             name: self.piece(kind, document.get(name, {}), (name,)) for name, kind in PIECES.items()
         }
@@ -143,11 +145,13 @@ class _Loader:
             if isinstance(inherited, dict) and isinstance(own, dict):
                 merged[section] = _merge(inherited, own)
         self.read_config_values(merged, path)
-        for name in ("javascript", "modules_dir"):
-            if isinstance(merged.get(name), str):
-                merged[name] = self.file.parent / merged[name] if merged[name] else None
-        app = self.piece(App, merged, path)
+        app = self.piece(App, self.with_paths(merged, "javascript", "modules_dir"), path)
         return app if app is None else self.with_source(app, path)
+
+    def with_paths(self, raw: dict[str, Any], *names: str) -> dict[str, Any]:
+        """Some of its texts as paths from the file's folder; an empty one is none."""
+        texts = {name: raw[name] for name in names if isinstance(raw.get(name), str)}
+        return raw | {name: self.file.parent / text if text else None for name, text in texts.items()}
 
     def read_config_values(self, raw: dict[str, Any], path: Path) -> None:
         values = raw.get("config", {})
@@ -234,15 +238,30 @@ class _Loader:
         def put_in(found: re.Match[str]) -> str:
             if found[1] is None:
                 return "$"
-            if found[1] not in os.environ:
-                self.fault(path, f"the environment has no variable {found[1]}, which {show(value)} asks for")
+            text = _secret(found[1])
+            if text is None:
+                where = ", nor is it among systemd's credentials" if "CREDENTIALS_DIRECTORY" in os.environ else ""
+                self.fault(path, f"the environment has no variable {found[1]}{where}, which {show(value)} asks for")
                 self.unset.add(path)
-            return os.environ.get(found[1], "")
+            return text or ""
 
         expanded = ENV.sub(put_in, value)
         if expanded != value:
             self.written[path] = value
         return expanded
+
+
+def _secret(name: str) -> str | None:
+    """An environment variable, else the file of that name among those that systemd gives the service (LoadCredential=)."""
+    if name in os.environ:
+        return os.environ[name]
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if folder is None:
+        return None
+    try:
+        return (FilePath(folder) / name).read_text("utf-8").rstrip("\n")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _remove(table: dict[str, Any], path: Path) -> None:

@@ -23,6 +23,10 @@ class Listen:
     gateway: Address = Address("127.0.0.1", 8430)  # WebSocket
     admin: Address = Address("127.0.0.1", 8420)  # HTTP
     admin_tokens: tuple[str, ...] = ()  # SHA-256 hex of bearer tokens; needed when admin is not loopback
+    certificate: Path | None = (
+        None  # PEM, with what leads to its authority; then both ports speak TLS. Needed when admin is not loopback
+    )
+    key: Path | None = None  # PEM
 
 
 @frozen
@@ -270,5 +274,5 @@ class Config:
         return tuple(sorted({*self.accounts, *(app.account for app in self.apps.values())}))
 
     def with_listen(self, gateway: Address, admin: Address) -> Config:
-        """This config on other ports."""
-        return evolve(self, listen=evolve(self.listen, gateway=gateway, admin=admin))
+        """This config on other ports, without TLS."""
+        return evolve(self, listen=Listen(gateway, admin, self.listen.admin_tokens))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket as sockets
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
@@ -32,6 +33,7 @@ class Gateway:
     """Made by `open_gateway`."""
 
     services: Services
+    _tls: ssl.SSLContext | None
     _connections: set[Connection] = field(factory=set, init=False)
     _open: int = field(default=0, init=False)
     _left: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
@@ -116,11 +118,16 @@ class Gateway:
 
     async def _client(self, plain: trio.SocketStream) -> None:
         """One client, from its first byte. What goes wrong with it must not take the listener down."""
-        stream = Corked(plain)
+        secure = None
+        if self._tls is not None:
+            secure = trio.SSLStream(plain, self._tls, server_side=True, https_compatible=True)
+        stream = Corked(secure or plain)
         async with trio.open_nursery() as nursery:
             with suppress(ConnectionClosed, HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError):
                 request = None
                 with trio.move_on_after(CONNECT_SECONDS):
+                    if secure is not None:
+                        await secure.do_handshake()
                     request = await wrap_server_stream(nursery, stream, QUEUED, TOO_BIG_READ, READ)
                 if request is not None:
                     await self._handle(request, stream)
@@ -138,9 +145,11 @@ async def _refuse(socket: WebSocketConnection, refusal: Refusal) -> None:
 
 
 @asynccontextmanager
-async def open_gateway(services: Services, listeners: Sequence[trio.SocketListener]) -> AsyncIterator[Gateway]:
+async def open_gateway(
+    services: Services, listeners: Sequence[trio.SocketListener], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Gateway]:
     """Listen; at the end every client has been told."""
-    gateway = Gateway(services)
+    gateway = Gateway(services, tls)
     async with trio.open_nursery() as nursery:
         await nursery.start(gateway.serve, listeners)
         try:

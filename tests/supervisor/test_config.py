@@ -187,7 +187,7 @@ tokens = ["abc"]
         ('[redis]\nurl = "mysql://x"', '2: redis.url: expected embedded, redis://, rediss://, unix:// or redis+cluster://, got "mysql://x"'),
         ('[redis]\nfsync = "no"', '2: redis.fsync: expected "everysec" or "always", got "no"'),
         ('[isolation]\nlevel = "max"', '2: isolation.level: expected "strict" or "standard" or "none", got "max"'),
-        ('[listen]\nadmin = "0.0.0.0:1"', "2: listen.admin: 0.0.0.0:1 can be reached from other hosts: set listen.admin_tokens first"),
+        ('[listen]\nadmin = "0.0.0.0:1"', "2: listen.admin: 0.0.0.0:1 can be reached from other hosts: set listen.admin_tokens, listen.certificate, listen.key first"),
         ('[listen]\ngateway = "127.0.0.1:5"\nadmin = "127.0.0.1:5"', "3: listen.admin: 127.0.0.1:5 is the gateway's address too"),
         ('[apps.survey]\njavascript = "survey.js"', "1: apps.survey: the key `account` is missing"),
         ('[apps.survey]\naccount = "a"', "1: apps.survey: the key `javascript` is missing"),
