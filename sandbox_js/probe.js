@@ -26,7 +26,7 @@ attempt('read_file', () => { fs.readFileSync(traps.file); });
 attempt('read_etc', () => { fs.readFileSync('/etc/passwd'); });
 attempt('list_folder', () => { fs.readdirSync(traps.folder); });
 attempt('write_file', () => { fs.writeFileSync(`${traps.folder}/written`, 'x'); });
-attempt('write_tmp', () => { const file = `/tmp/jsbox-probe-${process.pid}`; fs.writeFileSync(file, 'x'); fs.unlinkSync(file); });
+attempt('write_tmp', () => { const file = `/tmp/jsbox-probe-${process.pid}-${Math.random()}`; fs.writeFileSync(file, 'x', { flag: 'wx' }); fs.unlinkSync(file); });
 attempt('parent_environment', () => { fs.readFileSync(`/proc/${traps.parent}/environ`); });
 attempt('parent_memory', () => { fs.closeSync(fs.openSync(`/proc/${traps.parent}/mem`, 'r')); });
 attempt('spawn', () => { const child = spawnSync('/bin/true'); if (child.error) throw child.error; });

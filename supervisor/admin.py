@@ -30,6 +30,7 @@ from .health import Check, Health
 from .pool import Pool, SandboxStatus
 from .push import NoSuchGroup, Pushed
 from .runs_admin import RunsAdmin
+from .usage import parse_what_if
 
 LOGS_MAX = 10_000
 PUSH_MAX = 100_000  # addresses in one request
@@ -143,7 +144,8 @@ class Admin:
         program = self._program(request)
         if program is None:
             return _unknown_app(request)
-        limits, seen = program.app.limits, self.services.pool.usage.seen(program.app.name)
+        usage = self.services.pool.usage
+        limits, seen = program.app.limits, usage.seen(program.app.name)
         rows = [
             {
                 "name": a.name,
@@ -152,7 +154,19 @@ class Admin:
             }
             for a in attrs_fields(type(limits))
         ]
-        return JSONResponse({"app": program.app.name, "limits": rows})
+        answer: dict[str, Any] = {"app": program.app.name, "limits": rows}
+        asked = request.query_params.getlist("what_if")
+        if asked:
+            try:
+                wanted = dict(parse_what_if(text) for text in asked)
+            except ValueError as error:
+                return JSONResponse({"error": f"what_if: {error}"}, 400)
+            each, together = usage.what_if(program.app.name, wanted)
+            answer["what_if"] = {
+                "limits": {name: {"value": wanted[name], "over": over, "of": of} for name, (over, of) in each.items()},
+                "runs": {"over": together[0], "of": together[1]},
+            }
+        return JSONResponse(answer)
 
     async def logs(self, request: Request) -> Response:
         """The newest entries of an app's log, newest first; with `follow=1` the live ones, a JSON object a line."""

@@ -33,7 +33,7 @@ from .outcomes import Outcome
 from .pool import Pool
 from .protocol import ConsoleLine, Request
 from .router import Router
-from .sandbox import Reply, RunUse, Sandbox
+from .sandbox import HEAPS, Reply, RunUse, Sandbox
 from .traces import Trace
 from .turns import Turns
 from .words import Words
@@ -308,6 +308,8 @@ class Dispatcher:
         values = {"wall": wall, "cpu": used.cpu_seconds, "output": used.output_bytes, "commands": used.commands}
         if sandbox.runs % MEMORY_EVERY == 1:
             values["memory"] = sandbox.process.rss_bytes()
+            if len(sandbox.heaps) == HEAPS:
+                values["heap"] = min(sandbox.heaps)
         self._observer.run_used(app.name, used.cpu_seconds)
         for name, line in self._pool.usage.note(app, values).items():
             self._observer.limit_near(app.name, name)

@@ -14,7 +14,6 @@ import re
 import shutil
 import stat
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from attrs import define, field, frozen
 from .config.model import App, Isolation, Level
 from .errors import CannotStart
 from .jail import Jail, Place, compiled_name, jail
+from .scratch import scratch_folder
 
 LAUNCHER = Path(__file__).with_name("jail-launcher")
 COMMAND_SECONDS = 10.0
@@ -156,8 +156,7 @@ def open_stage() -> Iterator[Stage]:
     if os.geteuid() != 0:
         yield Stage(None)
         return
-    with tempfile.TemporaryDirectory(prefix="jsbox-") as name:
-        folder = Path(name)
+    with scratch_folder("stage") as folder:
         folder.chmod(0o755)
         yield Stage(folder)
 
@@ -238,7 +237,7 @@ def open_isolation(settings: Isolation, node: Path, harness: Path) -> Iterator[W
         host = inspect_host(settings.level, node)
         stage = stack.enter_context(open_stage())
         is_strict = settings.level == "strict"
-        compiled = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jsbox-compiled-")))
+        compiled = stack.enter_context(scratch_folder("compiled"))
         compiled.chmod(0o755)
         place = Place(
             settings.level,

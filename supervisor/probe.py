@@ -10,7 +10,6 @@ import json
 import os
 import resource
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -24,6 +23,7 @@ from .errors import CannotStart
 from .isolation import Walls
 from .jail import Jail
 from .process import SpawnFailed, open_process
+from .scratch import scratch_folder
 
 SECONDS = 15.0
 READ = 64 << 10
@@ -85,13 +85,12 @@ class Traps:
 def open_traps(memory: int) -> Iterator[Traps]:
     """A file, a folder and sockets that anybody on the host can reach, and that nobody in a jail may."""
     with (
-        tempfile.TemporaryDirectory(prefix="jsbox-probe-") as name,
+        scratch_folder("probe") as folder,
         socket.create_server(("127.0.0.1", 0)) as tcp,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp,
         socket.socket(socket.AF_UNIX) as path,
         socket.socket(socket.AF_UNIX) as abstract,
     ):
-        folder = Path(name)
         folder.chmod(0o777)  # a trap
         (folder / "file").write_text("x")
         (folder / "file").chmod(0o644)

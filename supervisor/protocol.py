@@ -56,7 +56,9 @@ class Failed:
 
 @frozen
 class Done:
-    """The run is over."""
+    """The run is over; `heap`: bytes in V8's heap, garbage included (0: not measured)."""
+
+    heap: int = 0
 
 
 Frame = Ready | Request | ConsoleLine | Failed | Done
@@ -127,7 +129,8 @@ def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
         case "js.ready":
             return Ready()
         case "js.done":
-            return Done()
+            heap = fields.get("heap")
+            return Done(heap if type(heap) is int and heap > 0 else 0)
         case "js.error":
             message, stack, kind = text[:3]
             # V8's stack begins with the message; a stack that an app made up need not.

@@ -42,6 +42,7 @@ from .wire import Wire
 
 HUNGRY_SECONDS = 0.01  # of CPU between two looks; one that uses less waits for others, and need not take turns
 HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants: ordinary ones use a few milliseconds
+HEAPS = 16  # runs over which the smallest heap is what is alive, the rest garbage
 BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
 STDERR_READ = 16 << 10
 STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest
@@ -94,6 +95,7 @@ class Sandbox:
     born: float = field(factory=trio.current_time, init=False)
     idle_since: float = field(factory=trio.current_time, init=False)
     runs: int = field(default=0, init=False)
+    heaps: deque[int] = field(factory=lambda: deque(maxlen=HEAPS), init=False)  # bytes, at the ends of the newest runs
     silent: trio.Event = field(factory=trio.Event, init=False)  # stderr has been read to its end
     ended: trio.Event = field(factory=trio.Event, init=False)  # the process is reaped
     _stderr: bytearray = field(factory=bytearray, init=False)
@@ -226,6 +228,8 @@ class Sandbox:
                     await trio.lowlevel.checkpoint()
                 frame = parse(line, run.id, run.limits.json_depth)
                 if isinstance(frame, Done):
+                    if frame.heap:
+                        self.heaps.append(frame.heap)
                     return
                 has_begun_tasks = self._act(run, frame, commands)
             if not self._wire.send_pushed():

@@ -9,17 +9,20 @@ import trio
 from attrs import define, field, frozen
 
 from .config.model import App, Limits
+from .config.units import parse_count, parse_duration, parse_size
 
 KEPT = 512  # newest values of one limit of one app
 CLOSE = 0.8  # of a limit; from here on the app's log says so
 SAY_SECONDS = 3600.0  # between two such lines about one limit
-LIMITS = {"wall": "s", "cpu": "s", "output": "bytes", "commands": "", "memory": "bytes", "boot": "s"}
-"""Those that are measured, and their units."""
+LIMITS = {"wall": "s", "cpu": "s", "output": "bytes", "commands": "", "memory": "bytes", "heap": "bytes", "boot": "s"}
+"""Those that are measured, and their units. `heap`: what is alive of it."""
+PER_RUN = ("wall", "cpu", "output", "commands")
+"""Those that every run has a value of."""
 
 
 @frozen
 class Seen:
-    """What was measured of one limit, over the newest runs (`boot`, `memory`: processes)."""
+    """What was measured of one limit, over the newest runs (`boot`, `memory`, `heap`: now and then in a process's life)."""
 
     count: int
     p50: float
@@ -76,6 +79,19 @@ class Usage:
                 found[name] = Seen(len(values), values[last // 2], values[int(last * 0.99)], ring.most)
         return found
 
+    def what_if(self, app: str, limits: Mapping[str, float]) -> tuple[dict[str, tuple[int, int]], tuple[int, int]]:
+        """Of the newest runs, how many used more than each of these limits, of how many; and how many used more than any."""
+        each, over = {}, set[int]()
+        runs = 0
+        for name, limit in limits.items():
+            ring = self._rings.get((app, name))
+            places = [at for at, value in enumerate(ring.values) if value > limit] if ring is not None else []
+            each[name] = len(places), len(ring.values) if ring is not None else 0
+            if name in PER_RUN:  # these have each run at the same place
+                over.update(places)
+                runs = max(runs, each[name][1])
+        return each, (len(over), runs)
+
     def forget(self, apps: Mapping[str, App]) -> None:
         """Apps that are no more."""
         for name, limit in list(self._rings):
@@ -87,3 +103,21 @@ def limit_of(limits: Limits, name: str) -> float:
     """The value of a limit that is measured."""
     value: float = getattr(limits, name)
     return value
+
+
+def parse_what_if(text: str) -> tuple[str, float]:
+    """`wall=5s` to the limit's name and value, as the config has them. Raises ValueError."""
+    name, sign, value = text.partition("=")
+    if not sign or name not in LIMITS:
+        raise ValueError(
+            f"expected LIMIT=VALUE with one of the limits that are measured ({', '.join(LIMITS)}), got {text!r}"
+        )
+    unit = LIMITS[name]
+    try:
+        if unit == "s":
+            return name, float(parse_duration(value))
+        if unit == "bytes":
+            return name, float(parse_size(value))
+        return name, float(parse_count(int(value)))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -4,12 +4,13 @@
 const vm = require('node:vm');
 const { setClock } = require('./clock');
 
+const HEAP_AFTER = 10;             // runs of a process before its heap is measured
 const FLUSH_AT = 200;              // commands that wait for the end of the app's turn; an app that asks for more in one go is heard at once
 const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; then one line says so and the rest is dropped
 
 // This function is only ever used as text: it runs INSIDE the app's realm, so that everything the app can touch belongs to
 // that realm. It keeps the host's functions in its closure, and takes every primordial it needs before the app's code runs.
-function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, consoleBytes, flushAt, configOf, burst) {
+function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, consoleBytes, flushAt, configOf, burst, heapUsed) {
   'use strict';
   const { parse, stringify } = JSON;
   const { create, defineProperty, prototype: ObjectPrototype } = Object;
@@ -124,7 +125,7 @@ function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, co
     }
     if (finishing && awaiting === 0 && !failed) {
       over = true;
-      call(push, ready, '{"cmd":"js.done","cmd_id":"' + text(++id) + '","reply":false' + suffix);
+      call(push, ready, '{"cmd":"js.done","cmd_id":"' + text(++id) + '","reply":false,"heap":' + heapUsed() + suffix);
     }
     const lines = call(join, ready, '');
     ready = [];
@@ -189,6 +190,15 @@ function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, co
 }
 
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' });
+let runs = 0;
+let statistics = null;
+
+function heapUsed() {
+  // Bytes, garbage included. V8's statistics take 4 ms to be had for the first time: a process that is used for a while can afford that.
+  if (++runs < HEAP_AFTER) return 0;
+  if (statistics === null) statistics = require('node:v8').getHeapStatistics;
+  return statistics().used_heap_size;
+}
 
 /**
  * Make the realm of a run.
@@ -203,7 +213,7 @@ function createRealm({ run, firstId, flushSoon, writeNow, load, allowed, globals
   setClock(context, clock);
   const list = vm.runInContext('[]', context);   // the list itself must belong to the realm it is read in
   for (const name of allowed) list.push(name);
-  const inside = BOOTSTRAP.runInContext(context)(run, firstId, flushSoon, writeNow, load, list, globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst);
+  const inside = BOOTSTRAP.runInContext(context)(run, firstId, flushSoon, writeNow, load, list, globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, heapUsed);
   return { context, ...inside };
 }
 

@@ -20,7 +20,7 @@ async function start(t, javascript, options = {}) {
   const harness = {
     child,
     send(message) { child.stdin.write(JSON.stringify(message) + '\n'); },
-    async next() { const { value, done } = await reader.next(); return done ? null : JSON.parse(value); },
+    async next() { const { value, done } = await reader.next(); if (done) return null; const line = JSON.parse(value); if (line.cmd === 'js.done') { assert(line.heap >= 0); harness.heap = line.heap; delete line.heap; } return line; },
     deliver(run, msg = {}, kind = 'message') {
       harness.send({ reply: false, cmd: `inbound-${kind}`, cmd_id: run, run, msg: { message_id: 'm1', ...msg } });
     },
@@ -200,4 +200,26 @@ test('a process that rests gives back its memory, and no app finds the collector
   assert.ok(dirty() < before * 0.75, `${before} kB before, ${dirty()} after`);
   harness.deliver('r2');
   assert.equal((await harness.next()).msg, 'undefined,undefined,undefined');
+});
+
+test('a process that is used for a while says how much is in its heap', async (t) => {
+  const harness = await start(t, handler('api.done();'));
+  const heaps = [];
+  for (let run = 1; run <= 12; run++) {
+    harness.deliver(`r${run}`);
+    await harness.next();
+    heaps.push(harness.heap);
+  }
+  assert.equal(heaps[0], 0);
+  assert(heaps[11] > 1e6 && heaps[11] < 64e6, heaps[11]);
+});
+
+test('the clock can begin at another time, in the app and in its libraries', async (t) => {
+  const clock = Date.UTC(2015, 5, 1, 12);
+  const harness = await start(t, handler(`
+    const day = require('moment')().utc().format('YYYY-MM-DD'), real = new Date(0) instanceof Date && Date.length === 7 && new Date(2015, 5).getMonth() === 5;
+    api.log_info([day, new Date().getUTCFullYear(), Date.now() - ${clock} < 60000, Date().includes('2015'), real].join(' ')); api.done();`),
+  { clock, modules: ['moment'] });
+  harness.deliver('r1');
+  assert.equal((await harness.next()).msg, '2015-06-01 2015 true true true');
 });

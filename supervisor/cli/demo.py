@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import socket
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -18,6 +17,7 @@ from attrs import evolve, frozen
 from ..config import Address, Config, load
 from ..config.model import Isolation, Level
 from ..phone import Hung, Phone, Rejected, Turn, open_phone
+from ..scratch import scratch_folder
 from .common import isolation_option, run_or_exit, start_logging
 from .screen import Screen
 
@@ -71,8 +71,8 @@ def demo(once: bool, data_dir: Path | None, isolation: Level, log_level: str) ->
     start_logging(log_level)
     if data_dir is not None:
         run_or_exit(partial(_demo, data_dir.absolute(), isolation, once=once))
-    with tempfile.TemporaryDirectory(prefix="jsbox-demo-") as folder:
-        run_or_exit(partial(_demo, Path(folder), isolation, once=once))
+    with scratch_folder("demo") as folder:
+        run_or_exit(partial(_demo, folder, isolation, once=once))
 
 
 async def _demo(data_dir: Path, isolation: Level, *, once: bool) -> int:

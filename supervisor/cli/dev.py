@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from ..config import Account, Address, App, Channel, Config, Http, InvalidConfig
 from ..config.checks import check
 from ..config.model import Isolation, Level
 from ..phone import Hung, Phone, Rejected, open_phone
+from ..scratch import scratch_folder
 from .common import EXIT_CONFIG, fail, isolation_option, run_or_exit, start_logging
 from .screen import Screen
 
@@ -106,8 +106,8 @@ def dev(
     values = tuple(_pair(text) for text in pairs)
     if modules_dir is None:
         modules_dir = next((p / "node_modules" for p in app.absolute().parents if (p / "node_modules").is_dir()), None)
-    with tempfile.TemporaryDirectory(prefix="jsbox-dev-") as folder:
-        where = (state or Path(folder)).absolute()
+    with scratch_folder("dev") as folder:
+        where = (state or folder).absolute()
         options = Options(app.absolute(), config_json, values, modules_dir, where, allow, isolation)
         try:
             make_config(options)

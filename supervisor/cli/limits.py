@@ -23,25 +23,55 @@ DURATIONS = ("wall", "cpu", "boot", "command")
 @click.command()
 @click.argument("app")
 @click.option("--explain", is_flag=True, help="Where each value comes from, and how far it is from what was used.")
+@click.option(
+    "--what-if",
+    "asked",
+    multiple=True,
+    metavar="LIMIT=VALUE ...",
+    help="How many of the newest runs would have been ended by other limits.",
+)
+@click.argument("more", nargs=-1)
 @config_option
 @json_option
-def limits(app: str, explain: bool, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
-    """Show an app's limits, and what its newest runs have used of them."""
+def limits(
+    *, app: str, explain: bool, asked: tuple[str, ...], more: tuple[str, ...], config_file: Path, as_json: bool
+) -> None:
+    """Show an app's limits, and what its newest runs have used of them.
+
+    `jsbox limits APP --what-if heap=48MiB wall=5s` says how many of those runs would have been ended.
+    """
+    if more and not asked:
+        raise click.UsageError(f"unexpected {' '.join(more)}: values of limits follow --what-if")
     config = load_or_exit(config_file)
     if app not in config.apps:
         fail(f"{config_file} has no app {app!r}; it has {', '.join(config.apps) or 'none'}")
     with admin_client(config) as client:
-        answer = json_of(client.get(f"/v1/apps/{app}/limits"))
+        answer = json_of(client.get(f"/v1/apps/{app}/limits", params={"what_if": [*asked, *more]}))
     sources = _sources(config, config.apps[app], config_file)
     rows = [row | {"source": sources[row["name"]]} for row in answer["limits"]]
     if as_json:
-        print_json({"app": app, "limits": rows})
+        print_json(answer | {"limits": rows})
+        return
+    if asked:
+        _show_what_if(answer["what_if"])
         return
     click.echo(
         f"{'LIMIT':20} {'VALUE':>9}  {'P50':>9} {'P99':>9} {'MOST':>9} {'HEADROOM':>9}" + ("  FROM" if explain else "")
     )
     for row in rows:
         click.echo(_line(row, explain=explain).rstrip())
+
+
+def _show_what_if(found: dict[str, Any]) -> None:
+    for name, one in found["limits"].items():
+        what = "looks at processes" if name in {"memory", "heap", "boot"} else "newest runs"
+        text = f"{one['over']} of {one['of']} {what}" if one["of"] else "nothing was measured yet"
+        click.echo(f"{name} = {_shown(name, one['value'])}: {text} used more")
+    if found["runs"]["of"]:
+        share = found["runs"]["over"] / found["runs"]["of"]
+        click.echo(
+            f"together: {found['runs']['over']} of {found['runs']['of']} newest runs ({share:.1%}) would have been ended"
+        )
 
 
 def _line(row: dict[str, Any], *, explain: bool) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import click
 import trio
 
 from ..config import Config, InvalidConfig
+from ..scratch import scratch_folder
 from .client import reachable
 from .common import EXIT_CONFIG, EXIT_FAILED, EXIT_UNREACHABLE, config_option, fail, load_or_exit, run_or_exit
 
@@ -84,8 +84,8 @@ def load(
         console = Console(
             markup=False, force_terminal=False if no_tui else None, width=None if sys.stdout.isatty() else 160
         )
-        with tempfile.TemporaryDirectory(prefix="jsbox-load-") as folder:
-            async with open_run(one, where, one.run.seed if seed is None else seed, Path(folder)) as running:
+        with scratch_folder("load") as folder:
+            async with open_run(one, where, one.run.seed if seed is None else seed, folder) as running:
                 stop = trio.Event()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_stop_on_signal, stop)
