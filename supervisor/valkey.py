@@ -19,6 +19,7 @@ from .build import own_argv
 from .errors import CannotStart
 from .process import Process, SpawnFailed, open_process
 
+FOLDER = "valkey"  # in the data directory
 SOCKET = "valkey.sock"
 SOCKET_PATH_MAX = 100  # bytes; the kernel takes 107
 START_SECONDS = 60.0  # to load what there is
@@ -64,13 +65,9 @@ async def open_valkey(data_dir: Path, fsync: str) -> AsyncIterator[str]:
     Raises:
         CannotStart: It did not come up.
     """
-    folder = data_dir / "valkey"
+    folder = data_dir / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        path = folder.resolve() / SOCKET
-        if len(os.fsencode(path)) > SOCKET_PATH_MAX:  # a short name for a deep folder
-            path = Path(f"/proc/self/fd/{descriptor}") / SOCKET
+    with _socket_path(folder) as path:
         await trio.to_thread.run_sync(_stop_leftover, path)
         async with trio.open_nursery() as nursery:
             await nursery.start(_keep_alive, folder, path, fsync)
@@ -78,8 +75,31 @@ async def open_valkey(data_dir: Path, fsync: str) -> AsyncIterator[str]:
                 yield f"unix://{path}"
             finally:
                 nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def _socket_path(folder: Path) -> Iterator[Path]:
+    """The path of the socket, short enough for the kernel as long as the block runs."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        path = folder.resolve() / SOCKET
+        if len(os.fsencode(path)) > SOCKET_PATH_MAX:  # a short name for a deep folder
+            path = Path(f"/proc/self/fd/{descriptor}") / SOCKET
+        yield path
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def connect(data_dir: Path, seconds: float = 30.0) -> Iterator[redis.Redis]:
+    """A client of the server that runs on a data directory. Raises redis.RedisError where there is none."""
+    with _socket_path(data_dir / FOLDER) as path:
+        client = _client(path, seconds)
+        try:
+            client.ping()
+            yield client
+        finally:
+            client.close()
 
 
 async def _keep_alive(

@@ -1,0 +1,215 @@
+"""A backup of everything that the embedded store holds, taken while it serves, and put back on an empty host.
+
+The file is a tar: `manifest.json`, then `store.rdb`, a snapshot of one moment in Valkey's own format. Contact indexes are not in it: they are
+built again. Config and apps are files of the operator's, and are backed up like all others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import redis
+import trio
+
+from . import __version__
+from .config import Config
+from .errors import CannotStart
+from .valkey import FOLDER, connect, lock_data_dir, open_valkey
+
+MANIFEST, STORE = "manifest.json", "store.rdb"
+VERSION = 1
+SNAPSHOT_SECONDS = 600.0
+POLL = 0.05
+CHUNK = 1 << 20
+# What Valkey reads at its start when it keeps an append-only file: a snapshot as the base, and nothing after it.
+AOF_FOLDER, AOF_BASE, AOF_MANIFEST = "appendonlydir", "appendonly.aof.1.base.rdb", "appendonly.aof.manifest"
+
+
+class CannotBackUp(Exception):
+    """The text says why."""
+
+
+def check_embedded(config: Config) -> None:
+    """Raises CannotBackUp: the store is a server of its own."""
+    if config.redis.url != "embedded":
+        raise CannotBackUp(
+            "redis.url is not embedded: that server has its own means of backup (a snapshot, a replica), and they are the right ones"
+        )
+
+
+async def back_up(config: Config, target: Path) -> dict[str, Any]:
+    """Write a backup, in place as a whole; gives its manifest. The server may run, or not.
+
+    Raises:
+        CannotBackUp: It cannot be had, or not be written.
+        CannotStart: The store does not start.
+    """
+    check_embedded(config)
+    if not (config.data_dir / FOLDER).is_dir():
+        raise CannotBackUp(f"{config.data_dir} holds no data: is that the data_dir of the server's config?")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock_data_dir(config.data_dir))
+        except CannotStart:  # the server runs
+            return await trio.to_thread.run_sync(_back_up, config.data_dir, target)
+        async with open_valkey(config.data_dir, config.redis.fsync):
+            return await trio.to_thread.run_sync(_back_up, config.data_dir, target)
+
+
+def _back_up(data_dir: Path, target: Path) -> dict[str, Any]:
+    try:
+        with connect(data_dir) as client, _snapshot(client, data_dir) as (snapshot, keys):
+            manifest = {
+                "version": VERSION,
+                "jsbox": __version__,
+                "valkey": client.info("server")["redis_version"],
+                "taken": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "keys": keys,
+                "bytes": snapshot.stat().st_size,
+                "sha256": _digest(snapshot),
+            }
+            _write(target, manifest, snapshot)
+    except redis.RedisError as error:
+        raise CannotBackUp(f"the store in {data_dir} does not give a snapshot: {error}") from error
+    except OSError as error:
+        raise CannotBackUp(f"{error.filename or target}: {error.strerror}") from error
+    return manifest
+
+
+@contextmanager
+def _snapshot(client: redis.Redis, data_dir: Path) -> Iterator[tuple[Path, int]]:
+    """A snapshot of this moment; removed at the end. With the number of keys in it."""
+    deadline = time.monotonic() + SNAPSHOT_SECONDS
+    while True:
+        try:
+            client.bgsave()
+            break
+        except redis.ResponseError as error:
+            if "in progress" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL)
+    while (found := client.info("persistence"))["rdb_bgsave_in_progress"]:
+        if time.monotonic() > deadline:
+            raise CannotBackUp(f"the store has not written a snapshot in {SNAPSHOT_SECONDS:g} s")
+        time.sleep(POLL)
+    if found["rdb_last_bgsave_status"] != "ok":
+        raise CannotBackUp("the store could not write a snapshot: is the disk full?")
+    path = data_dir / FOLDER / str(client.config_get("dbfilename")["dbfilename"])
+    try:
+        yield path, int(client.dbsize())
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write(target: Path, manifest: dict[str, Any], snapshot: Path) -> None:
+    draft = target.with_name(f"{target.name}.new")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with tarfile.open(fileobj=file, mode="w") as tar:
+            text = json.dumps(manifest, indent=2).encode()
+            entry = tarfile.TarInfo(MANIFEST)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text))
+            entry = tarfile.TarInfo(STORE)
+            entry.size = manifest["bytes"]
+            with snapshot.open("rb") as source:
+                tar.addfile(entry, source)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(target)
+
+
+def restore(config: Config, source: Path, *, dry_run: bool, replace: bool) -> dict[str, Any]:
+    """Put a backup in an empty data directory; gives its manifest. With `replace` what is there is put aside first.
+
+    Raises:
+        CannotBackUp: The file is none, or is damaged; or there is data already.
+        CannotStart: A server uses the data directory.
+    """
+    check_embedded(config)
+    try:
+        with tarfile.open(source, "r:") as tar:
+            manifest = _manifest(tar, source)
+            _check(tar, manifest, source)
+            if not dry_run:
+                _put_back(config.data_dir, tar, replace=replace)
+            elif _has_data(config.data_dir) and not replace:
+                raise CannotBackUp(_there(config.data_dir))
+    except (tarfile.TarError, KeyError, EOFError) as error:
+        raise CannotBackUp(f"{source} is no backup, or a part of one: {error}") from error
+    except OSError as error:
+        raise CannotBackUp(f"{error.filename or source}: {error.strerror}") from error
+    return manifest
+
+
+def _manifest(tar: tarfile.TarFile, source: Path) -> dict[str, Any]:
+    file = tar.extractfile(MANIFEST)
+    try:
+        found = json.loads(file.read() if file is not None else b"")
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "sha256" not in found:
+        raise CannotBackUp(f"{source} is no backup: its {MANIFEST} cannot be read")
+    if found.get("version") != VERSION:
+        raise CannotBackUp(
+            f"{source} is a backup of version {found.get('version')}, and this jsbox reads version {VERSION}"
+        )
+    return found
+
+
+def _check(tar: tarfile.TarFile, manifest: dict[str, Any], source: Path) -> None:
+    file = tar.extractfile(STORE)
+    if file is None or _digest_of(file) != manifest["sha256"]:
+        raise CannotBackUp(f"{source} is damaged: its contents are not those that were written")
+
+
+def _put_back(data_dir: Path, tar: tarfile.TarFile, *, replace: bool) -> None:
+    with lock_data_dir(data_dir):
+        if _has_data(data_dir):
+            if not replace:
+                raise CannotBackUp(_there(data_dir))
+            stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+            (data_dir / FOLDER).rename(data_dir / f"{FOLDER}.before-{stamp}")
+        shutil.rmtree(data_dir / "search", ignore_errors=True)  # it knows of what may not be there any more
+        draft = data_dir / f"{FOLDER}.new"
+        shutil.rmtree(draft, ignore_errors=True)
+        (draft / AOF_FOLDER).mkdir(mode=0o700, parents=True)
+        file = tar.extractfile(STORE)
+        assert file is not None
+        with (draft / AOF_FOLDER / AOF_BASE).open("wb") as base:
+            shutil.copyfileobj(file, base, CHUNK)
+            base.flush()
+            os.fsync(base.fileno())
+        (draft / AOF_FOLDER / AOF_MANIFEST).write_text(f"file {AOF_BASE} seq 1 type b\n")
+        shutil.rmtree(data_dir / FOLDER, ignore_errors=True)
+        draft.rename(data_dir / FOLDER)
+
+
+def _has_data(data_dir: Path) -> bool:
+    return (data_dir / FOLDER / AOF_FOLDER).is_dir()
+
+
+def _there(data_dir: Path) -> str:
+    return f"{data_dir} holds data already; --replace puts it aside, as {FOLDER}.before-... beside it"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return _digest_of(file)
+
+
+def _digest_of(file: IO[bytes]) -> str:
+    found = hashlib.sha256()
+    while chunk := file.read(CHUNK):
+        found.update(chunk)
+    return found.hexdigest()

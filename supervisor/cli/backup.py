@@ -1,0 +1,65 @@
+"""`jsbox backup` and `jsbox restore`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .common import config_option, fail, json_option, load_or_exit, print_json, run_or_exit
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@config_option
+@json_option
+def backup(*, file: Path, config_file: Path, as_json: bool) -> None:
+    """Write all that the embedded store holds at this moment to FILE. The server may go on serving.
+
+    Config and apps are not in it: they are files, and backed up like all others.
+    """
+    from ..backup import CannotBackUp, back_up
+
+    config, target = load_or_exit(config_file), file.absolute()
+
+    async def main() -> int:
+        try:
+            manifest = await back_up(config, target)
+        except CannotBackUp as error:
+            fail(str(error))
+        _say(manifest, f"written: {file}", as_json=as_json)
+        return 0
+
+    run_or_exit(main)
+
+
+@click.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Only check the file, and whether there is room for it.")
+@click.option("--replace", is_flag=True, help="Put aside the data that is there.")
+@config_option
+@json_option
+def restore(*, file: Path, dry_run: bool, replace: bool, config_file: Path, as_json: bool) -> None:
+    """Put a backup in the data directory of a server that does not run."""
+    from ..backup import CannotBackUp
+    from ..backup import restore as put_back
+    from ..errors import CannotStart
+
+    config = load_or_exit(config_file)
+    try:
+        manifest = put_back(config, file, dry_run=dry_run, replace=replace)
+    except (CannotBackUp, CannotStart) as error:
+        fail(str(error))
+    _say(manifest, "it can be restored" if dry_run else f"restored to {config.data_dir}", as_json=as_json)
+    sys.exit(0)
+
+
+def _say(manifest: dict[str, Any], text: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json(manifest)
+    else:
+        click.echo(
+            f"{text}: {manifest['keys']} keys, {manifest['bytes'] / 1e6:.1f} MB, taken {manifest['taken']} by jsbox {manifest['jsbox']}"
+        )
