@@ -27,6 +27,8 @@ from .protocol import ConsoleLine, Request
 from .sandbox import Reply, Sandbox
 from .traces import CONSOLE
 
+TICK = 0.05  # seconds between two looks at the CPU time
+WHOLE = {Outcome.OK, Outcome.NO_REPLY, Outcome.APP_ERROR}  # outcomes of runs that came to their own end
 TURN_SECONDS = 0.5  # that a reply waits for others that came before it then
 HARMLESS = ("log.", "metrics.", "outbound.")  # commands that were not recorded and to which success is the answer
 NOT_RECORDED = {"success": False, "reason": "replay: nothing was recorded for this command"}
@@ -92,11 +94,12 @@ async def replay(recording: Recording, app: App, walls: Walls) -> Compared:
 
 async def play(recording: Recording, app: App, walls: Walls) -> Played:
     """Play it once. Raises as `replay` does."""
-    limits = evolve(app.limits, commands_burst=app.limits.commands, commands_in_flight=app.limits.commands)
+    limits = app.limits
     answers = _Answers(recording.exchanges, app)
     fault: SandboxFault | None = None
     async with trio.open_nursery() as nursery:
-        sandbox: Sandbox = await nursery.start(_hold, evolve(app, limits=limits), walls, recording.began)
+        sandbox: Sandbox = await nursery.start(_hold, app, walls, recording.began)
+        nursery.start_soon(_watch_cpu, sandbox)
         try:
             with trio.move_on_after(limits.wall) as wall:
                 await sandbox.deliver("r1", recording.kind, recording.payload, limits, answers.answer)
@@ -106,6 +109,7 @@ async def play(recording: Recording, app: App, walls: Walls) -> Played:
             fault = found
         finally:
             sandbox.end()
+        nursery.cancel_scope.cancel()
     if fault is not None:
         return Played(str(fault.outcome), fault.detail, answers.asked)
     waits = recording.kind == "message" and is_session_start(recording.payload)
@@ -115,6 +119,12 @@ async def play(recording: Recording, app: App, walls: Walls) -> Played:
 
 async def _hold(app: App, walls: Walls, clock: float, *, task_status: trio.TaskStatus[Sandbox]) -> None:
     await hold_sandbox(app, walls.jail(app), clock=clock, task_status=task_status)
+
+
+async def _watch_cpu(sandbox: Sandbox) -> None:
+    while True:
+        await trio.sleep(TICK)
+        sandbox.check_cpu()
 
 
 def _replies(asked: Asked, message: Mapping[str, Any]) -> bool:
@@ -196,7 +206,15 @@ def compare(recording: Recording, first: Played, second: Played) -> Compared:
         kind = "same" if not changes else "varies" if changes.keys() <= varying.keys() else "changed"
         lines.append(Difference(kind, one.name, then, one.request, changes))
     lines += _missing(recording, matched, shown, len(recording.exchanges))
+    if recording.outcome == first.outcome and first.outcome not in WHOLE:
+        lines = _without_the_end(lines)
     return Compared(lines, (recording.outcome, recording.detail), (first.outcome, first.detail))
+
+
+def _without_the_end(lines: list[Difference]) -> list[Difference]:
+    """A run that was cut off was cut off at some moment: what came last says nothing where it is there in one and not in the other."""
+    last = max((at for at, line in enumerate(lines) if line.kind not in {"new", "missing"}), default=-1)
+    return lines[: last + 1] + [evolve(line, kind="varies") for line in lines[last + 1 :]]
 
 
 def _missing(recording: Recording, matched: set[int | None], shown: set[int], before: int) -> list[Difference]:

@@ -103,17 +103,20 @@ function bootstrap(find, startTimer, stopTimer, nextTick, print, version) {
   const levels = { log: 'info', info: 'info', debug: 'debug', trace: 'debug', warn: 'warning', error: 'error' };
   for (const name of Object.keys(levels)) printers[name] = (...values) => print(levels[name], values.map(String).join(' '));
 
-  // When something throws inside a state, vumigo_v02 logs only the message and says done. Its interaction machine emits the
+  // When something throws inside a state, vumigo_v02 logs only the message and says done. Its interaction machine, and its app, emit the
   // error itself first: that is where the developer can learn which line of which state it was.
   function withErrorStacks(toolkit) {
     const watched = new WeakSet();
     function watch(im) {
       if (im === null || typeof im !== 'object' || typeof im.on !== 'function' || watched.has(im)) return im;
       watched.add(im);
-      im.on('im:error', (event) => {
+      const tell = (event) => {
         const where = im.state && im.state.name ? 'in state ' + im.state.name : 'outside any state';
         print('error', where + ': ' + (event.error && event.error.stack || event.error));
-      });
+      };
+      im.on('im:error', tell);
+      // While a state is created: the user gets the app's error state, and the log the message alone.
+      if (im.app !== null && typeof im.app === 'object' && typeof im.app.on === 'function') im.app.on('app:error', tell);
       return im;
     }
     // Apps make a machine by the class, by a class of their own that extends it, or by interact().

@@ -65,8 +65,8 @@ def limits(
 def _show_what_if(found: dict[str, Any]) -> None:
     for name, one in found["limits"].items():
         what = "looks at processes" if name in {"memory", "heap", "boot"} else "newest runs"
-        text = f"{one['over']} of {one['of']} {what}" if one["of"] else "nothing was measured yet"
-        click.echo(f"{name} = {_shown(name, one['value'])}: {text} used more")
+        text = f"{one['over']} of {one['of']} {what} used more" if one["of"] else "nothing was measured yet"
+        click.echo(f"{name} = {_shown(name, one['value'])}: {text}")
     if found["runs"]["of"]:
         share = found["runs"]["over"] / found["runs"]["of"]
         click.echo(

@@ -252,3 +252,27 @@ async def test_a_file_that_is_no_recording_is_refused(folder: Folder) -> None:
     played = await command("replay", str(file), folder=folder)
     assert played.returncode == 1
     assert "is no recording" in played.stderr
+
+
+LOOP = "api.request('kv.get', {key: 'a'}, function () { for (;;) {} });"
+MANY = "for (var i = 0; i < 200; i++) api.request('kv.get', {key: 'k' + i}, function () {});"
+
+
+@pytest.mark.parametrize(
+    ("body", "limits", "outcome"),
+    [
+        (LOOP, 'cpu = "200ms", wall = "5s"', "cpu"),
+        (LOOP, 'cpu = "5s", wall = "300ms"', "wall"),
+        (MANY, "commands = 150", "commands"),
+    ],
+)
+async def test_a_run_that_hit_a_limit_hits_it_again(folder: Folder, body: str, limits: str, outcome: str) -> None:
+    """The limits hold in a replay too; at which moment the run was cut off makes no difference."""
+    folder.app("phone", body, f"record = true\nlimits = {{ {limits} }}")
+    async with talking(folder) as (_, client, _):
+        ended, _ = await client.say("one", "new", message_id="m1")
+        assert ended["outcome"] == outcome
+        played = await command("replay", "m1", "--json", folder=folder)
+        answer = json.loads(played.stdout)
+        assert answer["now"]["outcome"] == outcome
+        assert answer["same"], played.stdout

@@ -369,3 +369,24 @@ async def test_the_process_has_the_apps_time_zone(folder: Folder) -> None:
     folder.app("phone", REPLY % "String(new Date(0).getHours())", 'timezone = "Africa/Johannesburg"')
     async with running(folder) as service, connect(service.gateway_url) as client:
         assert (await client.say("x"))[1][0]["content"] == "2"
+
+
+async def test_a_throw_while_a_state_is_made_leaves_a_stack(folder: Folder) -> None:
+    """The user gets the toolkit's error state; the developer sees where, not the message alone."""
+    folder.app(
+        "phone",
+        """var v = require('vumigo_v02');
+        var A = v.App.extend(function (self) {
+            v.App.call(self, 'states:menu');
+            self.states.add('states:menu', function (name) { return new v.NoSuchState(name); });
+        });
+        new v.InteractionMachine(api, new A()); // api.on_""",
+        'config = { config = "{\\"name\\": \\"app\\"}" }',
+    )
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        outcome, replies = await client.say(None, "new")
+        assert (outcome["outcome"], replies[0]["content"]) == ("ok", "An error occurred. Please try again later.")
+        errors = [message for level, message in await logged(service) if level == "ERROR"]
+        assert any(
+            "TypeError: v.NoSuchState is not a constructor" in error and "phone.js:4:" in error for error in errors
+        ), errors
