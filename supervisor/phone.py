@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -98,12 +99,13 @@ class Phone:
         raise Hung(f"the app was not done after {seconds:g} s")
 
 
-async def _receive(socket: WebSocketConnection, frames: trio.MemorySendChannel[dict[str, Any]]) -> None:
+async def _receive(phone: Phone, frames: trio.MemorySendChannel[dict[str, Any]], *, only_own: bool) -> None:
+    socket = phone._socket  # noqa: SLF001
     async with frames:
         while True:
             try:
                 frame = json.loads(await socket.get_message())
-                if frame["type"] == "outbound":
+                if frame["type"] == "outbound" and (not only_own or frame["msg"].get("to_addr") == phone.number):
                     await socket.send_message(json.dumps({"type": "ack", "delivery": frame["delivery"]}))
             except ConnectionClosed:
                 return
@@ -111,8 +113,10 @@ async def _receive(socket: WebSocketConnection, frames: trio.MemorySendChannel[d
 
 
 @asynccontextmanager
-async def open_phone(url: str, channel: str, number: str, dials: str, token: str | None = None) -> AsyncIterator[Phone]:
-    """Connect to a gateway as a client of one channel.
+async def open_phone(
+    url: str, channel: str, number: str, dials: str, token: str | None = None, *, only_own: bool = False
+) -> AsyncIterator[Phone]:
+    """Connect to a gateway as a client of one channel. With `only_own` what is sent to other numbers is not acknowledged: another client gets it.
 
     Raises:
         Rejected: The gateway does not let us in.
@@ -126,9 +130,10 @@ async def open_phone(url: str, channel: str, number: str, dials: str, token: str
         failure: Exception | None = None  # of the block: it comes out as it is
         async with trio.open_nursery() as nursery:
             send, receive = trio.open_memory_channel[dict[str, Any]](1000)
-            nursery.start_soon(_receive, socket, send)
+            phone = Phone(socket, number, dials, receive)
+            nursery.start_soon(partial(_receive, phone, send, only_own=only_own))
             try:
-                yield Phone(socket, number, dials, receive)
+                yield phone
             except Exception as error:  # noqa: BLE001
                 failure = error
             nursery.cancel_scope.cancel()

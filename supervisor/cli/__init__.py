@@ -21,6 +21,7 @@ COMMANDS = {
     "version": ("version", "Show the version, the build, and what it carries."),
     "doctor": ("doctor", "Examine this host."),
     "limits": ("limits", "Show an app's limits and what it uses of them."),
+    "chat": ("chat", "Talk to an app of a running server."),
     "logs": ("inspect", "Show an app's log."),
     "trace": ("trace", "Show where the time of a message's run went."),
     "replay": ("replay", "Play a recorded run again, or to a changed app."),

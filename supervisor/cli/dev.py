@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +14,11 @@ from attrs import frozen
 from ..config import Account, Address, App, Channel, Config, Http, InvalidConfig, Problem
 from ..config.checks import check
 from ..config.model import Isolation, Level
-from ..phone import Hung, Phone, Rejected, open_phone
+from ..phone import Hung, Rejected, open_phone
 from ..scratch import scratch_folder
 from .common import EXIT_CONFIG, fail, isolation_option, run_or_exit, start_logging
 from .screen import Screen
+from .talk import Talk
 
 if TYPE_CHECKING:  # it brings in everything, which `--help` need not wait for
     from ..service import Service
@@ -39,11 +39,6 @@ NODES_OWN = (
     "url",
     "util",
 )
-HELP = """\
-  text        type it in the session (a new one is dialled if there is none)
-  /new        dial again            /hangup     hang up
-  /sms TEXT   a message outside any session
-  /as NUMBER  be another phone      /quit       leave (or Ctrl-D)"""
 
 
 @frozen
@@ -199,7 +194,7 @@ async def _dev(options: Options, *, sms: bool) -> int:
         nursery.start_soon(_show_log, service, screen)
         try:
             async with open_phone(service.gateway_url, "phone", NUMBER, SERVICE_CODE) as phone:
-                await _Talk(phone, screen, sms).run()
+                await Talk(phone, screen, sms).run()
         except (Hung, Rejected) as error:
             screen.note(f"the conversation ended: {error}")
             return 1
@@ -234,68 +229,3 @@ async def _show_log(service: Service, screen: Screen) -> None:
     with service.stores.logbook.follow("dev", "app") as follower:
         async for entry in follower:
             screen.logged(entry.level, entry.message)
-
-
-@frozen
-class _Talk:
-    """Lines from the terminal, or from standard input, to the app."""
-
-    phone: Phone
-    screen: Screen
-    sms: bool
-
-    async def run(self) -> None:
-        """Until there are no more lines."""
-        if not self.sms:
-            await self.dial()
-        while True:
-            if sys.stdin.isatty():
-                self.screen.console.print("> ", end="")
-            line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
-            if not line or line.strip() in ("/quit", "/exit"):
-                return
-            try:
-                await self.act(line.rstrip("\r\n"))
-            except Rejected as error:
-                self.screen.note(f"not taken: {error}")
-
-    async def act(self, line: str) -> None:
-        """Do what one line says."""
-        word, _, rest = line.partition(" ")
-        match word:
-            case "/help":
-                self.screen.note(HELP)
-            case "/new":
-                await self.dial()
-            case "/hangup":
-                self.screen.shows(await self.phone.hang_up())
-            case "/as" if rest.strip():
-                self.phone.number = rest.strip()
-                self.phone.in_session = False
-                self.screen.note(f"this is {self.phone.number}")
-            case "/sms":
-                self.screen.types(rest)
-                self.screen.shows(await self.phone.send_sms(rest))
-            case _ if word.startswith("/"):
-                self.screen.note(f"there is no {word}\n{HELP}")
-            case _:
-                await self.say(line)
-
-    async def dial(self) -> None:
-        """Begin a session."""
-        self.screen.dials(self.phone.number, self.phone.dials)
-        self.screen.shows(await self.phone.dial())
-
-    async def say(self, text: str) -> None:
-        """Type in the session; without one, dial first."""
-        if self.sms:
-            self.screen.types(text)
-            self.screen.shows(await self.phone.send_sms(text))
-            return
-        if not self.phone.in_session:
-            await self.dial()
-            if not text:
-                return
-        if not sys.stdin.isatty():
-            self.screen.types(text)
-        self.screen.shows(await self.phone.answer(text))

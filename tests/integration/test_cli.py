@@ -225,3 +225,39 @@ def _until(screen: int, text: str) -> None:
         assert time.monotonic() < deadline, seen
         if select.select([screen], [], [], 0.2)[0]:
             seen += os.read(screen, 4096).decode(errors="replace")
+
+
+OTHERS = """
+api.on_inbound_message = function (command) {
+    api.request('outbound.send_to_endpoint', {endpoint: 'default', to_addr: '+27999', content: 'for somebody else'}, function () {
+        api.request('outbound.reply_to', {content: 'you said ' + command.msg.content, in_reply_to: command.msg.message_id}, function () { api.done(); });
+    });
+};
+"""
+
+
+async def test_chat_is_a_phone_of_a_running_server(folder: Folder) -> None:
+    """Sessions and text messages; what the app sends to other numbers is left for the channel's own gateway."""
+    gateway, admin = free_ports(2)
+    folder.text = f'version = 1\n[listen]\ngateway = "127.0.0.1:{gateway}"\nadmin = "127.0.0.1:{admin}"\n'
+    folder.app("phone", OTHERS)
+    down = await trio.to_thread.run_sync(lambda: jsbox("chat", "-c", str(folder.config), input="x\n"))
+    assert (down.returncode, "cannot be reached" in down.stderr) == (4, True)
+    with serve(folder.config) as server:
+        talked = await trio.to_thread.run_sync(
+            lambda: jsbox("chat", "-c", str(folder.config), "--as", "+27111", input="hello\n/quit\n")
+        )
+        assert talked.returncode == 0, talked.stdout + talked.stderr
+        assert "you said hello" in talked.stdout
+        assert "+27111 dials *120*1#" in talked.stdout
+        texted = await trio.to_thread.run_sync(
+            lambda: jsbox(
+                "chat", "phone", "--sms", "--url", server.gateway, "-c", str(folder.config), input="hello again\n"
+            )
+        )
+        assert "you said hello again" in texted.stdout
+        async with connect(server.gateway) as client:
+            left = [await client.expect_that(lambda f: f["type"] == "outbound") for _ in range(3)]
+        assert {one["msg"]["to_addr"] for one in left} == {"+27999"}
+        wrong = await trio.to_thread.run_sync(lambda: jsbox("chat", "nope", "-c", str(folder.config)))
+        assert (wrong.returncode, "it has phone" in wrong.stderr) == (2, True)
