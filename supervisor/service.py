@@ -332,13 +332,12 @@ async def open_service(
         nursery.start_soon(service._compile)  # noqa: SLF001
         nursery.start_soon(ConversationReporter(lambda: service.config.apps, statistics, graphite).run)
         await probing.must_hold()
-        await _open_ports(stack, service)
-        nursery.start_soon(manager.show_life)
-        manager.ready(service._status())  # noqa: SLF001
-        try:
+        async with AsyncExitStack() as ports:  # closed before anything is cancelled: clients are told
+            await _open_ports(ports, service)
+            nursery.start_soon(manager.show_life)
+            manager.ready(service._status())  # noqa: SLF001
             yield service
-        finally:
-            nursery.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
 
 
 async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
