@@ -24,6 +24,7 @@ from resources.stores.logbook import Logbook
 from resources.stores.redis import Unavailable
 from resources.stores.search import SearchError
 
+from .console_admin import FILES, ConsoleAdmin
 from .contacts_admin import ContactsAdmin
 from .dispatcher import Dispatcher, Program
 from .health import Check, Health
@@ -34,6 +35,7 @@ from .usage import parse_what_if
 
 LOGS_MAX = 10_000
 PUSH_MAX = 100_000  # addresses in one request
+OPEN = ("/livez", "/readyz", *FILES)  # whoever can reach the port may see these
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -47,6 +49,7 @@ class AdminServices:
     logbook: Logbook
     contacts: ContactsAdmin
     runs: RunsAdmin
+    console: ConsoleAdmin
     reload: Callable[[], Awaitable[dict[str, Any]]]
     push: Callable[[str, list[str] | None, str | None], Awaitable[Pushed]]
     metrics: Callable[[], bytes]
@@ -62,7 +65,7 @@ class _Guard:
         self.tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in ("/livez", "/readyz"):
+        if scope["type"] == "http" and scope["path"] not in OPEN:
             headers = {key.lower(): value.decode("latin-1") for key, value in scope["headers"]}
             problem = self._problem(headers)
             if problem is not None:
@@ -304,6 +307,7 @@ def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
         Route("/v1/reload", admin.reload, methods=["POST"]),
         *services.contacts.routes(),
         *services.runs.routes(),
+        *services.console.routes(),
     ]
     return Starlette(
         routes=routes,

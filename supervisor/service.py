@@ -45,6 +45,7 @@ from .config import Address, Config
 from .config.load import InvalidConfig
 from .config.plan import RESTART, plan
 from .config.tls import server_context
+from .console_admin import ConsoleAdmin
 from .contacts_admin import ContactsAdmin
 from .dispatcher import Dispatcher, open_dispatcher
 from .errors import CannotStart
@@ -227,6 +228,7 @@ class Service:
             pool=self.pool,
             logbook=self.stores.logbook,
             contacts=ContactsAdmin(self.stores.contacts, self.search, self._contacts_max),
+            console=ConsoleAdmin(lambda: self.gateway_url),
             runs=RunsAdmin(self.history, lambda: self.config.apps),
             reload=self.reload,
             push=self.push,

