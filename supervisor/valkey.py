@@ -91,6 +91,13 @@ def _socket_path(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def socket_url(data_dir: Path) -> Iterator[str]:
+    """The URL of the server that runs on a data directory."""
+    with _socket_path(data_dir / FOLDER) as path:
+        yield f"unix://{path}"
+
+
+@contextmanager
 def connect(data_dir: Path, seconds: float = 30.0) -> Iterator[redis.Redis]:
     """A client of the server that runs on a data directory. Raises redis.RedisError where there is none."""
     with _socket_path(data_dir / FOLDER) as path:

@@ -14,6 +14,7 @@ COMMANDS = {
     "dev": ("dev", "Talk to your own app in the terminal."),
     "serve": ("serve", "Run the apps of a config file."),
     "check": ("check", "Check a config file."),
+    "migrate": ("migrate", "Bring an app and its data from vxsandbox."),
     "backup": ("backup", "Write all that the store holds to a file, while it serves."),
     "restore": ("backup", "Put a backup in an empty data directory."),
     "token": ("token", "Make a bearer token for a gateway or an operator."),

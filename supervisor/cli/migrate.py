@@ -1,0 +1,92 @@
+"""`jsbox migrate`: from the old engine to this one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import click
+
+from .common import EXIT_CONFIG, config_option, fail, json_option, load_or_exit, print_json, run_or_exit
+
+
+@click.group()
+def migrate() -> None:
+    """Bring an app, and its data, from vxsandbox (or Vumi Go's jsbox)."""
+
+
+@migrate.command()
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", help="What the app is to be called (default: the file's name).")
+@click.option(
+    "--env-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The container's environment: VUMI_OPT_... are options.",
+)
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the config there, and check it."
+)
+def vxsandbox(*, file: Path, name: str | None, env_file: Path | None, output: Path | None) -> None:
+    """Convert the YAML of a worker to a jsbox.toml. Every decision is told; a key that is not known is an error (exit code 3), and nothing is written."""
+    from ..migrate import CannotMigrate, read_env
+    from ..migrate import migrate as convert
+
+    try:
+        environment = read_env(env_file.read_text("utf-8")) if env_file is not None else {}
+        migrated = convert(file.read_text("utf-8"), name or file.stem, environment)
+    except CannotMigrate as error:
+        for line in str(error).splitlines():
+            click.echo(f"{file}: {line}", err=True)
+        fail(f"{file} cannot be converted; nothing was written", EXIT_CONFIG)
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"cannot be read: {error}")
+    if output is None:
+        click.echo(migrated.text, nl=False)
+        return
+    for decision in migrated.decisions:
+        click.echo(decision)
+    output.write_text(migrated.text, "utf-8")
+    click.echo(f"written: {output}")
+    load_or_exit(output)
+
+
+@migrate.command()
+@click.argument("account")
+@click.option("--redis", "url", required=True, metavar="URL", help="The old server.")
+@click.option("--prefix", default="", help="The old redis_manager.key_prefix.")
+@click.option("--sandbox-id", required=True, help="The old sandbox_id.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@config_option
+@json_option
+def kv(
+    *, account: str, url: str, prefix: str, sandbox_id: str, dry_run: bool, config_file: Path, as_json: bool
+) -> None:
+    """Copy the key-value data of an old sandbox to an account, with the lifetimes. May be done again: what is there already stays.
+
+    The server may run. The old one is only read.
+    """
+    import redis as client
+
+    from ..migrate_kv import copy_kv
+
+    config = load_or_exit(config_file)
+    if account not in config.account_names:
+        fail(f"the config has no account {account!r}; it has {', '.join(config.account_names) or 'none'}")
+
+    async def main() -> int:
+        try:
+            done = await copy_kv(
+                config, account, url, prefix, sandbox_id, dry_run=dry_run, told=lambda text: click.echo(text, err=True)
+            )
+        except* client.RedisError as errors:
+            fail(f"the old server: {errors.exceptions[0]}")
+        if as_json:
+            print_json(attrs.asdict(done))
+        else:
+            word = "would be copied" if dry_run else "copied"
+            click.echo(
+                f"{done.copied} keys {word}, {done.kept} were there already, {done.wrong} hold no JSON, {done.full} beyond the quota"
+            )
+        return 1 if done.wrong or done.full else 0
+
+    run_or_exit(main)

@@ -1,0 +1,307 @@
+"""From the YAML of a vxsandbox worker to a jsbox.toml: every key is converted, dropped with its reason, or refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+from attrs import define, field, frozen
+
+MIB = 1 << 20
+OPTION = "VUMI_OPT_"  # what the old container images make options of
+OLD_TIMEOUT, OLD_RECV_LIMIT = 60, 1024 * 1024  # vxsandbox's own defaults
+BESIDE_HEAP = 96  # MiB that Node needs beside its heap
+LEAST_FILES, MOST_STACK = 22, 1920 << 10
+DROPPED = {
+    "worker_name": "it named a heartbeat",
+    "executable": "Node.js is bundled (node.path)",
+    "args": "the harness is bundled",
+    "path": "the harness is bundled",
+    "env": "a sandbox has no environment (timezone sets TZ)",
+    "logging_resource": "logs are always there: jsbox logs",
+    "amqp_prefetch_count": "gateways have credit instead; an app works on pool.max_processes messages at a time, and on one of a user",
+    "messages_per_process": "",
+    "max_sandboxes": "",
+    "sentry_dsn": "errors are in the app's log, with their stack",
+}
+CHECK_MIDDLEWARE = {"logging_mw": "messages are not logged; jsbox trace shows each run"}
+
+
+class CannotMigrate(Exception):
+    """The text names every key that has no place here."""
+
+
+@frozen
+class Migrated:
+    """The text of a jsbox.toml, and what was decided, a line each."""
+
+    text: str
+    decisions: tuple[str, ...]
+
+
+def read_env(text: str) -> dict[str, str]:
+    """`NAME=value` lines, as docker's --env-file has them."""
+    found = {}
+    for line in text.splitlines():
+        name, sign, value = line.strip().partition("=")
+        if sign and not name.startswith("#"):
+            found[name.removeprefix("export ").strip()] = value.strip().strip("\"'")
+    return found
+
+
+def migrate(text: str, name: str, environment: Mapping[str, str]) -> Migrated:
+    """Convert.
+
+    Args:
+        text: The worker's YAML.
+        name: What the app is to be called.
+        environment: Of the worker's container: VUMI_OPT_SOME_KEY is the option some_key.
+
+    Raises:
+        CannotMigrate: It is not YAML, or has keys that are not known.
+    """
+    try:
+        old = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise CannotMigrate(f"it is not YAML: {error}") from error
+    if not isinstance(old, dict):
+        raise CannotMigrate("expected a YAML mapping, the config of a worker")
+    old = {str(key): value for key, value in old.items()}
+    old |= {key[len(OPTION) :].lower(): value for key, value in environment.items() if key.startswith(OPTION)}
+    worker = _Worker(name, old)
+    worker.convert()
+    if worker.unknown:
+        raise CannotMigrate("\n".join(worker.unknown))
+    return Migrated(worker.toml(), tuple(worker.decisions))
+
+
+@define
+class _Worker:
+    name: str
+    old: dict[str, Any]
+    decisions: list[str] = field(factory=list)
+    unknown: list[str] = field(factory=list)
+    app: dict[str, Any] = field(factory=dict)
+    account: dict[str, Any] = field(factory=dict)
+    channels: dict[str, dict[str, Any]] = field(factory=dict)
+
+    def convert(self) -> None:
+        old = self.old
+        self.app = {"account": str(old.pop("sandbox_id", self.name)), "javascript": str(old.pop("javascript_file", ""))}
+        self.say(
+            "sandbox_id",
+            f'account = "{self.app["account"]}": apps of one account share key-value store and contacts, as those of one sandbox_id did',
+        )
+        if not self.app["javascript"]:
+            self.unknown.append("javascript_file is missing: there is no app")
+        self.limits()
+        self.sandbox(old.pop("sandbox", {}) or {})
+        self.context(str(old.pop("app_context", "") or ""))
+        self.transports()
+        self.middleware(old.pop("middleware", []) or [])
+        for key in list(old):
+            if key in DROPPED:
+                self.say(key, f"dropped{': ' if DROPPED[key] else ''}{DROPPED[key]}")
+            else:
+                self.unknown.append(f"{key}: not known ({json.dumps(old[key], default=str)[:80]})")
+            del old[key]
+
+    def say(self, key: str, text: str) -> None:
+        self.decisions.append(f"{key}: {text}")
+
+    def limits(self) -> None:
+        old, limits = self.old, self.app.setdefault("limits", {})
+        timeout, recv = old.pop("timeout", OLD_TIMEOUT), old.pop("recv_limit", OLD_RECV_LIMIT)
+        limits["wall"] = f"{int(timeout)}s"
+        limits["output"] = f"{max(int(recv) // 1024, 1)}KiB"
+        self.say("timeout, recv_limit", "limits.wall and limits.output, of each message; they were of a process's life")
+        if int(recv) < 256 * 1024:
+            limits["line"] = limits["output"]
+        for key, value in (old.pop("rlimits", {}) or {}).items():
+            self.rlimit(str(key), value[0] if isinstance(value, list) and value else value)
+        if not {"messages_per_process", "max_sandboxes"} & old.keys():
+            self.say(
+                "messages_per_process",
+                "pool.max_messages stays 1000: each message has a context of its own; 1 gives the old way, a process a message",
+            )
+        elif old.get("messages_per_process"):
+            self.app["pool"] = {"max_messages": int(old["messages_per_process"])}
+
+    def rlimit(self, key: str, soft: Any) -> None:
+        limits = self.app["limits"]
+        if not isinstance(soft, int):
+            self.unknown.append(f"rlimits.{key}: expected [soft, hard], got {soft!r}")
+        elif soft < 0:
+            self.say(f"rlimits.{key}", "it was switched off; the default limit holds here")
+        elif key == "RLIMIT_DATA":
+            memory = max(soft // MIB, BESIDE_HEAP + 64)
+            limits["memory"] = f"{memory}MiB"
+            self.say(
+                "rlimits.RLIMIT_DATA",
+                f"limits.memory = {memory}MiB, of everything; today's Node.js needs {BESIDE_HEAP} MiB beside its heap",
+            )
+        elif key == "RLIMIT_CPU":
+            limits["cpu"] = f"{max(soft, 1)}s"
+            self.say("rlimits.RLIMIT_CPU", "limits.cpu, of each message; it was of a process's life")
+        elif key == "RLIMIT_STACK":
+            limits["stack"] = f"{min(soft, MOST_STACK) >> 10}KiB"
+            self.say("rlimits.RLIMIT_STACK", f"limits.stack = {limits['stack']}, of V8's stack")
+        elif key == "RLIMIT_NOFILE":
+            limits["open_files"] = max(soft, LEAST_FILES)
+            self.say("rlimits.RLIMIT_NOFILE", f"limits.open_files = {limits['open_files']} ({LEAST_FILES} or more)")
+        elif key in {"RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_RSS", "RLIMIT_NPROC", "RLIMIT_MEMLOCK"}:
+            self.say(f"rlimits.{key}", "dropped: the jail sets it (limits.memory is the one that counts)")
+        else:
+            self.unknown.append(f"rlimits.{key}: not known")
+
+    def sandbox(self, resources: Mapping[str, Any]) -> None:
+        converters: dict[str, Callable[[dict[str, Any]], None]] = {
+            "config": self.config, "kv": self.kv, "http": self.http, "outbound": self.outbound, "metrics": self.metrics,
+        }  # fmt: skip
+        for name, raw in resources.items():
+            fields = dict(raw or {})
+            kind = str(fields.pop("cls", ""))
+            if name in converters:
+                converters[name](fields)
+            elif name in {"log", "contacts", "groups", "optout", "messagestore"}:
+                fields.clear()
+                self.say(f"sandbox.{name}", "always there")
+            else:
+                self.unknown.append(f"sandbox.{name}: there is no such resource here (cls {kind!r})")
+                continue
+            self.unknown += [f"sandbox.{name}.{key}: not known" for key in fields]
+
+    def config(self, fields: dict[str, Any]) -> None:
+        keys = fields.pop("keys", {}) or {}
+        self.app["config"] = {str(key): {"file": str(file)} for key, file in keys.items()}
+        self.say("sandbox.config", f"config, of files: {', '.join(map(str, keys)) or 'none'}")
+
+    def kv(self, fields: dict[str, Any]) -> None:
+        quota = self.account.setdefault("kv", {})
+        hard = fields.pop("keys_per_user_hard", fields.pop("keys_per_user", None))
+        soft = fields.pop("keys_per_user_soft", None)
+        fields.pop("keys_per_user", None)
+        if hard is not None:
+            quota["keys_hard"] = int(hard)
+        if soft is not None:
+            quota["keys_soft"] = int(soft)
+        redis = fields.pop("redis_manager", {}) or {}
+        prefix = redis.get("key_prefix", "")
+        self.say(
+            "sandbox.kv",
+            f"accounts.{self.app['account']}.kv; the data: jsbox migrate kv {self.app['account']} --redis URL --prefix {prefix or 'PREFIX'} --sandbox-id {self.app['account']}",
+        )
+
+    def http(self, fields: dict[str, Any]) -> None:
+        made = self.app.setdefault("http", {})
+        if (timeout := fields.pop("timeout", None)) is not None:
+            made["timeout"] = f"{int(timeout)}s"
+        if (limit := fields.pop("data_limit", None)) is not None:
+            made["response_max"] = f"{max(int(limit) // 1024, 1)}KiB"
+        fields.pop("https", None)
+        self.say(
+            "sandbox.http",
+            "http.allow is empty: every PUBLIC address. Private ones were open before: name those that the app needs",
+        )
+
+    def outbound(self, fields: dict[str, Any]) -> None:
+        allowed = fields.pop("allowed_helper_metadata", None)
+        if allowed:
+            self.app["allowed_helper_metadata"] = [str(key) for key in allowed]
+        self.say("sandbox.outbound", "allowed_helper_metadata" if allowed else "always there")
+
+    def metrics(self, fields: dict[str, Any]) -> None:
+        prefix = fields.pop("metrics_prefix", None)
+        if prefix:
+            self.app.setdefault("metrics", {})["prefix"] = str(prefix)
+        self.say(
+            "sandbox.metrics",
+            'metrics.graphite is empty: set it to "host:2003". Metrics went over AMQP to an aggregator; here they go to Graphite by themselves',
+        )
+
+    def context(self, text: str) -> None:
+        if not text:
+            return
+        names = re.findall(r"""["']([@\w./-]+)["']""", text)
+        shape = re.fullmatch(
+            r"\s*\{\s*require\s*:\s*function\s*\(\w*\)\s*\{.*\}\s*,?\s*(Buffer\s*:\s*Buffer|Buffer)?\s*,?\s*\}\s*",
+            text,
+            re.DOTALL,
+        )
+        if shape is None or not names:
+            self.unknown.append(
+                f"app_context: expected {{require: function (m) {{ if (['...'].indexOf(m) >= 0) ... }}, Buffer: Buffer}}, got {text[:120]!r}"
+            )
+            return
+        self.app["modules"] = list(dict.fromkeys(names))
+        self.app["globals"] = ["Buffer"] if shape[1] else []
+        self.say(
+            "app_context",
+            f"modules and globals; install the app's packages beside it and set modules_dir, or the bundled toolkits are used: {', '.join(names)}",
+        )
+
+    def transports(self) -> None:
+        old = self.old
+        named = [
+            old.pop(key)
+            for key in ("transport_name", "receive_inbound_connector", "receive_outbound_connector")
+            if key in old
+        ]
+        channels = list(dict.fromkeys(str(name) for name in named if name)) or [self.name]
+        endpoints = {"default": channels[0]}
+        for endpoint, target in (old.pop("send_to", {}) or {}).items():
+            channel = str(target.get("transport_name", "") if isinstance(target, dict) else target) or channels[0]
+            endpoints[str(endpoint)] = channel
+        if "static_tags" in old or "tag" in old:
+            self.say("static_tags", "dropped: endpoints name channels directly")
+            old.pop("static_tags", None)
+            old.pop("tag", None)
+        self.app["endpoints"] = endpoints
+        for channel in dict.fromkeys([*channels, *endpoints.values()]):
+            self.channels[channel] = {"type": "websocket", "app": self.name if channel in channels else ""}
+        self.say(
+            "transport_name",
+            f"channels {', '.join(self.channels)}: over WebSocket (docs/gateway.md), where there was AMQP; set transport_type, and tokens",
+        )
+
+    def middleware(self, layers: list[Any]) -> None:
+        for layer in layers:
+            for name in layer if isinstance(layer, dict) else {str(layer): None}:
+                self.old.pop(name, None)
+                if name in CHECK_MIDDLEWARE:
+                    self.say(f"middleware.{name}", f"dropped: {CHECK_MIDDLEWARE[name]}")
+                else:
+                    self.unknown.append(
+                        f"middleware.{name}: there is no middleware here; what it did belongs into the gateway or the app"
+                    )
+
+    def toml(self) -> str:
+        lines = ["version = 1", "", *(f"# {line}" for line in self.decisions), ""]
+        lines += _table(("accounts", self.app["account"]), self.account)
+        lines += _table(("apps", self.name), self.app)
+        for name, channel in self.channels.items():
+            lines += _table(("channels", name), channel)
+        return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(path: tuple[str, ...], values: Mapping[str, Any]) -> list[str]:
+    return [
+        f"[{'.'.join(_key(part) for part in path)}]",
+        *(f"{_key(key)} = {_value(value)}" for key, value in values.items() if value != {}),
+        "",
+    ]
+
+
+def _key(text: str) -> str:
+    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
