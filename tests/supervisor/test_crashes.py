@@ -79,11 +79,11 @@ async def test_a_run_that_comes_close_to_a_limit_is_told_once() -> None:
     """From 80% on, a line that names limit, value and measured value; the next one an hour later."""
     usage = Usage()
     app = make_app("", limits={"commands": 10, "cpu": 2.0})
-    assert usage.note(app, {"commands": 7, "cpu": 0.1}) == []
-    (line,) = usage.note(app, {"commands": 8, "cpu": 0.1})
+    assert usage.note(app, {"commands": 7, "cpu": 0.1}) == {}
+    line = usage.note(app, {"commands": 8, "cpu": 0.1})["commands"]
     assert line.startswith("limits.commands = 10: 8 were used, 80%")
-    assert usage.note(app, {"commands": 9, "cpu": 0.1}) == []
-    (line,) = usage.note(app, {"cpu": 1.9})
+    assert usage.note(app, {"commands": 9, "cpu": 0.1}) == {}
+    line = usage.note(app, {"cpu": 1.9})["cpu"]
     assert line.startswith("limits.cpu = 2 s: 1.9 s were used, 95%")
 
 
