@@ -110,3 +110,23 @@ def test_the_readme_shows_the_defaults() -> None:
     }
     values = {name: json.loads(value) if value.isdigit() else value for name, value in rows.items()}
     assert CONVERTER.structure(values, Limits) == Limits()
+
+
+async def test_every_path_of_the_admin_port_is_documented_and_no_other(tmp_path: Path) -> None:
+    """docs/admin.md: the table is the list of routes."""
+    from supervisor.admin import admin_app
+    from supervisor.console_admin import FILES
+
+    text = (DOCS / "admin.md").read_text("utf-8")
+    documented = {(verb, path) for verb, path in re.findall(r"^\| `(GET|POST) ([^`? ]+)", text, re.MULTILINE)}
+    folder = Folder(tmp_path)
+    folder.app("phone", "api.done();")
+    async with running(folder) as service:
+        routes = admin_app(service._admin_services(), ()).routes
+    found = set()
+    for route in routes:
+        path = re.sub(r"\{(\w+)(?::\w+)?\}", lambda name: name[1].upper(), route.path)
+        for verb in route.methods - {"HEAD"}:
+            if path not in FILES or path == "/":
+                found.add((verb, path))
+    assert documented == found
