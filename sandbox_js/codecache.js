@@ -26,13 +26,15 @@ const ANSWERS = {
   'http.get': () => ({ code: 200, body: '{"name": "Clinic", "street": "Main Road", "closes": "17:00"}' }),
 };
 
+let lastId = 0;
+
 function converse(number) {
   if (number === SAYS.length || script === null) { finish(); return; }
   const run = `r${number}`, [content, session_event] = SAYS[number];
   let waiting = false;
   const later = () => { if (!waiting) { waiting = true; setImmediate(flush); } };
   const realm = createRealm({
-    run, firstId: 0, flushSoon: later, writeNow() {}, load: library.load, allowed: MODULES, globals: library.pick(['Buffer']),
+    run, nextId: () => ++lastId, flushSoon: later, writeNow() {}, load: library.load, allowed: MODULES, globals: library.pick(['Buffer']),
     configOf: () => null, burst: 0,
   });
   function flush() {

@@ -25,13 +25,18 @@ let library = null;
 let clock = 0;         // ms that the app's clock is ahead of the real one
 let script = null;     // the app, compiled once
 let broken = null;     // why it could not be compiled
-let current = null;    // {run, realm}: the run in hand
+// The runs in hand, {run, realm, flushing} by their names. One of them has its turn: whatever is called until the event loop goes on belongs to it
+// (its promises, its ticks: what it does not do by itself, a line for it or a timer of its begins). So runs never share a turn.
+const runs = new Map();
+let active = null;     // the name of the run whose turn it is, or was last
+let told = null;       // the one that the supervisor was told of
 let lastRun = null;
 let lastId = 0;        // one counter of cmd_ids a process, never reset
-let flushing = false;
+let inbox = null;      // lines that wait for a turn of their own, where there may be several runs; else null
 let resting = null;    // the timer of `rest`
 let collect = null;    // V8's collector, once it was needed
 const REST_AFTER = 5000;   // ms without a run
+const TURNS = { now: () => active, resume: turnTo };
 const early = [];      // console lines from before the first run
 const EARLY_MAX = 50;
 
@@ -39,31 +44,38 @@ function line(command) {
   write(stringify(command) + '\n');
 }
 
-function fail(kind, report) {
-  // What a run did wrong, in the words of the realm it happened in. The run is over: the supervisor ends the process.
-  const run = current === null ? lastRun : current.run;
-  if (current !== null) {
-    // What the app asked for before it failed was asked for: the log line before the throw is often the useful one.
-    try { write(current.realm.flush(true)); } catch { /* what cannot be written is the failure itself */ }
+function turnTo(run) {
+  // Told ahead: should the run never give its turn back, this is how the supervisor knows whose it is.
+  if (inbox !== null && run !== told && runs.size > 1) {
+    told = run;
+    line({ cmd: 'js.turn', cmd_id: 'h', reply: false, run });
   }
-  endRun();
-  line({ cmd: 'js.error', cmd_id: 'h', reply: false, run, kind, ...report });
+  active = run;
 }
 
-function endRun() {
-  if (current === null) return;
-  const { realm } = current;
-  lastId = realm.lastId();
-  lastRun = current.run;
-  current = null;
+function fail(kind, report) {
+  // What a run did wrong, in the words of the realm it happened in. The run is over: the supervisor ends the process.
+  const entry = runs.get(active);
+  if (entry !== undefined) {
+    // What the app asked for before it failed was asked for: the log line before the throw is often the useful one.
+    try { write(entry.realm.flush(true)); } catch { /* what cannot be written is the failure itself */ }
+    endRun(entry, inbox !== null);
+  }
+  line({ cmd: 'js.error', cmd_id: 'h', reply: false, run: entry === undefined ? lastRun : entry.run, kind, ...report });
+}
+
+function endRun({ run, realm }, keepsTimers = false) {
+  lastRun = run;
+  runs.delete(run);
   defer(() => { try { realm.forget(); } catch { /* an app may have hardened its globals; then they stay */ } });
-  library.clearTimers();
+  // Q goes on with what waits in its queue, of all runs, by a timer that it sets when something in there throws: it looks like the failed run's.
+  if (!keepsTimers) library.clearTimers(run);
   if (resting === null) resting = later(rest, REST_AFTER); else resting.refresh();
 }
 
 function rest() {
   // A process that waits gives back what its runs have left: V8 by itself would keep it until it needs it. About 20 ms.
-  if (current !== null) return;
+  if (runs.size > 0) return;
   if (collect === null) collect = collector();
   collect({ type: 'major', flavor: 'last-resort' });
 }
@@ -101,45 +113,47 @@ function enter(kind, call) {
   }
 }
 
-function flushSoon() {
-  if (flushing) return;
-  flushing = true;
-  defer(flush);
+function flushSoon(entry) {
+  if (entry.flushing) return;
+  entry.flushing = true;
+  defer(flush, entry);
 }
 
-function flush() {
-  flushing = false;
-  if (current === null) return;
-  const mayWait = enter('throw', current.realm.answerOwn);
-  if (mayWait) flushSoon(); else writeNow();
+function flush(entry) {
+  entry.flushing = false;
+  if (!runs.has(entry.run)) return;
+  turnTo(entry.run);
+  const mayWait = enter('throw', entry.realm.answerOwn);
+  if (mayWait) flushSoon(entry); else writeNow(entry);
 }
 
-function writeNow() {
-  if (current === null) return;
-  const realm = current.realm;
-  const text = enter('throw', () => realm.flush());
+function writeNow(entry) {
+  if (!runs.has(entry.run)) return;
+  const text = enter('throw', () => entry.realm.flush());
   if (text) write(text);
-  if (current !== null && realm.isOver()) endRun();
+  if (runs.has(entry.run) && entry.realm.isOver()) endRun(entry);
 }
 
 function say(level, text) {
   // A library's own console. What it says while it is loaded ahead of the first run is told in that run.
-  if (current !== null) current.realm.console(level, text);
+  const entry = runs.get(active);
+  if (entry !== undefined) entry.realm.console(level, text);
   else if (lastRun === null && early.length < EARLY_MAX) early.push([level, text]);
 }
 
 function prepare(command) {
   // A spare process: everything that needs no app.
-  library = createLibrary({ modulesDir: '', console: say, kept: read(host.argv[2]) });
+  library = createLibrary({ modulesDir: '', console: say, kept: read(host.argv[2]), ...TURNS });
   library.preload(command.modules);
   line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
 }
 
 function initialize(command) {
   settings = command;
+  inbox = settings.messages_in_flight > 1 ? [] : null;
   clock = typeof settings.clock === 'number' ? settings.clock - Date.now() : 0;
   if (library === null || settings.modules_dir) {
-    library = createLibrary({ modulesDir: settings.modules_dir, console: say, kept: read(host.argv[2]), clock });
+    library = createLibrary({ modulesDir: settings.modules_dir, console: say, kept: read(host.argv[2]), clock, ...TURNS });
   }
   try {
     script = new vm.Script(settings.javascript, { filename: settings.filename });
@@ -153,30 +167,50 @@ function initialize(command) {
 }
 
 function startRun(command, text) {
-  const realm = createRealm({
-    run: command.run, firstId: lastId, flushSoon, writeNow, allowed: settings.modules, load: library.load, globals: library.pick(settings.globals),
-    configOf: (key) => { const value = config.get(key); return value === undefined ? null : value; }, burst, clock,
+  const values = config, entry = { run: command.run, realm: null, flushing: false };
+  const realm = entry.realm = createRealm({
+    run: command.run, nextId: () => ++lastId, flushSoon: () => flushSoon(entry), writeNow: () => writeNow(entry),
+    allowed: settings.modules, load: library.load, globals: library.pick(settings.globals),
+    configOf: (key) => { const value = values.get(key); return value === undefined ? null : value; }, burst, clock,
   });
-  current = { run: command.run, realm };
+  runs.set(command.run, entry);
+  turnTo(command.run);
   for (const [level, text] of early.splice(0)) realm.console(level, text);
   if (broken !== null) { fail('load', broken); return; }
   enter('load', () => script.runInContext(realm.context));
-  if (current !== null) enter('throw', () => realm.deliver(text));
-  flushSoon();
+  if (runs.has(command.run)) enter('throw', () => realm.deliver(text));
+  flushSoon(entry);
 }
 
-readLines((text) => {
-  // Replies are by far the most lines: they go to the realm unparsed, which checks the run they name.
-  if (text.startsWith('{"reply":true,')) {
-    if (current !== null) enter('throw', () => current.realm.deliver(text));
-    return;
-  }
+// The envelope of a reply as the supervisor writes it (protocol.py): whose it is, without parsing the line.
+const OF_RUN = /^\{"reply":true,"cmd":"(?:[^"\\]|\\.)*","cmd_id":"(?:[^"\\]|\\.)*","run":"([^"\\]*)"/;
+
+function takeReply(text) {
+  const named = inbox === null ? active : (OF_RUN.exec(text) || [])[1], entry = runs.get(named);
+  if (entry === undefined) return;
+  turnTo(named);
+  enter('throw', () => entry.realm.deliver(text));   // the realm checks the run that the line names
+}
+
+function take(text) {
+  // Replies are by far the most lines: they go to the realm unparsed.
+  if (text.startsWith('{"reply":true,')) { takeReply(text); return; }
   const command = parse(text);
   if (command.cmd === 'initialize') initialize(command);
   else if (command.cmd === 'prepare') prepare(command);
   else if (command.cmd === 'config') { config = new Map(Object.entries(command.values)); burst = command.burst; }
   else if (command.cmd === 'exit') host.exit(0);
   else startRun(command, text);
+}
+
+function takeNext() {
+  take(inbox.shift());
+  if (inbox.length > 0) defer(takeNext);
+}
+
+readLines((text) => {
+  if (inbox === null) take(text);
+  else if (inbox.push(text) === 1) defer(takeNext);
 }, () => host.exit(0));
 
 host.on('uncaughtException', (error) => fail('throw', describe(error)));

@@ -27,13 +27,14 @@ from resources.stores.redis import Unavailable
 from .config.model import App
 from .errors import LimitHit, SandboxFault
 from .history import History
-from .lanes import Lanes
+from .lanes import Lanes, lane_of
 from .observe import Observer, Phases
 from .outcomes import Outcome
 from .pool import Pool
 from .protocol import ConsoleLine, Request
 from .router import Router
-from .sandbox import HEAPS, Reply, RunUse, Sandbox
+from .runs import Reply, RunUse
+from .sandbox import HEAPS, Sandbox
 from .traces import Trace
 from .turns import Turns
 from .words import Words
@@ -157,7 +158,7 @@ class Dispatcher:
             return
         self._known.add(key)
         lanes = self._lanes.setdefault(entry.app, Lanes())
-        lanes.put(_lane(entry), _Job(entry, place, then, trio.current_time()))
+        lanes.put(lane_of(entry), _Job(entry, place, then, trio.current_time()))
         self._start_some(entry.app)
 
     async def recover(self) -> int:
@@ -195,7 +196,8 @@ class Dispatcher:
             self._nursery.start_soon(self._run_job, program, lane, job)
 
     def _may_start(self, app: App, in_hand: int) -> bool:
-        return not self._draining and in_hand < app.pool.max_processes and not self.is_tripped(app.name)
+        most = app.pool.max_processes * app.pool.messages_in_flight
+        return not self._draining and in_hand < most and not self.is_tripped(app.name)
 
     def is_tripped(self, app: str) -> bool:
         """Whether no runs of an app are started, since too many in a row ended with their process; until a reload."""
@@ -364,13 +366,6 @@ class Dispatcher:
     def settle_soon(self) -> None:
         """Settle in the background."""
         self._nursery.start_soon(self.settle)
-
-
-def _lane(entry: Entry) -> Hashable:
-    """Messages of one user on one channel are handled in order; so are the events of one outbound message."""
-    if entry.kind == "message":
-        return (entry.channel, entry.payload.get("from_addr"))
-    return (entry.channel, "event", entry.payload["user_message_id"])
 
 
 def _event_for_app(entry: Entry, app: App) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Generic, TypeVar
 
 from attrs import define, field
 
+from resources.stores.journal import Entry
+
 T = TypeVar("T")
 
 
@@ -49,3 +51,10 @@ class Lanes(Generic[T]):
             self._ready.append(lane)
         else:
             del self._lanes[lane]
+
+
+def lane_of(entry: Entry) -> Hashable:
+    """Messages of one user on one channel are handled in order; so are the events of one outbound message."""
+    if entry.kind == "message":
+        return (entry.channel, entry.payload.get("from_addr"))
+    return (entry.channel, "event", entry.payload["user_message_id"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
@@ -18,12 +18,12 @@ from attrs import define, evolve, field, frozen
 
 from .config.model import App
 from .crashes import CrashLoops
-from .errors import BootFailed, CannotStart, SandboxFault
+from .errors import AppFailed, BootFailed, CannotStart, SandboxFault
 from .hold import adopt, hold_sandbox
 from .jail import Jail
 from .observe import Observer
 from .outcomes import Outcome
-from .sandbox import Sandbox
+from .sandbox import Sandbox, with_another
 from .spares import Spares
 from .usage import Usage
 
@@ -78,6 +78,8 @@ class _Share:
 
     idle: list[Sandbox] = field(factory=list)
     busy: set[Sandbox] = field(factory=set)
+    lent: Counter[Sandbox] = field(factory=Counter)  # to how many runs each is
+    news: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)  # one may be had, or may be started
     booting: int = 0
     no_warm_before: float = 0.0
 
@@ -117,20 +119,45 @@ class Pool:
             BootFailed: There was no idle process, and a new one did not come up.
         """
         share = self._shares[app.name]
-        sandbox = self._take_idle(share, app) or await self._boot(share, app)
+        sandbox = await self._find(share, app)
         share.busy.add(sandbox)
+        share.lent[sandbox] += 1
+        share.news.unpark_all()
         self._busy.unpark()
         try:
             yield sandbox
         except BaseException as error:
-            sandbox.end()
-            reason = error.outcome if isinstance(error, SandboxFault) else Outcome.SHUTDOWN
-            self._observer.sandbox_ended(app.name, reason)
+            if not sandbox.ended_for:
+                sandbox.ended_for = error.outcome if isinstance(error, SandboxFault) else Outcome.SHUTDOWN
+            if share.lent[sandbox] > 1 and isinstance(error, AppFailed):
+                sandbox.retire()  # its process still talks: the others may come to their end
+            else:
+                sandbox.end(with_another(error))
             raise
-        else:
-            self._put_back(share, sandbox)
         finally:
-            share.busy.discard(sandbox)
+            share.lent[sandbox] -= 1
+            if not share.lent[sandbox]:
+                del share.lent[sandbox]
+                share.busy.discard(sandbox)
+                self._put_back(share, sandbox)
+            share.news.unpark_all()
+
+    async def _find(self, share: _Share, app: App) -> Sandbox:
+        """An idle one, else a new one, else one that has other runs in hand."""
+        most = app.pool.messages_in_flight
+        while True:
+            sandbox = self._take_idle(share, app)
+            if sandbox is not None:
+                return sandbox
+            live = (
+                len(share.idle) + share.booting + sum(one.can_share() and not self._is_worn(one) for one in share.busy)
+            )
+            if most == 1 or live < app.pool.max_processes:
+                return await self._boot(share, app)
+            fit = [one for one in share.busy if share.lent[one] < most and one.can_share() and not self._is_worn(one)]
+            if fit:
+                return min(fit, key=lambda one: share.lent[one])
+            await share.news.park()
 
     def kill(self, pid: int) -> bool:
         """End a process; the run it has in hand ends as killed_by_operator. Whether there was one."""
@@ -179,6 +206,7 @@ class Pool:
             sandbox = await self._adopt(app) or await self._start(app)
         finally:
             share.booting -= 1
+            share.news.unpark_all()
         seconds = trio.current_time() - began
         self._observer.sandbox_started(app.name, seconds)
         for line in self.usage.note(app, {"boot": seconds}).values():
@@ -242,12 +270,15 @@ class Pool:
                 self._observer.sandbox_ended(app.name, Outcome.CRASHED)
 
     def _put_back(self, share: _Share, sandbox: Sandbox) -> None:
-        pool = sandbox.app.pool
-        worn = sandbox.runs >= pool.max_messages or trio.current_time() - sandbox.born > pool.max_age
-        if worn or not self._is_current(sandbox) or not sandbox.is_clean():
+        if self._is_worn(sandbox) or not sandbox.is_clean():
             self._end_one(sandbox)
         else:
             share.idle.append(sandbox)
+
+    def _is_worn(self, sandbox: Sandbox) -> bool:
+        pool = sandbox.app.pool
+        is_old = sandbox.runs >= pool.max_messages or trio.current_time() - sandbox.born > pool.max_age
+        return is_old or not self._is_current(sandbox)
 
     def _is_current(self, sandbox: Sandbox) -> bool:
         app = self._apps.get(sandbox.app.name)
@@ -259,7 +290,7 @@ class Pool:
 
     def _end_one(self, sandbox: Sandbox) -> None:
         sandbox.end()
-        self._observer.sandbox_ended(sandbox.app.name, "retired")
+        self._observer.sandbox_ended(sandbox.app.name, sandbox.ended_for or "retired")
 
     def _evict(self, for_app: str) -> None:
         """Make room on the host: end a spare process, or the one that has been idle longest, of any other app."""

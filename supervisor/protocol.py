@@ -61,7 +61,12 @@ class Done:
     heap: int = 0
 
 
-Frame = Ready | Request | ConsoleLine | Failed | Done
+@frozen
+class Turn:
+    """What the process does from now on belongs to this run; said where there may be several."""
+
+
+Frame = Ready | Request | ConsoleLine | Failed | Done | Turn
 
 
 @define
@@ -104,6 +109,24 @@ def parse(line: bytes, run: str | None, depth_max: int) -> Frame:
     Raises:
         ProtocolViolation: It is no frame of that run.
     """
+    named, frame = parse_named(line, depth_max)
+    if named != run:
+        raise wrong_run(line, named, run)
+    return frame
+
+
+def wrong_run(line: bytes, named: Any, *runs: str | None) -> ProtocolViolation:
+    """A line names a run that is not in hand."""
+    hand = " or ".join(map(repr, runs)) or "none"
+    return ProtocolViolation(f"a line of run {named!r} where run {hand} is in hand: {_excerpt(line)}")
+
+
+def parse_named(line: bytes, depth_max: int) -> tuple[Any, Frame]:
+    """A line from a sandbox: the run that it names, and what it says.
+
+    Raises:
+        ProtocolViolation: It is no frame.
+    """
     if _is_deeper(line, depth_max):
         raise ProtocolViolation(f"limits.json_depth = {depth_max}, measured a command that is nested deeper")
     try:
@@ -118,9 +141,10 @@ def parse(line: bytes, run: str | None, depth_max: int) -> Frame:
     reply = frame.pop("reply", True)
     if reply is not False and reply is not None:
         raise ProtocolViolation(f"a line that calls itself a reply: {_excerpt(line)}")
-    if (named := frame.pop("run", None)) != run:
-        raise ProtocolViolation(f"a line of run {named!r} where run {run!r} is in hand: {_excerpt(line)}")
-    return _harness_frame(name, frame) if name.startswith("js.") else Request(name, cmd_id, frame, reply is None)
+    named = frame.pop("run", None)
+    if name.startswith("js."):
+        return named, _harness_frame(name, frame)
+    return named, Request(name, cmd_id, frame, reply is None)
 
 
 def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
@@ -131,6 +155,8 @@ def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
         case "js.done":
             heap = fields.get("heap")
             return Done(heap if type(heap) is int and heap > 0 else 0)
+        case "js.turn":
+            return Turn()
         case "js.error":
             message, stack, kind = text[:3]
             # V8's stack begins with the message; a stack that an app made up need not.

@@ -24,7 +24,8 @@ from .hold import hold_sandbox
 from .isolation import Walls
 from .outcomes import Outcome
 from .protocol import ConsoleLine, Request
-from .sandbox import Reply, Sandbox
+from .runs import Reply
+from .sandbox import Sandbox
 from .traces import CONSOLE
 
 TICK = 0.05  # seconds between two looks at the CPU time

@@ -2,7 +2,8 @@
 
 Theory of operation. `hold_sandbox` is a task of the pool's, as long as the process: it boots it, hands the `Sandbox` out, drains
 its stderr, and reaps it. `Sandbox.deliver` is one run: it writes the message, reads the commands and answers each in a task of
-its own, until the app says done. Whoever finds a reason to end the process from outside (a limit, an operator) calls `end`: the
+its own, until the app says done. Where an app wants that (pool.messages_in_flight) several runs are in hand at a time: one of them reads for
+all. Whoever finds a reason to end the process from outside (a limit, an operator) calls `end`: the
 process dies, the reader in `deliver` sees the pipe close and raises that reason. A run that did not end well leaves the process
 in an unknown state, so it is never used again; the pool sees to that.
 """
@@ -11,12 +12,12 @@ from __future__ import annotations
 
 import resource
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
 from .config.model import App, Limits
 from .errors import AppFailed, LimitHit, ProtocolViolation, SandboxFault, SandboxGone
@@ -31,17 +32,22 @@ from .protocol import (
     Frame,
     Ready,
     Request,
+    Turn,
     encode_config,
     encode_delivery,
     encode_initialize,
     encode_prepare,
     encode_reply,
     parse,
+    parse_named,
+    wrong_run,
 )
+from .runs import Answer, Reply, Run, RunUse
 from .wire import Wire
 
 HUNGRY_SECONDS = 0.01  # of CPU between two looks; one that uses less waits for others, and need not take turns
 HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants: ordinary ones use a few milliseconds
+PAST = 64  # runs that ended, of which a late line is known
 HEAPS = 16  # runs over which the smallest heap is what is alive, the rest garbage
 BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
 STDERR_READ = 16 << 10
@@ -50,43 +56,10 @@ TOOLKITS = ("vumigo_v02", "lodash", "moment", "q", "jed")  # that spare processe
 LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
 ENDED_SECONDS = 1.0  # that a process which closed its stdout has to end
 
-Reply = dict[str, Any] | None
-"""The fields of the reply to what an app asks; None for what has none."""
-
-Answer = Callable[[Request | ConsoleLine], Reply | Coroutine[Any, Any, Reply]]
-"""Handles what an app asks: its reply, or, where that must be waited for, a coroutine of it."""
-
-
-@frozen
-class RunUse:
-    """What a run that ended well has used."""
-
-    commands: int
-    cpu_seconds: float
-    output_bytes: int
-    calls_seconds: float  # in which at least one command was waited for
-
-
-@define
-class _Run:
-    """The run in hand."""
-
-    id: str
-    limits: Limits
-    answer: Answer
-    cpu_before: float
-    commands: int = 0
-    in_flight: int = 0
-    calls_since: float = 0.0  # when the first of those in flight was begun
-    calls_seconds: float = 0.0
-    waiting: deque[Request] = field(factory=deque)
-    stderr_bytes: int = 0
-    over: bool = False
-
 
 @define(eq=False)
 class Sandbox:
-    """A booted process. At most one run at a time."""
+    """A booted process, and the runs that it has in hand."""
 
     app: App
     process: Process
@@ -95,49 +68,84 @@ class Sandbox:
     born: float = field(factory=trio.current_time, init=False)
     idle_since: float = field(factory=trio.current_time, init=False)
     runs: int = field(default=0, init=False)
+    ended_for: str = field(default="", init=False)  # the outcome of the run that it was ended for
     heaps: deque[int] = field(factory=lambda: deque(maxlen=HEAPS), init=False)  # bytes, at the ends of the newest runs
     silent: trio.Event = field(factory=trio.Event, init=False)  # stderr has been read to its end
     ended: trio.Event = field(factory=trio.Event, init=False)  # the process is reaped
     _stderr: bytearray = field(factory=bytearray, init=False)
     _reason: SandboxFault | None = field(default=None, init=False)
+    _reason_of: Run | None = field(default=None, init=False)  # whose it is; None: everybody's
     _is_ending: bool = field(default=False, init=False)
+    _is_retiring: bool = field(default=False, init=False)  # it takes no more runs
     stands_back: bool = field(default=False, init=False)
     is_hungry: bool = field(default=False, init=False)  # it stands back, and used CPU when it last could
     _used_before: float = field(default=0.0, init=False)
     _is_paused: bool = field(default=False, init=False)
-    _run: _Run | None = field(default=None, init=False)
+    _runs: dict[str, Run] = field(factory=dict, init=False)
+    _past: deque[str] = field(
+        factory=lambda: deque(maxlen=PAST), init=False
+    )  # runs that have ended, where there may be several
+    _turn: str = field(default="", init=False)  # the run that has it, as the harness says where there are several
+    _cpu_seen: float = field(default=0.0, init=False)  # seconds of the process's that are shared out
+    _cpu_heard: float = field(default=0.0, init=False)  # when it last gave a sign of life
+    _is_reading: bool = field(default=False, init=False)
+    _is_gone: bool = field(default=False, init=False)  # there is nothing more to read
+    _read: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _config: Mapping[str, str] | None = field(default=None, init=False)  # as the process was told
     _burst: int = field(default=0, init=False)
 
     @property
-    def is_busy(self) -> bool:
-        """Whether a run is in hand."""
-        return self._run is not None
+    def in_hand(self) -> int:
+        """How many runs are."""
+        return len(self._runs)
 
     def is_clean(self) -> bool:
         """Whether it can take a run: alive, and silent since the last one."""
-        return not self._is_ending and self.process.returncode is None and not self._wire.stray()
+        return self.can_share() and (bool(self._runs) or not self._wire.stray())
 
-    def end(self, reason: SandboxFault | None = None) -> None:
-        """Kill the process; the run in hand, if any, ends for this reason (the first one given)."""
+    def can_share(self) -> bool:
+        """Whether it can take one more beside those in hand."""
+        return not self._is_ending and not self._is_retiring and self.process.returncode is None
+
+    def retire(self) -> None:
+        """Take no more runs; those in hand may end."""
+        self._is_retiring = True
+
+    def end(self, reason: SandboxFault | None = None, run: Run | None = None) -> None:
+        """Kill the process; what is in hand ends for this reason (the first one given). With `run` it is that one's, and the others crash."""
         if self._reason is None:
-            self._reason = reason
+            self._reason, self._reason_of = reason, run
         self._is_ending = True
         self.process.kill()
 
     def check_cpu(self) -> None:
-        """End the run in hand if it has used up its CPU time; one that uses much of it stands back for all others."""
-        run = self._run
-        if run is None:
+        """End what uses up its CPU time; what uses much of it stands back for all others.
+
+        Of one run all that the process used since it began counts; of several what was used since the process last said something, since nobody
+        can tell from outside which of them used it.
+        """
+        if not self._runs:
             return
-        used = self.process.cpu_seconds() - run.cpu_before
+        self._share_cpu()
+        run = self._blamed()
+        used = run.cpu_seconds if self.app.pool.messages_in_flight == 1 else self._cpu_seen - self._cpu_heard
         if used > run.limits.cpu:
-            self.end(LimitHit(Outcome.CPU, "cpu", f"{run.limits.cpu:g} s", f"{used:.2f} s"))
+            self.end(LimitHit(Outcome.CPU, "cpu", f"{run.limits.cpu:g} s", f"{used:.2f} s"), run)
         elif used > HEAVY_SECONDS and not self.stands_back:
             self.stand_back()
         if not self._is_paused:
             self.is_hungry = self.stands_back and used - self._used_before > HUNGRY_SECONDS
             self._used_before = used
+
+    def _blamed(self) -> Run:
+        """Of the runs in hand, the one that does what the process does."""
+        return self._runs.get(self._turn) or next(iter(self._runs.values()))
+
+    def _share_cpu(self) -> None:
+        used = self.process.cpu_seconds()
+        for run in self._runs.values():
+            run.cpu_seconds += (used - self._cpu_seen) / len(self._runs)
+        self._cpu_seen = used
 
     def stand_back(self) -> None:
         """Take only the CPU time that nobody else wants, until a run has ended well."""
@@ -176,38 +184,44 @@ class Sandbox:
         Raises:
             SandboxFault: The run cannot go on; the process is of no more use.
         """
-        run = self._run = _Run(run_id, limits, answer, self.process.cpu_seconds())
+        self._share_cpu()
+        if not self._runs:
+            self._wire.begin_run(limits.line)
+            self._cpu_heard = self._cpu_seen
         self.runs += 1
-        self._wire.begin_run(limits.line)
-        self.process.set_rlimit(resource.RLIMIT_CPU, cpu_rlimit(run.cpu_before, limits.cpu))
-        fault: SandboxFault | None = None
+        self.process.set_rlimit(resource.RLIMIT_CPU, cpu_rlimit(self._cpu_seen, limits.cpu))
         try:
             async with trio.open_nursery() as commands:
+                run = self._runs[run_id] = Run(run_id, limits, answer, commands)
                 try:
                     await self._wire.send(self._news(config, limits) + encode_delivery(run_id, kind, payload))
-                    await self._serve(run, commands)
-                except AppFailed as failed:
-                    fault = failed  # what it asked for before it failed is still carried out
+                    await self._serve(run)
                 except SandboxFault as found:
-                    fault = found
-                    commands.cancel_scope.cancel()
+                    run.fault = found
                 except SandboxGone:
-                    fault = await self._why_gone()
-                    commands.cancel_scope.cancel()
+                    run.fault = await self._why_gone(run)
+                if run.fault is not None and not isinstance(run.fault, AppFailed):
+                    commands.cancel_scope.cancel()  # what an app asked for before it failed is still carried out
                 run.over = True
         finally:
-            self._run = None
-            self.idle_since = trio.current_time()
-            self.pause(on=False)
-            self.is_hungry, self._used_before = False, 0.0
-            if self.stands_back:
-                # Not everyone may take that back: then the next run gets another process.
-                self._is_ending = self._is_ending or not self.process.set_background(on=False)
-                self.stands_back = False
-        if fault is not None:
-            raise fault
-        used = self.process.cpu_seconds() - run.cpu_before
-        return RunUse(run.commands, used, self._wire.received + run.stderr_bytes, run.calls_seconds)
+            self._share_cpu()
+            del self._runs[run_id]
+            self._past.append(run_id)
+            if not self._runs:
+                self._rest()
+        if run.fault is not None:
+            raise run.fault
+        return RunUse(run.commands, run.cpu_seconds, run.output, run.calls_seconds)
+
+    def _rest(self) -> None:
+        """No run is in hand any more."""
+        self.idle_since = trio.current_time()
+        self.pause(on=False)
+        self.is_hungry, self._used_before = False, 0.0
+        if self.stands_back:
+            # Not everyone may take that back: then the next run gets another process.
+            self._is_ending = self._is_ending or not self.process.set_background(on=False)
+            self.stands_back = False
 
     def _news(self, config: Mapping[str, str] | None, limits: Limits) -> bytes:
         if config is None or (config is self._config and limits.commands_burst == self._burst):
@@ -215,41 +229,81 @@ class Sandbox:
         self._config, self._burst = config, limits.commands_burst
         return encode_config(config, limits.commands_burst)
 
-    async def _serve(self, run: _Run, commands: trio.Nursery) -> None:
-        """Read lines and act on them, until the run is done."""
-        while True:
-            lines = await self._wire.receive()
-            self._check_output(run)
-            has_begun_tasks = False
-            for line in lines:
-                if has_begun_tasks:
-                    # Trio starts tasks in no particular order. The checkpoint lets the last command take its place in the
-                    # store's queue before the next is begun: they are carried out in the order in which the app asked.
-                    await trio.lowlevel.checkpoint()
-                frame = parse(line, run.id, run.limits.json_depth)
-                if isinstance(frame, Done):
-                    if frame.heap:
-                        self.heaps.append(frame.heap)
-                    return
-                has_begun_tasks = self._act(run, frame, commands)
-            if not self._wire.send_pushed():
-                commands.start_soon(self._send, b"")  # not here: an app that does not read must still be read
+    async def _serve(self, run: Run) -> None:
+        """Have lines read and acted on, until the run is settled: by us, or by another run's task that reads at the moment."""
+        while not run.is_settled:
+            if self._is_gone:
+                raise SandboxGone("the pipe was closed")
+            if self._is_reading:
+                await self._read.park()
+                continue
+            self._is_reading = True
+            try:
+                await self._read_some(run)
+            except SandboxGone:
+                self._is_gone = True
+                raise
+            finally:
+                self._is_reading = False
+                self._read.unpark_all()
 
-    def _act(self, run: _Run, frame: Frame, commands: trio.Nursery) -> bool:
+    async def _read_some(self, run: Run) -> None:
+        lines = await self._wire.receive()
+        if len(self._runs) > 1:
+            self._share_cpu()
+            self._cpu_heard = self._cpu_seen
+        elif self.app.pool.messages_in_flight == 1 and self._wire.received > run.limits.output:
+            self._check_output(run, self._wire.received - run.output)  # also what is no line yet
+        has_begun_tasks = False
+        for line in lines:
+            if has_begun_tasks:
+                # Trio starts tasks in no particular order. The checkpoint lets the last command take its place in the
+                # store's queue before the next is begun: they are carried out in the order in which the app asked.
+                await trio.lowlevel.checkpoint()
+            has_begun_tasks = self._take(line, run.limits.json_depth)
+        if not self._wire.send_pushed():
+            run.tasks.start_soon(self._send, b"")  # not here: an app that does not read must still be read
+
+    def _take(self, line: bytes, depth_max: int) -> bool:
         """Do what a line asks for. Whether a task was begun."""
+        named, frame = parse_named(line, depth_max)
+        run = self._runs.get(named) if isinstance(named, str) else None
+        if run is None and named in self._past and len(self._runs) > 1:
+            self.retire()  # one that is over spoke: its neighbours must not suffer for that
+            return False
+        if run is None:
+            raise wrong_run(line, named, *self._runs)
+        if run.is_settled:
+            return False
+        try:
+            self._check_output(run, len(line) + 1)
+            if isinstance(frame, Turn):
+                self._turn = run.id
+                return False
+            if isinstance(frame, Done):
+                run.is_settled = True
+                if frame.heap:
+                    self.heaps.append(frame.heap)
+                return False
+            return self._act(run, frame)
+        except SandboxFault as fault:
+            run.fault, run.is_settled = fault, True
+            return False
+
+    def _act(self, run: Run, frame: Frame) -> bool:
         match frame:
             case Request():
-                return self._begin(run, frame, commands)
+                return self._begin(run, frame)
             case ConsoleLine():
                 coming = run.answer(frame)
                 if isinstance(coming, Coroutine):
-                    commands.start_soon(_wait_for, coming)
+                    run.tasks.start_soon(_wait_for, coming)
                 return isinstance(coming, Coroutine)
             case Failed(kind, text):
                 raise AppFailed(text if kind != "load" else f"the app cannot be loaded: {text}")
         raise ProtocolViolation("a line of the harness's that belongs to its boot")
 
-    def _begin(self, run: _Run, request: Request, commands: trio.Nursery) -> bool:
+    def _begin(self, run: Run, request: Request) -> bool:
         """Answer a command that can be answered at once, begin one that cannot, or let it wait. Whether a task was begun."""
         run.commands += 1
         if run.commands > run.limits.commands:
@@ -266,10 +320,10 @@ class Sandbox:
         if not run.in_flight:
             run.calls_since = trio.current_time()
         run.in_flight += 1
-        commands.start_soon(self._answer, run, request, coming)
+        run.tasks.start_soon(self._answer, run, request, coming)
         return True
 
-    async def _answer(self, run: _Run, request: Request, coming: Reply | Coroutine[Any, Any, Reply]) -> None:
+    async def _answer(self, run: Run, request: Request, coming: Reply | Coroutine[Any, Any, Reply]) -> None:
         """Answer a command (`coming`: its answer, where that was begun), and then those that had to wait."""
         while True:
             if coming is None:
@@ -290,10 +344,10 @@ class Sandbox:
         with suppress(SandboxGone):  # the reader finds out why
             await self._wire.send(line)
 
-    def _check_output(self, run: _Run) -> None:
-        used = self._wire.received + run.stderr_bytes
-        if used > run.limits.output:
-            raise LimitHit(Outcome.OUTPUT, "output", f"{run.limits.output} bytes", f"{used} bytes")
+    def _check_output(self, run: Run, more: int) -> None:
+        run.output += more
+        if run.output > run.limits.output:
+            raise LimitHit(Outcome.OUTPUT, "output", f"{run.limits.output} bytes", f"{run.output} bytes")
 
     async def boot(self, modules_dir: str) -> None:
         """Hand over the app and wait until the harness is ready; `modules_dir` as the process sees it.
@@ -309,6 +363,7 @@ class Sandbox:
             "modules": app.modules,
             "modules_dir": modules_dir,
             "globals": app.globals,
+            "messages_in_flight": app.pool.messages_in_flight,
             "clock": None if self._clock is None else round(self._clock * 1000),
         }
         await self._wire.send(encode_initialize(fields))
@@ -336,24 +391,32 @@ class Sandbox:
                 return
             self._stderr += data
             del self._stderr[:-STDERR_KEPT]
-            run = self._run
-            if run is not None:
-                run.stderr_bytes += len(data)
+            if self._runs:
+                run = self._blamed()
                 try:
-                    self._check_output(run)
+                    self._check_output(run, len(data))
                 except LimitHit as hit:
-                    self.end(hit)
+                    self.end(hit, run)
 
-    async def _why_gone(self) -> SandboxFault:
-        """Why the process closed its end of a pipe."""
+    async def _why_gone(self, run: Run) -> SandboxFault:
+        """Why the process closed its end of a pipe, as far as it concerns a run."""
         with trio.move_on_after(ENDED_SECONDS):
             await self.ended.wait()
-        if self._reason is not None:
-            return self._reason
-        code = self.process.returncode
-        if code is None:
-            return ProtocolViolation("the process closed its pipes and did not end")
-        return classify_exit(code, self.take_stderr(), self.app.limits)
+        if self._reason is None:
+            code = self.process.returncode
+            self._reason_of = self._blamed()
+            self._reason = (
+                ProtocolViolation("the process closed its pipes and did not end")
+                if code is None
+                else classify_exit(code, self.take_stderr(), self.app.limits)
+            )
+        return self._reason if self._reason_of in {None, run} else with_another(self._reason)
+
+
+def with_another(reason: BaseException) -> SandboxFault:
+    """What becomes of the other runs of a process that had to be ended for one of them."""
+    what = f"{reason.outcome}: {reason.detail}" if isinstance(reason, SandboxFault) else "it was cut off"
+    return SandboxFault(Outcome.CRASHED, f"its process had another run in hand, which ended it ({what})")
 
 
 async def _wait_for(coming: Coroutine[Any, Any, Any]) -> None:

@@ -140,12 +140,13 @@ const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:library' })
 
 /**
  * @param {{modulesDir: string, console: function(string, string), kept: object|null, clock: number}} options; `clock`: ms that its clock is ahead; `kept` is what codecache.js made of the bundled files
- * @returns {{load(name), preload(names), forgetKept(), pick(names), clearTimers(), compiled(): object}}
+ * `now()` says whose turn it is, and `resume(run)` is told when a timer gives one its turn.
+ * @returns {{load(name), preload(names), forgetKept(), pick(names), clearTimers(run), compiled(): object}}
  */
-function createLibrary({ modulesDir, console: print, kept = null, clock = 0 }) {
+function createLibrary({ modulesDir, console: print, kept = null, clock = 0, now = () => null, resume = () => {} }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, { name: 'library', codeGeneration: { strings: true, wasm: false } });
   setClock(context, clock);
-  const live = new Map();      // timer id -> host timer
+  const live = new Map();      // timer id -> {timer, run}
   const modules = new Map();   // file name -> {module, require}
   const scripts = new Map();   // file name -> {source, script}
   const resolved = new Map();  // [folder, name] as a key -> file name
@@ -153,16 +154,18 @@ function createLibrary({ modulesDir, console: print, kept = null, clock = 0 }) {
 
   function startTimer(id, ms, again) {
     if (live.size >= TIMERS) return -1;
+    const run = now();
     const fire = () => {
-      if (again) live.set(id, later(fire, ms)); else live.delete(id);
+      if (again) live.set(id, { timer: later(fire, ms), run }); else live.delete(id);
+      resume(run);
       inside.fire(id);
     };
-    live.set(id, later(fire, Math.min(Math.max(ms, 1), 0x7fffffff)));
+    live.set(id, { timer: later(fire, Math.min(Math.max(ms, 1), 0x7fffffff)), run });
     return 0;
   }
 
   function stopTimer(id) {
-    cancel(live.get(id));
+    cancel(live.get(id)?.timer);
     live.delete(id);
   }
 
@@ -239,9 +242,14 @@ function createLibrary({ modulesDir, console: print, kept = null, clock = 0 }) {
       resolved,
     }),
     pick: (names) => Object.fromEntries(names.map((name) => [name, context[name]])),
-    clearTimers() {
-      for (const [id, timer] of live) { cancel(timer); inside.forget(id); }
-      live.clear();
+    /** Those that were set while `run` had its turn. */
+    clearTimers(run) {
+      for (const [id, entry] of live) {
+        if (entry.run !== run) continue;
+        cancel(entry.timer);
+        inside.forget(id);
+        live.delete(id);
+      }
     },
     /** Load what will be asked for, so that the first run need not wait for it; what fails to load fails again in a run. */
     preload(names) {

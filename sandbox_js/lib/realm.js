@@ -10,7 +10,7 @@ const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; then one line s
 
 // This function is only ever used as text: it runs INSIDE the app's realm, so that everything the app can touch belongs to
 // that realm. It keeps the host's functions in its closure, and takes every primordial it needs before the app's code runs.
-function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, consoleBytes, flushAt, configOf, burst, heapUsed) {
+function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, consoleBytes, flushAt, configOf, burst, heapUsed) {
   'use strict';
   const { parse, stringify } = JSON;
   const { create, defineProperty, prototype: ObjectPrototype } = Object;
@@ -19,7 +19,6 @@ function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, co
   const { push, shift, join } = Array.prototype;
   const ErrorType = Error, TypeErrorType = TypeError, text = String;
 
-  let id = firstId;
   let queue = [];                 // {message, name, cmd_id, told} or {line}: asked for, not yet written
   let urgent = false;             // whether somebody waits for something in the queue
   let own = [];                   // replies that are given here, not yet given
@@ -48,7 +47,7 @@ function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, co
     if (message === null || (typeof message !== 'object' && typeof message !== 'function')) {
       throw new TypeErrorType('api.request(' + text(name) + '): the second argument must be an object, got ' + text(message));
     }
-    const cmd_id = text(++id);
+    const cmd_id = text(nextId());
     message.cmd = name;
     message.cmd_id = cmd_id;
     message.reply = false;
@@ -125,7 +124,7 @@ function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, co
     }
     if (finishing && awaiting === 0 && !failed) {
       over = true;
-      call(push, ready, '{"cmd":"js.done","cmd_id":"' + text(++id) + '","reply":false,"heap":' + heapUsed() + suffix);
+      call(push, ready, '{"cmd":"js.done","cmd_id":"' + text(nextId()) + '","reply":false,"heap":' + heapUsed() + suffix);
     }
     const lines = call(join, ready, '');
     ready = [];
@@ -186,7 +185,7 @@ function bootstrap(run, firstId, flushSoon, writeNow, load, allowed, globals, co
     for (let i = names.length - 1; i >= 0; i--) set(self, names[i], nothing);
   }
 
-  return { deliver, forget, answerOwn, flush, console: consoleLine, isOver: () => over, lastId: () => id };
+  return { deliver, forget, answerOwn, flush, console: consoleLine, isOver: () => over };
 }
 
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' });
@@ -204,16 +203,16 @@ function heapUsed() {
  * Make the realm of a run.
  * @param `configOf` gives a value of the app's config; `burst`: commands of the run that may be answered here, 0 for none; `clock`: ms that its
  *   clock is ahead.
- * @returns {{context, deliver(line), answerOwn(): boolean, flush(): string, forget(), console(level, text), isOver(): boolean, lastId(): number}}
+ * @returns {{context, deliver(line), answerOwn(): boolean, flush(): string, forget(), console(level, text), isOver(): boolean}}
  */
-function createRealm({ run, firstId, flushSoon, writeNow, load, allowed, globals, configOf, burst, clock = 0 }) {
+function createRealm({ run, nextId, flushSoon, writeNow, load, allowed, globals, configOf, burst, clock = 0 }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, {
     name: 'app', codeGeneration: { strings: true, wasm: false },
   });
   setClock(context, clock);
   const list = vm.runInContext('[]', context);   // the list itself must belong to the realm it is read in
   for (const name of allowed) list.push(name);
-  const inside = BOOTSTRAP.runInContext(context)(run, firstId, flushSoon, writeNow, load, list, globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, heapUsed);
+  const inside = BOOTSTRAP.runInContext(context)(run, nextId, flushSoon, writeNow, load, list, globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, heapUsed);
   return { context, ...inside };
 }
 

@@ -223,3 +223,52 @@ test('the clock can begin at another time, in the app and in its libraries', asy
   harness.deliver('r1');
   assert.equal((await harness.next()).msg, '2015-06-01 2015 true true true');
 });
+
+const both = async (harness, count) => {
+  const lines = [];
+  while (lines.length < count) {
+    const line = await harness.next();
+    if (line.cmd !== 'js.turn') lines.push(line);
+  }
+  return lines;
+};
+
+test('several runs at a time: what each asks, its timers, its promises and its failures are its own', async (t) => {
+  const harness = await start(t, handler(`
+    const Q = require('q'), { setTimeout } = require('timers'), who = command.msg.who;
+    api.request('kv.get', {key: who}, function (reply) {
+      Q(reply.value).then(function (value) {
+        setTimeout(function () {
+          if (value === 'bad') Promise.reject(new Error('of ' + who));
+          else api.request('log.info', {msg: who + ' got ' + value + ' ' + (globalThis.seen || 'nothing')}, function () { api.done(); });
+        }, value === 'slow' ? 60 : 5);
+      });
+    });`), { modules: ['q', 'timers'], messages_in_flight: 3 });
+  for (const who of ['a', 'b', 'c']) harness.deliver(`r-${who}`, { who });
+  const asked = await both(harness, 3);
+  assert.deepEqual(asked.map((line) => [line.run, line.key]), [['r-a', 'a'], ['r-b', 'b'], ['r-c', 'c']]);
+  assert.equal(new Set(asked.map((line) => line.cmd_id)).size, 3);
+  // All replies in one write: their promises are settled by one queue of Q's, and still belong to the run of each.
+  harness.child.stdin.write(asked.map((line, n) => JSON.stringify({ reply: true, cmd: line.cmd, cmd_id: line.cmd_id, run: line.run, success: true,
+    value: ['slow', 'bad', 'quick'][n] }) + '\n').join(''));
+  const lines = await both(harness, 2);
+  const failed = lines.find((line) => line.cmd === 'js.error'), quick = lines.find((line) => line.cmd === 'log.info');
+  assert.equal(failed.run, 'r-b');
+  assert.match(failed.message, /of b/);
+  assert.equal(quick.msg, 'c got quick nothing');
+  assert.equal(quick.run, 'r-c');
+  harness.reply(quick);
+  assert.equal((await both(harness, 1))[0].run, 'r-c');
+  const [slow] = await both(harness, 1);   // the timer of the one that is left outlived the ends of the others
+  assert.equal(slow.msg, 'a got slow nothing');
+  harness.reply(slow);
+  assert.deepEqual(await harness.next(), { cmd: 'js.done', cmd_id: slow.cmd_id * 1 + 1 + '', reply: false, run: 'r-a' });
+});
+
+test('what a library prints while a run has its turn is that run\'s', async (t) => {
+  const harness = await start(t, handler("require('q')().then(function () { console.log('of ' + command.msg.who); api.done(); });"), { modules: ['q'], messages_in_flight: 2 });
+  harness.deliver('r1', { who: 'one' });
+  harness.deliver('r2', { who: 'two' });
+  const lines = await both(harness, 4);
+  assert.deepEqual(lines.filter((line) => line.cmd === 'js.console').map((line) => [line.run, line.msg]).sort(), [['r1', 'of one'], ['r2', 'of two']]);
+});

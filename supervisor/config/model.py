@@ -84,6 +84,9 @@ class Pool:
 
     min_idle: Natural = Natural(0)  # warm processes kept
     max_processes: Count = Count(4)  # and so runs at a time
+    messages_in_flight: Count = Count(
+        1
+    )  # in one process; when one of them must be ended, so are the others, as crashed
     max_messages: Count = Count(1000)  # then the process is retired
     max_age: Duration = Duration(3600.0)  # likewise
     idle_stop: Duration = Duration(600.0)  # an idle process above min_idle ends after so long
