@@ -25,23 +25,22 @@ class History:
         """A run begins."""
         kept = app.trace
         room = app.limits.commands if app.record else STEPS_MAX if kept.runs or kept.notable else 0
-        return Trace(entry, room, app.record)
+        return Trace(entry.app, entry.channel, entry.kind, entry.id, room, app.record)
 
     def end(self, trace: Trace, app: App) -> None:
         """It has ended, and `trace` says how."""
         if trace.records:
             self.recordings.keep_soon(self._recording(trace, app), app.trace.recorded, app.trace.recorded_for)
-            trace.forget_values()
+        trace.forget_values()
         self.traces.keep(trace, app.trace)
 
     def _recording(self, trace: Trace, app: App) -> Recording:
-        entry = trace.entry
         return Recording(
-            account=entry.account,
-            app=entry.app,
-            channel=entry.channel,
-            kind=entry.kind,
-            id=entry.id,
+            account=app.account,
+            app=trace.app,
+            channel=trace.channel,
+            kind=trace.kind,
+            id=trace.id,
             payload=trace.payload,
             began=trace.began,
             outcome=str(trace.outcome or ""),

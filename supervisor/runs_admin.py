@@ -74,10 +74,10 @@ def summary(trace: Trace) -> dict[str, Any]:
     run = trace.total - trace.queue - trace.boot
     parts = {"queue": trace.queue, "boot": trace.boot, "run": run, "total": trace.total}
     return {
-        "message": trace.entry.id,
-        "kind": trace.entry.kind,
-        "app": trace.entry.app,
-        "channel": trace.entry.channel,
+        "message": trace.id,
+        "kind": trace.kind,
+        "app": trace.app,
+        "channel": trace.channel,
         "began": datetime.fromtimestamp(trace.began, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "outcome": trace.outcome,
         "detail": trace.detail,

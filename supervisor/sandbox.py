@@ -48,7 +48,7 @@ from .wire import Wire
 HUNGRY_SECONDS = 0.01  # of CPU between two looks; one that uses less waits for others, and need not take turns
 HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants: ordinary ones use a few milliseconds
 PAST = 64  # runs that ended, of which a late line is known
-HEAPS = 16  # runs over which the smallest heap is what is alive, the rest garbage
+HEAPS = 8  # measurements of which the smallest is what is alive of the heap, the rest garbage
 BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
 STDERR_READ = 16 << 10
 STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -381,6 +382,8 @@ async def run(config: Config, read_config: Callable[[], Config], ready: Callable
     """Serve until SIGTERM or SIGINT: the first lets what is in hand end, the second does not wait. SIGHUP reloads."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with open_service(config, read_config, from_environment()) as service, trio.open_nursery() as nursery:
+            gc.collect()
+            gc.freeze()  # what is there by now stays: the collector need not look at it again and again
             ready(service)
             stopping = False
             async for number in signals:

@@ -10,10 +10,9 @@ from collections import OrderedDict, deque
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
+import msgspec
 import trio
 from attrs import define, field
-
-from resources.stores.journal import Entry
 
 from .config.model import Trace as Settings
 from .outcomes import Outcome
@@ -28,8 +27,7 @@ WEIGHT_MAX = 150_000  # steps, and runs, of all apps together: some 60 MiB at mo
 Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
 
 
-@define(eq=False)
-class Step:
+class Step(msgspec.Struct, eq=False, gc=False):
     """One command, or a line that the app wrote to its console.
 
     Attributes:
@@ -38,6 +36,8 @@ class Step:
         outcome: `ok`, or why the app was told no.
         asked: The request, and
         got: the fields of the reply; kept only where runs are recorded.
+
+    There are thousands of them: the garbage collector need not look at each (`gc=False`), since none refers to what refers to it.
     """
 
     name: str
@@ -59,7 +59,10 @@ class Trace:
         payload: What the app was given.
     """
 
-    entry: Entry
+    app: str
+    channel: str
+    kind: str
+    id: str
     room: int
     records: bool
     began: float = field(factory=time.time, init=False)  # seconds since 1970
@@ -112,12 +115,16 @@ class Trace:
         return reply
 
     def forget_values(self) -> None:
-        """Keep no more than of a run that is not recorded."""
+        """Keep no more than what is shown: no content of messages, no requests, no replies."""
         self.left_out += max(len(self.steps) - STEPS_MAX, 0)
         del self.steps[STEPS_MAX:]
         self.payload = {}
-        for step in self.steps:
-            step.asked = step.got = None
+        if self.records:
+            for step in self.steps:
+                step.asked = step.got = None
+
+
+_TELLING = ("msg", "key", "query", "to_addr", "metric", "addr", "conversation_key")
 
 
 def note_of(name: str, fields: Mapping[str, Any]) -> str:
@@ -125,9 +132,10 @@ def note_of(name: str, fields: Mapping[str, Any]) -> str:
     if name.startswith("http."):
         # What is behind the question mark is as often a secret as not.
         return f"{name[5:].upper()} {str(fields.get('url', '')).split('?')[0]}"[:NOTE_MAX]
-    for key in ("msg", "key", "query", "to_addr", "metric", "address_value", "conversation_key"):
-        if isinstance(fields.get(key), str):
-            return str(fields[key])[:NOTE_MAX]
+    for key in _TELLING:
+        value = fields.get(key)
+        if type(value) is str:
+            return value if len(value) <= NOTE_MAX else value[:NOTE_MAX]
     content = fields.get("content")
     return f"{len(content)} characters" if isinstance(content, str) else ""
 
@@ -159,14 +167,14 @@ class Traces:
         )
         if not most:
             return
-        app = trace.entry.app
+        app = trace.app
         numbers = kept.by_app.setdefault(app, deque())
         while len(numbers) >= most:
             self._drop(kept, numbers[0])
         self._numbers += 1
         kept.all[self._numbers] = trace
         kept.by_app.setdefault(app, numbers).append(self._numbers)
-        self._by_message.setdefault(trace.entry.id, []).append(trace)
+        self._by_message.setdefault(trace.id, []).append(trace)
         self._weight += _weight(trace)
         while self._weight > self.weight_max:
             full = self._ordinary if self._ordinary.all else self._notable
@@ -174,14 +182,14 @@ class Traces:
 
     def _drop(self, kept: _Kept, number: int) -> None:
         trace = kept.all.pop(number)
-        numbers = kept.by_app[trace.entry.app]
+        numbers = kept.by_app[trace.app]
         numbers.popleft()  # in both the oldest come first
         if not numbers:
-            del kept.by_app[trace.entry.app]
-        same = self._by_message[trace.entry.id]
+            del kept.by_app[trace.app]
+        same = self._by_message[trace.id]
         same.remove(trace)
         if not same:
-            del self._by_message[trace.entry.id]
+            del self._by_message[trace.id]
         self._weight -= _weight(trace)
 
     def find(self, message: str) -> Trace | None:
@@ -192,7 +200,7 @@ class Traces:
     def newest(self, app: str | None, *, only_notable: bool) -> Iterator[Trace]:
         """Runs of an app, or of all, the newest first."""
         sources = [self._notable] if only_notable else [self._notable, self._ordinary]
-        numbered = [item for kept in sources for item in kept.all.items() if app is None or item[1].entry.app == app]
+        numbered = [item for kept in sources for item in kept.all.items() if app is None or item[1].app == app]
         return (trace for _, trace in sorted(numbered, key=lambda item: -item[0]))
 
 

@@ -4,7 +4,8 @@
 const vm = require('node:vm');
 const { setClock } = require('./clock');
 
-const HEAP_AFTER = 10;             // runs of a process before its heap is measured
+const HEAP_AFTER = 10;             // runs of a process before its heap is measured,
+const HEAP_EVERY = 4;              // and then of so many one
 const FLUSH_AT = 200;              // commands that wait for the end of the app's turn; an app that asks for more in one go is heard at once
 const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; then one line says so and the rest is dropped
 
@@ -194,7 +195,7 @@ let statistics = null;
 
 function heapUsed() {
   // Bytes, garbage included. V8's statistics take 4 ms to be had for the first time: a process that is used for a while can afford that.
-  if (++runs < HEAP_AFTER) return 0;
+  if (++runs < HEAP_AFTER || runs % HEAP_EVERY !== 0) return 0;
   if (statistics === null) statistics = require('node:v8').getHeapStatistics;
   return statistics().used_heap_size;
 }

@@ -211,7 +211,7 @@ test('a process that is used for a while says how much is in its heap', async (t
     heaps.push(harness.heap);
   }
   assert.equal(heaps[0], 0);
-  assert(heaps[11] > 1e6 && heaps[11] < 64e6, heaps[11]);
+  assert(heaps[11] > 1e6 && heaps[11] < 64e6, heaps[11]);   // of the twelfth run
 });
 
 test('the clock can begin at another time, in the app and in its libraries', async (t) => {

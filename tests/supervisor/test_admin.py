@@ -168,15 +168,15 @@ async def test_draining_is_not_ready(service: Service) -> None:
 async def test_what_other_limits_would_have_ended(service: Service) -> None:
     """Counted over the newest runs, each limit by itself and all together; what cannot be asked says what can."""
     async with connect(service.gateway_url) as client, client_of(service) as admin:
-        for _ in range(33):
+        for _ in range(65):
             await client.say("x", "new")
         path = "/v1/apps/phone/limits"
         answer = (await admin.get(path, params={"what_if": ["wall=1ms", "cpu=10s", "commands=1", "heap=1MiB"]})).json()
         found = answer["what_if"]
-        assert found["limits"]["cpu"] == {"value": 10.0, "over": 0, "of": 33}
-        assert found["limits"]["commands"] == {"value": 1.0, "over": 33, "of": 33}
-        assert found["limits"]["heap"] == {"value": 1048576.0, "over": 1, "of": 1}
-        assert found["runs"] == {"over": 33, "of": 33}
+        assert found["limits"]["cpu"] == {"value": 10.0, "over": 0, "of": 65}
+        assert found["limits"]["commands"] == {"value": 1.0, "over": 65, "of": 65}
+        assert found["limits"]["heap"] == {"value": 1048576.0, "over": 2, "of": 2}
+        assert found["runs"] == {"over": 65, "of": 65}
         seen = {row["name"]: row["seen"] for row in answer["limits"]}
         assert 1 << 20 < seen["heap"]["most"] < 64 << 20
         for wrong in ("wall", "wall=5", "stack=1MiB", "commands=0", "heap=1s"):

@@ -20,7 +20,8 @@ from supervisor.isolation import open_isolation
 from supervisor.jail import Jail
 from supervisor.outcomes import Outcome
 from supervisor.protocol import ConsoleLine, Request
-from supervisor.sandbox import RunUse, Sandbox
+from supervisor.runs import RunUse
+from supervisor.sandbox import Sandbox
 
 from ..apps import NODE, jail_of, make_app
 from ..hostile.granted import granted_harness
