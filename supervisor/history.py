@@ -46,10 +46,7 @@ class History:
             outcome=str(trace.outcome or ""),
             detail=trace.detail,
             source=self._source(app),
-            exchanges=[
-                Exchange(step.name, step.at, dict(step.asked or {"msg": step.note}), step.got, step.seconds)
-                for step in trace.steps
-            ],
+            exchanges=[Exchange(step.name, step.at, step.asked or {}, step.got, step.seconds) for step in trace.steps],
             left_out=trace.left_out,
         )
 

@@ -89,7 +89,7 @@ class Trace:
             return None
         at = trio.current_time() - self._zero
         if isinstance(asked, ConsoleLine):
-            step = Step(CONSOLE, at, asked.text[:NOTE_MAX])
+            step = Step(CONSOLE, at, asked.text[:NOTE_MAX], asked={"msg": asked.text} if self.records else None)
         else:
             step = Step(asked.name, at, note_of(asked.name, asked.fields), asked=asked.fields if self.records else None)
         self.steps.append(step)

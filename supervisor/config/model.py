@@ -235,6 +235,7 @@ class App:
         parts = (
             self.source, str(self.javascript), *self.modules, str(self.modules_dir), self.timezone, *self.globals,
             str(limits.heap), str(limits.memory), str(limits.stack), str(limits.jit), str(limits.open_files),
+            str(self.pool.messages_in_flight),
         )  # fmt: skip
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 

@@ -14,7 +14,7 @@ SEARCH_LIVE = ("search.timeout", "search.while_building")
 PER_PROCESS = {
     ("javascript",), ("source",), ("modules",), ("modules_dir",), ("timezone",), ("globals",),
     ("limits", "heap"), ("limits", "memory"), ("limits", "stack"), ("limits", "jit"), ("limits", "open_files"),
-    ("limits", "boot"),
+    ("limits", "boot"), ("pool", "messages_in_flight"),
 }  # fmt: skip
 
 

@@ -276,3 +276,13 @@ async def test_a_run_that_hit_a_limit_hits_it_again(folder: Folder, body: str, l
         answer = json.loads(played.stdout)
         assert answer["now"]["outcome"] == outcome
         assert answer["same"], played.stdout
+
+
+async def test_a_long_console_line_is_recorded_whole(folder: Folder) -> None:
+    """A trace shows its beginning; a replay compares all of it."""
+    folder.app("phone", "console.log(new Array(999).join('x')); " + ECHO, "record = true")
+    async with talking(folder) as (_, client, admin):
+        await client.say("one", "new", message_id="m1")
+        assert len((await admin.get("/v1/traces/m1")).json()["steps"][0]["note"]) == 200
+        played = await command("replay", "m1", "--json", folder=folder)
+        assert json.loads(played.stdout)["same"], played.stdout

@@ -195,3 +195,16 @@ async def test_many_users_talk_at_once_and_none_gets_what_is_anothers(folder: Fo
         await eventually(lambda: sum(map(len, seen.values())) == 120, 60)
         assert len(service.pool.sandboxes()) <= 2
     assert seen == {f"u{n}": ["Your name?", "Your town?", f"nameu{n} of townu{n}"] for n in range(40)}
+
+
+async def test_a_process_that_was_started_for_one_message_at_a_time_stays_so(folder: Folder) -> None:
+    """After a reload that allows several, they go to new processes: the old one's harness takes one at a time."""
+    folder.app("phone", WAITING, 'modules = ["q", "timers"]\npool = { max_processes = 1 }')
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        await together(client, warm="ok 1")
+        (before,) = service.pool.sandboxes()
+        folder.config.write_text(folder.text.replace("max_processes = 1", "max_processes = 1, messages_in_flight = 4"))
+        assert (await service.reload())["next_process"] == ["apps.phone.pool.messages_in_flight"]
+        assert await together(client, a="ok 300", b="ok 300", c="ok 300") == dict.fromkeys("abc", ("ok", ["ok 1"]))
+        (after,) = service.pool.sandboxes()
+        assert after.pid != before.pid
