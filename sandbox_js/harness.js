@@ -115,8 +115,8 @@ function enter(kind, call) {
 
 function flushSoon(entry) {
   if (entry.flushing) return;
-  entry.flushing = true;
   defer(flush, entry);
+  entry.flushing = true;   // after it: an app at the end of its stack gets a RangeError in there, and may go on
 }
 
 function flush(entry) {

@@ -52,10 +52,12 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     message.cmd = name;
     message.cmd_id = cmd_id;
     message.reply = false;
-    pending[cmd_id] = { callback: typeof callback === 'function' ? callback : null, slow: call(startsWith, text(name), 'http.') };
+    // An app at the end of its stack gets a RangeError in any call here, and may go on: what is only half asked must not be waited for.
+    const entry = { callback: typeof callback === 'function' ? callback : null, slow: call(startsWith, text(name), 'http.') };
     const reply = ownReply(text(name), message, cmd_id);
     if (reply !== null) call(push, own, reply); else urgent = true;
     call(push, queue, { message, name, cmd_id, told: reply !== null });
+    pending[cmd_id] = entry;
     if (queue.length >= flushAt) writeNow(); else flushSoon();
   }
 
