@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from attrs import frozen
@@ -274,6 +275,12 @@ class PrometheusObserver:
     def stalled(self, channel: str) -> None:
         """See Observer."""
         self._stalls.labels(channel).inc()
+
+    def expect(self, apps: Iterable[str]) -> None:
+        """Apps that are there: what is counted of them begins at 0, so that Prometheus sees the first one rise."""
+        for app in apps:
+            for counter in (self._missing, self._fallbacks, self._starts):
+                counter.labels(app)
 
     def text(self) -> bytes:
         """The exposition format."""

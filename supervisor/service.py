@@ -193,6 +193,7 @@ class Service:
         return f"{line}; the last reload was refused: {'; '.join(reload['errors'])}"
 
     def _apply(self) -> None:
+        self.observer.expect(self.config.apps)
         self.dispatcher.update({name: program_of(self.config, app) for name, app in self.config.apps.items()})
 
     def _contacts_max(self, account: str) -> int | None:

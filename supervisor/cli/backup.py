@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from .common import config_option, fail, json_option, load_or_exit, print_json, 
 
 
 @click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", required=False, type=click.Path(dir_okay=False, path_type=Path))
 @config_option
 @json_option
-def backup(*, file: Path, config_file: Path, as_json: bool) -> None:
-    """Write all that the embedded store holds at this moment to FILE. The server may go on serving.
+def backup(*, file: Path | None, config_file: Path, as_json: bool) -> None:
+    """Write all that the embedded store holds at this moment to FILE (default: jsbox-DATE-TIME.tar here). The server may go on serving.
 
     Config and apps are not in it: they are files, and backed up like all others.
     """
     from ..backup import CannotBackUp, back_up
 
+    file = file or Path(f"jsbox-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar")
     config, target = load_or_exit(config_file), file.absolute()
 
     async def main() -> int:

@@ -54,6 +54,7 @@ async def test_what_it_shows(service: Service) -> None:
         entries = (await admin.get("/v1/apps/phone/logs", params={"limit": 1})).json()["entries"]
         assert [(entry["level"], entry["message"]) for entry in entries] == [("INFO", "line\nforged")]
         metrics = (await admin.get("/metrics")).text
+        assert 'jsbox_missing_replies_total{app="phone"} 0.0' in metrics  # before the first one
         assert 'jsbox_messages_total{app="phone",kind="message",outcome="ok"} 2.0' in metrics
         assert (
             'jsbox_resource_requests_total{app="phone",command="info",outcome="success",resource="log"} 2.0' in metrics
