@@ -152,7 +152,8 @@ def compile_head(work: Path, python: Path) -> Path:
         "-s",
         "-DZSTD_DISABLE_ASM",
         "-ffunction-sections",
-        "-Wl,--gc-sections",
+        "-Wl,--gc-sections,--build-id=none",
+        f"-ffile-prefix-map={work}=.",
         "-Wall",
         "-Wextra",
     )
