@@ -95,13 +95,13 @@ class Sandbox:
     _burst: int = field(default=0, init=False)
 
     @property
-    def in_hand(self) -> int:
-        """How many runs are."""
-        return len(self._runs)
+    def _is_shared(self) -> bool:
+        """Whether several runs may be in hand."""
+        return self.app.pool.messages_in_flight > 1
 
     def is_clean(self) -> bool:
-        """Whether it can take a run: alive, and silent since the last one."""
-        return self.can_share() and (bool(self._runs) or not self._wire.stray())
+        """Whether it can take a run when none is in hand: alive, and silent since the last one."""
+        return self.can_share() and not self._wire.stray()
 
     def can_share(self) -> bool:
         """Whether it can take one more beside those in hand."""
@@ -128,7 +128,7 @@ class Sandbox:
             return
         self._share_cpu()
         run = self._blamed()
-        used = run.cpu_seconds if self.app.pool.messages_in_flight == 1 else self._cpu_seen - self._cpu_heard
+        used = self._cpu_seen - self._cpu_heard if self._is_shared else run.cpu_seconds
         if used > run.limits.cpu:
             self.end(LimitHit(Outcome.CPU, "cpu", f"{run.limits.cpu:g} s", f"{used:.2f} s"), run)
         elif used > HEAVY_SECONDS and not self.stands_back:
@@ -249,10 +249,10 @@ class Sandbox:
 
     async def _read_some(self, run: Run) -> None:
         lines = await self._wire.receive()
-        if len(self._runs) > 1:
+        if self._is_shared:
             self._share_cpu()
             self._cpu_heard = self._cpu_seen
-        elif self.app.pool.messages_in_flight == 1 and self._wire.received > run.limits.output:
+        elif self._wire.received > run.limits.output:
             self._check_output(run, self._wire.received - run.output)  # also what is no line yet
         has_begun_tasks = False
         for line in lines:
@@ -268,7 +268,7 @@ class Sandbox:
         """Do what a line asks for. Whether a task was begun."""
         named, frame = parse_named(line, depth_max)
         run = self._runs.get(named) if isinstance(named, str) else None
-        if run is None and named in self._past and len(self._runs) > 1:
+        if run is None and named in self._past and self._is_shared:
             self.retire()  # one that is over spoke: its neighbours must not suffer for that
             return False
         if run is None:

@@ -208,3 +208,24 @@ async def test_a_process_that_was_started_for_one_message_at_a_time_stays_so(fol
         assert await together(client, a="ok 300", b="ok 300", c="ok 300") == dict.fromkeys("abc", ("ok", ["ok 1"]))
         (after,) = service.pool.sandboxes()
         assert after.pid != before.pid
+
+
+async def test_what_a_run_said_before_it_was_ended_is_not_held_against_the_only_other(folder: Folder) -> None:
+    """Its last lines are still in the pipe when it is over: they are no violation of the protocol by the one that is left."""
+    folder.app("phone", WAITING, POOL + 'limits = { fallback_reply = "Sorry", output = "256KiB" }')
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        await together(client, warm="ok 1")
+        found = await together(client, bad="shout 200", other="ok 3000")
+        assert found == {"bad": ("output", ["Sorry"]), "other": ("crashed", ["Sorry"])}
+
+
+async def test_a_run_that_waits_for_long_does_not_pay_for_its_neighbours(folder: Folder) -> None:
+    """CPU time counts from one sign of life to the next, also where the neighbours come one after the other."""
+    work = "var end = Date.now() + 60; while (Date.now() < end) {} "
+    folder.app("phone", WAITING.replace("if (parts[0] === 'throw')", "if (parts[0] === 'work') { " + work + "} if (parts[0] === 'throw')"),
+               POOL + 'limits = { cpu = "300ms" }')  # fmt: skip
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        await client.send(message("long", "ok 2500"))
+        for number in range(15):
+            assert (await together(client, **{f"w{number}": "work 1"}))[f"w{number}"][0] == "ok"
+        assert (await client.expect("outcome", message_id="long"))["outcome"] == "ok"
