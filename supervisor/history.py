@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 
-from attrs import define, field
+from attrs import frozen
 
 from resources.stores.journal import Entry
 from resources.stores.recordings import Exchange, Recording, Recordings
@@ -12,14 +12,15 @@ from resources.stores.recordings import Exchange, Recording, Recordings
 from .config.model import App
 from .traces import STEPS_MAX, Trace, Traces
 
+log = logging.getLogger(__name__)
 
-@define(eq=False)
+
+@frozen
 class History:
     """Of all apps."""
 
     traces: Traces
     recordings: Recordings
-    _sources: dict[str, tuple[str, str]] = field(factory=dict, init=False)  # app to generation and digest of its text
 
     def begin(self, entry: Entry, app: App) -> Trace:
         """A run begins."""
@@ -29,7 +30,11 @@ class History:
 
     def end(self, trace: Trace, app: App) -> None:
         """It has ended, and `trace` says how."""
-        if trace.records:
+        if trace.is_too_large:
+            log.warning(
+                "app %s: %s %s is not recorded: its commands and replies are too large", app.name, trace.kind, trace.id
+            )
+        elif trace.records:
             self.recordings.keep_soon(self._recording(trace, app), app.trace.recorded, app.trace.recorded_for)
         trace.forget_values()
         self.traces.keep(trace, app.trace)
@@ -45,14 +50,7 @@ class History:
             began=trace.began,
             outcome=str(trace.outcome or ""),
             detail=trace.detail,
-            source=self._source(app),
+            source=app.digest,
             exchanges=[Exchange(step.name, step.at, step.asked or {}, step.got, step.seconds) for step in trace.steps],
             left_out=trace.left_out,
         )
-
-    def _source(self, app: App) -> str:
-        known = self._sources.get(app.name)
-        if known is None or known[0] != app.generation:
-            digest = hashlib.sha256(app.source.encode()).hexdigest()
-            known = self._sources[app.name] = app.generation, digest
-        return known[1]

@@ -19,7 +19,7 @@ from resources.messages import is_session_start
 from resources.stores.recordings import Exchange, Recording
 
 from .config.model import App
-from .errors import BootFailed, LimitHit, SandboxFault
+from .errors import LimitHit, SandboxFault
 from .hold import hold_sandbox
 from .isolation import Walls
 from .outcomes import Outcome
@@ -87,7 +87,7 @@ async def replay(recording: Recording, app: App, walls: Walls) -> Compared:
     """Play it twice, and compare.
 
     Raises:
-        BootFailed: No process could be had.
+        ExceptionGroup: Of BootFailed: no process could be had.
     """
     first = await play(recording, app, walls)
     return compare(recording, first, await play(recording, app, walls))
@@ -242,6 +242,3 @@ def differences(then: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any
 
 def _at(values: list[Any], place: int) -> Any:
     return values[place] if place < len(values) else None
-
-
-__all__ = ["BootFailed", "Compared", "Difference", "compare", "play", "replay"]

@@ -14,7 +14,6 @@ from resources.stores.logbook import Logbook
 from .config import Config
 from .dispatcher import Dispatcher
 from .pool import Pool
-from .traces import Traces
 from .usage import limit_of
 
 
@@ -40,7 +39,6 @@ class Moment(Collector):
     dispatcher: Dispatcher
     pool: Pool
     logbook: Logbook
-    traces: Traces
     gateway: HasConnections
     deliveries: HasUnacked
 

@@ -218,7 +218,6 @@ class Service:
             dispatcher=self.dispatcher,
             pool=self.pool,
             logbook=self.stores.logbook,
-            traces=self.history.traces,
             gateway=self.gateway,
             deliveries=self.deliveries,
         )

@@ -5,9 +5,12 @@ Runs that failed or were slow are kept apart, and longer: they are what somebody
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections import OrderedDict, deque
 from collections.abc import Coroutine, Iterator, Mapping
+from operator import itemgetter
+from sys import getsizeof
 from typing import Any
 
 import msgspec
@@ -21,8 +24,10 @@ from .protocol import ConsoleLine, Request
 STEPS_MAX = 250  # of a run that is not recorded
 CONSOLE = "console"  # the name of a step that is a console line
 NOTE_MAX = 200  # characters
-WEIGHT_MAX = 150_000  # steps, and runs, of all apps together: some 60 MiB at most
-
+DETAIL_MAX = 4000  # characters
+WEIGHT_MAX = 64 << 20  # bytes, of all apps together
+STEP_BYTES, TRACE_BYTES = 200, 800  # without their texts
+VALUES_MAX = 2 << 20  # bytes of requests and replies that one run may keep for its recording
 
 Answer = dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]
 
@@ -71,10 +76,13 @@ class Trace:
     total: float = field(default=0.0, init=False)  # all of it
     pid: int = field(default=0, init=False)
     payload: dict[str, Any] = field(factory=dict, init=False)
+    is_too_large: bool = field(default=False, init=False)  # to be recorded
     outcome: Outcome | None = field(default=None, init=False)
     detail: str = field(default="", init=False)
     steps: list[Step] = field(factory=list, init=False)
     left_out: int = field(default=0, init=False)
+    weight: int = field(default=0, init=False)  # bytes, when it is kept
+    _values: int = field(default=0, init=False)  # bytes that are kept for its recording
     _zero: float = field(factory=trio.current_time, init=False)
 
     def start(self, pid: int) -> None:
@@ -101,6 +109,10 @@ class Trace:
         step.outcome = "ok" if reply.get("success") else str(reply.get("reason", "refused"))[:NOTE_MAX]
         if self.records:
             step.got = reply
+            self._values += _size(reply) + _size(step.asked)
+            if self._values > VALUES_MAX:
+                self.is_too_large = True
+                self._drop_values()
 
     def answered(self, step: Step, reply: Answer) -> Answer:
         """The same reply, noted now, or when it has come."""
@@ -119,9 +131,27 @@ class Trace:
         self.left_out += max(len(self.steps) - STEPS_MAX, 0)
         del self.steps[STEPS_MAX:]
         self.payload = {}
+        self.detail = self.detail[:DETAIL_MAX]
+        self._drop_values()
+        texts = (text for step in self.steps for text in (step.name, step.note, step.outcome))
+        self.weight = TRACE_BYTES + STEP_BYTES * len(self.steps) + sum(map(getsizeof, (self.detail, self.id, *texts)))
+
+    def _drop_values(self) -> None:
         if self.records:
             for step in self.steps:
                 step.asked = step.got = None
+            self.records = False
+
+
+def _size(values: Mapping[str, Any] | None) -> int:
+    """The bytes of a request or a reply, roughly: those of its long texts, and of its lists by their length."""
+    return 0 if values is None else sum(len(v) if isinstance(v, str | bytes) else _length(v) for v in values.values())
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, msgspec.Raw):
+        return memoryview(value).nbytes
+    return 100 * len(value) if isinstance(value, list | dict) else 8
 
 
 _TELLING = ("msg", "key", "query", "to_addr", "metric", "addr", "conversation_key")
@@ -146,6 +176,11 @@ class _Kept:
 
     all: OrderedDict[int, Trace] = field(factory=OrderedDict)
     by_app: dict[str, deque[int]] = field(factory=dict)
+
+    def newest(self, app: str | None) -> Iterator[tuple[int, Trace]]:
+        """Those of an app, or all, the newest first."""
+        numbers = self.all if app is None else self.by_app.get(app, deque())
+        return ((number, self.all[number]) for number in reversed(numbers))
 
 
 @define(eq=False)
@@ -175,7 +210,7 @@ class Traces:
         kept.all[self._numbers] = trace
         kept.by_app.setdefault(app, numbers).append(self._numbers)
         self._by_message.setdefault(trace.id, []).append(trace)
-        self._weight += _weight(trace)
+        self._weight += trace.weight
         while self._weight > self.weight_max:
             full = self._ordinary if self._ordinary.all else self._notable
             self._drop(full, next(iter(full.all)))
@@ -190,7 +225,7 @@ class Traces:
         same.remove(trace)
         if not same:
             del self._by_message[trace.id]
-        self._weight -= _weight(trace)
+        self._weight -= trace.weight
 
     def find(self, message: str) -> Trace | None:
         """The last run of a message or event."""
@@ -200,9 +235,5 @@ class Traces:
     def newest(self, app: str | None, *, only_notable: bool) -> Iterator[Trace]:
         """Runs of an app, or of all, the newest first."""
         sources = [self._notable] if only_notable else [self._notable, self._ordinary]
-        numbered = [item for kept in sources for item in kept.all.items() if app is None or item[1].app == app]
-        return (trace for _, trace in sorted(numbered, key=lambda item: -item[0]))
-
-
-def _weight(trace: Trace) -> int:
-    return 2 + len(trace.steps)
+        newest = [kept.newest(app) for kept in sources]
+        return (trace for _, trace in heapq.merge(*newest, key=itemgetter(0), reverse=True))

@@ -134,6 +134,8 @@ def _show(recording: Recording, app: App, compared: Compared) -> None:
     click.echo(
         f"{recording.kind} {harmless(recording.id)} to app {recording.app}, content {_value(content)}, played to {app.javascript}"
     )
+    if app.digest != recording.source:
+        click.echo("note: the app's text is another than it was then")
     for line in compared.lines:
         _show_line(line)
     if recording.left_out:

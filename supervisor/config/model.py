@@ -229,6 +229,11 @@ class App:
     source: str = field(default="", repr=False)  # the text of `javascript`
 
     @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the app's text."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @cached_property
     def generation(self) -> str:
         """A digest of all that a process is started with: when it changes, processes are replaced."""
         limits = self.limits

@@ -28,6 +28,7 @@ def ended(
         if step is not None:
             trace.answered(step, {"success": True})
     trace.outcome, trace.total = outcome, total
+    trace.forget_values()
     return trace
 
 
@@ -65,14 +66,36 @@ async def test_the_last_run_of_a_message_is_found() -> None:
 
 async def test_all_apps_together_have_a_bound() -> None:
     """However many apps and however long their runs: ordinary ones go first, the oldest of all apps."""
-    traces = Traces(weight_max=500)
+    traces = Traces(weight_max=200_000)
     settings = Settings(runs=1000, notable=1000)
     traces.keep(ended("bad", outcome=Outcome.HEAP, steps=10), settings)
     for number in range(300):
         traces.keep(ended(f"m{number}", app=f"app{number}", steps=18), settings)
     kept = names(traces)
-    assert sum(2 + len(trace.steps) for trace in traces.newest(None, only_notable=False)) <= 500
+    assert 100_000 < sum(trace.weight for trace in traces.newest(None, only_notable=False)) <= 200_000
     assert kept == [*(f"m{number}" for number in range(299, 299 - len(kept) + 1, -1)), "bad"]
+
+
+async def test_long_texts_weigh_what_they_take() -> None:
+    """An app whose failures have long stacks, and whose notes are long, has room for fewer."""
+    traces = Traces(weight_max=200_000)
+    for number in range(300):
+        trace = ended(f"m{number}", outcome=Outcome.APP_ERROR)
+        trace.detail = "\N{SNOWMAN}" * 8000
+        trace.forget_values()
+        traces.keep(trace, Settings(runs=1000, notable=1000))
+    assert 10 < len(names(traces)) < 30
+
+
+async def test_a_run_whose_replies_are_too_large_is_not_recorded() -> None:
+    """What is kept of it while it runs has a bound, whatever it asks for."""
+    trace = Trace("app", "phone", "message", "m", 1000, records=True)
+    for number in range(100):
+        step = trace.begin(Request("http.get", str(number), {"url": "http://x/"}))
+        assert step is not None
+        trace.answered(step, {"success": True, "body": "x" * (128 << 10)})
+    assert trace.is_too_large
+    assert sum(len(step.got["body"]) for step in trace.steps if step.got is not None) <= 2 << 20
 
 
 async def test_a_run_has_room_for_so_many_steps() -> None:
