@@ -14,7 +14,7 @@ import shutil
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -24,13 +24,13 @@ import trio
 
 from . import __version__
 from .config import Config
-from .errors import CannotStart
-from .valkey import FOLDER, connect, lock_data_dir, open_valkey
+from .valkey import FOLDER, lock_data_dir, reach_valkey
 
 MANIFEST, STORE = "manifest.json", "store.rdb"
 VERSION = 1
 SNAPSHOT_SECONDS = 600.0
 POLL = 0.05
+CLIENT_SECONDS = 30.0
 CHUNK = 1 << 20
 # What Valkey reads at its start when it keeps an append-only file: a snapshot as the base, and nothing after it.
 AOF_FOLDER, AOF_BASE, AOF_MANIFEST = "appendonlydir", "appendonly.aof.1.base.rdb", "appendonly.aof.manifest"
@@ -58,18 +58,16 @@ async def back_up(config: Config, target: Path) -> dict[str, Any]:
     check_embedded(config)
     if not (config.data_dir / FOLDER).is_dir():
         raise CannotBackUp(f"{config.data_dir} holds no data: is that the data_dir of the server's config?")
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(lock_data_dir(config.data_dir))
-        except CannotStart:  # the server runs
-            return await trio.to_thread.run_sync(_back_up, config.data_dir, target)
-        async with open_valkey(config.data_dir, config.redis.fsync):
-            return await trio.to_thread.run_sync(_back_up, config.data_dir, target)
+    async with reach_valkey(config.data_dir, config.redis.fsync) as url:
+        return await trio.to_thread.run_sync(_back_up, url, config.data_dir, target)
 
 
-def _back_up(data_dir: Path, target: Path) -> dict[str, Any]:
+def _back_up(url: str, data_dir: Path, target: Path) -> dict[str, Any]:
     try:
-        with connect(data_dir) as client, _snapshot(client, data_dir) as (snapshot, keys):
+        with (
+            redis.Redis.from_url(url, socket_timeout=CLIENT_SECONDS) as client,
+            _snapshot(client, data_dir) as (snapshot, keys),
+        ):
             manifest = {
                 "version": VERSION,
                 "jsbox": __version__,
@@ -114,19 +112,26 @@ def _snapshot(client: redis.Redis, data_dir: Path) -> Iterator[tuple[Path, int]]
 
 def _write(target: Path, manifest: dict[str, Any], snapshot: Path) -> None:
     draft = target.with_name(f"{target.name}.new")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        with tarfile.open(fileobj=file, mode="w") as tar:
-            text = json.dumps(manifest, indent=2).encode()
-            entry = tarfile.TarInfo(MANIFEST)
-            entry.size = len(text)
-            tar.addfile(entry, io.BytesIO(text))
-            entry = tarfile.TarInfo(STORE)
-            entry.size = manifest["bytes"]
-            with snapshot.open("rb") as source:
-                tar.addfile(entry, source)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(target)
+    try:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            _write_tar(file, manifest, snapshot)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)  # where it could not be written
+
+
+def _write_tar(file: IO[bytes], manifest: dict[str, Any], snapshot: Path) -> None:
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        text = json.dumps(manifest, indent=2).encode()
+        entry = tarfile.TarInfo(MANIFEST)
+        entry.size = len(text)
+        tar.addfile(entry, io.BytesIO(text))
+        entry = tarfile.TarInfo(STORE)
+        entry.size = manifest["bytes"]
+        with snapshot.open("rb") as source:
+            tar.addfile(entry, source)
 
 
 def restore(config: Config, source: Path, *, dry_run: bool, replace: bool) -> dict[str, Any]:
@@ -174,25 +179,34 @@ def _check(tar: tarfile.TarFile, manifest: dict[str, Any], source: Path) -> None
 
 
 def _put_back(data_dir: Path, tar: tarfile.TarFile, *, replace: bool) -> None:
+    """All of it is written, and safe, before anything that is there is moved."""
     with lock_data_dir(data_dir):
-        if _has_data(data_dir):
-            if not replace:
-                raise CannotBackUp(_there(data_dir))
-            stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-            (data_dir / FOLDER).rename(data_dir / f"{FOLDER}.before-{stamp}")
-        shutil.rmtree(data_dir / "search", ignore_errors=True)  # it knows of what may not be there any more
-        draft = data_dir / f"{FOLDER}.new"
+        has_data = _has_data(data_dir)
+        if has_data and not replace:
+            raise CannotBackUp(_there(data_dir))
+        there, draft = data_dir / FOLDER, data_dir / f"{FOLDER}.new"
         shutil.rmtree(draft, ignore_errors=True)
-        (draft / AOF_FOLDER).mkdir(mode=0o700, parents=True)
-        file = tar.extractfile(STORE)
-        assert file is not None
-        with (draft / AOF_FOLDER / AOF_BASE).open("wb") as base:
-            shutil.copyfileobj(file, base, CHUNK)
-            base.flush()
-            os.fsync(base.fileno())
-        (draft / AOF_FOLDER / AOF_MANIFEST).write_text(f"file {AOF_BASE} seq 1 type b\n")
-        shutil.rmtree(data_dir / FOLDER, ignore_errors=True)
-        draft.rename(data_dir / FOLDER)
+        try:
+            _write_store(draft, tar)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        if has_data:
+            there.rename(data_dir / f"{FOLDER}.before-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
+        shutil.rmtree(there, ignore_errors=True)  # without data: a socket at most
+        shutil.rmtree(data_dir / "search", ignore_errors=True)  # it knows of what may not be there any more
+        draft.rename(there)
+
+
+def _write_store(folder: Path, tar: tarfile.TarFile) -> None:
+    (folder / AOF_FOLDER).mkdir(mode=0o700, parents=True)
+    file = tar.extractfile(STORE)
+    assert file is not None
+    with (folder / AOF_FOLDER / AOF_BASE).open("wb") as base:
+        shutil.copyfileobj(file, base, CHUNK)
+        base.flush()
+        os.fsync(base.fileno())
+    (folder / AOF_FOLDER / AOF_MANIFEST).write_text(f"file {AOF_BASE} seq 1 type b\n")
 
 
 def _has_data(data_dir: Path) -> bool:

@@ -16,8 +16,7 @@ from resources.stores.keyspace import Keyspace, KeyspaceFull, Quota
 from resources.stores.redis import Redis, open_redis
 
 from .config import Config
-from .errors import CannotStart
-from .valkey import lock_data_dir, open_valkey, socket_url
+from .valkey import reach_valkey
 
 PAGE = 500
 SECONDS = 30.0
@@ -113,10 +112,5 @@ async def _own_store(config: Config) -> AsyncIterator[Redis]:
     async with AsyncExitStack() as stack:
         url = config.redis.url
         if url == "embedded":
-            try:
-                stack.enter_context(lock_data_dir(config.data_dir))
-            except CannotStart:  # the server runs
-                url = stack.enter_context(socket_url(config.data_dir))
-            else:
-                url = await stack.enter_async_context(open_valkey(config.data_dir, config.redis.fsync))
+            url = await stack.enter_async_context(reach_valkey(config.data_dir, config.redis.fsync))
         yield await stack.enter_async_context(open_redis(url))

@@ -6,7 +6,7 @@ import fcntl
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import redis
@@ -90,23 +90,20 @@ def _socket_path(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-@contextmanager
-def socket_url(data_dir: Path) -> Iterator[str]:
-    """The URL of the server that runs on a data directory."""
-    with _socket_path(data_dir / FOLDER) as path:
-        yield f"unix://{path}"
+@asynccontextmanager
+async def reach_valkey(data_dir: Path, fsync: str) -> AsyncIterator[str]:
+    """The URL of the server that runs on a data directory, or of one that runs as long as the block does where there is none.
 
-
-@contextmanager
-def connect(data_dir: Path, seconds: float = 30.0) -> Iterator[redis.Redis]:
-    """A client of the server that runs on a data directory. Raises redis.RedisError where there is none."""
-    with _socket_path(data_dir / FOLDER) as path:
-        client = _client(path, seconds)
+    Raises:
+        CannotStart: It did not come up.
+    """
+    async with AsyncExitStack() as stack:
         try:
-            client.ping()
-            yield client
-        finally:
-            client.close()
+            stack.enter_context(lock_data_dir(data_dir))
+        except CannotStart:  # a supervisor has it
+            yield f"unix://{stack.enter_context(_socket_path(data_dir / FOLDER))}"
+        else:
+            yield await stack.enter_async_context(open_valkey(data_dir, fsync))
 
 
 async def _keep_alive(

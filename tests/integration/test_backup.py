@@ -132,3 +132,32 @@ async def test_what_cannot_be_backed_up_says_so(tmp_path: Path) -> None:
     assert here.config
     assert "its own means of backup" in await run("backup", str(tmp_path / "x.tar"), folder=here, code=1)
     shutil.rmtree(tmp_path / "here" / "jsbox-data")
+
+
+async def test_a_restore_that_cannot_be_written_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of the backup is written before anything is moved."""
+    from supervisor import backup
+    from supervisor.config import load
+
+    here = host(tmp_path / "here")
+    file = tmp_path / "backup.tar"
+    with serve(here.config) as server:
+        async with connect(server.gateway) as client:
+            await client.say(None, "new")
+        await run("backup", str(file), folder=here)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(backup.shutil, "copyfileobj", full)
+    data = tmp_path / "here" / "jsbox-data"
+    before = sorted(path.name for path in data.iterdir())
+    with pytest.raises(backup.CannotBackUp, match="No space left"):
+        backup.restore(load(here.config), file, dry_run=False, replace=True)
+    assert sorted(path.name for path in data.iterdir()) == before
+    with serve(here.config) as server:
+        async with connect(server.gateway) as client:
+            _, (reply,) = await client.say("Thabo", "resume")
+            assert reply["content"] == "Your town?"
