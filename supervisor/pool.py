@@ -149,12 +149,12 @@ class Pool:
             sandbox = self._take_idle(share, app)
             if sandbox is not None:
                 return sandbox
-            live = (
-                len(share.idle) + share.booting + sum(one.can_share() and not self._is_worn(one) for one in share.busy)
-            )
-            if most == 1 or live < app.pool.max_processes:
+            if most == 1:
                 return await self._boot(share, app)
-            fit = [one for one in share.busy if share.lent[one] < most and one.can_share() and not self._is_worn(one)]
+            fresh = [one for one in share.busy if one.can_share() and not self._is_worn(one)]
+            if len(fresh) + len(share.idle) + share.booting < app.pool.max_processes:
+                return await self._boot(share, app)
+            fit = [one for one in fresh if share.lent[one] < most]
             if fit:
                 return min(fit, key=lambda one: share.lent[one])
             await share.news.park()
@@ -313,14 +313,14 @@ class Pool:
                 await self._busy.park()
             for sandbox in busy:
                 sandbox.check_cpu()
-            self._take_turns([sandbox for sandbox in busy if sandbox.is_hungry])
+            self._take_turns([sandbox for sandbox in busy if sandbox.cpu.is_hungry])
             await trio.sleep(TICK)
 
     def _take_turns(self, heavy: list[Sandbox]) -> None:
         """Runs that use much CPU never have all cores together: some go on, the others stand still for a moment."""
         turn = int(trio.current_time() / HEAVY_TURN)
         for place, sandbox in enumerate(heavy):
-            sandbox.pause(on=(place - turn * CORES_FOR_HEAVY) % len(heavy) >= CORES_FOR_HEAVY)
+            sandbox.cpu.pause(on=(place - turn * CORES_FOR_HEAVY) % len(heavy) >= CORES_FOR_HEAVY)
 
     async def _tend(self) -> None:
         """Idle processes that are too old or not needed end; those that min_idle wants are booted."""

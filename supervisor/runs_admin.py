@@ -60,10 +60,10 @@ class RunsAdmin:
         apps = self.apps()
         if app is not None and app not in apps:
             return JSONResponse({"error": f"there is no app {app!r}"}, 404)
-        for one in apps.values() if app is None else (apps[app],):
-            text = await self.history.recordings.find(one.account, one.name, message)
-            if text is not None:
-                return Response(text, media_type="application/json")
+        asked = apps.values() if app is None else (apps[app],)
+        text = await self.history.recordings.find([(one.account, one.name) for one in asked], message)
+        if text is not None:
+            return Response(text, media_type="application/json")
         wanted = [one.name for one in apps.values() if one.record]
         hint = f"recorded are the runs of {', '.join(wanted)}" if wanted else "no app has record = true"
         return JSONResponse({"error": f"there is no recording of {message!r}; {hint}"}, 404)

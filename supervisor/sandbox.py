@@ -20,6 +20,7 @@ import trio
 from attrs import define, field
 
 from .config.model import App, Limits
+from .cpu import Cpu
 from .errors import AppFailed, LimitHit, ProtocolViolation, SandboxFault, SandboxGone
 from .exits import classify_exit
 from .jail import cpu_rlimit
@@ -45,8 +46,6 @@ from .protocol import (
 from .runs import Answer, Reply, Run, RunUse
 from .wire import Wire
 
-HUNGRY_SECONDS = 0.01  # of CPU between two looks; one that uses less waits for others, and need not take turns
-HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants: ordinary ones use a few milliseconds
 PAST = 64  # runs that ended, of which a late line is known
 HEAPS = 8  # measurements of which the smallest is what is alive of the heap, the rest garbage
 BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
@@ -70,6 +69,7 @@ class Sandbox:
     runs: int = field(default=0, init=False)
     ended_for: str = field(default="", init=False)  # the outcome of the run that it was ended for
     heaps: deque[int] = field(factory=lambda: deque(maxlen=HEAPS), init=False)  # bytes, at the ends of the newest runs
+    cpu: Cpu = field(init=False)
     silent: trio.Event = field(factory=trio.Event, init=False)  # stderr has been read to its end
     ended: trio.Event = field(factory=trio.Event, init=False)  # the process is reaped
     _stderr: bytearray = field(factory=bytearray, init=False)
@@ -77,22 +77,19 @@ class Sandbox:
     _reason_of: Run | None = field(default=None, init=False)  # whose it is; None: everybody's
     _is_ending: bool = field(default=False, init=False)
     _is_retiring: bool = field(default=False, init=False)  # it takes no more runs
-    stands_back: bool = field(default=False, init=False)
-    is_hungry: bool = field(default=False, init=False)  # it stands back, and used CPU when it last could
-    _used_before: float = field(default=0.0, init=False)
-    _is_paused: bool = field(default=False, init=False)
     _runs: dict[str, Run] = field(factory=dict, init=False)
     _past: deque[str] = field(
         factory=lambda: deque(maxlen=PAST), init=False
     )  # runs that have ended, where there may be several
     _turn: str = field(default="", init=False)  # the run that has it, as the harness says where there are several
-    _cpu_seen: float = field(default=0.0, init=False)  # seconds of the process's that are shared out
-    _cpu_heard: float = field(default=0.0, init=False)  # when it last gave a sign of life
     _is_reading: bool = field(default=False, init=False)
     _is_gone: bool = field(default=False, init=False)  # there is nothing more to read
     _read: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _config: Mapping[str, str] | None = field(default=None, init=False)  # as the process was told
     _burst: int = field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.cpu = Cpu(self.process)
 
     @property
     def _is_shared(self) -> bool:
@@ -126,41 +123,17 @@ class Sandbox:
         """
         if not self._runs:
             return
-        self._share_cpu()
+        self.cpu.share(self._runs.values())
         run = self._blamed()
-        used = self._cpu_seen - self._cpu_heard if self._is_shared else run.cpu_seconds
+        used = self.cpu.since_heard if self._is_shared else run.cpu_seconds
         if used > run.limits.cpu:
             self.end(LimitHit(Outcome.CPU, "cpu", f"{run.limits.cpu:g} s", f"{used:.2f} s"), run)
-        elif used > HEAVY_SECONDS and not self.stands_back:
-            self.stand_back()
-        if not self._is_paused:
-            self.is_hungry = self.stands_back and used - self._used_before > HUNGRY_SECONDS
-            self._used_before = used
+        else:
+            self.cpu.judge(used)
 
     def _blamed(self) -> Run:
         """Of the runs in hand, the one that does what the process does."""
         return self._runs.get(self._turn) or next(iter(self._runs.values()))
-
-    def _share_cpu(self) -> None:
-        used = self.process.cpu_seconds()
-        for run in self._runs.values():
-            run.cpu_seconds += (used - self._cpu_seen) / len(self._runs)
-        self._cpu_seen = used
-
-    def stand_back(self) -> None:
-        """Take only the CPU time that nobody else wants, until a run has ended well."""
-        self.stands_back = self.process.set_background(on=True)
-
-    def step_forward(self) -> None:
-        """Take its share of CPU time again."""
-        if self.stands_back:
-            self.stands_back = not self.process.set_background(on=False)
-
-    def pause(self, *, on: bool) -> None:
-        """Stop, or go on: those that stand back take turns."""
-        if on is not self._is_paused:
-            self._is_paused = on
-            self.process.pause(on=on)
 
     def take_stderr(self) -> str:
         """What the process wrote there since the last call."""
@@ -184,12 +157,12 @@ class Sandbox:
         Raises:
             SandboxFault: The run cannot go on; the process is of no more use.
         """
-        self._share_cpu()
+        self.cpu.share(self._runs.values())
         if not self._runs:
             self._wire.begin_run(limits.line)
-            self._cpu_heard = self._cpu_seen
+            self.cpu.hear()
         self.runs += 1
-        self.process.set_rlimit(resource.RLIMIT_CPU, cpu_rlimit(self._cpu_seen, limits.cpu))
+        self.process.set_rlimit(resource.RLIMIT_CPU, cpu_rlimit(self.cpu.seen, limits.cpu))
         try:
             async with trio.open_nursery() as commands:
                 run = self._runs[run_id] = Run(run_id, limits, answer, commands)
@@ -204,24 +177,16 @@ class Sandbox:
                     commands.cancel_scope.cancel()  # what an app asked for before it failed is still carried out
                 run.over = True
         finally:
-            self._share_cpu()
+            self.cpu.share(self._runs.values())
             del self._runs[run_id]
             self._past.append(run_id)
             if not self._runs:
-                self._rest()
+                self.idle_since = trio.current_time()
+                # Not everyone may take back that a process stands back: then the next run gets another one.
+                self._is_ending = not self.cpu.rest() or self._is_ending
         if run.fault is not None:
             raise run.fault
         return RunUse(run.commands, run.cpu_seconds, run.output, run.calls_seconds)
-
-    def _rest(self) -> None:
-        """No run is in hand any more."""
-        self.idle_since = trio.current_time()
-        self.pause(on=False)
-        self.is_hungry, self._used_before = False, 0.0
-        if self.stands_back:
-            # Not everyone may take that back: then the next run gets another process.
-            self._is_ending = self._is_ending or not self.process.set_background(on=False)
-            self.stands_back = False
 
     def _news(self, config: Mapping[str, str] | None, limits: Limits) -> bytes:
         if config is None or (config is self._config and limits.commands_burst == self._burst):
@@ -250,8 +215,8 @@ class Sandbox:
     async def _read_some(self, run: Run) -> None:
         lines = await self._wire.receive()
         if self._is_shared:
-            self._share_cpu()
-            self._cpu_heard = self._cpu_seen
+            self.cpu.share(self._runs.values())
+            self.cpu.hear()
         elif self._wire.received > run.limits.output:
             self._check_output(run, self._wire.received - run.output)  # also what is no line yet
         has_begun_tasks = False

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import logging
-import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -69,7 +67,7 @@ from .router import Router, build_table
 from .runs_admin import RunsAdmin
 from .scrape import Moment
 from .search import Search, open_search
-from .systemd import Manager, from_environment
+from .systemd import Manager
 from .traces import Traces
 from .valkey import lock_data_dir, open_valkey
 
@@ -280,7 +278,7 @@ async def open_service(
     manager = manager or Manager()
     async with AsyncExitStack() as stack:
         node = node_path(config)
-        observer = PrometheusObserver(node_version(node))
+        observer = PrometheusObserver(node_version(config))
         observer.config_time.set_to_current_time()
         walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
         probing = await stack.enter_async_context(open_probing(walls))
@@ -376,28 +374,3 @@ async def _open_store(config: Config) -> AsyncIterator[tuple[str, Redis]]:
             except (Unavailable, redis.ResponseError) as error:
                 raise CannotStart(f"redis.url: {error}") from error
             yield url, client
-
-
-async def run(config: Config, read_config: Callable[[], Config], ready: Callable[[Service], None]) -> None:
-    """Serve until SIGTERM or SIGINT: the first lets what is in hand end, the second does not wait. SIGHUP reloads."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with open_service(config, read_config, from_environment()) as service, trio.open_nursery() as nursery:
-            gc.collect()
-            gc.freeze()  # what is there by now stays: the collector need not look at it again and again
-            ready(service)
-            stopping = False
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    nursery.start_soon(service.reload)
-                elif stopping:
-                    break
-                else:
-                    stopping = True
-                    nursery.start_soon(_drain_and_stop, service, nursery.cancel_scope)
-            nursery.cancel_scope.cancel()
-
-
-async def _drain_and_stop(service: Service, scope: trio.CancelScope) -> None:
-    log.info("stopping: %s", "the runs in hand may end")
-    await service.drain()
-    scope.cancel()

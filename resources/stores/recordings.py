@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -81,10 +82,11 @@ class Recordings:
         if not self.redis.post([command], failed):
             failed(RuntimeError("too much waits for the store"))
 
-    async def find(self, account: str, app: str, message: str) -> bytes | None:
-        """The JSON of the recording of a message or event."""
-        packed = await self.redis.execute("GET", self._key(account, app, message))
-        return None if packed is None else zlib.decompress(packed)
+    async def find(self, apps: Iterable[tuple[str, str]], message: str) -> bytes | None:
+        """The JSON of the recording of a message or event, of the first of some (account, app) that has one."""
+        keys = [self._key(account, app, message) for account, app in apps]
+        found = await self.redis.execute_many([("GET", key) for key in keys])
+        return next((zlib.decompress(packed) for packed in found if packed is not None), None)
 
     @staticmethod
     def _key(account: str, app: str, message: str) -> str:

@@ -24,7 +24,8 @@ def serve(config_file: Path, log_level: str) -> None:
     start_logging(log_level)
 
     from ..config import load
-    from ..service import Service, run
+    from ..service import Service
+    from ..serving import run
 
     def ready(service: Service) -> None:
         log.info("ready: gateway %s, admin %s, %d apps", service.gateway_url, service.admin_url, len(config.apps))

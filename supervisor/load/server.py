@@ -149,7 +149,8 @@ async def open_server(settings: Settings, log: Path) -> AsyncIterator[Server]:
 
 def main(text: str) -> None:
     """Serve until SIGTERM."""
-    from ..service import Service, run
+    from ..service import Service
+    from ..serving import run
 
     settings = msgspec.json.decode(text, type=Settings)
     logging.basicConfig(level="INFO", format="%(asctime)s %(levelname)s %(name)s: %(message)s")
