@@ -80,41 +80,39 @@ def _wait_ready(process: subprocess.Popen[str], log: Path) -> Server:
     raise AssertionError(f"the server was not ready in {START_SECONDS} s:\n{log.read_text()}")
 
 
+def debian(program: str, package: str, how: str = "apt-get install -yq {}") -> str:
+    """Have a program of a Debian package, which the README's install does not bring; skips the test where it cannot be had."""
+    if shutil.which(program) is None and os.geteuid() == 0:
+        subprocess.run(f"apt-get update -q && {how.format(package)}", shell=True, capture_output=True, check=False)
+    found = shutil.which(program)
+    if found is None:
+        why = "apt-get could not install it" if os.geteuid() == 0 else "only root can install it"
+        pytest.skip(f"{program} is not installed, and {why}: apt-get install {package}")
+    return found
+
+
 def bubblewrap() -> None:
-    """Have Debian's bubblewrap, which level strict needs; skips the test where it cannot be had."""
-    if shutil.which("bwrap") is None and os.geteuid() == 0:
-        subprocess.run(
-            "apt-get update -q && apt-get install -yq bubblewrap", shell=True, capture_output=True, check=False
-        )
-    if shutil.which("bwrap") is None:
-        pytest.skip("bubblewrap is not installed, and only root can install it: apt-get install bubblewrap")
+    """What level strict needs."""
+    debian("bwrap", "bubblewrap")
 
 
 def chromium() -> str:
-    """Have Debian's Chromium; skips the test where it cannot be had."""
-    if shutil.which("chromium") is None and os.geteuid() == 0:
-        subprocess.run(
-            "apt-get update -q && apt-get install -yq chromium", shell=True, capture_output=True, check=False
-        )
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("Chromium is not installed, and only root can install it: apt-get install chromium")
-    return found
+    """A browser."""
+    return debian("chromium", "chromium")
+
+
+def systemd_analyze() -> str:
+    """What checks a unit."""
+    return debian("systemd-analyze", "systemd")
 
 
 def promtool() -> str:
-    """Have Debian's promtool, of its package prometheus; skips the test where it cannot be had."""
-    if shutil.which("promtool") is None and os.geteuid() == 0:
-        # The server that comes with it must not be started.
-        subprocess.run(
-            "apt-get update -q && mkdir -p /tmp/promtool && cd /tmp/promtool && apt-get download -q prometheus"
-            " && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x -C / ./usr/bin/promtool; rm -rf /tmp/promtool",
-            shell=True, capture_output=True, check=False,
-        )  # fmt: skip
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("promtool is not installed, and only root can install it: apt-get install prometheus")
-    return found
+    """What checks rules: that program alone, since the server that its package brings would be started."""
+    take = (
+        "mkdir -p /tmp/promtool && cd /tmp/promtool && apt-get download -q {0}"
+        " && dpkg-deb --fsys-tarfile {0}_*.deb | tar -x -C / ./usr/bin/promtool; rm -rf /tmp/promtool"
+    )
+    return debian("promtool", "prometheus", take)
 
 
 def zig(folder: Path) -> tuple[list[str], dict[str, str]]:

@@ -22,6 +22,7 @@ from resources.stores.journal import Entry, Journal
 from resources.stores.keyspace import Keyspace, Quota
 from resources.stores.optouts import OptOut, OptOuts
 from resources.stores.outbox import Outbox
+from resources.stores.recordings import Recording, Recordings, decode
 from resources.stores.redis import open_redis
 from resources.stores.statistics import Statistics
 
@@ -108,6 +109,7 @@ async def test_every_store_works_on_a_cluster(cluster: Cluster) -> None:
     async with open_redis(cluster.url) as client:
         contacts, groups, statistics = Contacts(client), Groups(client), Statistics(client)
         keyspace, optouts, journal = Keyspace(client), OptOuts(client), Journal(client)
+        recordings = Recordings(client)
         outbox = Outbox(client, await open_message_ids(client), statistics)
         for account in (f"account{n}" for n in range(12)):
             fields = {"name": "a", "msisdn": "+27", "groups": ["g"], "created_at": "2014"}
@@ -147,6 +149,14 @@ async def test_every_store_works_on_a_cluster(cluster: Cluster) -> None:
             assert await outbox.post(f"channel-{account}", sender, message) == 1
             assert await statistics.throughput(sender, "in", 60) == 1
             assert (await statistics.totals([sender]))[0].sent == 1
+            for name in ("r1", "r2", "r3"):
+                recorded = Recording(account, "app", "phone", "message", name, {}, 0.0, "ok", "", "", [])
+                recordings.keep_soon(recorded, 2, 60)
+            assert await recordings.find([(account, "app")], "r1") is None
+        apps = [(f"account{n}", "app") for n in range(12)]
+        found = await recordings.find([("nobody", "app"), *apps[5:]], "r3")
+        assert found is not None
+        assert decode(found).account == "account5"
         used = [node.dbsize() for node in cluster.nodes]
         assert min(used) > 10, used
 

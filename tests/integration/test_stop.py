@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ..gateway_client import connect
+from ..gateway_client import Client, connect
 from ..programs import serve
 from ..service import ECHO, Folder
 
@@ -31,14 +31,19 @@ def message(name: str) -> dict[str, object]:
     }
 
 
+async def begin(client: Client) -> None:
+    """A run, m1, that is in hand."""
+    await client.send(message("m1"))
+    await client.expect("accepted")
+    await trio.sleep(0.3)
+
+
 async def test_the_first_signal_lets_runs_end(folder: Folder) -> None:
     """Gateways are told, nothing new is taken, the run in hand ends and its reply goes out, the connection is closed as a restart; exit 0."""
     folder.app("phone", SLOW % 800, 'modules = ["timers"]')
     with serve(folder.config) as server:
         async with connect(server.gateway) as client:
-            await client.send(message("m1"))
-            await client.expect("accepted")
-            await trio.sleep(0.3)
+            await begin(client)
             server.process.send_signal(signal.SIGTERM)
             assert (await client.expect("drain"))["deadline_ms"] == 20000
             await client.send(message("m2"))
@@ -54,9 +59,7 @@ async def test_the_second_signal_does_not_wait_and_loses_nothing(folder: Folder)
     folder.app("phone", SLOW % 60_000, 'modules = ["timers"]\nlimits = { wall = "2m" }')
     with serve(folder.config) as server:
         async with connect(server.gateway) as client:
-            await client.send(message("m1"))
-            await client.expect("accepted")
-            await trio.sleep(0.3)
+            await begin(client)
             began = time.monotonic()
             server.process.send_signal(signal.SIGTERM)
             await client.expect("drain")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +21,7 @@ from supervisor.config.units import Address
 from supervisor.systemd import Manager, from_environment
 
 from ..gateway_client import connect
-from ..programs import JSBOX, READY, free_ports
+from ..programs import JSBOX, READY, free_ports, systemd_analyze
 from ..service import ECHO, Folder
 
 EXTRAS = Path(__file__).parents[2] / "supervisor" / "extras"
@@ -214,13 +213,12 @@ def test_without_a_manager_nothing_happens() -> None:
     Manager("/nonexistent/notify").ready("fine")
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed here")
 def test_the_unit_is_one(tmp_path: Path) -> None:
     """systemd reads it without a complaint, but for the type that it may be too old for and the binary that is not installed here."""
     unit = tmp_path / "jsbox.service"
     unit.write_text((EXTRAS / "jsbox.service").read_text().replace("/usr/local/bin/jsbox", sys.executable))
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60, check=False
+        [systemd_analyze(), "verify", "--man=no", unit], capture_output=True, text=True, timeout=60, check=False
     )
     said = [line for line in done.stderr.splitlines() if "notify-reload" not in line]
     assert (done.returncode, [line for line in said if "jsbox.service" in line]) == (0, [])
