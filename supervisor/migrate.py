@@ -23,8 +23,6 @@ DROPPED = {
     "env": "a sandbox has no environment (timezone sets TZ)",
     "logging_resource": "logs are always there: jsbox logs",
     "amqp_prefetch_count": "gateways have credit instead; an app works on pool.max_processes messages at a time, and on one of a user",
-    "messages_per_process": "",
-    "max_sandboxes": "",
     "sentry_dsn": "errors are in the app's log, with their stack",
 }
 CHECK_MIDDLEWARE = {"logging_mw": "messages are not logged; jsbox trace shows each run"}
@@ -98,37 +96,59 @@ class _Worker:
         if not self.app["javascript"]:
             self.unknown.append("javascript_file is missing: there is no app")
         self.limits()
-        self.sandbox(old.pop("sandbox", {}) or {})
+        self.sandbox(self.mapping("sandbox", old.pop("sandbox", None)))
         self.context(str(old.pop("app_context", "") or ""))
         self.transports()
-        self.middleware(old.pop("middleware", []) or [])
-        for key in list(old):
+        self.middleware(old.pop("middleware", None) or [])
+        for key, value in old.items():
             if key in DROPPED:
-                self.say(key, f"dropped{': ' if DROPPED[key] else ''}{DROPPED[key]}")
+                self.say(key, f"dropped: {DROPPED[key]}")
             else:
-                self.unknown.append(f"{key}: not known ({json.dumps(old[key], default=str)[:80]})")
-            del old[key]
+                self.unknown.append(f"{key}: not known ({json.dumps(value, default=str)[:80]})")
 
     def say(self, key: str, text: str) -> None:
-        self.decisions.append(f"{key}: {text}")
+        self.decisions.append(" ".join(f"{key}: {text}".split()))  # one line, whatever was in the YAML
+
+    def number(self, key: str, value: Any, least: int = 1) -> int:
+        """A whole number of the old config (texts come from the environment)."""
+        try:
+            found = int(str(value))
+        except ValueError:
+            found = least - 1
+        if found < least:
+            self.unknown.append(f"{key}: expected a whole number of {least} or more, got {value!r}")
+        return max(found, least)
+
+    def mapping(self, key: str, value: Any) -> dict[str, Any]:
+        """A mapping of the old config; empty where it has none."""
+        if value is not None and not isinstance(value, dict):
+            self.unknown.append(f"{key}: expected a mapping, got {value!r:.80}")
+            return {}
+        return {str(name): item for name, item in (value or {}).items()}
 
     def limits(self) -> None:
         old, limits = self.old, self.app.setdefault("limits", {})
-        timeout, recv = old.pop("timeout", OLD_TIMEOUT), old.pop("recv_limit", OLD_RECV_LIMIT)
-        limits["wall"] = f"{int(timeout)}s"
-        limits["output"] = f"{max(int(recv) // 1024, 1)}KiB"
+        recv = self.number("recv_limit", old.pop("recv_limit", OLD_RECV_LIMIT), 1024)
+        limits["wall"] = f"{self.number('timeout', old.pop('timeout', OLD_TIMEOUT))}s"
+        limits["output"] = f"{recv // 1024}KiB"
         self.say("timeout, recv_limit", "limits.wall and limits.output, of each message; they were of a process's life")
-        if int(recv) < 256 * 1024:
+        if recv < 256 * 1024:
             limits["line"] = limits["output"]
-        for key, value in (old.pop("rlimits", {}) or {}).items():
-            self.rlimit(str(key), value[0] if isinstance(value, list) and value else value)
-        if not {"messages_per_process", "max_sandboxes"} & old.keys():
+        for key, value in self.mapping("rlimits", old.pop("rlimits", None)).items():
+            self.rlimit(key, value[0] if isinstance(value, list) and value else value)
+        self.pool()
+
+    def pool(self) -> None:
+        old, pool = self.old, self.app.setdefault("pool", {})
+        for key, setting in (("messages_per_process", "max_messages"), ("max_sandboxes", "max_processes")):
+            if (value := old.pop(key, None)) is not None:
+                pool[setting] = self.number(key, value)
+                self.say(key, f"pool.{setting} = {pool[setting]}")
+        if "max_messages" not in pool:
             self.say(
                 "messages_per_process",
                 "pool.max_messages stays 1000: each message has a context of its own; 1 gives the old way, a process a message",
             )
-        elif old.get("messages_per_process"):
-            self.app["pool"] = {"max_messages": int(old["messages_per_process"])}
 
     def rlimit(self, key: str, soft: Any) -> None:
         limits = self.app["limits"]
@@ -162,7 +182,7 @@ class _Worker:
             "config": self.config, "kv": self.kv, "http": self.http, "outbound": self.outbound, "metrics": self.metrics,
         }  # fmt: skip
         for name, raw in resources.items():
-            fields = dict(raw or {})
+            fields = self.mapping(f"sandbox.{name}", raw)
             kind = str(fields.pop("cls", ""))
             if name in converters:
                 converters[name](fields)
@@ -175,7 +195,7 @@ class _Worker:
             self.unknown += [f"sandbox.{name}.{key}: not known" for key in fields]
 
     def config(self, fields: dict[str, Any]) -> None:
-        keys = fields.pop("keys", {}) or {}
+        keys = self.mapping("sandbox.config.keys", fields.pop("keys", None))
         self.app["config"] = {str(key): {"file": str(file)} for key, file in keys.items()}
         self.say("sandbox.config", f"config, of files: {', '.join(map(str, keys)) or 'none'}")
 
@@ -185,10 +205,10 @@ class _Worker:
         soft = fields.pop("keys_per_user_soft", None)
         fields.pop("keys_per_user", None)
         if hard is not None:
-            quota["keys_hard"] = int(hard)
+            quota["keys_hard"] = self.number("sandbox.kv.keys_per_user", hard)
         if soft is not None:
-            quota["keys_soft"] = int(soft)
-        redis = fields.pop("redis_manager", {}) or {}
+            quota["keys_soft"] = self.number("sandbox.kv.keys_per_user_soft", soft, 0)
+        redis = self.mapping("sandbox.kv.redis_manager", fields.pop("redis_manager", None))
         prefix = redis.get("key_prefix", "")
         self.say(
             "sandbox.kv",
@@ -198,9 +218,9 @@ class _Worker:
     def http(self, fields: dict[str, Any]) -> None:
         made = self.app.setdefault("http", {})
         if (timeout := fields.pop("timeout", None)) is not None:
-            made["timeout"] = f"{int(timeout)}s"
+            made["timeout"] = f"{self.number('sandbox.http.timeout', timeout)}s"
         if (limit := fields.pop("data_limit", None)) is not None:
-            made["response_max"] = f"{max(int(limit) // 1024, 1)}KiB"
+            made["response_max"] = f"{self.number('sandbox.http.data_limit', limit, 1024) // 1024}KiB"
         fields.pop("https", None)
         self.say(
             "sandbox.http",
@@ -209,7 +229,9 @@ class _Worker:
 
     def outbound(self, fields: dict[str, Any]) -> None:
         allowed = fields.pop("allowed_helper_metadata", None)
-        if allowed:
+        if allowed is not None and not isinstance(allowed, list):
+            self.unknown.append(f"sandbox.outbound.allowed_helper_metadata: expected a list, got {allowed!r}")
+        elif allowed:
             self.app["allowed_helper_metadata"] = [str(key) for key in allowed]
         self.say("sandbox.outbound", "allowed_helper_metadata" if allowed else "always there")
 
@@ -252,7 +274,7 @@ class _Worker:
         ]
         channels = list(dict.fromkeys(str(name) for name in named if name)) or [self.name]
         endpoints = {"default": channels[0]}
-        for endpoint, target in (old.pop("send_to", {}) or {}).items():
+        for endpoint, target in self.mapping("send_to", old.pop("send_to", None)).items():
             channel = str(target.get("transport_name", "") if isinstance(target, dict) else target) or channels[0]
             endpoints[str(endpoint)] = channel
         if "static_tags" in old or "tag" in old:
@@ -267,7 +289,10 @@ class _Worker:
             f"channels {', '.join(self.channels)}: over WebSocket (docs/gateway.md), where there was AMQP; set transport_type, and tokens",
         )
 
-    def middleware(self, layers: list[Any]) -> None:
+    def middleware(self, layers: Any) -> None:
+        if not isinstance(layers, list):
+            self.unknown.append(f"middleware: expected a list, got {layers!r:.80}")
+            return
         for layer in layers:
             for name in layer if isinstance(layer, dict) else {str(layer): None}:
                 self.old.pop(name, None)
