@@ -12,7 +12,7 @@ from .convert import Json, parameter
 from .messages import Payload, go_metadata, missing_from, reply, send, shown
 from .stores.identity import Sender
 from .stores.outbox import Outbox, OutboxFull
-from .stores.redis import Unavailable
+from .stores.redis import StoreError
 
 TAG_FIELDS = "Tag, content or to_addr not specified"
 
@@ -146,7 +146,7 @@ class Outbound(Resource):
         except Refused:
             caller.replied = before
             raise
-        except Unavailable as error:
+        except StoreError as error:
             caller.replied = before or error.sent
             raise
         return Done()

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from resources.contract import Refused
 from resources.stores.logbook import Logbook
-from resources.stores.redis import Unavailable
+from resources.stores.redis import StoreError
 from resources.stores.search import SearchError
 
 from .console_admin import FILES, ConsoleAdmin
@@ -312,5 +312,5 @@ def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
     return Starlette(
         routes=routes,
         middleware=[Middleware(_Guard, tokens=tokens)],
-        exception_handlers={Unavailable: _unavailable},
+        exception_handlers={StoreError: _unavailable},
     )

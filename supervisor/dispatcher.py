@@ -22,7 +22,7 @@ from resources.messages import for_app, go_metadata, is_session_start
 from resources.stores.journal import Entry, Journal
 from resources.stores.logbook import Logbook, Pen
 from resources.stores.outbox import Outbox
-from resources.stores.redis import Unavailable
+from resources.stores.redis import StoreError
 
 from .config.model import App
 from .errors import LimitHit, SandboxFault
@@ -356,7 +356,7 @@ class Dispatcher:
                         await self._journal.finish(self._owed[-1].entry, self._owed[-1].place)
                         self._owed.pop()
                     found = await self.recover()
-                except Unavailable:
+                except StoreError:
                     await trio.sleep(SETTLE_RETRY)
                 else:
                     if found:

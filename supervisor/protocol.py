@@ -6,21 +6,19 @@ or too deep, is a `ProtocolViolation`: the harness never writes one, so whoever 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from attrs import define, field, frozen
 
+from resources.text import is_deeper
+
 from .errors import ProtocolViolation
 
 NAME_MAX = 200  # characters of a command's name
 ID_MAX = 64  # characters of a cmd_id
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_BRACKETS = re.compile(rb"[\[\]{}]")
 
 
 @frozen
@@ -127,7 +125,7 @@ def parse_named(line: bytes, depth_max: int) -> tuple[Any, Frame]:
     Raises:
         ProtocolViolation: It is no frame.
     """
-    if _is_deeper(line, depth_max):
+    if is_deeper(line, depth_max):
         raise ProtocolViolation(f"limits.json_depth = {depth_max}, measured a command that is nested deeper")
     try:
         frame = _decode(line)
@@ -164,17 +162,6 @@ def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
         case "js.console":
             return ConsoleLine(LEVELS.get(text[4], 20), text[3])
     raise ProtocolViolation(f"a line of the harness's that it does not have: {name[:80]}")
-
-
-def _is_deeper(line: bytes, depth_max: int) -> bool:
-    if line.count(b"[") + line.count(b"{") <= depth_max:
-        return False
-    depth = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", line)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > depth_max:
-            return True
-    return False
 
 
 def _excerpt(line: bytes) -> str:

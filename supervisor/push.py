@@ -49,7 +49,7 @@ class Pushed:
 
 @frozen
 class Pusher:
-    """Pushes for all apps. Every coroutine may raise `redis.Unavailable`; what was put in line until then stays there."""
+    """Pushes for all apps. Every coroutine may raise `redis.StoreError`; what was put in line until then stays there."""
 
     contacts: Contacts
     groups: Groups

@@ -11,7 +11,7 @@ from attrs import asdict, define, field
 
 from resources.stores.graphite import Graphite, Target, TooManyMetrics
 from resources.stores.identity import Sender
-from resources.stores.redis import Unavailable
+from resources.stores.redis import StoreError
 from resources.stores.statistics import Statistics
 
 from .config.model import App
@@ -42,7 +42,7 @@ class ConversationReporter:
             for start in range(0, len(due), BATCH):
                 try:
                     await self._report(due[start : start + BATCH])
-                except Unavailable as error:
+                except StoreError as error:
                     log.warning("conversations are not reported to Graphite in this bucket: %s", error)
             await trio.sleep(TICK)
 

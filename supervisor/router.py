@@ -12,7 +12,7 @@ from attrs import field, frozen
 
 from resources.contract import Caller, Command, Refused, Resource
 from resources.convert import strict_converter
-from resources.stores.redis import Unavailable
+from resources.stores.redis import StoreError
 
 from .config.model import Limits
 from .observe import Observer
@@ -90,7 +90,7 @@ class Router:
             reason = f"{request.name} took longer than limits.command allows ({seconds:g} s)"
             await _tell(caller, reason)
             return self._served(caller, request, "timeout", _failure(reason), began)
-        except Unavailable as error:
+        except StoreError as error:
             log.warning("app %s: %s: %s", caller.app, request.name, error)
             await _tell(caller, f"{request.name}: {UNAVAILABLE}")
             return self._served(caller, request, "unavailable", _failure(UNAVAILABLE), began)
@@ -139,5 +139,5 @@ async def _tell(caller: Caller, text: str) -> None:
     """An ERROR in the app's log, where that can be had."""
     try:
         await caller.log(ERROR, text)
-    except Unavailable:
+    except StoreError:
         log.warning("app %s: not in its log, which cannot be reached: %s", caller.app, text)

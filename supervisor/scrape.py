@@ -9,6 +9,7 @@ from attrs import frozen
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from resources import fence
 from resources.stores.logbook import Logbook
 
 from .config import Config
@@ -56,6 +57,12 @@ class Moment(Collector):
         for (app, level), count in self.logbook.counts.items():
             logs.add_metric((app, level), count)
         yield logs
+        errors = CounterMetricFamily(
+            "jsbox_internal_errors", "Errors nobody expected, by the fence that held them", labels=("where",)
+        )
+        for where, count in fence.tally.items():
+            errors.add_metric((where,), count)
+        yield errors
 
     def _queues(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("jsbox_queue_depth", "Messages that wait for their turn", labels=("app",))

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import redis
 import trio
 from attrs import define, evolve, field, frozen
 
@@ -34,7 +33,7 @@ from resources.stores.logbook import Logbook
 from resources.stores.optouts import OptOuts
 from resources.stores.outbox import Outbox
 from resources.stores.recordings import Recordings
-from resources.stores.redis import Redis, Unavailable, open_redis
+from resources.stores.redis import Redis, StoreError, open_redis
 from resources.stores.statistics import Statistics
 
 from .admin import AdminServices, admin_app
@@ -371,6 +370,6 @@ async def _open_store(config: Config) -> AsyncIterator[tuple[str, Redis]]:
             client = await stack.enter_async_context(open_redis(url))
             try:
                 await client.execute("PING")
-            except (Unavailable, redis.ResponseError) as error:
+            except StoreError as error:
                 raise CannotStart(f"redis.url: {error}") from error
             yield url, client

@@ -12,7 +12,7 @@ from resources.stores.identity import Sender
 from resources.stores.journal import Entry
 from resources.stores.logbook import Logbook
 from resources.stores.outbox import Outbox, OutboxFull
-from resources.stores.redis import Unavailable
+from resources.stores.redis import StoreError
 
 from .config.model import App
 from .errors import SandboxFault
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @frozen
 class Words:
-    """Says it where that can be done; else the process's own log has it. Never raises Unavailable."""
+    """Says it where that can be done; else the process's own log has it. Never raises StoreError."""
 
     logbook: Logbook
     outbox: Outbox
@@ -36,14 +36,14 @@ class Words:
         """A line in the log of the app that a run belongs to."""
         try:
             await caller.log(level, text)
-        except Unavailable:
+        except StoreError:
             log.warning("app %s: not in its log, which cannot be reached: %s", caller.app, text)
 
     async def say_for(self, app: App, level: int, text: str) -> None:
         """A line in an app's log."""
         try:
             await self.logbook.write(app.account, app.name, level, text, app.log.kept)
-        except Unavailable:
+        except StoreError:
             log.warning("app %s: not in its log, which cannot be reached: %s", app.name, text)
 
     async def report(self, caller: Caller, entry: Entry, outcome: Outcome, fault: SandboxFault | None) -> None:
@@ -64,7 +64,7 @@ class Words:
             answer = reply(message, text, close=True, to_group=False, helper_metadata=metadata)
             try:
                 await self.outbox.post(caller.channel, Sender(app.account, app.name), answer)
-            except (Unavailable, OutboxFull) as error:
+            except (StoreError, OutboxFull) as error:
                 log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
                 text = ""
         self.observer.reply_missing(app.name, fallback=bool(text))

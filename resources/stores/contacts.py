@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import redis as redis_py
 from attrs import field, frozen
 from msgspec import json
 
 from .direct import Command
 from .keys import account_key
-from .redis import Redis
+from .redis import Redis, StoreRefused
 from .scripts import Script, script
 from .statistics import prefix_of
 
@@ -77,7 +76,7 @@ class Page:
 
 @frozen
 class Contacts:
-    """The contacts of all accounts. Every coroutine may raise `redis.Unavailable`; those that write, `ContactLimit`."""
+    """The contacts of all accounts. Every coroutine may raise `redis.StoreError`; those that write, `ContactLimit`."""
 
     redis: Redis
     _write: Script = field(factory=lambda: script("contact_write"), init=False)
@@ -124,7 +123,7 @@ class Contacts:
     async def _run(self, script: Script, account: str, key: str, *args: Any) -> Any:
         try:
             return await self.redis.run(script, [_hash(account, key)], prefix_of(account), *args)
-        except redis_py.ResponseError as error:
+        except StoreRefused as error:
             raise _limit(error) from error
 
     async def create_many(self, account: str, new: Sequence[tuple[str, Change]], most: int) -> dict[int, str]:

@@ -28,7 +28,7 @@ class TooManyGroups(Exception):
 
 @frozen
 class Groups:
-    """The groups of all accounts. Every coroutine may raise `redis.Unavailable`."""
+    """The groups of all accounts. Every coroutine may raise `redis.StoreError`."""
 
     redis: Redis
     _create: Script = field(factory=lambda: script("group_create"), init=False)

@@ -57,7 +57,7 @@ async def open_message_ids(redis: Redis) -> MessageIds:
     """The ids of the service whose store this is; its secret is made at the first start.
 
     Raises:
-        Unavailable: The store did not answer.
+        StoreError: The store did not do it.
     """
     _, secret = await redis.execute_many([("SET", SECRET, os.urandom(32), "NX"), ("GET", SECRET)])
     return MessageIds(secret)

@@ -48,7 +48,7 @@ class Accepted:
 
 @frozen
 class Journal:
-    """The journals of all apps. Every method may raise `redis.Unavailable`."""
+    """The journals of all apps. Every method may raise `redis.StoreError`."""
 
     redis: Redis
     _accept: Script = field(factory=lambda: script("journal_accept"), init=False)

@@ -45,7 +45,7 @@ class Quota:
 
 @frozen
 class Keyspace:
-    """The key-value stores of all accounts. Every method may raise `redis.Unavailable`."""
+    """The key-value stores of all accounts. Every method may raise `redis.StoreError`."""
 
     redis: Redis
     _set: Script = field(factory=lambda: script("kv_set"), init=False)

@@ -94,7 +94,7 @@ class Logbook:
     _since_trim: dict[str, int] = field(factory=dict, init=False)
 
     async def write(self, account: str, app: str, level: int, message: str, kept: int) -> None:
-        """Add an entry; `level` is a number of `LEVELS`, or any other integer. May raise `redis.Unavailable`."""
+        """Add an entry; `level` is a number of `LEVELS`, or any other integer. May raise `redis.StoreError`."""
         await self.redis.execute_many(self._entry(account, app, level, message, kept))
 
     def write_soon(self, account: str, app: str, level: int, message: str, kept: int) -> bool:
@@ -118,7 +118,7 @@ class Logbook:
         return commands
 
     async def newest(self, account: str, app: str, limit: int) -> list[LogEntry]:
-        """The newest entries, newest first. May raise `redis.Unavailable`."""
+        """The newest entries, newest first. May raise `redis.StoreError`."""
         texts = await self.redis.execute("LRANGE", self._book(account, app).key, 0, limit - 1)
         return [msgspec.json.decode(text, type=LogEntry) for text in texts]
 

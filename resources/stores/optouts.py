@@ -25,7 +25,7 @@ class TooManyOptOuts(Exception):
 
 @frozen
 class OptOuts:
-    """The opt-outs of all accounts, by type and value of the address. Every coroutine may raise `redis.Unavailable`."""
+    """The opt-outs of all accounts, by type and value of the address. Every coroutine may raise `redis.StoreError`."""
 
     redis: Redis
     _set: Script = field(factory=lambda: script("optout_set"), init=False)

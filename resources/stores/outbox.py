@@ -38,7 +38,7 @@ def no_one(channel: str, parcel: Parcel | None) -> None:
 
 @frozen
 class Outbox:
-    """The outboxes of all channels. Every coroutine may raise `redis.Unavailable`.
+    """The outboxes of all channels. Every coroutine may raise `redis.StoreError`.
 
     `announce` is called, in this process, for each message posted: with the parcel, or with None when it is not known
     whether there is one.

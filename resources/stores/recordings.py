@@ -60,7 +60,7 @@ def decode(text: bytes) -> Recording:
 
 @frozen
 class Recordings:
-    """Those of all apps. What reads may raise `redis.Unavailable`."""
+    """Those of all apps. What reads may raise `redis.StoreError`."""
 
     redis: Redis
     _put: Script = field(factory=lambda: script("recording_put"), init=False)

@@ -36,8 +36,8 @@ BACKOFF = (0.05, 1.0)  # seconds between attempts to connect: first, most
 log = logging.getLogger(__name__)
 
 
-class Unavailable(Exception):
-    """The store did not answer.
+class StoreError(Exception):
+    """The store did not do what it was asked to. Callers catch this one, and need not know which it is.
 
     Attributes:
         sent: Whether the command may have been carried out.
@@ -46,6 +46,20 @@ class Unavailable(Exception):
     def __init__(self, reason: str, *, sent: bool) -> None:
         super().__init__(reason)
         self.sent = sent
+
+
+class Unavailable(StoreError):
+    """The store did not answer."""
+
+
+class StoreRefused(StoreError):
+    """The store answered with an error: OOM, READONLY, MISCONF, NOREPLICAS, NOPERM, BUSY, WRONGTYPE and the like.
+
+    The text is the server's own. `sent` is False: what is refused is not carried out (a script may have begun).
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason, sent=False)
 
 
 @define(eq=False)
@@ -112,7 +126,7 @@ class Redis:
 
         Raises:
             Unavailable: The server did not answer.
-            redis.ResponseError: The server refused the command.
+            StoreRefused: The server refused the command.
 
         Cancellation: the command may still be carried out.
         """
@@ -132,7 +146,7 @@ class Redis:
         return results
 
     async def attempt(self, commands: Sequence[Command]) -> list[Any]:
-        """Send some commands together and in order; an error that the server answers one with is its result.
+        """Send some commands together and in order; the `StoreRefused` that the server answers one with is its result.
 
         Raises:
             Unavailable: The server did not answer.
@@ -214,7 +228,7 @@ class Redis:
         start = 0
         for waiting in batch:
             end = start + len(waiting.commands)
-            waiting.settle(Value(results[start:end]))
+            waiting.settle(Value([_typed(result) for result in results[start:end]]))
             start = end
 
     async def _connect(self) -> None:
@@ -257,6 +271,10 @@ class Redis:
         self._disconnect()
         while self._queue:
             self._queue.popleft().settle(Error(Unavailable("the client is closed", sent=False)))
+
+
+def _typed(result: Any) -> Any:
+    return StoreRefused(str(result)) if isinstance(result, Exception) else result
 
 
 @asynccontextmanager

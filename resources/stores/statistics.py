@@ -55,7 +55,7 @@ class Totals:
 
 @frozen
 class Statistics:
-    """The counts of all conversations. Every coroutine may raise `redis.Unavailable`."""
+    """The counts of all conversations. Every coroutine may raise `redis.StoreError`."""
 
     redis: Redis
     _outbound: Script = field(factory=lambda: script("statistics_outbound"), init=False)

@@ -23,7 +23,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from resources.messages import BadMessage, Payload, complete_event, complete_message
 from resources.stores.identity import MessageIds, Sender
 from resources.stores.journal import Accepted, Entry, Journal
-from resources.stores.redis import Unavailable
+from resources.stores.redis import StoreError
 
 from ..config.model import Channel
 from ..config.model import Gateway as GatewaySettings
@@ -254,7 +254,7 @@ class Connection:
     async def _journal_all(self, batch: list[_Work]) -> None:
         try:
             answers = await self._services.journal.accept([work.entry for work in batch])
-        except Unavailable as error:
+        except StoreError as error:
             for work in batch:
                 self._reject(work.frame_id, "unavailable", str(error), retry_after=RETRY_AFTER)
                 self._release()

@@ -17,7 +17,7 @@ import trio
 from attrs import define, field, frozen
 
 from resources.stores.outbox import Outbox, Parcel
-from resources.stores.redis import Unavailable
+from resources.stores.redis import StoreError
 
 from ..dispatcher import Ended, Then, nothing
 from ..observe import Observer
@@ -160,7 +160,7 @@ class Outlet:
             try:
                 await self._strike()
                 await self._catch_up()
-            except Unavailable as error:
+            except StoreError as error:
                 log.warning("channel %s: %s", self.channel, error)
                 await trio.sleep(RETRY)
                 continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import redis as redis_py
 import trio
 import trio.testing
 from attrs import define, field
@@ -13,7 +12,7 @@ from attrs import define, field
 from resources.stores import redis as module
 from resources.stores.direct import Command
 from resources.stores.link import link_to
-from resources.stores.redis import Redis, Unavailable, open_redis
+from resources.stores.redis import Redis, StoreRefused, Unavailable, open_redis
 from resources.stores.scripts import script
 
 from ..valkey_server import valkey_server
@@ -43,14 +42,14 @@ async def test_an_error_reaches_its_caller_alone(redis: Redis) -> None:
     async def caller(*command: str) -> None:
         try:
             outcomes.append(await redis.execute(*command))
-        except redis_py.ResponseError as error:
+        except StoreRefused as error:
             outcomes.append(type(error))
 
     await redis.execute("SET", "text", "abc")
     async with trio.open_nursery() as nursery:
         for command in (("INCR", "text"), ("INCR", "number"), ("NOSUCH",), ("GET", "text")):
             nursery.start_soon(caller, *command)
-    assert sorted(map(repr, outcomes)) == sorted(map(repr, [redis_py.ResponseError, 1, redis_py.ResponseError, b"abc"]))
+    assert sorted(map(repr, outcomes)) == sorted(map(repr, [StoreRefused, 1, StoreRefused, b"abc"]))
 
 
 async def test_a_cancelled_caller_disturbs_nobody(redis: Redis) -> None:

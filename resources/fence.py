@@ -1,0 +1,107 @@
+"""The last line of defence: what nobody expected ends the one thing it happened in, and is logged and counted.
+
+Errors that somebody expects are handled where they arise. A fence stands where one client, run, command, batch, search,
+request or background task borders on everybody else's. Cancellation, KeyboardInterrupt and SystemExit pass through it.
+"""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import trio
+from attrs import define
+
+BACKOFF = (0.1, 10.0)  # seconds until a background task is started again: first, most
+SETTLED_SECONDS = 60.0  # a background task that ran for so long begins again with the first pause
+TEXT_MAX = 500  # characters of an error's text in the log's first line
+
+tally: Counter[str] = Counter()
+"""How many errors each fence has caught, by its name: `jsbox_internal_errors_total{where}`. Of the whole process."""
+
+log = logging.getLogger(__name__)
+
+
+@define
+class Caught:
+    """What a fence has caught; None if all went well."""
+
+    error: Exception | None = None
+
+
+@contextmanager
+def fence(where: str, what: str = "") -> Iterator[Caught]:
+    """Contain every `Exception` that the block raises; the block's owner asks the `Caught` whether there was one.
+
+    Of an exception group, cancellations and the like go on, and the errors stay here.
+
+    Args:
+        where: The name of the fence, one of a few: a label of a metric.
+        what: What it happened to, for the log: a channel, an app and a message, a client's address.
+    """
+    caught = Caught()
+    try:
+        yield caught
+    except Exception as error:  # noqa: BLE001  # this is what a fence is for
+        caught.error = error
+        note(where, error, what)
+    except BaseExceptionGroup as group:
+        errors, rest = group.split(Exception)
+        if errors is not None:
+            assert isinstance(errors, Exception)
+            caught.error = errors
+            note(where, errors, what)
+        if rest is not None:
+            raise rest from None
+
+
+async def keep_running(where: str, task: Callable[[], Awaitable[None]]) -> None:
+    """Run a background task for as long as we live: one that fails, or returns, is started again after a pause."""
+    pause = BACKOFF[0]
+    while True:
+        began = trio.current_time()
+        with fence(where):
+            await task()
+        if trio.current_time() - began > SETTLED_SECONDS:
+            pause = BACKOFF[0]
+        await trio.sleep(pause)
+        pause = min(pause * 2, BACKOFF[1])
+
+
+def note(where: str, error: BaseException, what: str = "") -> None:
+    """Log an error nobody expected, its cause first, and count it."""
+    tally[where] += 1
+    to = f" ({what})" if what else ""
+    log.error("internal error in %s%s: %s", where, to, cause_of(error), exc_info=first_leaf(error))
+
+
+def cause_of(error: BaseException) -> str:
+    """The error itself in one line, whatever groups it is wrapped in: its type, its text and where it was raised."""
+    return "; ".join(dict.fromkeys(map(_in_a_line, leaves(error))))
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The errors in an exception group, and in the groups in it; an error that is no group is its only leaf."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
+def first_leaf(error: BaseException) -> BaseException:
+    """The first of the errors in a group."""
+    return leaves(error)[0]
+
+
+def _in_a_line(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as second:  # noqa: BLE001  # a text that cannot be made must not hide the error
+        text = f"<its text cannot be made: {type(second).__name__}>"
+    text = text.encode("utf-8", "backslashreplace").decode()[:TEXT_MAX]
+    shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    frames = traceback.extract_tb(error.__traceback__)[-1:]
+    place = "".join(f" at {frame.filename.rpartition('/')[2]}:{frame.lineno}" for frame in frames)
+    return f"{type(error).__name__}: {shown}{place}" if shown else f"{type(error).__name__}{place}"

@@ -1,0 +1,81 @@
+"""Text from outside: valid Unicode from the door on, and JSON of a bounded depth.
+
+Half of a surrogate pair can be neither encoded nor stored. What a machine sent is cleaned (`clean`); what a person wrote is
+refused (`is_clean`). JSON is read with `read_json`: as msgspec does, in one step, with the depth known before anything walks it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+DEPTH_MAX = 64  # of JSON that comes in from gateways and over the admin port
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+# In JSON text: a whole pair, or an escape of anything else (group 1, kept), or half of a pair (replaced).
+_HALF = re.compile(
+    rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u]|\\u(?![dD][89a-fA-F]))"
+    rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+# Possessive: a text that does not end takes the rest, and is not tried again from each of its quotes.
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+_decode = msgspec.json.Decoder().decode
+
+
+class TooDeep(ValueError):
+    """JSON that is nested deeper than it may be. Attributes: most."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"expected at most {most} levels of nesting")
+        self.most = most
+
+
+def is_clean(text: str) -> bool:
+    """Whether a text can be encoded: it has no half of a surrogate pair."""
+    return text.isascii() or _SURROGATE.search(text) is None
+
+
+def clean(text: str) -> str:
+    """A text with U+FFFD for each half of a surrogate pair."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def clean_json(data: bytes) -> bytes:
+    r"""JSON text with \ufffd for each half of a surrogate pair that it spells out (`"\ud83d"`); whole pairs stay."""
+    if b"\\u" not in data:
+        return data
+    return _HALF.sub(lambda found: found[1] or b"\\ufffd", data)
+
+
+def is_deeper(data: bytes, most: int) -> bool:
+    """Whether JSON text is nested deeper than `most`. Linear in the length of the text, whatever is in it."""
+    if data.count(b"[") + data.count(b"{") <= most:
+        return False
+    depth = 0
+    for bracket in _STRINGS.sub(b"", data).translate(None, _NO_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > most:
+            return True
+    return False
+
+
+def read_json(data: bytes, depth_max: int = DEPTH_MAX) -> Any:
+    """A JSON text, with U+FFFD for halves of surrogate pairs.
+
+    Raises:
+        TooDeep: It is nested deeper than `depth_max`.
+        ValueError: It is no JSON (msgspec.DecodeError), or no UTF-8 (UnicodeDecodeError).
+    """
+    if is_deeper(data, depth_max):
+        raise TooDeep(depth_max)
+    try:
+        return _decode(data)
+    except msgspec.DecodeError:
+        cleaned = clean_json(data)
+        if cleaned == data:
+            raise
+        return _decode(cleaned)
