@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 import pytest
@@ -19,9 +20,7 @@ def test_an_error_is_held_counted_and_logged_cause_first(caplog: pytest.LogCaptu
     assert tally["test"] == before + 1
     (record,) = caplog.records
     line = record.getMessage()
-    assert line.startswith(
-        "internal error in test (channel x): ValueError: half a \\ud83d\\n2026 forged at test_fence.py:"
-    )
+    assert line.startswith("internal error in test (channel x): ValueError: half a \\ud83d\\n2026 forged")
     assert "\n" not in line
 
 
@@ -60,6 +59,6 @@ async def test_a_background_task_comes_back(autojump_clock: trio.testing.MockClo
 
     with trio.move_on_after(60):
         await keep_running("test", fails)
-    pauses = [round(b - a, 3) for a, b in zip(starts, starts[1:], strict=False)]
+    pauses = [round(b - a, 3) for a, b in itertools.pairwise(starts)]
     assert pauses[:4] == [0.1, 0.2, 0.4, 0.8]
     assert max(pauses) == 10.0
