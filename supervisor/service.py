@@ -14,6 +14,7 @@ from attrs import define, evolve, field, frozen
 from resources.config import ConfigResource
 from resources.contacts import ContactsResource
 from resources.contract import Resource
+from resources.fence import fence
 from resources.groups import GroupsResource
 from resources.http import Http
 from resources.kv import Kv
@@ -45,7 +46,7 @@ from .config.plan import RESTART, plan
 from .config.tls import server_context
 from .console_admin import ConsoleAdmin
 from .contacts_admin import ContactsAdmin
-from .dispatcher import Dispatcher, open_dispatcher
+from .dispatcher import Dispatcher, Program, open_dispatcher
 from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.connection import Services
@@ -61,6 +62,7 @@ from .probe import open_probing
 from .process import hide_memory
 from .programs import address_class, program_of
 from .push import Pushed, Pusher
+from .reload import prepare, refusal
 from .reporting import ConversationReporter
 from .router import Router, build_table
 from .runs_admin import RunsAdmin
@@ -129,36 +131,36 @@ class Service:
         return f"{scheme}://{Address(self.config.listen.admin.host, self.admin_port)}"
 
     async def reload(self) -> dict[str, Any]:
-        """Read the config again and apply it as a whole, or keep the old one and say what is wrong."""
+        """Read the config again and apply it as a whole, or keep the old one and say what is wrong. Never raises an Exception."""
         async with self._reloading:
+            if self.is_draining:
+                return {"ok": False, "errors": ["the server is about to stop: its next start reads the config"]}
             self.manager.reloading()
             result: dict[str, Any] = {"ok": False, "errors": ["it was interrupted"]}
             try:
-                result = await self._reload()
+                with fence("reload") as caught:
+                    result = await self._reload()
+                if caught.error is not None:
+                    result = refusal(caught.error)
+                self.observer.reloaded(ok=result["ok"])
             finally:
-                self.manager.ready(self._status(result))
+                if not self.is_draining:
+                    self.manager.ready(self._status(result))
             return result
 
     async def _reload(self) -> dict[str, Any]:
+        """What may fail or take long comes first; then all changes, in one synchronous step."""
         try:
-            new = await trio.to_thread.run_sync(self._read_config)
-        except InvalidConfig as error:
-            self.observer.reloaded(ok=False)
-            problems = [f"{error.file}:{problem.line}: {problem.text}" for problem in error.problems]
-            log.warning("the config was not reloaded: %s", "; ".join(problems))
-            return {"ok": False, "errors": problems}
+            new, programs = await trio.to_thread.run_sync(prepare, self._read_config, self.walls)
+        except (InvalidConfig, CannotStart) as error:
+            result = refusal(error)
+            log.warning("the config was not reloaded: %s", "; ".join(result["errors"]))
+            return result
         changes = plan(self.config, new)
-        # What needs a restart stays as it is, so that every reload says so until there was one.
-        self.config = evolve(new, **{name: getattr(self.config, name) for name in RESTART})
-        await trio.to_thread.run_sync(self.walls.prepare, tuple(new.apps.values()))
-        self._apply()
-        self._reloaded.set()
-        self.search.settings = self.config.search
-        await self.search.follow(self.config.account_names)
-        self.gateway.drop_channels(set(new.channels))
-        self.observer.reloaded(ok=True)
-        self.observer.config_time.set_to_current_time()
+        self._apply(new, programs)
         log.info("the config was reloaded: %s", changes)
+        with fence("reload", "the search process is told of the accounts"):
+            await self.search.follow(new.account_names)
         return {"ok": True, **changes, "warnings": list(new.warnings)}
 
     async def push(self, name: str, addresses: Sequence[str] | None, group: str | None) -> Pushed:
@@ -189,9 +191,26 @@ class Service:
             return line
         return f"{line}; the last reload was refused: {'; '.join(reload['errors'])}"
 
-    def _apply(self) -> None:
-        self.observer.expect(self.config.apps)
-        self.dispatcher.update({name: program_of(self.config, app) for name, app in self.config.apps.items()})
+    def _apply(self, new: Config, programs: dict[str, Program]) -> None:
+        """Change over to a config: all of it or, where that raises, none of it."""
+        old, before = self.config, self.dispatcher.programs
+        # What needs a restart stays as it is, so that every reload says so until there was one.
+        new = evolve(new, **{name: getattr(old, name) for name in RESTART})
+        try:
+            self._change_over(new, programs)
+        except Exception:
+            with fence("reload", "the old config is put back"):
+                self._change_over(old, before)
+            raise
+        self.observer.config_time.set_to_current_time()
+        self._reloaded.set()
+
+    def _change_over(self, new: Config, programs: Mapping[str, Program]) -> None:
+        self.config = new
+        self.observer.expect(new.apps)
+        self.dispatcher.update(programs)
+        self.search.settings = new.search
+        self.gateway.drop_channels(set(new.channels))
 
     def _contacts_max(self, account: str) -> int | None:
         return self.config.account(account).contacts_max if account in self.config.account_names else None
@@ -323,7 +342,8 @@ async def open_service(
             config, read_config, stores, search, walls, pool, dispatcher, pusher, history, deliveries, observer, manager
         )
         await trio.to_thread.run_sync(walls.prepare, tuple(config.apps.values()))
-        service._apply()  # noqa: SLF001
+        observer.expect(config.apps)
+        dispatcher.update({name: program_of(config, app) for name, app in config.apps.items()})
         stores_redis.on_reconnect += [dispatcher.settle_soon, deliveries.doubt_all]
         if recovered := await dispatcher.recover():
             log.info("%d messages were left in the journal; they are in line again", recovered)

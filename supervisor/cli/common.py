@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,10 +13,13 @@ from typing import Any, NoReturn
 import click
 import trio
 
+from resources.fence import cause_of, leaves
+
 from ..config import Config, InvalidConfig, load
 from ..errors import CannotStart
 
-EXIT_FAILED, EXIT_CONFIG, EXIT_UNREACHABLE = 1, 3, 4
+EXIT_FAILED, EXIT_CONFIG, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 3, 4, 130
+SHOWN_MAX = 3  # tracebacks of errors that nobody expected
 
 config_option = click.option(
     "-c", "--config", "config_file", type=click.Path(path_type=Path), default=Path("jsbox.toml"), show_default=True,
@@ -63,22 +67,35 @@ def start_logging(level: str) -> None:
 
 
 def run_or_exit(main: Callable[[], Awaitable[int]], cannot: int = EXIT_FAILED) -> NoReturn:
-    """Run until it returns an exit code; what keeps it from starting is said in one line, with exit code `cannot`."""
+    """Run until it returns an exit code, and exit with it.
+
+    What keeps it from starting is said in one line, with exit code `cannot`. An error that nobody expected is said with its
+    cause in one line, then where that was raised, with exit code 1; the task groups round it are left out.
+    """
     try:
         code = trio.run(main)
-    except BaseExceptionGroup as group:
-        known, rest = group.split(CannotStart)
-        if known is None or rest is not None:
-            raise
-        fail("; ".join(dict.fromkeys(_leaves(known))), cannot)
-    except CannotStart as error:
-        fail(str(error), cannot)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except BaseException as error:  # noqa: BLE001  # each ends the command, with the exit code of its kind
+        code = _exit_code(error, cannot)
     sys.exit(code)
 
 
-def _leaves(error: BaseException) -> list[str]:
-    if isinstance(error, BaseExceptionGroup):
-        return [text for inner in error.exceptions for text in _leaves(inner)]
-    return [str(error)]
+def _exit_code(error: BaseException, cannot: int) -> int:
+    """Say what ended the command; return its exit code. Of several errors, those that nobody expected come first."""
+    errors = leaves(error)
+    unexpected = [one for one in errors if isinstance(one, Exception) and not isinstance(one, CannotStart)]
+    if unexpected:
+        causes = "; ".join(dict.fromkeys(map(cause_of, unexpected)))
+        click.echo(f"jsbox: internal error: {causes}", err=True)
+        for one in unexpected[:SHOWN_MAX]:
+            click.echo(_plain("".join(traceback.format_exception(one, chain=False))), err=True)
+        return EXIT_FAILED
+    if reasons := dict.fromkeys(str(one) for one in errors if isinstance(one, CannotStart)):
+        click.echo(f"jsbox: {'; '.join(reasons)}", err=True)
+        return cannot
+    code = next((one.code or 0 for one in errors if isinstance(one, SystemExit)), EXIT_INTERRUPTED)
+    return code if isinstance(code, int) else EXIT_FAILED
+
+
+def _plain(text: str) -> str:
+    """Text of several lines without what a terminal, or an encoding, would stumble over."""
+    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)

@@ -9,6 +9,12 @@ import httpx2
 import pytest
 import trio
 
+from resources import fence
+from supervisor.config import Config
+from supervisor.isolation import Walls
+from supervisor.pool import Pool
+from supervisor.service import Service
+
 from ..gateway_client import connect
 from ..service import ECHO, REPLY, Folder, running
 
@@ -94,3 +100,105 @@ async def test_reloads_under_load_disturb_nothing(folder: Folder) -> None:
         assert len(said) == len(set(said)) > 100
         assert told[-1].startswith("version 11: ")
         assert service.dispatcher.programs["phone"].app.limits.commands == 511
+
+
+def state_of(service: Service) -> list[Any]:
+    """All that a reload changes."""
+    pool = service.pool
+    return [
+        service.config, service.dispatcher.programs, pool._apps, service.search.settings, service.search._accounts,
+    ]  # fmt: skip
+
+
+async def refused(service: Service) -> str:
+    """Reload by the admin port; return the one reason why not."""
+    async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
+        answer = await admin.post("/v1/reload")
+    assert answer.status_code == 422
+    (reason,) = answer.json()["errors"]
+    return str(reason)
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), OSError(24, "Too many open files"), KeyError("what")])
+@pytest.mark.parametrize("place", ["read", "prepare", "update"])
+async def test_a_reload_that_nobody_foresaw_keeps_the_old_config_whole(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
+) -> None:
+    """Wherever it fails, by SIGHUP or admin port: nothing is half applied, the reason is answered and counted, messages are answered."""
+    folder.app("phone", ECHO)
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        before = state_of(service)
+        folder.text += (
+            '[accounts.other]\n[search]\ntimeout = "1s"\n[apps.second]\naccount = "b"\njavascript = "phone.js"\n'
+        )
+        assert folder.config.exists()
+
+        def fails(*_: Any) -> Any:
+            raise error
+
+        update = Pool.update
+
+        def fails_after_the_first_step(pool: Pool, apps: Any) -> None:
+            update(pool, apps)
+            if "second" in apps:
+                raise error
+
+        with monkeypatch.context() as patch:
+            if place == "read":
+                patch.setattr(service, "_read_config", fails)
+            elif place == "prepare":
+                patch.setattr(Walls, "prepare", fails)
+            else:
+                patch.setattr(Pool, "update", fails_after_the_first_step)
+            caught = fence.tally["reload"]
+            reason = await refused(service)
+            assert type(error).__name__ in reason
+            assert "the old config stays" in reason
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(service.reload)  # as SIGHUP does
+            assert fence.tally["reload"] == caught + 2
+        assert state_of(service) == before
+        assert service.config is before[0]
+        assert (await client.say("x", "new"))[1][0]["content"] == "you said x"
+        assert (await service.reload())["ok"]
+        assert sorted(service.dispatcher.programs) == ["phone", "second"]
+        assert (await client.say("y"))[1][0]["content"] == "you said y"
+
+
+async def test_reloads_wait_for_each_other(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten at a time: each reads the config after the one before has applied its own."""
+    folder.app("phone", ECHO)
+    async with running(folder) as service:
+        at_work, most, read = 0, 0, service._read_config
+
+        def counted() -> Config:
+            nonlocal at_work, most
+            at_work += 1
+            most = max(most, at_work)
+            try:
+                return read()
+            finally:
+                at_work -= 1
+
+        monkeypatch.setattr(service, "_read_config", counted)
+        answers = []
+
+        async def reload() -> None:
+            answers.append(await service.reload())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(reload)
+        assert (most, [answer["ok"] for answer in answers]) == (1, [True] * 10)
+
+
+async def test_a_reload_while_the_server_stops_is_refused(folder: Folder) -> None:
+    """With the reason; nothing is read, and systemd hears nothing that would contradict STOPPING=1."""
+    folder.app("phone", ECHO)
+    async with running(folder) as service:
+        await service.drain()
+        before = state_of(service)
+        folder.text += "[nonsense\n"
+        assert folder.config.exists()
+        assert await refused(service) == "the server is about to stop: its next start reads the config"
+        assert state_of(service) == before
