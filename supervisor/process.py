@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import resource
@@ -22,14 +23,29 @@ import trio
 from attrs import define, field
 
 REAP_SECONDS = 5.0
+UNSEEN_REAP_SECONDS = 1.0  # likewise, of a process that we could not even take hold of; the loop waits for it
 SIGNALLED = 128  # a shell's, and bubblewrap's, exit code for a signal is this much higher
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 log = logging.getLogger(__name__)
 
 
+NEVER = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""Why a program cannot be started now and will not be later, unless somebody changes the host."""
+OOM_SCORE = 1000  # of a child: when memory is short the kernel ends sandboxes first
+
+
 class SpawnFailed(Exception):
-    """The program could not be started; the text says which and why."""
+    """The program could not be started; the text says which and why.
+
+    Attributes:
+        is_final: Whether trying again will not help: there is no such program, or it may not be run. Else the host is short
+            of something (descriptors, processes, memory).
+    """
+
+    def __init__(self, reason: str, *, is_final: bool = False) -> None:
+        super().__init__(reason)
+        self.is_final = is_final
 
 
 @define(eq=False)
@@ -61,6 +77,7 @@ class Process:
         """Look for the program below its wrapper, which has started it by now; from here on CPU, memory and limits are its own."""
         while self._is_wrapped and (children := _children(self._inner)):
             self._inner = children[0]
+            self.set_oom_score(OOM_SCORE)
 
     @property
     def returncode(self) -> int | None:
@@ -100,6 +117,10 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             resource.prlimit(self._inner, kind, limit)
 
+    def set_oom_score(self, score: int) -> None:
+        """Say how soon the kernel ends it when memory is short (-1000: never, 1000: first); more is always allowed."""
+        write_oom_score(str(self._inner), score)
+
     def set_background(self, *, on: bool) -> bool:
         """Let it have only the CPU time that nobody else wants, or its share again. Whether that could be done."""
         policy = os.SCHED_IDLE if on else os.SCHED_OTHER
@@ -131,6 +152,16 @@ def _children(pid: int) -> list[int]:
         return []  # it has ended
 
 
+def write_oom_score(process: str, score: int) -> bool:
+    """Set /proc/PROCESS/oom_score_adj; returns whether that is allowed (less than it was started with needs CAP_SYS_RESOURCE)."""
+    try:
+        with open(f"/proc/{process}/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write(str(score))
+    except OSError:
+        return False  # not allowed, or it has ended
+    return True
+
+
 def hide_memory() -> None:
     """PR_SET_DUMPABLE 0: processes of the same user cannot read our memory, environment or descriptors."""
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
@@ -145,6 +176,7 @@ async def open_process(
     *,
     user: int | None = None,
     is_wrapped: bool = False,
+    oom_score: int | None = OOM_SCORE,
 ) -> AsyncIterator[Process]:
     """Spawn; at the end the whole group is dead and reaped.
 
@@ -157,41 +189,17 @@ async def open_process(
         cwd: Where it starts.
         user: The user, and group, to start it as.
         is_wrapped: It is a wrapper, which tells of a signal that ended its program by an exit code above 128; see `find_inner`.
+        oom_score: See `Process.set_oom_score`; None: ours.
 
     Raises:
-        SpawnFailed: There is no such program, or no more room for processes.
+        SpawnFailed: There is no such program, or no more room for processes or descriptors. Nothing is left of it.
     """
-    try:
-        popen = subprocess.Popen(  # noqa: ASYNC220
-            argv,
-            env=dict(env),
-            cwd=cwd,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            umask=0o077,
-            bufsize=0,
-            user=user,
-            group=user,
-            extra_groups=None if user is None else [],
-        )
-    except OSError as error:
-        raise SpawnFailed(f"cannot start {argv[0]}: {error.strerror}") from error
-    assert popen.stdin is not None
-    assert popen.stdout is not None
-    assert popen.stderr is not None
-    # No checkpoint since the spawn, so no cancellation can lose the process.
+    # No checkpoint until the process has its owner below, so no cancellation can lose it.
     with contextlib.ExitStack() as closing:
-        pidfd = os.pidfd_open(popen.pid)
-        closing.callback(os.close, pidfd)
-        pipes = [trio.lowlevel.FdStream(os.dup(pipe.fileno())) for pipe in (popen.stdin, popen.stdout, popen.stderr)]
-        for pipe in (popen.stdin, popen.stdout, popen.stderr):
-            pipe.close()
-        for stream in pipes:
-            closing.callback(stream.close)
-        process = Process(popen, pidfd, pipes[0], pipes[1], pipes[2], is_wrapped)
+        process = _spawn(closing, argv, env, cwd, user, is_wrapped=is_wrapped)
         try:
+            if oom_score is not None:
+                process.set_oom_score(oom_score)
             for kind, limit in rlimits.items():
                 process.set_rlimit(kind, limit)
             yield process
@@ -201,3 +209,67 @@ async def open_process(
                 await process.wait()
             if reaping.cancelled_caught:
                 log.critical("process %d was killed and does not end", process.pid)
+
+
+def _spawn(
+    closing: contextlib.ExitStack,
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    cwd: str,
+    user: int | None,
+    *,
+    is_wrapped: bool,
+) -> Process:
+    """A child whose pipes and pidfd `closing` closes. What can fail for lack of descriptors fails before the spawn, but for the pidfd."""
+    try:
+        with contextlib.ExitStack() as theirs:
+            ends = [_pipe(closing, theirs, child_reads=reads) for reads in (True, False, False)]
+            (stdin, to_child), (stdout, from_child), (stderr, errors) = ends
+            popen = subprocess.Popen(
+                argv,
+                env=dict(env),
+                cwd=cwd,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                start_new_session=True,
+                umask=0o077,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+            )
+    except (OSError, ValueError, subprocess.SubprocessError) as error:  # a NUL in a path is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        is_final = not isinstance(error, OSError) or error.errno in NEVER
+        raise SpawnFailed(f"cannot start {argv[0]}: {reason}", is_final=is_final) from error
+    try:
+        pidfd = os.pidfd_open(popen.pid)
+    except OSError as error:
+        _end_unseen(popen)
+        raise SpawnFailed(f"cannot watch {argv[0]}: {error.strerror}") from error
+    closing.callback(os.close, pidfd)
+    return Process(popen, pidfd, to_child, from_child, errors, is_wrapped)
+
+
+def _pipe(
+    ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, child_reads: bool
+) -> tuple[int, trio.lowlevel.FdStream]:
+    """A pipe: the child's end, and ours."""
+    reading, writing = os.pipe()
+    child_end, own_end = (reading, writing) if child_reads else (writing, reading)
+    theirs.callback(os.close, child_end)
+    try:
+        stream = trio.lowlevel.FdStream(own_end)
+    except BaseException:
+        os.close(own_end)
+        raise
+    ours.callback(stream.close)
+    return child_end, stream
+
+
+def _end_unseen(popen: subprocess.Popen[bytes]) -> None:
+    """Kill and reap a child without a descriptor for it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(popen.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        popen.wait(UNSEEN_REAP_SECONDS)

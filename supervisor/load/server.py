@@ -95,7 +95,7 @@ class Server:
         argv = [sys.executable, "-m", "supervisor.load.server", msgspec.json.encode(self.settings).decode()]
         try:
             async with (
-                open_process(argv, os.environ, {}, cwd=str(Path.cwd())) as self._process,
+                open_process(argv, os.environ, {}, cwd=str(Path.cwd()), oom_score=None) as self._process,
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(self._keep_log)
