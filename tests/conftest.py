@@ -1,20 +1,93 @@
-"""Fixtures of all tests, and the check that a test leaves no process and no descriptor behind."""
+"""How tests are run: in parallel, each within a time; fixtures of all tests; and the check that a test leaves no process and
+no descriptor behind."""
 
 from __future__ import annotations
 
 import gc
 import os
+import signal
+import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
+import trio
 
 from resources.stores.redis import Redis, open_redis
 from supervisor.scratch import LOCK
 
 from .valkey_server import valkey_server
+
+WORKERS = 4  # on two processors: more than those, since tests wait most of the time
+TEST_SECONDS = 300.0  # until a test that hangs is ended; the longest takes a tenth of that on a quiet machine
+
+# The same examples in every run, on every machine; `-m slow` tries others, and more of them (see pytest_configure).
+hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("others", derandomize=False, database=None, deadline=None, print_blob=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Choose hypothesis's profile."""
+    hypothesis.settings.load_profile("same" if "not slow" in config.option.markexpr else "others")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """None for single files and tests, which are over before workers have started."""
+    return max(WORKERS, os.cpu_count() or 1) if all(Path(arg).is_dir() for arg in config.args) else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give every test its time: past it, the stacks of all threads are printed, and it fails (pytest-timeout)."""
+    for item in items:
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_timeout_set_timer() -> Generator[None, Any, Any]:
+    """Have a test that hangs say where each of its Trio tasks waits, too."""
+    result = yield
+    raise_in_test = signal.getsignal(signal.SIGALRM)
+    if callable(raise_in_test):
+        signal.signal(signal.SIGALRM, partial(_say_and, raise_in_test))
+    return result
+
+
+def _say_and(raise_in_test: Callable[[int, Any], Any], number: int, frame: Any) -> None:
+    with suppress(RuntimeError):  # no Trio here
+        root = trio.lowlevel.current_root_task()
+        sys.stderr.write("\n".join(_waiting(root)) + "\n" if root is not None else "")
+    raise_in_test(number, frame)
+
+
+def _waiting(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:
+    """A Trio task and those below it, each with the lines that it has come to (but Trio's own), innermost last."""
+    frames = [(frame.f_code.co_filename, line) for frame, line in task.iter_await_frames()]
+    shown = [f"{Path(file).name}:{line}" for file, line in frames if "/site-packages/trio/" not in file]
+    yield f"{'  ' * depth}{task.name}: {', '.join(shown)}"
+    for nursery in task.child_nurseries:
+        for child in nursery.child_tasks:
+            yield from _waiting(child, depth + 1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Half a surrogate pair in what a test has printed or logged must not end its worker: xdist sends valid text only."""
+    return _clean((yield))
+
+
+def _clean(value: Any) -> Any:
+    """JSON data with every text valid."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_clean(key): _clean(item) for key, item in value.items()}
+    return type(value)(map(_clean, value)) if isinstance(value, list | tuple) else value
 
 
 def _children() -> set[int]:
