@@ -7,6 +7,7 @@ request or background task borders on everybody else's. Cancellation, KeyboardIn
 from __future__ import annotations
 
 import logging
+import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -18,6 +19,9 @@ from attrs import define
 BACKOFF = (0.1, 10.0)  # seconds until a background task is started again: first, most
 SETTLED_SECONDS = 60.0  # a background task that ran for so long begins again with the first pause
 TEXT_MAX = 500  # characters of an error's text in the log's first line
+LOGGED_MAX = 20  # times that the same error is logged within `QUIET_SECONDS`; all of them are counted
+QUIET_SECONDS = 60.0
+KINDS_MAX = 500  # errors told apart for that
 
 tally: Counter[str] = Counter()
 """How many errors each fence has caught, by its name: `jsbox_internal_errors_total{where}`. Of the whole process."""
@@ -72,10 +76,33 @@ async def keep_running(where: str, task: Callable[[], Awaitable[None]]) -> None:
 
 
 def note(where: str, error: BaseException, what: str = "") -> None:
-    """Log an error nobody expected, its cause first, and count it."""
+    """Log an error nobody expected, its cause first, and count it.
+
+    The same error from the same place is logged a bounded number of times a minute: a client may cause it as often as it likes.
+    """
     tally[where] += 1
-    to = f" ({what})" if what else ""
-    log.error("internal error in %s%s: %s", where, to, cause_of(error), exc_info=first_leaf(error))
+    if not _is_quiet(where, first_leaf(error)):
+        to = f" ({what})" if what else ""
+        log.error("internal error in %s%s: %s", where, to, cause_of(error), exc_info=first_leaf(error))
+
+
+_logged: dict[tuple[str, str, str], tuple[float, int]] = {}  # fence, type, place: since when, how often
+
+
+def _is_quiet(where: str, error: BaseException) -> bool:
+    """Count an error of this kind; return whether it was logged often enough lately."""
+    frames = traceback.extract_tb(error.__traceback__)[-1:]
+    kind = (where, type(error).__name__, "".join(f"{frame.filename}:{frame.lineno}" for frame in frames))
+    now = time.monotonic()
+    since, times = _logged.pop(kind, (now, 0))
+    if now - since > QUIET_SECONDS:
+        if times > LOGGED_MAX:
+            log.error("internal error in %s: %d more like the next one were not logged", where, times - LOGGED_MAX)
+        since, times = now, 0
+    while len(_logged) >= KINDS_MAX:
+        del _logged[next(iter(_logged))]
+    _logged[kind] = (since, times + 1)
+    return times >= LOGGED_MAX
 
 
 def cause_of(error: BaseException) -> str:

@@ -7,6 +7,7 @@ what the server fills in, and how a reply or a send is made from them.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -27,11 +28,12 @@ DELIVERY_CLASSES = {
 }  # fmt: skip
 """From transport_type; every other transport_type counts as sms."""
 
-_DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?")
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
+_OURS = ("inbound_push_trigger",)  # fields that only this service sets: they say what a message is to it
 
 
 class BadMessage(Exception):
-    """A message or event from outside is not one.
+    """An inbound message or event is not valid.
 
     Attributes:
         path: The field, such as "msg.session_event".
@@ -66,11 +68,24 @@ def new_id() -> str:
     return uuid4().hex
 
 
+SHOWN_MAX = 80  # characters
+
+_short = reprlib.Repr()
+_short.maxlevel = 4
+_short.maxstring = _short.maxlong = _short.maxother = 2 * SHOWN_MAX
+_short.maxlist = _short.maxtuple = _short.maxdict = SHOWN_MAX // 2
+
+
 def shown(value: Any) -> str:
-    """A value from outside in an error text: as JSON has it, short."""
+    """A value from outside in an error text: about as JSON has it, short. Takes any value of JSON, however deep or long."""
     names = {True: "true", False: "false", None: "null"}
-    text = names[value] if value is None or isinstance(value, bool) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."  # noqa: PLR2004
+    if value is None or isinstance(value, bool):
+        return names[value]
+    try:
+        text = _short.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = "a number that is too long"
+    return text if len(text) <= SHOWN_MAX else text[: SHOWN_MAX - 3] + "..."
 
 
 Check = Callable[[Any], bool]
@@ -142,7 +157,7 @@ def _check(raw: Mapping[str, Any], fields: Mapping[str, tuple[Check, str]], wher
 
 
 def complete_message(raw: Any, *, transport_name: str, transport_type: str | None, endpoint: str) -> Payload:
-    """An inbound message as an app may see it: checked, and with what it left out filled in.
+    """An inbound message as an app may see it: checked, with what it left out filled in, and without what is not its to say.
 
     Raises:
         BadMessage: At the first field that is wrong.
@@ -157,7 +172,9 @@ def complete_message(raw: Any, *, transport_name: str, transport_type: str | Non
         "transport_metadata": {}, "helper_metadata": {}, "routing_metadata": {}, "group": None, "provider": None,
     }  # fmt: skip
     filled |= raw
-    filled["timestamp"] = _vumi_timestamp(filled["timestamp"])
+    for name in _OURS:
+        filled.pop(name, None)
+    filled["timestamp"] = _vumi_timestamp(filled["timestamp"], "msg")
     filled["routing_metadata"] = {"endpoint_name": endpoint} | filled["routing_metadata"]
     return filled
 
@@ -178,11 +195,11 @@ def complete_event(raw: Any, *, transport_name: str, transport_type: str | None)
         "routing_metadata": {}, "helper_metadata": {}, "transport_name": transport_name, "transport_type": transport_type,
     }  # fmt: skip
     filled |= raw
-    filled["timestamp"] = _vumi_timestamp(filled["timestamp"])
+    filled["timestamp"] = _vumi_timestamp(filled["timestamp"], "event")
     return filled
 
 
-def _vumi_timestamp(text: str) -> str:
+def _vumi_timestamp(text: str, where: str) -> str:
     """A Vumi or RFC 3339 date as a Vumi date in UTC."""
     found = _DATE.fullmatch(text)
     assert found is not None
@@ -191,7 +208,7 @@ def _vumi_timestamp(text: str) -> str:
         moment = datetime.fromisoformat(f"{day}T{clock}{(fraction or '.0')[:7]:0<7}{zone or 'Z'}")
         return vumi_date(moment)
     except (ValueError, OverflowError) as error:
-        raise BadMessage("msg.timestamp", f"expected a date, got {shown(text)}") from error
+        raise BadMessage(f"{where}.timestamp", f"expected a date, got {shown(text)}") from error
 
 
 def delivery_class(transport_type: str | None) -> str:

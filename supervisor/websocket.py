@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import trio
 from trio_websocket import WebSocketConnection, wrap_client_stream
+from wsproto.utilities import LocalProtocolError
 
 from .corked import Corked
 
@@ -53,6 +54,7 @@ async def open_corked(
         context = ssl.create_default_context()
         stream = Corked(trio.SSLStream(plain, context, server_hostname=host, https_compatible=True))
     failure: Exception | None = None  # of the block: it comes out as it is, not in a group with nothing beside it
+    is_over = False
     try:
         async with trio.open_nursery() as nursery:
             target = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -76,9 +78,14 @@ async def open_corked(
                     yield socket, stream
                 except Exception as error:  # noqa: BLE001
                     failure = error
+                is_over = True
                 with trio.move_on_after(CLOSE_SECONDS):
                     await socket.aclose()
             nursery.cancel_scope.cancel()
+    except* LocalProtocolError:
+        if not is_over:
+            raise
+        # The server's ping met our close: trio-websocket answers it all the same, which wsproto refuses.
     finally:
         await trio.aclose_forcefully(stream)
     if failure is not None:

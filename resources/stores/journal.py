@@ -6,14 +6,14 @@ One Redis stream per app. What a killed supervisor leaves in it is run again by 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 from attrs import field, frozen
 
 from .direct import Command
 from .keys import account_key
-from .redis import Redis
+from .redis import Redis, StoreRefused
 from .scripts import Script, script
 from .statistics import prefix_of, second_of
 
@@ -54,7 +54,18 @@ class Journal:
     _accept: Script = field(factory=lambda: script("journal_accept"), init=False)
 
     async def accept(self, entries: Sequence[Entry]) -> list[Accepted]:
-        """Write entries and count them, in order, each unless its id was seen in the last 24 hours on its channel."""
+        """Write entries and count them, in order, each unless its id was seen in the last 24 hours on its channel.
+
+        The first refusal is raised when all were tried.
+        """
+        answers = await self.attempt(entries)
+        for answer in answers:
+            if isinstance(answer, StoreRefused):
+                raise answer
+        return cast("list[Accepted]", answers)
+
+    async def attempt(self, entries: Sequence[Entry]) -> list[Accepted | StoreRefused]:
+        """As `accept`, with the store's refusal of an entry as the answer to that entry."""
         commands: list[Command] = []
         for entry in entries:
             seen = account_key(entry.account, "seen", entry.channel, entry.kind, entry.id)
@@ -62,7 +73,11 @@ class Journal:
             text = msgspec.json.encode(entry)
             counts = (prefix_of(entry.account), entry.app, *_counts(entry))
             commands.append(self._accept.call((seen, stream), REMEMBERED, text, *counts))
-        return [Accepted(place.decode(), bool(seen)) for place, seen in await self.redis.execute_many(commands)]
+        answers = await self.redis.attempt(commands)
+        return [
+            answer if isinstance(answer, StoreRefused) else Accepted(answer[0].decode(), bool(answer[1]))
+            for answer in answers
+        ]
 
     async def finish(self, entry: Entry, place: str) -> None:
         """The run has ended: the entry is not needed any more."""
@@ -91,4 +106,6 @@ def _counts(entry: Entry) -> tuple[Any, ...]:
         return ("", "", "")
     if entry.kind == "message":
         return ("message", payload["from_addr"] or "", second_of(payload["timestamp"]))
-    return ("event", payload["event_type"], payload.get("delivery_status", "") or "")
+    kind = payload["event_type"]
+    # Other events may have the field too, with anything in it: it is the gateway's own then, and no name of a counter.
+    return ("event", kind, payload["delivery_status"] if kind == "delivery_report" else "")

@@ -35,7 +35,8 @@ class Gateway:
 
     credit: Count = Count(256)  # inbound messages it may have in hand; more are rejected as overloaded
     max_frame: Size = Size(64 << 10)  # a larger frame closes the connection with 4413
-    connections: Count = Count(1000)  # more are closed with 1013
+    connections: Count = Count(1000)  # of all clients; more are turned away
+    connections_per_address: Count = Count(100)  # likewise from one IP address; loopback has no such bound
     ack_timeout: Duration = Duration(10.0)  # an outbound unacknowledged for so long is delivered again
     drain: Duration = Duration(20.0)  # after SIGTERM, time for runs in hand to end
 

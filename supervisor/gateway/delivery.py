@@ -118,7 +118,11 @@ class Outlet:
         self._origins = {key: origin for key, origin in self._origins.items() if origin is not receiver}
         self._ring()
 
-    def acknowledge(self, delivery: int) -> None:
+    def wake(self) -> None:
+        """A connection that was not free is free again."""
+        self._ring()
+
+    def acknowledge(self, delivery: int, _: Receiver) -> None:
         """A client has this parcel. Numbers that are not known are ignored: a parcel may be acknowledged twice."""
         if delivery not in self._attempts:
             return

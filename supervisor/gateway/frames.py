@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from contextlib import suppress
 from typing import Any
 
 import msgspec
+from attrs import frozen
 
 from resources.messages import BadMessage
+from resources.text import DEPTH_MAX, TooDeep, clean_json, is_deeper
 
 SUBPROTOCOL = "jsbox.v1"
 WINDOW_MAX = 10_000
 CODE_PROTOCOL, CODE_TOKEN, CODE_CHANNEL, CODE_NO_HELLO = 4400, 4401, 4403, 4408
-CODE_FRAME, CODE_RATE, CODE_RESTART, CODE_OVERLOAD = 4413, 4429, 1012, 1013
+CODE_FRAME, CODE_RATE, CODE_INTERNAL, CODE_RESTART, CODE_OVERLOAD = 4413, 4429, 1011, 1012, 1013
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True):
-    """The first frame. `window`: unacknowledged outbounds the client takes at a time."""
+    """The first frame. `window`: unacknowledged outbounds the client takes at a time. `only_own`: it takes replies to what it
+    brought, and nothing else.
+    """
 
     channel: str
     token: str | None = None
     window: int = 64
     outcomes: bool = False
+    only_own: bool = False
 
 
 class Inbound(msgspec.Struct, tag="inbound", frozen=True):
@@ -44,26 +52,94 @@ class Ack(msgspec.Struct, tag="ack", frozen=True):
     delivery: int
 
 
+@frozen
+class Malformed:
+    """A message or event that cannot be read, in a frame that can be answered: with `bad_message`."""
+
+    id: str
+    path: str
+    detail: str
+
+
 ClientFrame = Hello | Inbound | Event | Ack
 
+
+class _Envelope(msgspec.Struct, frozen=True):
+    """What is read of a frame whose message cannot be."""
+
+    type: str
+    id: str
+
+
 _decoder: msgspec.json.Decoder[ClientFrame] = msgspec.json.Decoder(ClientFrame)
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _encode = msgspec.json.Encoder().encode
+_BODIES = {"inbound": "msg", "event": "event"}
+_FIELD = re.compile(r"at `\$\.(\w+)|required field `(\w+)`")
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{},:]|[^\s"\[\]{},:]++', re.DOTALL)
+TOKENS_MAX = 20_000  # of a frame that is no JSON, in which its type and id are looked for
 
 
 class BadFrame(Exception):
-    """What came is no frame of the protocol."""
+    """What came is no frame of the protocol, and has no id to answer to."""
 
 
-def decode(text: str | bytes) -> ClientFrame:
-    """A frame from a client. Raises `BadFrame` with what was expected and where."""
-    if isinstance(text, bytes):
-        raise BadFrame("expected a text frame, got a binary one")
+def decode(data: bytes) -> ClientFrame | Malformed:
+    """A frame from a client.
+
+    Raises:
+        BadFrame: With what was expected and where.
+    """
     try:
-        return _decoder.decode(text)
-    except msgspec.ValidationError as error:
-        raise BadFrame(str(error)) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
-        raise BadFrame(f"expected a JSON object: {error}") from None
+        return _read(data)
+    except (ValueError, RecursionError) as error:  # of msgspec, and TooDeep
+        problem = str(error) if isinstance(error, TooDeep | msgspec.ValidationError) else f"expected JSON: {error}"
+    envelope = _envelope(data)
+    if envelope is None or envelope.type not in _BODIES:
+        raise BadFrame(problem)
+    found = _FIELD.search(problem)
+    return Malformed(envelope.id, next(filter(None, found.groups())) if found else _BODIES[envelope.type], problem)
+
+
+def _read(data: bytes) -> ClientFrame:
+    if is_deeper(data, DEPTH_MAX):
+        raise TooDeep(DEPTH_MAX)
+    try:
+        return _decoder.decode(data)
+    except msgspec.DecodeError:
+        cleaned = clean_json(data)
+        if cleaned == data:
+            raise
+        return _decoder.decode(cleaned)
+
+
+def _envelope(data: bytes) -> _Envelope | None:
+    """The type and id of a frame that is otherwise unreadable, as far as they can be told."""
+    try:
+        return _decode_envelope(clean_json(data))
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return msgspec.convert(_outermost(clean_json(data)), _Envelope)
+    except msgspec.ValidationError:
+        return None
+
+
+def _outermost(data: bytes) -> dict[str, str]:
+    """The fields of an object that are strings, whatever stands in the others."""
+    fields: dict[str, str] = {}
+    depth, before = 0, [b"", b"", b""]  # the three tokens before this one
+    for found in itertools.islice(_TOKENS.finditer(data), TOKENS_MAX):
+        token = found[0]
+        if depth == 1 and token in b",}" and before[1] == b":" and before[0][:1] == before[2][:1] == b'"':
+            with suppress(ValueError):
+                fields.setdefault(msgspec.json.decode(before[0], type=str), msgspec.json.decode(before[2], type=str))
+        if token in b"{[":
+            depth += 1
+        elif token in b"]}":
+            depth -= 1
+        before = [*before[1:], token]
+    return fields
 
 
 def welcome(connection: str, credit: int, max_frame: int) -> bytes:
@@ -78,7 +154,7 @@ def accepted(frame_id: str, kind: str, message_id: str, *, duplicate: bool) -> b
 
 
 def rejected(frame_id: str, code: str, detail: str, path: str | None = None, retry_after: float | None = None) -> bytes:
-    """The message or event was not taken. `retry_after`: seconds, or None where trying again is of no use."""
+    """The message or event was not taken. `retry_after`: seconds, or None when retrying will not help."""
     return _encode(
         {
             "type": "rejected",
@@ -92,7 +168,7 @@ def rejected(frame_id: str, code: str, detail: str, path: str | None = None, ret
 
 
 def rejected_message(frame_id: str, bad: BadMessage) -> bytes:
-    """The message or event is none."""
+    """The message or event is malformed."""
     return rejected(frame_id, "bad_message", bad.detail, bad.path)
 
 

@@ -12,18 +12,16 @@ from typing import Any
 
 import trio
 from attrs import define, field
-from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection, WebSocketRequest, wrap_server_stream
 
-from ..corked import Corked
-from . import frames
-from .connection import Connection, Refusal, Services, greet
+from resources.fence import fence
+
+from ..accepting import Bounds, Door, Visit, affordable
+from . import frames, greeting
+from .connection import Connection, Refusal, Services
+from .socket import Closed, ServerSocket
 
 PATH = "/v1"
-CONNECT_SECONDS = 10.0  # for the opening handshake
 CLOSE_SECONDS = 2.0  # for the closing handshake
-READ = 64 << 10
-QUEUED = 16  # frames of a client that are read ahead
-TOO_BIG_READ = 1 << 20  # bytes: a frame larger than max_frame is read up to here, to be refused with our own code
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +31,12 @@ class Gateway:
     """Made by `open_gateway`."""
 
     services: Services
+    door: Door
     _tls: ssl.SSLContext | None
     _connections: set[Connection] = field(factory=set, init=False)
-    _open: int = field(default=0, init=False)
+    _greetings: set[trio.CancelScope] = field(factory=set, init=False)  # of clients that have not said hello yet
+    _is_closing: bool = field(default=False, init=False)
+    _inside: int = field(default=0, init=False)  # clients that are served or hear goodbye
     _left: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _names: Any = field(factory=lambda: count(1), init=False)
     _accepting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
@@ -47,13 +48,21 @@ class Gateway:
 
     def say_drain(self, seconds: float) -> None:
         """Tell every client that the server is going away."""
-        for connection in self._connections:
+        for connection in list(self._connections):
             connection.push(frames.drain(seconds))
 
     def close_all(self) -> None:
-        """Close every connection: the server restarts."""
+        """Close every connection, and those that come from now on: the server restarts."""
+        self._is_closing = True
         for connection in list(self._connections):
-            connection.close(Refusal(frames.CODE_RESTART, "restart", "the server restarts"))
+            connection.close(_restart())
+        for greeting_of_one in list(self._greetings):
+            greeting_of_one.cancel()
+
+    async def all_left(self) -> None:
+        """Wait until no client is left."""
+        while self._inside:
+            await self._left.park()
 
     def drop_channels(self, known: set[str]) -> None:
         """After a reload: close the connections of channels that are no more."""
@@ -61,43 +70,6 @@ class Gateway:
             if connection.channel.name not in known:
                 detail = f"channel {connection.channel.name} is no longer configured"
                 connection.close(Refusal(frames.CODE_CHANNEL, "channel", detail))
-
-    async def _handle(self, request: WebSocketRequest, stream: Corked) -> None:
-        if request.path.split("?")[0] != PATH:
-            await request.reject(404, body=f"the gateway is at {PATH}\n".encode())
-            return
-        offered = request.proposed_subprotocols
-        if offered and frames.SUBPROTOCOL not in offered:
-            await request.reject(400, body=f"expected the subprotocol {frames.SUBPROTOCOL}\n".encode())
-            return
-        socket = await request.accept(subprotocol=frames.SUBPROTOCOL if offered else None)
-        self._open += 1
-        try:
-            await self._serve(socket, request, stream)
-        finally:
-            self._open -= 1
-            self._left.unpark_all()
-
-    async def _serve(self, socket: WebSocketConnection, request: WebSocketRequest, stream: Corked) -> None:
-        name = f"c{next(self._names)}"
-        try:
-            self._check_room()
-            connection = await greet(socket, self.services, name, stream, request.headers)
-            self._connections.add(connection)
-            try:
-                await connection.serve()
-            finally:
-                self._connections.discard(connection)
-        except ConnectionClosed:
-            return
-        except Refusal as refusal:
-            await _refuse(socket, refusal)
-
-    def _check_room(self) -> None:
-        most = self.services.settings.connections
-        if self._open > most:
-            detail = f"{most} connections are open already (gateway.connections)"
-            raise Refusal(frames.CODE_OVERLOAD, "overload", detail)
 
     def accept_no_more(self) -> None:
         """Clients that connect from now on wait for whoever listens at the same socket next."""
@@ -113,35 +85,92 @@ class Gateway:
         task_status.started(self.port)
         async with trio.open_nursery() as clients:
             with self._accepting:
-                await trio.serve_listeners(self._client, list(listeners), handler_nursery=clients)
+                async with trio.open_nursery() as nursery:
+                    for listener in listeners:
+                        nursery.start_soon(self.door.accept, listener, self._client, clients)
             await trio.sleep_forever()
 
-    async def _client(self, plain: trio.SocketStream) -> None:
-        """One client, from its first byte. What goes wrong with it must not take the listener down."""
-        secure = None
+    async def _client(self, visit: Visit) -> None:
+        """One client, from its first byte."""
+        stream: trio.abc.Stream = visit.stream
         if self._tls is not None:
-            secure = trio.SSLStream(plain, self._tls, server_side=True, https_compatible=True)
-        stream = Corked(secure or plain)
-        async with trio.open_nursery() as nursery:
-            with suppress(ConnectionClosed, HandshakeError, trio.BrokenResourceError, trio.ClosedResourceError):
-                request = None
-                with trio.move_on_after(CONNECT_SECONDS):
-                    if secure is not None:
-                        await secure.do_handshake()
-                    request = await wrap_server_stream(nursery, stream, QUEUED, TOO_BIG_READ, READ)
-                if request is not None:
-                    await self._handle(request, stream)
-            nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):
-            await trio.aclose_forcefully(plain)
+            stream = trio.SSLStream(visit.stream, self._tls, server_side=True, https_compatible=True)
+        socket = ServerSocket(stream)
+        refusal = None
+        self._inside += 1
+        try:
+            with fence("gateway", visit.address) as caught:
+                try:
+                    await self._serve(visit, socket, stream)
+                except Refusal as reason:
+                    refusal = reason
+                except (Closed, trio.BrokenResourceError, trio.ClosedResourceError):
+                    pass  # it has gone
+            if caught.error is not None:
+                refusal = Refusal(frames.CODE_INTERNAL, "internal", "internal error")
+            await _say_goodbye(socket, refusal)
+        finally:
+            self._inside -= 1
+            self._left.unpark_all()
+
+    async def _serve(self, visit: Visit, socket: ServerSocket, stream: trio.abc.Stream) -> None:
+        connection = None
+        with trio.move_on_after(greeting.HELLO_SECONDS) as scope:
+            self._greetings.add(scope)
+            try:
+                connection = await self._greet(visit, socket, stream)
+            finally:
+                self._greetings.discard(scope)
+        if self._is_closing:
+            raise _restart()
+        if scope.cancelled_caught:
+            detail = f"no hello came in {greeting.HELLO_SECONDS:g} s"
+            raise Refusal(frames.CODE_NO_HELLO, "no_hello", detail)
+        if connection is not None:
+            visit.become_known()
+            self._connections.add(connection)
+            try:
+                await connection.serve()
+            finally:
+                self._connections.discard(connection)
+
+    async def _greet(self, visit: Visit, socket: ServerSocket, stream: trio.abc.Stream) -> Connection | None:
+        """From the first byte to the hello; None if the client was turned away by HTTP."""
+        if isinstance(stream, trio.SSLStream):
+            await stream.do_handshake()
+        request = await socket.handshake()
+        visit.has_answered = True
+        if request.path.split("?")[0] != PATH:
+            await socket.reject(404, f"the gateway is at {PATH}\n")
+            return None
+        if request.protocols and frames.SUBPROTOCOL not in request.protocols:
+            await socket.reject(400, f"expected the subprotocol {frames.SUBPROTOCOL}\n")
+            return None
+        await socket.accept(frames.SUBPROTOCOL if request.protocols else None)
+        if visit.is_surplus:
+            detail = f"{self.door.bounds.most} connections are open already (gateway.connections)"
+            raise Refusal(frames.CODE_OVERLOAD, "overload", detail)
+        return await greeting.greet(socket, request, self.services, f"c{next(self._names)}", visit.address)
 
 
-async def _refuse(socket: WebSocketConnection, refusal: Refusal) -> None:
-    log.info("a gateway client is closed with %d: %s", refusal.code, refusal)
-    with suppress(ConnectionClosed), trio.move_on_after(CLOSE_SECONDS, shield=True):
-        if refusal.code != frames.CODE_RESTART:
-            await socket.send_message(frames.error(refusal.name, str(refusal), fatal=True).decode())
-        await socket.aclose(code=refusal.code, reason=str(refusal)[:100])
+def _restart() -> Refusal:
+    return Refusal(frames.CODE_RESTART, "restart", "the server restarts")
+
+
+async def _say_goodbye(socket: ServerSocket, refusal: Refusal | None) -> None:
+    """Close a client's WebSocket, or answer the request that did not become one. The socket itself is closed by others."""
+    with trio.move_on_after(CLOSE_SECONDS, shield=True), suppress(Closed):
+        if refusal is None:
+            await socket.finish()
+        elif socket.is_open:
+            log.info("a gateway client is closed with %d: %s", refusal.code, refusal)
+            if refusal.code != frames.CODE_RESTART:
+                socket.push(frames.error(refusal.name, str(refusal), fatal=True))
+            await socket.close(refusal.code, str(refusal)[:100])
+        elif refusal.code == frames.CODE_INTERNAL:
+            await socket.answer("400 Bad Request")
+        else:
+            await socket.answer("408 Request Timeout")
 
 
 @asynccontextmanager
@@ -149,7 +178,10 @@ async def open_gateway(
     services: Services, listeners: Sequence[trio.SocketListener], tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Gateway]:
     """Listen; at the end every client has been told."""
-    gateway = Gateway(services, tls)
+    settings = services.settings
+    most = affordable("gateway.connections", settings.connections)
+    door = Door("gateway", Bounds(most, settings.connections_per_address))
+    gateway = Gateway(services, door, tls)
     async with trio.open_nursery() as nursery:
         await nursery.start(gateway.serve, listeners)
         try:
@@ -157,6 +189,5 @@ async def open_gateway(
         finally:
             gateway.close_all()
             with trio.move_on_after(CLOSE_SECONDS, shield=True):
-                while gateway._open:  # noqa: SLF001
-                    await gateway._left.park()  # noqa: SLF001
+                await gateway.all_left()
             nursery.cancel_scope.cancel()

@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError
 
-from supervisor.gateway import connection as connection_module
+from supervisor.gateway import greeting
 from supervisor.service import Service
 from supervisor.websocket import open_websocket
 
@@ -265,7 +265,7 @@ async def test_a_bad_frame_later_is_closed_with_its_code(service: Service, frame
 
 async def test_a_silent_client_is_closed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """No hello in time: 4408."""
-    monkeypatch.setattr(connection_module, "HELLO_SECONDS", 0.2)
+    monkeypatch.setattr(greeting, "HELLO_SECONDS", 0.2)
     async with connect(service.gateway_url, None) as client:
         assert await client.expect_close() == 4408
 

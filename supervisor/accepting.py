@@ -1,0 +1,215 @@
+"""Accepting connections on a port: counted from accept to close, bounded as a whole and per address, each inside a fence.
+
+Whoever comes when the port is full is turned away at once, in plain HTTP, and costs no descriptor. A connection that has not
+shown yet that it is more than an open socket makes way for a newer one after `GRACE_SECONDS`. Nothing that goes wrong with one
+connection, or with accepting one, ends the port.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import resource
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import trio
+from attrs import define, field, frozen
+
+from resources.fence import fence, note
+
+GRACE_SECONDS = 1.0  # for which a connection that is not known yet does not have to make way
+SURPLUS = 16  # connections beyond the bound that are told so by the port's own protocol, when all others are known
+PAUSE = (0.05, 1.0)  # seconds until accept is tried again: first, most
+READ_AWAY = (
+    64 << 10
+)  # bytes read before a connection is refused: if any are left, TCP resets it, and the answer is lost
+LEAST = 8  # connections that a port takes however few descriptors there are
+
+REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n"
+)
+
+log = logging.getLogger(__name__)
+
+
+@frozen
+class Bounds:
+    """How many connections a port takes, and how many of them from one address.
+
+    Loopback has no bound of its own: behind a proxy on this host everybody comes from there.
+    """
+
+    most: int
+    per_address: int
+
+
+@define(eq=False)
+class Visit:
+    """One connection, from accept to close.
+
+    Attributes:
+        stream: The plain socket.
+        address: The client's IP address.
+        is_surplus: The port is full: the client may be told so, and must not be served.
+        has_answered: Something was sent to the client; set by whoever serves it. Else it gets `REFUSAL` when it has to make way.
+    """
+
+    stream: trio.SocketStream
+    address: str
+    door: Door
+    is_surplus: bool = False
+    has_answered: bool = False
+    since: float = field(factory=trio.current_time)
+    scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+
+    def become_known(self) -> None:
+        """The client has shown who it is; from now on it does not have to make way."""
+        self.door.strangers.pop(self, None)
+
+
+Serve = Callable[[Visit], Awaitable[None]]
+
+
+@define(eq=False)
+class Door:
+    """The connections of one port. `where` is the name of the port's fence."""
+
+    where: str
+    bounds: Bounds
+    strangers: dict[Visit, None] = field(factory=dict, init=False)
+    """Connections that are not known yet, oldest first."""
+    _inside: set[Visit] = field(factory=set, init=False)
+    _by_address: Counter[str] = field(factory=Counter, init=False)
+
+    @property
+    def open(self) -> int:
+        """Connections at the moment."""
+        return len(self._inside)
+
+    async def accept(self, listener: trio.abc.Listener[trio.SocketStream], serve: Serve, clients: trio.Nursery) -> None:
+        """Accept on one listener until it is closed; the tasks of the connections are in `clients`.
+
+        Cancellation: the listener is closed, connections go on.
+        """
+        async with listener:
+            pause = PAUSE[0]
+            while True:
+                try:
+                    stream = await listener.accept()
+                except trio.ClosedResourceError:
+                    return
+                except Exception as error:  # noqa: BLE001  # one connection is gone, or the host has run out of something
+                    if pause == PAUSE[0]:  # else it has been said
+                        note(f"{self.where}.accept", error, "it is tried again")
+                    await trio.sleep(pause)
+                    pause = min(pause * 2, PAUSE[1])
+                else:
+                    pause = PAUSE[0]
+                    self._take(stream, serve, clients)
+
+    def _take(self, stream: trio.SocketStream, serve: Serve, clients: trio.Nursery) -> None:
+        visit = None
+        with suppress(OSError):  # it may have gone already
+            visit = self.admit(stream, str(stream.socket.getpeername()[0]))
+        if visit is None:
+            turn_away(stream)
+        else:
+            clients.start_soon(self._visit, visit, serve)
+
+    def admit(self, stream: trio.SocketStream, address: str) -> Visit | None:
+        """Count a connection that was accepted; None if there is no room for it. Never waits."""
+        visit = Visit(stream, address, self)
+        name = counted_as(address)
+        if name and self._by_address[name] >= self.bounds.per_address and not self._make_way(name):
+            return None
+        if len(self._inside) >= self.bounds.most and not self._make_way():
+            if self.strangers or len(self._inside) >= self.bounds.most + SURPLUS:
+                return None
+            visit.is_surplus = True
+        self._inside.add(visit)
+        self._by_address[name] += 1
+        self.strangers[visit] = None
+        return visit
+
+    def leave(self, visit: Visit) -> None:
+        """A connection is over."""
+        if visit in self._inside:
+            self._inside.discard(visit)
+            self.strangers.pop(visit, None)
+            name = counted_as(visit.address)
+            self._by_address[name] -= 1
+            if not self._by_address[name]:
+                del self._by_address[name]
+
+    def _make_way(self, name: str | None = None) -> bool:
+        """End the oldest stranger (of one address, if given) that has had its grace; return whether there was one."""
+        latest = trio.current_time() - GRACE_SECONDS
+        for visit in self.strangers:
+            if visit.since > latest:
+                break
+            if name is None or counted_as(visit.address) == name:
+                self.leave(visit)
+                visit.scope.cancel()
+                return True
+        return False
+
+    async def _visit(self, visit: Visit, serve: Serve) -> None:
+        try:
+            with fence(self.where, visit.address), visit.scope:
+                await serve(visit)
+            if visit.scope.cancelled_caught and not visit.has_answered:
+                turn_away(visit.stream)
+        finally:
+            self.leave(visit)
+            visit.stream.socket.close()
+
+
+def turn_away(stream: trio.SocketStream, answer: bytes = REFUSAL) -> None:
+    """Send an answer, as far as that can be done at once, and close. Never waits, never raises OSError."""
+    with suppress(OSError):
+        os.read(stream.socket.fileno(), READ_AWAY)
+    with suppress(OSError):
+        os.write(stream.socket.fileno(), answer)
+    stream.socket.close()
+
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address is this host's own."""
+    ip = _ip(address)
+    return ip is not None and ip.is_loopback
+
+
+def counted_as(address: str) -> str:
+    """What connections from an address are counted as: the address; of IPv6 its /64; "" for loopback, which has no bound."""
+    ip = _ip(address)
+    if ip is None:
+        return address
+    if ip.is_loopback:
+        return ""
+    return str(ip) if ip.version == 4 else str(ipaddress.IPv6Address(int(ip) >> 64 << 64))  # noqa: PLR2004  # of IP
+
+
+def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return None
+    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
+    return mapped or ip
+
+
+def affordable(setting: str, most: int) -> int:
+    """At most half of this process's file descriptors: sandboxes, the store and the other port need theirs."""
+    descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if descriptors == resource.RLIM_INFINITY or most <= descriptors // 2:
+        return most
+    fewer = max(descriptors // 2, LEAST)
+    log.warning(
+        "%s is %d, but this process may have %d file descriptors only: %d connections are taken",
+        setting, most, descriptors, fewer,
+    )  # fmt: skip
+    return fewer

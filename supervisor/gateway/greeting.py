@@ -1,0 +1,86 @@
+"""The first frame of a client, and whether it may come in."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from urllib.parse import urlsplit
+
+from ..accepting import is_loopback
+from ..config.model import Channel
+from . import frames
+from .connection import Connection, Refusal, Services
+from .socket import Request, ServerSocket, TooBig, Violation
+
+HELLO_SECONDS = 5.0  # from accept to hello
+HELLO_MAX = 16 << 10  # bytes of a hello
+HELLO_BUDGET = 48 << 10  # bytes of everything that comes until then, the opening handshake too
+
+
+async def greet(socket: ServerSocket, request: Request, services: Services, name: str, address: str) -> Connection:
+    """Wait for the client's hello and check its rights.
+
+    Raises:
+        Refusal: The hello was wrong.
+        Closed: The client left.
+    """
+    hello = await _hello(socket, min(services.settings.max_frame, HELLO_MAX))
+    channel = services.channels().get(hello.channel)
+    if channel is None:
+        raise Refusal(frames.CODE_CHANNEL, "channel", f"there is no channel {hello.channel!r}")
+    if channel.tokens:
+        _check_token(_bearer(request) or hello.token, channel)
+    else:
+        _check_local(address, request)
+    if not 1 <= hello.window <= frames.WINDOW_MAX:
+        detail = f"expected a window of 1 to {frames.WINDOW_MAX}, got {hello.window}"
+        raise Refusal(frames.CODE_PROTOCOL, "protocol", detail)
+    return Connection(name, socket, services, channel, hello.window, hello.outcomes, hello.only_own)
+
+
+async def _hello(socket: ServerSocket, most: int) -> frames.Hello:
+    try:
+        frame = frames.decode(await socket.receive(most, HELLO_BUDGET))
+    except TooBig:
+        detail = f"expected at most {most} bytes in a hello"
+        raise Refusal(frames.CODE_FRAME, "frame_too_big", detail) from None
+    except Violation as bad:
+        raise Refusal(bad.code, "protocol", str(bad)) from None
+    except frames.BadFrame as bad:
+        raise Refusal(frames.CODE_PROTOCOL, "protocol", str(bad)) from None
+    if not isinstance(frame, frames.Hello):
+        raise Refusal(frames.CODE_PROTOCOL, "protocol", "expected hello first")
+    return frame
+
+
+def _bearer(request: Request) -> str | None:
+    for key, value in request.headers:
+        if key.lower() == b"authorization" and value.lower().startswith(b"bearer "):
+            return str(value[7:].strip().decode("latin-1"))
+    return None
+
+
+def _check_token(token: str | None, channel: Channel) -> None:
+    digest = hashlib.sha256((token or "").encode()).hexdigest()
+    # Every token is compared, so that the time says nothing about which one fits.
+    known = [hmac.compare_digest(digest, one) for one in channel.tokens]
+    if not token or not any(known):
+        reason = "a token is needed" if not token else "the token is not known"
+        raise Refusal(frames.CODE_TOKEN, "token", f"channel {channel.name}: {reason}")
+
+
+def _check_local(address: str, request: Request) -> None:
+    """A channel without tokens is for programs on this host, and not for web pages that a browser on it shows."""
+    if not is_loopback(address):
+        raise Refusal(frames.CODE_TOKEN, "token", "this channel has no tokens, so only clients on the host may use it")
+    origin = next((value.decode("latin-1") for key, value in request.headers if key.lower() == b"origin"), None)
+    if origin is not None and _host_of(origin) not in ("localhost", "127.0.0.1", "::1"):
+        raise Refusal(frames.CODE_TOKEN, "token", f"the web page {origin!r} may not use a channel without tokens")
+
+
+def _host_of(origin: str) -> str | None:
+    """The host of a web page; None where the origin makes no sense."""
+    try:
+        return urlsplit(origin).hostname
+    except ValueError:
+        return None

@@ -1,0 +1,249 @@
+"""The server's end of a WebSocket: wsproto on a Trio stream.
+
+One task receives, one writes. Every message is bounded before it is read whole, and nothing is read while too much waits to be
+written: so what a client can make us keep is `READ` bytes, one message, and what stands in the queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from time import perf_counter
+
+import trio
+import wsproto
+from attrs import define, field, frozen
+from wsproto import events
+from wsproto.connection import ConnectionState
+from wsproto.utilities import RemoteProtocolError
+
+from .frames import CODE_PROTOCOL
+
+READ = 64 << 10
+READ_FIRST = 4 << 10  # bytes read at a time from a client that is not known yet
+WRITE = 32 << 10  # bytes of frames that are written together
+TURN_SECONDS = 0.005  # of work on what one client sent, until others have theirs
+STUFFED = 1 << 20  # bytes that wait to be written: while there are more nothing is read
+
+_ANSWER = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Closed(Exception):
+    """The client has closed the connection, or is gone."""
+
+
+class TooBig(Exception):
+    """A message has more bytes than it may have."""
+
+
+class Violation(Exception):
+    """The client does not speak WebSocket. Attributes: code, for the close."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+@frozen
+class Request:
+    """The opening handshake."""
+
+    path: str
+    protocols: tuple[str, ...]
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+@define(eq=False)
+class ServerSocket:
+    """A client's connection. Everything that awaits may raise `Closed`."""
+
+    _stream: trio.abc.Stream
+    _protocol: wsproto.WSConnection = field(
+        factory=lambda: wsproto.WSConnection(wsproto.ConnectionType.SERVER), init=False
+    )
+    queued: int = field(default=0, init=False)
+    """Bytes that wait to be written."""
+    received: int = field(default=0, init=False)
+    """Bytes that came, all together."""
+    silent_since: float | None = field(default=None, init=False)
+    """Since when we have waited for the client to send something; None while we do not."""
+    _queue: deque[bytes] = field(factory=deque, init=False)
+    _fuller: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _emptier: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _text: bytearray = field(factory=bytearray, init=False)  # of a message that is not whole yet
+    _is_torn: bool = field(default=False, init=False)  # a write was not finished: no frame can follow
+    _since: float = field(factory=perf_counter, init=False)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the opening handshake is over, and nobody has begun to close."""
+        return self._protocol.state is ConnectionState.OPEN
+
+    async def handshake(self) -> Request:
+        """Wait for the request. What wsproto makes of odd bytes in it is not known: it may raise anything."""
+        while True:
+            data = await self._receive(READ_FIRST)
+            try:
+                self._protocol.receive_data(data)
+            except RemoteProtocolError as error:
+                hint = error.event_hint
+                if isinstance(hint, events.RejectConnection):
+                    await self._send(self._protocol.send(hint))
+                raise Closed(str(error)) from None
+            for event in self._protocol.events():
+                if isinstance(event, events.Request):
+                    return Request(event.target, tuple(event.subprotocols), tuple(event.extra_headers))
+
+    async def accept(self, protocol: str | None) -> None:
+        """Become a WebSocket."""
+        await self._send(self._protocol.send(events.AcceptConnection(subprotocol=protocol)))
+
+    async def reject(self, status: int, text: str) -> None:
+        """Answer the request with an HTTP error."""
+        body = text.encode()
+        headers = [
+            (b"content-type", b"text/plain"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        rejection = events.RejectConnection(status_code=status, headers=headers, has_body=True)
+        data = self._protocol.send(rejection) + self._protocol.send(events.RejectData(data=body))
+        await self._send(data)
+
+    async def answer(self, status: str) -> None:
+        """Answer, with a bare HTTP status, whatever came instead of a request."""
+        if self._protocol.state is ConnectionState.CONNECTING:
+            await self._send(_ANSWER % status.encode())
+
+    def push(self, text: bytes) -> None:
+        """Queue a text message; never waits."""
+        size = len(text)
+        if size < 126:  # noqa: PLR2004  # RFC 6455, section 5.2
+            head = bytes((0x81, size))
+        elif size < 1 << 16:
+            head = b"\x81\x7e" + size.to_bytes(2, "big")
+        else:
+            head = b"\x81\x7f" + size.to_bytes(8, "big")
+        self._push(head + text)
+
+    def ping(self) -> None:
+        """Ask for a sign of life."""
+        if self.is_open:
+            self._push(self._protocol.send(events.Ping()))
+
+    def _push(self, data: bytes) -> None:
+        self._queue.append(data)
+        self.queued += len(data)
+        self._fuller.unpark()
+
+    async def wait_queued(self) -> None:
+        """Wait until something is to be written."""
+        if not self._queue:
+            await self._fuller.park()
+
+    async def write(self) -> None:
+        """Write some of what is queued."""
+        parts, size = [], 0
+        while self._queue and size < WRITE:
+            parts.append(self._queue.popleft())
+            size += len(parts[-1])
+        await self._send(b"".join(parts))
+        self.queued -= size
+        self._emptier.unpark_all()
+
+    async def receive(self, most: int, budget: int | None = None) -> bytes:
+        """The next text message. `budget`: bytes that the connection may have sent by then, all together.
+
+        Raises:
+            Closed: There is none.
+            TooBig: It has more than `most` bytes, or the budget is spent.
+            Violation: The client broke the protocol, or sent a binary message.
+        """
+        try:
+            while True:
+                for event in self._protocol.events():
+                    message = self._take(event, most)
+                    if message is not None:
+                        return message
+                    await self._breathe()
+                while self.queued > STUFFED:
+                    await self._emptier.park()
+                if budget is not None and self.received > budget:
+                    raise TooBig
+                await self._breathe()
+                self._protocol.receive_data(await self._receive(READ if budget is None else READ_FIRST))
+        except RemoteProtocolError as error:
+            hint = error.event_hint
+            code = int(hint.code) if isinstance(hint, events.CloseConnection) else 1002
+            raise Violation(code, str(error)) from None
+
+    def _take(self, event: events.Event, most: int) -> bytes | None:
+        match event:
+            case events.TextMessage():
+                return self._gather(event.data, is_last=event.message_finished, most=most)
+            case events.BytesMessage():
+                raise Violation(CODE_PROTOCOL, "expected a text frame, got a binary one")
+            case events.Ping():
+                self._push(self._protocol.send(event.response()))
+            case events.CloseConnection():
+                if self._protocol.state is ConnectionState.REMOTE_CLOSING:
+                    self._push(self._protocol.send(event.response()))
+                raise Closed(f"{event.code} {event.reason or ''}")
+        return None
+
+    def _gather(self, piece: str, *, is_last: bool, most: int) -> bytes | None:
+        data = piece.encode()
+        if len(self._text) + len(data) > most:
+            raise TooBig
+        if is_last and not self._text:
+            return data
+        self._text += data
+        if not is_last:
+            return None
+        whole, self._text = bytes(self._text), bytearray()
+        return whole
+
+    async def close(self, code: int, reason: str) -> None:
+        """Begin to close, write what is queued, and wait until the client closes too. Whoever calls bounds the time."""
+        self._push(self._protocol.send(events.CloseConnection(code=code, reason=reason)))
+        await self.finish()
+        with suppress(RemoteProtocolError):
+            while self._protocol.state is ConnectionState.LOCAL_CLOSING:
+                self._protocol.receive_data(await self._receive(READ))
+                for _ in self._protocol.events():
+                    await self._breathe()
+
+    async def finish(self) -> None:
+        """Write what is queued, if the client did not simply go."""
+        while self._queue and not self._is_torn and self._protocol.state is not ConnectionState.OPEN:
+            await self.write()
+
+    async def _breathe(self) -> None:
+        """Let others have their turn, when this client has had its own."""
+        if perf_counter() - self._since > TURN_SECONDS:
+            await trio.lowlevel.checkpoint()
+            self._since = perf_counter()
+
+    async def _receive(self, most: int) -> bytes:
+        self.silent_since = trio.current_time()
+        try:
+            data = await self._stream.receive_some(most)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise Closed(str(error)) from None
+        finally:
+            self.silent_since = None
+            self._since = perf_counter()
+        if not data:
+            raise Closed("the client has gone")
+        self.received += len(data)
+        return bytes(data)
+
+    async def _send(self, data: bytes) -> None:
+        if self._is_torn:
+            raise Closed("a write was not finished")
+        self._is_torn = True
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise Closed(str(error)) from None
+        self._is_torn = False
