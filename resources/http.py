@@ -15,15 +15,20 @@ from attrs import frozen
 from .contract import Caller, Refused, Resource, command
 from .convert import Json, parameter
 from .messages import shown
-from .stores.egress import DROPPED, Egress, EgressError, Policy
+from .stores.egress import DROPPED, Egress, EgressError, Policy, excerpt, url_of
+from .text import clean
 
-NO_URL = "No URL given"
+NO_URL = "No URL given"  # in the old sandbox's words also for one that is no string
 VERIFY_OPTIONS = ("VERIFY_NONE", "VERIFY_PEER", "VERIFY_CLIENT_ONCE", "VERIFY_FAIL_IF_NO_PEER_CERT")
 SSL_METHODS = ("SSLv3", "SSLv23", "TLSv1")
 HEADERS_WRONG = "'headers' must be an object of strings or lists of strings"
 FILES_WRONG = "'files' must be an object of {file_name, content_type, data}, or a list of such objects"
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"[^\x00\r\n]*")
+CONTENT_TYPE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+HEADERS_MAX = 500  # header lines of a request
+PARTS_MAX = 1000  # fields and files of a form
+WHITE_SPACE = str.maketrans("", "", " \t\r\n")
 USER_AGENT = "jsbox"
 
 
@@ -99,7 +104,7 @@ class Http(Resource):
             with trio.fail_after(settings.timeout):
                 answer = await self.egress.fetch(caller.app, built, settings.policy, verify=verify)
         except trio.TooSlowError as error:
-            raise Refused(f"{method} {request.url} timed out after {settings.timeout:g} s") from error
+            raise Refused(f"{method} {excerpt(request.url)} timed out after {settings.timeout:g} s") from error
         except EgressError as error:
             raise Refused(str(error)) from error
         return Response(answer.code, answer.body)
@@ -121,20 +126,27 @@ def _verify(request: Request) -> bool:
 def _build(method: str, request: Request) -> httpx2.Request:
     headers = _headers(request.headers)
     try:
-        url = httpx2.URL(request.url)
-        if request.files:
-            names = {name.lower() for name, _ in headers}
-            if "content-type" in names:  # the boundary is ours to choose
-                headers = [(name, value) for name, value in headers if name.lower() != "content-type"]
-            return httpx2.Request(method, url, headers=headers, data=_fields(request.data), files=_files(request.files))
-        content = None if request.data is None else request.data.encode()
-        return httpx2.Request(method, url, headers=headers, content=content)
-    except (httpx2.InvalidURL, UnicodeError) as error:
+        url = url_of(request.url)
+    except httpx2.InvalidURL as error:
         raise Refused(f"'url' is no URL: {error}") from error
+    headers.append((b"Host", url.netloc))  # else httpx2 looks at the host in its own script, which not all have
+    if not request.files:
+        content = None if request.data is None else clean(request.data).encode()
+        return httpx2.Request(method, url, headers=headers, content=content)
+    # The boundary is ours to choose.
+    headers = [(name, value) for name, value in headers if name.lower() != b"content-type"]
+    fields, files = _fields(request.data), _files(request.files)
+    if sum(map(len, fields.values())) + len(files) > PARTS_MAX:
+        raise Refused(f"'data' and 'files' may have {PARTS_MAX} fields and files together")
+    try:
+        return httpx2.Request(method, url, headers=headers, data=fields, files=files)
+    except ValueError as error:
+        raise Refused(f"'files' cannot be sent as a form: {error}") from error
 
 
-def _headers(given: dict[str, Any] | None) -> list[tuple[str, str]]:
-    headers: list[tuple[str, str]] = []
+def _headers(given: dict[str, Any] | None) -> list[tuple[bytes, bytes]]:
+    """What is sent: values in UTF-8, with the spaces that the app put round them."""
+    headers: list[tuple[bytes, bytes]] = []
     for name, values in (given or {}).items():
         for value in values if isinstance(values, list) else [values]:
             if not isinstance(value, str):
@@ -142,12 +154,14 @@ def _headers(given: dict[str, Any] | None) -> list[tuple[str, str]]:
             if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
                 raise Refused(f"'headers': {shown(name)}: {shown(value)} cannot be sent as a header")
             if name.lower() not in DROPPED:
-                headers.append((name, value))
+                headers.append((name.encode(), clean(value).encode()))
+            if len(headers) > HEADERS_MAX:
+                raise Refused(f"'headers' may have {HEADERS_MAX} lines")
     names = {name.lower() for name, _ in headers}
-    if "accept-encoding" not in names:
-        headers.append(("Accept-Encoding", "gzip, deflate"))
-    if "user-agent" not in names:
-        headers.append(("User-Agent", USER_AGENT))
+    if b"accept-encoding" not in names:
+        headers.append((b"Accept-Encoding", b"gzip, deflate"))
+    if b"user-agent" not in names:
+        headers.append((b"User-Agent", USER_AGENT.encode()))
     return headers
 
 
@@ -156,9 +170,11 @@ def _fields(data: str | None) -> dict[str, list[str]]:
     if not data:
         return {}
     try:
-        pairs = parse_qsl(data, keep_blank_values=True, strict_parsing=True)
+        pairs = parse_qsl(clean(data), keep_blank_values=True, strict_parsing=True, max_num_fields=PARTS_MAX)
     except ValueError as error:
-        raise Refused("'data' must be a form (a=1&b=2) where there are 'files'") from error
+        raise Refused(
+            f"'data' must be a form (a=1&b=2) of at most {PARTS_MAX} fields where there are 'files'"
+        ) from error
     fields: dict[str, list[str]] = {}
     for name, value in pairs:
         fields.setdefault(name, []).append(value)
@@ -171,14 +187,24 @@ def _files(given: Any) -> list[tuple[str, tuple[str | None, bytes, str | None]]]
         if not isinstance(group, dict):
             raise Refused(f"{FILES_WRONG}, not {shown(group)}")
         for name, file in group.items():
-            if not isinstance(file, dict) or not isinstance(file.get("data"), str):
-                raise Refused(f"{FILES_WRONG}; {shown(name)} is {shown(file)}")
-            file_name, content_type = file.get("file_name", name), file.get("content_type")
-            if not isinstance(file_name, str) or not isinstance(content_type, str | None):
-                raise Refused(f"{FILES_WRONG}; file_name and content_type of {shown(name)} must be strings")
-            try:
-                content = base64.b64decode(file["data"], validate=True)
-            except (binascii.Error, ValueError) as error:
-                raise Refused(f"'files': the data of {shown(name)} is not base64") from error
-            files.append((name, (file_name, content, content_type)))
+            files.append((clean(name), _file(name, file)))
+            if len(files) > PARTS_MAX:
+                raise Refused(f"'files' may have {PARTS_MAX} files")
     return files
+
+
+def _file(name: str, file: Any) -> tuple[str, bytes, str | None]:
+    if not isinstance(file, dict) or not isinstance(file.get("data"), str):
+        raise Refused(f"{FILES_WRONG}; {shown(name)} is {shown(file)}")
+    file_name, content_type = file.get("file_name", name), file.get("content_type")
+    if not isinstance(file_name, str) or not isinstance(content_type, str | None):
+        raise Refused(f"{FILES_WRONG}; file_name and content_type of {shown(name)} must be strings")
+    if content_type is not None and not CONTENT_TYPE.fullmatch(content_type):
+        raise Refused(
+            f"'files': the content_type of {shown(name)} has a line break or control character: {shown(content_type)}"
+        )
+    try:
+        content = base64.b64decode(file["data"].translate(WHITE_SPACE), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Refused(f"'files': the data of {shown(name)} is not base64") from error
+    return clean(file_name), content, None if content_type is None else clean(content_type)

@@ -88,10 +88,10 @@ async def test_a_name_that_leads_to_a_private_address_is_refused(
     port = int(server.rpartition(":")[2])
     answers = ["93.184.216.34", "127.0.0.1"]
 
-    async def rebinding(host: str, port: int, **_: Any) -> list[Any]:
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[-1], port))]
+    def rebinding(*_: Any, **__: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (answers[-1], 0))]
 
-    monkeypatch.setattr(trio.socket, "getaddrinfo", rebinding)
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     with pytest.raises(Forbidden, match=r"innocent.example.org \(127.0.0.1\)"):
         await get(egress, f"http://innocent.example.org:{port}/echo", policy())
     assert (await get(egress, f"http://innocent.example.org:{port}/echo", policy("innocent.example.org")))[0] == 200

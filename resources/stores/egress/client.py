@@ -1,0 +1,186 @@
+"""The HTTP client of all apps: a request to its answer, over kept or new connections, and on where redirects lead."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx2
+import trio
+from attrs import define, field, frozen
+
+from .body import read_body, skip_body
+from .connect import Connector
+from .connection import Connection
+from .errors import EgressError, Unanswered, excerpt
+from .head import Head, read_head
+from .kept import Kept
+from .pace import Pace, Work
+from .route import Policy, Target, target_of
+from .urls import joined, location_text
+
+CONNECTIONS = 128  # of one app at a time; more requests wait
+DROPPED = frozenset({"connection", "content-length", "transfer-encoding", "host"})  # ours to set
+CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})  # not sent on to another origin
+FOR_PROXIES = frozenset({b"proxy-authorization", b"proxy-connection"})  # the operator's to set, behind a proxy
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+SEE_OTHER = 303  # the redirect that means "GET this"
+
+
+@frozen
+class Answer:
+    """The response to a request, after redirects."""
+
+    code: int
+    body: str
+
+
+@define(eq=False)
+class _Places:
+    """The connections that one app may have at a time."""
+
+    free: trio.Semaphore = field(factory=lambda: trio.Semaphore(CONNECTIONS), init=False)
+    wanted: int = 0  # by requests that have one or wait for it
+
+
+@define(eq=False)
+class Egress:
+    """The HTTP client of all apps: each app has connections of its own, under its own policy. Made by `open_egress`."""
+
+    _connector: Connector = field(factory=Connector, init=False)
+    _kept: Kept = field(factory=Kept, init=False)
+    _pace: Pace = field(factory=Pace, init=False)
+    _places: dict[str, _Places] = field(factory=dict, init=False)
+
+    async def fetch(self, app: str, request: httpx2.Request, policy: Policy, *, verify: bool) -> Answer:
+        """Send a request, follow its redirects (GET and HEAD only), and read the answer.
+
+        Raises:
+            EgressError: There is no answer that the app may have.
+        """
+        for _ in range(policy.redirects + 1):
+            async with self._place(app):
+                answer = await self._exchange(app, request, policy, verify=verify)
+            if isinstance(answer, Answer):
+                return answer
+            request = _redirected(request, answer)
+        raise EgressError(f"more than {policy.redirects} redirects, the last to {excerpt(str(request.url))}")
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        self._kept.close_all()
+
+    @asynccontextmanager
+    async def _place(self, app: str) -> AsyncIterator[None]:
+        places = self._places.setdefault(app, _Places())
+        places.wanted += 1
+        try:
+            async with places.free:
+                yield
+        finally:
+            places.wanted -= 1
+            if not places.wanted:
+                del self._places[app]
+
+    async def _exchange(self, app: str, request: httpx2.Request, policy: Policy, *, verify: bool) -> Answer | Head:
+        """Send one request; return its answer, or the head of a redirect.
+
+        A request on a kept connection that ends before any byte of the answer is sent once more, on a new connection,
+        whatever its method: as a rule the server had closed the connection before the request came.
+        """
+        target = target_of(request.url, policy)
+        data = _rendered(request, target, policy)
+        work = self._pace.work(app)
+        key = (app, target.route, verify, target.proxy_authorization)
+        connection = await self._take_kept(key, target, policy)
+        if connection is not None:
+            try:
+                return await self._converse(connection, request.method, data, policy, work, key)
+            except Unanswered:
+                pass
+        connection = await self._connector.open(app, target, policy.allow, work, verify=verify)
+        return await self._converse(connection, request.method, data, policy, work, key)
+
+    async def _take_kept(self, key: tuple[object, ...], target: Target, policy: Policy) -> Connection | None:
+        """A connection that is still open, and that the policy, which may be newer than it, allows."""
+        place = target.route.place
+        while (connection := self._kept.take(key)) is not None:
+            try:
+                allowed = not target.route.is_guarded or policy.allow.allows_address(
+                    place.host, connection.address, place.port
+                )
+                if allowed and await connection.is_usable():
+                    return connection
+            except BaseException:
+                connection.close()
+                raise
+            connection.close()
+        return None
+
+    async def _converse(
+        self, connection: Connection, method: str, data: bytes, policy: Policy, work: Work, key: tuple[object, ...]
+    ) -> Answer | Head:
+        """Send a request on a connection and read the answer; keep the connection or close it, whatever happens."""
+        is_free = False
+        try:
+            await connection.send(data)
+            head = await read_head(connection, work)
+            if head.status in REDIRECTS:
+                is_free = skip_body(connection, head, method)
+                return head
+            answer = Answer(head.status, await read_body(connection, head, method, policy.response_max, work))
+            is_free = True
+            return answer
+        finally:
+            if is_free and head.keeps_alive() and connection.is_clean():
+                self._kept.put(key, connection)
+            else:
+                connection.close()
+
+
+@asynccontextmanager
+async def open_egress() -> AsyncIterator[Egress]:
+    """An HTTP client; its connections are closed at the end."""
+    egress = Egress()
+    try:
+        yield egress
+    finally:
+        egress.close()
+
+
+def _rendered(request: httpx2.Request, target: Target, policy: Policy) -> bytes:
+    """The bytes of a request. Header values are sent as they are, with their spaces and in UTF-8."""
+    lines = [f"{request.method} {target.path} HTTP/1.1".encode("ascii"), b"Host: " + target.host.encode("ascii")]
+    if target.route.is_forwarded and target.proxy_authorization is not None:
+        lines.append(b"Proxy-Authorization: " + target.proxy_authorization.encode("ascii"))
+    left_out = {b"host"} | (FOR_PROXIES if policy.proxy else set())
+    lines += [name + b": " + value for name, value in request.headers.raw if name.lower() not in left_out]
+    head = b"\r\n".join([*lines, b"", b""])
+    if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\0" in head:
+        raise EgressError("a header has a line break or a NUL")
+    return head + request.read()
+
+
+def _redirected(request: httpx2.Request, head: Head) -> httpx2.Request:
+    """The request that a redirect asks for."""
+    location = head.header(b"location")
+    if location is None:
+        raise EgressError(f"a redirect ({head.status}) that does not say where to")
+    text = location_text(location)
+    method = request.method
+    if method not in ("GET", "HEAD"):
+        if head.status != SEE_OTHER:
+            raise EgressError(
+                f"{method} was redirected ({head.status}) to {excerpt(text)}; only GET and HEAD follow redirects"
+            )
+        method = "GET"
+    try:
+        url = joined(request.url, text)
+    except httpx2.InvalidURL as error:
+        raise EgressError(f"a redirect ({head.status}) to '{excerpt(text)}', which is no URL: {error}") from error
+    left_out = {b"host", b"content-length", *((b"content-type",) if method != request.method else ())}
+    if (url.scheme, url.raw_host, url.port) != (request.url.scheme, request.url.raw_host, request.url.port):
+        left_out |= CREDENTIALS
+    headers = [(name, value) for name, value in request.headers.raw if name.lower() not in left_out]
+    headers.append((b"Host", url.netloc))
+    return httpx2.Request(method, url, headers=headers)

@@ -1,0 +1,118 @@
+"""Connections are opened here: to checked addresses only, through TLS, and through a proxy's tunnel."""
+
+from __future__ import annotations
+
+import ssl
+
+import trio
+from attrs import define, field
+
+from ..allow import AllowList
+from ..hosts import IPAddress
+from .connection import Connection
+from .errors import EgressError, excerpt, explain
+from .head import read_head
+from .lookup import Lookups
+from .pace import Work
+from .route import Place, Route, Target, forbidden
+
+CONNECT_SECONDS = 5.0  # for one address of a host that has several
+
+
+@define(eq=False)
+class Connector:
+    """Opens connections for all apps."""
+
+    _lookups: Lookups = field(factory=Lookups, init=False)
+    _contexts: dict[bool, ssl.SSLContext] = field(factory=dict, init=False)
+
+    async def open(self, app: str, target: Target, allow: AllowList, work: Work, *, verify: bool) -> Connection:
+        """Open a connection; whatever else happens, also a cancellation, leaves none.
+
+        Raises:
+            EgressError: There is none to be had; Forbidden if none may be.
+        """
+        route = target.route
+        connection = await self._connect(app, route, allow)
+        try:
+            if route.place.is_tls:
+                is_proxy = route.tunnel is not None or route.is_forwarded  # not the app's to trust without a check
+                name = route.place.host if is_proxy else route.server_name
+                await self._start_tls(connection, name, verify=verify or is_proxy)
+            if route.tunnel is not None:
+                await _open_tunnel(connection, route.tunnel, target.proxy_authorization, work)
+                await self._start_tls(connection, route.server_name, verify=verify)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    async def _connect(self, app: str, route: Route, allow: AllowList) -> Connection:
+        host, port = route.place.host, route.place.port
+        addresses = await self._lookups.addresses(app, host)
+        allowed = addresses
+        if route.is_guarded:
+            allowed = [address for address in addresses if allow.allows_address(host, address, port)]
+            if not allowed:
+                raise forbidden(host, addresses, allow)
+        if not allowed:
+            raise EgressError(f"the host {host} is not known")
+        *others, last = allowed
+        for address in others:
+            try:
+                with trio.fail_after(CONNECT_SECONDS):
+                    return await _connect_to(address, port)
+            except (OSError, trio.TooSlowError):
+                continue
+        try:
+            return await _connect_to(last, port)
+        except OSError as error:
+            raise EgressError(explain(error)) from error
+
+    async def _start_tls(self, connection: Connection, name: str, *, verify: bool) -> None:
+        context = self._contexts.get(verify)
+        if context is None:
+            # Reading the authorities takes long.
+            context = await trio.to_thread.run_sync(_context, verify, abandon_on_cancel=True)
+            self._contexts[verify] = context
+        try:
+            stream = trio.SSLStream(connection.stream, context, server_hostname=name, https_compatible=True)
+            await stream.do_handshake()
+        except (OSError, ValueError, trio.BrokenResourceError) as error:  # ValueError: a name that TLS cannot have
+            raise EgressError(explain(error)) from error
+        connection.stream = stream
+
+
+async def _connect_to(address: IPAddress, port: int) -> Connection:
+    family = trio.socket.AF_INET if address.version == 4 else trio.socket.AF_INET6  # noqa: PLR2004
+    socket = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        await socket.connect((str(address), port))
+        return Connection(trio.SocketStream(socket), socket, address)
+    except BaseException:
+        socket.close()
+        raise
+
+
+async def _open_tunnel(connection: Connection, place: Place, authorization: str | None, work: Work) -> None:
+    host = f"[{place.host}]" if ":" in place.host else place.host
+    lines = [f"CONNECT {host}:{place.port} HTTP/1.1", f"Host: {host}:{place.port}", "Accept: */*"]
+    if authorization is not None:
+        lines.append(f"Proxy-Authorization: {authorization}")
+    await connection.send("\r\n".join([*lines, "", ""]).encode("ascii"))
+    head = await read_head(connection, work)
+    if not 200 <= head.status < 300:  # noqa: PLR2004  # successes
+        raise EgressError(f"the proxy answers {head.status} to CONNECT {excerpt(host)}:{place.port}")
+    if connection.buffer:
+        raise EgressError("the proxy sent more than its answer to CONNECT")
+
+
+def _context(verify: bool) -> ssl.SSLContext:  # noqa: FBT001  # called by a thread
+    if verify:
+        context = ssl.create_default_context()
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["http/1.1"])
+    return context

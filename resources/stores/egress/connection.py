@@ -1,0 +1,69 @@
+"""A connection to a server or a proxy: bytes out, bytes in, closed at once and without waiting."""
+
+from __future__ import annotations
+
+import trio
+from attrs import define, field
+
+from ..hosts import IPAddress
+from .errors import EgressError, Unanswered, explain
+
+READ = 64 * 1024  # bytes at a time
+
+
+@define(eq=False)
+class Connection:
+    """One connection. What has come and is not used yet is in `buffer`."""
+
+    stream: trio.abc.Stream
+    socket: trio.socket.SocketType
+    address: IPAddress
+    buffer: bytearray = field(factory=bytearray, init=False)
+    _answered: bool = field(default=False, init=False)
+    _lost: BaseException | None = field(default=None, init=False)
+
+    async def send(self, data: bytes) -> None:
+        """Send a request. That the server has hung up shows when its answer is read: it may have sent one before."""
+        self._answered = False
+        try:
+            await self.stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._lost = error
+
+    async def receive(self) -> bool:
+        """Add what comes to the buffer; return whether anything did, or it was the end.
+
+        Raises:
+            Unanswered: The connection ended, and nothing had come since the last `send`.
+            EgressError: It broke after that.
+        """
+        try:
+            data = await self.stream.receive_some(READ)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            kind = EgressError if self._answered else Unanswered
+            raise kind(explain(error)) from error
+        if not data and not self._answered:
+            if self._lost is not None:
+                raise Unanswered(explain(self._lost)) from self._lost
+            raise Unanswered("the server closed the connection without an answer")
+        self._answered = True
+        self.buffer += data
+        return bool(data)
+
+    def is_clean(self) -> bool:
+        """Whether the request was sent whole, and nothing came after its answer."""
+        return self._lost is None and not self.buffer
+
+    async def is_usable(self) -> bool:
+        """Whether a connection that was kept is still open, with nothing in it that no request asked for."""
+        if self.socket.is_readable():
+            return False
+        if isinstance(self.stream, trio.SSLStream):
+            with trio.move_on_after(0):  # time for what was received already, and is not decrypted yet
+                await self.stream.receive_some(1)
+                return False
+        return True
+
+    def close(self) -> None:
+        """Close the socket: no goodbye, and nothing to wait for, so that it also is safe after a cancellation."""
+        self.socket.close()

@@ -1,0 +1,102 @@
+"""Work on answers in short slices, so that no answer holds up anybody else's.
+
+Some answers take long to read although they are small: a body in chunks of one byte, a thousand gzip members. The work on
+them is cut into slices of `SLICE` seconds, and in one pass of the event loop there is one slice at most, of all answers of
+all apps; the apps that wait for theirs take turns. The first `FREE` seconds of each answer need no slice, which is all that
+an ordinary answer takes.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from types import TracebackType
+
+import trio
+from attrs import define, field
+
+FREE = 0.0005
+SLICE = 0.002
+
+
+@define(eq=False)
+class Pace:
+    """Who works now, and which apps wait to."""
+
+    _taken: bool = field(default=False, init=False)
+    _waiting: dict[str, trio.lowlevel.ParkingLot] = field(factory=dict, init=False)
+
+    def work(self, app: str) -> Work:
+        """Return the work on one answer, to be entered with `async with` whenever there is some."""
+        return Work(self, app)
+
+    async def take(self, app: str) -> None:
+        """Wait for a slice. It is given back with `give`, also after a cancellation; a cancelled wait has none."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._taken:
+            self._taken = True
+            return
+        lot = self._waiting.setdefault(app, trio.lowlevel.ParkingLot())
+        try:
+            await lot.park()  # whoever wakes us leaves `_taken` as it is: the slice is ours
+        except trio.Cancelled:
+            if not lot and self._waiting.get(app) is lot:
+                del self._waiting[app]
+            raise
+
+    def give(self) -> None:
+        """Hand the slice to the app that has waited longest, if any."""
+        for app, lot in self._waiting.items():
+            lot.unpark()
+            del self._waiting[app]
+            if lot:
+                self._waiting[app] = lot  # behind the others
+            return
+        self._taken = False
+
+
+@define(eq=False)
+class Work:
+    """The work on one answer. Inside `async with`: check `is_over` after each small step, and `rest` if it is."""
+
+    _pace: Pace
+    _app: str
+    _free: float = field(default=FREE, init=False)
+    _ends: float = field(default=0.0, init=False)
+    _slice: bool = field(default=False, init=False)
+
+    async def __aenter__(self) -> None:
+        if self._free <= 0:
+            await self._next_slice()
+        else:
+            self._ends = perf_counter() + self._free
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._slice:
+            self._free = self._ends - perf_counter()
+            return
+        try:
+            # The slice is kept to the end of this pass of the loop: nobody else's work is added to ours.
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        finally:
+            self._slice = False
+            self._pace.give()
+
+    def is_over(self) -> bool:
+        """Whether the time for this slice is up."""
+        return perf_counter() > self._ends
+
+    async def rest(self) -> None:
+        """Let others work, and everybody else run; return when it is our turn again."""
+        self._free = 0.0
+        if self._slice:
+            await trio.lowlevel.checkpoint()
+            self._slice = False
+            self._pace.give()
+        await self._next_slice()
+
+    async def _next_slice(self) -> None:
+        await self._pace.take(self._app)
+        self._slice = True
+        self._ends = perf_counter() + SLICE

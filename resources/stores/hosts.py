@@ -1,0 +1,87 @@
+"""Host names and addresses in the one spelling that everything is judged by.
+
+An address has many spellings: 127.0.0.1 is also 127.1, 2130706433, 0x7f.0.0.1, 0177.0.0.1, 127%2e0.0.1 and 127.0.0.1. with a
+full stop of another script. Which of them lead there depends on who resolves them (the C library, a proxy, a browser), so
+all of them are turned into the plain one before anything is decided, and that one is what is looked up, or sent to a proxy.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from urllib.parse import unquote_to_bytes
+
+import idna
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+HOST_MAX = 253  # characters of a name, as DNS has it
+WRITTEN_MAX = 1024  # characters of a host as it was written, with its escapes
+LOCAL_NAMES = frozenset({"localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"})
+LOCAL_DOMAINS = (".localhost", ".localdomain", ".localdomain4", ".localdomain6")
+
+_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
+_NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
+_PARTS_MAX = 4  # of an IPv4 address
+
+
+def canonical(written: str) -> str:
+    """Return the one spelling of a host as a URL has it: a lower-case name in ASCII, or an address as ipaddress writes it.
+
+    Raises:
+        ValueError: It is neither a name nor an address.
+    """
+    if len(written) > WRITTEN_MAX:
+        raise ValueError("a host of more than 253 characters")
+    host = written.strip("[]") if written.startswith("[") else written
+    if ":" in host:
+        return str(ipaddress.IPv6Address(host.partition("%")[0]))
+    if "%" in host:
+        host = unquote_to_bytes(host).decode("utf-8")
+    if not host.isascii():
+        host = idna.encode(host, uts46=True).decode("ascii")  # maps other scripts' digits and full stops
+    host = host.lower()
+    address = _ipv4(host)
+    if address is not None:
+        return str(address)
+    if len(host.rstrip(".")) > HOST_MAX or _NAME.fullmatch(host) is None:
+        raise ValueError("neither a name nor an address")
+    return host
+
+
+def as_address(host: str) -> IPAddress | None:
+    """Return the address that a canonical host is, or None if it is a name."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def is_local_name(host: str) -> bool:
+    """Whether a canonical host is a usual name of the very machine that looks it up."""
+    host = host.rstrip(".")
+    return host in LOCAL_NAMES or host.endswith(LOCAL_DOMAINS)
+
+
+def _ipv4(host: str) -> ipaddress.IPv4Address | None:
+    """An IPv4 address in any spelling that inet_aton takes, or None for a name.
+
+    Raises:
+        ValueError: It ends in a number, which no name does, and is no address.
+    """
+    parts = host.removesuffix(".").split(".")
+    if _NUMBER.fullmatch(parts[-1]) is None:
+        return None
+    if len(parts) > _PARTS_MAX or not all(_NUMBER.fullmatch(part) for part in parts):
+        raise ValueError("no IPv4 address")
+    *first, last = [_number(part) for part in parts]
+    if any(number > 255 for number in first) or last >= 256 ** (_PARTS_MAX - len(first)):  # noqa: PLR2004  # a byte
+        raise ValueError("no IPv4 address")
+    return ipaddress.IPv4Address(last + sum(number << (24 - 8 * place) for place, number in enumerate(first)))
+
+
+def _number(part: str) -> int:
+    """Decimal, octal with a 0 in front, or hexadecimal with 0x."""
+    if part[:2] in ("0x", "0X"):
+        return int(part[2:] or "0", 16)
+    return int(part, 8 if part.startswith("0") else 10)
