@@ -1,5 +1,8 @@
 """What is on its way out: a message is in its channel's outbox from before the app learns of success until a client has
 acknowledged it. One Redis stream per channel; a message's delivery number is its place in it.
+
+A store that went back in time (a failover to a replica that lagged, a restart without persistence, FLUSHALL) does not use a
+number again that this process has seen: each post says the newest one known, and the store goes on after it.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from typing import Any
 import msgspec
 from attrs import field, frozen
 
+from .direct import Command
 from .identity import MessageIds, Sender
 from .keys import channel_key
 from .redis import Redis
@@ -17,6 +21,9 @@ from .scripts import Script, script
 from .statistics import Statistics
 
 WAITING_MAX = 100_000  # messages of a channel that nobody has acknowledged; more are refused
+WAITING_SIZE = 128 << 20  # bytes of them
+PAGE_SIZE = 1 << 20  # bytes after which a page of them has no more
+STRUCK = 1000  # messages struck in one step
 
 
 class OutboxFull(Exception):
@@ -25,11 +32,30 @@ class OutboxFull(Exception):
 
 @frozen
 class Parcel:
-    """A message in an outbox: its number, its JSON text, and what it replies to where that is known."""
+    """A message in an outbox: its number, its JSON text (empty if what stands there is none), what it replies to if that is
+    known, and how often it was handed out before it was read from the store.
+    """
 
     delivery: int
     message: bytes
     in_reply_to: str | None = None
+    attempts: int = 0
+
+
+@frozen
+class Page:
+    """Some of the messages in an outbox, whether they are the last, and the newest number handed out in order so far."""
+
+    parcels: Sequence[Parcel]
+    is_last: bool
+    handed: int
+
+
+class _Head(msgspec.Struct, frozen=True):
+    in_reply_to: Any = None
+
+
+_head = msgspec.json.Decoder(_Head).decode
 
 
 def no_one(channel: str, parcel: Parcel | None) -> None:
@@ -48,7 +74,10 @@ class Outbox:
     ids: MessageIds
     statistics: Statistics
     announce: Callable[[str, Parcel | None], None] = no_one
+    _newest: dict[str, int] = field(factory=dict, init=False)  # delivery number known, by channel
     _post: Script = field(factory=lambda: script("outbox_post"), init=False)
+    _page: Script = field(factory=lambda: script("outbox_page"), init=False)
+    _strike: Script = field(factory=lambda: script("outbox_strike"), init=False)
 
     async def post(self, channel: str, sender: Sender, message: Mapping[str, Any]) -> int:
         """Give a message its message_id, put it into a channel's outbox, count it, and return its delivery number.
@@ -59,29 +88,71 @@ class Outbox:
         message = {"message_id": self.ids.new(channel, sender), **message}
         text = msgspec.json.encode(message)
         try:
-            keys = (channel_key(channel, "posted"), channel_key(channel, "out"))
-            delivery: int = await self.redis.run(self._post, keys, text, WAITING_MAX)
+            keys = [channel_key(channel, name) for name in ("posted", "out", "size")]
+            newest = self._newest.get(channel, 0)
+            delivery: int = await self.redis.run(self._post, keys, text, WAITING_MAX, WAITING_SIZE, newest)
         except BaseException:
             self.announce(channel, None)  # cancelled or cut off: it may stand in the stream all the same
             raise
-        if not delivery:
-            raise OutboxFull(f"{WAITING_MAX} messages wait on channel {channel}")
+        if delivery <= 0:
+            what = f"{WAITING_MAX} messages" if delivery == 0 else f"messages of {WAITING_SIZE >> 20} MiB"
+            raise OutboxFull(f"{what} wait on channel {channel}")
+        self._know(channel, delivery)
         self.announce(channel, Parcel(delivery, text, message["in_reply_to"]))
         self.statistics.count_outbound(sender, message)
         return delivery
 
-    async def after(self, channel: str, delivery: int, count: int) -> list[Parcel]:
-        """The parcels after a delivery number, oldest first, `count` at most."""
-        page: Sequence[Any] = await self.redis.execute(
-            "XRANGE", channel_key(channel, "out"), f"({delivery}-1" if delivery else "-", "+", "COUNT", count
-        )
-        return [Parcel(int(place.split(b"-")[0]), fields[1]) for place, fields in page]
+    async def after(self, channel: str, delivery: int, count: int) -> Sequence[Parcel]:
+        """The parcels after a delivery number, oldest first, `count` at most, as many as a page has."""
+        return (await self.page(channel, delivery, count)).parcels
+
+    async def page(self, channel: str, delivery: int, count: int) -> Page:
+        """As `after`; with how it goes on."""
+        keys = [channel_key(channel, name) for name in ("out", "handed", "attempts")]
+        start = f"({delivery}-1" if delivery else "-"
+        handed, is_last, *rows = await self.redis.run(self._page, keys, start, count, PAGE_SIZE)
+        handed = int(handed or 0)
+        parcels = [_parcel(place, message, times, handed) for place, message, times in rows]
+        if parcels:
+            self._know(channel, parcels[-1].delivery)
+        return Page(parcels, bool(is_last), handed)
 
     async def acknowledge(self, channel: str, deliveries: Sequence[int]) -> None:
         """The client has them: they are not needed any more."""
-        await self.redis.execute("XDEL", channel_key(channel, "out"), *(f"{delivery}-1" for delivery in deliveries))
+        keys = [channel_key(channel, name) for name in ("out", "size", "attempts")]
+        starts = range(0, len(deliveries), STRUCK)
+        await self.redis.execute_many(
+            [self._strike.call(keys, *deliveries[start : start + STRUCK]) for start in starts]
+        )
+
+    def note_handed(
+        self, channel: str, handed: int, attempts: Mapping[int, int], failed: Callable[[Exception], None]
+    ) -> bool:
+        """Keep the newest number handed out in order, and of the others how often they were; not waited for.
+
+        Returns False if that cannot be had now. `failed` is called if it was not done.
+        """
+        commands: list[Command] = [("SET", channel_key(channel, "handed"), handed)]
+        if attempts:
+            pairs = [part for pair in attempts.items() for part in pair]
+            commands.append(("HSET", channel_key(channel, "attempts"), *pairs))
+        return self.redis.post(commands, failed)
 
     async def waiting(self, channel: str) -> int:
         """How many parcels nobody has acknowledged."""
         count: int = await self.redis.execute("XLEN", channel_key(channel, "out"))
         return count
+
+    def _know(self, channel: str, delivery: int) -> None:
+        if delivery > self._newest.get(channel, 0):
+            self._newest[channel] = delivery
+
+
+def _parcel(place: bytes, message: bytes, times: bytes | None, handed: int) -> Parcel:
+    number = int(place.split(b"-")[0])
+    try:
+        in_reply_to = _head(message).in_reply_to
+    except ValueError:
+        in_reply_to, message = None, b""
+    attempts = int(times or 0) or (1 if number <= handed else 0)
+    return Parcel(number, message, in_reply_to if isinstance(in_reply_to, str) else None, attempts)
