@@ -39,6 +39,13 @@ class BootFailed(SandboxFault):
         super().__init__(Outcome.BOOT, detail)
 
 
+class NotDelivered(SandboxFault):
+    """The message could not be sent; the process does not know of it, and can go on."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(Outcome.CRASHED, detail)
+
+
 class ProtocolViolation(SandboxFault):
     """A line that is no command."""
 

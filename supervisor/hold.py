@@ -9,11 +9,15 @@ from functools import partial
 
 import trio
 
+from resources.fence import fence
+
 from .config.model import App
 from .errors import BootFailed, SandboxFault, SandboxGone
 from .jail import Jail, unheld
+from .outcomes import Outcome
 from .process import Process, SpawnFailed, open_process
 from .protocol import LineReader
+from .runs import INTERNAL
 from .sandbox import ENDED_SECONDS, Sandbox
 from .wire import Wire
 
@@ -63,16 +67,18 @@ async def _hold(
     try:
         async with _open(jail) as process, trio.open_nursery() as nursery:
             sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)), clock)
-            if in_background:
-                sandbox.cpu.stand_back()
-            nursery.start_soon(sandbox.drain_stderr)
-            failure = await _boot(sandbox, jail, is_spare=is_spare)
-            if failure is None:
-                task_status.started(sandbox)  # only now can the pool lend it
-                await process.wait()
-            with trio.move_on_after(LAST_WORDS_SECONDS):
-                await sandbox.silent.wait()
-            sandbox.ended.set()
+            try:
+                nursery.start_soon(_drain_stderr, sandbox)
+                if in_background:
+                    sandbox.cpu.stand_back()
+                failure = await _boot(sandbox, jail, is_spare=is_spare)
+                if failure is None:
+                    task_status.started(sandbox)  # only now can the pool lend it
+                    await process.wait()
+                with trio.move_on_after(LAST_WORDS_SECONDS):
+                    await sandbox.silent.wait()
+            finally:
+                sandbox.ended.set()  # also if something fails here: runs may be waiting for it
             nursery.cancel_scope.cancel()
     except SpawnFailed as error:
         raise BootFailed(str(error)) from error
@@ -80,37 +86,58 @@ async def _hold(
         raise failure
 
 
+async def _drain_stderr(sandbox: Sandbox) -> None:
+    with fence("process", f"app {sandbox.app.name}: its stderr") as caught:
+        await sandbox.drain_stderr()
+    if caught.error is not None:
+        sandbox.end(SandboxFault(Outcome.CRASHED, INTERNAL))  # one that nobody drains would stop
+
+
 def _open(jail: Jail) -> AbstractAsyncContextManager[Process]:
     return open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped)
 
 
 async def _boot(sandbox: Sandbox, jail: Jail, *, is_spare: bool) -> BootFailed | None:
-    failure = await _make_ready(sandbox, sandbox.prepare if is_spare else partial(sandbox.boot, jail.modules_dir))
+    tell = sandbox.prepare if is_spare else partial(sandbox.boot, jail.modules_dir)
+    failure = await _make_ready(sandbox, tell)
     if failure is None:
         sandbox.process.find_inner()
-        if jail.must_hold and (lacks := unheld(sandbox.process.inner)):
-            sandbox.end()
-            failure = BootFailed(f"the jail does not hold: {lacks}")
+        if jail.must_hold and (lacks := _lacks(sandbox.process.inner)):
+            failure = BootFailed(lacks)
+    if failure is not None:
+        sandbox.end()
     return failure
 
 
-async def _make_ready(sandbox: Sandbox, tell: Callable[[], Awaitable[None]]) -> BootFailed | None:
-    seconds = sandbox.app.limits.boot
+def _lacks(pid: int) -> str:
+    """Why a process is not known to be held; empty if it is."""
     try:
-        with trio.fail_after(seconds):
-            await tell()
-    except trio.TooSlowError:
-        detail = f"limits.boot = {seconds:g} s: the process was not ready in that time"
-    except SandboxFault as fault:
-        detail = fault.detail
-    except SandboxGone:
-        with trio.move_on_after(ENDED_SECONDS):
-            await sandbox.silent.wait()
-        detail = "the process ended while it booted"
-    else:
-        return None
+        lacks = unheld(pid)
+    except OSError as error:  # it has ended, or we have no descriptor left to look with
+        return f"whether the jail holds cannot be seen: {error.strerror}"
+    return f"the jail does not hold: {lacks}" if lacks else ""
+
+
+async def _make_ready(sandbox: Sandbox, tell: Callable[[], Awaitable[None]]) -> BootFailed | None:
+    """Tell a process what it needs and wait until it is ready; returns why it is not, and then ends it."""
+    seconds = sandbox.app.limits.boot
+    detail = INTERNAL
+    with fence("process", f"app {sandbox.app.name}: its start") as caught:
+        try:
+            with trio.fail_after(seconds):
+                await tell()
+        except trio.TooSlowError:
+            detail = f"limits.boot = {seconds:g} s: the process was not ready in that time"
+        except SandboxFault as fault:
+            detail = fault.detail
+        except SandboxGone:
+            with trio.move_on_after(ENDED_SECONDS):
+                await sandbox.silent.wait()
+            detail = "the process ended while it booted"
+        else:
+            return None
     sandbox.end()
-    said = sandbox.take_stderr()
+    said = "" if caught.error is not None else sandbox.take_stderr()
     return BootFailed(f"{detail}; it last wrote: {said[-2000:]}" if said else detail)
 
 
@@ -118,7 +145,7 @@ async def adopt(sandbox: Sandbox, app: App) -> None:
     """Give a spare process an app: it is that app's from now on.
 
     Raises:
-        BootFailed: It was not ready in time.
+        BootFailed: It was not ready in time; it is ended. If this is cancelled, the caller ends it.
     """
     sandbox.app = app
     sandbox.cpu.step_forward()

@@ -184,14 +184,18 @@ def _namespaces(place: Place, outside: list[Path], inside: list[Path]) -> tuple[
 
 
 def unheld(pid: int) -> str:
-    """What of the jail a process is seen from outside to lack; empty where nothing."""
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:  # noqa: PTH123
+    """What of the jail a process is seen from outside to lack; empty if nothing.
+
+    Raises:
+        OSError: It has ended, or cannot be looked at.
+    """
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123
         status = {name: value.split() for name, _, value in (line.partition(":") for line in file)}
     wanted = {"NoNewPrivs": ["1"], "Seccomp": ["2"], "CapEff": ["0" * 16]}
     missing = [
         f"{name} is {status.get(name)}, not {value}" for name, value in wanted.items() if status.get(name) != value
     ]
-    if "0" in status["Uid"]:
+    if "0" in status.get("Uid", ["0"]):
         missing.append("it runs as root")
     return "; ".join(missing)
 

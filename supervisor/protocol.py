@@ -1,11 +1,14 @@
 """The wire protocol of a sandbox without I/O: bytes in, typed frames out, every size bounded.
 
 One JSON object a line, UTF-8. Every line from the sandbox names the run it belongs to. What is not such a line, or is too long
-or too deep, is a `ProtocolViolation`: the harness never writes one, so whoever did has the process in hand.
+or too deep, is a `ProtocolViolation`: the harness never writes one, so whoever did controls the process. Whatever
+the line, the time that it takes is proportional to its length.
 """
 
 from __future__ import annotations
 
+import gc
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,8 +19,11 @@ from resources.text import is_deeper
 
 from .errors import ProtocolViolation
 
-NAME_MAX = 200  # characters of a command's name
+NAME_MAX = 200  # characters of a command's name; of a longer one, which nothing answers, as many are kept
 ID_MAX = 64  # characters of a cmd_id
+ERROR_MAX = 16 << 10  # characters of an error's message and of its stack; the harness sends at most 8,000
+EXCERPT_MAX = 120  # bytes of a malformed line, and characters of a value in it, that are shown
+LARGE = 32 << 10  # bytes of a line that may hold enough objects to keep the garbage collector busy
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 
@@ -72,8 +78,12 @@ class LineReader:
     """Splits a byte stream into lines; holds at most one line of `line_max` bytes that has not ended."""
 
     line_max: int
-    _buffer: bytearray = field(factory=bytearray, init=False)
-    _searched: int = field(default=0, init=False)
+    _rest: bytearray = field(factory=bytearray, init=False)
+
+    @property
+    def has_rest(self) -> bool:
+        """Whether a line has begun that has not ended."""
+        return bool(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that these bytes complete, without their newlines.
@@ -81,24 +91,40 @@ class LineReader:
         Raises:
             ProtocolViolation: A line is longer than it may be.
         """
-        self._buffer += data
-        lines = []
-        start = 0
-        while (end := self._buffer.find(b"\n", max(start, self._searched))) >= 0:
-            self._bound(end - start)
-            lines.append(bytes(self._buffer[start:end]))
-            start = end + 1
-        del self._buffer[:start]
-        self._searched = len(self._buffer)
-        self._bound(self._searched)
+        size = len(self._rest) + len(data)
+        lines = data.split(b"\n")
+        if self._rest and len(lines) > 1:
+            self._rest += lines[0]
+            lines[0] = bytes(self._rest)
+            self._rest.clear()
+        self._rest += lines.pop()
+        if size > self.line_max:
+            longest = max(len(self._rest), max(map(len, lines), default=0))
+            if longest > self.line_max:
+                raise ProtocolViolation(f"limits.line = {self.line_max} bytes, measured a line of {longest} or more")
         return lines
 
-    def _bound(self, length: int) -> None:
-        if length > self.line_max:
-            raise ProtocolViolation(f"limits.line = {self.line_max} bytes, measured a line of {length} or more")
+
+def _float(text: str) -> float:
+    # Python's conversion: msgspec's own takes ten times as long for numbers that are hard to round.
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number out of range")
+    return number
 
 
-_decode = msgspec.json.Decoder().decode
+_decode_line = msgspec.json.Decoder(float_hook=_float).decode
+
+
+def _decode(line: bytes) -> Any:
+    if len(line) < LARGE or not gc.isenabled():
+        return _decode_line(line)
+    # A hundred thousand small objects would have the collector look at all there is again and again.
+    gc.disable()
+    try:
+        return _decode_line(line)
+    finally:
+        gc.enable()
 
 
 def parse(line: bytes, run: str | None, depth_max: int) -> Frame:
@@ -114,9 +140,9 @@ def parse(line: bytes, run: str | None, depth_max: int) -> Frame:
 
 
 def wrong_run(line: bytes, named: Any, *runs: str | None) -> ProtocolViolation:
-    """A line names a run that is not in hand."""
-    hand = " or ".join(map(repr, runs)) or "none"
-    return ProtocolViolation(f"a line of run {named!r} where run {hand} is in hand: {_excerpt(line)}")
+    """A line names a run that is not in progress."""
+    known = " or ".join(map(repr, runs)) or "none"
+    return ProtocolViolation(f"a line of run {_shown(named)} where run {known} is in progress: {_excerpt(line)}")
 
 
 def parse_named(line: bytes, depth_max: int) -> tuple[Any, Frame]:
@@ -129,12 +155,13 @@ def parse_named(line: bytes, depth_max: int) -> tuple[Any, Frame]:
         raise ProtocolViolation(f"limits.json_depth = {depth_max}, measured a command that is nested deeper")
     try:
         frame = _decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ProtocolViolation(f"a line that is not JSON ({error}): {_excerpt(line)}") from None
+    except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError) as error:
+        why = str(error)[:EXCERPT_MAX]
+        raise ProtocolViolation(f"a line that is not JSON ({why}): {_excerpt(line)}") from None
     if not isinstance(frame, dict):
         raise ProtocolViolation(f"a line that is no command but {type(frame).__name__}: {_excerpt(line)}")
     name, cmd_id = frame.pop("cmd", None), frame.pop("cmd_id", None)
-    if not isinstance(name, str) or len(name) > NAME_MAX or not isinstance(cmd_id, str) or len(cmd_id) > ID_MAX:
+    if not isinstance(name, str) or not isinstance(cmd_id, str) or len(cmd_id) > ID_MAX:
         raise ProtocolViolation(f"a line without proper cmd and cmd_id: {_excerpt(line)}")
     reply = frame.pop("reply", True)
     if reply is not False and reply is not None:
@@ -142,11 +169,12 @@ def parse_named(line: bytes, depth_max: int) -> tuple[Any, Frame]:
     named = frame.pop("run", None)
     if name.startswith("js."):
         return named, _harness_frame(name, frame)
+    if len(name) > NAME_MAX:
+        name = f"{name[:NAME_MAX]}..."
     return named, Request(name, cmd_id, frame, reply is None)
 
 
 def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
-    text = [str(fields.get(key, "")) for key in ("message", "stack", "kind", "msg", "level")]
     match name:
         case "js.ready":
             return Ready()
@@ -156,17 +184,35 @@ def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
         case "js.turn":
             return Turn()
         case "js.error":
-            message, stack, kind = text[:3]
+            message, stack = (_text(fields, key)[:ERROR_MAX] for key in ("message", "stack"))
             # V8's stack begins with the message; a stack that an app made up need not.
-            return Failed(kind, stack if message and message in stack else f"{message}\n{stack}".strip())
+            text = stack if message and message in stack else f"{message}\n{stack}".strip()
+            return Failed(_text(fields, "kind")[:NAME_MAX], text)
         case "js.console":
-            return ConsoleLine(LEVELS.get(text[4], 20), text[3])
+            return ConsoleLine(LEVELS.get(_text(fields, "level"), 20), _text(fields, "msg"))
     raise ProtocolViolation(f"a line of the harness's that it does not have: {name[:80]}")
 
 
+def _text(fields: dict[str, Any], key: str) -> str:
+    """A field that the harness sends as text."""
+    value = fields.get(key, "")
+    return value if isinstance(value, str) else _shown(value)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message of ours: a short one itself, of others their beginning or their type."""
+    if isinstance(value, str):
+        return repr(value[:EXCERPT_MAX]) + ("..." if len(value) > EXCERPT_MAX else "")
+    if value is None or isinstance(value, bool | float):
+        return str(value)
+    if isinstance(value, int):
+        return str(value) if value.bit_length() <= EXCERPT_MAX else "int"
+    return type(value).__name__
+
+
 def _excerpt(line: bytes) -> str:
-    text = line[:120].decode("utf-8", errors="replace")
-    return repr(text) + ("..." if len(line) > 120 else "")  # noqa: PLR2004
+    text = line[:EXCERPT_MAX].decode("utf-8", errors="replace")
+    return repr(text) + ("..." if len(line) > EXCERPT_MAX else "")
 
 
 _encode = msgspec.json.Encoder().encode

@@ -1,17 +1,25 @@
-"""A run in hand of a sandbox, and what is left of it when it ended well."""
+"""One run in progress: answers what its app asks, within its limits; and what is left of it when it ended well."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import trio
 from attrs import define, field, frozen
 
+from resources.fence import fence, note
+
 from .config.model import Limits
-from .errors import SandboxFault
-from .protocol import ConsoleLine, Request
+from .errors import AppFailed, LimitHit, ProtocolViolation, SandboxFault, SandboxGone
+from .outcomes import Outcome
+from .protocol import ConsoleLine, Failed, Frame, Request, encode_reply
+from .wire import Wire
+
+BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
+INTERNAL = "internal error"
 
 Reply = dict[str, Any] | None
 """The fields of the reply to what an app asks; None for what has none."""
@@ -32,19 +40,130 @@ class RunUse:
 
 @define(eq=False)
 class Run:
-    """A run in hand."""
+    """A run in progress. An error nobody expected in the handling of a command ends that command alone."""
 
     id: str
+    app: str  # its name, for the log
     limits: Limits
     answer: Answer
     tasks: trio.Nursery
+    _wire: Wire
     cpu_seconds: float = 0.0  # its share of the process's, in equal parts
     output: int = 0  # bytes
     fault: SandboxFault | None = None
     is_settled: bool = False  # done, or at fault
     commands: int = 0
-    in_flight: int = 0
-    calls_since: float = 0.0  # when the first of those in flight was begun
     calls_seconds: float = 0.0
-    waiting: deque[Request] = field(factory=deque)
     over: bool = False
+    _in_flight: int = field(default=0, init=False)
+    _calls_since: float = field(default=0.0, init=False)  # when the first of those in flight was begun
+    _waiting: deque[Request] = field(factory=deque, init=False)
+
+    def settle(self, fault: SandboxFault | None = None) -> None:
+        """Take no more lines: the run is done, or at fault."""
+        self.is_settled = True
+        self.fault = fault
+
+    def count(self, more: int) -> None:
+        """Count bytes that the app wrote. Raises LimitHit."""
+        self.output += more
+        if self.output > self.limits.output:
+            allowed, measured = f"{self.limits.output} bytes", f"{self.output} bytes"
+            raise LimitHit(Outcome.OUTPUT, "output", allowed, measured)
+
+    def act(self, frame: Frame) -> bool:
+        """Do what a line asks for. Returns whether a task was begun.
+
+        Raises:
+            SandboxFault: The run cannot go on.
+        """
+        match frame:
+            case Request():
+                return self._begin(frame)
+            case ConsoleLine():
+                coming = self._ask(frame)
+                if not isinstance(coming, Coroutine):
+                    return False
+                self.tasks.start_soon(self._finish, frame, coming)
+                return True
+            case Failed(kind, text):
+                raise AppFailed(text if kind != "load" else f"the app cannot be loaded: {text}")
+        raise ProtocolViolation("a line of the harness's that belongs to its boot")
+
+    def _begin(self, request: Request) -> bool:
+        """Answer a command now if that takes no waiting, begin it, or let it wait."""
+        self.commands += 1
+        if self.commands > self.limits.commands:
+            measured = f"the next, {request.name}"
+            raise LimitHit(Outcome.COMMANDS, "commands", str(self.limits.commands), measured)
+        is_in_burst = self.commands <= self.limits.commands_burst
+        if self._in_flight >= (self.limits.commands_in_flight if is_in_burst else 1):
+            self._waiting.append(request)
+            return False
+        coming = self._ask(request) if is_in_burst and not self._wire.is_full else None
+        if coming is not None and not isinstance(coming, Coroutine):
+            if not request.is_told:
+                self._wire.push(self._line(request, coming))
+            return False
+        if not self._in_flight:
+            self._calls_since = trio.current_time()
+        self._in_flight += 1
+        self.tasks.start_soon(self._answer, request, coming)
+        return True
+
+    async def _answer(self, request: Request, coming: Reply | Coroutine[Any, Any, Reply]) -> None:
+        """Answer a command (`coming`: its answer, if that was begun), and then those that had to wait."""
+        while True:
+            if coming is None:
+                coming = self._ask(request)
+            reply = await self._finish(request, coming) if isinstance(coming, Coroutine) else coming
+            if reply is not None and not request.is_told and not self.over:
+                await self.send(self._line(request, reply))
+            is_beyond = self.commands > self.limits.commands_burst
+            if not self._waiting or (is_beyond and self._in_flight > 1):
+                self._in_flight -= 1
+                if not self._in_flight:
+                    self.calls_seconds += trio.current_time() - self._calls_since
+                return  # beyond the burst all but one of these tasks end here: only so the order stays
+            if is_beyond:
+                await trio.sleep(BEYOND_PAUSE)
+            request, coming = self._waiting.popleft(), None
+
+    async def send(self, line: bytes) -> None:
+        """Send a line; b"" sends what was pushed."""
+        with suppress(SandboxGone):  # the reader finds out why
+            await self._wire.send(line)
+
+    def _ask(self, asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
+        try:
+            return self.answer(asked)
+        except Exception as error:  # noqa: BLE001  # as the fence in `_finish`, at no cost where all is well
+            return self._failed(asked, error)
+
+    async def _finish(self, asked: Request | ConsoleLine, coming: Coroutine[Any, Any, Reply]) -> Reply:
+        try:
+            return await coming
+        except BaseException:
+            with fence("command", self._what(asked)):  # which lets a cancellation through
+                raise
+            return _internal(asked)
+
+    def _line(self, request: Request, reply: dict[str, Any]) -> bytes:
+        try:
+            return encode_reply(self.id, request, reply)
+        except Exception as error:  # noqa: BLE001  # half a surrogate pair, an integer beyond 64 bits ...
+            return encode_reply(self.id, request, self._failed(request, error) or {})
+
+    def _failed(self, asked: Request | ConsoleLine, error: Exception) -> Reply:
+        note("command", error, self._what(asked))
+        return _internal(asked)
+
+    def _what(self, asked: Request | ConsoleLine) -> str:
+        name = asked.name if isinstance(asked, Request) else "a console line"
+        return f"app {self.app}, run {self.id}: {name}"
+
+
+def _internal(asked: Request | ConsoleLine) -> Reply:
+    if isinstance(asked, ConsoleLine):
+        return None
+    return {"success": False, "reason": INTERNAL}

@@ -1,9 +1,9 @@
 """One sandbox: a Node process of one app, from spawn to reaped, and the runs it handles in between.
 
 Theory of operation. `hold_sandbox` is a task of the pool's, as long as the process: it boots it, hands the `Sandbox` out, drains
-its stderr, and reaps it. `Sandbox.deliver` is one run: it writes the message, reads the commands and answers each in a task of
-its own, until the app says done. Where an app wants that (pool.messages_in_flight) several runs are in hand at a time: one of them reads for
-all. Whoever finds a reason to end the process from outside (a limit, an operator) calls `end`: the
+its stderr, and reaps it. `Sandbox.deliver` is one run: it writes the message, reads the commands and has each answered (`Run`),
+until the app says done. If an app wants that (pool.messages_in_flight), several runs are in progress at a time: one of them
+reads for all. Whoever finds a reason to end the process from outside (a limit, an operator) calls `end`: the
 process dies, the reader in `deliver` sees the pipe close and raises that reason. A run that did not end well leaves the process
 in an unknown state, so it is never used again; the pool sees to that.
 """
@@ -12,16 +12,23 @@ from __future__ import annotations
 
 import resource
 from collections import deque
-from collections.abc import Coroutine, Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import Mapping
 
 import trio
 from attrs import define, field
 
+from resources.fence import fence, note
+
 from .config.model import App, Limits
 from .cpu import Cpu
-from .errors import AppFailed, LimitHit, ProtocolViolation, SandboxFault, SandboxGone
+from .errors import (
+    AppFailed,
+    LimitHit,
+    NotDelivered,
+    ProtocolViolation,
+    SandboxFault,
+    SandboxGone,
+)
 from .exits import classify_exit
 from .jail import cpu_rlimit
 from .outcomes import Outcome
@@ -29,30 +36,25 @@ from .process import Process
 from .protocol import (
     ConsoleLine,
     Done,
-    Failed,
-    Frame,
     Ready,
-    Request,
     Turn,
     encode_config,
     encode_delivery,
     encode_initialize,
     encode_prepare,
-    encode_reply,
     parse,
     parse_named,
     wrong_run,
 )
-from .runs import Answer, Reply, Run, RunUse
+from .runs import INTERNAL, Answer, Run, RunUse
 from .wire import Wire
 
 PAST = 64  # runs that ended, of which a late line is known
 HEAPS = 8  # measurements of which the smallest is what is alive of the heap, the rest garbage
-BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
+LINES_AT_ONCE = 32  # lines that are acted on until others have their turn: some 20 us each, if they are short
 STDERR_READ = 16 << 10
 STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest
 TOOLKITS = ("vumigo_v02", "lodash", "moment", "q", "jed")  # that spare processes have loaded
-LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
 ENDED_SECONDS = 1.0  # that a process which closed its stdout has to end
 
 
@@ -97,15 +99,15 @@ class Sandbox:
         return self.app.pool.messages_in_flight > 1
 
     def is_clean(self) -> bool:
-        """Whether it can take a run when none is in hand: alive, and silent since the last one."""
-        return self.can_share() and not self._wire.stray()
+        """Whether it can take a run when none is in progress: alive, and silent since the last one."""
+        return self.can_share() and not self._wire.has_stray()
 
     def can_share(self) -> bool:
-        """Whether it can take one more beside those in hand."""
+        """Whether it can take one more beside those in progress."""
         return not self._is_ending and not self._is_retiring and self.process.returncode is None
 
     def retire(self) -> None:
-        """Take no more runs; those in hand may end."""
+        """Take no more runs; those in progress may end."""
         self._is_retiring = True
 
     def end(self, reason: SandboxFault | None = None, run: Run | None = None) -> None:
@@ -155,35 +157,22 @@ class Sandbox:
         With its `config` the harness answers by itself what has only one answer, and tells us.
 
         Raises:
+            NotDelivered: The message cannot be sent; the process is as it was.
             SandboxFault: The run cannot go on; the process is of no more use.
         """
-        self.cpu.share(self._runs.values())
-        if not self._runs:
-            self._wire.begin_run(limits.line)
-            self.cpu.hear()
-        self.runs += 1
-        self.process.set_rlimit(resource.RLIMIT_CPU, cpu_rlimit(self.cpu.seen, limits.cpu))
-        try:
-            async with trio.open_nursery() as commands:
-                run = self._runs[run_id] = Run(run_id, limits, answer, commands)
-                try:
-                    await self._wire.send(self._news(config, limits) + encode_delivery(run_id, kind, payload))
-                    await self._serve(run)
-                except SandboxFault as found:
-                    run.fault = found
-                except SandboxGone:
-                    run.fault = await self._why_gone(run)
-                if run.fault is not None and not isinstance(run.fault, AppFailed):
-                    commands.cancel_scope.cancel()  # what an app asked for before it failed is still carried out
-                run.over = True
-        finally:
-            self.cpu.share(self._runs.values())
-            del self._runs[run_id]
-            self._past.append(run_id)
-            if not self._runs:
-                self.idle_since = trio.current_time()
-                # Not everyone may take back that a process stands back: then the next run gets another one.
-                self._is_ending = not self.cpu.rest() or self._is_ending
+        what = f"app {self.app.name}, run {run_id}"
+        with fence("run", what) as caught:
+            news = self._news(config, limits)
+            line = encode_delivery(run_id, kind, payload)
+        if caught.error is not None:
+            raise NotDelivered(INTERNAL)
+        if news:
+            self._config, self._burst = config, limits.commands_burst
+        run = None
+        with fence("run", what) as caught:
+            run = await self._run(run_id, news + line, limits, answer)
+        if run is None or caught.error is not None:
+            raise SandboxFault(Outcome.CRASHED, INTERNAL)
         if run.fault is not None:
             raise run.fault
         return RunUse(run.commands, run.cpu_seconds, run.output, run.calls_seconds)
@@ -191,8 +180,39 @@ class Sandbox:
     def _news(self, config: Mapping[str, str] | None, limits: Limits) -> bytes:
         if config is None or (config is self._config and limits.commands_burst == self._burst):
             return b""
-        self._config, self._burst = config, limits.commands_burst
         return encode_config(config, limits.commands_burst)
+
+    async def _run(self, run_id: str, line: bytes, limits: Limits, answer: Answer) -> Run:
+        """A run from its first line to its end, well or at fault."""
+        self.cpu.share(self._runs.values())
+        if not self._runs:
+            self._wire.begin_run(limits.line)
+            self.cpu.hear()
+        self.runs += 1
+        self.process.set_rlimit(resource.RLIMIT_CPU, cpu_rlimit(self.cpu.seen, limits.cpu))
+        try:
+            async with trio.open_nursery() as tasks:
+                run = Run(run_id, self.app.name, limits, answer, tasks, self._wire)
+                self._runs[run_id] = run
+                try:
+                    await self._wire.send(line)
+                    await self._serve(run)
+                except SandboxFault as found:
+                    run.settle(found)
+                except SandboxGone:
+                    run.settle(await self._why_gone(run))
+                if run.fault is not None and not isinstance(run.fault, AppFailed):
+                    tasks.cancel_scope.cancel()  # what an app asked for before it failed is still carried out
+                run.over = True
+        finally:
+            self.cpu.share(self._runs.values())
+            self._runs.pop(run_id, None)
+            self._past.append(run_id)
+            if not self._runs:
+                self.idle_since = trio.current_time()
+                # Not everyone may take back that a process stands back: then the next run gets another one.
+                self._is_ending = not self.cpu.rest() or self._is_ending
+        return run
 
     async def _serve(self, run: Run) -> None:
         """Have lines read and acted on, until the run is settled: by us, or by another run's task that reads at the moment."""
@@ -218,19 +238,19 @@ class Sandbox:
             self.cpu.share(self._runs.values())
             self.cpu.hear()
         elif self._wire.received > run.limits.output:
-            self._check_output(run, self._wire.received - run.output)  # also what is no line yet
-        has_begun_tasks = False
-        for line in lines:
-            if has_begun_tasks:
+            run.count(self._wire.received - run.output)  # also what is no line yet
+        has_begun_task = False
+        for number, line in enumerate(lines, 1):
+            if has_begun_task or number % LINES_AT_ONCE == 0:
                 # Trio starts tasks in no particular order. The checkpoint lets the last command take its place in the
                 # store's queue before the next is begun: they are carried out in the order in which the app asked.
                 await trio.lowlevel.checkpoint()
-            has_begun_tasks = self._take(line, run.limits.json_depth)
+            has_begun_task = self._take(line, run.limits.json_depth)
         if not self._wire.send_pushed():
-            run.tasks.start_soon(self._send, b"")  # not here: an app that does not read must still be read
+            run.tasks.start_soon(run.send, b"")  # not here: an app that does not read must still be read
 
     def _take(self, line: bytes, depth_max: int) -> bool:
-        """Do what a line asks for. Whether a task was begun."""
+        """Do what a line asks for. Returns whether a task was begun."""
         named, frame = parse_named(line, depth_max)
         run = self._runs.get(named) if isinstance(named, str) else None
         if run is None and named in self._past and self._is_shared:
@@ -241,78 +261,22 @@ class Sandbox:
         if run.is_settled:
             return False
         try:
-            self._check_output(run, len(line) + 1)
+            run.count(len(line) + 1)
             if isinstance(frame, Turn):
                 self._turn = run.id
                 return False
             if isinstance(frame, Done):
-                run.is_settled = True
                 if frame.heap:
                     self.heaps.append(frame.heap)
+                run.settle()
                 return False
-            return self._act(run, frame)
+            return run.act(frame)
         except SandboxFault as fault:
-            run.fault, run.is_settled = fault, True
-            return False
-
-    def _act(self, run: Run, frame: Frame) -> bool:
-        match frame:
-            case Request():
-                return self._begin(run, frame)
-            case ConsoleLine():
-                coming = run.answer(frame)
-                if isinstance(coming, Coroutine):
-                    run.tasks.start_soon(_wait_for, coming)
-                return isinstance(coming, Coroutine)
-            case Failed(kind, text):
-                raise AppFailed(text if kind != "load" else f"the app cannot be loaded: {text}")
-        raise ProtocolViolation("a line of the harness's that belongs to its boot")
-
-    def _begin(self, run: Run, request: Request) -> bool:
-        """Answer a command that can be answered at once, begin one that cannot, or let it wait. Whether a task was begun."""
-        run.commands += 1
-        if run.commands > run.limits.commands:
-            raise LimitHit(Outcome.COMMANDS, "commands", str(run.limits.commands), f"the next, {request.name}")
-        is_in_burst = run.commands <= run.limits.commands_burst
-        if run.in_flight >= (run.limits.commands_in_flight if is_in_burst else 1):
-            run.waiting.append(request)
-            return False
-        coming = run.answer(request) if is_in_burst and not self._wire.is_full else None
-        if coming is not None and not isinstance(coming, Coroutine):
-            if not request.is_told:
-                self._wire.push(encode_reply(run.id, request, coming))
-            return False
-        if not run.in_flight:
-            run.calls_since = trio.current_time()
-        run.in_flight += 1
-        run.tasks.start_soon(self._answer, run, request, coming)
-        return True
-
-    async def _answer(self, run: Run, request: Request, coming: Reply | Coroutine[Any, Any, Reply]) -> None:
-        """Answer a command (`coming`: its answer, where that was begun), and then those that had to wait."""
-        while True:
-            if coming is None:
-                coming = run.answer(request)
-            reply = await coming if isinstance(coming, Coroutine) else coming
-            if reply is not None and not request.is_told and not run.over:
-                await self._send(encode_reply(run.id, request, reply))
-            if not run.waiting or (run.commands > run.limits.commands_burst and run.in_flight > 1):
-                run.in_flight -= 1
-                if not run.in_flight:
-                    run.calls_seconds += trio.current_time() - run.calls_since
-                return  # beyond the burst all but one of these tasks end here: only so the order stays
-            if run.commands > run.limits.commands_burst:
-                await trio.sleep(BEYOND_PAUSE)
-            request, coming = run.waiting.popleft(), None
-
-    async def _send(self, line: bytes) -> None:
-        with suppress(SandboxGone):  # the reader finds out why
-            await self._wire.send(line)
-
-    def _check_output(self, run: Run, more: int) -> None:
-        run.output += more
-        if run.output > run.limits.output:
-            raise LimitHit(Outcome.OUTPUT, "output", f"{run.limits.output} bytes", f"{run.output} bytes")
+            run.settle(fault)
+        except Exception as error:  # noqa: BLE001  # who reads may be another run: this one's alone ends
+            note("run", error, f"app {self.app.name}, run {run.id}")
+            run.settle(SandboxFault(Outcome.CRASHED, INTERNAL))
+        return False
 
     async def boot(self, modules_dir: str) -> None:
         """Hand over the app and wait until the harness is ready; `modules_dir` as the process sees it.
@@ -340,28 +304,43 @@ class Sandbox:
         await self._ready()
 
     async def _ready(self) -> None:
-        (line,) = await self._wire.receive()
-        if parse(line, None, self.app.limits.json_depth) != Ready():
-            raise ProtocolViolation("the harness did not begin with js.ready")
+        """Wait until the harness is ready. What toolkits print before that, or with it, belongs to nobody's run."""
+        self._wire.begin_run(self.app.limits.line)
+        is_ready = False
+        while not is_ready:
+            for line in await self._wire.receive():
+                frame = parse(line, None, self.app.limits.json_depth)
+                if isinstance(frame, Ready) and not is_ready:
+                    is_ready = True
+                elif not isinstance(frame, ConsoleLine):
+                    raise ProtocolViolation("the harness did not begin with js.ready")
+            if is_ready and self._wire.has_rest:
+                raise ProtocolViolation("the harness went on after js.ready")
+            if self._wire.received > self.app.limits.output:
+                measured = f"{self._wire.received} bytes before it was ready"
+                allowed = f"{self.app.limits.output} bytes"
+                raise LimitHit(Outcome.OUTPUT, "output", allowed, measured)
 
     async def drain_stderr(self) -> None:
         """Read stderr as long as there is any: it counts as output, and its end is kept."""
-        while True:
-            try:
-                data = await self.process.stderr.receive_some(STDERR_READ)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                data = b""
-            if not data:
-                self.silent.set()
-                return
-            self._stderr += data
-            del self._stderr[:-STDERR_KEPT]
-            if self._runs:
-                run = self._blamed()
+        try:
+            while True:
                 try:
-                    self._check_output(run, len(data))
-                except LimitHit as hit:
-                    self.end(hit, run)
+                    data = await self.process.stderr.receive_some(STDERR_READ)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    return
+                if not data:
+                    return
+                self._stderr += data
+                del self._stderr[:-STDERR_KEPT]
+                if self._runs:
+                    run = self._blamed()
+                    try:
+                        run.count(len(data))
+                    except LimitHit as hit:
+                        self.end(hit, run)
+        finally:
+            self.silent.set()
 
     async def _why_gone(self, run: Run) -> SandboxFault:
         """Why the process closed its end of a pipe, as far as it concerns a run."""
@@ -380,9 +359,8 @@ class Sandbox:
 
 def with_another(reason: BaseException) -> SandboxFault:
     """What becomes of the other runs of a process that had to be ended for one of them."""
-    what = f"{reason.outcome}: {reason.detail}" if isinstance(reason, SandboxFault) else "it was cut off"
-    return SandboxFault(Outcome.CRASHED, f"its process had another run in hand, which ended it ({what})")
-
-
-async def _wait_for(coming: Coroutine[Any, Any, Any]) -> None:
-    await coming
+    what = "it was cut off"
+    if isinstance(reason, SandboxFault):
+        what = f"{reason.outcome}: {reason.detail}"
+    detail = f"its process had another run in hand, which ended it ({what})"
+    return SandboxFault(Outcome.CRASHED, detail)

@@ -56,12 +56,22 @@ class Wire:
             if lines := self._reader.feed(data):
                 return lines
 
-    def stray(self) -> bytes:
-        """What came while no run was in hand; empty when all is well."""
+    @property
+    def has_rest(self) -> bool:
+        """Whether a line has begun that has not ended."""
+        return self._reader.has_rest
+
+    def has_stray(self) -> bool:
+        """Whether anything came that belongs to no run, or the pipe is closed."""
+        if self._reader.has_rest:
+            return True
         try:
-            return os.read(self._process.stdout.fileno(), 4096)
+            os.read(self._process.stdout.fileno(), 4096)
         except BlockingIOError:
-            return b""
+            return False
+        except OSError:
+            pass
+        return True
 
     @property
     def is_full(self) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.lowlevel
 from attrs import evolve
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from supervisor import pool as module
 from supervisor.config.model import App
@@ -34,7 +35,7 @@ async def run(pool: Pool, app: App) -> int:
     async def answer(_: object) -> dict[str, object]:
         return {}
 
-    with trio.fail_after(15):
+    with trio.fail_after(60):
         async with pool.lend(app) as sandbox:
             await sandbox.deliver("r1", "message", {"message_id": "m"}, app.limits, answer)
             return sandbox.process.pid
@@ -76,16 +77,24 @@ async def test_a_process_is_retired_by_count(setting: dict[str, int], runs: int)
         assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [runs] * 3
 
 
-async def test_a_process_is_retired_by_age_and_idleness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Too old, or idle too long: it ends, and nothing is left."""
-    monkeypatch.setattr(module, "TEND", 0.05)
-    old = evolve(APP, name="old", pool=evolve(APP.pool, max_age=0.2))
-    idle = evolve(APP, name="idle", pool=evolve(APP.pool, idle_stop=0.2))
+async def test_a_process_is_retired_by_age_and_idleness(mock_clock: MockClock) -> None:
+    """Too old, or idle too long: it ends, and nothing is left; not before."""
+    old = evolve(APP, name="old", pool=evolve(APP.pool, max_age=100, idle_stop=1000))
+    idle = evolve(APP, name="idle", pool=evolve(APP.pool, max_age=1000, idle_stop=200))
     async with pool_of(old, idle) as pool:
         for app in (old, idle):
             await run(pool, app)
-        assert len(pool.sandboxes()) == 2
-        await eventually(lambda: not pool.sandboxes())
+
+        async def left_after(seconds: float) -> list[str]:
+            mock_clock.jump(seconds)
+            await trio.lowlevel.checkpoint()  # the clock is looked at
+            await wait_all_tasks_blocked()
+            return [status.app for status in pool.sandboxes()]
+
+        assert await left_after(99) == ["old", "idle"]
+        assert await left_after(module.TEND + 1) == ["idle"]
+        assert await left_after(98 - module.TEND) == ["idle"]
+        assert await left_after(module.TEND + 2) == []
 
 
 async def test_a_run_that_raises_or_is_cancelled_ends_its_process() -> None:
@@ -94,12 +103,13 @@ async def test_a_run_that_raises_or_is_cancelled_ends_its_process() -> None:
         with pytest.raises(RuntimeError):
             async with pool.lend(APP) as first:
                 raise RuntimeError
-        with trio.move_on_after(0.1):
+        with trio.CancelScope() as scope:
             async with pool.lend(APP) as second:
+                scope.cancel()
                 await trio.sleep_forever()
-        with trio.fail_after(5):
-            await first.ended.wait()
-            await second.ended.wait()
+        assert scope.cancelled_caught
+        await first.ended.wait()
+        await second.ended.wait()
         assert await run(pool, APP) not in (first.process.pid, second.process.pid)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -92,7 +94,7 @@ def test_the_harness_has_frames_of_its_own() -> None:
         b'{"cmd":"kv.get","cmd_id":"1","reply":false,"run":"r1","x":NaN}',
         b'{"cmd":"kv.get","cmd_id":"1","reply":false,"run":"r1","x":1e999}',
         b'{"cmd":"kv.get","cmd_id":"1","reply":false,"run":"r1","x":"\\ud800"}',
-        COMMAND + b"{}", COMMAND[:-1], b'{"cmd":"' + b"k" * 300 + b'","cmd_id":"1","reply":false,"run":"r1"}',
+        COMMAND + b"{}", COMMAND[:-1],
         b'{"cmd":"kv.get","cmd_id":"' + b"1" * 100 + b'","reply":false,"run":"r1"}',
     ],
 )  # fmt: skip
@@ -127,6 +129,147 @@ def test_depth_counts_brackets_outside_strings() -> None:
         {"cmd": "a.b", "cmd_id": "1", "reply": False, "run": "r1", "x": '["\\' * 500, "y": [{}] * 100}
     ).encode()
     assert isinstance(parse(text, "r1", 3), Request)
+
+
+_JSON = st.recursive(
+    st.text('[]{}"\\\\x', max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('{"\\\\', max_size=3), inner, max_size=3),
+    max_leaves=30,
+)
+
+
+def _depth(value: object) -> int:
+    if isinstance(value, dict | list):
+        return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value), default=0)
+    return 0
+
+
+@given(_JSON)
+def test_the_depth_is_that_of_the_json_whatever_its_strings_look_like(value: object) -> None:
+    """Quotes, backslashes and brackets in strings and names do not count; each level outside does."""
+    frame = {"cmd": "a.b", "cmd_id": "1", "reply": False, "run": "r1", "x": value}
+    line, depth = json.dumps(frame).encode(), 1 + _depth(value)
+    assert isinstance(parse(line, "r1", depth), Request)
+    if depth > 1:
+        with pytest.raises(ProtocolViolation, match="json_depth"):
+            parse(line, "r1", depth - 1)
+
+
+@pytest.mark.parametrize("length", [201, 5000, 250_000])
+def test_a_command_may_have_a_name_of_any_length(length: int) -> None:
+    """Nothing answers it; its beginning is all that is kept."""
+    line = json.dumps({"cmd": "k" * length, "cmd_id": "1", "reply": False, "run": "r1"}).encode()
+    assert parse(line, "r1", 64) == Request("k" * 200 + "...", "1", {})
+
+
+@pytest.mark.parametrize(
+    "value", ["[" + "[]," * 50_000 + "1]", "9" * 4000, '"' + "\\u00e9" * 40_000 + '"', "1.5", "true"]
+)
+@pytest.mark.parametrize("name", ["message", "stack", "kind", "msg", "level", "run", "heap"])
+def test_what_the_harness_would_not_send_is_not_shown_at_length(name: str, value: str) -> None:
+    """Values of other types in lines of the harness's, and names of runs, are cut or named by their type."""
+    for command in ("js.error", "js.console", "js.done", "a.b"):
+        run = "" if name == "run" else ',"run":"r1"'
+        line = f'{{"cmd":"{command}","cmd_id":"1","reply":false{run},"{name}":{value}}}'.encode()
+        try:
+            frame = parse(line, "r1", 64)
+        except ProtocolViolation as violation:
+            assert len(violation.detail) < 1000
+        else:
+            texts = [frame.kind, frame.text] if isinstance(frame, Failed) else []
+            texts += [frame.text] if isinstance(frame, ConsoleLine) and name != "msg" else []
+            assert all(len(text) < 17_000 for text in texts)
+
+
+LINE = 256 << 10
+
+
+def _command(value: Callable[[int], str], name: str = "x", command: str = "a.b") -> Callable[[int], bytes]:
+    """A command of so many bytes, with a value of so many as are left."""
+
+    def make(size: int) -> bytes:
+        head = f'{{"cmd":"{command}","cmd_id":"1","reply":false,"run":"r1","{name}":'
+        return f"{head}{value(size - len(head) - 1)}}}".encode()
+
+    return make
+
+
+def _list(of: str) -> Callable[[int], str]:
+    return lambda size: "[" + ",".join([of] * ((size - 2) // (len(of) + 1))) + "]"
+
+
+ORDINARY = _command(lambda size: "[" + ",".join(f'{{"name":"u{n}","n":{n}}}' for n in range(size // 26)) + "]")
+HOSTILE = {
+    "digits": _command(lambda size: "9" * size),
+    "a long fraction": _command(lambda size: "0." + "9" * (size - 2)),
+    "an exponent of digits": _command(lambda size: "1e" + "9" * (size - 2)),
+    "an exponent of zeros": _command(lambda size: "1e" + "0" * (size - 3) + "1"),
+    "digits, as many places up": _command(lambda size: "1" * (size - 9) + f"e-{size - 9}"),
+    "between two doubles": _command(lambda size: "0.5" + "0" * (size - 4) + "1"),
+    "integers of 4,299 digits": _command(_list("9" * 4299)),
+    "integers of 20 digits": _command(_list("9" * 20)),
+    "numbers that are hard to round": _command(_list("2.2250738585072011e-308")),
+    "one name": _command(lambda size: "{" + ",".join(['"a":1'] * (size // 6 - 1)) + "}"),
+    "many names": _command(lambda size: "{" + ",".join(f'"{n:x}":1' for n in range(size // 11)) + "}"),
+    "many fields": _command(lambda size: "1," + ",".join(f'"{n:x}":1' for n in range(size // 11))),
+    "lists": _command(_list("[]")),
+    "objects": _command(_list("{}")),
+    "lists 60 deep": _command(_list("[" * 60 + "]" * 60)),
+    "brackets that open": _command(lambda size: "[" * size),
+    "brackets that close": _command(lambda size: "]" * size),
+    "brackets in a string": _command(lambda size: '"' + "[" * (size - 2) + '"'),
+    "strings of brackets": _command(_list('"["')),
+    "a string that does not end": _command(lambda size: '["' * 65 + '\\"' * (size // 2 - 65)),
+    "escapes": _command(lambda size: '"' + "\\n" * (size // 2 - 1) + '"'),
+    "surrogates": _command(lambda size: '"' + "\\ud83d\\ude00" * (size // 12 - 1) + '"'),
+    "half surrogates": _command(lambda size: '"' + "\\ud83d" * (size // 6 - 1) + '"'),
+    "spaces": _command(lambda size: " " * (size - 1) + "1"),
+    "a message of lists": _command(_list("[]"), "message", "js.error"),
+    "a console line of lists": _command(_list("[]"), "msg", "js.console"),
+    "a console line of numbers": _command(_list("9" * 4299), "msg", "js.console"),
+    "a level of lists": _command(_list("[]"), "level", "js.console"),
+    "another run": lambda size: b'{"run":[' + b"{}," * ((size - 60) // 3) + b'1],"cmd":"a.b","cmd_id":"1","reply":false}',
+    "a message nearly in its stack": lambda size: json.dumps(
+        {"cmd": "js.error", "cmd_id": "1", "reply": False, "run": "r1", "kind": "throw",
+         "message": "a" * (size // 3) + "b", "stack": "a" * (size // 3 * 2 - 120)}
+    ).encode(),
+}  # fmt: skip
+
+
+def _cost(line: bytes) -> float:
+    """Seconds of CPU that a line takes, the best of three."""
+    best = 1e9
+    for _ in range(3):
+        began = time.process_time()
+        try:
+            parse(line, "r1", 64)
+        except ProtocolViolation:
+            pass
+        best = min(best, time.process_time() - began)
+    return best
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_line_takes_much_longer_than_an_ordinary_one_of_its_length(kind: str) -> None:
+    """A quadratic step in any of these would take a thousand times as long, and keep everybody waiting."""
+    line = HOSTILE[kind](LINE)
+    assert LINE * 0.75 < len(line) <= LINE
+    ordinary = _cost(ORDINARY(LINE))
+    assert _cost(line) < ordinary * 30
+
+
+def test_a_million_short_lines_cost_what_their_bytes_cost() -> None:
+    """Whatever the reads: newlines alone, the shortest commands, or a byte at a time."""
+
+    def cost(data: bytes, size: int) -> float:
+        reader, began = LineReader(LINE), time.process_time()
+        for start in range(0, len(data), size):
+            reader.feed(data[start : start + size])
+        return time.process_time() - began
+
+    ordinary = cost((b"x" * 63 + b"\n") * (16 << 10), 64 << 10)
+    assert cost(b"\n" * (1 << 20), 64 << 10) < ordinary * 100  # 64 times the lines
+    assert cost(b"\n" * (16 << 10) + b"x" * LINE, 1) < ordinary * 1000  # 17,000 times the reads
 
 
 def test_replies_begin_with_the_mark_that_the_harness_sorts_by() -> None:
