@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
 
-import msgspec
 import trio
 from attrs import define, field, frozen
 
@@ -324,9 +323,9 @@ class Dispatcher:
             wants = app.events == "always"
         else:
             try:
-                config = msgspec.json.decode(app.config.get("config", "{}"))
+                config = app.own_config()
                 wants = isinstance(config, dict) and bool(config.get("process_events"))
-            except msgspec.DecodeError as error:
+            except ValueError as error:
                 await self._words.say_for(
                     app, ERROR, f"The config key 'config' is not JSON ({error}); an event is ignored."
                 )

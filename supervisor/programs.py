@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from resources.config import ConfigSettings
 from resources.contacts import ContactsSettings
 from resources.groups import GroupsSettings
@@ -62,8 +60,8 @@ def program_of(config: Config, app: App) -> Program:
 def address_class(app: App) -> str:
     """The kind of address that an app works with: of its own JSON config, else of its table; empty where neither says."""
     try:
-        own = msgspec.json.decode(app.config.get("config", "{}"))
-    except msgspec.DecodeError:
+        own = app.own_config()
+    except ValueError:
         own = None  # the app's log says so when it matters
     given = own.get("delivery_class") if isinstance(own, dict) else None
     return given if isinstance(given, str) else app.delivery_class

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path as FilePath
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
 from attrs import evolve
 
+from resources.fence import cause_of
 from resources.stores.allow import AllowList
 
 from .locate import Path
 from .model import App, Channel, Config, Limits, Listen
 from .tls import server_context
-from .units import show
+from .units import Address, show
+from .urls import REDIS_KINDS, origin_problem, proxy_problem, redis_problem
 
 BUILTINS = frozenset(
     {"assert", "buffer", "crypto", "events", "path", "querystring", "string_decoder", "timers", "url", "util"}
@@ -25,9 +29,13 @@ BUNDLED = FilePath(__file__).parents[2] / "sandbox_js" / "node_modules"
 GLOBALS = ("Buffer",)
 DELIVERY_CLASSES = ("", "sms", "ussd", "voice", "twitter", "gtalk", "mxit", "wechat")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-REDIS_URL = re.compile(r"(redis|rediss|redis\+cluster)://[^/\s]+(/\d*)?(\?\S*)?|unix://\S+")
 LEAST_HEAP = 8 << 20  # below it Node does not start
-LEAST_FILES = 22
+LEAST_FILES, MOST_FILES = 22, 1 << 20
+HEAP_MAX = 1 << 40
+USERS_MAX = 1 << 31  # ids of users that the kernel, and every tool, takes
+NAME_MAX, PATH_MAX = 255, 3800  # bytes, of a file's name and of data_dir: Linux takes 4095 with what is in it
+ALLOW_MAX = 300  # characters of an entry of http.allow
+APP_MAX = 16 << 20  # bytes of an app's config values together: they go to each of its processes in one line
 BESIDE_HEAP = 96 << 20  # that Node needs to start
 STACK_RESERVE = 128 << 10  # of the 2 MiB thread stack that V8's share must leave
 THREAD_STACK = 2 << 20
@@ -36,18 +44,28 @@ Found = Iterator[tuple[Path, str]]
 
 
 def check(config: Config, declared: Mapping[str, frozenset[str]]) -> tuple[Config, list[tuple[Path, str]], list[str]]:
-    """The config with its default endpoints filled in, the errors found, and the warnings.
+    """The config with its default endpoints filled in, the errors found, and the warnings. Never raises an Exception.
 
     `declared` has the names of all apps and channels in the file, also of those whose own errors kept them out of `config`.
     """
     apps = {name: _with_default_endpoint(app, config.channels) for name, app in config.apps.items()}
     config = evolve(config, apps=apps)
-    problems = [*_ports(config), *_redis(config)]
+    problems = [*_host(config)]
     for name, app in apps.items():
         problems += [((*("apps", name), *path), text) for path, text in _app(app, declared)]
     for name, channel in config.channels.items():
         problems += [((*("channels", name), *path), text) for path, text in _channel(channel, declared)]
-    return config, problems, list(_warnings(config))
+    return config, problems, [] if problems else list(_warnings(config))
+
+
+def look(path: Path, problem: Callable[[], str | None]) -> Found:
+    """The problem of one value, if any; whatever its check stumbles over is a problem of that value, too."""
+    try:
+        text = problem()
+    except Exception as error:  # noqa: BLE001  # a check that fails has found something that cannot be used
+        text = f"cannot be used: {cause_of(error)}"
+    if text:
+        yield path, text
 
 
 def _with_default_endpoint(app: App, channels: Mapping[str, Channel]) -> App:
@@ -57,16 +75,27 @@ def _with_default_endpoint(app: App, channels: Mapping[str, Channel]) -> App:
     return evolve(app, endpoints={**app.endpoints, "default": own[0]}) if len(own) == 1 else app
 
 
-def _ports(config: Config) -> Found:
+def _host(config: Config) -> Found:
+    """What holds for the whole host."""
     listen = config.listen
+    yield from look(("listen", "admin"), partial(_admin, listen))
+    yield from _tls(listen)
+    yield from _tokens(listen.admin_tokens, ("listen", "admin_tokens"))
+    yield from look(("redis", "url"), partial(_redis, config.redis.url))
+    yield from look(("data_dir",), partial(_data_dir, config.data_dir))
+    yield from look(("node", "path"), partial(_node, config.node.path))
+    if config.isolation.first_user + len(config.apps) > USERS_MAX:
+        yield ("isolation", "first_user"), f"expected less than {USERS_MAX - len(config.apps)}"
+
+
+def _admin(listen: Listen) -> str | None:
     if listen.gateway == listen.admin and listen.gateway.port:
-        yield ("listen", "admin"), f"{listen.admin} is the gateway's address too; each needs its own"
+        return f"{listen.admin} is the gateway's address too; each needs its own"
     given = {"admin_tokens": listen.admin_tokens, "certificate": listen.certificate, "key": listen.key}
     missing = [f"listen.{name}" for name, value in given.items() if not value]
     if not listen.admin.is_loopback and missing:
-        yield ("listen", "admin"), f"{listen.admin} can be reached from other hosts: set {', '.join(missing)} first"
-    yield from _tls(listen)
-    yield from _tokens(listen.admin_tokens, ("listen", "admin_tokens"))
+        return f"{listen.admin} can be reached from other hosts: set {', '.join(missing)} first"
+    return None
 
 
 def _tls(listen: Listen) -> Found:
@@ -77,22 +106,48 @@ def _tls(listen: Listen) -> Found:
         given, missing = ("certificate", "key") if key is None else ("key", "certificate")
         yield ("listen", given), f"needs listen.{missing} beside it"
         return
+    yield from look(("listen", "certificate"), partial(_certificate, certificate, key))
+
+
+def _certificate(certificate: FilePath, key: FilePath) -> str | None:
     try:
         server_context(certificate, key)
     except ssl.SSLError as error:
-        yield (
-            ("listen", "certificate"),
-            f"{certificate} and {key} make no certificate with its key: {error.reason or error}",
-        )
+        return f"{certificate} and {key} make no certificate with its key: {error.reason or error}"
     except OSError as error:
-        yield ("listen", "certificate"), f"{certificate} or {key} cannot be read: {error.strerror}"
+        return f"{certificate} or {key} cannot be read: {error.strerror}"
+    return None
 
 
-def _redis(config: Config) -> Found:
-    url = config.redis.url
-    if url != "embedded" and not REDIS_URL.fullmatch(url):
-        kinds = "embedded, redis://, rediss://, unix:// or redis+cluster://"
-        yield ("redis", "url"), f"expected {kinds}, got {show(url)}"
+def _redis(url: str) -> str | None:
+    problem = "" if url == "embedded" else redis_problem(url)
+    return f"expected {REDIS_KINDS}, got {show(url)}: {problem}" if problem else None
+
+
+def _data_dir(folder: FilePath) -> str | None:
+    """What keeps anybody from having it; who may write there is another question: this may be another user."""
+    if len(os.fsencode(folder)) > PATH_MAX or any(len(os.fsencode(part)) > NAME_MAX for part in folder.parts):
+        return f"expected names of at most {NAME_MAX} bytes, and {PATH_MAX} in all"
+    found = _nearest(folder)
+    return None if found.is_dir() else f"{found} is not a folder"
+
+
+def _nearest(path: FilePath) -> FilePath:
+    """The path itself or the lowest of its parents that is there. Raises ValueError for what is no path."""
+    for one in (path, *path.parents):
+        try:
+            one.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        return one
+    return FilePath("/")
+
+
+def _node(path: str) -> str | None:
+    """As a start of it would find it."""
+    if path == "bundled" or shutil.which(path) is not None:
+        return None
+    return f'expected "bundled" or a program, got {show(path)}'
 
 
 def _app(app: App, declared: Mapping[str, frozenset[str]]) -> Found:
@@ -113,26 +168,53 @@ def _app(app: App, declared: Mapping[str, frozenset[str]]) -> Found:
     for endpoint, channel in app.endpoints.items():
         if channel not in declared["channels"]:
             yield ("endpoints", endpoint), f"there is no [channels.{channel}]"
-    try:
-        ZoneInfo(app.timezone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        yield ("timezone",), f'expected a time zone such as "Africa/Johannesburg", got {show(app.timezone)}'
+    yield from look(("timezone",), partial(_timezone, app.timezone))
+    yield from look(("config",), partial(_config_size, app.config))
+    yield from look(("metrics", "graphite"), partial(_graphite, app.metrics.graphite))
+    prefix = app.metrics.prefix
+    if not prefix.isprintable() or " " in prefix:
+        yield ("metrics", "prefix"), f"expected a prefix without spaces or control characters, got {show(prefix)}"
     yield from _limits(app.limits)
     yield from _http(app)
 
 
+def _timezone(name: str) -> str | None:
+    try:
+        ZoneInfo(name)
+    except Exception:  # noqa: BLE001  # of many kinds: it opens a file of that name
+        return f'expected a time zone such as "Africa/Johannesburg", got {show(name)}'
+    return None
+
+
+def _config_size(values: Mapping[str, str]) -> str | None:
+    size = sum(len(key.encode()) + len(text.encode()) for key, text in values.items())
+    return f"expected at most {APP_MAX} bytes in all values together, got {size}" if size > APP_MAX else None
+
+
+def _graphite(address: Address | None) -> str | None:
+    return f"expected a port, got {address}" if address is not None and not address.port else None
+
+
 def _modules(app: App) -> Found:
-    if app.modules_dir is not None and not app.modules_dir.is_dir():
-        yield ("modules_dir",), f"{app.modules_dir} is not a folder"
+    wrong = list(look(("modules_dir",), partial(_modules_dir, app.modules_dir)))
+    yield from wrong
+    if wrong:
+        return  # what it should hold is not known
     for index, name in enumerate(app.modules):
-        package = "/".join(name.split("/")[: 2 if name.startswith("@") else 1])
-        places = [place for place in (app.modules_dir, BUNDLED) if place is not None]
-        if name not in BUILTINS and not (package.strip(".") and any((place / package).exists() for place in places)):
-            given = ", ".join(sorted(BUILTINS))
-            yield (
-                ("modules", index),
-                f"{show(name)} is neither in modules_dir nor bundled, nor one of Node's that apps may have ({given})",
-            )
+        yield from look(("modules", index), partial(_module, name, app.modules_dir))
+
+
+def _modules_dir(folder: FilePath | None) -> str | None:
+    return f"{folder} is not a folder" if folder is not None and not folder.is_dir() else None
+
+
+def _module(name: str, modules_dir: FilePath | None) -> str | None:
+    package = "/".join(name.split("/")[: 2 if name.startswith("@") else 1])
+    places = [place for place in (modules_dir, BUNDLED) if place is not None]
+    if name in BUILTINS or (package.strip(".") and any((place / package).exists() for place in places)):
+        return None
+    given = ", ".join(sorted(BUILTINS))
+    return f"{show(name)} is neither in modules_dir nor bundled, nor one of Node's that apps may have ({given})"
 
 
 def _limits(limits: Limits) -> Found:
@@ -141,6 +223,8 @@ def _limits(limits: Limits) -> Found:
             ("limits", "heap"),
             f"Node does not start with less than {LEAST_HEAP >> 20}MiB, got {limits.heap} bytes",
         )
+    if limits.heap > HEAP_MAX:
+        yield ("limits", "heap"), f"expected at most {HEAP_MAX >> 30}GiB, got {limits.heap >> 30}GiB"
     if limits.memory < limits.heap + BESIDE_HEAP:
         heap, memory, least = (size >> 20 for size in (limits.heap, limits.memory, limits.heap + BESIDE_HEAP))
         yield (
@@ -152,6 +236,8 @@ def _limits(limits: Limits) -> Found:
         yield ("limits", "stack"), f"expected at most {most}KiB, got {limits.stack >> 10}KiB"
     if limits.open_files < LEAST_FILES:
         yield ("limits", "open_files"), f"Node needs {LEAST_FILES} or more, got {limits.open_files}"
+    if limits.open_files > MOST_FILES:
+        yield ("limits", "open_files"), f"expected at most {MOST_FILES}, got {limits.open_files}"
     if limits.line > limits.output:
         yield (
             ("limits", "line"),
@@ -162,21 +248,23 @@ def _limits(limits: Limits) -> Found:
 def _http(app: App) -> Found:
     http = app.http
     for index, entry in enumerate(http.allow):
-        try:
-            AllowList.parse([entry])
-        except ValueError as error:
-            yield ("http", "allow", index), str(error)
+        yield from look(("http", "allow", index), partial(_allowed, entry))
     for name, target in http.connect_to.items():
-        parts = urlsplit(target)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/"):
-            yield (
-                ("http", "connect_to", name),
-                f'expected a URL such as "http://127.0.0.1:9000", got {show(target)}',
-            )
-    if http.proxy:
-        parts = urlsplit(http.proxy)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            yield ("http", "proxy"), f'expected a URL such as "http://proxy:3128", got {show(http.proxy)}'
+        if problem := origin_problem(target):
+            text = f'expected a URL such as "http://127.0.0.1:9000", got {show(target)}: {problem}'
+            yield ("http", "connect_to", name), text
+    if http.proxy and (problem := proxy_problem(http.proxy)):
+        yield ("http", "proxy"), f'expected a URL such as "http://proxy:3128", got {show(http.proxy)}: {problem}'
+
+
+def _allowed(entry: str) -> str | None:
+    if len(entry) > ALLOW_MAX:
+        return f"expected at most {ALLOW_MAX} characters, got {len(entry)}"
+    try:
+        AllowList.parse([entry])
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _channel(channel: Channel, declared: Mapping[str, frozenset[str]]) -> Found:
@@ -192,9 +280,15 @@ def _tokens(tokens: tuple[str, ...], path: Path) -> Found:
 
 
 def _warnings(config: Config) -> Iterator[str]:
+    if not os.access(_nearest(config.data_dir), os.W_OK | os.X_OK):
+        yield f"data_dir: this user cannot write to {config.data_dir}"
     for app in config.apps.values():
         if app.account not in config.accounts:
             yield f"apps.{app.name}: account {show(app.account)} has no [accounts.{app.account}]; the defaults hold for it"
+        try:
+            app.own_config()
+        except ValueError as error:
+            yield f"apps.{app.name}.config.config: an app's own config should be JSON ({error})"
     if config.isolation.level == "none":
         yield 'isolation.level = "none": apps can read and write what this user can; only for your own code'
     gateway = config.listen.gateway

@@ -17,6 +17,8 @@ import attrs
 import cattrs
 from cattrs.gen import make_dict_structure_fn
 
+from resources.fence import cause_of
+
 from .locate import Path
 from .model import (
     Account,
@@ -46,6 +48,7 @@ from .units import (
     parse_duration,
     parse_natural,
     parse_size,
+    shorten,
     show,
 )
 
@@ -65,14 +68,15 @@ PIECES: dict[str, type] = {
 """Tables that hold for the whole host."""
 TABLES: dict[str, type] = {"accounts": Account, "apps": App, "channels": Channel}
 """Tables of named tables."""
+KEY_MAX = 100  # characters of a key that may be another one misspelt
 HIDDEN = {"name", "source"}  # fields set by the loader, not by the file
 
 
 def unknown_key(key: str, known: tuple[str, ...]) -> str:
     """What to say of a key that the table does not have."""
-    close = difflib.get_close_matches(key, known, n=1)
+    close = difflib.get_close_matches(key, known, n=1) if len(key) <= KEY_MAX else []
     hint = f"did you mean `{close[0]}`?" if close else "known: " + ", ".join(known)
-    return f"unknown key `{key}`; {hint}"
+    return f"unknown key `{shorten(key)}`; {hint}"
 
 
 def leaves(group: BaseException, path: Path) -> Iterator[tuple[Path, str]]:
@@ -94,13 +98,15 @@ def leaves(group: BaseException, path: Path) -> Iterator[tuple[Path, str]]:
         known = tuple(a.name for a in attrs.fields(group.cl) if a.name not in HIDDEN)
         for key in sorted(group.extra_fields):
             yield (*path, key), unknown_key(key, known)
-    elif isinstance(group, KeyError):
+    elif isinstance(group, KeyError) and group.args:
         yield (
             path[:-1] if path and path[-1] == group.args[0] else path,
             f"the key `{group.args[0]}` is missing",
         )
-    else:
+    elif isinstance(group, ValueError):
         yield path, str(group)
+    else:
+        yield path, f"cannot be used: {cause_of(group)}"
 
 
 def _exactly(value: Any, kind: type) -> Any:
@@ -134,7 +140,7 @@ def _mapping_hook(kind: Any) -> Any:
         for key, item in value.items():
             try:
                 result[key] = CONVERTER.structure(item, inner)
-            except ValueError as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is a problem of that key
                 error.__notes__ = [cattrs.AttributeValidationNote("", key, inner)]
                 errors.append(error)
         if errors:

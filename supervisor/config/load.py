@@ -6,24 +6,34 @@ import copy
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 import cattrs
 from attrs import define, evolve, field, frozen
 
+from resources.fence import cause_of
+from resources.text import clean, is_clean
+
+from .bounds import DEPTH_MAX, line_too_deep, path_too_deep
 from .checks import check
 from .convert import CONVERTER, PIECES, SECTIONS, TABLES, leaves, unknown_key
+from .files import Unreadable, read_text
 from .locate import Path, locate
 from .model import Account, App, Channel, Config
-from .units import show
+from .units import shorten, show
 
 VERSION = 1
 TOP_LEVEL = ("version", "data_dir", *PIECES, "defaults", *TABLES)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 ENV = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-FILE_MAX = 16 << 20  # bytes of a config file, an app or a config value
+LONG_NUMBER = re.compile(r"(?<![\w.+-])[+-]?[0-9][0-9_]{4000,}")  # Python reads 4,300 digits
+CONFIG_MAX = 4 << 20  # bytes of the file itself: what has more tokens takes minutes to read
+FILE_MAX = 16 << 20  # bytes of an app or a config value
+PROBLEMS_MAX = 1000  # that are looked for and named
+SECRET_LEAST = 4  # characters of a variable's text that is kept out of messages
 
 T = TypeVar("T")
 
@@ -45,31 +55,56 @@ class InvalidConfig(Exception):
         super().__init__("\n".join(f"{file}:{p.line}: {p.text}" for p in self.problems))
 
 
+class _Enough(Exception):
+    """More problems than anybody reads."""
+
+
 def load(file: FilePath) -> Config:
     """Read a config file and the apps' files it names.
 
     Raises:
-        InvalidConfig: With every error in it.
+        InvalidConfig: With every error in it. No other Exception: what nobody foresaw makes the file invalid, too.
     """
-    file = FilePath(os.path.abspath(file))  # noqa: PTH100  # resolve() would follow links out of the file's folder
-    document, lines = read_toml(file, FILE_MAX)
-    return _Loader(file, lines).config(document)
+    try:
+        file = FilePath(os.path.abspath(file))  # noqa: PTH100  # resolve() would follow links out of the file's folder
+        document, lines = read_toml(file, CONFIG_MAX)
+        return _Loader(file, lines).config(document)
+    except InvalidConfig:
+        raise
+    except Exception as error:
+        raise InvalidConfig(file, [Problem(1, f"cannot be checked: {cause_of(error)}")]) from error
 
 
 def read_toml(file: FilePath, most: int) -> tuple[dict[str, Any], Mapping[Path, int]]:
     """A TOML file of at most so many bytes, and the line of each of its keys. Raises InvalidConfig."""
     try:
-        if file.stat().st_size > most:
-            raise InvalidConfig(file, [Problem(1, f"the file is larger than {most} bytes")])
-        text = file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(file, [Problem(1, f"cannot be read: {_reason(error)}")]) from error
+        text = read_text(file, most)
+    except Unreadable as error:
+        raise InvalidConfig(file, [Problem(1, f"cannot be read: {error}")]) from error
+    if not is_clean(str(file)):  # the paths in it begin with its own, and go to apps and to clients of the admin port
+        raise InvalidConfig(file, [Problem(1, "cannot be used: its path is not UTF-8 text")])
+    line = line_too_deep(text)
+    if line is not None:
+        raise InvalidConfig(file, [Problem(line, "it is nested too deeply from here on")])
     try:
-        return tomllib.loads(text), locate(text)
-    except tomllib.TOMLDecodeError as error:
-        found = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
-        line = int(found[1]) if found else text.count("\n") + 1
-        raise InvalidConfig(file, [Problem(line, f"not valid TOML: {error}")]) from error
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also an integer of more digits than Python reads
+        raise InvalidConfig(file, [Problem(_line_of(error, text), _on_a_line(f"not valid TOML: {error}"))]) from error
+    return document, _located(text)
+
+
+def _line_of(error: Exception, text: str) -> int:
+    if found := re.search(r"\(at line (\d+), column (\d+)\)", str(error)):
+        return int(found[1])
+    place = LONG_NUMBER.search(text)  # the one error that does not say where
+    return text.count("\n", 0, place.start() if place else len(text)) + 1
+
+
+def _located(text: str) -> Mapping[Path, int]:
+    try:
+        return locate(text)
+    except Exception:  # noqa: BLE001  # without lines a config is as good; its errors are then on line 1
+        return {}
 
 
 @define
@@ -81,8 +116,19 @@ class _Loader:
     problems: list[Problem] = field(factory=list)
     written: dict[Path, str] = field(factory=dict)  # values as the file has them, where ${ENV} was put in
     unset: set[Path] = field(factory=set)  # of these, the ones whose variable is not set
+    secrets: dict[str, str] = field(factory=dict)  # texts of variables to how the file names them
 
     def config(self, document: dict[str, Any]) -> Config:
+        try:
+            return self.checked(document)
+        except _Enough:
+            raise InvalidConfig(self.file, self.problems) from None
+
+    def checked(self, document: dict[str, Any]) -> Config:
+        deep = path_too_deep(document)
+        if deep is not None:
+            self.fault(deep, f"expected at most {DEPTH_MAX} levels of tables and lists in each other")
+            raise _Enough
         document = self.expand(document, ())
         version = document.get("version", VERSION)
         if version != VERSION or isinstance(version, bool):
@@ -95,7 +141,8 @@ class _Loader:
         if isinstance(document.get("listen"), dict):
             document["listen"] = self.with_paths(document["listen"], "certificate", "key")
         pieces: dict[str, Any] = {
-            name: self.piece(kind, document.get(name, {}), (name,)) for name, kind in PIECES.items()
+            name: self.guarded((name,), partial(self.piece, kind, document.get(name, {}), (name,)))
+            for name, kind in PIECES.items()
         }
         defaults = self.defaults(document.get("defaults", {}))
         tables = {name: self.table(name, document.get(name, {}), defaults) for name in TABLES}
@@ -104,13 +151,14 @@ class _Loader:
             file=self.file,
             **{name: value for name, value in (pieces | tables).items() if value is not None},
         )
-        declared = {name: frozenset(document.get(name) or ()) for name in TABLES}
+        given = {name: document.get(name) for name in TABLES}
+        declared = {name: frozenset(raw if isinstance(raw, dict) else ()) for name, raw in given.items()}
         config, found, warnings = check(config, declared)
         for path, text in found:
             self.fault(path, text)
         if self.problems:
             raise InvalidConfig(self.file, self.problems)
-        return evolve(config, warnings=tuple(warnings))
+        return evolve(config, warnings=tuple(map(_on_a_line, warnings)))
 
     def defaults(self, raw: Any) -> dict[str, Any]:
         if not isinstance(raw, dict):
@@ -118,8 +166,19 @@ class _Loader:
             return {}
         self.unknown_keys(raw, tuple(SECTIONS), ("defaults",))
         for name, kind in SECTIONS.items():
-            self.piece(kind, raw.get(name, {}), ("defaults", name))
+            path = ("defaults", name)
+            self.guarded(path, partial(self.piece, kind, raw.get(name, {}), path))
         return raw
+
+    def guarded(self, path: Path, step: Callable[[], T | None]) -> T | None:
+        """What a step makes of the value at a path; whatever it stumbles over is a problem of that value."""
+        try:
+            return step()
+        except _Enough:
+            raise
+        except Exception as error:  # noqa: BLE001  # one value that cannot be used must not hide the errors of others
+            self.fault(path, f"cannot be used: {cause_of(error)}")
+            return None
 
     def table(self, name: str, raw: Any, defaults: dict[str, Any]) -> dict[str, Any]:
         if not self.is_table(raw, (name,)):
@@ -130,7 +189,7 @@ class _Loader:
             if not NAME.fullmatch(key):
                 self.fault(path, f"the name {show(key)} may have letters, digits, '.', '_' and '-', 100 at most")
             elif self.is_table(item, path):
-                values[key] = self.item(name, key, item, defaults)
+                values[key] = self.guarded(path, partial(self.item, name, key, item, defaults))
         return {key: value for key, value in values.items() if value is not None}
 
     def item(self, table: str, key: str, raw: dict[str, Any], defaults: dict[str, Any]) -> Any:
@@ -176,12 +235,9 @@ class _Loader:
 
     def read(self, file: FilePath, path: Path) -> str | None:
         try:
-            if file.stat().st_size > FILE_MAX:
-                self.fault(path, f"{file} is larger than {FILE_MAX} bytes")
-                return None
-            return file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            self.fault(path, f"cannot read {file}: {_reason(error)}")
+            return read_text(file, FILE_MAX)
+        except Unreadable as error:
+            self.fault(path, f"cannot read {file}: {error}")
             return None
 
     def piece(self, kind: type[T], raw: Any, path: Path) -> T | None:
@@ -223,8 +279,14 @@ class _Loader:
             return  # said already
         if where in self.written:
             text = text.split(", got ", maxsplit=1)[0] + f", got {show(self.written[where])} with its variables put in"
+        for secret, name in self.secrets.items():
+            text = text.replace(secret, name)
         line = next((self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), 1)
-        self.problems.append(Problem(line, f"{'.'.join(map(str, where))}: {text}"))
+        at = ".".join(shorten(str(part)) for part in where)
+        self.problems.append(Problem(line, _on_a_line(f"{at}: {text}")))
+        if len(self.problems) >= PROBLEMS_MAX:
+            self.problems.append(Problem(line, f"there may be more errors: {PROBLEMS_MAX} are enough"))
+            raise _Enough
 
     def expand(self, value: Any, path: Path) -> Any:
         """Put environment variables in for `${NAME}`; `$$` is a dollar sign."""
@@ -235,20 +297,41 @@ class _Loader:
         if not isinstance(value, str) or "$" not in value:
             return value
 
-        def put_in(found: re.Match[str]) -> str:
-            if found[1] is None:
-                return "$"
-            text = _secret(found[1])
-            if text is None:
-                where = ", nor is it among systemd's credentials" if "CREDENTIALS_DIRECTORY" in os.environ else ""
-                self.fault(path, f"the environment has no variable {found[1]}{where}, which {show(value)} asks for")
-                self.unset.add(path)
-            return text or ""
+        size = len(value)
 
-        expanded = ENV.sub(put_in, value)
+        def put_in(found: re.Match[str]) -> str:
+            nonlocal size
+            text = "$" if found[1] is None else self.variable(found[1], value, path)
+            size += len(text)
+            if size > FILE_MAX:
+                raise ValueError(f"with its variables put in it has more than {FILE_MAX} characters")
+            return text
+
+        expanded = self.guarded(path, partial(ENV.sub, put_in, value))
+        if expanded is None:
+            self.unset.add(path)
+            return ""
         if expanded != value:
             self.written[path] = value
         return expanded
+
+    def variable(self, name: str, value: str, path: Path) -> str:
+        """The text of a variable that a value asks for; empty, with an error, if there is none that can be used."""
+        text = _secret(name)
+        problem = ""
+        if text is None:
+            where = ", nor is it among systemd's credentials" if "CREDENTIALS_DIRECTORY" in os.environ else ""
+            problem = f"the environment has no variable {name}{where}, which {show(value)} asks for"
+        elif not is_clean(text) or "\0" in text:
+            problem = f"the variable {name}, which {show(value)} asks for, is not UTF-8 text"
+        if problem:
+            self.fault(path, problem)
+            self.unset.add(path)
+            return ""
+        assert text is not None
+        if len(text) >= SECRET_LEAST:
+            self.secrets[text] = f"${{{name}}}"
+        return text
 
 
 def _secret(name: str) -> str | None:
@@ -259,8 +342,8 @@ def _secret(name: str) -> str | None:
     if folder is None:
         return None
     try:
-        return (FilePath(folder) / name).read_text("utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError):
+        return read_text(FilePath(folder) / name, FILE_MAX).rstrip("\n")
+    except Unreadable:
         return None
 
 
@@ -284,5 +367,6 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8 text"
+def _on_a_line(text: str) -> str:
+    """A message without what a terminal, or whoever reads line by line, would stumble over."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in clean(text))

@@ -6,9 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import evolve, field, frozen
+
+from resources.text import read_json
 
 from .units import Address, Count, Duration, Natural, Size
 
@@ -201,6 +203,8 @@ class Account:
     kv: KvQuota = KvQuota()
 
 
+OWN_DEPTH_MAX = 256  # nesting of an app's own JSON config
+
 TOOLKITS = ("vumigo_v02", "lodash", "moment", "q", "jed")
 
 
@@ -233,6 +237,14 @@ class App:
     def digest(self) -> str:
         """SHA-256 of the app's text."""
         return hashlib.sha256(self.source.encode()).hexdigest()
+
+    def own_config(self) -> Any:
+        """The app's own JSON config, under the key `config`; {} if it has none.
+
+        Raises:
+            ValueError: It is no JSON, or is nested too deeply.
+        """
+        return read_json(self.config.get("config", "{}").encode(), OWN_DEPTH_MAX)
 
     @cached_property
     def generation(self) -> str:

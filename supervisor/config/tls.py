@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import ssl
 from pathlib import Path
 
+from .files import Unreadable, read_text
+
+PEM_MAX = 1 << 20  # bytes
+
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """For a server. Raises OSError or ssl.SSLError: the files cannot be read, or do not belong together."""
+    """For a server.
+
+    Raises:
+        OSError: The files cannot be read, or (ssl.SSLError) are no certificate with its key, or the key has a password.
+    """
+    for file in (certificate, key):
+        try:
+            read_text(file, PEM_MAX)
+        except Unreadable as error:
+            raise OSError(errno.EINVAL, str(error), str(file)) from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(certificate, key, password=lambda: "")  # else it asks at the terminal
     return context
 
 

@@ -11,6 +11,8 @@ from typing import Any, NewType
 
 from attrs import frozen
 
+from .urls import host_problem
+
 Duration = NewType("Duration", float)
 """Seconds, more than zero."""
 Size = NewType("Size", int)
@@ -20,38 +22,61 @@ Count = NewType("Count", int)
 Natural = NewType("Natural", int)
 """An integer, 0 or more."""
 
+DAYS_MAX = 1_000_000  # whatever counts in milliseconds, or adds it to a clock, takes that
+SIZE_MAX = 1 << 50
+COUNT_MAX = 10**12
+SHOWN_MAX = 200  # characters of a value in a message
+
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
 
 
 def show(value: Any) -> str:
-    """A value as its author would recognise it in a TOML file."""
+    """A value as its author would recognise it in a TOML file; the beginning of a long one."""
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return '"' + shorten(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, bool):
         return "true" if value else "false"
-    return repr(value)
+    try:
+        return shorten(repr(value))
+    except ValueError:  # an integer of more digits than Python prints
+        return f"a {type(value).__name__} with more digits than can be shown"
 
 
-def _quantity(value: Any, units: dict[str, float] | dict[str, int], what: str) -> float:
+def shorten(text: str) -> str:
+    """A text, or the beginning of it."""
+    return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."
+
+
+def _quantity(value: Any, units: dict[str, float] | dict[str, int], what: str, most: float, most_shown: str) -> float:
     found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if found is None or found[2] not in units:
         raise ValueError(f"expected {what}, got {show(value)}")
     amount = float(found[1]) * units[found[2]]
     if amount <= 0:
         raise ValueError(f"expected more than zero, got {show(value)}")
+    if amount > most:
+        raise ValueError(f"expected at most {most_shown}, got {show(value)}")
     return amount
 
 
 def parse_duration(value: Any) -> Duration:
     """`"10s"` to seconds."""
-    return Duration(_quantity(value, _SECONDS, 'a duration with its unit, such as "250ms", "10s", "10m", "1h" or "7d"'))
+    what = 'a duration with its unit, such as "250ms", "10s", "10m", "1h" or "7d"'
+    return Duration(_quantity(value, _SECONDS, what, DAYS_MAX * 86_400.0, f"{DAYS_MAX}d"))
 
 
 def parse_size(value: Any) -> Size:
     """`"256MiB"` to bytes."""
-    return Size(int(_quantity(value, _BYTES, 'a size with its unit, such as "512B", "64KiB", "256MiB" or "1GiB"')))
+    what = 'a size with its unit, such as "512B", "64KiB", "256MiB" or "1GiB"'
+    return Size(_whole(_quantity(value, _BYTES, what, SIZE_MAX, f"{SIZE_MAX >> 30}GiB"), value))
+
+
+def _whole(amount: float, value: Any) -> int:
+    if amount < 1:
+        raise ValueError(f"expected at least 1B, got {show(value)}")
+    return int(amount)
 
 
 def show_duration(seconds: float) -> str:
@@ -76,14 +101,20 @@ def parse_count(value: Any) -> Count:
     """An integer of at least 1."""
     if type(value) is not int or value < 1:
         raise ValueError(f"expected an integer of 1 or more, got {show(value)}")
-    return Count(value)
+    return Count(_bounded(value))
 
 
 def parse_natural(value: Any) -> Natural:
     """An integer of at least 0."""
     if type(value) is not int or value < 0:
         raise ValueError(f"expected an integer of 0 or more, got {show(value)}")
-    return Natural(value)
+    return Natural(_bounded(value))
+
+
+def _bounded(value: int) -> int:
+    if value > COUNT_MAX:
+        raise ValueError(f"expected at most {COUNT_MAX}, got {show(value)}")
+    return value
 
 
 @frozen
@@ -114,6 +145,6 @@ _PORTS = 65535
 def parse_address(value: Any) -> Address:
     """`"127.0.0.1:8430"` or `"[::1]:8430"` to an address."""
     found = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
-    if found is None or int(found[3]) > _PORTS:
+    if found is None or int(found[3]) > _PORTS or host_problem(found[1] or found[2]):
         raise ValueError(f'expected "host:port", such as "127.0.0.1:8430" or "[::1]:8430", got {show(value)}')
     return Address(found[1] or found[2], int(found[3]))

@@ -1,0 +1,98 @@
+"""URLs and host names in a config: whatever uses them later can split them, look them up and connect to them."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+URL_MAX, HOST_MAX, LABEL_MAX = 2048, 253, 63  # characters
+REDIS_URL = re.compile(r"(redis|rediss|redis\+cluster)://[^/\s]+(/\d{0,5})?(\?\S*)?|unix://\S+")
+REDIS_KINDS = "embedded, redis://, rediss://, unix:// or redis+cluster://"
+# What else the Redis client takes in a URL changes what we read from it, or how long we wait.
+REDIS_OPTIONS = re.compile(r"db|username|password|client_name|socket_keepalive|health_check_interval|ssl_\w+")
+_PLAIN_HOST = re.compile(r"[A-Za-z0-9_.-]+")
+
+Problem = str
+"""What is wrong; empty if nothing is."""
+
+
+def host_problem(host: str) -> Problem:
+    """Whether a host name or address can be looked up."""
+    if not host or len(host) > HOST_MAX:
+        return f"a host name has 1 to {HOST_MAX} characters"
+    if ":" in host:
+        return _problem_of(lambda: ipaddress.IPv6Address(host))
+    if not host.isprintable() or any(char.isspace() for char in host):
+        return "a host name has no spaces or control characters"
+    if host.isascii():
+        is_fine = all(0 < len(label) <= LABEL_MAX for label in host.removesuffix(".").split("."))
+        return "" if is_fine else f"each part of a host name has 1 to {LABEL_MAX} characters"
+    return _problem_of(lambda: host.encode("idna"))
+
+
+def http_problem(url: str) -> Problem:
+    """Whether an http or https URL can be connected to."""
+    if len(url) > URL_MAX or not url.isprintable() or " " in url:
+        return f"a URL has at most {URL_MAX} characters, none of them spaces or control characters"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in ("http", "https"):
+        return "it is neither http nor https"
+    if port == 0:
+        return "its port is 0"
+    return host_problem(host) or ("" if _PLAIN_HOST.fullmatch(host) or ":" in host else _client_problem(url))
+
+
+def _client_problem(url: str) -> Problem:
+    import httpx2  # takes longer than all of a check, and few hosts are not ASCII
+
+    return _problem_of(lambda: httpx2.URL(url))
+
+
+def origin_problem(url: str) -> Problem:
+    """Whether a URL is one of a server: scheme, host and port, and no more."""
+    if problem := http_problem(url):
+        return problem
+    parts: SplitResult = urlsplit(url)
+    has_more = parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None
+    return "it has more than a scheme, a host and a port" if has_more else ""
+
+
+def proxy_problem(url: str) -> Problem:
+    """Whether a URL is one of a proxy; it may have a user and a password."""
+    return http_problem(url) or ("" if url.isascii() else "the URL of a proxy has ASCII characters only")
+
+
+def redis_problem(url: str) -> Problem:
+    """Whether the Redis client takes a URL: it is asked, without connecting."""
+    if len(url) > URL_MAX or not url.isprintable() or not REDIS_URL.fullmatch(url):
+        return "it has another form"
+    try:
+        parts = urlsplit(url)
+        unknown = [name for name, _ in parse_qsl(parts.query) if not REDIS_OPTIONS.fullmatch(name)]
+        if unknown:
+            return f"it has the option {unknown[0]}, which cannot be changed here"
+        if parts.port == 0:
+            return "its port is 0"
+        if problem := "" if parts.scheme == "unix" else host_problem(parts.hostname or ""):
+            return problem
+    except ValueError as error:
+        return str(error)
+    import redis  # 0.1 s, which most configs need not spend
+
+    plain = url.replace("redis+cluster://", "redis://", 1)
+    return _problem_of(lambda: redis.ConnectionPool.from_url(plain).make_connection())
+
+
+def _problem_of(step: Callable[[], Any]) -> Problem:
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001  # whatever the step stumbles over is what is wrong with the value
+        return str(error)[:200] or type(error).__name__
+    return ""
