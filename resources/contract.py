@@ -37,6 +37,8 @@ class Caller:
     Attributes:
         message: The inbound message that the run handles, as the app sees it; None where it handles an event.
         settings: What the operator set for this app, one value a resource, by its type.
+        origin: Names the entry of the journal that the run is for, the same whenever it is run again; empty if there is
+            none. What the run sends has ids that follow from it.
         replied: Whether the message has been replied to in this run.
     """
 
@@ -47,7 +49,26 @@ class Caller:
     message: Payload | None
     settings: Mapping[type, Any]
     log: AppLog
+    origin: str = ""
     replied: bool = field(default=False)
+    _taken: dict[str, int] = field(factory=dict, init=False)  # outbounds of a name so far
+    _free: dict[tuple[str, Any], list[str]] = field(factory=dict, init=False)  # slots of those that were not posted
+
+    def take_slot(self, name: str, content: Any) -> str:
+        """The next slot for an outbound of this name (`resources.stores.outbox.Slot`).
+
+        An app that says the same again, since it was not told of success, is given the same slot again: it may have
+        been posted all the same.
+        """
+        free = self._free.get((name, content))
+        if free:
+            return free.pop(0)
+        number = self._taken[name] = self._taken.get(name, -1) + 1
+        return f"{number} {name}"
+
+    def free_slot(self, slot: str, name: str, content: Any) -> None:
+        """Its outbound was not posted, or nobody can say whether it was."""
+        self._free.setdefault((name, content), []).append(slot)
 
     def setting(self, kind: type[T]) -> T:
         """The app's settings for one resource."""

@@ -11,9 +11,10 @@ from .contract import Caller, Refused, Resource, command
 from .convert import Json, parameter
 from .messages import Payload, go_metadata, missing_from, reply, send, shown
 from .stores.identity import Sender
-from .stores.outbox import Outbox, OutboxFull
+from .stores.outbox import REPLY, Outbox, OutboxFull, Posted, Slot
 from .stores.redis import StoreError
 
+WARNING = 30
 TAG_FIELDS = "Tag, content or to_addr not specified"
 
 
@@ -114,14 +115,14 @@ class Outbound(Resource):
         if channel is None:
             raise Refused(f"Tag ({shown(request.tagpool)}, {shown(request.tag)}) not held by account")
         message = send(request.to_addr, request.content, endpoint=endpoint, helper_metadata=_go(caller))
-        await self._post(caller, channel, message)
+        await self._post(caller, channel, message, _send_name(channel, request.to_addr))
         return Done()
 
     async def _send(self, caller: Caller, request: SendTo | SendToEndpoint) -> Done:
         metadata = _go(caller) | _allowed_metadata(caller, request.helper_metadata)
         channel = _channel_of(caller, request.endpoint)
         message = send(request.to_addr, request.content, endpoint=request.endpoint, helper_metadata=metadata)
-        await self._post(caller, channel, message)
+        await self._post(caller, channel, message, _send_name(channel, request.to_addr))
         return Done()
 
     async def _reply(self, caller: Caller, request: Reply, *, to_group: bool) -> Done:
@@ -142,7 +143,7 @@ class Outbound(Resource):
             message = reply(to, request.content, close=close, to_group=to_group, helper_metadata=metadata)
         before, caller.replied = caller.replied, True  # at once: a run cut off in the middle may have replied
         try:
-            await self._post(caller, channel, message)
+            await self._post(caller, channel, message, REPLY)
         except Refused:
             caller.replied = before
             raise
@@ -151,11 +152,42 @@ class Outbound(Resource):
             raise
         return Done()
 
-    async def _post(self, caller: Caller, channel: str, message: Payload) -> None:
+    async def _post(self, caller: Caller, channel: str, message: Payload, name: str) -> None:
+        """Post a message, unless an earlier run of the same inbound did so.
+
+        Of one inbound, the n-th reply is the same outbound in each of its runs, and so is the n-th send to an address over a
+        channel: an app need not do everything in the same order again, nor in the same words.
+        """
+        sender, content = Sender(caller.account, caller.app), message["content"]
+        if not caller.origin:
+            await self._post_in(sender, channel, message, None)
+            return
+        slot = caller.take_slot(name, content)
         try:
-            await self.outbox.post(channel, Sender(caller.account, caller.app), message)
+            posted = await self._post_in(sender, channel, message, Slot(caller.origin, slot))
+        except BaseException:
+            caller.free_slot(slot, name, content)
+            raise
+        if posted.differs:
+            caller.log.soon(WARNING, _sent_before(message))
+
+    async def _post_in(self, sender: Sender, channel: str, message: Payload, slot: Slot | None) -> Posted:
+        try:
+            return await self.outbox.post_once(channel, sender, message, slot)
         except OutboxFull as full:
             raise Refused(str(full)) from full
+
+
+def _send_name(channel: str, to_addr: str) -> str:
+    return f"send\0{channel}\0{to_addr}"
+
+
+def _sent_before(message: Payload) -> str:
+    what = f"a message to {shown(message['to_addr'])}" if message["in_reply_to"] is None else "a reply"
+    return (
+        f"{what} is not sent: the message in progress was handled before, until the server was ended, and then"
+        " another one was sent in its place"
+    )
 
 
 def _go(caller: Caller) -> dict[str, Any]:

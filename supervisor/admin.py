@@ -26,10 +26,11 @@ from resources.stores.search import SearchError
 
 from .console_admin import FILES, ConsoleAdmin
 from .contacts_admin import ContactsAdmin
+from .dead_letters_admin import DeadLettersAdmin
 from .dispatcher import Dispatcher, Program
 from .health import Check, Health
 from .pool import Pool, SandboxStatus
-from .push import NoSuchGroup, Pushed
+from .push import AppGone, NoSuchGroup, Pushed, PushStopped
 from .runs_admin import RunsAdmin
 from .usage import parse_what_if
 
@@ -49,6 +50,7 @@ class AdminServices:
     logbook: Logbook
     contacts: ContactsAdmin
     runs: RunsAdmin
+    dead_letters: DeadLettersAdmin
     console: ConsoleAdmin
     reload: Callable[[], Awaitable[dict[str, Any]]]
     push: Callable[[str, list[str] | None, str | None], Awaitable[Pushed]]
@@ -111,7 +113,7 @@ class Admin:
                 return _unknown(app)
             checks = [check for check in checks if check.app in {None, app}]
         bad = [check for check in checks if check.problem]
-        is_ready = not any(check.is_fatal or (app is not None and check.app == app) for check in bad)
+        is_ready = not any(check.is_fatal or (check.app == app is not None and not check.is_note) for check in bad)
         lines = [_told(check) for check in (checks if "verbose" in asked else bad)]
         first = "ok" if not bad else "ready, but:" if is_ready else "not ready:"
         return PlainTextResponse("\n".join([first, *lines]) + "\n", 200 if is_ready else 503)
@@ -236,8 +238,10 @@ class Admin:
             return JSONResponse(asdict(await self.services.push(program.app.name, addresses, group)))
         except NoSuchGroup as error:
             return JSONResponse({"error": str(error)}, 404)
-        except (Refused, SearchError) as error:
+        except Refused as error:
             return JSONResponse({"error": str(error)}, 409)
+        except PushStopped as stopped:
+            return _push_stopped(stopped)
 
     def _program(self, request: Request) -> Program | None:
         return self.services.programs().get(request.path_params["app"])
@@ -274,6 +278,14 @@ def _push_problem(program: Program, addresses: Any, group: Any) -> tuple[int, st
     return None
 
 
+def _push_stopped(stopped: PushStopped) -> Response:
+    cause = stopped.cause
+    if not stopped.pushed.queued and isinstance(cause, SearchError):
+        return JSONResponse({"error": str(cause)}, 409)
+    status = 503 if isinstance(cause, StoreError) else 409 if isinstance(cause, SearchError | AppGone) else 500
+    return JSONResponse({"error": str(stopped), **asdict(stopped.pushed)}, status)
+
+
 def _told(check: Check) -> str:
     where = check.name if check.app is None else f"app {check.app}: {check.name}"
     return f"{where}: {check.problem or 'ok'}"
@@ -307,6 +319,7 @@ def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
         Route("/v1/reload", admin.reload, methods=["POST"]),
         *services.contacts.routes(),
         *services.runs.routes(),
+        *services.dead_letters.routes(),
         *services.console.routes(),
     ]
     return Starlette(

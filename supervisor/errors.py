@@ -53,6 +53,13 @@ class ProtocolViolation(SandboxFault):
         super().__init__(Outcome.PROTOCOL, detail)
 
 
+class InternalError(SandboxFault):
+    """Something went wrong in the supervisor that nobody expected; its own log says what."""
+
+    def __init__(self) -> None:
+        super().__init__(Outcome.CRASHED, "internal error")
+
+
 class LimitHit(SandboxFault):
     """A limit of the config was reached."""
 

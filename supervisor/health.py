@@ -28,12 +28,19 @@ LAG_LATE = 1.0  # seconds
 
 @frozen
 class Check:
-    """One thing that was looked at. `app`: of which app it is, or None; `problem`: empty where it is well."""
+    """One thing that was looked at.
+
+    Attributes:
+        problem: Empty where it is well.
+        app: Of which app it is, or None.
+        is_note: It is for a person to look at, and in the way of nothing.
+    """
 
     name: str
     problem: str
     is_fatal: bool = True
     app: str | None = None
+    is_note: bool = False
 
 
 @frozen
@@ -49,6 +56,7 @@ class Health:
     is_draining: Callable[[], bool]
     search_problem: Callable[[], str]
     lag: Callable[[], float]
+    dead_letters: Callable[[], Mapping[str, int]]  # by app
 
     async def checks(self) -> list[Check]:
         """All of them."""
@@ -59,6 +67,7 @@ class Health:
             Check("search", self.search_problem(), is_fatal=False),
             self._loop(),
             *(check for app in self.apps().values() for check in self._app(app)),
+            *self._dead_letters(),
         ]
 
     async def _disk(self) -> list[Check]:
@@ -73,6 +82,13 @@ class Health:
     def _loop(self) -> Check:
         lag = self.lag()
         return Check("loop", f"the supervisor's loop is {lag:.1f} s late" if lag > LAG_LATE else "", is_fatal=False)
+
+    def _dead_letters(self) -> list[Check]:
+        """Something for a person to look at; messages are taken and answered all the same."""
+        return [
+            Check("dead letters", f"{count} (jsbox deadletters)", is_fatal=False, app=app, is_note=True)
+            for app, count in self.dead_letters().items()
+        ]
 
     def _app(self, app: App) -> list[Check]:
         crashes = self.pool.crashes.state(app)

@@ -44,6 +44,17 @@ class Lanes(Generic[T]):
         """The first waiting work of each lane."""
         return (queue[0] for queue in self._lanes.values() if queue)
 
+    def clear(self) -> list[T]:
+        """Take out all that waits, each lane's in order; what is in progress is not touched."""
+        items = [item for queue in self._lanes.values() for item in queue]
+        for lane in self._ready:
+            del self._lanes[lane]
+        self._ready.clear()
+        for queue in self._lanes.values():
+            queue.clear()
+        self.waiting = 0
+        return items
+
     def finish(self, lane: Hashable) -> None:
         """The work taken from this lane is done; the lane goes to the end of the line, or away."""
         self.in_hand -= 1

@@ -20,7 +20,7 @@ from resources.stores.graphite import Target
 
 from .config import Config
 from .config.model import App
-from .dispatcher import Program
+from .jobs import Program
 
 
 def program_of(config: Config, app: App) -> Program:

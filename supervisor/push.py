@@ -6,18 +6,22 @@ types under which an opt-out of such an address is looked for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 from attrs import define, frozen
 
 from resources.contact_fields import UNKNOWN, address_field
+from resources.contract import Refused
+from resources.fence import note
 from resources.messages import push_trigger
 from resources.stores.contacts import Contacts
 from resources.stores.groups import Groups
 from resources.stores.journal import Entry, Journal
 from resources.stores.optouts import OptOuts
-from resources.stores.search import ContactSearch
+from resources.stores.redis import StoreError
+from resources.stores.search import ContactSearch, SearchError
 
 from .config.model import App
 from .dispatcher import Dispatcher
@@ -38,6 +42,10 @@ class NoSuchGroup(Exception):
     """The account has no group with that key."""
 
 
+class AppGone(Exception):
+    """The app has left the config."""
+
+
 @define
 class Pushed:
     """What became of a push: addresses put in line, left alone because they opted out, and contacts without an address."""
@@ -47,9 +55,24 @@ class Pushed:
     no_address: int = 0
 
 
+class PushStopped(Exception):
+    """A push came to an end before it was through; what was put in line until then stays there.
+
+    Attributes:
+        pushed: What had become of it until then.
+        cause: Why: the store, the search, an app that left the config, or something that nobody expected.
+    """
+
+    def __init__(self, pushed: Pushed, cause: Exception) -> None:
+        is_expected = isinstance(cause, StoreError | SearchError | AppGone)
+        super().__init__(f"{cause if is_expected else 'internal error'}; {pushed.queued} were put in line before")
+        self.pushed = pushed
+        self.cause = cause
+
+
 @frozen
 class Pusher:
-    """Pushes for all apps. Every coroutine may raise `redis.StoreError`; what was put in line until then stays there."""
+    """Pushes for all apps."""
 
     contacts: Contacts
     groups: Groups
@@ -59,11 +82,16 @@ class Pusher:
     dispatcher: Dispatcher
 
     async def push(self, app: App, delivery_class: str, addresses: Iterable[str]) -> Pushed:
-        """Push to addresses, each once; returns when the last one is in line."""
+        """Push to addresses, each once; returns when the last one is in line.
+
+        Raises:
+            PushStopped: Not all of them are.
+        """
         result = Pushed()
         distinct = list(dict.fromkeys(addresses))
-        for start in range(0, len(distinct), BATCH):
-            await self._push_some(app, delivery_class, distinct[start : start + BATCH], result)
+        with _stopped(result):
+            for start in range(0, len(distinct), BATCH):
+                await self._push_some(app, delivery_class, distinct[start : start + BATCH], result)
         return result
 
     async def push_group(self, app: App, delivery_class: str, group: str) -> Pushed:
@@ -71,19 +99,20 @@ class Pusher:
 
         Raises:
             NoSuchGroup: There is none.
-            SearchError: The group's query makes no sense, or cannot be asked at the moment.
             Refused: There is no such delivery class.
+            PushStopped: Not all of them are in line; for one, since the group's query makes no sense.
         """
         result, seen = Pushed(), set[str]()
         name = address_field(delivery_class)
-        async for keys in self._members(app.account, group):
-            contacts = await self.contacts.many(app.account, keys)
-            found = [contact[name] for contact in contacts if contact[name] not in (None, "", UNKNOWN)]
-            result.no_address += len(contacts) - len(found)
-            fresh = [address for address in dict.fromkeys(found) if address not in seen]
-            seen.update(fresh)
-            for start in range(0, len(fresh), BATCH):
-                await self._push_some(app, delivery_class, fresh[start : start + BATCH], result)
+        with _stopped(result):
+            async for keys in self._members(app.account, group):
+                contacts = await self.contacts.many(app.account, keys)
+                found = [contact[name] for contact in contacts if contact[name] not in (None, "", UNKNOWN)]
+                result.no_address += len(contacts) - len(found)
+                fresh = [address for address in dict.fromkeys(found) if address not in seen]
+                seen.update(fresh)
+                for start in range(0, len(fresh), BATCH):
+                    await self._push_some(app, delivery_class, fresh[start : start + BATCH], result)
         return result
 
     async def _members(self, account: str, key: str) -> AsyncIterator[Sequence[str]]:
@@ -106,21 +135,51 @@ class Pusher:
         wanted = [address for address, is_out in zip(addresses, out, strict=True) if not is_out]
         result.opted_out += len(addresses) - len(wanted)
         while wanted:
+            if not self._is_there(app):
+                raise AppGone(f"app {app.name} has left the config")
             fit = next((n for n in (BATCH, 10, 1) if self.dispatcher.has_room(app.name, n)), 0)
             if not fit:
                 await trio.sleep(PAUSE)
                 continue
             batch, wanted = wanted[:fit], wanted[fit:]
-            await self._queue(app, [push_trigger(address, delivery_class) for address in batch])
-            result.queued += len(batch)
+            await self._queue(app, [push_trigger(address, delivery_class) for address in batch], result)
 
-    async def _queue(self, app: App, triggers: Sequence[dict[str, object]]) -> None:
+    def _is_there(self, app: App) -> bool:
+        program = self.dispatcher.programs.get(app.name)
+        return program is not None and program.app.account == app.account
+
+    async def _queue(self, app: App, triggers: Sequence[dict[str, object]], result: Pushed) -> None:
+        """Put triggers in line, and count them; raises StoreError after those that could be."""
         channel = app.endpoints["default"]
         entries = [Entry("message", app.account, app.name, channel, trigger) for trigger in triggers]
         with trio.CancelScope(shield=True):  # bounded by the store's patience; what is journalled must be run
-            accepted = await self.journal.accept(entries)
-            for entry, answer in zip(entries, accepted, strict=True):
+            try:
+                accepted = await self.journal.attempt(entries)
+            except StoreError:
+                self.dispatcher.settle_soon()  # some of them may be there
+                raise
+        refused: StoreError | None = None
+        for entry, answer in zip(entries, accepted, strict=True):
+            if isinstance(answer, StoreError):
+                refused = refused or answer
+            else:
+                result.queued += 1
                 self.dispatcher.submit(entry, answer.place)
+        if refused is not None:
+            raise refused
+
+
+@contextmanager
+def _stopped(pushed: Pushed) -> Iterator[None]:
+    """Whatever ends a push says what had become of it until then."""
+    try:
+        yield
+    except (NoSuchGroup, Refused):
+        raise
+    except Exception as error:
+        if not isinstance(error, StoreError | SearchError | AppGone):
+            note("push", error)
+        raise PushStopped(pushed, error) from error
 
 
 def _optout_names(delivery_class: str, address: str) -> list[tuple[str, str]]:

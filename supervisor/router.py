@@ -12,6 +12,7 @@ from attrs import field, frozen
 
 from resources.contract import Caller, Command, Refused, Resource
 from resources.convert import strict_converter
+from resources.fence import fence, note
 from resources.stores.redis import StoreError
 
 from .config.model import Limits
@@ -69,21 +70,22 @@ class Router:
             return self._unknown(caller, request, began)
         try:
             answer = row.command.handle(row.resource, caller, row.structure(request.fields, row.command.request))
+            if isinstance(answer, Coroutine):
+                seconds = limits.command_timeout(request.name, http_timeout)
+                return self._wait(answer, caller, request, seconds, began)
+            reply = self._success(answer)
         except Refused as refused:
             return self._served(caller, request, "refused", _failure(refused.reason), began)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # a fence, without the cost of one for each command
             return self._failed(caller, request, error, began)
-        if isinstance(answer, Coroutine):
-            seconds = limits.command_timeout(request.name, http_timeout)
-            return self._wait(answer, caller, request, seconds, began)
-        return self._served(caller, request, "success", self._success(answer), began)
+        return self._served(caller, request, "success", reply, began)
 
     async def _wait(
         self, coming: Coroutine[Any, Any, Any], caller: Caller, request: Request, seconds: float, began: float
     ) -> dict[str, Any]:
         try:
             with trio.fail_after(seconds):
-                answer = await coming
+                reply = self._success(await coming)
         except Refused as refused:
             return self._served(caller, request, "refused", _failure(refused.reason), began)
         except trio.TooSlowError:
@@ -94,20 +96,28 @@ class Router:
             log.warning("app %s: %s: %s", caller.app, request.name, error)
             await _tell(caller, f"{request.name}: {UNAVAILABLE}")
             return self._served(caller, request, "unavailable", _failure(UNAVAILABLE), began)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # likewise
             return await self._failed(caller, request, error, began)
-        return self._served(caller, request, "success", self._success(answer), began)
+        except BaseExceptionGroup:
+            with fence("command", _what(caller, request)):
+                raise  # its errors stay here, cancellations go on
+            return await self._failed(caller, request, None, began)
+        return self._served(caller, request, "success", reply, began)
 
-    async def _failed(self, caller: Caller, request: Request, error: Exception, began: float) -> dict[str, Any]:
-        """A bug of ours must not end the service of every app: it is logged whole, and counted."""
-        log.error("app %s: %s failed", caller.app, request.name, exc_info=error)
+    async def _failed(self, caller: Caller, request: Request, error: Exception | None, began: float) -> dict[str, Any]:
+        """A bug of ours must not end the service of every app: it is logged with its cause, and counted."""
+        if error is not None:
+            note("command", error, _what(caller, request))
         await _tell(caller, f"{request.name}: {INTERNAL}")
         return self._served(caller, request, "error", _failure(INTERNAL), began)
 
     def _served(
         self, caller: Caller, request: Request, outcome: str, reply: dict[str, Any], began: float
     ) -> dict[str, Any]:
-        self.observer.command_served(caller.app, request.name, outcome, trio.current_time() - began)
+        try:
+            self.observer.command_served(caller.app, request.name, outcome, trio.current_time() - began)
+        except Exception as error:  # noqa: BLE001  # a number that is not counted is not worth a reply
+            note("command", error, _what(caller, request))
         return reply
 
     def _success(self, answer: Any) -> dict[str, Any]:
@@ -141,3 +151,9 @@ async def _tell(caller: Caller, text: str) -> None:
         await caller.log(ERROR, text)
     except StoreError:
         log.warning("app %s: not in its log, which cannot be reached: %s", caller.app, text)
+    except Exception as error:  # noqa: BLE001  # a line of a log is not worth a reply
+        note("log", error, f"app {caller.app}")
+
+
+def _what(caller: Caller, request: Request) -> str:
+    return f"app {caller.app}, {request.name}"

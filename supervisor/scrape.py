@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from attrs import frozen
@@ -42,6 +42,7 @@ class Moment(Collector):
     logbook: Logbook
     gateway: HasConnections
     deliveries: HasUnacked
+    dead_letters: Callable[[], Mapping[str, int]]  # by app
 
     def describe(self) -> list[Metric]:
         """Nothing ahead: names are few and fixed."""
@@ -74,7 +75,13 @@ class Moment(Collector):
             depth.add_metric((name,), self.dispatcher.waiting(name))
             oldest.add_metric((name,), self.dispatcher.oldest(name))
             tripped.add_metric((name,), float(self.pool.crashes.is_tripped(app)))
-        yield from (depth, oldest, tripped)
+        dead = GaugeMetricFamily(
+            "jsbox_dead_letters", "Messages and events that were set aside: `jsbox deadletters`", labels=("app",)
+        )
+        letters = self.dead_letters()
+        for name in {*self.config().apps, *letters}:
+            dead.add_metric((name,), letters.get(name, 0))
+        yield from (depth, oldest, tripped, dead)
 
     def _processes(self) -> Iterator[Metric]:
         processes = GaugeMetricFamily("jsbox_sandbox_processes", "Live processes", labels=("app", "state"))

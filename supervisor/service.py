@@ -46,6 +46,7 @@ from .config.plan import RESTART, plan
 from .config.tls import server_context
 from .console_admin import ConsoleAdmin
 from .contacts_admin import ContactsAdmin
+from .dead_letters_admin import DeadLettersAdmin
 from .dispatcher import Dispatcher, Program, open_dispatcher
 from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
@@ -208,6 +209,7 @@ class Service:
     def _change_over(self, new: Config, programs: Mapping[str, Program]) -> None:
         self.config = new
         self.observer.expect(new.apps)
+        self.dispatcher.recovery.attempts = new.journal.attempts
         self.dispatcher.update(programs)
         self.search.settings = new.search
         self.gateway.drop_channels(set(new.channels))
@@ -226,6 +228,7 @@ class Service:
             is_draining=lambda: self.is_draining,
             search_problem=self.search.problem,
             lag=lambda: self._lag,
+            dead_letters=self.dispatcher.box.counts,
         )
 
     def _moment(self) -> Moment:
@@ -236,6 +239,7 @@ class Service:
             logbook=self.stores.logbook,
             gateway=self.gateway,
             deliveries=self.deliveries,
+            dead_letters=self.dispatcher.box.counts,
         )
 
     def _admin_services(self) -> AdminServices:
@@ -247,6 +251,7 @@ class Service:
             contacts=ContactsAdmin(self.stores.contacts, self.search, self._contacts_max),
             console=ConsoleAdmin(lambda: self.gateway_url),
             runs=RunsAdmin(self.history, lambda: self.config.apps),
+            dead_letters=DeadLettersAdmin(self.dispatcher.box, self.dispatcher),
             reload=self.reload,
             push=self.push,
             metrics=self.observer.text,

@@ -17,6 +17,8 @@ import msgspec
 import trio
 from attrs import define, field
 
+from resources.fence import note
+
 from .config.model import Trace as Settings
 from .outcomes import Outcome
 from .protocol import ConsoleLine, Request
@@ -91,7 +93,14 @@ class Trace:
         self._zero = trio.current_time()
 
     def begin(self, asked: Request | ConsoleLine) -> Step | None:
-        """The app asks for something; None where there are too many already."""
+        """The app asks for something; None where there are too many already. Raises nothing, as `end`."""
+        try:
+            return self._begin(asked)
+        except Exception as error:  # noqa: BLE001  # likewise
+            note("trace", error, f"app {self.app}")
+            return None
+
+    def _begin(self, asked: Request | ConsoleLine) -> Step | None:
         if len(self.steps) >= self.room:
             self.left_out += 1
             return None
@@ -104,7 +113,13 @@ class Trace:
         return step
 
     def end(self, step: Step, reply: dict[str, Any]) -> None:
-        """It has its reply."""
+        """It has its reply. Raises nothing: a time line is not worth a reply."""
+        try:
+            self._end(step, reply)
+        except Exception as error:  # noqa: BLE001  # a fence, without the cost of one for each command
+            note("trace", error, f"app {self.app}, {step.name}")
+
+    def _end(self, step: Step, reply: dict[str, Any]) -> None:
         step.seconds = trio.current_time() - self._zero - step.at
         step.outcome = "ok" if reply.get("success") else str(reply.get("reason", "refused"))[:NOTE_MAX]
         if self.records:

@@ -33,7 +33,7 @@ class Turns:
         self._waiting.setdefault(app, deque()).append(event)
         try:
             while not event.is_set():
-                with trio.move_on_at(min(self._taken.values())):
+                with trio.move_on_at(min(self._taken.values(), default=trio.current_time())):
                     await event.wait()
                 self._grant()
         except BaseException:

@@ -7,11 +7,12 @@ import logging
 from attrs import frozen
 
 from resources.contract import Caller
-from resources.messages import go_metadata, reply
+from resources.fence import note
+from resources.messages import go_metadata, is_session_start, reply
 from resources.stores.identity import Sender
 from resources.stores.journal import Entry
 from resources.stores.logbook import Logbook
-from resources.stores.outbox import Outbox, OutboxFull
+from resources.stores.outbox import FALLBACK, FIRST_REPLY, Outbox, OutboxFull, Slot
 from resources.stores.redis import StoreError
 
 from .config.model import App
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @frozen
 class Words:
-    """Says it where that can be done; else the process's own log has it. Never raises StoreError."""
+    """Says it where that can be done; else the process's own log has it. Raises nothing unless it says so."""
 
     logbook: Logbook
     outbox: Outbox
@@ -36,15 +37,15 @@ class Words:
         """A line in the log of the app that a run belongs to."""
         try:
             await caller.log(level, text)
-        except StoreError:
-            log.warning("app %s: not in its log, which cannot be reached: %s", caller.app, text)
+        except Exception as error:  # noqa: BLE001  # a line of a log is never worth a run
+            _not_in_its_log(caller.app, text, error)
 
     async def say_for(self, app: App, level: int, text: str) -> None:
         """A line in an app's log."""
         try:
             await self.logbook.write(app.account, app.name, level, text, app.log.kept)
-        except StoreError:
-            log.warning("app %s: not in its log, which cannot be reached: %s", app.name, text)
+        except Exception as error:  # noqa: BLE001  # likewise
+            _not_in_its_log(app.name, text, error)
 
     async def report(self, caller: Caller, entry: Entry, outcome: Outcome, fault: SandboxFault | None) -> None:
         """How a run ended that did not end well."""
@@ -56,15 +57,48 @@ class Words:
         await self.say(caller, ERROR, text)
 
     async def fall_back(self, app: App, caller: Caller) -> None:
-        """A session's user waits: send what the operator has for that."""
-        text = app.limits.fallback_reply
-        message = caller.message
-        if text and message is not None and not message.get("inbound_push_trigger"):
-            metadata = {"go": go_metadata(app.account, app.name)}
-            answer = reply(message, text, close=True, to_group=False, helper_metadata=metadata)
-            try:
-                await self.outbox.post(caller.channel, Sender(app.account, app.name), answer)
-            except (StoreError, OutboxFull) as error:
-                log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
-                text = ""
-        self.observer.reply_missing(app.name, fallback=bool(text))
+        """A session's user waits: send what the operator has for that.
+
+        An earlier run of the message may have answered it, before the server was ended: then that was the answer.
+        """
+        is_sent = False
+        try:
+            is_sent = await self._answer(app, caller, Slot(caller.origin, FIRST_REPLY))
+        except (StoreError, OutboxFull) as error:
+            log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
+        self.observer.reply_missing(app.name, fallback=is_sent)
+
+    async def fall_back_for(self, app: App, entry: Entry, caller: Caller) -> None:
+        """As `fall_back`, for a message that is not going to be run, unless a run of it has replied.
+
+        Should it be run after all, later, that run's reply is sent too.
+
+        Raises:
+            StoreError: It could not be sent; once more does no harm.
+        """
+        if entry.kind != "message" or not is_session_start(entry.payload):
+            return
+        is_sent = False
+        try:
+            is_sent = await self._answer(app, caller, Slot(caller.origin, FALLBACK, unless=(FIRST_REPLY,)))
+        except OutboxFull as error:
+            log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
+        self.observer.reply_missing(app.name, fallback=is_sent)
+
+    async def _answer(self, app: App, caller: Caller, slot: Slot) -> bool:
+        """Reply with what the operator has for that; returns whether there is anything to send."""
+        text, message = app.limits.fallback_reply, caller.message
+        if not text or message is None or message.get("inbound_push_trigger"):
+            return False
+        metadata = {"go": go_metadata(app.account, app.name)}
+        answer = reply(message, text, close=True, to_group=False, helper_metadata=metadata)
+        sender = Sender(app.account, app.name)
+        await self.outbox.post_once(caller.channel, sender, answer, slot if slot.origin else None)
+        return True
+
+
+def _not_in_its_log(app: str, text: str, error: Exception) -> None:
+    if isinstance(error, StoreError):
+        log.warning("app %s: not in its log, which cannot be reached: %s", app, text)
+    else:
+        note("log", error, f"app {app}")

@@ -32,10 +32,27 @@ class MessageIds:
 
     def new(self, channel: str, sender: Sender) -> str:
         """A fresh message_id in the form of a random UUID: 32 hexadecimal digits."""
-        random = bytearray(os.urandom(_RANDOM))
+        return self._tagged(bytearray(os.urandom(_RANDOM)), channel, sender)
+
+    def _tagged(self, random: bytearray, channel: str, sender: Sender) -> str:
         random[6] = random[6] & 0x0F | 0x40
         random[8] = random[8] & 0x3F | 0x80
         return (random + self._tag(bytes(random), channel, sender)).hex()
+
+    def derived(self, channel: str, sender: Sender, origin: str, slot: str) -> str:
+        """The message_id of one certain outbound of the run of one certain inbound: the same whenever that is run again.
+
+        In the same form as a fresh one, and no easier to guess.
+
+        Args:
+            channel: Where it goes.
+            sender: Whose it is.
+            origin: Names the inbound (see `resources.contract.Caller`).
+            slot: Names one of the outbounds of its run.
+        """
+        text = f"{channel}\0{sender.account}\0{sender.app}\0{origin}\0{slot}".encode()
+        digest = blake2b(text, digest_size=_RANDOM, key=self._secret, person=b"outbound").digest()
+        return self._tagged(bytearray(digest), channel, sender)
 
     def is_from(self, message_id: str, channel: str, sender: Sender) -> bool:
         """Whether this app sent the message with that id over that channel."""

@@ -1,6 +1,7 @@
 """The journal of what came in: a message or event is in it from before the gateway says `accepted` until its run has ended.
 
-One Redis stream per app. What a killed supervisor leaves in it is run again by the next one.
+One Redis stream per app. What a killed supervisor leaves in it is run again by the next one. Beside it stands, for each entry
+whose run has begun, how often that was: what is still there after a start was in progress at the death of a supervisor.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, cast
 
 import msgspec
+import trio
 from attrs import field, frozen
 
+from ..messages import shown
+from ..text import clean, is_deeper
 from .direct import Command
 from .keys import account_key
 from .redis import Redis, StoreRefused
@@ -18,7 +22,9 @@ from .scripts import Script, script
 from .statistics import prefix_of, second_of
 
 REMEMBERED = 24 * 3600  # seconds for which an id that was seen is a duplicate
-PAGE = 500  # entries read at a time
+PAGE = 100  # entries read at a time
+DEPTH_MAX = 200  # nesting of an entry; what gateways send may have less
+BURST = 256 << 10  # bytes of entries that are decoded without letting others go on
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -30,12 +36,17 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     channel: str
     payload: dict[str, Any]
     counted: bool = False  # whether the message statistics know it
+    origin: str = ""  # the place that it had first, if it has been a dead letter
 
     @property
     def id(self) -> str:
         """The message_id or event_id."""
         name = "message_id" if self.kind == "message" else "event_id"
         return str(self.payload[name])
+
+    def origin_at(self, place: str) -> str:
+        """Names the entry, the same for all of its runs; `place` is where it is now."""
+        return f"{self.origin or place}\0{self.kind}\0{self.channel}\0{self.id}"
 
 
 @frozen
@@ -44,6 +55,23 @@ class Accepted:
 
     place: str
     duplicate: bool
+
+
+@frozen
+class Left:
+    """What stands in a journal.
+
+    Attributes:
+        place: Where.
+        raw: Its text.
+        entry: What the text says; None if it is not an entry.
+        problem: Why it cannot be run; empty if it can.
+    """
+
+    place: str
+    raw: bytes
+    entry: Entry | None
+    problem: str = ""
 
 
 @frozen
@@ -69,7 +97,7 @@ class Journal:
         commands: list[Command] = []
         for entry in entries:
             seen = account_key(entry.account, "seen", entry.channel, entry.kind, entry.id)
-            stream = account_key(entry.account, "in", entry.app)
+            stream = stream_key(entry.account, entry.app)
             text = msgspec.json.encode(entry)
             counts = (prefix_of(entry.account), entry.app, *_counts(entry))
             commands.append(self._accept.call((seen, stream), REMEMBERED, text, *counts))
@@ -79,24 +107,136 @@ class Journal:
             for answer in answers
         ]
 
+    def begin_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
+        """Note that a run of an entry begins, before anything that is asked of the store later; not waited for.
+
+        Returns whether that can be had.
+        """
+        return self.redis.post([_begun(entry, place, 1)], failed)
+
+    async def begin(self, entry: Entry, place: str) -> None:
+        """As `begin_soon`, and wait until it is noted."""
+        await self.redis.execute(*_begun(entry, place, 1))
+
+    def hand_back_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
+        """A run that was begun is cut off by an orderly stop, which does not count; as `begin_soon`."""
+        return self.redis.post([_begun(entry, place, -1)], failed)
+
     async def finish(self, entry: Entry, place: str) -> None:
         """The run has ended: the entry is not needed any more."""
-        await self.redis.execute("XDEL", account_key(entry.account, "in", entry.app), place)
+        await self.finish_all([(entry, place)])
+
+    async def finish_all(self, ended: Sequence[tuple[Entry, str]]) -> None:
+        """The runs have ended: the entries at these places are not needed any more."""
+        await self.redis.execute_many([command for entry, place in ended for command in _struck(entry, place)])
 
     def finish_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
         """As `finish`, before anything that is asked of the store later, but not waited for; whether that can be had."""
-        return self.redis.post([("XDEL", account_key(entry.account, "in", entry.app), place)], failed)
+        return self.redis.post(_struck(entry, place), failed)
 
-    async def unfinished(self, account: str, app: str) -> AsyncIterator[tuple[str, Entry]]:
-        """Every entry still in an app's journal, oldest first, with its place."""
-        start = "-"
+    async def begun(self, account: str, app: str) -> dict[str, int]:
+        """How often a run of the entry at a place was begun and not ended, for those entries of which one was."""
+        found = await self.redis.execute("HGETALL", begun_key(account, app))
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {place.decode("utf-8", "replace"): _number(count) for place, count in pairs}
+
+    async def forget_begun(self, account: str, app: str, places: Sequence[str]) -> None:
+        """Remove the counts of entries that are not there any more."""
+        await self.redis.execute("HDEL", begun_key(account, app), *places)
+
+    async def left(self, account: str, app: str) -> AsyncIterator[Left]:
+        """All that stands in an app's journal, oldest first, readable or not."""
+        start, burst = "-", 0
         while True:
-            page = await self.redis.execute("XRANGE", account_key(account, "in", app), start, "+", "COUNT", PAGE)
+            page = await self.redis.execute("XRANGE", stream_key(account, app), start, "+", "COUNT", PAGE)
             for place, fields in page:
-                yield place.decode(), msgspec.json.decode(fields[1], type=Entry)
+                raw = raw_of(fields)
+                burst += len(raw)
+                if burst > BURST:
+                    await trio.lowlevel.checkpoint()
+                    burst = len(raw)
+                yield Left(place.decode(), raw, *read_entry(raw, account, app))
             if len(page) < PAGE:
                 return
             start = "(" + page[-1][0].decode()
+
+    async def unfinished(self, account: str, app: str) -> AsyncIterator[tuple[str, Entry]]:
+        """Every entry in an app's journal, oldest first, with its place; what is no entry is left out."""
+        async for one in self.left(account, app):
+            if one.entry is not None:
+                yield one.place, one.entry
+
+
+def stream_key(account: str, app: str) -> str:
+    """The key of an app's journal."""
+    return account_key(account, "in", app)
+
+
+def begun_key(account: str, app: str) -> str:
+    """The key of the counts that stand beside it."""
+    return account_key(account, "begun", app)
+
+
+def raw_of(fields: Sequence[bytes]) -> bytes:
+    """The text of an entry, of the fields of a stream; anything else in its place is shown as it is."""
+    return fields[1] if len(fields) == 2 and fields[0] == b"e" else b" ".join(fields)  # noqa: PLR2004  # one field
+
+
+def read_entry(raw: bytes, account: str, app: str) -> tuple[Entry | None, str]:
+    """An entry of an app's journal from its text, and why it cannot be run; the latter is empty if it can be."""
+    if is_deeper(raw, DEPTH_MAX):
+        return None, f"it is nested deeper than {DEPTH_MAX} levels"
+    try:
+        entry = msgspec.json.decode(raw, type=Entry)
+    except (ValueError, RecursionError) as error:
+        return None, f"it is not an entry of the journal: {clean(str(error))}"
+    if (entry.account, entry.app) != (account, app):
+        return entry, f"it is for app {shown(entry.app)} of account {shown(entry.account)}"
+    payload = entry.payload
+    wrong = [name for name, check in _NEEDED[entry.kind].items() if name not in payload or not check(payload[name])]
+    return entry, f"fields are missing or wrong: {', '.join(wrong)}" if wrong else ""
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _text_or_null(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_TEXTS = (
+    "to_addr", "from_addr", "to_addr_type", "from_addr_type", "transport_name", "transport_type", "session_event",
+    "group", "provider",
+)  # fmt: skip
+# What is taken for granted of everything that the gateway has let in, or a push has made.
+_NEEDED: dict[str, dict[str, Callable[[Any], bool]]] = {
+    "message": {
+        "message_id": _text, "helper_metadata": _object, "transport_metadata": _object, "routing_metadata": _object,
+        **dict.fromkeys(_TEXTS, _text_or_null),
+    },
+    "event": {"event_id": _text, "event_type": _text, "user_message_id": _text, "helper_metadata": _object},
+}  # fmt: skip
+
+
+def _struck(entry: Entry, place: str) -> list[Command]:
+    stream, begun = stream_key(entry.account, entry.app), begun_key(entry.account, entry.app)
+    return [("XDEL", stream, place), ("HDEL", begun, place)]
+
+
+def _begun(entry: Entry, place: str, by: int) -> Command:
+    return ("HINCRBY", begun_key(entry.account, entry.app), place, by)
+
+
+def _number(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        return 0
 
 
 def _counts(entry: Entry) -> tuple[Any, ...]:

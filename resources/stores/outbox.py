@@ -8,6 +8,7 @@ number again that this process has seen: each post says the newest one known, an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -24,6 +25,10 @@ WAITING_MAX = 100_000  # messages of a channel that nobody has acknowledged; mor
 WAITING_SIZE = 128 << 20  # bytes of them
 PAGE_SIZE = 1 << 20  # bytes after which a page of them has no more
 STRUCK = 1000  # messages struck in one step
+REMEMBERED = 24 * 3600  # seconds for which a message that is posted again is known, at least
+REMEMBERED_MAX = 500_000  # of a channel's messages, the newest: so many at least, and twice as many at most
+REPLY = "reply"  # the name of the slots of replies
+FIRST_REPLY, FALLBACK = f"0 {REPLY}", "fallback"
 
 
 class OutboxFull(Exception):
@@ -58,6 +63,36 @@ class _Head(msgspec.Struct, frozen=True):
 _head = msgspec.json.Decoder(_Head).decode
 
 
+@frozen
+class Slot:
+    """One certain outbound of the run of one certain inbound.
+
+    Attributes:
+        origin: Names the inbound.
+        name: Names the outbound among those of its run.
+        unless: Names of others of that run; if one of them was posted, this one is not.
+    """
+
+    origin: str
+    name: str
+    unless: Sequence[str] = ()
+
+
+@frozen
+class Posted:
+    """What became of a message that was to be posted.
+
+    Attributes:
+        delivery: Its delivery number.
+        is_repeat: It was posted before, in an earlier run of the same inbound, and not again now.
+        differs: What was posted then said something else.
+    """
+
+    delivery: int
+    is_repeat: bool = False
+    differs: bool = False
+
+
 def no_one(channel: str, parcel: Parcel | None) -> None:
     """The announcer of an outbox that nobody reads."""
 
@@ -80,27 +115,48 @@ class Outbox:
     _strike: Script = field(factory=lambda: script("outbox_strike"), init=False)
 
     async def post(self, channel: str, sender: Sender, message: Mapping[str, Any]) -> int:
-        """Give a message its message_id, put it into a channel's outbox, count it, and return its delivery number.
+        """As `post_once`, under an id of its own; returns the delivery number."""
+        return (await self.post_once(channel, sender, message, None)).delivery
+
+    async def post_once(self, channel: str, sender: Sender, message: Mapping[str, Any], slot: Slot | None) -> Posted:
+        """Give a message its message_id, put it into a channel's outbox and count it, unless its slot was posted before.
+
+        A slot is remembered for `REMEMBERED` seconds, for `REMEMBERED_MAX` messages of a channel. Without a slot the
+        message_id is a fresh one.
 
         Raises:
             OutboxFull: Too many wait already.
+            StoreError: The store did not do it, or did not say so.
+
+        Cancellation: the message may be posted all the same.
         """
-        message = {"message_id": self.ids.new(channel, sender), **message}
+        ids = self._ids(channel, sender, slot)
+        message = {"message_id": ids[0] or self.ids.new(channel, sender), **message}
         text = msgspec.json.encode(message)
+        digest = _digest(message)
+        keys = [channel_key(channel, name) for name in ("posted", "out", "size", "had", "had:before")]
+        bounds = (WAITING_MAX, WAITING_SIZE, self._newest.get(channel, 0))
+        remembered = (digest, REMEMBERED, REMEMBERED_MAX, *map(bytes.fromhex, ids))
         try:
-            keys = [channel_key(channel, name) for name in ("posted", "out", "size")]
-            newest = self._newest.get(channel, 0)
-            delivery: int = await self.redis.run(self._post, keys, text, WAITING_MAX, WAITING_SIZE, newest)
+            number, *had = await self.redis.run(self._post, keys, text, *bounds, *remembered)
         except BaseException:
             self.announce(channel, None)  # cancelled or cut off: it may stand in the stream all the same
             raise
-        if delivery <= 0:
-            what = f"{WAITING_MAX} messages" if delivery == 0 else f"messages of {WAITING_SIZE >> 20} MiB"
+        if had:
+            return Posted(number, is_repeat=True, differs=had[0] != digest)
+        if number <= 0:
+            what = f"{WAITING_MAX} messages" if number == 0 else f"messages of {WAITING_SIZE >> 20} MiB"
             raise OutboxFull(f"{what} wait on channel {channel}")
-        self._know(channel, delivery)
-        self.announce(channel, Parcel(delivery, text, message["in_reply_to"]))
+        self._know(channel, number)
+        self.announce(channel, Parcel(number, text, message["in_reply_to"]))
         self.statistics.count_outbound(sender, message)
-        return delivery
+        return Posted(number)
+
+    def _ids(self, channel: str, sender: Sender, slot: Slot | None) -> list[str]:
+        """The message_id of a slot, then those of the slots that make it needless; `""` without a slot."""
+        if slot is None:
+            return [""]
+        return [self.ids.derived(channel, sender, slot.origin, name) for name in (slot.name, *slot.unless)]
 
     async def after(self, channel: str, delivery: int, count: int) -> Sequence[Parcel]:
         """The parcels after a delivery number, oldest first, `count` at most, as many as a page has."""
@@ -156,3 +212,9 @@ def _parcel(place: bytes, message: bytes, times: bytes | None, handed: int) -> P
         in_reply_to, message = None, b""
     attempts = int(times or 0) or (1 if number <= handed else 0)
     return Parcel(number, message, in_reply_to if isinstance(in_reply_to, str) else None, attempts)
+
+
+def _digest(message: Mapping[str, Any]) -> bytes:
+    """Eight bytes by which to tell whether two messages say the same to the same address."""
+    said = msgspec.json.encode([message.get(name) for name in ("to_addr", "content", "session_event")])
+    return blake2b(said, digest_size=8).digest()

@@ -20,6 +20,7 @@ COMMANDS = {
     "logs": ("inspect", "Show an app's log."),
     "trace": ("trace", "Show where the time of a message's run went."),
     "replay": ("replay", "Play a recorded run again, or to a changed app."),
+    "deadletters": ("deadletters", "Show, retry or drop messages that were set aside."),
     "limits": ("limits", "Show an app's limits and what it uses of them."),
     "reload": ("inspect", "Make the server read its config again."),
     "push": ("inspect", "Make an app start conversations."),

@@ -27,6 +27,7 @@ from .model import (
     Gateway,
     Http,
     Isolation,
+    Journal,
     Limits,
     Listen,
     Log,
@@ -63,7 +64,7 @@ SECTIONS: dict[str, type] = {
 """Tables of [defaults] that an app may override key by key."""
 PIECES: dict[str, type] = {
     "listen": Listen, "gateway": Gateway, "redis": RedisServer, "node": NodeSettings, "isolation": Isolation,
-    "search": SearchSettings,
+    "search": SearchSettings, "journal": Journal,
 }  # fmt: skip
 """Tables that hold for the whole host."""
 TABLES: dict[str, type] = {"accounts": Account, "apps": App, "channels": Channel}

@@ -82,6 +82,13 @@ class SearchSettings:
 
 
 @frozen
+class Journal:
+    """[journal]: what was accepted and has not been run."""
+
+    attempts: Count = Count(3)  # deaths of the server in which an entry is in progress; then it is a dead letter
+
+
+@frozen
 class Pool:
     """[defaults.pool]: the processes of one app."""
 
@@ -280,6 +287,7 @@ class Config:
     node: NodeSettings = NodeSettings()
     isolation: Isolation = Isolation()
     search: SearchSettings = SearchSettings()
+    journal: Journal = Journal()
     accounts: Mapping[str, Account] = field(factory=dict)
     apps: Mapping[str, App] = field(factory=dict)
     channels: Mapping[str, Channel] = field(factory=dict)

@@ -27,7 +27,7 @@ def plan(old: Config, new: Config) -> dict[str, list[str]]:
         changes["restart"] += _differences(getattr(old, name), getattr(new, name), (name,))
     for name in _differences(old.search, new.search, ("search",)):
         changes["live" if name in SEARCH_LIVE else "next_process"].append(name)
-    for kind in ("accounts", "channels"):
+    for kind in ("journal", "accounts", "channels"):
         changes["live"] += _differences(getattr(old, kind), getattr(new, kind), (kind,))
     for name in sorted({*old.apps, *new.apps}):
         before, after = old.apps.get(name), new.apps.get(name)

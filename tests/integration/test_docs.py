@@ -118,7 +118,7 @@ async def test_every_path_of_the_admin_port_is_documented_and_no_other(tmp_path:
     from supervisor.console_admin import FILES
 
     text = (DOCS / "admin.md").read_text("utf-8")
-    documented = {(verb, path) for verb, path in re.findall(r"^\| `(GET|POST) ([^`? ]+)", text, re.MULTILINE)}
+    documented = {(verb, path) for verb, path in re.findall(r"^\| `(GET|POST|DELETE) ([^`? ]+)", text, re.MULTILINE)}
     folder = Folder(tmp_path)
     folder.app("phone", "api.done();")
     async with running(folder) as service:

@@ -17,6 +17,7 @@ from attrs import frozen
 _FOLDER = Path(__file__).parent
 PRELUDES = {
     "_contact": ("contact_find", "contact_find_or_create", "contact_write"),
+    "_deadletters": ("deadletter_put", "deadletter_take"),
     "_statistics": ("journal_accept", "statistics_outbound", "statistics_rate"),
 }
 

@@ -1,0 +1,269 @@
+"""One run: from its turn to its outcome. Whatever goes wrong in it, in the app or in us, ends this run and nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine
+from itertools import count
+from typing import Any
+
+import trio
+from attrs import define, field
+
+from resources.contract import Caller
+from resources.fence import fence, note
+from resources.messages import for_app, go_metadata, is_session_start
+from resources.stores.journal import Entry, Journal
+from resources.stores.logbook import Logbook, Pen
+from resources.stores.redis import StoreError
+
+from .config.model import App
+from .errors import InternalError, LimitHit, SandboxFault
+from .history import History
+from .jobs import Ended, Job, Program
+from .observe import Observer, Phases
+from .outcomes import Outcome
+from .pool import Pool
+from .protocol import ConsoleLine, Request
+from .router import INTERNAL, Router
+from .runs import Reply, RunUse
+from .sandbox import HEAPS, Sandbox
+from .traces import Trace
+from .turns import Turns
+from .words import Words
+
+INFO, WARNING, ERROR = 20, 30, 40
+MEMORY_EVERY = 16  # runs of a process between two looks at its memory
+
+log = logging.getLogger(__name__)
+
+
+@define(eq=False)
+class _Run:
+    """What a run has done so far, and the seconds it waited for a process and for its commands."""
+
+    job: Job
+    caller: Caller
+    trace: Trace
+    began: float = field(factory=trio.current_time)
+    commands: int = 0
+    boot: float = 0.0
+    calls: float = 0.0
+    is_counted: bool = False
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether a user waits for a reply that the app did not give."""
+        entry = self.job.entry
+        return is_session_start(entry.payload) and entry.kind == "message" and not self.caller.replied
+
+
+@define(eq=False)
+class Handler:
+    """Handles messages and events of all apps."""
+
+    _pool: Pool
+    _router: Router
+    _journal: Journal
+    _logbook: Logbook
+    _words: Words
+    _history: History
+    _observer: Observer
+    _turns: Turns
+    _run_ids: Any = field(factory=lambda: count(1), init=False)
+
+    async def handle(self, program: Program, job: Job) -> Ended:
+        """Handle an accepted message or event. An error nobody expected ends it as `crashed`.
+
+        Cancellation: the process that handles it ends.
+        """
+        app, entry = program.app, job.entry
+        what = f"app {app.name}, {entry.kind} {entry.id}"
+        run: _Run | None = None
+        with fence("run", what):
+            run = _Run(job, self._caller(program, job), self._history.begin(entry, app))
+            if entry.kind == "event" and not await self._wants_event(program):
+                return Ended(entry, None)
+            return await self._take_turn(program, run)
+        return await self._crashed(app, entry, run, what)
+
+    def _caller(self, program: Program, job: Job) -> Caller:
+        app, entry = program.app, job.entry
+        return Caller(
+            run=f"r{next(self._run_ids)}",
+            account=app.account,
+            app=app.name,
+            channel=entry.channel,
+            message=entry.payload if entry.kind == "message" else None,
+            settings=program.settings,
+            log=Pen(self._logbook, app.account, app.name, app.log.kept),
+            origin=entry.origin_at(job.place),
+        )
+
+    async def _take_turn(self, program: Program, run: _Run) -> Ended:
+        turn = await self._turns.take(program.app.name)
+        run.began = trio.current_time()
+        try:
+            await self._begin(run.job)
+            ended = await self._run(program, run, turn)
+        finally:
+            self._turns.give_back(turn)
+        self._close(program.app, run, ended.outcome)
+        return ended
+
+    async def _begin(self, job: Job) -> None:
+        """Have the journal note that the run begins: should we die in it, it must be known that it was in progress.
+
+        Not waited for, since it goes out before anything that the app could ask for; but an entry that may have killed a
+        supervisor before is not touched until its count is there.
+        """
+        job.is_begun = True
+        if not job.is_recovered:
+            job.is_begun = self._journal.begin_soon(job.entry, job.place, _not_noted)
+            return
+        try:
+            await self._journal.begin(job.entry, job.place)
+        except StoreError as error:
+            job.is_begun = error.sent
+            _not_noted(error)
+
+    async def _run(self, program: Program, run: _Run, turn: object) -> Ended:
+        app, caller, entry = program.app, run.caller, run.job.entry
+        payload = _for_app(entry, app)
+        if entry.kind == "message":
+            caller.message = payload
+        began = trio.current_time()
+        run.trace.payload = payload
+        fault = await self._execute(app, run, payload, turn)
+        ms = (trio.current_time() - began) * 1000
+        outcome = fault.outcome if fault is not None else Outcome.NO_REPLY if run.unanswered else Outcome.OK
+        run.trace.detail = "" if fault is None else fault.detail
+        if outcome is not Outcome.OK:
+            await self._words.report(caller, entry, outcome, fault)
+        if self._pool.crashes.note(app, outcome, "" if fault is None else fault.detail):
+            text = (
+                f"[tripped] {app.pool.trip_after} runs in a row ended with their process (pool.trip_after):"
+                " none is started until a reload"
+            )
+            log.error("app %s: %s", app.name, text)
+            await self._words.say(caller, ERROR, text)
+        if run.unanswered:
+            await self._words.fall_back(app, caller)
+        return Ended(entry, outcome, round(ms, 1), run.commands)
+
+    async def _execute(self, app: App, run: _Run, payload: dict[str, Any], turn: object) -> SandboxFault | None:
+        """Run it in a sandbox. Returns what went wrong, if anything."""
+        caller, trace = run.caller, run.trace
+
+        def ask(asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
+            step = trace.begin(asked)
+            if isinstance(asked, ConsoleLine):
+                if caller.log.soon(asked.level, asked.text):
+                    return None
+                return self._words.say(caller, asked.level, asked.text)
+            run.commands += 1
+            if asked.name.startswith("http."):
+                self._turns.give_back(turn)  # what comes next is waiting for others
+            reply = self._router.route(caller, asked, app.limits, app.http.timeout)
+            return reply if step is None else trace.answered(step, reply)
+
+        def answer(asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
+            try:
+                return ask(asked)
+            except Exception as error:  # noqa: BLE001  # a fence, without the cost of one for each command
+                note("command", error, f"app {app.name}")
+                return {"success": False, "reason": INTERNAL}
+
+        limits = app.limits
+        asked = trio.current_time()
+        try:
+            async with self._pool.lend(app) as sandbox:
+                began = trio.current_time()
+                run.boot = began - asked
+                trace.start(sandbox.process.pid)
+                with trio.move_on_after(limits.wall) as wall:
+                    used = await sandbox.deliver(caller.run, run.job.entry.kind, payload, limits, answer, app.config)
+                    run.calls = used.calls_seconds
+                ran = trio.current_time() - began
+                said = sandbox.take_stderr()
+                if said:
+                    await self._words.say(caller, WARNING, said)
+                if wall.cancelled_caught:
+                    raise _wall_hit(limits.wall)  # inside: a run that was cut off ends its process
+                await self._note_use(app, caller, sandbox, used, ran)
+        except SandboxFault as fault:
+            return fault
+        return None
+
+    async def _note_use(self, app: App, caller: Caller, sandbox: Sandbox, used: RunUse, wall: float) -> None:
+        """Keep what a run used; a word in the app's log where it came close to a limit."""
+        values = {"wall": wall, "cpu": used.cpu_seconds, "output": used.output_bytes, "commands": used.commands}
+        if sandbox.runs % MEMORY_EVERY == 1:
+            values["memory"] = sandbox.process.rss_bytes()
+            if len(sandbox.heaps) == HEAPS:
+                values["heap"] = min(sandbox.heaps)
+        self._observer.run_used(app.name, used.cpu_seconds)
+        for name, line in self._pool.usage.note(app, values).items():
+            self._observer.limit_near(app.name, name)
+            await self._words.say(caller, WARNING, line)
+
+    def _close(self, app: App, run: _Run, outcome: Outcome | None) -> None:
+        """Keep the trace of a run that has ended, and count it."""
+        own = trio.current_time() - run.began - run.boot - run.calls
+        phases = Phases(run.began - run.job.since, run.boot, own, run.calls)
+        run.trace.queue, run.trace.boot, run.trace.total = phases.queue, phases.boot, phases.total
+        run.trace.outcome = outcome
+        self._history.end(run.trace, app)
+        run.is_counted = True
+        self._observer.run_ended(app.name, run.job.entry.kind, outcome or Outcome.OK, phases)
+
+    async def _crashed(self, app: App, entry: Entry, run: _Run | None, what: str) -> Ended:
+        """A run in which something went wrong that nobody expected: the same end as any other, as far as it can be had."""
+        ended = Ended(entry, Outcome.CRASHED)
+        if run is None:
+            return ended
+        run.trace.detail = INTERNAL
+        run.trace.forget_values()  # a recording may be what it failed at
+        with fence("run", what):
+            await self._words.report(run.caller, entry, Outcome.CRASHED, InternalError())
+        with fence("run", what):
+            if run.unanswered:
+                await self._words.fall_back(app, run.caller)
+        with fence("run", what):
+            if not run.is_counted:
+                self._close(app, run, Outcome.CRASHED)
+        ms = (trio.current_time() - run.began) * 1000
+        return Ended(entry, Outcome.CRASHED, round(ms, 1), run.commands)
+
+    async def _wants_event(self, program: Program) -> bool:
+        """Whether the app is to see events: as it was, by `process_events` in its own JSON config."""
+        app = program.app
+        if app.events != "app":
+            wants = app.events == "always"
+        else:
+            try:
+                config = app.own_config()
+                wants = isinstance(config, dict) and bool(config.get("process_events"))
+            except ValueError as error:
+                await self._words.say_for(
+                    app, ERROR, f"The config key 'config' is not JSON ({error}); an event is ignored."
+                )
+                return False
+        if not wants:
+            await self._words.say_for(app, INFO, f"Ignoring event for conversation: {app.name}")
+        return wants
+
+
+def _for_app(entry: Entry, app: App) -> dict[str, Any]:
+    if entry.kind == "message":
+        return for_app(entry.payload, app.account, app.name)
+    helper = entry.payload["helper_metadata"] | {"go": go_metadata(app.account, app.name)}
+    return entry.payload | {"helper_metadata": helper}
+
+
+def _not_noted(error: Exception) -> None:
+    log.warning("the journal has not noted that a run began: %s", error)
+
+
+def _wall_hit(seconds: float) -> SandboxFault:
+    return LimitHit(Outcome.WALL, "wall", f"{seconds:g} s", "a run that was not done by then")

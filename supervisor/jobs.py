@@ -1,0 +1,67 @@
+"""What is handled: an accepted message or event, the app that it is for, and how its run ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import trio
+from attrs import define, field, frozen
+
+from resources.stores.journal import Entry
+
+from .config.model import App
+from .outcomes import Outcome
+
+Key = tuple[str, str, str]
+"""An entry of a journal: account, app and place."""
+
+
+@frozen
+class Program:
+    """An app as it runs now: its config, and the settings that its resources see."""
+
+    app: App
+    settings: Mapping[type, Any]
+
+
+@frozen
+class Ended:
+    """How a run ended: milliseconds it took, and commands. `outcome` is None where there was no run to do."""
+
+    entry: Entry
+    outcome: Outcome | None
+    ms: float = 0.0
+    commands: int = 0
+
+
+Then = Callable[[], None]
+"""What is to be done when a run has ended and all that it sent was handed out."""
+
+
+def nothing() -> None:
+    """Nobody waits for this run."""
+
+
+@define(eq=False)
+class Job:
+    """An accepted message or event.
+
+    Attributes:
+        place: Where it stands in the journal.
+        then: Called once, when its run has ended.
+        is_recovered: It was found in the journal, so it may have been in progress when a supervisor died.
+        is_begun: The journal has been asked to note that its run began.
+    """
+
+    entry: Entry
+    place: str
+    then: Then
+    is_recovered: bool = False
+    is_begun: bool = False
+    since: float = field(factory=trio.current_time)
+
+    @property
+    def key(self) -> Key:
+        """Its entry."""
+        return (self.entry.account, self.entry.app, self.place)
