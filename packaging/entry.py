@@ -11,6 +11,6 @@ if __name__ == "__main__":
         del sys.argv[1:3]
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     else:
-        from supervisor.cli import main
+        from supervisor.__main__ import main
 
         main()

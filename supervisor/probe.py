@@ -18,6 +18,8 @@ from typing import Any
 import trio
 from attrs import define, evolve, field, frozen
 
+from resources.fence import cause_of, fence
+
 from .config.model import App, Level, Limits
 from .errors import CannotStart
 from .isolation import Walls
@@ -214,8 +216,12 @@ class Probing:
 
     async def run(self, walls: Walls) -> None:
         """Probe; at level none there is nothing to hold."""
-        if self._level != "none":
-            self._findings = await probe(walls)
+        with fence("probe") as caught:
+            if self._level != "none":
+                self._findings = await probe(walls)
+        if caught.error is not None:  # what was not seen to hold does not
+            text = "the probe can be carried out"
+            self._findings = [Finding("probe", text, holds=False, detail=cause_of(caught.error))]
         self._done.set()
 
 

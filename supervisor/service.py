@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from attrs import define, evolve, field, frozen
 from resources.config import ConfigResource
 from resources.contacts import ContactsResource
 from resources.contract import Resource
-from resources.fence import fence
+from resources.fence import fence, keep_running
 from resources.groups import GroupsResource
 from resources.http import Http
 from resources.kv import Kv
@@ -58,6 +59,7 @@ from .http_port import open_http
 from .isolation import Walls, open_isolation
 from .listening import listen
 from .observe import PrometheusObserver
+from .patience import is_loading, until_answered
 from .pool import Pool, open_pool
 from .probe import open_probing
 from .process import hide_memory
@@ -71,8 +73,9 @@ from .scrape import Moment
 from .search import Search, open_search
 from .systemd import Manager
 from .traces import Traces
-from .valkey import lock_data_dir, open_valkey
+from .valkey import FOLDER, FROM_WITHIN, lock_data_dir, open_valkey
 
+EMBEDDED = "embedded"  # as redis.url
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
 ADMIN_STOP_SECONDS = 2.0
 LAG_TICK = 0.25
@@ -305,18 +308,25 @@ async def open_service(
         observer.config_time.set_to_current_time()
         walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
         probing = await stack.enter_async_context(open_probing(walls))
-        url, stores_redis = await stack.enter_async_context(_open_store(config))
+        stores_redis = await stack.enter_async_context(_open_store(config, manager.starting))
         deliveries = await stack.enter_async_context(open_deliveries(observer, config.gateway.ack_timeout))
         graphite = await stack.enter_async_context(open_graphite())
         egress = await stack.enter_async_context(open_egress())
-        ids = await open_message_ids(stores_redis)
+        ids = await until_answered("message ids", partial(open_message_ids, stores_redis), manager.starting)
         statistics = Statistics(stores_redis)
         outbox = Outbox(stores_redis, ids, statistics, deliveries.announce)
         deliveries.outbox = outbox
         contacts, groups, optouts = Contacts(stores_redis), Groups(stores_redis), OptOuts(stores_redis)
-        indexes = config.data_dir / "search"
+        is_embedded = config.redis.url == EMBEDDED
         search = await stack.enter_async_context(
-            open_search(config.search, url, indexes, config.account_names, observer)
+            open_search(
+                config.search,
+                FROM_WITHIN if is_embedded else config.redis.url,
+                config.data_dir / "search",
+                config.account_names,
+                observer,
+                cwd=str(config.data_dir / FOLDER) if is_embedded else "/",
+            )
         )
         stores = Stores(
             stores_redis,
@@ -350,16 +360,18 @@ async def open_service(
         observer.expect(config.apps)
         dispatcher.update({name: program_of(config, app) for name, app in config.apps.items()})
         stores_redis.on_reconnect += [dispatcher.settle_soon, deliveries.doubt_all]
-        if recovered := await dispatcher.recover():
+        if recovered := await until_answered("the journal", dispatcher.recover, manager.starting):
             log.info("%d messages were left in the journal; they are in line again", recovered)
         nursery = await stack.enter_async_context(trio.open_nursery())
-        nursery.start_soon(service._watch_lag)  # noqa: SLF001
-        nursery.start_soon(service._compile)  # noqa: SLF001
-        nursery.start_soon(ConversationReporter(lambda: service.config.apps, statistics, graphite).run)
+        reporter = ConversationReporter(lambda: service.config.apps, statistics, graphite)
+        nursery.start_soon(keep_running, "lag", service._watch_lag)  # noqa: SLF001
+        nursery.start_soon(keep_running, "compile", service._compile)  # noqa: SLF001
+        nursery.start_soon(keep_running, "conversation metrics", reporter.run)
         await probing.must_hold()
         async with AsyncExitStack() as ports:  # closed before anything is cancelled: clients are told
             await _open_ports(ports, service)
-            nursery.start_soon(manager.show_life)
+            if manager.watchdog:
+                nursery.start_soon(keep_running, "watchdog", manager.show_life)
             manager.ready(service._status())  # noqa: SLF001
             yield service
         nursery.cancel_scope.cancel()
@@ -385,16 +397,23 @@ async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
 
 
 @asynccontextmanager
-async def _open_store(config: Config) -> AsyncIterator[tuple[str, Redis]]:
-    """Redis: its URL and a client."""
+async def _open_store(config: Config, tell: Callable[[str], None]) -> AsyncIterator[Redis]:
+    """A client of Redis, which has answered it.
+
+    The embedded one is waited for, however long it takes; of another one only that it loads its data.
+
+    Raises:
+        CannotStart: It cannot be started, or reached.
+    """
     with lock_data_dir(config.data_dir):
         async with AsyncExitStack() as stack:
-            url = config.redis.url
-            if url == "embedded":
-                url = await stack.enter_async_context(open_valkey(config.data_dir, config.redis.fsync))
+            url, is_embedded = config.redis.url, config.redis.url == EMBEDDED
+            if is_embedded:
+                url = await stack.enter_async_context(open_valkey(config.data_dir, config.redis.fsync, tell=tell))
             client = await stack.enter_async_context(open_redis(url))
             try:
-                await client.execute("PING")
+                ping = partial(client.execute, "PING")
+                await until_answered("its first answer", ping, tell, lambda error: is_embedded or is_loading(error))
             except StoreError as error:
                 raise CannotStart(f"redis.url: {error}") from error
-            yield url, client
+            yield client

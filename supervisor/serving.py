@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import trio
+from attrs import define, field
 
+from . import early
 from .config import Config
 from .service import Service, open_service
 from .systemd import from_environment
@@ -17,25 +19,74 @@ log = logging.getLogger(__name__)
 
 
 async def run(config: Config, read_config: Callable[[], Config], ready: Callable[[Service], None]) -> None:
-    """Serve until SIGTERM or SIGINT: the first lets what is in hand end, the second does not wait. SIGHUP reloads."""
+    """Serve until SIGTERM or SIGINT: the first lets what is in progress end, the second does not wait. SIGHUP reloads.
+
+    While the service is being started, the first of them ends the start, and a SIGHUP is obeyed after it.
+    """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with open_service(config, read_config, from_environment()) as service, trio.open_nursery() as nursery:
-            gc.collect()
-            gc.freeze()  # what is there by now stays: the collector need not look at it again and again
-            ready(service)
-            stopping = False
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    nursery.start_soon(service.reload)
-                elif stopping:
-                    break
-                else:
-                    stopping = True
-                    nursery.start_soon(_drain_and_stop, service, nursery.cancel_scope)
+        async with trio.open_nursery() as nursery:
+            orders = _Orders()
+            for number in early.taken():
+                orders.take(number)
+            nursery.start_soon(orders.listen, signals)
+            with orders.start:
+                async with (
+                    open_service(config, read_config, from_environment()) as service,
+                    trio.open_nursery() as work,
+                ):
+                    gc.collect()
+                    gc.freeze()  # what is there by now stays: the collector need not look at it again and again
+                    ready(service)
+                    orders.obey(service, work)
+                    await orders.over.wait()
+                    work.cancel_scope.cancel()
             nursery.cancel_scope.cancel()
 
 
-async def _drain_and_stop(service: Service, scope: trio.CancelScope) -> None:
-    log.info("stopping: the runs in hand may end")
-    await service.drain()
-    scope.cancel()
+@define(eq=False)
+class _Orders:
+    """What signals ask for.
+
+    Attributes:
+        start: Cancelled when a service that is being started is to end.
+        over: The service is to end now.
+    """
+
+    start: trio.CancelScope = field(factory=trio.CancelScope, init=False)
+    over: trio.Event = field(factory=trio.Event, init=False)
+    _service: Service | None = field(default=None, init=False)
+    _work: trio.Nursery | None = field(default=None, init=False)
+    _is_stopping: bool = field(default=False, init=False)
+    _is_to_reload: bool = field(default=False, init=False)
+
+    async def listen(self, signals: AsyncIterator[int]) -> None:
+        """Take what comes, for ever."""
+        async for number in signals:
+            self.take(number)
+
+    def take(self, number: int) -> None:
+        """One signal."""
+        if self._service is None or self._work is None:
+            if number == signal.SIGHUP:
+                self._is_to_reload = True
+            elif not self.start.cancel_called:
+                log.info("the start is given up")
+                self.start.cancel()
+        elif number == signal.SIGHUP:
+            self._work.start_soon(self._service.reload)
+        elif self._is_stopping:
+            self.over.set()
+        else:
+            self._is_stopping = True
+            self._work.start_soon(self._drain_and_stop, self._service)
+
+    def obey(self, service: Service, work: trio.Nursery) -> None:
+        """The service has started: from here on, and with what was asked for meanwhile."""
+        self._service, self._work = service, work
+        if self._is_to_reload:
+            self.take(signal.SIGHUP)
+
+    async def _drain_and_stop(self, service: Service) -> None:
+        log.info("stopping: the runs in progress may end")
+        await service.drain()
+        self.over.set()

@@ -17,6 +17,7 @@ from attrs import define, field
 
 from .config.units import Address
 
+START_MORE_USEC = 60_000_000  # until the next word about a start
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,10 @@ class Manager:
     def ready(self, status: str) -> None:
         """We serve (again)."""
         self.tell(READY="1", STATUS=status)
+
+    def starting(self, status: str) -> None:
+        """We are still about to start, and need some more time for it than we were given."""
+        self.tell(STATUS=status, EXTEND_TIMEOUT_USEC=str(START_MORE_USEC))
 
     def reloading(self) -> None:
         """The config is read again; `ready` says when that is over."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from .. import early
 from .common import config_option, load_or_exit, run_or_exit, start_logging
 
 log = logging.getLogger(__name__)
@@ -34,4 +35,8 @@ def serve(config_file: Path, log_level: str) -> None:
         await run(config, partial(load, config_file), ready)
         return 0
 
-    run_or_exit(main)
+    early.hold()
+    try:
+        run_or_exit(main)
+    finally:
+        early.ignore()

@@ -39,6 +39,7 @@ from .running import ARGV, Ended, Question, Running, open_running
 
 PER_ACCOUNT = 2  # questions of one account that are worked on at a time; more wait
 PAUSE = (0.02, 5.0)  # seconds between restarts: first, and most, where the process answers nothing before it ends
+START_TRIES = 3  # of the first process, where each ends by itself
 PROCESS_SECONDS = 10.0  # that a question waits for a process
 BUILD_SECONDS = 60.0  # that a question waits for an index, where its command may take so long
 BUILD_PAUSE = (0.02, 0.5)  # seconds between two looks whether it is there
@@ -74,6 +75,7 @@ class Search:
     _folder: Path
     _accounts: Sequence[str]
     _argv: Sequence[str]
+    _cwd: str = "/"
     _running: Running | None = field(default=None, init=False)
     _started: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _turns: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(WORKERS), init=False)
@@ -247,13 +249,15 @@ class Search:
         """Keep a process alive, for ever.
 
         Raises:
-            CannotStart: The first one did not start.
+            CannotStart: The first one does not start, and it is not for being killed or for lack of something.
         """
-        pause, is_first = PAUSE[0], True
+        pause, is_first, failures, is_final = PAUSE[0], True, 0, False
         while True:
             said, code, answered = deque[str](), None, 0
             try:
-                async with open_running(self._argv, self.settings.memory, self._begin(), self._on_guilty) as running:
+                async with open_running(
+                    self._argv, self.settings.memory, self._begin(), self._on_guilty, self._cwd
+                ) as running:
                     if running.was_ready:
                         if is_first:
                             task_status.started()
@@ -267,8 +271,10 @@ class Search:
                 said, code, answered = running.said, running.process.returncode, running.answered
             except SpawnFailed as error:
                 said.append(str(error))
+                is_final = error.is_final
             text = "\n".join(said).strip()
-            if is_first:
+            failures += is_first and code is not None and code > 0  # by itself
+            if is_first and (is_final or failures >= START_TRIES):
                 raise CannotStart(f"the search process did not start: {text or 'it said nothing'}")
             if answered:
                 pause = PAUSE[0]
@@ -298,13 +304,14 @@ async def open_search(
     accounts: Sequence[str],
     observer: Observer,
     argv: Sequence[str] = ARGV,
+    cwd: str = "/",
 ) -> AsyncIterator[Search]:
-    """A search process, ready. Its indexes are kept below `folder`.
+    """A search process, ready, started in `cwd`. Its indexes are kept below `folder`.
 
     Raises:
         CannotStart: It did not start.
     """
-    search = Search(settings, observer, redis_url, folder, accounts, argv)
+    search = Search(settings, observer, redis_url, folder, accounts, argv, cwd)
     async with trio.open_nursery() as nursery:
         await nursery.start(search._hold)  # noqa: SLF001
         try:

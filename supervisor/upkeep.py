@@ -1,0 +1,129 @@
+"""What the embedded Valkey's append-only files need while it runs: to be on disk every second, and to be rewritten.
+
+Both are ours and not the server's: its own sync once a second lets answers overtake writes (valkey.py), and its own rewrite
+does not look whether the disk has room for it, and so fills the disk that it is to relieve.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import redis
+import trio
+from attrs import define, field
+
+from . import aof
+
+SYNC_SECONDS = 1.0
+LOOK_EVERY = 5  # syncs between two looks at what has been written
+REWRITE_FROM = 64 << 20  # bytes of the files together, and twice what they were after the last rewrite
+RETRY_SECONDS = (60.0, 3600.0)  # after a rewrite that failed: first, most
+
+log = logging.getLogger(__name__)
+
+
+@define(eq=False)
+class Upkeep:
+    """Of one life of the server, which `client` talks to."""
+
+    _folder: Path
+    _client: redis.Redis
+    _fsync: str
+    _reserve: int
+    _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
+    _synced: dict[str, int] = field(factory=dict, init=False)  # increments, and the size of each that is on disk
+    _is_damaged: bool = field(default=False, init=False)  # a write failed: the file has a hole by now (aof.py)
+    _is_asked: bool = field(default=False, init=False)  # for a rewrite
+    _not_before: float = field(default=0.0, init=False)
+    _retry: float = field(default=RETRY_SECONDS[0], init=False)
+    _said: str = field(default="", init=False)
+
+    async def run(self) -> None:
+        """For as long as the server lives."""
+        try:
+            while True:
+                for _ in range(LOOK_EVERY):
+                    await trio.sleep(SYNC_SECONDS)
+                    if self._fsync != "always":
+                        await self._aside(self._sync)
+                await self._aside(partial(self._look, trio.current_time()))
+        finally:
+            self._client.close()
+
+    async def _aside(self, work: Callable[[], None]) -> None:
+        """In a thread of our own: nobody else's keep it waiting, and a disk that hangs keeps nobody from stopping."""
+        await trio.to_thread.run_sync(work, limiter=self._thread, abandon_on_cancel=True)
+
+    def _sync(self) -> None:
+        """Have what was written be on disk."""
+        try:
+            there = aof.increments(self._folder)
+            for name, size in there.items():
+                if self._synced.get(name) != size:
+                    sync_file(self._folder / aof.FOLDER / name)
+            self._synced = there
+        except OSError as error:
+            self._say(f"what was written in the last second may not be on disk: {error}")
+
+    def _look(self, now: float) -> None:
+        """Start a rewrite when one is due and there is room for it."""
+        try:
+            found = self._client.info("persistence")
+            memory = int(self._client.info("memory")["used_memory"])
+        except (redis.RedisError, OSError):
+            return  # it has ended, or loads: the next look will see
+        if found["aof_last_write_status"] != "ok":
+            self._is_damaged = True
+            return
+        if found["aof_rewrite_in_progress"] or found.get("aof_rewrite_scheduled"):
+            return
+        if self._is_asked:
+            self._note_rewrite(now, is_done=found["aof_last_bgrewrite_status"] == "ok")
+        size, base = int(found["aof_current_size"]), int(found["aof_base_size"])
+        is_due = self._is_damaged or (size >= REWRITE_FROM and size >= 2 * base)
+        if is_due and now >= self._not_before:
+            self._rewrite(size, memory)
+
+    def _note_rewrite(self, now: float, *, is_done: bool) -> None:
+        self._is_asked = False
+        if is_done:
+            self._is_damaged, self._retry, self._not_before, self._said = False, RETRY_SECONDS[0], 0.0, ""
+        else:
+            self._not_before = now + self._retry
+            self._retry = min(self._retry * 2, RETRY_SECONDS[1])
+
+    def _rewrite(self, size: int, memory: int) -> None:
+        needed = memory + self._reserve
+        try:
+            free = shutil.disk_usage(self._folder).free
+            if free < needed:
+                self._say(
+                    f"the store's files should be rewritten: they have {size >> 20} MiB, and {needed >> 20} MiB must be "
+                    f"free for it in {self._folder}, where {free >> 20} MiB are"
+                )
+                return
+            self._client.bgrewriteaof()
+            self._is_asked = True
+        except (redis.RedisError, OSError) as error:
+            self._say(f"the store's files cannot be rewritten: {error}")
+
+    def _say(self, text: str) -> None:
+        """Once, until a rewrite was done."""
+        what = text.partition(":")[0]
+        if what != self._said:
+            log.error("%s", text)
+        self._said = what
+
+
+def sync_file(file: Path) -> None:
+    """Have what was written to a file, by whomever, be on disk."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
