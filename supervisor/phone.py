@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -99,13 +98,13 @@ class Phone:
         raise Hung(f"the app was not done after {seconds:g} s")
 
 
-async def _receive(phone: Phone, frames: trio.MemorySendChannel[dict[str, Any]], *, only_own: bool) -> None:
+async def _receive(phone: Phone, frames: trio.MemorySendChannel[dict[str, Any]]) -> None:
     socket = phone._socket  # noqa: SLF001
     async with frames:
         while True:
             try:
                 frame = json.loads(await socket.get_message())
-                if frame["type"] == "outbound" and (not only_own or frame["msg"].get("to_addr") == phone.number):
+                if frame["type"] == "outbound":
                     await socket.send_message(json.dumps({"type": "ack", "delivery": frame["delivery"]}))
             except ConnectionClosed:
                 return
@@ -116,12 +115,13 @@ async def _receive(phone: Phone, frames: trio.MemorySendChannel[dict[str, Any]],
 async def open_phone(
     url: str, channel: str, number: str, dials: str, token: str | None = None, *, only_own: bool = False
 ) -> AsyncIterator[Phone]:
-    """Connect to a gateway as a client of one channel. With `only_own` what is sent to other numbers is not acknowledged: another client gets it.
+    """Connect to a gateway as a client of one channel. With `only_own` the phone gets replies to what it sends, and nothing else: so
+    it can stand beside the channel's real gateway.
 
     Raises:
         Rejected: The gateway does not let us in.
     """
-    hello = {"type": "hello", "channel": channel, "window": 64, "outcomes": True}
+    hello = {"type": "hello", "channel": channel, "window": 64, "outcomes": True, "only_own": only_own}
     async with open_websocket(url, [SUBPROTOCOL]) as socket:
         await socket.send_message(json.dumps(hello | ({"token": token} if token else {})))
         first = json.loads(await socket.get_message())
@@ -131,7 +131,7 @@ async def open_phone(
         async with trio.open_nursery() as nursery:
             send, receive = trio.open_memory_channel[dict[str, Any]](1000)
             phone = Phone(socket, number, dials, receive)
-            nursery.start_soon(partial(_receive, phone, send, only_own=only_own))
+            nursery.start_soon(_receive, phone, send)
             try:
                 yield phone
             except Exception as error:  # noqa: BLE001

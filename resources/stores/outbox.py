@@ -184,15 +184,15 @@ class Outbox:
     def note_handed(
         self, channel: str, handed: int, attempts: Mapping[int, int], failed: Callable[[Exception], None]
     ) -> bool:
-        """Keep the newest number handed out in order, and of the others how often they were; not waited for.
+        """Keep the newest number handed out in order (0: no change), and of the others how often they were; not waited for.
 
         Returns False if that cannot be had now. `failed` is called if it was not done.
         """
-        commands: list[Command] = [("SET", channel_key(channel, "handed"), handed)]
+        commands: list[Command] = [("SET", channel_key(channel, "handed"), handed)] if handed else []
         if attempts:
             pairs = [part for pair in attempts.items() for part in pair]
             commands.append(("HSET", channel_key(channel, "attempts"), *pairs))
-        return self.redis.post(commands, failed)
+        return not commands or self.redis.post(commands, failed)
 
     async def waiting(self, channel: str) -> int:
         """How many parcels nobody has acknowledged."""

@@ -202,7 +202,7 @@ async function showLimits(what) {
   ] })));
 }
 
-// The phone: a client of the gateway that takes only what is sent to its own number.
+// The phone: a client of the gateway that takes only the replies to what it sends.
 const phone = { socket: null, inSession: false, key: '' };
 
 function heard(text, note = '', mine = false) {
@@ -224,7 +224,7 @@ function connect() {
     const url = new URL(info.gateway);
     if (['0.0.0.0', '[::]'].includes(url.hostname)) url.hostname = location.hostname;
     const socket = phone.socket = new WebSocket(url, ['jsbox.v1']);
-    socket.onopen = () => socket.send(JSON.stringify({ type: 'hello', channel, window: 16, outcomes: true, ...(token ? { token } : {}) }));
+    socket.onopen = () => socket.send(JSON.stringify({ type: 'hello', channel, window: 16, outcomes: true, only_own: true, ...(token ? { token } : {}) }));
     socket.onerror = () => reject(new Error(`the gateway at ${url} cannot be reached from this page`));
     socket.onclose = () => { phone.inSession = false; };
     socket.onmessage = ({ data }) => {
@@ -233,7 +233,7 @@ function connect() {
       else if (frame.type === 'error') { heard('', `${frame.code}: ${frame.detail}`); reject(new Error(frame.detail)); }
       else if (frame.type === 'rejected') heard('', `not taken: ${frame.code}: ${frame.detail}`);
       else if (frame.type === 'outcome' && frame.outcome !== 'ok') heard('', `the run ended as ${frame.outcome}`);
-      else if (frame.type === 'outbound' && frame.msg.to_addr === number) {
+      else if (frame.type === 'outbound') {
         socket.send(JSON.stringify({ type: 'ack', delivery: frame.delivery }));
         const closed = frame.msg.session_event === 'close';
         if (closed) phone.inSession = false;

@@ -27,7 +27,7 @@ from ..config.model import Gateway as GatewaySettings
 from ..dispatcher import Dispatcher, Program
 from ..observe import Observer
 from . import frames
-from .delivery import Outlet
+from .outlet import Outlet
 from .socket import STUFFED, Closed, ServerSocket, TooBig, Violation
 
 WRITE_SECONDS = 5.0  # for some frames; a client that takes longer is closed, and what it had goes elsewhere

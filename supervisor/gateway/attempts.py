@@ -1,0 +1,53 @@
+"""How often parcels were handed out, kept in the store so that `attempt` goes on after a restart.
+
+One number for nearly all: up to it every parcel was handed out once, in order. The others, those that went out again and those
+out of order, are counted one by one. Nothing waits for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import define, field
+
+from resources.stores.outbox import Outbox
+
+from .lines import Item
+
+
+@define(eq=False)
+class Attempts:
+    """Those of one channel."""
+
+    _channel: str
+    _outbox: Outbox
+    _items: Mapping[int, Item]  # every parcel in memory
+    _handed: int = field(default=0, init=False)  # up to here all were handed out
+    _is_noted: bool = field(default=True, init=False)  # whether the store was told so
+    _others: dict[int, int] = field(factory=dict, init=False)  # delivery number to attempts, not told yet
+
+    def know(self, handed: int) -> None:
+        """What the store has."""
+        self._handed = max(self._handed, handed)
+
+    def count(self, item: Item, *, in_order: bool) -> None:
+        """A parcel was handed out; `in_order`: all before it were, too."""
+        if item.attempt > 1 or (item.number > self._handed + 1 and not in_order):
+            self._others[item.number] = item.attempt
+        elif item.number > self._handed:
+            self._handed, self._is_noted = item.number, False
+
+    def note(self) -> None:
+        """Tell the store what it does not know."""
+        if self._is_noted and not self._others:
+            return
+        handed = 0 if self._is_noted else self._handed
+        others = {number: times for number, times in self._others.items() if number in self._items}
+        if self._outbox.note_handed(self._channel, handed, others, self._failed):
+            self._is_noted = True
+            self._others = {}
+
+    def _failed(self, _: Exception) -> None:
+        """The store did not take it: told with the next parcel."""
+        self._is_noted = self._handed == 0
+        self._others = {number: item.attempt for number, item in self._items.items() if item.attempt > 1}
