@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -75,8 +75,9 @@ async def test_a_request_that_no_library_understands_is_a_bad_request(service: S
 async def test_what_is_no_websocket_is_closed(service: Service, data: bytes) -> None:
     """At once."""
     async with plain(service) as stream:
-        await stream.send_all(data)
-        await stream.send_eof()
+        with suppress(trio.BrokenResourceError):  # it may be closed before it has all
+            await stream.send_all(data)
+            await stream.send_eof()
         await all_of(stream)
     await assert_serves(service)
     await eventually(lambda: service.gateway.door.open == 0)
