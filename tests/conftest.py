@@ -21,6 +21,7 @@ import trio
 from resources.stores.redis import Redis, open_redis
 from supervisor.scratch import LOCK
 
+from .programs import FORKS
 from .valkey_server import valkey_server
 
 WORKERS = 4  # on two processors: more than those, since tests wait most of the time
@@ -91,17 +92,17 @@ def _clean(value: Any) -> Any:
 
 
 def _children() -> set[int]:
-    """Processes whose parent is this one."""
-    found = set()
+    """Processes whose parent is this one, or the fork server."""
+    found, parents = set(), {os.getpid(), FORKS.pid}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
                 stat = Path(f"/proc/{entry}/stat").read_text()
             except OSError:
                 continue
-            if int(stat.rpartition(")")[2].split()[1]) == os.getpid():
+            if int(stat.rpartition(")")[2].split()[1]) in parents:
                 found.add(int(entry))
-    return found
+    return found - {FORKS.pid}
 
 
 def _descriptors() -> int:
@@ -111,6 +112,13 @@ def _descriptors() -> int:
         with suppress(OSError):
             count += not os.readlink(f"/proc/self/fd/{descriptor}").endswith(f"/{LOCK}")
     return count
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forks() -> Iterator[None]:
+    """The fork server ends with the tests."""
+    yield
+    FORKS.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -17,42 +17,55 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from attrs import frozen
 
+from .fork_server import Forked, ForkServer
+
+FORKS = ForkServer()  # ended by the session's fixture (tests/conftest.py)
 READY = re.compile(r"ready: gateway (wss?://\S+), admin (https?://[^\s,]+)")
 START_SECONDS = 30
+COMMAND_SECONDS = 60
 JSBOX = (sys.executable, "-m", "supervisor")
+Process = Forked | subprocess.Popen[str]
 
 
 @frozen
 class Server:
     """A running `jsbox serve`."""
 
-    process: subprocess.Popen[str]
+    process: Process
     gateway: str
     admin: str
     log: Path
 
 
-def jsbox(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+def jsbox(*arguments: str, input: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a jsbox command to its end."""
-    options = {"capture_output": True, "text": True, "timeout": 60, "check": False} | options
-    return subprocess.run([*JSBOX, *arguments], **options)  # type: ignore[call-overload]
+    return FORKS.run(arguments, input, timeout=COMMAND_SECONDS, cwd=cwd)
 
 
 @contextmanager
 def serve(
-    config: Path, *, expect_code: int | None = 0, program: Sequence[str] = JSBOX, **options: Any
+    config: Path,
+    *,
+    expect_code: int | None = 0,
+    program: Sequence[str] | None = None,
+    env: dict[str, str] | None = None,
 ) -> Iterator[Server]:
-    """A server for a config file, stopped at the end; it must then exit with `expect_code` (None: it may be dead)."""
+    """A server for a config file, stopped at the end; it must then exit with `expect_code` (None: it may be dead). `program`: the one
+    file, or another way to start it."""
     log = config.with_suffix(".log")
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            [*program, "serve", "-c", str(config)], stderr=stderr, text=True, start_new_session=True, **options
-        )
+    arguments = ("serve", "-c", str(config))
+    process: Process
+    with log.open("w") as stderr, open(os.devnull) as stdin:
+        if program is None:
+            process = FORKS.fork(arguments, [stdin.fileno(), stderr.fileno(), stderr.fileno()], env=env)
+        else:
+            process = subprocess.Popen(
+                [*program, *arguments], stdin=stdin, stderr=stderr, env=env, text=True, start_new_session=True
+            )
     try:
         yield _wait_ready(process, log)
     finally:
@@ -68,7 +81,7 @@ def serve(
         assert code == expect_code, f"the server exited with {code}; it logged:\n{log.read_text()}"
 
 
-def _wait_ready(process: subprocess.Popen[str], log: Path) -> Server:
+def _wait_ready(process: Process, log: Path) -> Server:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if found := READY.search(log.read_text()):

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import trio
 from attrs import define
 from attrs import field as attribute
 
+from supervisor import service as service_module
 from supervisor.config import load
-from supervisor.service import Service, open_service
+from supervisor.config.model import Isolation
+from supervisor.isolation import Walls, open_isolation
+from supervisor.probe import Probing, open_probing
+from supervisor.service import HARNESS, Service, open_service
 
+from .apps import NODE, walls
+
+_PROBED: dict[Walls, Probing] = {}
 HEAD = 'version = 1\n[listen]\ngateway = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\n'
 
 
@@ -52,13 +60,37 @@ async def running(folder: Folder) -> AsyncIterator[Service]:
     """The service for a folder's config."""
     file = folder.config
     failure: Exception | None = None
-    async with open_service(load(file), partial(load, file)) as service:
-        try:
-            yield service
-        except Exception as error:  # raised again outside of a dozen nurseries, where it can be read
-            failure = error
+    shared = patch.multiple(service_module, open_isolation=_shared_walls, open_probing=_probe_once)
+    with shared:
+        async with open_service(load(file), partial(load, file)) as service:
+            try:
+                yield service
+            except Exception as error:  # raised again outside of a dozen nurseries, where it can be read
+                failure = error
     if failure is not None:
         raise failure
+
+
+@contextmanager
+def _shared_walls(settings: Isolation, node: Path, harness: Path) -> Iterator[Walls]:
+    """The walls of the default settings are the same for all tests of a worker; others are made as the product makes them."""
+    if (settings, node, harness) == (Isolation(settings.level), NODE, HARNESS):
+        yield walls(settings.level)
+    else:
+        with open_isolation(settings, node, harness) as made:
+            yield made
+
+
+@asynccontextmanager
+async def _probe_once(made: Walls) -> AsyncIterator[Probing]:
+    """Walls that are shared are probed by the first service that has them, which waits for the end as in the product."""
+    if made in _PROBED:
+        yield _PROBED[made]
+        return
+    async with open_probing(made) as probing:
+        yield probing
+    if made is walls(made.place.level):
+        _PROBED[made] = probing
 
 
 async def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> None:
