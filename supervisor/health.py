@@ -62,13 +62,17 @@ class Health:
         """All of them."""
         return [
             Check("server", "the server is about to restart" if self.is_draining() else ""),
-            Check("redis", "" if self.redis.statistics().up else "Redis cannot be reached"),
+            self._store(),
             *await self._disk(),
             Check("search", self.search_problem(), is_fatal=False),
             self._loop(),
             *(check for app in self.apps().values() for check in self._app(app)),
             *self._dead_letters(),
         ]
+
+    def _store(self) -> Check:
+        found = self.redis.statistics()
+        return Check("redis", found.problem, is_fatal=found.concerns_all)
 
     async def _disk(self) -> list[Check]:
         try:

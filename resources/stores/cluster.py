@@ -1,30 +1,49 @@
-"""The blocking side of the Redis client for a cluster: each batch is split by the node that has its keys."""
+"""The blocking side of the Redis client for a cluster: each batch is split by the node that has its keys.
+
+One connection a node, made when it is first needed. The map of slots is asked for at the start and again when it may be wrong: a
+node is lost, a slot has moved. Nodes are independent: one that is lost fails its own commands only (`direct.Lost`).
+"""
 
 from __future__ import annotations
 
+import re
+import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
-import redis.cluster
-from attrs import define
+from attrs import define, field, frozen
+from redis.crc import key_slot
 
-from .direct import Command
-from .link import SOCKET_SECONDS, exchange_on
+from .direct import Command, ErrorAnswer, Lost, NotSent
+from .errors import code_of
+from .link import SOCKET_SECONDS, NodeLink, words_of
 from .scripts import in_full
 
+SLOTS = 16384
 SCRIPTED = {
     "EVALSHA": 3,
     "EVAL": 3,
 }  # where the first key stands; for all other commands it is the first argument
 KEYLESS = {"PING", "TIME", "INFO"}
-MOVED = (
-    redis.exceptions.MovedError,
-    redis.exceptions.AskError,
-    redis.exceptions.TryAgainError,
-    redis.exceptions.ClusterDownError,
-)
+CONNECT_SECONDS = 2.0  # a node that is gone holds up what is for the others
+REDIRECTS = 4  # times that a command is sent on to where the nodes say it belongs
+TRIES = 2  # times that a command is tried again whose slot is on the move
+PAUSE = 0.02  # seconds before that
+REST_SECONDS = 1.0  # that a lost node is left alone, and between two looks at a map that may be wrong
+
+_REDIRECT = re.compile(r"(MOVED|ASK) (\d+) (\S*):(\d+)$")
+
+
+@frozen
+class _Place:
+    """Where a command is to go; `asking`: though the node does not own the slot yet."""
+
+    node: str
+    asking: bool = False
 
 
 @define
@@ -33,59 +52,203 @@ class ClusterLink:
 
     url: str
     seconds: float = SOCKET_SECONDS
-    _cluster: redis.RedisCluster | None = None
+    _owners: list[str | None] = field(factory=list, init=False)  # by slot, as "host:port"; empty: there is no map
+    _known: list[str] = field(factory=list, init=False)  # all nodes of the newest map: one of them knows the next
+    _nodes: dict[str, NodeLink] = field(factory=dict, init=False)
+    _resting: dict[str, tuple[float, str]] = field(factory=dict, init=False)  # lost nodes: until when, and why
+    _is_doubtful: bool = field(default=False, init=False)
+    _looked_at: float = field(default=0.0, init=False)
+    _abandoned: bool = field(default=False, init=False)
 
     def connect(self) -> None:
-        """Learn the cluster's nodes."""
-        if self._cluster is None:
-            self._cluster = redis.RedisCluster.from_url(self.url, socket_timeout=self.seconds, protocol=2)
+        """Learn the cluster's nodes, from any of those that we know of."""
+        if not self._owners:
+            self._resting.clear()
+            self._learn()
 
-    def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """One pipeline a node; what a node no longer has is asked for again where it went."""
-        cluster = self._cluster
-        assert cluster is not None
-        shares: dict[Any, list[int]] = defaultdict(list)
-        for index, command in enumerate(commands):
-            shares[self._node(command)].append(index)
-        results: list[Any] = [None] * len(commands)
-        for node, indexes in shares.items():
-            pool = cluster.get_redis_connection(node).connection_pool
-            connection = pool.get_connection()
+    def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
+        """One pipeline a node; what a node turns away (and so has not carried out) is sent on to where it belongs."""
+        del packed  # commands go to several nodes
+        if self._is_doubtful and time.monotonic() - self._looked_at > REST_SECONDS:
+            with suppress(redis.ConnectionError):  # else the old map has to do
+                self._learn()
+        answers: list[Any] = [None] * len(commands)
+        waiting = {n: _Place(self._owner_of(command)) for n, command in enumerate(commands)}
+        tries = 0
+        for _ in range(1 + REDIRECTS):
+            waiting = self._round(commands, waiting, answers)
+            if not waiting:
+                break
+            if any(code_of(str(answers[n])) == "TRYAGAIN" for n in waiting):
+                tries += 1
+                if tries > TRIES:
+                    break
+                time.sleep(PAUSE)
+        lost = [answer for answer in answers if isinstance(answer, Lost)]
+        if lost and len(lost) == len(answers):
             try:
-                answers = exchange_on(connection, [commands[index] for index in indexes])
-            except BaseException:
-                connection.disconnect()
-                raise
-            finally:
-                pool.release(connection)
-            for index, answer in zip(indexes, answers, strict=True):
-                results[index] = self._follow(commands[index]) if isinstance(answer, MOVED) else answer
-        return results
+                self._learn()  # is there any other node?
+            except redis.ConnectionError as error:
+                kind = redis.ConnectionError if any(one.sent for one in lost) else NotSent
+                raise kind(str(error)) from error
+        return answers
 
-    def _node(self, command: Command) -> Any:
-        assert self._cluster is not None
-        if command[0] in KEYLESS:
-            return self._cluster.get_default_node()
-        return self._cluster.get_node_from_key(command[SCRIPTED.get(command[0], 1)])
+    def _round(self, commands: Sequence[Command], waiting: dict[int, _Place], answers: list[Any]) -> dict[int, _Place]:
+        """Send the waiting commands to their places and note the answers; those that are to be sent again, and where to."""
+        shares = defaultdict[_Place, list[int]](list)
+        for n, place in waiting.items():
+            shares[place].append(n)
+        following = dict[int, _Place]()
+        for place, share in shares.items():
+            if place.asking:  # said before each command; scripts go in full, since the node may not know them
+                pairs = [one for n in share for one in (("ASKING",), _whole(commands[n]))]
+                found = self._ask(place.node, pairs)[1::2]
+            else:
+                found = self._ask(place.node, [commands[n] for n in share])
+            for n, answer in zip(share, found, strict=True):
+                answers[n] = answer
+                if isinstance(answer, ErrorAnswer) and (then := self._follow(place, str(answer))) is not None:
+                    following[n] = then
+        return following
 
-    def _follow(self, command: Command) -> Any:
-        """Run a command that was turned away (and so not carried out) with the library's own handling of moves."""
-        assert self._cluster is not None
-        if command[0] == "EVALSHA":  # where it went the script may never have been
-            command = in_full(command)
+    def _ask(self, name: str, commands: Sequence[Command]) -> list[Any]:
+        """A pipeline to one node; what is wrong with the node stands in place of the answers."""
+        until, why = self._resting.get(name, (0.0, ""))
+        if time.monotonic() < until:
+            return [Lost(why, sent=False)] * len(commands)
+        while True:
+            sent = False
+            node = self._node(name)
+            is_new = not node.is_connected
+            try:
+                node.connect()
+                sent = True
+                answers = node.exchange(commands)
+            except (redis.RedisError, OSError) as error:
+                node.close()
+                sent = sent and not isinstance(error, NotSent)
+                if not sent and not is_new:
+                    continue  # it was closed while nobody used it, which says nothing about the node
+                why = f"node {name} of the cluster does not answer: {words_of(error)}"
+                self._resting[name] = (time.monotonic() + REST_SECONDS, why)
+                self._is_doubtful = True
+                return [Lost(why, sent=sent)] * len(commands)
+            self._resting.pop(name, None)
+            return answers
+
+    def _follow(self, place: _Place, answer: str) -> _Place | None:
+        """Where a command is to be sent after this error; None: the error is its answer."""
+        found = _REDIRECT.match(answer)
+        if found is None:
+            self._is_doubtful |= code_of(answer) == "CLUSTERDOWN"
+            return place if code_of(answer) == "TRYAGAIN" else None
+        kind, slot, host, port = found.groups()
+        node = f"{host or place.node.rpartition(':')[0]}:{port}"
+        if kind == "ASK":
+            return _Place(node, asking=True)
+        self._is_doubtful = True
+        if int(slot) < SLOTS:
+            self._owners[int(slot)] = node
+        return _Place(node)
+
+    def _owner_of(self, command: Command) -> str:
+        at = SCRIPTED.get(command[0], 1)
+        owner = None
+        if command[0] not in KEYLESS and len(command) > at:
+            key = command[at]
+            owner = self._owners[key_slot(key if isinstance(key, bytes) else str(key).encode())]
+        return owner or next((name for name in self._known if name not in self._resting), self._known[0])
+
+    def _learn(self) -> None:
+        """Ask for the map of slots, and which nodes there are.
+
+        Raises:
+            redis.ConnectionError: No node that we know of answers.
+        """
+        self._looked_at = time.monotonic()
+        first: Exception | None = None
+        for name in dict.fromkeys([*self._awake(), _seed(self.url), *self._known]):
+            try:
+                node = self._node(name)
+                node.connect()
+                (answer,) = node.exchange([("CLUSTER", "SLOTS")])
+                self._note(name, answer)
+            except (redis.RedisError, OSError) as error:
+                self._node(name).close()
+                first = first or error
+            else:
+                self._is_doubtful = False
+                return
+        reason = "" if first is None else words_of(first)
+        raise redis.ConnectionError(f"no node of the cluster answers: {reason}") from first
+
+    def _awake(self) -> list[str]:
+        return [name for name in self._known if name not in self._resting]
+
+    def _note(self, asked: str, answer: Any) -> None:
+        """Keep a map: first slot, last slot, owner, replicas, and so on."""
+        if isinstance(answer, ErrorAnswer):
+            raise redis.ConnectionError(str(answer))
+        owners: list[str | None] = [None] * SLOTS
+        known = dict[str, None]()
         try:
-            return self._cluster.execute_command(*command)
-        except redis.ResponseError as error:
-            return error
+            for first, last, *nodes in answer:
+                names = [_name_of(node, asked) for node in nodes]
+                known.update(dict.fromkeys(names))
+                owners[first : last + 1] = [names[0]] * (last + 1 - first)
+        except (TypeError, ValueError, IndexError, AttributeError) as error:
+            raise redis.InvalidResponse(f"its map of slots cannot be read: {error}") from error
+        if not known or len(owners) != SLOTS:
+            raise redis.ConnectionError("it has no slots")
+        self._owners, self._known = owners, list(known)
+        for name in self._nodes.keys() - known.keys():
+            self._nodes.pop(name).close()
+
+    def _node(self, name: str) -> NodeLink:
+        if self._abandoned:
+            raise redis.ConnectionError("the client is closed")
+        node = self._nodes.get(name)
+        if node is None:
+            url = _url_of(self.url, name)
+            node = self._nodes[name] = NodeLink(url, self.seconds, min(self.seconds, CONNECT_SECONDS))
+        return node
 
     def direct(self) -> None:
-        """None: the library follows what moves, and does so in a thread."""
+        """None: there are several connections, and what moves is followed, in a thread."""
 
     def close(self) -> None:
-        """Close all connections."""
-        if self._cluster is not None:
-            for node in self._cluster.get_nodes():
-                if node.redis_connection is not None:
-                    node.redis_connection.connection_pool.disconnect()  # close() leaves those in the pool open
-            self._cluster.close()
-            self._cluster = None
+        """Close all connections. The nodes are remembered."""
+        self._owners = []
+        for node in self._nodes.values():
+            node.close()
+        self._nodes.clear()
+
+    def abandon(self) -> None:
+        """Shut the sockets down."""
+        self._abandoned = True
+        for node in list(self._nodes.values()):
+            node.abandon()
+
+
+def _whole(command: Command) -> Command:
+    return in_full(command) if command[0] == "EVALSHA" else command
+
+
+def _name_of(node: Sequence[Any], asked: str) -> str:
+    """The name of a node in a map, which may leave out the host of the one that was asked."""
+    host = (node[0] or b"").decode()
+    return f"{asked.rpartition(':')[0] if host in ('', '?') else host}:{int(node[1])}"
+
+
+def _seed(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
+
+
+def _url_of(url: str, name: str) -> str:
+    """The URL of a node, with the user, password and options of the one given."""
+    parts = urlsplit(url)
+    host, _, port = name.rpartition(":")
+    user, at, _ = parts.netloc.rpartition("@")
+    shown = f"[{host}]" if ":" in host else host
+    return parts._replace(netloc=f"{user}{at}{shown}:{port}").geturl()

@@ -1,11 +1,12 @@
 """Redis without a thread: pipelines over a connection that stands, from Trio's own thread.
 
-redis-py connects (addresses, passwords, databases, the server's greeting) and blocks while it does; what follows is bytes on a socket, which
-hiredis, its own parser, makes and reads. A batch costs a fifth of what it does through a worker thread (benchmarks/redis_client.py).
+redis-py connects (addresses, passwords, databases, the server's greeting) and blocks while it does; what follows is bytes on a
+socket, which hiredis makes and reads. A batch costs a fifth of what it does through a worker thread (benchmarks/redis_client.py).
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from collections.abc import Sequence
@@ -13,13 +14,15 @@ from typing import Any
 
 import hiredis
 import redis
-import redis.connection
 import trio
 from attrs import define, field
 
-from .scripts import in_full
+from .errors import NotEncodable, code_of
+from .scripts import in_full, is_known
 
 READ = 64 << 10
+INTEGER_MAX = 1 << 1024  # larger integers are not sent; Redis itself has 64 bits
+EXCHANGE_TIMES = 6  # a batch is given up after so many times the bound of a single wait, however its answers drip in
 
 Command = tuple[Any, ...]
 """A Redis command and its arguments: bytes, str, int or float."""
@@ -27,12 +30,93 @@ Command = tuple[Any, ...]
 _MORE = object()
 
 
-def _reader() -> Any:
-    return hiredis.Reader(
-        protocolError=redis.InvalidResponse,
-        replyError=redis.connection.DefaultParser.parse_error,
-        notEnoughData=_MORE,
+class ErrorAnswer(redis.ResponseError):
+    """An error that the server answered a command with. The text is the server's own, with its code."""
+
+
+class NotSent(redis.ConnectionError):
+    """The connection was gone, or no node was there, before anything was sent."""
+
+
+class Lost(redis.ConnectionError):
+    """In place of an answer, where other commands of the batch have theirs: this one's node did not answer.
+
+    Attributes:
+        sent: Whether the command may have been carried out.
+    """
+
+    def __init__(self, text: str, *, sent: bool) -> None:
+        super().__init__(text)
+        self.sent = sent
+
+
+def pack(commands: Sequence[Command]) -> bytes:
+    """Commands as the bytes that are sent.
+
+    Raises:
+        NotEncodable: One of them holds what cannot be sent, or is empty.
+    """
+    try:
+        wrong = _wrong(commands)
+        packed = b"" if wrong else b"".join(map(hiredis.pack_command, commands))
+    except Exception as error:
+        raise NotEncodable(str(error)) from error
+    if wrong:
+        raise NotEncodable(wrong)
+    return packed
+
+
+def _wrong(commands: Sequence[Command]) -> str:
+    """What hiredis would not notice."""
+    for command in commands:
+        if not command:
+            return "it is empty"  # a server does not answer that: its caller would get the next one's answer
+        for part in command:
+            if part.__class__ is int and not -INTEGER_MAX < part < INTEGER_MAX:
+                return "an integer has too many digits"  # more than Python writes: hiredis would end the process
+    return ""
+
+
+@define(eq=False)
+class Answers:
+    """What the server sends, put together to answers."""
+
+    _reader: Any = field(
+        factory=lambda: hiredis.Reader(
+            protocolError=redis.InvalidResponse, replyError=ErrorAnswer, notEnoughData=_MORE
+        ),
+        init=False,
     )
+
+    def feed(self, data: bytes, answers: list[Any], most: int) -> None:
+        """Add the answers that are complete with this data to a list, until it holds `most`.
+
+        Raises:
+            redis.InvalidResponse: It is no RESP, or more than was asked for.
+        """
+        reader = self._reader
+        try:
+            reader.feed(data)
+            while len(answers) < most:
+                answer = reader.gets()
+                if answer is _MORE:
+                    return
+                answers.append(answer)
+        except redis.InvalidResponse as error:
+            raise redis.InvalidResponse(f"the server's answer is not of its protocol: {error}") from error
+        except Exception as error:  # what hiredis makes of an answer that no server sends (a map with a list as a key)
+            raise redis.InvalidResponse(f"the server's answer cannot be read: {error}") from error
+        if reader.has_data():  # whose answer comes next is not known any more
+            raise redis.InvalidResponse("the server answered more than it was asked")
+
+
+def forgotten(commands: Sequence[Command], answers: Sequence[Any]) -> list[int]:
+    """Which of the commands call a script that the server does not know (any more)."""
+    return [
+        n
+        for n, answer in enumerate(answers)
+        if isinstance(answer, ErrorAnswer) and code_of(str(answer)) == "NOSCRIPT" and is_known(commands[n])
+    ]
 
 
 @define(eq=False)
@@ -41,50 +125,60 @@ class Direct:
 
     _socket: trio.socket.SocketType
     _seconds: float
-    _parser: Any = field(factory=_reader, init=False)
+    _answers: Answers = field(factory=Answers, init=False)
+    _poll: select.poll = field(factory=select.poll, init=False)
 
-    async def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """The result of each command, or the error that the server answered it with. A script that the server has forgotten is sent in full,
-        after the other commands.
+    def __attrs_post_init__(self) -> None:
+        self._poll.register(self._socket.fileno(), select.POLLIN)
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the server has closed the connection, or said what nobody asked for. Asked between two batches."""
+        return bool(self._poll.poll(0))
+
+    async def exchange(self, commands: Sequence[Command], packed: bytes) -> list[Any]:
+        """The answer to each command; an `ErrorAnswer` is one, too. A script that the server has forgotten is sent in full, after
+        the other commands.
 
         Raises:
-            redis.RedisError, OSError: The connection broke, or the server does not answer.
+            NotSent: The connection was gone before.
+            redis.RedisError, OSError: The connection broke, the server does not answer, or not with RESP.
+
+        Cancellation: leaves the connection unfit for use.
         """
-        results = await self._pipeline(commands)
-        for index, result in enumerate(results):
-            if isinstance(result, redis.exceptions.NoScriptError):
-                (results[index],) = await self._pipeline([in_full(commands[index])])
-        return results
+        if self.is_stale:
+            raise NotSent("the server closed the connection")
+        answers = await self._pipeline(packed, len(commands))
+        again = forgotten(commands, answers)
+        if again:
+            in_order = await self._pipeline(pack([in_full(commands[n]) for n in again]), len(again))
+            for n, answer in zip(again, in_order, strict=True):
+                answers[n] = answer
+        return answers
 
-    async def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        await self._send(b"".join([hiredis.pack_command(command) for command in commands]))
-        results: list[Any] = []
-        while len(results) < len(commands):
-            result = self._parser.gets()
-            if result is _MORE:
-                self._parser.feed(await self._receive())
-            elif isinstance(result, redis.ConnectionError):  # the server is there, and takes no commands
-                raise result
-            else:
-                results.append(result)
-        return results
-
-    async def _send(self, data: bytes) -> None:
-        left = memoryview(data)
+    async def _pipeline(self, packed: bytes, count: int) -> list[Any]:
+        answers = list[Any]()
+        end = trio.current_time() + EXCHANGE_TIMES * self._seconds
         with trio.move_on_after(self._seconds) as waiting:
+            left = memoryview(packed)
             while left:
                 left = left[await self._socket.send(left) :]
-        if waiting.cancelled_caught:
-            raise redis.TimeoutError(f"the server took nothing for {self._seconds:g} s")
-
-    async def _receive(self) -> bytes:
-        with trio.move_on_after(self._seconds) as waiting:
-            data: bytes = await self._socket.recv(READ)
+                if left:
+                    self._prolong(waiting, end)
+            while True:
+                data = await self._socket.recv(READ)
+                if not data:
+                    raise redis.ConnectionError("the server closed the connection")
+                self._answers.feed(data, answers, count)
+                if len(answers) == count:
+                    break
+                self._prolong(waiting, end)
         if waiting.cancelled_caught:
             raise redis.TimeoutError(f"the server did not answer in {self._seconds:g} s")
-        if not data:
-            raise redis.ConnectionError("the server closed the connection")
-        return data
+        return answers
+
+    def _prolong(self, waiting: trio.CancelScope, end: float) -> None:
+        waiting.deadline = min(trio.current_time() + self._seconds, end)
 
     def close(self) -> None:
         """Close the socket."""
@@ -93,8 +187,20 @@ class Direct:
 
 def direct(connection: Any, seconds: float) -> Direct | None:
     """What stands below a connection of redis-py's, which is to be used no more; None where it is not a plain socket (TLS)."""
-    plain = getattr(connection, "_sock", None)
-    if not isinstance(plain, socket.socket) or isinstance(plain, ssl.SSLSocket):
+    plain = socket_of(connection)
+    if plain is None or isinstance(plain, ssl.SSLSocket):
         return None
-    own = plain.dup()
-    return Direct(trio.socket.from_stdlib_socket(own), seconds)
+    return Direct(trio.socket.from_stdlib_socket(plain.dup()), seconds)
+
+
+def socket_of(connection: Any) -> socket.socket | None:
+    """The socket of a connection of redis-py's: the one thing of its insides that is used (pyproject.toml bounds the version)."""
+    found = getattr(connection, "_sock", None)
+    return found if isinstance(found, socket.socket) else None
+
+
+def is_readable(plain: socket.socket) -> bool:
+    """Whether there is something to read, or the end of the stream."""
+    poll = select.poll()
+    poll.register(plain, select.POLLIN)
+    return bool(poll.poll(0))

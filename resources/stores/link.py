@@ -2,51 +2,86 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import redis
-import redis.connection
-from attrs import define
+from attrs import define, field
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .direct import Command, Direct, direct
+from .direct import (
+    EXCHANGE_TIMES,
+    READ,
+    Answers,
+    Command,
+    Direct,
+    ErrorAnswer,
+    NotSent,
+    direct,
+    forgotten,
+    is_readable,
+    pack,
+    socket_of,
+)
+from .errors import code_of
 from .scripts import all_scripts, in_full
 
 SOCKET_SECONDS = 5.0  # to connect, and for each answer: a server that hangs counts as gone
 
+NOT_YET = frozenset({"LOADING", "MASTERDOWN", "BUSY", "NOAUTH"})
+"""Codes of a server that is there and takes no commands: to its clients that is no connection, and they go on trying."""
+
 
 class Link(Protocol):
-    """The blocking side; only ever used by one thread at a time."""
+    """The blocking side; only ever used by one thread at a time, but for `abandon`."""
 
     def connect(self) -> None:
-        """Raises redis.RedisError."""
+        """Connect if that is not done. Raises redis.RedisError, OSError, ValueError (the URL is none)."""
 
-    def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """The result of each command, or the error that the server answered it with, as a value.
+    def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
+        """The answer to each command, or in its place an `ErrorAnswer`, or a `Lost` where others have answers.
+
+        Args:
+            commands: What to send.
+            packed: The same as bytes, if the caller has them.
 
         Raises:
-            redis.RedisError: The connection broke.
+            direct.NotSent: The connection was gone before anything was sent.
+            redis.RedisError, OSError: The connection broke, or the server does not answer.
         """
 
     def direct(self) -> Direct | None:
         """The connection for use without a thread, and from then on only so; None where there is no such use."""
 
     def close(self) -> None:
-        """Never raises."""
+        """Close what is open; it may be connected again. Never raises."""
+
+    def abandon(self) -> None:
+        """Close it for good, from any thread, also while another one is in `connect` or `exchange`. Never raises."""
 
 
 @define
 class NodeLink:
-    """One connection to one server; `seconds` bound connecting and each answer."""
+    """One connection to one server; `seconds` bound each answer, and connecting unless that has its own bound."""
 
     url: str
     seconds: float = SOCKET_SECONDS
-    _connection: Any = None
+    connect_seconds: float | None = None
+    _connection: Any = field(default=None, init=False)
+    _abandoned: bool = field(default=False, init=False)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection, as far as we know."""
+        return self._connection is not None
 
     def connect(self) -> None:
-        """Connect where that is not done."""
+        """Connect, and have the scripts known."""
         if self._connection is None:
             options: dict[str, Any] = {
                 "socket_timeout": self.seconds,
@@ -54,16 +89,60 @@ class NodeLink:
                 "retry": Retry(NoBackoff(), 0),
             }
             if not self.url.startswith("unix"):
-                options["socket_connect_timeout"] = self.seconds
+                options["socket_connect_timeout"] = self.connect_seconds or self.seconds
             connection = redis.ConnectionPool.from_url(self.url, **options).make_connection()
-            connection.connect()
-            exchange_on(connection, [("SCRIPT", "LOAD", script.text) for script in all_scripts()])
+            try:
+                connection.connect()
+                self._load_scripts(connection)
+            except BaseException:
+                connection.disconnect()
+                raise
             self._connection = connection
+        if self._abandoned:
+            self.close()
+            raise redis.ConnectionError("the client is closed")
 
-    def exchange(self, commands: Sequence[Command]) -> list[Any]:
-        """Send all, then read all."""
-        assert self._connection is not None
-        return exchange_on(self._connection, commands)
+    def _load_scripts(self, connection: Any) -> None:
+        loads: list[Command] = [("SCRIPT", "LOAD", script.text) for script in all_scripts()]
+        for answer in self._pipeline(connection, pack(loads), len(loads)):
+            if isinstance(answer, ErrorAnswer) and code_of(str(answer)) in NOT_YET:
+                raise redis.ConnectionError(str(answer))
+
+    def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
+        """Send all, then read all. A script that the server has forgotten is sent in full, after the other commands."""
+        connection = self._connection
+        if connection is None:
+            raise NotSent("there is no connection")
+        plain = socket_of(connection)
+        # Over TLS there may be something to read that is no answer.
+        if plain is None or (not isinstance(plain, ssl.SSLSocket) and is_readable(plain)):
+            raise NotSent("the server closed the connection")
+        answers = self._pipeline(connection, packed or pack(commands), len(commands))
+        again = forgotten(commands, answers)
+        if again:
+            in_order = self._pipeline(connection, pack([in_full(commands[n]) for n in again]), len(again))
+            for n, answer in zip(again, in_order, strict=True):
+                answers[n] = answer
+        return answers
+
+    def _pipeline(self, connection: Any, packed: bytes, count: int) -> list[Any]:
+        plain = socket_of(connection)
+        if plain is None:
+            raise redis.ConnectionError("the connection is closed")
+        end = time.monotonic() + EXCHANGE_TIMES * self.seconds
+        answers, reader = list[Any](), Answers()
+        try:
+            plain.sendall(packed)
+            while len(answers) < count:
+                data = plain.recv(READ)
+                if not data:
+                    raise redis.ConnectionError("the server closed the connection")
+                reader.feed(data, answers, count)
+                if len(answers) < count and time.monotonic() > end:
+                    raise redis.TimeoutError(f"the server answers too slowly: {len(answers)} of {count}")
+        except TimeoutError as error:
+            raise redis.TimeoutError(f"the server did not answer in {self.seconds:g} s") from error
+        return answers
 
     def direct(self) -> Direct | None:
         """The socket itself."""
@@ -71,27 +150,18 @@ class NodeLink:
 
     def close(self) -> None:
         """Close the socket."""
-        if self._connection is not None:
-            self._connection.disconnect()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):
+                connection.disconnect()
 
-
-def exchange_on(connection: Any, commands: Sequence[Command]) -> list[Any]:
-    """One pipeline over one connection. A script that the server has forgotten is sent in full, after the other commands."""
-    connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-    results = [_read(connection) for _ in commands]
-    for index, result in enumerate(results):
-        if isinstance(result, redis.exceptions.NoScriptError):
-            connection.send_packed_command(connection.pack_commands([in_full(commands[index])]), check_health=False)
-            results[index] = _read(connection)
-    return results
-
-
-def _read(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except redis.ResponseError as error:
-        return error
+    def abandon(self) -> None:
+        """Shut the socket down: whoever waits for it gets an error."""
+        self._abandoned = True
+        plain = None if self._connection is None else socket_of(self._connection)
+        if plain is not None:
+            with suppress(OSError):
+                plain.shutdown(socket.SHUT_RDWR)
 
 
 def link_to(url: str, seconds: float = SOCKET_SECONDS) -> Link:
@@ -101,3 +171,10 @@ def link_to(url: str, seconds: float = SOCKET_SECONDS) -> Link:
 
         return ClusterLink("redis://" + url.removeprefix("redis+cluster://"), seconds)
     return NodeLink(url, seconds)
+
+
+def words_of(error: BaseException) -> str:
+    """What is wrong with a connection, in one line: of an error that the server sent, its own words with its code."""
+    code = getattr(error, "status_code", None)
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{code} {text}" if isinstance(code, str) and not text.startswith(code) else text

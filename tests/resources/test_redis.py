@@ -161,7 +161,7 @@ class _GateLink:
     def connect(self) -> None:
         pass
 
-    def exchange(self, commands: list[Command]) -> list[int]:
+    def exchange(self, commands: list[Command], packed: list[bytes]) -> list[int]:
         self.batches.append(commands)
         return [0] * len(commands)
 
@@ -169,6 +169,9 @@ class _GateLink:
         pass
 
     def close(self) -> None:
+        pass
+
+    def abandon(self) -> None:
         pass
 
 

@@ -1,0 +1,84 @@
+"""What the store's newest answers say about it: which refusals stand, in its own words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from attrs import define, field, frozen
+
+from .direct import Command
+from .errors import PASSING, WIDE, StoreRefused
+
+STANDS_SECONDS = 10.0  # that a refusal stands which nothing has proved wrong
+PROVED_BY_WRITING = frozenset({*PASSING, "OOM", "MISCONF", "NOAUTH", "WRONGPASS"})
+"""Codes of refusals that any other writing command would meet, too: one that succeeds ends them."""
+
+OURS = "LIMIT"  # the code of our own scripts' refusals: they are answers to an app, and say nothing about the store
+CODES_MAX = 50  # distinct ones that are counted; what is more counts as "other"
+
+
+@frozen
+class _Refusal:
+    kind: Any
+    text: str
+    at: float
+
+
+@define(eq=False)
+class Condition:
+    """The refusals that stand, by their codes. Each is ended by a success of the same kind of command, by the probe, or by time."""
+
+    counts: Counter[str] = field(factory=Counter, init=False)
+    _standing: dict[str, _Refusal] = field(factory=dict, init=False)
+
+    def refused(self, command: Command, refusal: StoreRefused, now: float) -> None:
+        """A command was refused."""
+        code = refusal.code
+        self.counts[code if code in self.counts or len(self.counts) < CODES_MAX else "other"] += 1
+        if code != OURS:
+            self._standing[code] = _Refusal(_kind(command), refusal.plain, now)
+
+    def unreachable(self, reason: str, now: float) -> None:
+        """A part of the store did not answer."""
+        self._standing["UNREACHABLE"] = _Refusal(None, reason, now)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing stands, as far as is known."""
+        return not self._standing
+
+    @property
+    def can_be_proved(self) -> bool:
+        """Whether a writing command that succeeds would end a refusal."""
+        return not PROVED_BY_WRITING.isdisjoint(self._standing)
+
+    def succeeded(self, commands: Iterable[Command]) -> None:
+        """These commands were carried out."""
+        kinds = {_kind(command) for command in commands}
+        for code, refusal in list(self._standing.items()):
+            if refusal.kind in kinds:
+                del self._standing[code]
+
+    def proved(self) -> None:
+        """A command that writes was carried out: the probe."""
+        for code in PROVED_BY_WRITING.intersection(self._standing):
+            del self._standing[code]
+
+    def problem(self, now: float, *, of_all: bool) -> str:
+        """The words of the newest refusal that stands; `of_all`: of those that concern every command. Empty if none."""
+        for code, refusal in list(self._standing.items()):
+            if now - refusal.at > STANDS_SECONDS and code not in PROVED_BY_WRITING:
+                del self._standing[code]
+        found = [refusal for code, refusal in self._standing.items() if (code in WIDE) is of_all]
+        return max(found, key=lambda refusal: refusal.at).text if found else ""
+
+    def refusals(self) -> Mapping[str, int]:
+        """How many commands were refused, by code."""
+        return dict(self.counts)
+
+
+def _kind(command: Command) -> Any:
+    """A script is its digest, any other command its name."""
+    return command[1] if command[0] == "EVALSHA" else command[0]
