@@ -61,7 +61,7 @@ READING = {
     "SCRIPT", "PING", "GET", "MGET", "HGET", "HMGET", "HGETALL", "EXISTS", "LRANGE", "LLEN", "XRANGE", "XREVRANGE",
     "XLEN", "XINFO", "ZRANGE", "ZCARD", "ZSCORE", "ZMSCORE", "SMEMBERS", "SMISMEMBER", "PFCOUNT", "TTL", "PTTL", "TYPE",
     "STRLEN", "TIME", "DBSIZE", "SCAN", "MEMORY", "WAIT", "DUMP",
-    "contact_find", "contacts_changed", "group_list", "statistics_rate",
+    "contact_find", "contacts_changed", "group_list", "outbox_page", "statistics_rate",
 }  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from resources.messages import send
 from resources.stores.identity import Sender
 from supervisor.service import Service
 
-from ..gateway_client import connect
+from ..gateway_client import Client, connect
+from ..service import ECHO, Folder, running
 from .test_gateway import inbound
 
 
@@ -26,33 +27,47 @@ async def test_what_is_not_acknowledged_comes_again(service: Service) -> None:
         await client.send({"type": "ack", "delivery": third["delivery"]})
         await client.send({"type": "ack", "delivery": third["delivery"]})  # twice does no harm
         await client.send({"type": "ack", "delivery": 999})
-        await trio.sleep(1.5)
-        assert not [f for f in client.frames if f["type"] == "outbound"]
-    assert await service.stores.outbox.waiting("phone") == 0
+        with trio.fail_after(20):
+            while await service.stores.outbox.waiting("phone"):
+                await trio.sleep(0.02)
+        assert service.deliveries.unacked("phone") == 0
+            4,
+            5,
+            6,
+        }  # on their way before the ack
 
 
-async def test_outbounds_wait_while_nobody_is_connected(service: Service) -> None:
+async def answered(client: Client) -> None:
+    """Wait until the server has sent all that it had to: its answer to one more frame comes after that."""
+    await client.send({"type": "event", "id": "last", "event": {}})
+    await client.expect("rejected", id="last")
+
+
+async def post(service: Service, count: int) -> None:
+    """Messages to the channel, with their numbers as content."""
+    sender = Sender("acct", "phone")
+    for n in range(count):
+        await service.stores.outbox.post("phone", sender, send("+27", str(n), endpoint="default", helper_metadata={}))
+
+
+async def test_outbounds_wait_while_nobody_is_connected(folder: Folder) -> None:
     """More than fit in memory, and they come in order when somebody connects."""
-    for n in range(1500):
-        await service.stores.outbox.post(
-            "phone", Sender("acct", "phone"), send("+27", str(n), endpoint="default", helper_metadata={})
-        )
-    async with connect(service.gateway_url, window=50) as client:
-        await client.expect("outbound", seconds=20, delivery=1500)
-        got = [frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"]
+    folder.app("phone", ECHO)
+    async with running(folder) as service:
+        await post(service, 1500)
+        async with connect(service.gateway_url, window=50) as client:
+            await client.expect("outbound", seconds=60, delivery=1500)
+            got = [frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"]
     assert got == [str(n) for n in range(1499)]
 
 
 async def test_the_window_bounds_what_is_unacknowledged(service: Service) -> None:
     """A client that does not acknowledge has at most its window in hand."""
-    for n in range(10):
-        await service.stores.outbox.post(
-            "phone", Sender("acct", "phone"), send("+27", str(n), endpoint="default", helper_metadata={})
-        )
+    await post(service, 10)
     async with connect(service.gateway_url, acknowledge=False, window=3) as client:
         await client.expect("outbound", delivery=3)
-        await trio.sleep(0.1)
-        assert not [f for f in client.frames if f["type"] == "outbound" and f["delivery"] > 3]
+        await answered(client)
+        assert max(f["delivery"] for f in client.frames if f["type"] == "outbound") <= 3
         await client.send({"type": "ack", "delivery": 2})
         await client.expect("outbound", delivery=4)
 
