@@ -31,10 +31,6 @@ async def test_what_is_not_acknowledged_comes_again(service: Service) -> None:
             while await service.stores.outbox.waiting("phone"):
                 await trio.sleep(0.02)
         assert service.deliveries.unacked("phone") == 0
-            4,
-            5,
-            6,
-        }  # on their way before the ack
 
 
 async def answered(client: Client) -> None:
