@@ -20,6 +20,8 @@ WRITTEN_MAX = 1024  # characters of a host as it was written, with its escapes
 LOCAL_NAMES = frozenset({"localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"})
 LOCAL_DOMAINS = (".localhost", ".localdomain", ".localdomain4", ".localdomain6")
 
+NEITHER = "neither a name nor an address"
+
 _NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 _NUMBER = re.compile(r"0[xX][0-9a-fA-F]*|[0-9]+")
 _PARTS_MAX = 4  # of an IPv4 address
@@ -31,22 +33,12 @@ def canonical(written: str) -> str:
     Raises:
         ValueError: It is neither a name nor an address.
     """
-    if len(written) > WRITTEN_MAX:
-        raise ValueError("a host of more than 253 characters")
-    host = written.strip("[]") if written.startswith("[") else written
-    if ":" in host:
-        return str(ipaddress.IPv6Address(host.partition("%")[0]))
-    if "%" in host:
-        host = unquote_to_bytes(host).decode("utf-8")
-    if not host.isascii():
-        host = idna.encode(host, uts46=True).decode("ascii")  # maps other scripts' digits and full stops
-    host = host.lower()
-    address = _ipv4(host)
-    if address is not None:
-        return str(address)
-    if len(host.rstrip(".")) > HOST_MAX or _NAME.fullmatch(host) is None:
-        raise ValueError("neither a name nor an address")
-    return host
+    try:
+        if len(written) <= WRITTEN_MAX:
+            return _canonical(written)
+    except ValueError as error:
+        raise ValueError(NEITHER) from error
+    raise ValueError(NEITHER)
 
 
 def as_address(host: str) -> IPAddress | None:
@@ -63,6 +55,23 @@ def is_local_name(host: str) -> bool:
     return host in LOCAL_NAMES or host.endswith(LOCAL_DOMAINS)
 
 
+def _canonical(written: str) -> str:
+    host = written[1:-1] if written[:1] == "[" and written[-1:] == "]" else written
+    if ":" in host:
+        return str(ipaddress.IPv6Address(host.partition("%")[0]))
+    if "%" in host:
+        host = unquote_to_bytes(host).decode("utf-8")
+    if not host.isascii():
+        host = idna.encode(host, uts46=True).decode("ascii")  # maps other scripts' digits and full stops
+    host = host.lower()
+    address = _ipv4(host)
+    if address is not None:
+        return str(address)
+    if len(host.rstrip(".")) > HOST_MAX or _NAME.fullmatch(host) is None:
+        raise ValueError(NEITHER)
+    return host
+
+
 def _ipv4(host: str) -> ipaddress.IPv4Address | None:
     """An IPv4 address in any spelling that inet_aton takes, or None for a name.
 
@@ -73,10 +82,10 @@ def _ipv4(host: str) -> ipaddress.IPv4Address | None:
     if _NUMBER.fullmatch(parts[-1]) is None:
         return None
     if len(parts) > _PARTS_MAX or not all(_NUMBER.fullmatch(part) for part in parts):
-        raise ValueError("no IPv4 address")
+        raise ValueError(NEITHER)
     *first, last = [_number(part) for part in parts]
     if any(number > 255 for number in first) or last >= 256 ** (_PARTS_MAX - len(first)):  # noqa: PLR2004  # a byte
-        raise ValueError("no IPv4 address")
+        raise ValueError(NEITHER)
     return ipaddress.IPv4Address(last + sum(number << (24 - 8 * place) for place, number in enumerate(first)))
 
 

@@ -15,7 +15,7 @@ from ...text import clean
 
 LABEL_MAX = 40  # characters of a charset's name
 TYPE_MAX = 1024  # characters of a Content-Type that are looked at
-PIECE = 16 * 1024  # bytes that are decoded at a time
+PIECE = 8 * 1024  # bytes that are decoded at a time
 
 _SPACE = " \t\r\n\f"
 _TEXTUAL = re.compile(r"text/|[^;]*[/+](json|xml|javascript|ecmascript|x-www-form-urlencoded)\s*(;|$)", re.IGNORECASE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import trio
 from attrs import define, field
 
@@ -59,8 +61,12 @@ class Connection:
         if self.socket.is_readable():
             return False
         if isinstance(self.stream, trio.SSLStream):
-            with trio.move_on_after(0):  # time for what was received already, and is not decrypted yet
-                await self.stream.receive_some(1)
+            # What was received already may not be decrypted yet. A deadline set inside of the scope
+            # leaves time for that and no more; a scope that begins with one is cancelled before.
+            with trio.CancelScope() as scope:
+                scope.deadline = trio.current_time()
+                with suppress(trio.BrokenResourceError):
+                    await self.stream.receive_some(1)
                 return False
         return True
 

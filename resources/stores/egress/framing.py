@@ -13,6 +13,7 @@ from .head import Length
 
 PIECE = 16 * 1024  # bytes at a time
 CHUNKS = 256  # likewise, chunks
+SMALL_CHUNKS_MAX = 16 * 1024  # of a body, beyond those of 4 bytes and more
 CHUNK_LINE_MAX = 4096
 EXCESS_MAX = 16 * 1024  # bytes of chunk lines beyond what bodies are worth, as in Go: 16 a chunk and 2 a byte are free
 TRAILER_MAX = 16 * 1024
@@ -87,6 +88,7 @@ class _Chunked:
     _closing: bool = field(default=False, init=False)  # a chunk is complete but for its line end
     _in_trailer: bool = field(default=False, init=False)
     _excess: int = field(default=0, init=False)
+    _chunks_left: int = field(default=SMALL_CHUNKS_MAX, init=False)
 
     def feed(self, buffer: bytearray) -> Iterator[bytes]:
         while buffer and not self.done:
@@ -145,6 +147,9 @@ class _Chunked:
         self._excess = max(0, self._excess + len(line[0]) - 16 - 2 * self._left)
         if self._excess > EXCESS_MAX:
             raise EgressError("the answer has more about its chunks than in them")
+        self._chunks_left += self._left // 4 - 1
+        if self._chunks_left < 0:
+            raise EgressError(f"the answer has more than {SMALL_CHUNKS_MAX} chunks of a few bytes")
         return line.end()
 
     def _trailer(self, buffer: bytearray) -> None:

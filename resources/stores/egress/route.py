@@ -119,22 +119,26 @@ def _mapped(host: str, port: int, connect_to: Mapping[str, str]) -> Place | None
     for name in names:
         url = connect_to.get(f"{name}:{port}") or connect_to.get(name)
         if url is not None:
-            return _place(url)
+            return _place(url, "http.connect_to")
     return None
 
 
-def _place(url: str) -> Place:
+def _place(url: str, setting: str) -> Place:
     """The place of a URL in the config."""
-    parts = urlsplit(url)
-    return Place(canonical(parts.hostname or ""), parts.port or PORTS[parts.scheme], parts.scheme == "https")
+    try:
+        parts = urlsplit(url)
+        return Place(canonical(parts.hostname or ""), parts.port or PORTS[parts.scheme], parts.scheme == "https")
+    except (ValueError, KeyError) as error:
+        raise EgressError(f"{setting} has a URL that cannot be reached: {error}") from error
 
 
 def _proxy(url: str) -> tuple[Place, str | None]:
     """A proxy, and the operator's credentials for it if its URL has any."""
+    place = _place(url, "http.proxy")
     userinfo, has_some, _ = urlsplit(url).netloc.rpartition("@")
     if not has_some:
-        return _place(url), None
-    return _place(url), "Basic " + base64.b64encode(unquote_to_bytes(userinfo)).decode()
+        return place, None
+    return place, "Basic " + base64.b64encode(unquote_to_bytes(userinfo)).decode()
 
 
 def _check_behind_proxy(host: str, port: int, allow: AllowList) -> None:
