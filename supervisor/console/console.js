@@ -93,6 +93,28 @@ async function showSandboxes() {
   }));
 }
 
+async function showDead() {
+  const { deadletters, cursor } = await get('/v1/deadletters?limit=50');
+  $('#dead').hidden = !deadletters.length;
+  $('#dead h2').textContent = `${deadletters.length}${cursor ? ' and more' : ''} dead letters`;
+  fill($('#dead tbody'), deadletters.map((one) => {
+    const act = (text, path, method) => {
+      const button = document.createElement('button');
+      button.textContent = text;
+      button.onclick = async () => {
+        const answer = await ask(`/v1/deadletters/${encodeURIComponent(one.id)}${path}`, { method });
+        if (!answer.ok) button.title = button.textContent = (await answer.json()).error;
+        else showDead();
+      };
+      return button;
+    };
+    return { cells: [
+      cell(one.time), cell(one.app), cell(one.message_id || one.kind || '(unreadable)'), cell(one.attempts, 'n'), cell(one.reason),
+      cell(one.can_retry ? act('Retry', '/retry', 'POST') : ''), cell(act('Drop', '', 'DELETE')),
+    ] };
+  }));
+}
+
 function choose(name) {
   app = name;
   $('#app').hidden = false;
@@ -283,7 +305,7 @@ async function look() {
   try {
     await showHealth();
     if (!info.version) { info = await get('/v1/info'); $('#version').textContent = `${info.version} ${info.commit}`; }
-    await Promise.all([showApps(), showSandboxes()]);
+    await Promise.all([showApps(), showSandboxes(), showDead()]);
     if (app && tab === 'runs') await showRuns();
   } catch (error) {
     $('#health').textContent = `the server does not answer (${error.message})`;

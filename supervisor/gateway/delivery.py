@@ -14,6 +14,7 @@ from resources.stores.outbox import Outbox, Parcel
 
 from ..dispatcher import Ended, Then
 from ..observe import Observer
+from ..outcomes import Outcome
 from . import frames
 from .outlet import Outlet
 
@@ -37,7 +38,9 @@ class Deliveries:
         entry, frame = ended.entry, None
         if ended.outcome is not None:
             frame = partial(frames.outcome, entry.kind, entry.id, ended.outcome, ended.ms, ended.commands)
-        self.outlet(entry.channel).ended(entry.id, frame, then)
+        # Messages are set aside at a start, before anybody can be connected.
+        is_dead = ended.outcome is Outcome.DEAD_LETTER
+        self.outlet(entry.channel).ended(entry.id, frame, then, keep=is_dead)
 
     def outlet(self, channel: str) -> Outlet:
         """The outlet of a channel."""

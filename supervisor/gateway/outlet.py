@@ -31,6 +31,7 @@ READY_MAX = (
     1000  # parcels of a channel held in memory before a connection takes them; the rest is read when there is room
 )
 READY_SIZE = 4 << 20  # bytes of them
+KEPT_MAX = 1000  # outcomes that wait for a connection
 NOTICES_MAX = 10_000  # outcomes of messages that no connection brought (pushes); more are not told
 DONE_MAX = 10_000  # acknowledged parcels that are known again, should the store bring them back
 HAD_MAX = 8  # connections that may acknowledge a parcel late
@@ -62,6 +63,7 @@ class Outlet:
     _is_striking: bool = field(default=False, init=False)
     _done: dict[int, int] = field(factory=dict, init=False)  # newest acknowledged: number to hash of the message
     _notices: deque[Notice] = field(factory=deque, init=False)  # of runs whose outbounds are still to be read
+    _kept: deque[tuple[str, Callable[[], bytes]]] = field(factory=lambda: deque(maxlen=KEPT_MAX), init=False)
     _mere_notices: int = field(default=0, init=False)  # those that nobody's credit depends on
     _last: int = field(default=0, init=False)  # the newest delivery number taken into memory
     _newest: int = field(default=0, init=False)  # the newest delivery number heard of
@@ -107,6 +109,8 @@ class Outlet:
         taker = self._takers[receiver] = Taker(receiver)
         if not receiver.only_own:
             self._general.append(taker)
+        while self._kept and receiver.outcomes and not receiver.only_own:
+            self.ended(*self._kept.popleft())
         self.wake()
 
     def detach(self, receiver: Receiver) -> None:
@@ -153,10 +157,16 @@ class Outlet:
         """A connection brought this message: replies to it go back the same way where they can."""
         self._origins[message_id] = receiver
 
-    def ended(self, message_id: str, frame: Callable[[], bytes] | None, then: Then = nothing) -> None:
+    def ended(
+        self, message_id: str, frame: Callable[[], bytes] | None, then: Then = nothing, *, keep: bool = False
+    ) -> None:
         """The run of a message is over. Once all it sent was handed out, `frame` goes to the connections that want outcomes, and
-        `then` is called. Where nobody takes what it sent, that is at once.
+        `then` is called. Where nobody takes what it sent, that is at once. If `keep` is set, an outcome that nobody is there for
+        waits for the first connection that wants it.
         """
+        if keep and frame is not None and not self.wants_outcome(message_id):
+            self._kept.append((message_id, frame))
+            frame = None
         told = frame() if frame is not None and self.wants_outcome(message_id) else None
         own = self._own(self._origins.get(message_id))
         if own is not None:

@@ -126,6 +126,7 @@ async def test_a_message_that_kills_the_server_is_set_aside(folder: Folder) -> N
                 outbounds = [await client.expect("outbound") for _ in range(2)]
                 said = {frame["msg"]["in_reply_to"]: frame["msg"]["content"] for frame in outbounds}
                 assert said == {"good": "done", "bad": "sorry"}
+                assert (await client.expect("outcome", message_id="bad"))["outcome"] == "dead_letter"
                 (letter,) = await letters(server)
                 assert (letter["app"], letter["account"], letter["channel"]) == ("phone", "acct", "phone")
                 assert (letter["kind"], letter["message_id"], letter["attempts"]) == ("message", "bad", 3)
