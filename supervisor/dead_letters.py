@@ -12,6 +12,7 @@ import trio
 from attrs import define, field
 
 from resources.contract import Caller
+from resources.messages import is_session_start
 from resources.stores.deadletters import DeadLetters, Letter, Summary, summary_of
 from resources.stores.journal import Entry, Left, read_entry
 from resources.stores.logbook import Logbook, Pen
@@ -78,8 +79,10 @@ class DeadLetterBox:
         times = f"{deaths} time{'s' if deaths != 1 else ''}"
         reason = left.problem or f"it was in progress when the server died, {times}"
         summary = summary_of(left, app.name, deaths, reason[:SHOWN_MAX])
-        if entry is not None:
-            await self._words.fall_back_for(app, entry, self._caller(program, left.place, entry))
+        waits, is_sent = False, False
+        if entry is not None and entry.kind == "message" and is_session_start(entry.payload):
+            waits = True
+            is_sent = await self._words.fall_back_for(app, self._caller(program, left.place, entry))
         put = await self.store.put(app.account, left, summary)
         if put is None:
             return None  # somebody was faster
@@ -93,6 +96,8 @@ class DeadLetterBox:
         await self._words.say_for(app, ERROR, text)
         if entry is None:
             return None
+        if waits:
+            self._observer.reply_missing(app.name, fallback=is_sent)
         self._observer.run_ended(app.name, entry.kind, Outcome.DEAD_LETTER, Phases(0.0, 0.0, 0.0, 0.0))
         return Ended(entry, Outcome.DEAD_LETTER)
 

@@ -6,8 +6,8 @@ types under which an opt-out of such an address is looked for.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 import trio
 from attrs import define, frozen
@@ -105,17 +105,18 @@ class Pusher:
         result, seen = Pushed(), set[str]()
         name = address_field(delivery_class)
         with _stopped(result):
-            async for keys in self._members(app.account, group):
-                contacts = await self.contacts.many(app.account, keys)
-                found = [contact[name] for contact in contacts if contact[name] not in (None, "", UNKNOWN)]
-                result.no_address += len(contacts) - len(found)
-                fresh = [address for address in dict.fromkeys(found) if address not in seen]
-                seen.update(fresh)
-                for start in range(0, len(fresh), BATCH):
-                    await self._push_some(app, delivery_class, fresh[start : start + BATCH], result)
+            async with aclosing(self._members(app.account, group)) as pages:
+                async for keys in pages:
+                    contacts = await self.contacts.many(app.account, keys)
+                    found = [contact[name] for contact in contacts if contact[name] not in (None, "", UNKNOWN)]
+                    result.no_address += len(contacts) - len(found)
+                    fresh = [address for address in dict.fromkeys(found) if address not in seen]
+                    seen.update(fresh)
+                    for start in range(0, len(fresh), BATCH):
+                        await self._push_some(app, delivery_class, fresh[start : start + BATCH], result)
         return result
 
-    async def _members(self, account: str, key: str) -> AsyncIterator[Sequence[str]]:
+    async def _members(self, account: str, key: str) -> AsyncGenerator[Sequence[str], None]:
         """The keys of a group's contacts, in pages: those that list it, and those that its query finds."""
         group = await self.groups.get(account, key)
         if group is None:

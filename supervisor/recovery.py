@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import aclosing
 from typing import Protocol
 
 import trio
@@ -25,6 +26,7 @@ START_PATIENCE = (
     5.0  # seconds that a start waits for a journal which the store refuses to read out; then that app's comes later
 )
 STRUCK_AT_ONCE = 200  # entries
+REFUSED_MAX = 10  # entries that the store refuses to set aside; then no more are tried in that round
 
 log = logging.getLogger(__name__)
 
@@ -163,23 +165,25 @@ class Recovery:
                 self._due.add(name)
 
     async def _take_on_all(self, program: Program, ended: Collection[Key]) -> bool:
-        app, is_whole, there = program.app, True, set[str]()
+        app, refused, there = program.app, 0, set[str]()
         begun = await self._journal.begun(app.account, app.name)
-        async for left in self._journal.left(app.account, app.name):
-            there.add(left.place)
-            key = (app.account, app.name, left.place)
-            if self._line.is_known(key) or key in ended or key in self._owed:
-                continue
-            deaths = begun.get(left.place, 0)
-            if left.entry is None or left.problem or deaths >= self.attempts:
-                is_whole &= await self._set_aside(program, left, deaths)
-            else:
-                self._found += 1
-                self._line.take_on(Job(left.entry, left.place, nothing, is_recovered=True))
+        async with aclosing(self._journal.left(app.account, app.name)) as found:
+            async for left in found:
+                there.add(left.place)
+                key = (app.account, app.name, left.place)
+                if self._line.is_known(key) or key in ended or key in self._owed:
+                    continue
+                deaths = begun.get(left.place, 0)
+                if left.entry is None or left.problem or deaths >= self.attempts:
+                    if refused == REFUSED_MAX or not await self._set_aside(program, left, deaths):
+                        refused = min(refused + 1, REFUSED_MAX)
+                else:
+                    self._found += 1
+                    self._line.take_on(Job(left.entry, left.place, nothing, is_recovered=True))
         gone = [place for place in begun if place not in there]
         if gone:
             await self._journal.forget_begun(app.account, app.name, gone)
-        return is_whole
+        return not refused
 
     async def _set_aside(self, program: Program, left: Left, deaths: int) -> bool:
         """Make a dead letter of an entry; returns False if the store refuses that at the moment."""

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from resources.contract import Caller
 from resources.fence import note
-from resources.messages import go_metadata, is_session_start, reply
+from resources.messages import go_metadata, reply
 from resources.stores.identity import Sender
 from resources.stores.journal import Entry
 from resources.stores.logbook import Logbook
@@ -68,22 +68,20 @@ class Words:
             log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
         self.observer.reply_missing(app.name, fallback=is_sent)
 
-    async def fall_back_for(self, app: App, entry: Entry, caller: Caller) -> None:
-        """As `fall_back`, for a message that is not going to be run, unless a run of it has replied.
+    async def fall_back_for(self, app: App, caller: Caller) -> bool:
+        """As `fall_back`, for a session's message that is not going to be run, unless a run of it has replied.
 
-        Should it be run after all, later, that run's reply is sent too.
+        Should it be run after all, later, that run's reply is sent too. Counts nothing; returns whether there was
+        anything to send.
 
         Raises:
             StoreError: It could not be sent; once more does no harm.
         """
-        if entry.kind != "message" or not is_session_start(entry.payload):
-            return
-        is_sent = False
         try:
-            is_sent = await self._answer(app, caller, Slot(caller.origin, FALLBACK, unless=(FIRST_REPLY,)))
+            return await self._answer(app, caller, Slot(caller.origin, FALLBACK, unless=(FIRST_REPLY,)))
         except OutboxFull as error:
             log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
-        self.observer.reply_missing(app.name, fallback=is_sent)
+            return False
 
     async def _answer(self, app: App, caller: Caller, slot: Slot) -> bool:
         """Reply with what the operator has for that; returns whether there is anything to send."""

@@ -6,7 +6,8 @@ whose run has begun, how often that was: what is still there after a start was i
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Literal, cast
 
 import msgspec
@@ -144,7 +145,7 @@ class Journal:
         """Remove the counts of entries that are not there any more."""
         await self.redis.execute("HDEL", begun_key(account, app), *places)
 
-    async def left(self, account: str, app: str) -> AsyncIterator[Left]:
+    async def left(self, account: str, app: str) -> AsyncGenerator[Left, None]:
         """All that stands in an app's journal, oldest first, readable or not."""
         start, burst = "-", 0
         while True:
@@ -162,9 +163,10 @@ class Journal:
 
     async def unfinished(self, account: str, app: str) -> AsyncIterator[tuple[str, Entry]]:
         """Every entry in an app's journal, oldest first, with its place; what is no entry is left out."""
-        async for one in self.left(account, app):
-            if one.entry is not None:
-                yield one.place, one.entry
+        async with aclosing(self.left(account, app)) as found:
+            async for one in found:
+                if one.entry is not None:
+                    yield one.place, one.entry
 
 
 def stream_key(account: str, app: str) -> str:

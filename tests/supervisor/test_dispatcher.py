@@ -1,0 +1,332 @@
+"""The dispatcher: a run ends alone, gives back all that it had, and leaves nothing behind, whatever goes wrong in it."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import trio
+
+from resources import fence
+from resources.messages import complete_message
+from resources.stores.journal import Entry, Journal
+from resources.stores.redis import StoreRefused
+from supervisor import handling
+from supervisor.gateway.delivery import Deliveries
+from supervisor.history import History
+from supervisor.observe import PrometheusObserver
+from supervisor.outcomes import Outcome
+from supervisor.pool import Pool
+from supervisor.router import Router
+from supervisor.service import Service
+from supervisor.traces import Trace
+from supervisor.turns import Turns
+from supervisor.words import Words
+
+from ..gateway_client import connect
+from ..service import ECHO, Folder, eventually, running
+
+ERRORS: list[Callable[[], Exception]] = [
+    lambda: KeyError("no such thing"),
+    lambda: RecursionError("too deep"),
+    lambda: UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed"),
+    lambda: ExceptionGroup("many", [ValueError("one"), ExceptionGroup("more", [OSError(24, "Too many open files")])]),
+    trio.ClosedResourceError,
+    AssertionError,
+    MemoryError,
+]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def inbound(name: str, user: str = "+1") -> dict[str, Any]:
+    msg = {"message_id": name, "from_addr": user, "to_addr": "1", "content": name, "session_event": "new"}
+    return {"type": "inbound", "id": name, "msg": msg}
+
+
+def assert_nothing_left(service: Service, before: int) -> None:
+    """No run, lane, turn, process in use, way back to a connection, or task."""
+    dispatcher = service.dispatcher
+    for lanes in dispatcher._lanes.values():
+        assert (lanes.waiting, lanes.in_hand, lanes._lanes, list(lanes._ready)) == (0, 0, {}, [])
+    assert dispatcher._known == set()
+    assert dispatcher.recovery._owed == {}
+    turns = dispatcher._handler._turns
+    assert (turns._taken, turns._waiting) == ({}, {})
+    for name in dispatcher.programs:
+        assert service.pool.statistics(name).busy == 0
+        assert not service.pool._shares[name].lent
+    for outlet in service.deliveries._outlets.values():
+        assert outlet._origins == {}
+    assert len(dispatcher._nursery.child_tasks) == before
+
+
+def fails_now_and_then(
+    patch: pytest.MonkeyPatch, owner: Any, name: str, every: int, raised: Counter[str], *, after: bool = False
+) -> None:
+    """Let every n-th call of a function raise something, before or after it does what it does."""
+    real, calls, errors = getattr(owner, name), itertools.count(1), itertools.cycle(ERRORS)
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        is_bad = next(calls) % every == 0
+        if is_bad:
+            raised[name] += 1
+        if is_bad and not after:
+            error = next(errors)()
+            raise error
+        result = real(*arguments, **options)
+        if not is_bad:
+            return result
+        error = next(errors)()
+        if isinstance(result, Coroutine):
+            return fail(result, error)
+        raise error
+
+    async def fail(result: Coroutine[Any, Any, Any], error: Exception) -> None:
+        await result
+        raise error
+
+    patch.setattr(owner, name, call)
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_a_thousand_runs_in_which_anything_fails(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Each has one outcome and gives back its credit, lane, turn and process; nothing is left of any of them."""
+    folder.text += "[gateway]\ncredit = 100\n"
+    folder.app("phone", ECHO, 'limits = { fallback_reply = "sorry" }')
+    raised: Counter[str] = Counter()
+    places: list[tuple[Any, str, int, bool]] = [
+        (handling, "for_app", 2, False), (History, "begin", 7, False), (History, "end", 6, False), (History, "end", 11, True),
+        (PrometheusObserver, "run_ended", 5, False), (PrometheusObserver, "reply_missing", 3, False),
+        (PrometheusObserver, "command_served", 4, False), (PrometheusObserver, "run_used", 9, True),
+        (Words, "report", 4, False), (Words, "fall_back", 5, True), (Journal, "begin_soon", 9, False),
+        (Journal, "finish_soon", 8, False), (Pool, "lend", 6, False), (Router, "route", 5, False), (Trace, "_begin", 6, False),
+        (Trace, "_end", 5, True), (Turns, "give_back", 50, True), (Deliveries, "run_ended", 10, bool(seed)),
+    ]  # fmt: skip
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        before = len(service.dispatcher._nursery.child_tasks)
+        tally = fence.tally.total()
+        with monkeypatch.context() as patch:
+            for owner, name, every, after in places:
+                fails_now_and_then(patch, owner, name, every + seed, raised, after=after)
+            for number in range(1000):
+                await client.send(inbound(f"m{number}", f"+{number % 50}"))
+                await client.expect("accepted", 60, message_id=f"m{number}")
+            async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
+                assert (await admin.get("/livez")).status_code == 200
+            await eventually(lambda: not service.dispatcher._known, 120)
+        assert set(raised) == {name for _, name, _, _ in places}
+        assert fence.tally.total() - tally > 500
+        await eventually(lambda: not service.dispatcher.recovery._owed, 30)
+        assert_nothing_left(service, before)
+        assert [one async for one in service.stores.journal.left("acct", "phone")] == []
+        assert await service.stores.journal.begun("acct", "phone") == {}
+        # All credit came back, and whoever comes next is served as if nothing had been.
+        for number in range(150):
+            outcome, replies = await client.say(
+                "hello", "new", message_id=f"after{number}", from_addr=f"+{number % 50}"
+            )
+            assert (outcome["outcome"], [one["content"] for one in replies]) == ("ok", ["you said hello"])
+        outcomes = Counter(frame["outcome"] for frame in client.frames if frame["type"] == "outcome")
+        told = 1000 if seed else 1000 - raised["run_ended"]
+        assert outcomes.total() >= told - raised.total() // 10
+        assert set(outcomes) <= {"ok", "crashed", "no_reply"}
+        assert_nothing_left(service, before)
+
+
+async def test_an_internal_error_ends_as_crashed_and_the_user_is_answered(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outcome crashed, `internal error` in the app's log, the fallback reply, a count, a trace; the neighbour notices nothing."""
+    folder.app("phone", ECHO, 'limits = { fallback_reply = "sorry" }')
+    folder.app("other", ECHO)
+    real = handling.for_app
+
+    def breaks(message: dict[str, Any], account: str, app: str) -> dict[str, Any]:
+        if app == "phone":
+            raise RuntimeError("a bug")
+        return real(message, account, app)
+
+    monkeypatch.setattr(handling, "for_app", breaks)
+    async with running(folder) as service:
+        async with connect(service.gateway_url) as client, connect(service.gateway_url, channel="other") as neighbour:
+            outcome, replies = await client.say("hi", "new", message_id="m1")
+            assert (outcome["outcome"], [one["content"] for one in replies]) == ("crashed", ["sorry"])
+            outcome, replies = await client.say("hi", message_id="m2")  # nobody waits
+            assert (outcome["outcome"], replies) == ("crashed", [])
+            outcome, replies = await neighbour.say("hi", "new")
+            assert (outcome["outcome"], [one["content"] for one in replies]) == ("ok", ["you said hi"])
+        lines = [entry.message for entry in await service.stores.logbook.newest("acct", "phone", 10)]
+        assert "[crashed] message m1: internal error" in lines
+        trace = service.history.traces.find("m1")
+        assert trace is not None
+        assert (trace.outcome, trace.detail) == (Outcome.CRASHED, "internal error")
+        metrics = service.observer.text().decode()
+        assert 'jsbox_messages_failed_total{app="phone",reason="crashed"} 2.0' in metrics
+        assert 'jsbox_internal_errors_total{where="run"}' in metrics
+
+
+async def test_a_group_with_a_cancellation_in_it_is_sorted(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is cut off while something breaks is cut off: it stays in the journal, and the error is logged."""
+    started = trio.Event()
+
+    async def breaks(*_: Any) -> None:
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def fail() -> None:
+                started.set()
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    raise ValueError("while it was cancelled")
+
+            await trio.sleep_forever()
+
+    folder.app("phone", ECHO)
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        monkeypatch.setattr(handling.Handler, "_run", breaks)
+        await client.send(inbound("m1"))
+        await client.expect("accepted")
+        await started.wait()
+        service.dispatcher.stop()
+        service.dispatcher._nursery.cancel_scope.cancel()
+        await client.expect("outcome", message_id="m1", outcome="shutdown")
+        assert [one.place async for one in service.stores.journal.left("acct", "phone")]
+        await eventually(lambda: service.dispatcher._known == set())
+        counts = {}
+        with trio.fail_after(10):
+            while set(counts.values()) != {0}:
+                counts = await service.stores.journal.begun("acct", "phone")
+    assert fence.tally["run"] > 0
+
+
+async def kill_busy(service: Service) -> None:
+    """End the process that has a run, when it has come up."""
+    await eventually(lambda: service.pool.statistics("phone").busy, 30)
+    assert service.pool.kill(next(one.pid for one in service.pool.sandboxes() if one.state == "busy"))
+
+
+SLOW = f"require('timers').setTimeout(function () {{ {ECHO} }}, command.msg.content === 'slow' ? 1e8 : 0);"
+SLOW_APP = 'modules = ["timers"]\npool = { max_processes = 1 }\nlimits = { wall = "1h" }'
+
+
+async def test_a_reload_that_removes_an_app_answers_what_waited(folder: Folder) -> None:
+    """Credit comes back at once, each message has an outcome, nothing is counted as waiting; the run in progress ends as usual."""
+    folder.text += "[gateway]\ncredit = 10\n"
+    folder.app("other", ECHO)
+    others = folder.text
+    folder.app("phone", SLOW, SLOW_APP)
+    whole = folder.text
+    async with running(folder) as service:
+        async with connect(service.gateway_url) as client:
+            for number in range(10):
+                await client.send(inbound("slow" if number == 0 else f"m{number}", f"+{number}"))
+                await client.expect("accepted")
+            await eventually(lambda: service.dispatcher.waiting("phone") == 9)
+            folder.text = others + '[channels.phone]\napp = ""\n'
+            assert folder.config
+            assert (await service.reload())["ok"]
+            for number in range(1, 10):
+                await client.expect("outcome", message_id=f"m{number}", outcome="shutdown")
+            assert (await client.expect("credit"))["inbound"] == 5
+            assert service.dispatcher.waiting("phone") == 0
+            assert 'jsbox_queue_depth{app="phone"}' not in service.observer.text().decode()
+            await client.send(inbound("x"))
+            assert (await client.expect("rejected", id="x"))["code"] == "no_app"
+            await kill_busy(service)
+            await client.expect("outcome", message_id="slow", outcome="killed_by_operator")
+            await eventually(lambda: "phone" not in service.dispatcher._lanes)
+            assert service.dispatcher._known == set()
+            folder.text = whole
+            assert folder.config
+            assert (await service.reload())["ok"]
+            for number in range(1, 10):
+                await client.expect("outcome", message_id=f"m{number}", outcome="ok")
+            said = {frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"}
+            assert said == {f"you said m{number}" for number in range(1, 10)}
+
+
+async def test_an_app_that_moves_to_another_account_takes_no_messages_along(folder: Folder) -> None:
+    """What waited was for the app of the old account; it is run when the app is back there, and never by the new one's."""
+    folder.app("phone", SLOW, SLOW_APP)
+    whole = folder.text
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        for name in ("slow", "m1"):
+            await client.send(inbound(name, f"+{name}"))
+            await client.expect("accepted")
+        await eventually(lambda: service.dispatcher.waiting("phone") == 1)
+        folder.text = whole.replace("acct", "another")
+        assert folder.config
+        assert (await service.reload())["ok"]
+        await client.expect("outcome", message_id="m1", outcome="shutdown")
+        await kill_busy(service)
+        await client.expect("outcome", message_id="slow")
+        outcome, _ = await client.say("hi", "new", message_id="m2")
+        assert outcome["outcome"] == "ok"
+        assert not [f for f in client.frames if f["type"] == "outbound" and f["msg"]["in_reply_to"] == "m1"]
+        folder.text = whole
+        assert folder.config
+        assert (await service.reload())["ok"]
+        await client.expect("outcome", message_id="m1", outcome="ok")
+        assert (await client.expect_that(lambda f: f["type"] == "outbound" and f["msg"]["in_reply_to"] == "m1"))["msg"][
+            "helper_metadata"
+        ]["go"]["user_account"] == "acct"
+
+
+async def test_what_is_accepted_while_its_app_is_removed_gives_its_credit_back(folder: Folder) -> None:
+    """An entry that comes when its app is gone already stays in the journal, and whoever brought it is told at once."""
+    folder.app("phone", ECHO)
+    async with running(folder) as service:
+        told: list[str] = []
+        fields = {"message_id": "m1", "from_addr": "+1"}
+        message = complete_message(fields, transport_name="phone", transport_type="ussd", endpoint="default")
+        for account, app in (("acct", "gone"), ("another", "phone")):
+            service.dispatcher.submit(
+                Entry("message", account, app, "phone", message), "1-1", lambda: told.append("then")
+            )
+        assert told == ["then", "then"]
+        assert service.dispatcher._known == set()
+        assert not service.dispatcher.has_room("gone")
+        assert not service.dispatcher.is_tripped("gone")
+
+
+async def test_what_the_store_refuses_to_strike_is_struck_later(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a lost connection to remind us; meanwhile it is not run again, whoever looks for what is in the journal."""
+    folder.app("phone", ECHO)
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        real, refuses = Journal.finish_all, True
+
+        async def refusing(self: Journal, ended: Any) -> None:
+            if refuses:
+                raise StoreRefused("OOM command not allowed")
+            await real(self, ended)
+
+        monkeypatch.setattr(Journal, "finish_all", refusing)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Journal, "finish_soon", lambda self, entry, place, failed: failed(StoreRefused("OOM")) or True
+            )
+            for number in range(5):
+                assert (await client.say("hi", "new", message_id=f"m{number}"))[0]["outcome"] == "ok"
+        assert len(service.dispatcher.recovery._owed) == 5
+        service.dispatcher.settle_soon()
+        await client.say("hi", "new", message_id="last")
+        await eventually(lambda: not service.dispatcher.recovery._due)
+        assert len([one async for one in service.stores.journal.left("acct", "phone")]) == 5
+        refuses = False
+        await eventually(lambda: not service.dispatcher.recovery._owed, 20)
+        assert [one async for one in service.stores.journal.left("acct", "phone")] == []
+        assert len([f for f in client.frames if f["type"] == "outbound"]) == 6
