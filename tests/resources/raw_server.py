@@ -173,6 +173,17 @@ async def lag() -> AsyncIterator[Lag]:
         gc.enable()
 
 
+def step_bound() -> float:
+    """Seconds of CPU that a step may take: 50 ms, or more on a slow machine, by a loop that always is the same."""
+    shortest = 1.0
+    for _ in range(3):
+        began = time.thread_time()
+        for _ in range(20_000):
+            pass
+        shortest = min(shortest, time.thread_time() - began)
+    return max(0.05, 50 * shortest)
+
+
 def open_sockets() -> int:
     """How many sockets this process has open."""
     count = 0

@@ -15,9 +15,22 @@ from hypothesis import strategies as st
 from resources.stores.egress import Egress, EgressError, open_egress
 from resources.text import is_clean
 
-from .raw_server import CHUNKED, LOCAL, OK, Reply, get, is_idle, lag, no_socket_left, plain, policy, raw_server
+from .raw_server import (
+    CHUNKED,
+    LOCAL,
+    OK,
+    Reply,
+    _send,
+    get,
+    is_idle,
+    lag,
+    no_socket_left,
+    plain,
+    policy,
+    raw_server,
+    step_bound,
+)
 
-STEP = 0.05  # seconds of CPU that a pass of the loop may take, with the server's own work and the measure's
 EMPTY_MEMBER = gzip.compress(b"")
 
 # By name: what the server sends, and what comes of it: the length of the body, or a reason.
@@ -103,7 +116,7 @@ async def test_no_answer_holds_up_the_loop(name: str) -> None:
                 assert found == expected
             else:
                 assert any(part in str(found) for part in expected.split("|")), found
-            assert measured.longest < STEP
+            assert measured.longest < step_bound()
             assert await outcome(egress, other.url) == 4
             assert is_idle(egress)
     assert is_idle(egress, kept=0)
@@ -115,7 +128,7 @@ async def test_large_bodies_are_read_in_short_steps(name: str, big: dict[str, by
     async with raw_server(big[name]) as server, open_egress() as egress:
         async with lag() as measured:
             assert await outcome(egress, server.url, rules=policy("127.0.0.0/8", response_max=4 << 20)) > 500_000
-        assert measured.longest < STEP
+        assert measured.longest < step_bound()
 
 
 @pytest.mark.parametrize("name", ["four-byte chunks", "charset utf-16, halves of pairs", "empty gzip members"])
@@ -134,7 +147,7 @@ async def test_many_such_answers_at_once_leave_others_their_time(name: str) -> N
             async with lag() as measured:
                 await get(egress, other.url, app="neighbour")
             assert len(nursery.child_tasks) > 4  # it did not wait for them
-            assert measured.longest < STEP
+            assert measured.longest < step_bound()
             assert measured.passes < 50 * quiet.passes
         assert is_idle(egress)
 
@@ -155,6 +168,46 @@ async def test_each_app_has_its_turn() -> None:
                 await trio.lowlevel.checkpoint()
             nursery.start_soon(ask, "second")
         assert done.index("second") < 5
+
+
+HELLO = bytes.fromhex("160303004a02000046030300")  # the beginning of a server's first message
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(b"HTTP/1.1 400 Bad Request\r\n\r\n", "close"), Reply(b"", "close"), Reply(b"", "reset"), Reply(HELLO, "close"),
+        Reply(b"\x15\x03\x03\x00\x02\x02\x28", "wait"), Reply(b"\x16\x03\x03\xff\xff" + b"x" * 70_000, "endless"), Reply(b"\x16\x03\x03\x00\x00" * 20_000, "endless"),
+        Reply(b"\x16\x03\x03\x00\x04\x00\x00\x00\x00" * 10_000, "endless"), Reply(b"\x17\x03\x03\x00\x01x" * 10_000, "endless"),
+    ],
+)  # fmt: skip
+async def test_what_is_no_tls_is_a_reason(reply: Reply) -> None:
+    """Also without end; and no pass of the loop is long."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        try:
+            await stream.receive_some(65536)
+            await _send(stream, reply)
+            if reply.then == "wait":
+                await trio.sleep_forever()
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            stream.socket.close()
+
+    with no_socket_left():
+        async with trio.open_nursery() as nursery, open_egress() as egress:
+            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
+            url = f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}/"
+            for verify in (True, False):
+                async with lag() as measured:
+                    reason = await outcome(egress, url, verify=verify)
+                assert "TLS failed" in str(reason) or "reset" in str(reason), reason
+                assert "Error(" not in str(reason)
+                assert measured.longest < step_bound()
+            assert is_idle(egress, kept=0)
+            nursery.cancel_scope.cancel()
 
 
 @settings(max_examples=150)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
-
 import trio
 from attrs import define, field
 
@@ -15,6 +13,7 @@ from .head import read_head
 from .lookup import Lookups
 from .pace import Work
 from .route import Place, Route, Target, forbidden
+from .tls import Contexts
 
 CONNECT_SECONDS = 5.0  # for one address of a host that has several
 
@@ -24,7 +23,7 @@ class Connector:
     """Opens connections for all apps."""
 
     _lookups: Lookups = field(factory=Lookups, init=False)
-    _contexts: dict[bool, ssl.SSLContext] = field(factory=dict, init=False)
+    _contexts: Contexts = field(factory=Contexts, init=False)
 
     async def open(self, app: str, target: Target, allow: AllowList, work: Work, *, verify: bool) -> Connection:
         """Open a connection; whatever else happens, also a cancellation, leaves none.
@@ -38,10 +37,10 @@ class Connector:
             if route.place.is_tls:
                 is_proxy = route.tunnel is not None or route.is_forwarded  # not the app's to trust without a check
                 name = route.place.host if is_proxy else route.server_name
-                await self._start_tls(connection, name, verify=verify or is_proxy)
+                await self._contexts.start_tls(connection, name, verify=verify or is_proxy)
             if route.tunnel is not None:
                 await _open_tunnel(connection, route.tunnel, target.proxy_authorization, work)
-                await self._start_tls(connection, route.server_name, verify=verify)
+                await self._contexts.start_tls(connection, route.server_name, verify=verify)
         except BaseException:
             connection.close()
             raise
@@ -69,19 +68,6 @@ class Connector:
         except OSError as error:
             raise EgressError(explain(error)) from error
 
-    async def _start_tls(self, connection: Connection, name: str, *, verify: bool) -> None:
-        context = self._contexts.get(verify)
-        if context is None:
-            # Reading the authorities takes long.
-            context = await trio.to_thread.run_sync(_context, verify, abandon_on_cancel=True)
-            self._contexts[verify] = context
-        try:
-            stream = trio.SSLStream(connection.stream, context, server_hostname=name, https_compatible=True)
-            await stream.do_handshake()
-        except (OSError, ValueError, trio.BrokenResourceError) as error:  # ValueError: a name that TLS cannot have
-            raise EgressError(explain(error)) from error
-        connection.stream = stream
-
 
 async def _connect_to(address: IPAddress, port: int) -> Connection:
     family = trio.socket.AF_INET if address.version == 4 else trio.socket.AF_INET6  # noqa: PLR2004
@@ -105,14 +91,3 @@ async def _open_tunnel(connection: Connection, place: Place, authorization: str 
         raise EgressError(f"the proxy answers {head.status} to CONNECT {excerpt(host)}:{place.port}")
     if connection.buffer:
         raise EgressError("the proxy sent more than its answer to CONNECT")
-
-
-def _context(verify: bool) -> ssl.SSLContext:  # noqa: FBT001  # called by a thread
-    if verify:
-        context = ssl.create_default_context()
-    else:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["http/1.1"])
-    return context

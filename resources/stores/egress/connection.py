@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import Protocol
 
 import trio
 from attrs import define, field
@@ -13,6 +14,12 @@ from .errors import EgressError, Unanswered, explain
 READ = 64 * 1024  # bytes at a time
 
 
+class Transport(Protocol):
+    """What TLS is spoken on."""
+
+    silent: int  # bytes that have come since the last that had data in them
+
+
 @define(eq=False)
 class Connection:
     """One connection. What has come and is not used yet is in `buffer`."""
@@ -20,6 +27,7 @@ class Connection:
     stream: trio.abc.Stream
     socket: trio.socket.SocketType
     address: IPAddress
+    transports: list[Transport] = field(factory=list, init=False)
     buffer: bytearray = field(factory=bytearray, init=False)
     _answered: bool = field(default=False, init=False)
     _lost: BaseException | None = field(default=None, init=False)
@@ -49,6 +57,8 @@ class Connection:
                 raise Unanswered(explain(self._lost)) from self._lost
             raise Unanswered("the server closed the connection without an answer")
         self._answered = True
+        for transport in self.transports:
+            transport.silent = 0
         self.buffer += data
         return bool(data)
 
