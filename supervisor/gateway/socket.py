@@ -7,7 +7,6 @@ written: so what a client can make us keep is `READ` bytes, one message, and wha
 from __future__ import annotations
 
 from collections import deque
-from contextlib import suppress
 from time import perf_counter
 
 import trio
@@ -144,10 +143,14 @@ class ServerSocket:
     async def write(self) -> None:
         """Write some of what is queued."""
         parts, size = [], 0
-        while self._queue and size < WRITE:
-            parts.append(self._queue.popleft())
-            size += len(parts[-1])
+        for data in self._queue:
+            parts.append(data)
+            size += len(data)
+            if size >= WRITE:
+                break
         await self._send(b"".join(parts))
+        for _ in parts:
+            self._queue.popleft()
         self.queued -= size
         self._emptier.unpark_all()
 
@@ -159,23 +162,18 @@ class ServerSocket:
             TooBig: It has more than `most` bytes, or the budget is spent.
             Violation: The client broke the protocol, or sent a binary message.
         """
-        try:
-            while True:
-                for event in self._protocol.events():
-                    message = self._take(event, most)
-                    if message is not None:
-                        return message
-                    await self._breathe()
-                while self.queued > STUFFED:
-                    await self._emptier.park()
-                if budget is not None and self.received > budget:
-                    raise TooBig
+        while True:
+            for event in self._protocol.events():
+                message = self._take(event, most)
+                if message is not None:
+                    return message
                 await self._breathe()
-                self._protocol.receive_data(await self._receive(READ if budget is None else READ_FIRST))
-        except RemoteProtocolError as error:
-            hint = error.event_hint
-            code = int(hint.code) if isinstance(hint, events.CloseConnection) else 1002
-            raise Violation(code, str(error)) from None
+            while self.queued > STUFFED:
+                await self._emptier.park()
+            if budget is not None and self.received > budget:
+                raise TooBig
+            await self._breathe()
+            self._protocol.receive_data(await self._receive(READ if budget is None else READ_FIRST))
 
     def _take(self, event: events.Event, most: int) -> bytes | None:
         match event:
@@ -186,8 +184,9 @@ class ServerSocket:
             case events.Ping():
                 self._push(self._protocol.send(event.response()))
             case events.CloseConnection():
-                if self._protocol.state is ConnectionState.REMOTE_CLOSING:
-                    self._push(self._protocol.send(event.response()))
+                if self.is_open:  # it is what wsproto makes of bytes that are no frame
+                    raise Violation(event.code, event.reason or "the frame is malformed")
+                self._push(self._protocol.send(event.response()))
                 raise Closed(f"{event.code} {event.reason or ''}")
         return None
 
@@ -207,11 +206,12 @@ class ServerSocket:
         """Begin to close, write what is queued, and wait until the client closes too. Whoever calls bounds the time."""
         self._push(self._protocol.send(events.CloseConnection(code=code, reason=reason)))
         await self.finish()
-        with suppress(RemoteProtocolError):
-            while self._protocol.state is ConnectionState.LOCAL_CLOSING:
-                self._protocol.receive_data(await self._receive(READ))
-                for _ in self._protocol.events():
-                    await self._breathe()
+        while self._protocol.state is ConnectionState.LOCAL_CLOSING:
+            self._protocol.receive_data(await self._receive(READ))
+            for event in self._protocol.events():
+                if isinstance(event, events.CloseConnection):
+                    return
+                await self._breathe()
 
     async def finish(self) -> None:
         """Write what is queued, if the client did not simply go."""
@@ -241,6 +241,7 @@ class ServerSocket:
     async def _send(self, data: bytes) -> None:
         if self._is_torn:
             raise Closed("a write was not finished")
+        await trio.lowlevel.checkpoint_if_cancelled()  # from here on some of it may be on its way
         self._is_torn = True
         try:
             await self._stream.send_all(data)

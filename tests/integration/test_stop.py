@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
 from ..gateway_client import Client, connect
 from ..programs import serve
 from ..service import ECHO, Folder
 
+UPGRADE = (
+    b"GET /v1 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+HELLO = b'\x81\xb7\0\0\0\0{"type":"hello","channel":"phone","window":100,"a":"x"}'
 SLOW = "require('timers').setTimeout(function () { " + ECHO + " }, %d);"
 
 
@@ -98,3 +106,79 @@ async def test_metrics_that_were_fired_are_written_out(folder: Folder) -> None:
                 await client.say("hi", "new")
         await trio.to_thread.run_sync(collecting.join, 10)
     assert b"go.campaigns.acct.stores.s.m.sum 7" in got
+
+
+HOSTILE = {
+    "says nothing": b"",
+    "stops in its request": b"GET /v1 HTTP/1.1\r\nHost: x\r\n",
+    "says no hello": UPGRADE,
+    "does not answer the close": UPGRADE + HELLO,
+    "stops in a frame": UPGRADE + HELLO + b"\x81\xfe\x10\x00\0\0\0\0[",
+    "sends what is no frame": UPGRADE + HELLO + b"\xff\xff\xff\xff",
+}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_no_client_holds_up_the_end(folder: Folder, times: int) -> None:
+    """However many there are that do nothing they should, and whatever was not acknowledged: exit 0, in time."""
+    folder.text += '[gateway]\ndrain = "2s"\n'
+    folder.app("phone", "for (var i = 0; i < 40; i++) api.request('outbound.send_to', {to_addr: '1', content: big}, function () {});"
+               .replace("big", "Array(100000).join('x')") + ECHO)  # fmt: skip
+    with serve(folder.config) as server:
+        port = int(server.gateway.split(":")[2].split("/")[0])
+        with ExitStack() as stack:
+            for data in (*HOSTILE.values(), UPGRADE + HELLO.replace(b'"x"', b'"y"')):
+                client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                client.sendall(data)
+            async with connect(server.gateway, acknowledge=False, window=1000) as client:
+                await client.send(message("m1"))
+                await client.expect("outcome", 30, message_id="m1")
+                await client.expect("outbound")
+            began = time.monotonic()
+            for _ in range(times):
+                server.process.send_signal(signal.SIGTERM)
+                await trio.sleep(0.1)
+            code = await trio.to_thread.run_sync(server.process.wait)
+            assert code == 0, server.log.read_text()
+            assert time.monotonic() - began < 30
+    assert "Traceback" not in server.log.read_text()
+
+
+async def test_no_tls_client_holds_up_the_end(folder: Folder) -> None:
+    """Nor one that stops in its TLS handshake, before or in its first record."""
+    issued = trustme.CA().issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(folder.path / "cert.pem")
+    issued.private_key_pem.write_to_path(folder.path / "key.pem")
+    folder.text = folder.text.replace("[listen]\n", '[listen]\ncertificate = "cert.pem"\nkey = "key.pem"\n')
+    folder.app("phone", ECHO)
+    with serve(folder.config) as server, ExitStack() as stack:
+        port = int(server.gateway.split(":")[2].split("/")[0])
+        for data in (b"", b"\x16\x03\x01\x02", b"\x16\x03\x01\x00\x05hello", b"GET / HTTP/1.1\r\n\r\n"):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(data)
+        await trio.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        assert await trio.to_thread.run_sync(server.process.wait) == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+async def test_out_of_descriptors_a_port_waits_until_there_are_some(folder: Folder) -> None:
+    """Whoever connects meanwhile is served afterwards; nothing ends."""
+    folder.app("phone", ECHO)
+    with serve(folder.config) as server:
+        async with connect(server.gateway) as client:
+            await client.say("a process is there", "new")
+        port = int(server.gateway.split(":")[2].split("/")[0])
+        pid = server.process.pid
+        soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(list(Path(f"/proc/{pid}/fd").iterdir())) + 3, hard))
+        with ExitStack() as stack:
+            for _ in range(10):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            with trio.fail_after(20):
+                while "gateway.accept" not in server.log.read_text():
+                    await trio.sleep(0.02)
+        async with connect(server.gateway) as client:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+            assert (await client.say("hi", "new"))[0]["outcome"] == "ok"
