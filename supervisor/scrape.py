@@ -10,7 +10,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from resources import fence
+from resources.stores.graphite import Graphite
 from resources.stores.logbook import Logbook
+from resources.stores.redis import Redis
 
 from .config import Config
 from .dispatcher import Dispatcher
@@ -39,6 +41,8 @@ class Moment(Collector):
     config: Callable[[], Config]
     dispatcher: Dispatcher
     pool: Pool
+    redis: Redis
+    graphite: Graphite
     logbook: Logbook
     gateway: HasConnections
     deliveries: HasUnacked
@@ -54,6 +58,7 @@ class Moment(Collector):
         yield from self._processes()
         yield from self._limits()
         yield from self._channels()
+        yield from self._stores()
         logs = CounterMetricFamily("jsbox_logs", "Lines written to the apps' logs", labels=("app", "level"))
         for (app, level), count in self.logbook.counts.items():
             logs.add_metric((app, level), count)
@@ -64,6 +69,25 @@ class Moment(Collector):
         for where, count in fence.tally.items():
             errors.add_metric((where,), count)
         yield errors
+
+    def _stores(self) -> Iterator[Metric]:
+        store, graphite = self.redis.statistics(), self.graphite
+        is_well = store.up and not store.concerns_all
+        yield GaugeMetricFamily(
+            "jsbox_store_up", "1 where the store takes commands, 0 where it refuses all or is away", is_well
+        )
+        yield GaugeMetricFamily("jsbox_store_waiting", "Commands that wait to be sent to the store", store.waiting)
+        yield CounterMetricFamily("jsbox_store_connections", "Connections made to the store", store.reconnects)
+        refused = CounterMetricFamily(
+            "jsbox_store_refused", "Commands that the store refused, by its code", labels=("code",)
+        )
+        for code, count in store.refused.items():
+            refused.add_metric((code,), count)
+        yield refused
+        yield GaugeMetricFamily("jsbox_graphite_waiting", "Lines that wait for Graphite", graphite.waiting)
+        yield CounterMetricFamily(
+            "jsbox_graphite_dropped", "Lines given up since Graphite did not take them", graphite.dropped
+        )
 
     def _queues(self) -> Iterator[Metric]:
         depth = GaugeMetricFamily("jsbox_queue_depth", "Messages that wait for their turn", labels=("app",))

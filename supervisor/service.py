@@ -239,6 +239,8 @@ class Service:
             config=lambda: self.config,
             dispatcher=self.dispatcher,
             pool=self.pool,
+            redis=self.stores.redis,
+            graphite=self.stores.graphite,
             logbook=self.stores.logbook,
             gateway=self.gateway,
             deliveries=self.deliveries,

@@ -199,8 +199,8 @@ def socket_of(connection: Any) -> socket.socket | None:
     return found if isinstance(found, socket.socket) else None
 
 
-def is_readable(plain: socket.socket) -> bool:
+def is_readable(plain: socket.socket | trio.socket.SocketType) -> bool:
     """Whether there is something to read, or the end of the stream."""
     poll = select.poll()
-    poll.register(plain, select.POLLIN)
+    poll.register(plain.fileno(), select.POLLIN)
     return bool(poll.poll(0))

@@ -11,11 +11,15 @@ from contextlib import asynccontextmanager
 import trio
 from attrs import define, field, frozen
 
+from ..fence import keep_running, note
+from .direct import is_readable
+
 LINES_MAX = 100_000  # waiting for one Graphite that does not take them; then the oldest are dropped, and counted
 NAMES_MAX = 10_000  # distinct metrics of one account in one bucket; more are refused
 BACKOFF = (0.2, 30.0)  # seconds between attempts to connect: first, most
 CONNECT_SECONDS = 10.0
 SEND_SECONDS = 10.0
+BATCH = 1000  # lines that are sent together
 LAST_SECONDS = 3.0  # for what is left at shutdown
 AGGREGATORS = ("sum", "avg", "min", "max", "last")
 
@@ -91,6 +95,8 @@ class _Sender:
     port: int
     lines: deque[str] = field(factory=deque)
     dropped: int = 0
+    batches: int = 0
+    pause: float = BACKOFF[0]
     sending: bool = False
     bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
     sent: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
@@ -103,33 +109,41 @@ class _Sender:
         self.bell.unpark()
 
     async def run(self) -> None:
-        pause = BACKOFF[0]
+        """For ever: whatever goes wrong, the next attempt follows after a pause."""
         while True:
+            batches = self.batches
             try:
                 with trio.fail_after(CONNECT_SECONDS):
                     stream = await trio.open_tcp_stream(self.host, self.port)
                 async with stream:
-                    pause = BACKOFF[0]
                     await self._send_all(stream)
             except (OSError, trio.TooSlowError, trio.BrokenResourceError) as error:
-                log.warning("Graphite at %s:%d: %s; %d lines wait", self.host, self.port, error, len(self.lines))
-            await trio.sleep(pause)
-            pause = min(pause * 2, BACKOFF[1])
+                reason = str(error) or "it takes nothing"
+                log.warning("Graphite at %s:%d: %s; %d lines wait", self.host, self.port, reason, len(self.lines))
+            except Exception as error:  # noqa: BLE001  # what nobody expected (a host that is no name) may pass as well
+                note("graphite", error, f"{self.host}:{self.port}")
+            if self.batches > batches:
+                self.pause = BACKOFF[0]
+            await trio.sleep(self.pause)
+            self.pause = min(self.pause * 2, BACKOFF[1])
 
-    async def _send_all(self, stream: trio.abc.SendStream) -> None:
+    async def _send_all(self, stream: trio.SocketStream) -> None:
         while True:
             if not self.lines:
                 await self.bell.park()
-            batch = [self.lines.popleft() for _ in range(min(len(self.lines), 1000))]
+            if is_readable(stream.socket) and not await stream.receive_some(1024):
+                raise trio.BrokenResourceError("it has closed the connection")  # what is sent now would be lost
+            batch = [self.lines.popleft() for _ in range(min(len(self.lines), BATCH))]
             self.sending = True
             try:
                 with trio.fail_after(SEND_SECONDS):
-                    await stream.send_all("".join(batch).encode())
+                    await stream.send_all("".join(batch).encode("utf-8", "replace"))
             except BaseException:
                 self.lines.extendleft(reversed(batch))  # a point sent twice overwrites itself
                 raise
             finally:
                 self.sending = False
+            self.batches += 1
             self.sent.unpark_all()
 
 
@@ -186,6 +200,16 @@ class Graphite:
             self._nursery.start_soon(sender.run)
         return sender
 
+    @property
+    def dropped(self) -> int:
+        """Lines that were given up since the start, since a Graphite did not take them."""
+        return sum(sender.dropped for sender in self._senders.values())
+
+    @property
+    def waiting(self) -> int:
+        """Lines that wait to be sent."""
+        return sum(len(sender.lines) for sender in self._senders.values())
+
     async def _close(self) -> None:
         """Send what there is, also of buckets that have not ended."""
         self._flush(float("inf"))
@@ -193,9 +217,8 @@ class Graphite:
             for sender in self._senders.values():
                 while sender.lines or sender.sending:
                     await sender.sent.park()
-        lost = sum(len(sender.lines) for sender in self._senders.values())
-        if last.cancelled_caught and lost:
-            log.error("%d metric lines could not be sent to Graphite before the end", lost)
+        if last.cancelled_caught and self.waiting:
+            log.error("%d metric lines could not be sent to Graphite before the end", self.waiting)
 
 
 @asynccontextmanager
@@ -203,7 +226,7 @@ async def open_graphite() -> AsyncIterator[Graphite]:
     """Gathers and sends until the end, and then sends the rest within a few seconds."""
     async with trio.open_nursery() as nursery:
         graphite = Graphite(nursery)
-        nursery.start_soon(graphite._run)  # noqa: SLF001
+        nursery.start_soon(keep_running, "graphite", graphite._run)  # noqa: SLF001
         try:
             yield graphite
         finally:

@@ -10,10 +10,11 @@ from hashlib import blake2b
 
 from attrs import frozen
 
-from .redis import Redis
+from .redis import Redis, StoreError
 
 SECRET = "jsbox:secret"  # noqa: S105  # the name of the key, of the whole service
 _RANDOM, _TAG = 10, 6  # bytes of an id
+_SECRET_BYTES = 32
 
 
 @frozen
@@ -71,10 +72,15 @@ class MessageIds:
 
 
 async def open_message_ids(redis: Redis) -> MessageIds:
-    """The ids of the service whose store this is; its secret is made at the first start.
+    """The ids of the service whose store this is; its secret is made at the first start. A store that takes no writes will do
+    for every other start.
 
     Raises:
-        StoreError: The store did not do it.
+        StoreError: The store did not do it, or what it has is no secret.
     """
-    _, secret = await redis.execute_many([("SET", SECRET, os.urandom(32), "NX"), ("GET", SECRET)])
+    secret = await redis.execute("GET", SECRET)
+    if secret is None:
+        _, secret = await redis.execute_many([("SET", SECRET, os.urandom(_SECRET_BYTES), "NX"), ("GET", SECRET)])
+    if not isinstance(secret, bytes) or len(secret) != _SECRET_BYTES:
+        raise StoreError(f"the key {SECRET} does not hold the {_SECRET_BYTES} bytes of a secret", sent=False)
     return MessageIds(secret)

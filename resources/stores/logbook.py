@@ -12,12 +12,14 @@ import msgspec
 import trio
 from attrs import define, field, frozen
 
+from ..text import clean
 from .direct import Command
 from .keys import account_key
 from .redis import Redis
 
 ENTRY_MAX = 16 << 10  # characters of one message; the rest is cut, and the cut said
 FOLLOWER_MAX = 1000  # entries that wait for a slow follower; of more it learns the number only
+FOLLOWER_SIZE = 4 << 20  # characters of them, likewise
 TRIM_EVERY = 32  # entries between two trims of an app's list
 
 log = logging.getLogger(__name__)
@@ -38,21 +40,25 @@ class Follower:
     """One reader of a live log: iterate over it. An entry of level MISSED stands for those that a slow reader lost."""
 
     _entries: deque[LogEntry] = field(factory=deque, init=False)
+    _size: int = field(default=0, init=False)
     _missed: int = field(default=0, init=False)
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def put_nowait(self, entry: LogEntry) -> None:
         """Hand over an entry; never waits for the reader."""
-        if len(self._entries) >= FOLLOWER_MAX:
+        if len(self._entries) >= FOLLOWER_MAX or self._size >= FOLLOWER_SIZE:
             self._missed += 1
         else:
             self._entries.append(entry)
+            self._size += len(entry.message)
         self._bell.unpark()
 
     async def __aiter__(self) -> AsyncIterator[LogEntry]:
         while True:
             while self._entries:
-                yield self._entries.popleft()
+                entry = self._entries.popleft()
+                self._size -= len(entry.message)
+                yield entry
             if self._missed:
                 missed, self._missed = self._missed, 0
                 yield LogEntry(_now(), "MISSED", f"{missed} entries came faster than they were read")
@@ -102,6 +108,7 @@ class Logbook:
         return self.redis.is_at_hand and self.redis.post(self._entry(account, app, level, message, kept), _not_kept)
 
     def _entry(self, account: str, app: str, level: int, message: str, kept: int) -> list[Command]:
+        message = clean(message)
         if len(message) > ENTRY_MAX:
             message = f"{message[:ENTRY_MAX]}... [{len(message) - ENTRY_MAX} more characters]"
         entry = LogEntry(_now(), LEVELS.get(level, f"Level {level}"), message)
@@ -120,7 +127,7 @@ class Logbook:
     async def newest(self, account: str, app: str, limit: int) -> list[LogEntry]:
         """The newest entries, newest first. May raise `redis.StoreError`."""
         texts = await self.redis.execute("LRANGE", self._book(account, app).key, 0, limit - 1)
-        return [msgspec.json.decode(text, type=LogEntry) for text in texts]
+        return [_read(text) for text in texts]
 
     @contextmanager
     def follow(self, account: str, app: str) -> Iterator[Follower]:
@@ -138,6 +145,13 @@ class Logbook:
         if book is None:
             book = self._books[account, app] = _Book(account_key(account, "log", app))
         return book
+
+
+def _read(text: bytes) -> LogEntry:
+    try:
+        return msgspec.json.decode(text, type=LogEntry)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # somebody else has written it
+        return LogEntry("", LEVELS[40], f"[this entry cannot be read: {error}]")
 
 
 def _not_kept(error: Exception) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 from attrs import field, frozen
 
+from ..fence import fence
 from .keys import account_key
-from .redis import Redis
+from .redis import Redis, Unavailable
 from .scripts import Script, script
 
 RECORDING_MAX = 1 << 20  # bytes of one, before it is packed; a larger one is not kept
@@ -66,9 +67,13 @@ class Recordings:
     _put: Script = field(factory=lambda: script("recording_put"), init=False)
 
     def keep_soon(self, recording: Recording, kept: int, seconds: float) -> None:
-        """Keep one, without waiting; the process's log has it when that could not be done."""
-        text = msgspec.json.encode(recording)
+        """Keep one, without waiting; the process's log has it when that could not be done. Never raises."""
         what = f"the recording of {recording.kind} {recording.id} of app {recording.app}"
+        with fence("recording", what):
+            self._keep_soon(recording, what, kept, seconds)
+
+    def _keep_soon(self, recording: Recording, what: str, kept: int, seconds: float) -> None:
+        text = msgspec.json.encode(recording)
         if len(text) > RECORDING_MAX:
             log.warning("%s is not kept: %d bytes, and %d are the most", what, len(text), RECORDING_MAX)
             return
@@ -80,14 +85,26 @@ class Recordings:
         listing = account_key(recording.account, "recordings", recording.app)
         command = self._put.call([listing], key, zlib.compress(text, 1), max(int(seconds), 1), kept)
         if not self.redis.post([command], failed):
-            failed(RuntimeError("too much waits for the store"))
+            failed(Unavailable("too much waits for the store", sent=False))
 
     async def find(self, apps: Iterable[tuple[str, str]], message: str) -> bytes | None:
         """The JSON of the recording of a message or event, of the first of some (account, app) that has one."""
         keys = [self._key(account, app, message) for account, app in apps]
         found = await self.redis.execute_many([("GET", key) for key in keys])
-        return next((zlib.decompress(packed) for packed in found if packed is not None), None)
+        texts = (_unpacked(packed) for packed in found if packed is not None)
+        return next((text for text in texts if text is not None), None)
 
     @staticmethod
     def _key(account: str, app: str, message: str) -> str:
         return account_key(account, "recording", app, message)
+
+
+def _unpacked(packed: bytes) -> bytes | None:
+    """The text; None if it is none of ours."""
+    reader = zlib.decompressobj()
+    try:
+        text = reader.decompress(packed, RECORDING_MAX)
+    except zlib.error as error:
+        log.warning("a recording cannot be read: %s", error)
+        return None
+    return text if reader.eof else None

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -189,7 +190,7 @@ class Redis:
 
     def statistics(self) -> RedisStatistics:
         """A snapshot."""
-        now = trio.current_time()
+        now = time.monotonic()
         general = self._condition.problem(now, of_all=True) if self._up else self._away
         return RedisStatistics(
             up=self._up,
@@ -267,7 +268,7 @@ class Redis:
             refused = set(bad)
             self._condition.succeeded(command for n, command in enumerate(commands) if n not in refused)
         moves_on, is_unknown = "", False
-        now = trio.current_time()
+        now = time.monotonic()
         for n in bad:
             error = results[n]
             if isinstance(error, ErrorAnswer):

@@ -11,16 +11,17 @@ came. So a campaign that is replayed with old timestamps has the rate that it ha
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from attrs import field, frozen
 
+from ..fence import fence
 from ..messages import moment_of
 from .direct import Command
 from .identity import Sender
 from .keys import account_key
-from .redis import Redis, Unavailable
+from .redis import Redis, StoreError, Unavailable
 from .scripts import Script, script
 
 log = logging.getLogger(__name__)
@@ -62,14 +63,15 @@ class Statistics:
     _rate: Script = field(factory=lambda: script("statistics_rate"), init=False)
 
     def count_outbound(self, sender: Sender, message: Mapping[str, Any]) -> None:
-        """Count a message that was sent; not waited for."""
-        where = (prefix_of(sender.account), sender.app, message["to_addr"] or "", second_of(message["timestamp"]))
+        """Count a message that was sent; not waited for. Never raises: the message is on its way."""
 
         def failed(error: Exception) -> None:
             log.warning("app %s: a message that was sent may be missing in its statistics: %s", sender.app, error)
 
-        if not self.redis.post([self._outbound.call([_totals(sender)], *where)], failed):
-            failed(Unavailable("too much waits for the store", sent=False))
+        with fence("statistics", f"app {sender.app}"):
+            where = (prefix_of(sender.account), sender.app, message["to_addr"] or "", second_of(message["timestamp"]))
+            if not self.redis.post([self._outbound.call([_totals(sender)], *where)], failed):
+                failed(Unavailable("too much waits for the store", sent=False))
 
     async def progress(self, sender: Sender) -> dict[str, int]:
         """The seven counts of `STATUS`."""
@@ -92,21 +94,26 @@ class Statistics:
         )
         return int(count) / (seconds / 60.0)
 
-    async def totals(self, senders: Collection[Sender]) -> list[Totals]:
-        """Of several conversations, in one exchange."""
+    async def totals(self, senders: Collection[Sender]) -> list[Totals | StoreError]:
+        """Of several conversations, in one exchange; the error of one that the store refuses stands in its place."""
         commands: list[Command] = []
         for sender in senders:
             commands.append(("HMGET", _totals(sender), "out", "in"))
             commands += [("PFCOUNT", _uniques(sender, direction)) for direction in ("in", "out")]
-        answers = await self.redis.execute_many(commands) if commands else []
-        return [
-            Totals(int(counts[0] or 0), int(counts[1] or 0), int(inbound), int(outbound))
-            for counts, inbound, outbound in zip(answers[::3], answers[1::3], answers[2::3], strict=True)
-        ]
+        answers = await self.redis.attempt(commands)
+        return [_totals_of(answers[n : n + 3]) for n in range(0, len(answers), 3)]
 
     async def is_known(self, sender: Sender) -> bool:
         """Whether the conversation ever had a message."""
         return bool(await self.redis.execute("EXISTS", _totals(sender)))
+
+
+def _totals_of(answers: Sequence[Any]) -> Totals | StoreError:
+    for answer in answers:
+        if isinstance(answer, StoreError):
+            return answer
+    counts, inbound, outbound = answers
+    return Totals(int(counts[0] or 0), int(counts[1] or 0), int(inbound), int(outbound))
 
 
 def _totals(sender: Sender) -> str:
