@@ -17,16 +17,17 @@ NULL = Raw(b"null")
 
 @frozen
 class KvSettings:
-    """What an account may keep: keys, and bytes of JSON text under each."""
+    """What an account may keep: keys, bytes of JSON text under each, bytes of all names and texts."""
 
     keys_hard: int
     keys_soft: int
     value_max: int
+    bytes_max: int
 
     @property
     def quota(self) -> Quota:
         """The part that the store enforces."""
-        return Quota(self.keys_hard, self.keys_soft)
+        return Quota(self.keys_hard, self.keys_soft, self.bytes_max)
 
 
 def key_field() -> str:
@@ -109,19 +110,19 @@ class Kv(Resource):
             warn = await self.keyspace.set(caller.account, request.key, text, request.seconds or None, settings.quota)
         except KeyspaceFull as full:
             await self._say(caller, full.warn)
-            raise Refused("Too many keys") from full
+            raise Refused(_reason(full, settings)) from full
         await self._say(caller, warn)
         return Done()
 
     @command("kv.incr")
     async def incr(self, caller: Caller, request: Incr) -> Value:
         """Atomically add to the integer under a key; a key that does not exist is 0."""
-        quota = caller.setting(KvSettings).quota
+        settings = caller.setting(KvSettings)
         try:
-            value, warn = await self.keyspace.incr(caller.account, request.key, request.amount, quota)
+            value, warn = await self.keyspace.incr(caller.account, request.key, request.amount, settings.quota)
         except KeyspaceFull as full:
             await self._say(caller, full.warn)
-            raise Refused("Too many keys") from full
+            raise Refused(_reason(full, settings)) from full
         except NotAnInteger as error:
             raise Refused(str(error)) from error
         await self._say(caller, warn)
@@ -146,3 +147,15 @@ class Kv(Resource):
                 f"Redis hard limit of {settings.keys_hard} keys reached for sandbox {caller.account}. "
                 "No more keys can be written.",
             )
+        elif warn is Warn.BYTES:
+            await caller.log(
+                40,
+                f"The key-value store of account {caller.account} holds the {settings.bytes_max} bytes that it may "
+                "(kv.bytes_max). Nothing that takes more can be written.",
+            )
+
+
+def _reason(full: KeyspaceFull, settings: KvSettings) -> str:
+    if full.is_bytes:
+        return f"Too many bytes: {settings.bytes_max} may be stored by the account (kv.bytes_max)"
+    return "Too many keys"

@@ -6,20 +6,17 @@ must not take its neighbours out of service. It is told all the same, and asked 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
-import trio
 from attrs import frozen
 
 from resources.stores.redis import Redis
 
 from .config.model import App
+from .disk import Disk
 from .dispatcher import Dispatcher
 from .pool import Pool
 
-DISK_LEAST = 64 << 20  # bytes free below which nothing can be promised: the store writes all the time
 DISK_LOW = 1 << 30
 QUEUE_FULL = 0.9  # of pool.queue
 QUEUE_OLD = 30.0  # seconds that a message waits for its turn
@@ -51,7 +48,7 @@ class Health:
     redis: Redis
     dispatcher: Dispatcher
     pool: Pool
-    data_dir: Path
+    disk: Disk
     is_embedded: bool
     is_draining: Callable[[], bool]
     search_problem: Callable[[], str]
@@ -63,7 +60,7 @@ class Health:
         return [
             Check("server", "the server is about to restart" if self.is_draining() else ""),
             self._store(),
-            *await self._disk(),
+            self._disk(),
             Check("search", self.search_problem(), is_fatal=False),
             self._loop(),
             *(check for app in self.apps().values() for check in self._app(app)),
@@ -74,14 +71,11 @@ class Health:
         found = self.redis.statistics()
         return Check("redis", found.problem, is_fatal=found.concerns_all)
 
-    async def _disk(self) -> list[Check]:
-        try:
-            free = (await trio.to_thread.run_sync(shutil.disk_usage, self.data_dir)).free
-        except OSError as error:
-            return [Check("disk", f"data_dir {self.data_dir} cannot be looked at: {error.strerror}")]
-        text = f"{free / (1 << 20):.0f} MiB are free in {self.data_dir}"
-        is_fatal = self.is_embedded and free < DISK_LEAST
-        return [Check("disk", text if free < DISK_LOW else "", is_fatal=is_fatal)]
+    def _disk(self) -> Check:
+        problem, free = self.disk.problem, self.disk.room.free
+        if not problem and free is not None and free < DISK_LOW:
+            return Check("disk", f"{free >> 20} MiB are free in {self.disk.folder}", is_fatal=False)
+        return Check("disk", problem, is_fatal=self.is_embedded)
 
     def _loop(self) -> Check:
         lag = self.lag()

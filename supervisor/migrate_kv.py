@@ -49,7 +49,7 @@ async def copy_kv(
         CannotStart: Ours does not.
     """
     settings = config.account(account).kv
-    quota = Quota(settings.keys_hard, settings.soft)
+    quota = Quota(settings.keys_hard, settings.soft, settings.most_bytes)
     head = f"{prefix}:sandboxes#{sandbox_id}#" if prefix else f"sandboxes#{sandbox_id}#"
     done = Copied()
     old = redis.Redis.from_url(old_url, socket_timeout=SECONDS, retry=Retry(NoBackoff(), 0))
@@ -83,9 +83,10 @@ async def _copy_one(
     if not dry_run:
         try:
             await keyspace.set(account, name, value, max(milliseconds // 1000, 1) if milliseconds >= 0 else None, quota)
-        except KeyspaceFull:
+        except KeyspaceFull as full:
             done.full += 1
-            told(f"{name!r} is one more than accounts.{account}.kv.keys_hard = {quota.hard}")
+            limit = f"bytes_max = {quota.most_bytes}" if full.is_bytes else f"keys_hard = {quota.hard}"
+            told(f"{name!r} is more than accounts.{account}.kv.{limit}")
             return
     done.copied += 1
 

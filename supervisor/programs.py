@@ -30,7 +30,7 @@ def program_of(config: Config, app: App) -> Program:
     graphite = app.metrics.graphite
     http = app.http
     settings: Mapping[type, Any] = {
-        KvSettings: KvSettings(quota.keys_hard, quota.soft, quota.value_max),
+        KvSettings: KvSettings(quota.keys_hard, quota.soft, quota.value_max, quota.most_bytes),
         ConfigSettings: ConfigSettings(app.config),
         ContactsSettings: ContactsSettings(address_class(app), account.contacts_max),
         GroupsSettings: GroupsSettings(account.groups_max),

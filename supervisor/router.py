@@ -14,6 +14,7 @@ from resources.contract import Caller, Command, Refused, Resource
 from resources.convert import strict_converter
 from resources.fence import fence, note
 from resources.stores.redis import StoreError
+from resources.stores.room import NoRoom
 
 from .config.model import Limits
 from .observe import Observer
@@ -94,8 +95,9 @@ class Router:
             return self._served(caller, request, "timeout", _failure(reason), began)
         except StoreError as error:
             log.warning("app %s: %s: %s", caller.app, request.name, error)
-            await _tell(caller, f"{request.name}: {UNAVAILABLE}")
-            return self._served(caller, request, "unavailable", _failure(UNAVAILABLE), began)
+            reason = str(error) if isinstance(error, NoRoom) else UNAVAILABLE
+            await _tell(caller, f"{request.name}: {reason}")
+            return self._served(caller, request, "unavailable", _failure(reason), began)
         except Exception as error:  # noqa: BLE001  # likewise
             return await self._failed(caller, request, error, began)
         except BaseExceptionGroup:

@@ -13,6 +13,7 @@ from resources import fence
 from resources.stores.graphite import Graphite
 from resources.stores.logbook import Logbook
 from resources.stores.redis import Redis
+from resources.stores.room import Room
 
 from .config import Config
 from .dispatcher import Dispatcher
@@ -46,6 +47,7 @@ class Moment(Collector):
     logbook: Logbook
     gateway: HasConnections
     deliveries: HasUnacked
+    room: Room
     dead_letters: Callable[[], Mapping[str, int]]  # by app
 
     def describe(self) -> list[Metric]:
@@ -59,6 +61,8 @@ class Moment(Collector):
         yield from self._limits()
         yield from self._channels()
         yield from self._stores()
+        if (free := self.room.free) is not None:
+            yield GaugeMetricFamily("jsbox_disk_free_bytes", "Free on the disk of data_dir", value=free)
         logs = CounterMetricFamily("jsbox_logs", "Lines written to the apps' logs", labels=("app", "level"))
         for (app, level), count in self.logbook.counts.items():
             logs.add_metric((app, level), count)

@@ -35,7 +35,7 @@ from resources.stores.logbook import Logbook
 from resources.stores.optouts import OptOuts
 from resources.stores.outbox import Outbox
 from resources.stores.recordings import Recordings
-from resources.stores.redis import Redis, StoreError, open_redis
+from resources.stores.redis import Redis
 from resources.stores.statistics import Statistics
 
 from .admin import AdminServices, admin_app
@@ -48,6 +48,7 @@ from .config.tls import server_context
 from .console_admin import ConsoleAdmin
 from .contacts_admin import ContactsAdmin
 from .dead_letters_admin import DeadLettersAdmin
+from .disk import Disk
 from .dispatcher import Dispatcher, Program, open_dispatcher
 from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
@@ -59,7 +60,7 @@ from .http_port import open_http
 from .isolation import Walls, open_isolation
 from .listening import listen
 from .observe import PrometheusObserver
-from .patience import is_loading, until_answered
+from .patience import until_answered
 from .pool import Pool, open_pool
 from .probe import open_probing
 from .process import hide_memory
@@ -71,11 +72,10 @@ from .router import Router, build_table
 from .runs_admin import RunsAdmin
 from .scrape import Moment
 from .search import Search, open_search
+from .store import EMBEDDED, open_store
 from .systemd import Manager
 from .traces import Traces
-from .valkey import FOLDER, FROM_WITHIN, lock_data_dir, open_valkey
 
-EMBEDDED = "embedded"  # as redis.url
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
 ADMIN_STOP_SECONDS = 2.0
 LAG_TICK = 0.25
@@ -115,6 +115,7 @@ class Service:
     deliveries: Deliveries
     observer: PrometheusObserver
     manager: Manager
+    disk: Disk
     gateway: Gateway = field(init=False)
     admin_port: int = field(default=0, init=False)
     is_draining: bool = field(default=False, init=False)
@@ -226,8 +227,8 @@ class Service:
             redis=self.stores.redis,
             dispatcher=self.dispatcher,
             pool=self.pool,
-            data_dir=self.config.data_dir,
-            is_embedded=self.config.redis.url == "embedded",
+            disk=self.disk,
+            is_embedded=self.config.redis.url == EMBEDDED,
             is_draining=lambda: self.is_draining,
             search_problem=self.search.problem,
             lag=lambda: self._lag,
@@ -244,6 +245,7 @@ class Service:
             logbook=self.stores.logbook,
             gateway=self.gateway,
             deliveries=self.deliveries,
+            room=self.disk.room,
             dead_letters=self.dispatcher.box.counts,
         )
 
@@ -275,6 +277,18 @@ class Service:
             observer=self.observer,
             is_draining=lambda: self.is_draining,
         )
+
+    def _start_tasks(self, nursery: trio.Nursery, keyspace: Keyspace) -> None:
+        """What goes on in the background: whichever fails is started again."""
+        reporter = ConversationReporter(lambda: self.config.apps, self.stores.statistics, self.stores.graphite)
+        nursery.start_soon(keep_running, "disk", self.disk.watch)
+        nursery.start_soon(keep_running, "lag", self._watch_lag)
+        nursery.start_soon(keep_running, "compile", self._compile)
+        nursery.start_soon(keep_running, "conversation metrics", reporter.run)
+        counting = partial(keyspace.keep_counting, lambda: self.config.account_names)
+        nursery.start_soon(keep_running, "kv sizes", counting)
+        if self.manager.watchdog:
+            nursery.start_soon(keep_running, "watchdog", self.manager.show_life)
 
     async def _compile(self) -> None:
         """Have the toolkits compiled ahead, at the start and after each reload, when the apps have had their first moments."""
@@ -310,31 +324,26 @@ async def open_service(
         observer.config_time.set_to_current_time()
         walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
         probing = await stack.enter_async_context(open_probing(walls))
-        stores_redis = await stack.enter_async_context(_open_store(config, manager.starting))
+        store = await stack.enter_async_context(open_store(config, manager.starting))
+        stores_redis, room = store.redis, store.disk.room
         deliveries = await stack.enter_async_context(open_deliveries(observer, config.gateway.ack_timeout))
         graphite = await stack.enter_async_context(open_graphite())
         egress = await stack.enter_async_context(open_egress())
         ids = await until_answered("message ids", partial(open_message_ids, stores_redis), manager.starting)
         statistics = Statistics(stores_redis)
-        outbox = Outbox(stores_redis, ids, statistics, deliveries.announce)
+        outbox = Outbox(stores_redis, ids, statistics, deliveries.announce, room)
         deliveries.outbox = outbox
-        contacts, groups, optouts = Contacts(stores_redis), Groups(stores_redis), OptOuts(stores_redis)
-        is_embedded = config.redis.url == EMBEDDED
+        contacts, groups = Contacts(stores_redis, room), Groups(stores_redis, room)
+        optouts, keyspace = OptOuts(stores_redis, room), Keyspace(stores_redis, room)
+        indexes = config.data_dir / "search"
         search = await stack.enter_async_context(
-            open_search(
-                config.search,
-                FROM_WITHIN if is_embedded else config.redis.url,
-                config.data_dir / "search",
-                config.account_names,
-                observer,
-                cwd=str(config.data_dir / FOLDER) if is_embedded else "/",
-            )
+            open_search(config.search, store.url, indexes, config.account_names, observer, cwd=store.cwd)
         )
         stores = Stores(
             stores_redis,
-            Journal(stores_redis),
+            Journal(stores_redis, room),
             outbox,
-            Logbook(stores_redis),
+            Logbook(stores_redis, room),
             contacts,
             groups,
             optouts,
@@ -342,13 +351,13 @@ async def open_service(
             graphite,
         )
         resources: list[Resource] = [
-            ConfigResource(), LogResource(), Kv(Keyspace(stores_redis)), Outbound(outbox), Http(egress), Metrics(graphite),
+            ConfigResource(), LogResource(), Kv(keyspace), Outbound(outbox), Http(egress), Metrics(graphite),
             ContactsResource(contacts, search), GroupsResource(groups, contacts, search), Messagestore(statistics),
             OptoutResource(optouts),
         ]  # fmt: skip
         pool = await stack.enter_async_context(open_pool(walls, config.node.max_processes, observer, config.node.spare))
         router = Router(build_table(resources), observer)
-        history = History(Traces(), Recordings(stores_redis))
+        history = History(Traces(), Recordings(stores_redis, room))
         dispatcher = await stack.enter_async_context(
             open_dispatcher(
                 pool, router, stores.journal, stores.logbook, outbox, history, observer, deliveries.run_ended
@@ -356,24 +365,21 @@ async def open_service(
         )
         pusher = Pusher(contacts, groups, optouts, search, stores.journal, dispatcher)
         service = Service(
-            config, read_config, stores, search, walls, pool, dispatcher, pusher, history, deliveries, observer, manager
-        )
+            config, read_config, stores, search, walls, pool, dispatcher, pusher, history, deliveries, observer, manager,
+            store.disk,
+        )  # fmt: skip
         await trio.to_thread.run_sync(walls.prepare, tuple(config.apps.values()))
         observer.expect(config.apps)
         dispatcher.update({name: program_of(config, app) for name, app in config.apps.items()})
         stores_redis.on_reconnect += [dispatcher.settle_soon, deliveries.doubt_all]
+        room.on_again += [dispatcher.settle_soon, deliveries.doubt_all]  # what was refused is owed
         if recovered := await until_answered("the journal", dispatcher.recover, manager.starting):
             log.info("%d messages were left in the journal; they are in line again", recovered)
         nursery = await stack.enter_async_context(trio.open_nursery())
-        reporter = ConversationReporter(lambda: service.config.apps, statistics, graphite)
-        nursery.start_soon(keep_running, "lag", service._watch_lag)  # noqa: SLF001
-        nursery.start_soon(keep_running, "compile", service._compile)  # noqa: SLF001
-        nursery.start_soon(keep_running, "conversation metrics", reporter.run)
+        service._start_tasks(nursery, keyspace)  # noqa: SLF001
         await probing.must_hold()
         async with AsyncExitStack() as ports:  # closed before anything is cancelled: clients are told
             await _open_ports(ports, service)
-            if manager.watchdog:
-                nursery.start_soon(keep_running, "watchdog", manager.show_life)
             manager.ready(service._status())  # noqa: SLF001
             yield service
         nursery.cancel_scope.cancel()
@@ -396,26 +402,3 @@ async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
         open_http(admin, listeners, "jsbox.admin", ADMIN_STOP_SECONDS, tls)
     )
     manager.close_rest()
-
-
-@asynccontextmanager
-async def _open_store(config: Config, tell: Callable[[str], None]) -> AsyncIterator[Redis]:
-    """A client of Redis, which has answered it.
-
-    The embedded one is waited for, however long it takes; of another one only that it loads its data.
-
-    Raises:
-        CannotStart: It cannot be started, or reached.
-    """
-    with lock_data_dir(config.data_dir):
-        async with AsyncExitStack() as stack:
-            url, is_embedded = config.redis.url, config.redis.url == EMBEDDED
-            if is_embedded:
-                url = await stack.enter_async_context(open_valkey(config.data_dir, config.redis.fsync, tell=tell))
-            client = await stack.enter_async_context(open_redis(url))
-            try:
-                ping = partial(client.execute, "PING")
-                await until_answered("its first answer", ping, tell, lambda error: is_embedded or is_loading(error))
-            except StoreError as error:
-                raise CannotStart(f"redis.url: {error}") from error
-            yield client

@@ -15,6 +15,7 @@ from msgspec import json
 from .direct import Command
 from .keys import account_key
 from .redis import Redis, StoreRefused
+from .room import OVERHEAD, Room
 from .scripts import Script, script
 from .statistics import prefix_of
 
@@ -79,6 +80,7 @@ class Contacts:
     """The contacts of all accounts. Every coroutine may raise `redis.StoreError`; those that write, `ContactLimit`."""
 
     redis: Redis
+    room: Room = field(factory=Room)
     _write: Script = field(factory=lambda: script("contact_write"), init=False)
     _find: Script = field(factory=lambda: script("contact_find"), init=False)
     _find_or_create: Script = field(factory=lambda: script("contact_find_or_create"), init=False)
@@ -103,10 +105,12 @@ class Contacts:
         self, account: str, name: str, address: str, key: str, new: Change, most: int
     ) -> tuple[Contact, bool]:
         """The contact with an address, or a new one with that key; and whether it is new."""
-        created, found, flat = await self._run(
+        if self.room.problem and (found := await self.find(account, name, address)) is not None:
+            return found, False  # that one is there takes no room
+        created, found_key, flat = await self._run(
             self._find_or_create, account, key, name, address, key, new.encode(), most
         )  # fmt: skip
-        contact = contact_of(account, found.decode(), flat)
+        contact = contact_of(account, found_key.decode(), flat)
         assert contact is not None
         return contact, bool(created)
 
@@ -121,6 +125,7 @@ class Contacts:
         return contact_of(account, key, await self._run(self._write, account, key, key, 1, change.encode(), 0))
 
     async def _run(self, script: Script, account: str, key: str, *args: Any) -> Any:
+        self.room.check(sum(len(each) for each in args if isinstance(each, bytes)))
         try:
             return await self.redis.run(script, [_hash(account, key)], prefix_of(account), *args)
         except StoreRefused as error:
@@ -132,6 +137,7 @@ class Contacts:
             self._write.call([_hash(account, key)], prefix_of(account), key, 0, change.encode(), most)
             for key, change in new
         ]
+        self.room.check(sum(len(command[-2]) + OVERHEAD for command in commands))
         answers = await self.redis.attempt(commands)
         return {n: str(_limit(answer)) for n, answer in enumerate(answers) if isinstance(answer, Exception)}
 

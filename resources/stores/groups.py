@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from .keys import account_key
 from .redis import Redis
+from .room import Room
 from .scripts import Script, script
 from .statistics import prefix_of
 
@@ -31,6 +32,7 @@ class Groups:
     """The groups of all accounts. Every coroutine may raise `redis.StoreError`."""
 
     redis: Redis
+    room: Room = field(factory=Room)
     _create: Script = field(factory=lambda: script("group_create"), init=False)
     _update: Script = field(factory=lambda: script("group_update"), init=False)
     _list: Script = field(factory=lambda: script("group_list"), init=False)
@@ -46,6 +48,9 @@ class Groups:
 
     async def find_or_create(self, account: str, name: str, key: str, created_at: str, most: int) -> tuple[Group, bool]:
         """The group with a name, or a new one with that key; and whether it is new. Raises SeveralGroups, TooManyGroups."""
+        if self.room.problem and (there := await self.find(account, name)) is not None:
+            return there, False  # that one is there takes no room
+        self.room.check(len(name))
         found = await self._find(account, name, key, created_at, create=True, most=most)
         assert found is not None
         return found
@@ -69,6 +74,7 @@ class Groups:
 
     async def update(self, account: str, key: str, name: str, query: str | None) -> Group | None:
         """Give a group another name and query; None where there is no such group."""
+        self.room.check(len(name) + len(query or ""))
         keys = [account_key(account, "group", key), _name(account, name)]
         flat = await self.redis.run(
             self._update, keys, key, name, int(query is not None), query or "", prefix_of(account)

@@ -19,6 +19,7 @@ from ..text import clean, is_deeper
 from .direct import Command
 from .keys import account_key
 from .redis import Redis, StoreRefused
+from .room import OVERHEAD, Room
 from .scripts import Script, script
 from .statistics import prefix_of, second_of
 
@@ -80,6 +81,7 @@ class Journal:
     """The journals of all apps. Every method may raise `redis.StoreError`."""
 
     redis: Redis
+    room: Room = field(factory=Room)
     _accept: Script = field(factory=lambda: script("journal_accept"), init=False)
 
     async def accept(self, entries: Sequence[Entry]) -> list[Accepted]:
@@ -95,13 +97,17 @@ class Journal:
 
     async def attempt(self, entries: Sequence[Entry]) -> list[Accepted | StoreRefused]:
         """As `accept`, with the store's refusal of an entry as the answer to that entry."""
-        commands: list[Command] = []
+        commands, size = list[Command](), 0
         for entry in entries:
             seen = account_key(entry.account, "seen", entry.channel, entry.kind, entry.id)
             stream = stream_key(entry.account, entry.app)
             text = msgspec.json.encode(entry)
+            size += len(text) + OVERHEAD
             counts = (prefix_of(entry.account), entry.app, *_counts(entry))
             commands.append(self._accept.call((seen, stream), REMEMBERED, text, *counts))
+        refused = self.room.refusal(size)
+        if refused is not None:
+            return [refused] * len(entries)
         answers = await self.redis.attempt(commands)
         return [
             answer if isinstance(answer, StoreRefused) else Accepted(answer[0].decode(), bool(answer[1]))

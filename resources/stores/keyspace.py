@@ -1,14 +1,24 @@
-"""An account's key-value store: JSON texts under names, with a quota of keys that no race can break."""
+"""An account's key-value store: JSON texts under names, with a quota of keys and bytes that no race can break."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from enum import Enum
 
+import trio
 from attrs import field, frozen
 
 from .keys import account_key
-from .redis import Redis
+from .redis import Redis, StoreError
+from .room import Room
 from .scripts import Script, script
+
+COUNT_PAGE = 200  # names counted in one step
+COUNT_EVERY, COUNT_AGAIN = (
+    30.0,
+    5.0,
+)  # seconds between two looks for accounts that are not counted: then, after a failure
+_STORED, _TOO_MANY_BYTES, _NO_INTEGER = 1, -1, -2  # of the scripts
 
 
 class Warn(Enum):
@@ -17,18 +27,21 @@ class Warn(Enum):
     NONE = 0
     SOFT = 1
     HARD = 2
+    BYTES = 3
 
 
 class KeyspaceFull(Exception):
-    """The key would be one too many.
+    """The key would be one too many, or its bytes would be.
 
     Attributes:
         warn: Whether the app's log should say so.
+        is_bytes: It is the bytes.
     """
 
-    def __init__(self, warn: Warn) -> None:
-        super().__init__("too many keys")
+    def __init__(self, warn: Warn, *, is_bytes: bool) -> None:
+        super().__init__("too many bytes" if is_bytes else "too many keys")
         self.warn = warn
+        self.is_bytes = is_bytes
 
 
 class NotAnInteger(Exception):
@@ -37,10 +50,11 @@ class NotAnInteger(Exception):
 
 @frozen
 class Quota:
-    """How many keys an account may have."""
+    """How many keys an account may have, and how many bytes of names and values."""
 
     hard: int
     soft: int
+    most_bytes: int = 1 << 52
 
 
 @frozen
@@ -48,9 +62,11 @@ class Keyspace:
     """The key-value stores of all accounts. Every method may raise `redis.StoreError`."""
 
     redis: Redis
+    room: Room = field(factory=Room)
     _set: Script = field(factory=lambda: script("kv_set"), init=False)
     _incr: Script = field(factory=lambda: script("kv_incr"), init=False)
     _delete: Script = field(factory=lambda: script("kv_delete"), init=False)
+    _count: Script = field(factory=lambda: script("kv_count"), init=False)
 
     async def get(self, account: str, name: str) -> bytes | None:
         """The JSON text under a name, or None."""
@@ -61,14 +77,14 @@ class Keyspace:
         """Store a JSON text, for good or for some seconds.
 
         Raises:
-            KeyspaceFull: The name is new and the quota used up.
+            KeyspaceFull: The quota is used up.
         """
+        self.room.check(len(value))
         lifetime = "" if seconds is None else seconds
-        stored, warn = await self.redis.run(
-            self._set, _keys(account, name), name, value, lifetime, quota.hard, quota.soft
-        )
-        if not stored:
-            raise KeyspaceFull(Warn(warn))
+        limits = (quota.hard, quota.soft, quota.most_bytes)
+        code, warn = await self.redis.run(self._set, _keys(account, name), name, value, lifetime, *limits)
+        if code != _STORED:
+            raise KeyspaceFull(Warn(warn), is_bytes=code == _TOO_MANY_BYTES)
         return Warn(warn)
 
     async def incr(self, account: str, name: str, amount: int, quota: Quota) -> tuple[int, Warn]:
@@ -78,19 +94,56 @@ class Keyspace:
             KeyspaceFull: The name is new and the quota used up.
             NotAnInteger: The value stays as it was.
         """
-        stored, warn, value = await self.redis.run(
-            self._incr, _keys(account, name), name, amount, quota.hard, quota.soft
-        )
-        if stored < 0:
+        self.room.check(0)
+        limits = (quota.hard, quota.soft, quota.most_bytes)
+        code, warn, value = await self.redis.run(self._incr, _keys(account, name), name, amount, *limits)
+        if code == _NO_INTEGER:
             raise NotAnInteger(value.decode().removeprefix("ERR "))
-        if not stored:
-            raise KeyspaceFull(Warn(warn))
+        if code != _STORED:
+            raise KeyspaceFull(Warn(warn), is_bytes=code == _TOO_MANY_BYTES)
         return int(value), Warn(warn)
 
     async def delete(self, account: str, name: str) -> bool:
         """Whether the key existed."""
-        return bool(await self.redis.run(self._delete, _keys(account, name)[:2], name))
+        return bool(await self.redis.run(self._delete, _keys(account, name)[:4], name))
+
+    async def bytes_of(self, account: str) -> int:
+        """How many bytes all names and values of an account have, as far as they are counted."""
+        return int(await self.redis.execute("GET", account_key(account, "kvbytes")) or 0)
+
+    async def keep_counting(self, accounts: Callable[[], Iterable[str]]) -> None:
+        """Count what accounts had before bytes were counted, in the background, for ever: accounts may come."""
+        done = set[str]()
+        while True:
+            try:
+                for account in accounts():
+                    if account not in done:
+                        await self.count(account)
+                        done.add(account)
+            except StoreError:
+                await trio.sleep(COUNT_AGAIN)  # it will be there again
+            else:
+                await trio.sleep(COUNT_EVERY)
+
+    async def count(self, account: str) -> None:
+        """Count the bytes that an account had before bytes were counted, if that was not done."""
+        counted = account_key(account, "kvcounted")
+        if await self.redis.execute("EXISTS", counted):
+            return
+        of_all = [account_key(account, name) for name in ("kvkeys", "kvsizes", "kvbytes")]
+        cursor = b"0"
+        while True:
+            cursor, found = await self.redis.execute("ZSCAN", of_all[0], cursor, "COUNT", COUNT_PAGE)
+            names = [name.decode() for name in found[::2]]
+            if names:
+                keys = [*of_all, *(account_key(account, "kv", name) for name in names)]
+                await self.redis.run(self._count, keys, *names)
+            if cursor == b"0":
+                break
+        await self.redis.execute("SET", counted, 1)
 
 
-def _keys(account: str, name: str) -> tuple[str, str, str]:
-    return account_key(account, "kv", name), account_key(account, "kvkeys"), account_key(account, "kvwarned")
+def _keys(account: str, name: str) -> list[str]:
+    """As _kv.lua has them."""
+    of_all = [account_key(account, each) for each in ("kvkeys", "kvsizes", "kvbytes", "kvwarned")]
+    return [account_key(account, "kv", name), *of_all]

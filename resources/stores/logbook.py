@@ -16,6 +16,7 @@ from ..text import clean
 from .direct import Command
 from .keys import account_key
 from .redis import Redis
+from .room import Room
 
 ENTRY_MAX = 16 << 10  # characters of one message; the rest is cut, and the cut said
 FOLLOWER_MAX = 1000  # entries that wait for a slow follower; of more it learns the number only
@@ -95,17 +96,21 @@ class Logbook:
     """The logs of all apps."""
 
     redis: Redis
+    room: Room = field(factory=Room)
     counts: Counter[tuple[str, str]] = field(factory=Counter, init=False)  # entries since the start, by app and level
     _books: dict[tuple[str, str], _Book] = field(factory=dict, init=False)
     _since_trim: dict[str, int] = field(factory=dict, init=False)
 
     async def write(self, account: str, app: str, level: int, message: str, kept: int) -> None:
         """Add an entry; `level` is a number of `LEVELS`, or any other integer. May raise `redis.StoreError`."""
+        self.room.check(len(message), is_urgent=True)
         await self.redis.execute_many(self._entry(account, app, level, message, kept))
 
     def write_soon(self, account: str, app: str, level: int, message: str, kept: int) -> bool:
         """Add an entry without waiting until it is kept; whether the store can be had for that at the moment."""
-        return self.redis.is_at_hand and self.redis.post(self._entry(account, app, level, message, kept), _not_kept)
+        if not self.redis.is_at_hand or self.room.refusal(len(message), is_urgent=True) is not None:
+            return False
+        return self.redis.post(self._entry(account, app, level, message, kept), _not_kept)
 
     def _entry(self, account: str, app: str, level: int, message: str, kept: int) -> list[Command]:
         message = clean(message)

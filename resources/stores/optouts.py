@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from .keys import account_key
 from .redis import Redis
+from .room import Room
 from .scripts import Script, script
 
 
@@ -28,6 +29,7 @@ class OptOuts:
     """The opt-outs of all accounts, by type and value of the address. Every coroutine may raise `redis.StoreError`."""
 
     redis: Redis
+    room: Room = field(factory=Room)
     _set: Script = field(factory=lambda: script("optout_set"), init=False)
 
     async def get(self, account: str, kind: str, value: str) -> OptOut | None:
@@ -43,9 +45,9 @@ class OptOuts:
 
     async def set(self, account: str, kind: str, value: str, optout: OptOut, most: int) -> None:
         """Opt an address out, in place of what there was. Raises TooManyOptOuts."""
-        stored = await self.redis.run(
-            self._set, [_hash(account)], _name(kind, value), msgspec.json.encode(optout), most
-        )
+        text = msgspec.json.encode(optout)
+        self.room.check(len(text), is_urgent=True)
+        stored = await self.redis.run(self._set, [_hash(account)], _name(kind, value), text, most)
         if not stored:
             raise TooManyOptOuts(f"an account may have {most} opt-outs")
 

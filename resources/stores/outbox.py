@@ -18,6 +18,7 @@ from .direct import Command
 from .identity import MessageIds, Sender
 from .keys import channel_key
 from .redis import Redis
+from .room import Room
 from .scripts import Script, script
 from .statistics import Statistics
 
@@ -109,6 +110,7 @@ class Outbox:
     ids: MessageIds
     statistics: Statistics
     announce: Callable[[str, Parcel | None], None] = no_one
+    room: Room = field(factory=Room)
     _newest: dict[str, int] = field(factory=dict, init=False)  # delivery number known, by channel
     _post: Script = field(factory=lambda: script("outbox_post"), init=False)
     _page: Script = field(factory=lambda: script("outbox_page"), init=False)
@@ -133,6 +135,8 @@ class Outbox:
         ids = self._ids(channel, sender, slot)
         message = {"message_id": ids[0] or self.ids.new(channel, sender), **message}
         text = msgspec.json.encode(message)
+        # A user waits for a reply; what an app sends of its own accord can wait.
+        self.room.check(len(text), is_urgent=message["in_reply_to"] is not None)
         digest = _digest(message)
         keys = [channel_key(channel, name) for name in ("posted", "out", "size", "had", "had:before")]
         bounds = (WAITING_MAX, WAITING_SIZE, self._newest.get(channel, 0))

@@ -16,6 +16,7 @@ from attrs import field, frozen
 from ..fence import fence
 from .keys import account_key
 from .redis import Redis, Unavailable
+from .room import Room
 from .scripts import Script, script
 
 RECORDING_MAX = 1 << 20  # bytes of one, before it is packed; a larger one is not kept
@@ -64,6 +65,7 @@ class Recordings:
     """Those of all apps. What reads may raise `redis.StoreError`."""
 
     redis: Redis
+    room: Room = field(factory=Room)
     _put: Script = field(factory=lambda: script("recording_put"), init=False)
 
     def keep_soon(self, recording: Recording, kept: int, seconds: float) -> None:
@@ -83,7 +85,12 @@ class Recordings:
 
         key = self._key(recording.account, recording.app, recording.id)
         listing = account_key(recording.account, "recordings", recording.app)
-        command = self._put.call([listing], key, zlib.compress(text, 1), max(int(seconds), 1), kept)
+        packed = zlib.compress(text, 1)
+        refused = self.room.refusal(len(packed))
+        if refused is not None:
+            failed(refused)
+            return
+        command = self._put.call([listing], key, packed, max(int(seconds), 1), kept)
         if not self.redis.post([command], failed):
             failed(Unavailable("too much waits for the store", sent=False))
 

@@ -49,6 +49,7 @@ class RedisServer:
 
     url: str = "embedded"  # embedded | redis:// rediss:// unix:// redis+cluster://
     fsync: Literal["everysec", "always"] = "everysec"  # of the embedded server
+    disk_reserve: Size = Size(64 << 20)  # of the embedded server: with less free in data_dir nothing new is taken in
 
 
 @frozen
@@ -185,6 +186,9 @@ class Trace:
     recorded_for: Duration = Duration(72 * 3600.0)  # then a recording is gone
 
 
+BYTES_PER_KEY = 8 << 10
+
+
 @frozen
 class KvQuota:
     """accounts.NAME.kv: bounds of an account's key-value store."""
@@ -192,11 +196,17 @@ class KvQuota:
     keys_hard: Count = Count(10000)  # more are refused
     keys_soft: Natural | None = None  # a warning in the app's log; default 80% of keys_hard
     value_max: Size = Size(64 << 10)  # one value, as JSON text
+    bytes_max: Size | None = None  # all names and values together, more are refused; default 8 KiB times keys_hard
 
     @property
     def soft(self) -> int:
         """The number of keys above which a warning is logged."""
         return int(self.keys_hard * 0.8) if self.keys_soft is None else self.keys_soft
+
+    @property
+    def most_bytes(self) -> int:
+        """What all names and values together may take."""
+        return self.keys_hard * BYTES_PER_KEY if self.bytes_max is None else self.bytes_max
 
 
 @frozen

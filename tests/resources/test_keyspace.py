@@ -103,3 +103,146 @@ async def test_expired_keys_are_released(redis: Redis) -> None:
     for n in range(5):
         await keyspace.set("a", f"n{n}", b"1", None, QUOTA)
     assert await keyspace.get("a", "k0") is None
+
+
+async def sums(redis: Redis, account: str = "a") -> tuple[int, int, int]:
+    """The bytes that are counted for an account, the sum of those of its keys, and what really is there."""
+    names = [name.decode() for name in await redis.execute("ZRANGE", f"jsbox:{{{account}}}:kvkeys", 0, -1)]
+    sizes = await redis.execute("HVALS", f"jsbox:{{{account}}}:kvsizes")
+    real = [len(name.encode()) + await redis.execute("STRLEN", f"jsbox:{{{account}}}:kv:{name}") for name in names]
+    return await Keyspace(redis).bytes_of(account), sum(map(int, sizes)), sum(real)
+
+
+def bytes_quota(most: int) -> Quota:
+    return Quota(hard=1000, soft=1000, most_bytes=most)
+
+
+async def test_bytes_have_a_quota_too(redis: Redis) -> None:
+    """Of names and values together: what would be too much is refused, what shrinks or is deleted gives room."""
+    keyspace, quota = Keyspace(redis), bytes_quota(100)
+    await keyspace.set("a", "k1", b"x" * 48, None, quota)
+    await keyspace.set("a", "k2", b"x" * 48, None, quota)
+    for name, value in (("k3", b"1"), ("k1", b"x" * 49), ("", b"1")):
+        with pytest.raises(KeyspaceFull) as full:
+            await keyspace.set("a", name, value, None, quota)
+        assert full.value.is_bytes
+    with pytest.raises(KeyspaceFull):
+        await keyspace.incr("a", "n", 1, quota)
+    assert await keyspace.get("a", "k1") == b"x" * 48
+    await keyspace.set("a", "k1", b"x" * 46, None, quota)
+    await keyspace.set("a", "3", b"1", None, quota)
+    assert await sums(redis) == (100, 100, 100)
+    await keyspace.delete("a", "k1")
+    await keyspace.set("a", "n", b"12345678", None, quota)
+    assert await sums(redis) == (61, 61, 61)
+
+
+async def test_what_is_full_may_still_shrink(redis: Redis) -> None:
+    """The operator has lowered the quota: smaller values are taken, larger ones and new ones not."""
+    keyspace = Keyspace(redis)
+    await keyspace.set("a", "k", b"x" * 500, None, bytes_quota(1000))
+    await keyspace.set("a", "k", b"x" * 400, None, bytes_quota(10))
+    await keyspace.set("a", "k", b"x" * 400, None, bytes_quota(10))
+    with pytest.raises(KeyspaceFull):
+        await keyspace.set("a", "k", b"x" * 401, None, bytes_quota(10))
+    assert await sums(redis) == (401, 401, 401)
+
+
+async def test_the_warning_about_bytes_comes_once(redis: Redis) -> None:
+    """And apart from those about keys."""
+    keyspace = Keyspace(redis)
+    for expected in (Warn.BYTES, Warn.NONE):
+        with pytest.raises(KeyspaceFull) as full:
+            await keyspace.set("a", "k", b"x" * 11, None, Quota(5, 5, most_bytes=10))
+        assert full.value.warn is expected
+
+
+async def test_concurrent_writes_never_break_the_quota_of_bytes(redis: Redis) -> None:
+    """Sets, increments and deletes of the same few keys at once: the count is exact, and never above the quota."""
+    keyspace, quota = Keyspace(redis), bytes_quota(300)
+
+    async def work(n: int) -> None:
+        for step in range(40):
+            name = f"k{(n * 7 + step) % 11}"
+            try:
+                match (n + step) % 4:
+                    case 0 | 1:
+                        await keyspace.set("a", name, b"9" * ((n * step) % 17 + 1), step % 3 or None, quota)
+                    case 2:
+                        await keyspace.incr("a", name, 10**step % 10**9, quota)
+                    case 3:
+                        await keyspace.delete("a", name)
+            except (KeyspaceFull, NotAnInteger):
+                pass
+
+    async with trio.open_nursery() as nursery:
+        for n in range(20):
+            nursery.start_soon(work, n)
+    counted, of_keys, _ = await sums(redis)
+    assert counted == of_keys
+    assert 0 < counted <= 300
+
+
+async def test_bytes_of_expired_keys_are_given_back(redis: Redis) -> None:
+    """When somebody needs them; however many they are."""
+    keyspace, quota = Keyspace(redis), bytes_quota(30_000)
+    for start in range(0, 3000, 500):
+        async with trio.open_nursery() as nursery:
+            for n in range(start, start + 500):
+                nursery.start_soon(keyspace.set, "a", f"{n:04}", b"123456", 1, Quota(5000, 5000, 30_000))
+    assert await keyspace.bytes_of("a") == 30_000
+    with pytest.raises(KeyspaceFull):
+        await keyspace.set("a", "0000", b"1234567", None, quota)
+    await trio.sleep(1.2)
+    await keyspace.set("a", "large", b"x" * 29_000, None, quota)
+    with pytest.raises(KeyspaceFull):
+        await keyspace.set("a", "more", b"x" * 1000, None, quota)
+    counted, of_keys, real = await sums(redis)
+    assert counted == of_keys == real == 29_005
+
+
+async def old_store(redis: Redis, count: int) -> int:
+    """Keys as they were stored before bytes were counted; how many bytes they have."""
+    for n in range(count):
+        await redis.execute_many(
+            [("SET", f"jsbox:{{a}}:kv:ключ{n}", "x" * n), ("ZADD", "jsbox:{a}:kvkeys", "+inf", f"ключ{n}")]
+        )
+    return sum(len(f"ключ{n}".encode()) + n for n in range(1, count))
+
+
+async def test_what_was_stored_before_bytes_were_counted_is_counted(redis: Redis) -> None:
+    """In the background, while apps write; once, and each key once."""
+    await redis.execute("FLUSHALL")
+    expected = await old_store(redis, 900)
+    keyspace, quota = Keyspace(redis), bytes_quota(10_000_000)
+
+    async def work() -> None:
+        for n in range(1, 900, 7):
+            await keyspace.set("a", f"ключ{n}", b"y" * n, None, quota)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(work)
+        nursery.start_soon(keyspace.count, "a")
+        nursery.start_soon(keyspace.count, "a")
+    assert await keyspace.bytes_of("a") == expected
+    await keyspace.count("a")
+    assert await keyspace.bytes_of("a") == expected
+    await keyspace.delete("a", "ключ5")
+    assert await keyspace.bytes_of("a") == expected - len("ключ5".encode()) - 5
+
+
+async def test_accounts_that_come_later_are_counted_too(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload may bring them."""
+    monkeypatch.setattr("resources.stores.keyspace.COUNT_EVERY", 0.01)
+    await redis.execute("FLUSHALL")
+    expected = await old_store(redis, 10)
+    keyspace, accounts = Keyspace(redis), list[str]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keyspace.keep_counting, lambda: accounts)
+        await trio.sleep(0.05)
+        assert await keyspace.bytes_of("a") == 0
+        accounts.append("a")
+        with trio.fail_after(60):
+            while await keyspace.bytes_of("a") != expected:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()

@@ -8,7 +8,7 @@ import httpx2 as httpx
 import pytest
 import trio
 
-from supervisor import health
+from supervisor import disk, health
 
 from ..gateway_client import connect
 from ..service import ECHO, Folder, eventually, running
@@ -94,12 +94,19 @@ async def test_a_full_disk_and_a_lost_search_process_are_named(folder: Folder, m
     """A disk with no room ends the promise that nothing is lost; search is missed by some commands only."""
     folder.app("phone", ECHO)
     async with running(folder) as service:
-        monkeypatch.setattr(health, "DISK_LEAST", 1 << 60)
         monkeypatch.setattr(health, "DISK_LOW", 1 << 60)
         code, lines = await ready(service.admin_url)
-        assert (code, lines[0]) == (503, "not ready:")
-        assert lines[1].startswith("disk: ")
+        assert (code, lines[0]) == (200, "ready, but:")
+        assert "MiB are free in" in lines[1]
         monkeypatch.undo()
+        monkeypatch.setattr(disk, "free_bytes", lambda _: 7 << 20)
+        await service.disk.look()
+        assert await ready(service.admin_url) == (
+            503,
+            ["not ready:", "disk: the server's disk is nearly full: 7 MiB are free, 64 MiB are kept in reserve"],
+        )
+        monkeypatch.undo()
+        await service.disk.look()
         running_search = service.search._running
         service.search._running = None
         assert await ready(service.admin_url) == (

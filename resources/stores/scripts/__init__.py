@@ -18,6 +18,7 @@ _FOLDER = Path(__file__).parent
 PRELUDES = {
     "_contact": ("contact_find", "contact_find_or_create", "contact_write"),
     "_deadletters": ("deadletter_put", "deadletter_take"),
+    "_kv": ("kv_set", "kv_incr", "kv_delete"),
     "_statistics": ("journal_accept", "statistics_outbound", "statistics_rate"),
 }
 UNMOVED = frozenset({

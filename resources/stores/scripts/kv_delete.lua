@@ -1,6 +1,7 @@
 -- Delete a key of an account.
--- KEYS  1 the value (string)   2 the account's keys (sorted set)
+-- KEYS  as in _kv.lua, 1 to 4
 -- ARGV  1 name
 -- Returns 1 when the key existed, else 0.
 redis.call('ZREM', KEYS[2], ARGV[1])
+resize(ARGV[1], 0)
 return redis.call('DEL', KEYS[1])

@@ -1,0 +1,13 @@
+-- Count the bytes of some keys of an account that were stored before bytes were counted; those that are counted stay as they are.
+-- KEYS  1 the account's keys (sorted set)   2 sizes (hash)   3 bytes of all (string)   4... the values (strings)
+-- ARGV  1... their names, in the same order
+-- Returns how many were counted.
+local counted, bytes = 0, 0
+for place, name in ipairs(ARGV) do
+  local length = redis.call('STRLEN', KEYS[3 + place])
+  if length > 0 and redis.call('ZSCORE', KEYS[1], name) and redis.call('HSETNX', KEYS[2], name, #name + length) == 1 then
+    counted, bytes = counted + 1, bytes + #name + length
+  end
+end
+if bytes > 0 then redis.call('INCRBY', KEYS[3], bytes) end
+return counted
