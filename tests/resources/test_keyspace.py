@@ -189,11 +189,13 @@ async def test_bytes_of_expired_keys_are_given_back(redis: Redis) -> None:
     for start in range(0, 3000, 500):
         async with trio.open_nursery() as nursery:
             for n in range(start, start + 500):
-                nursery.start_soon(keyspace.set, "a", f"{n:04}", b"123456", 1, Quota(5000, 5000, 30_000))
+                nursery.start_soon(keyspace.set, "a", f"{n:04}", b"123456", 9999, Quota(5000, 5000, 30_000))
     assert await keyspace.bytes_of("a") == 30_000
     with pytest.raises(KeyspaceFull):
         await keyspace.set("a", "0000", b"1234567", None, quota)
-    await trio.sleep(1.2)
+    for n in range(3000):  # their time has come
+        name = f"{n:04}"
+        await redis.execute_many([("DEL", f"jsbox:{{a}}:kv:{name}"), ("ZADD", "jsbox:{a}:kvkeys", "XX", 1, name)])
     await keyspace.set("a", "large", b"x" * 29_000, None, quota)
     with pytest.raises(KeyspaceFull):
         await keyspace.set("a", "more", b"x" * 1000, None, quota)
