@@ -17,8 +17,8 @@ _HOST = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*\.?")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PORTS = 65535
 
-# Written out, from IANA's registries of special-purpose addresses, because what `ipaddress` calls global changes with
-# Python's patch releases.
+# Written out, from IANA's registries of special-purpose addresses, because what `ipaddress` calls
+# global changes with Python's patch releases.
 _NOT_PUBLIC_4 = tuple(
     map(
         ipaddress.IPv4Network,
@@ -41,16 +41,18 @@ _NOT_PUBLIC_4 = tuple(
         ),
     )
 )
-# Of IPv6 only 2000::/3 is routed worldwide: not ::/8, local NAT64 (64:ff9b:1::/48), fc00::/7, fe80::/10, fec0::/10 or ff00::/8.
+# Of IPv6 only 2000::/3 is routed worldwide: not ::/8, local NAT64 (64:ff9b:1::/48), fc00::/7,
+# fe80::/10, fec0::/10 or ff00::/8.
 _PUBLIC_6 = ipaddress.IPv6Network("2000::/3")
 _NOT_PUBLIC_6 = tuple(map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "3fff::/20")))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 def is_public(address: IPAddress) -> bool:
-    """Whether an address is reachable from anywhere: not private, loopback, link-local, shared, multicast or reserved.
+    """Whether an address is reachable from anywhere: not private, shared, multicast or reserved.
 
-    An IPv6 address that stands for an IPv4 one (mapped, 6to4, NAT64, Teredo) is as public as that one.
+    An IPv6 address that stands for an IPv4 one (mapped, 6to4, NAT64, Teredo) is as public as that
+    one.
     """
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
@@ -77,16 +79,16 @@ class _Rule:
 class AllowList:
     """The rules of one app.
 
-    No rules: every public address. With rules, only what a rule names: a host by its name, and by whatever address that
-    name has; the hosts below "*.example.org", at public addresses; an address or a network by CIDR. A rule with a port
-    holds for that port alone.
+    No rules: every public address. With rules, only what a rule names: a host by its name, and by
+    whatever address that name has; the hosts below "*.example.org", at public addresses; an
+    address or a network by CIDR. A rule with a port holds for that port alone.
     """
 
     rules: Sequence[_Rule] = field(factory=tuple)
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> AllowList:
-        """Raises ValueError for an entry that is no host, pattern, address or CIDR with an optional port."""
+        """Raises ValueError for what is no host, pattern, address or CIDR, maybe with a port."""
         return cls(tuple(_parse(entry) for entry in entries))
 
     def allows_name(self, host: str, port: int) -> bool:
@@ -99,7 +101,7 @@ class AllowList:
         )
 
     def allows_unresolved(self, host: str, port: int) -> bool:
-        """Whether a name that somebody else looks up, a proxy, may be asked for: no network can be compared with it."""
+        """Whether a name may be asked for that a proxy looks up: no network is compared with it."""
         if not self.rules:
             return not is_local_name(host)
         host = host.rstrip(".").lower()

@@ -1,8 +1,9 @@
 """Host names and addresses in the one spelling that everything is judged by.
 
-An address has many spellings: 127.0.0.1 is also 127.1, 2130706433, 0x7f.0.0.1, 0177.0.0.1, 127%2e0.0.1 and 127.0.0.1. with a
-full stop of another script. Which of them lead there depends on who resolves them (the C library, a proxy, a browser), so
-all of them are turned into the plain one before anything is decided, and that one is what is looked up, or sent to a proxy.
+An address has many spellings: 127.0.0.1 is also 127.1, 2130706433, 0x7f.0.0.1, 0177.0.0.1,
+127%2e0.0.1 and 127.0.0.1. with a full stop of another script. Which of them lead there depends on
+who resolves them (the C library, a proxy, a browser), so all of them are turned into the plain
+one before anything is decided, and that one is what is looked up, or sent to a proxy.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _PARTS_MAX = 4  # of an IPv4 address
 
 
 def canonical(written: str) -> str:
-    """Return the one spelling of a host as a URL has it: a lower-case name in ASCII, or an address as ipaddress writes it.
+    """Return the one spelling of a host: a lower-case name in ASCII, or an address.
 
     Raises:
         ValueError: It is neither a name nor an address.

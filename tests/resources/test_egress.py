@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,20 +12,11 @@ import httpx2
 import pytest
 import trio
 import trustme
-from hypothesis import given
-from hypothesis import strategies as st
 
-from resources.contract import Caller, Refused
-from resources.convert import strict_converter
-from resources.http import Http, HttpSettings, Request
-from resources.stores.allow import AllowList
-from resources.stores.egress import Egress, EgressError, Forbidden, Policy, TooLarge, open_egress, url_of
-from resources.stores.egress.route import target_of
-from resources.stores.egress.urls import joined
-from resources.text import clean
+from resources.stores.egress import Egress, EgressError, Forbidden, Policy, TooLarge, open_egress
 
 from ..echo_server import echo_server
-from .raw_server import Reply, plain, raw_server, step_bound
+from .raw_server import policy
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +29,6 @@ def server() -> Iterator[str]:
 async def egress() -> AsyncIterator[Egress]:
     async with open_egress() as egress:
         yield egress
-
-
-def policy(*allow: str, **fields: Any) -> Policy:
-    options = {"connect_to": {}, "proxy": "", "redirects": 20, "response_max": 131072} | fields
-    return Policy(AllowList.parse(allow), **options)
 
 
 LOCAL = policy("127.0.0.0/8")
@@ -237,200 +222,3 @@ async def test_a_proxy_is_used_for_what_is_allowed(egress: Egress, server: str) 
     for host in ("127.0.0.1", "10.0.0.1", "localhost", "169.254.169.254"):
         with pytest.raises(Forbidden):
             await get(egress, f"http://{host}/echo", rules)
-
-
-STRUCTURE = strict_converter().get_structure_hook(Request)
-
-
-async def command(server: str, **fields: Any) -> Any:
-    """http.post through the resource, with its own checks."""
-
-    async def log(level: int, message: str) -> None: ...
-
-    settings = {HttpSettings: HttpSettings(LOCAL, 5.0)}
-    caller = Caller("r1", "acct", "app", "phone", None, settings, log)
-    async with open_egress() as egress:
-        return await Http(egress).post(caller, STRUCTURE({"url": f"{server}/echo"} | fields, Request))
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [
-        ({"url": 5}, "No URL given"),
-        ({"headers": "x"}, "'headers' must be an object"),
-        ({"headers": {"X": 5}}, "'headers' must be an object"),
-        ({"headers": {"X": ["a", 5]}}, "'headers' must be an object"),
-        ({"headers": {"X": "a\r\nEvil: 1"}}, "cannot be sent as a header"),
-        ({"headers": {"X Y": "a"}}, "cannot be sent as a header"),
-        ({"headers": {"": "a"}}, "cannot be sent as a header"),
-        ({"data": {"a": 1}}, "'data' must be a string"),
-        ({"verify_options": "VERIFY_NONE"}, "'verify_options' must be a list"),
-        ({"verify_options": ["VERIFY_FOO"]}, "VERIFY_FOO"),
-        ({"verify_options": [1]}, "'verify_options' may only contain"),
-        ({"ssl_method": "SSLv9"}, "SSLv9"),
-        ({"files": "x"}, "'files' must be an object"),
-        ({"files": {"f": "x"}}, "'files' must be an object"),
-        ({"files": {"f": {"data": "%%%"}}}, "is not base64"),
-        ({"files": {"f": {"data": "eA==", "file_name": 5}}}, "must be strings"),
-        ({"files": {"f": {"data": "eA=="}}, "data": "no form"}, "'data' must be a form"),
-        ({"url": "http://[::1"}, "'url' is no URL"),
-        ({"url": "http://a b/"}, "is no host name"),
-        ({"url": "http://127.0.0.1:0/"}, "0 is no port"),
-        ({"url": "http://127.0.0.1:99999/"}, "99999 is no port"),
-        ({"url": "http://127.0.0.1:-1/"}, "-1 is no port"),
-        ({"url": "http://xn--a/"}, "xn--a"),
-        ({"url": "http://h/" + "é" * 40_000}, "'url' is no URL: longer than 32768 bytes"),
-        ({"url": "http://h/" + "é" * 8_000}, "'url' is no URL: longer than 32768 bytes"),
-        ({"url": "http://" + "@" * 30_000}, "'url' is no URL: a host of more than 2048 characters"),
-        ({"url": "http://" + "é" * 2_000}, "'url' is no URL"),
-        ({"url": "http://" + "a." * 500}, "is no host name"),
-        ({"headers": {"X": "a\0b"}}, "cannot be sent as a header"),
-        ({"headers": {"X": "a\nb"}}, "cannot be sent as a header"),
-        ({"headers": {"X": ["a"] * 600}}, "'headers' may have 500 lines"),
-        ({"files": {"f": {"data": "eA==", "content_type": "text/plain\r\nEvil: 1"}}}, "the content_type of 'f' has a line break"),
-        ({"files": {"f": {"data": "eA==", "content_type": "a\0"}}}, "the content_type of 'f' has a line break"),
-        ({"files": {"f": {"data": "eA"}}}, "the data of 'f' is not base64"),
-        ({"files": {"f": {"data": "eA==", "content_type": 5}}}, "must be strings"),
-        ({"files": {f"f{n}": {"data": ""} for n in range(1200)}}, "'files' may have 1000 files"),
-        ({"files": {"f": {"data": ""}}, "data": "a=1&" * 1200 + "a=1"}, "'data' must be a form (a=1&b=2) of at most 1000 fields"),
-        ({"files": {f"f{n}": {"data": ""} for n in range(600)}, "data": "a=1&" * 600 + "a=1"}, "1000 fields and files together"),
-    ],
-)  # fmt: skip
-async def test_bad_fields_are_refused_by_name(server: str, fields: dict[str, Any], reason: str) -> None:
-    """The reason names the field and what is wrong with it."""
-    with pytest.raises(Refused) as raised:
-        await command(server, **fields)
-    assert reason in raised.value.reason
-
-
-async def test_headers_files_and_fields_arrive(server: str) -> None:
-    """Header values as strings or lists, files as an object or the documented list, data beside files as form fields."""
-    import json
-
-    file = {"file_name": "a.txt", "content_type": "text/x", "data": "aMOp"}
-    said = json.loads(
-        (await command(server, headers={"X-A": "1", "X-B": ["2", "3"], "Content-Length": "999"}, data="é")).body
-    )
-    assert (said["headers"]["x-a"], said["headers"]["x-b"], said["body"]) == ("1", "2, 3", "é")
-    assert "content-type" not in said["headers"]
-    for files in ({"one": file, "two": file}, [{"one": file}, {"two": file}]):
-        said = json.loads(
-            (await command(server, files=files, data="a=1&b=x+y", headers={"Content-Type": ["wrong"]})).body
-        )
-        assert said["files"] == {
-            name: {"file_name": "a.txt", "content_type": "text/x", "data": "hé"} for name in ("one", "two")
-        }
-        assert said["fields"] == {"a": "1", "b": "x y"}
-
-
-async def test_base64_may_have_line_breaks(server: str) -> None:
-    """As the old sandbox took it, and as mail programs write it; other characters are refused."""
-    import json
-
-    said = json.loads((await command(server, files={"f": {"data": "aM\r\n Op\n\t"}})).body)
-    assert said["files"]["f"]["data"] == "hé"
-
-
-async def sent(**fields: Any) -> bytes:
-    """What a command sends, to the byte."""
-    async with raw_server(plain(b"ok")) as server:
-        await command(server.url, **fields)
-        return server.requests[0]
-
-
-async def test_header_values_are_sent_as_they_are() -> None:
-    """In UTF-8, empty, with spaces about them; a half of a surrogate pair becomes U+FFFD."""
-    values = {
-        "X-Name": ["Zoë"],
-        "Authorization": "Bearer ",
-        "X-Empty": "",
-        "X-Spaces": "  a b\t",
-        "X-Half": "a\ud83d",
-        "X-C": "a\x01b",
-    }
-    head = await sent(headers=values)
-    for line in (
-        "X-Name: Zoë", "Authorization: Bearer ", "X-Empty: ", "X-Spaces:   a b\t", "X-Half: a\ufffd", "X-C: a\x01b"
-    ):  # fmt: skip
-        assert f"\r\n{line}\r\n".encode() in head
-
-
-async def test_bodies_with_halves_of_pairs_are_sent() -> None:
-    """With U+FFFD in their place, in data, fields, names and contents of files alike."""
-    assert (await sent(data="a\ud83d😀")).endswith("\r\n\r\na\ufffd😀".encode())
-    body = await sent(
-        data="a=\ud83d", files={"\ud83d": {"file_name": "\ud83d.x", "data": "eA==", "content_type": "x\ud83d"}}
-    )
-    assert body.count("\ufffd".encode()) == 4
-
-
-@pytest.mark.parametrize(
-    ("location", "path"),
-    [
-        ("/fin é/☃?q=ü".encode(), "/fin%20%C3%A9/%E2%98%83?q=%C3%BC"),
-        ("/é".encode("latin-1"), "/%C3%A9"),
-        (b"/a%20b?c=%C3%A9&d=[]{}|#frag", "/a%20b?c=%C3%A9&d=[]{}|"),
-        (b"other", "/to/other"),
-        (b"?x", "/to/here?x"),
-        (b"../x/./y", "/x/y"),
-        (b"", "/to/here"),
-    ],
-)  # fmt: skip
-async def test_locations_lead_where_browsers_go(egress: Egress, location: bytes, path: str) -> None:
-    """UTF-8 is UTF-8, else it is Latin-1; what is escaped stays."""
-    redirect = b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n"
-    async with raw_server(lambda _, index: Reply(plain(b"ok") if index else redirect)) as server:
-        assert (await get(egress, f"{server.url}/to/here"))[1] == "ok"
-        assert server.requests[1].split(b" ")[1].decode() == path
-
-
-@pytest.mark.parametrize(
-    "location",
-    [b"//[", b"http://[::1", b"http://a:b/", b"http://xn--a/", b"\x01", b"http:///x", b"//a b/", b"http://h:99999/"],
-)
-async def test_locations_that_lead_nowhere(egress: Egress, location: bytes) -> None:
-    """A reason, whatever they are."""
-    redirect = b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n"
-    async with raw_server(redirect) as server:
-        with pytest.raises(EgressError) as raised:
-            await get(egress, server.url)
-        assert "Error(" not in str(raised.value)
-
-
-async def test_urls_take_no_time() -> None:
-    """The longest that there may be, of the characters that take longest, as an app's URL and as a Location."""
-    for text in (
-        "é" * 5400,
-        " " * 10_000,
-        "%A9a" * 8000,
-        "a/../" * 6500,
-        "?" + "`" * 10_000,
-        "#" + "{" * 32_000,
-        ":" * 32_000,
-    ):
-        for front in ("http://h/", "", "http://"):
-            began = time.thread_time()
-            try:
-                url_of(front + text)
-                joined(httpx2.URL("http://h/x"), front + text)
-            except httpx2.InvalidURL:
-                pass
-            assert time.thread_time() - began < 2 * step_bound()
-
-
-@given(
-    st.text(alphabet=st.characters(codec=None), max_size=60),
-    st.sampled_from(["", "http://", "http://h/", "//", "http://h?", "http:"]),
-)
-def test_any_text_is_a_url_or_refused(text: str, front: str) -> None:
-    """By an error of its own kind; and it means the same as it does to httpx2, which takes longer."""
-    try:
-        url = url_of(front + text)
-    except httpx2.InvalidURL:
-        return
-    assert url == httpx2.URL(clean(front + text))
-    try:
-        target_of(url, LOCAL)
-        joined(url, text)
-    except (EgressError, httpx2.InvalidURL):
-        pass

@@ -1,9 +1,10 @@
 """The way out to HTTP: connections to allowed addresses only, redirects, bounded bodies.
 
-What an app may reach is decided on the address that a connection is really made to: the host is looked up here, each answer
-is checked, and the socket is opened to a checked address. A redirect is a new request and goes through the same gate.
-Whatever a server sends, the work on it is bounded and cut into short slices (`pace`), and what is wrong with it is an
-`EgressError` that says so.
+What an app may reach is decided on the address that a connection is really made to: the host is
+looked up here, each answer is checked, and the socket is opened to a checked address. A redirect
+is a new request and goes through the same gate. Whatever a server sends, the work on it is
+bounded and cut into short slices (`pace`), and what is wrong with it is an `EgressError` that
+says so.
 """
 
 from .client import DROPPED, Answer, Egress, open_egress

@@ -1,7 +1,8 @@
-"""Bodies to text, as browsers do it: by the charsets of the Encoding Standard, all of which decode in linear time.
+"""Bodies to text, as browsers do it: by the charsets of the Encoding Standard, in linear time.
 
-Python's own names are not asked: they know codecs that take quadratic time (punycode), give halves of surrogate pairs
-(utf-7, unicode_escape), or are no charsets at all, and each unknown name stays in a cache for ever.
+Python's own names are not asked: they know codecs that take quadratic time (punycode), give
+halves of surrogate pairs (utf-7, unicode_escape), or are no charsets at all, and each unknown
+name stays in a cache for ever.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ PIECE = 8 * 1024  # bytes that are decoded at a time
 _SPACE = " \t\r\n\f"
 _TEXTUAL = re.compile(r"text/|[^;]*[/+](json|xml|javascript|ecmascript|x-www-form-urlencoded)\s*(;|$)", re.IGNORECASE)
 
-# The Encoding Standard's names of the encodings that Python has, with its name for each, and their labels.
+# Labels of the Encoding Standard, by Python's name of the encoding.
 _BY_PYTHON = {
     "utf_8": "unicode-1-1-utf-8 unicode11utf8 unicode20utf8 utf-8 utf8 x-unicode20utf8",
     "utf_16_be": "unicodefffe utf-16be",
@@ -84,10 +85,11 @@ def charset_of(label: str) -> str | None:
 
 
 def decoded(body: bytes | bytearray, content_type: str) -> Iterator[str]:
-    """Decode a body, piece by piece: valid Unicode whatever it is, with U+FFFD for what does not fit.
+    """Decode a body, piece by piece, to valid Unicode, with U+FFFD for what does not fit.
 
-    A byte order mark says more than the declared charset, and is not part of the text. Without either it is UTF-8. The marks
-    of UTF-16 hold only where the type is one of text: a picture may begin so too.
+    A byte order mark says more than the declared charset, and is not part of the text. Without
+    either it is UTF-8. The marks of UTF-16 hold only where the type is one of text: a picture may
+    begin so too.
     """
     content_type = content_type[:TYPE_MAX]
     declared = _declared(content_type)
@@ -120,7 +122,7 @@ def _decoder(charset: str) -> Callable[[bytes, bool], str]:
 
 @cache
 def _table(charset: str) -> str:
-    """The characters of the 256 bytes, U+FFFD where there is none: no byte is an error, which would take long."""
+    """The characters of the 256 bytes, U+FFFD where there is none: errors would take long."""
     characters = [bytes([byte]).decode(charset, "replace") for byte in range(256)]
     for byte in range(0x80, 0xA0):
         if characters[byte] == "\ufffd":

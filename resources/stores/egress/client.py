@@ -1,4 +1,4 @@
-"""The HTTP client of all apps: a request to its answer, over kept or new connections, and on where redirects lead."""
+"""The HTTP client of all apps: requests to answers, over kept or new connections."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class _Places:
 
 @define(eq=False)
 class Egress:
-    """The HTTP client of all apps: each app has connections of its own, under its own policy. Made by `open_egress`."""
+    """The HTTP client of all apps, each with connections of its own. Made by `open_egress`."""
 
     _connector: Connector = field(factory=Connector, init=False)
     _kept: Kept = field(factory=Kept, init=False)
@@ -85,8 +85,9 @@ class Egress:
     async def _exchange(self, app: str, request: httpx2.Request, policy: Policy, *, verify: bool) -> Answer | Head:
         """Send one request; return its answer, or the head of a redirect.
 
-        A request on a kept connection that ends before any byte of the answer is sent once more, on a new connection,
-        whatever its method: as a rule the server had closed the connection before the request came.
+        A request on a kept connection that ends before any byte of the answer is sent once more,
+        on a new connection, whatever its method: as a rule the server had closed the connection
+        before the request came.
         """
         target = target_of(request.url, policy)
         data = _rendered(request, target, policy)
@@ -102,7 +103,7 @@ class Egress:
         return await self._converse(connection, request.method, data, policy, work, key)
 
     async def _take_kept(self, key: tuple[object, ...], target: Target, policy: Policy) -> Connection | None:
-        """A connection that is still open, and that the policy, which may be newer than it, allows."""
+        """Take a kept connection that is open, and that the policy, maybe newer than it, allows."""
         place = target.route.place
         while (connection := self._kept.take(key)) is not None:
             try:
@@ -120,7 +121,7 @@ class Egress:
     async def _converse(
         self, connection: Connection, method: str, data: bytes, policy: Policy, work: Work, key: tuple[object, ...]
     ) -> Answer | Head:
-        """Send a request on a connection and read the answer; keep the connection or close it, whatever happens."""
+        """Send a request and read the answer; in any case keep the connection or close it."""
         is_free = False
         try:
             await connection.send(data)
@@ -149,7 +150,7 @@ async def open_egress() -> AsyncIterator[Egress]:
 
 
 def _rendered(request: httpx2.Request, target: Target, policy: Policy) -> bytes:
-    """The bytes of a request. Header values are sent as they are, with their spaces and in UTF-8."""
+    """Return the bytes of a request. Header values are sent as they are, spaces included."""
     lines = [f"{request.method} {target.path} HTTP/1.1".encode("ascii"), b"Host: " + target.host.encode("ascii")]
     if target.route.is_forwarded and target.proxy_authorization is not None:
         lines.append(b"Proxy-Authorization: " + target.proxy_authorization.encode("ascii"))

@@ -1,4 +1,4 @@
-"""Connections are opened here: to checked addresses only, through TLS, and through a proxy's tunnel."""
+"""Opening connections: to checked addresses only, with TLS, and through a proxy's tunnel."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Connection:
     _lost: BaseException | None = field(default=None, init=False)
 
     async def send(self, data: bytes) -> None:
-        """Send a request. That the server has hung up shows when its answer is read: it may have sent one before."""
+        """Send a request. If the server has hung up, `receive` says so: it may have answered."""
         self._answered = False
         try:
             await self.stream.send_all(data)
@@ -67,7 +67,7 @@ class Connection:
         return self._lost is None and not self.buffer
 
     async def is_usable(self) -> bool:
-        """Whether a connection that was kept is still open, with nothing in it that no request asked for."""
+        """Whether a kept connection is still open, with nothing in it that nobody asked for."""
         if self.socket.is_readable():
             return False
         if isinstance(self.stream, trio.SSLStream):
@@ -81,5 +81,5 @@ class Connection:
         return True
 
     def close(self) -> None:
-        """Close the socket: no goodbye, and nothing to wait for, so that it also is safe after a cancellation."""
+        """Close the socket, without waiting: safe after a cancellation, too."""
         self.socket.close()

@@ -127,7 +127,7 @@ class _Chunked:
         return at
 
     def _line(self, buffer: bytearray, at: int) -> int:
-        """Read the line end of the last chunk, and the line before the next; return where that ends, or 0 if it does not."""
+        """Read the line before the next chunk; return where it ends, or 0 if more must come."""
         if self._closing:
             ending = buffer[at : at + 2]
             if ending != b"\r\n":

@@ -1,6 +1,7 @@
-"""The head of an answer: the status line and the headers, bounded in bytes, lines and informational answers before it.
+"""The head of an answer, bounded in bytes, lines and informational answers before it.
 
-Parsed here, in linear time: h11 and its like try some lines, such as "a:" with many spaces and a NUL, from each character anew.
+Parsed here, in linear time: h11 tries a line such as "a:", many spaces and a NUL anew from each
+character.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Kept:
         self._by_app[key[0]] += 1
 
     def take(self, key: Key) -> Connection | None:
-        """Return the connection that was used last, or None; from now on it is the caller's to close."""
+        """Return the connection used last, from now on the caller's to close, or None."""
         self.close_expired()
         connections = self._by_key.get(key)
         if not connections:

@@ -1,8 +1,9 @@
-"""Names to addresses, in threads of their own: a name server that does not answer holds up nobody but the app that asks it.
+"""Names to addresses, in threads of their own: a silent name server holds up nobody else.
 
-The C library looks names up, in a thread that cannot be stopped: what a request gives up on goes on until the library gives
-up too. So the threads are counted until they really end, there is a bound for all and one for each app, and an app that has
-none in use gets one before another gets more.
+The C library looks names up, in a thread that cannot be stopped: what a request gives up on goes
+on until the library gives up too. So the threads are counted until they really end, there is a
+bound for all and one for each app, and an app that has none in use gets one before another gets
+more.
 """
 
 from __future__ import annotations

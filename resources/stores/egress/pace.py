@@ -1,9 +1,10 @@
 """Work on answers in short slices, so that no answer holds up anybody else's.
 
-Some answers take long to read although they are small: a body in chunks of one byte, a thousand gzip members. The work on
-them is cut into slices of `SLICE` seconds, and in one pass of the event loop there is one slice at most, of all answers of
-all apps; the apps that wait for theirs take turns. The first `FREE` seconds of each answer need no slice, which is all that
-an ordinary answer takes.
+Some answers take long to read although they are small: a body in chunks of one byte, a thousand
+gzip members. The work on them is cut into slices of `SLICE` seconds, and in one pass of the event
+loop there is one slice at most, of all answers of all apps; the apps that wait for theirs take
+turns. The first `FREE` seconds of each answer need no slice, which is all that an ordinary answer
+takes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Pace:
         return Work(self, app)
 
     async def take(self, app: str) -> None:
-        """Wait for a slice. It is given back with `give`, also after a cancellation; a cancelled wait has none."""
+        """Wait for a slice, to be given back with `give`. A cancelled wait has none."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if not self._taken:
             self._taken = True
@@ -56,7 +57,7 @@ class Pace:
 
 @define(eq=False)
 class Work:
-    """The work on one answer. Inside `async with`: check `is_over` after each small step, and `rest` if it is."""
+    """The work on one answer. Inside `async with`, `rest` when `is_over` after a small step."""
 
     _pace: Pace
     _app: str
@@ -77,7 +78,7 @@ class Work:
             self._free = self._ends - perf_counter()
             return
         try:
-            # The slice is kept to the end of this pass of the loop: nobody else's work is added to ours.
+            # Kept to the end of this pass of the loop: nobody else's work is added to ours.
             await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._slice = False

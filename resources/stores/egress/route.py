@@ -1,4 +1,4 @@
-"""Where a request goes: to its host, to the place the operator names instead, or to the proxy; or that it may not go."""
+"""Where a request goes: its host, the place named instead, or the proxy; or that it may not."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def forbidden(host: str, addresses: list[IPAddress], allow: AllowList) -> Forbid
 
 
 def _mapped(host: str, port: int, connect_to: Mapping[str, str]) -> Place | None:
-    """The place that the operator names instead of a host, which may be written in its own script."""
+    """Return the place that the operator names instead of a host, also in its own script."""
     if not connect_to:
         return None
     names = [host]
@@ -142,7 +142,7 @@ def _proxy(url: str) -> tuple[Place, str | None]:
 
 
 def _check_behind_proxy(host: str, port: int, allow: AllowList) -> None:
-    """The proxy looks names up and connects: an address is judged here, of a name no more than that it is allowed."""
+    """Judge an address, or, since the proxy looks it up, no more of a name than the name."""
     address = as_address(host)
     if address is not None:
         if not allow.allows_address(host, address, port):

@@ -1,7 +1,8 @@
 """TLS on a connection, with a bound on what a server sends without saying anything.
 
-OpenSSL reads on for ever where a server asks for renegotiation, or sends session tickets, one after the other: what comes
-between two pieces of data is bounded here, and is given to it in small pieces.
+OpenSSL reads on for ever where a server asks for renegotiation, or sends session tickets, one
+after the other: what comes between two pieces of data is bounded here, and is given to it in
+small pieces.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SILENT_MAX = 256 * 1024  # bytes without any data in them; certificates may have
 
 @define(eq=False)
 class Contexts:
-    """How certificates are checked, made when it is first needed: reading the authorities takes long."""
+    """How certificates are checked. Reading the authorities takes long: made when needed."""
 
     _made: dict[bool, ssl.SSLContext] = field(factory=dict, init=False)
 

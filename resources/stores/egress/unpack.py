@@ -1,4 +1,4 @@
-"""Content-Encoding undone: gzip and deflate, also several times over, in small pieces and never further than is read."""
+"""Content-Encoding undone: gzip and deflate, also several times over, in small pieces."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def unpacked(layers: Sequence[Layer], data: bytes) -> Iterator[bytes]:
 
 
 def _input_max(most: int) -> int:
-    """The bytes that may go into a layer. What encodes no less than nothing is longer than what it encodes, a little."""
+    """Return the bytes that may go into a layer: sane ones are little longer than what comes out."""
     return 2 * most + PIECE
 
 
