@@ -154,7 +154,7 @@ async def test_no_socket_is_left_by_any_of_them(tls: ssl.SSLContext) -> None:
 
 async def test_cancelled_in_a_queue_for_slices() -> None:
     """Whoever waits for its turn to work and gives up is not waited for."""
-    reply, _ = HOSTILE["four-byte chunks"]
+    reply, _ = HOSTILE["chunks of 32 bytes"]
     async with raw_server(reply) as server, open_egress() as egress:
         async with trio.open_nursery() as nursery:
             for number in range(8):

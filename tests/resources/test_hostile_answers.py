@@ -41,21 +41,23 @@ HOSTILE: dict[str, tuple[bytes | Reply, int | str]] = {
     "charset utf-16, halves of pairs": (plain(b"\0\xd8" * 65536, b"Content-Type: text/plain; charset=utf-16"), 65536),
     "charset with a hole": (plain(b"\xd2" * 131072, b"Content-Type: text/plain; charset=windows-1253"), 131072),
     "a charset's name of 60 KB": (plain(b"ok", b"Content-Type: text/plain; charset=" + b"x" * 60_000), 2),
-    "one-byte chunks": (CHUNKED + b"1\r\nx\r\n" * 131072 + b"0\r\n\r\n", "more than 16384 chunks of a few bytes"),
-    "four-byte chunks": (CHUNKED + b"4\r\nabcd\r\n" * 32768 + b"0\r\n\r\n", 131072),
+    "one-byte chunks": (CHUNKED + b"1\r\nx\r\n" * 131072 + b"0\r\n\r\n", "more than 4096 chunks of a few bytes"),
+    "four-byte chunks": (CHUNKED + b"4\r\nabcd\r\n" * 32768 + b"0\r\n\r\n", "more than 4096 chunks"),
+    "chunks of 32 bytes": (CHUNKED + (b"20\r\n" + b"x" * 32 + b"\r\n") * 4096 + b"0\r\n\r\n", 131072),
     "one-byte chunks for ever": (Reply(b"1\r\nx\r\n" * 10_000, "endless"), "no valid HTTP"),
-    "chunks without end": (Reply(CHUNKED + b"4\r\nabcd\r\n" * 50_000, "wait"), "maximum of 131072 bytes"),
-    "extensions of chunks": (CHUNKED + (b"1;" + b"e" * 4000 + b"\r\nx\r\n") * 100, "more about its chunks than in them"),
-    "an extension without end": (Reply(CHUNKED + b"1;" + b"e" * 131072, "wait"), "4096 bytes or more about it"),
-    "trailers": (CHUNKED + b"1\r\nx\r\n0\r\n" + b"a:\r\n" * 20_000 + b"\r\n", "bytes after its body"),
+    "chunks without end": (Reply(CHUNKED + (b"40\r\n" + b"x" * 64 + b"\r\n") * 5_000, "wait"), "maximum of 131072 bytes"),
+    "extensions of chunks": (CHUNKED + (b"1;" + b"e" * 4000 + b"\r\nx\r\n") * 100, "1024 bytes about a chunk"),
+    "an extension without end": (Reply(CHUNKED + b"1;" + b"e" * 131072, "wait"), "1024 bytes about a chunk"),
+    "extensions, each short": (CHUNKED + (b"1;" + b"e" * 900 + b"\r\nx\r\n") * 100, "more about its chunks than in them"),
+    "trailers": (CHUNKED + b"1\r\nx\r\n0\r\n" + b"a:\r\n" * 20_000 + b"\r\n", "1024 bytes about a chunk"),
     "100 Continue for ever": (Reply(b"HTTP/1.1 100\r\n\r\n" * 10_000, "endless"), "more than 32 informational"),
     "103 with many headers": (Reply((b"HTTP/1.1 103 x\r\n" + b"a:b\r\n" * 400 + b"\r\n") * 10, "endless"), "more than 500 header lines"),
     "a header without end": (Reply(b"x" * 131072, "endless"), "no valid HTTP"),
     "headers without end": (Reply(OK + b"a: b\r\n" * 50_000, "wait"), "more than 102400 bytes"),
     "one endless line": (Reply(OK + b"a: " + b"b" * 1_000_000, "wait"), "more than 102400 bytes"),
     "20,000 header lines": (OK + b"a:\r\n" * 20_000 + b"Content-Length: 2\r\n\r\nok", "more than 500 header lines"),
-    "spaces and a NUL in a header": (OK + b"a:" + b" " * 100_000 + b"\0\r\n\r\n", "NUL"),
-    "a length of 5,000 digits": (OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", "no length"),
+    "spaces and a NUL in a header": (OK + b"a:" + b" " * 100_000 + b"\0\r\n\r\n", "256 spaces in a row"),
+    "a length of 5,000 digits": (OK + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", "Content-Length"),
     "empty gzip members": (plain(EMPTY_MEMBER * 6000, b"Content-Encoding: gzip"), 0),
     "more empty gzip members": (OK + b"Content-Encoding: gzip\r\n\r\n" + EMPTY_MEMBER * 15_000, "more than 10000 members"),
     "empty blocks": (OK + b"Content-Encoding: gzip\r\n\r\n" + EMPTY_MEMBER[:10] + b"\0\0\0\xff\xff" * 200_000, "and little in them"),
@@ -71,8 +73,8 @@ HOSTILE: dict[str, tuple[bytes | Reply, int | str]] = {
     "nothing": (Reply(b"", "close"), "without an answer"),
     "a reset": (Reply(b"", "reset"), "Connection reset by peer|without an answer"),
     "a head cut off": (Reply(OK + b"Content-", "close"), "cut off in its headers"),
-    "a body cut off": (Reply(plain(b"x" * 1000)[:-1], "close"), "cut off: 999 of 1000 bytes"),
-    "chunks cut off": (Reply(CHUNKED + b"5\r\nhello\r\n", "close"), "last chunk did not come"),
+    "a body cut off": (Reply(plain(b"x" * 1000)[:-1], "close"), "cut off"),
+    "chunks cut off": (Reply(CHUNKED + b"5\r\nhello\r\n", "close"), "cut off"),
     "gzip cut off": (plain(gzip.compress(bytes(range(256)))[:100], b"Content-Encoding: gzip"), "gzip body was cut off"),
     "an unknown encoding": (plain(b"x", b"Content-Encoding: br"), "gzip and deflate can be read"),
 }  # fmt: skip
@@ -131,7 +133,7 @@ async def test_large_bodies_are_read_in_short_steps(name: str, big: dict[str, by
         assert measured.longest < step_bound()
 
 
-@pytest.mark.parametrize("name", ["four-byte chunks", "charset utf-16, halves of pairs", "empty gzip members"])
+@pytest.mark.parametrize("name", ["chunks of 32 bytes", "charset utf-16, halves of pairs", "empty gzip members"])
 async def test_many_such_answers_at_once_leave_others_their_time(name: str) -> None:
     """Ten of one app: between two passes there is work on one of them, and another app's request is soon answered."""
     reply, _ = HOSTILE[name]
@@ -160,7 +162,7 @@ async def test_each_app_has_its_turn() -> None:
         await get(egress, server.url, app=app)
         done.append(app)
 
-    async with raw_server(HOSTILE["four-byte chunks"][0]) as server, open_egress() as egress:
+    async with raw_server(HOSTILE["chunks of 32 bytes"][0]) as server, open_egress() as egress:
         async with trio.open_nursery() as nursery:
             for _ in range(6):
                 nursery.start_soon(ask, "first")

@@ -118,8 +118,8 @@ async def sent(**fields: Any) -> bytes:
         return server.requests[0]
 
 
-async def test_header_values_are_sent_as_they_are() -> None:
-    """In UTF-8, empty, with spaces about them; a half of a surrogate pair becomes U+FFFD."""
+async def test_header_values_are_sent_in_utf_8() -> None:
+    """Empty ones too; spaces round a value, which HTTP does not count, are left out; a half of a surrogate pair becomes U+FFFD."""
     values = {
         "X-Name": ["Zoë"],
         "Authorization": "Bearer ",
@@ -130,7 +130,7 @@ async def test_header_values_are_sent_as_they_are() -> None:
     }
     head = await sent(headers=values)
     for line in (
-        "X-Name: Zoë", "Authorization: Bearer ", "X-Empty: ", "X-Spaces:   a b\t", "X-Half: a\ufffd", "X-C: a\x01b"
+        "X-Name: Zoë", "Authorization: Bearer", "X-Empty: ", "X-Spaces: a b", "X-Half: a\ufffd", "X-C: a\x01b"
     ):  # fmt: skip
         assert f"\r\n{line}\r\n".encode() in head
 

@@ -153,7 +153,8 @@ async def test_junk_that_comes_late_closes_too(egress: Egress, tls: ssl.SSLConte
             nursery.start_soon(trio.serve_listeners, serve, listeners)
             url = f"{'https' if context else 'http'}://127.0.0.1:{port}/"
             assert (await get(egress, url, verify=False)).body == "ok"
-            *_, connection = egress._kept._all
+            *_, kept = egress._kept._all
+            connection = kept.connection
             assert await connection.is_usable()
             more.set()
             await sent.wait()

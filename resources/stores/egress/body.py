@@ -1,71 +1,75 @@
-"""The body of an answer, as text: its end found, unpacked and decoded, in slices of work."""
+"""The body of an answer, as text: unpacked and decoded, in slices of work."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
+
+from attrs import define, field
 
 from .charsets import decoded
-from .connection import Connection
-from .errors import TooLarge
-from .framing import Framing, framing_of
+from .errors import EgressError, TooLarge
 from .head import Head
 from .pace import Work
-from .unpack import Layer, layers_of, unpacked
+from .unpack import layers_of, unpacked
+from .wire import Wire
+
+SMALL_PIECES_MAX = 4096  # of a body, beyond those of 32 bytes and more
+EXCESS_MAX = 16 * 1024  # bytes about chunks beyond what bodies are worth, as in Go: 16 a chunk and 2 a byte are free
 
 
-async def read_body(connection: Connection, head: Head, method: str, most: int, work: Work) -> str:
-    """Read a body to its end.
+@define(eq=False)
+class _Worth:
+    """Whether a body is worth what it costs to find it among its chunks."""
+
+    _wire: Wire
+    _before: int = field(init=False)
+    _free: int = field(default=EXCESS_MAX, init=False)
+    _pieces_left: int = field(default=SMALL_PIECES_MAX, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._before = self._wire.received
+
+    def check(self, piece: bytes) -> None:
+        """Raise EgressError if there is too much about the chunks, or there are too many."""
+        self._free += 16 + 3 * len(piece)
+        self._pieces_left += len(piece) // 32 - 1
+        if self._wire.received - self._before > self._free:
+            raise EgressError("the answer has more about its chunks than in them")
+        if self._pieces_left < 0:
+            raise EgressError(f"the answer has more than {SMALL_PIECES_MAX} chunks of a few bytes")
+
+
+async def read_body(pieces: AsyncIterator[bytes], head: Head, method: str, most: int, wire: Wire, work: Work) -> str:
+    """Read a body to its end, and return it as text. `work` is entered.
 
     Raises:
         TooLarge: It has more than `most` bytes, as soon as that is known.
         EgressError: It was cut off, or is not what it says it is.
     """
     length = head.length(method)
-    if isinstance(length, int) and length > most:
+    if length is not None and length > most:
         raise TooLarge(length, most)
-    if length == 0:
-        return ""
-    framing, layers, body = framing_of(length), layers_of(head, most), bytearray()
-    while not framing.done:
-        async with work:
-            await _take(connection.buffer, framing, layers, body, most, work)
-        if not framing.done and not await connection.receive():
-            framing.end()
-    for layer in layers:
-        layer.finish()
-    return await _text(body, head, work)
-
-
-def skip_body(connection: Connection, head: Head, method: str) -> bool:
-    """Skip a body that nobody reads, if all of it is here already; return whether it was."""
-    length = head.length(method)
-    if not isinstance(length, int) or length > len(connection.buffer):
-        return False
-    del connection.buffer[:length]
-    return True
-
-
-async def _take(
-    buffer: bytearray, framing: Framing, layers: Sequence[Layer], body: bytearray, most: int, work: Work
-) -> None:
-    """Add what the buffer has of the body."""
-    for data in framing.feed(buffer):
+    layers, body, worth = layers_of(head, most), bytearray(), _Worth(wire)
+    async for data in pieces:
+        if head.is_chunked:
+            worth.check(data)
         for piece in unpacked(layers, data):
             body += piece
             if len(body) > most:
                 raise TooLarge(len(body), most)
             if work.is_over():
                 await work.rest()
-        if work.is_over():
-            await work.rest()
+    if length != 0:
+        for layer in layers:
+            layer.finish()
+    return await _text(body, head, work)
 
 
 async def _text(body: bytearray, head: Head, work: Work) -> str:
     content_type = (head.header(b"content-type") or b"").decode("latin-1")
     texts = []
-    async with work:
-        for text in decoded(body, content_type):
-            texts.append(text)
-            if work.is_over():
-                await work.rest()
+    for text in decoded(body, content_type):
+        texts.append(text)
+        if work.is_over():
+            await work.rest()
     return "".join(texts)

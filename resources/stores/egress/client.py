@@ -1,4 +1,4 @@
-"""The HTTP client of all apps: requests to answers, over kept or new connections."""
+"""The HTTP client of all apps: a request to its answer, over kept or new connections, and on where redirects lead."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import httpx2
 import trio
 from attrs import define, field, frozen
 
-from .body import read_body, skip_body
+from .body import read_body
 from .connect import Connector
-from .connection import Connection
 from .errors import EgressError, Unanswered, excerpt
-from .head import Head, read_head
+from .exchange import Exchanges
+from .head import Head
 from .kept import Kept
 from .pace import Pace, Work
 from .route import Policy, Target, target_of
@@ -24,6 +24,7 @@ DROPPED = frozenset({"connection", "content-length", "transfer-encoding", "host"
 CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})  # not sent on to another origin
 FOR_PROXIES = frozenset({b"proxy-authorization", b"proxy-connection"})  # the operator's to set, behind a proxy
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+SKIPPED_MAX = 16 * 1024  # bytes of a redirect's body that are read, to keep the connection
 SEE_OTHER = 303  # the redirect that means "GET this"
 
 
@@ -45,7 +46,7 @@ class _Places:
 
 @define(eq=False)
 class Egress:
-    """The HTTP client of all apps, each with connections of its own. Made by `open_egress`."""
+    """The HTTP client of all apps: each app has connections of its own, under its own policy. Made by `open_egress`."""
 
     _connector: Connector = field(factory=Connector, init=False)
     _kept: Kept = field(factory=Kept, init=False)
@@ -85,33 +86,33 @@ class Egress:
     async def _exchange(self, app: str, request: httpx2.Request, policy: Policy, *, verify: bool) -> Answer | Head:
         """Send one request; return its answer, or the head of a redirect.
 
-        A request on a kept connection that ends before any byte of the answer is sent once more,
-        on a new connection, whatever its method: as a rule the server had closed the connection
-        before the request came.
+        A request on a kept connection that ends before any byte of the answer is sent once more, on a new connection,
+        whatever its method: as a rule the server had closed the connection before the request came.
         """
         target = target_of(request.url, policy)
-        data = _rendered(request, target, policy)
+        headers = _headers(request, target, policy)
         work = self._pace.work(app)
         key = (app, target.route, verify, target.proxy_authorization)
-        connection = await self._take_kept(key, target, policy)
-        if connection is not None:
+        kept = await self._take_kept(key, target, policy)
+        if kept is not None:
             try:
-                return await self._converse(connection, request.method, data, policy, work, key)
+                return await self._converse(kept, request, target, headers, policy, work, key)
             except Unanswered:
                 pass
         connection = await self._connector.open(app, target, policy.allow, work, verify=verify)
-        return await self._converse(connection, request.method, data, policy, work, key)
+        return await self._converse(Exchanges(connection), request, target, headers, policy, work, key)
 
-    async def _take_kept(self, key: tuple[object, ...], target: Target, policy: Policy) -> Connection | None:
-        """Take a kept connection that is open, and that the policy, maybe newer than it, allows."""
+    async def _take_kept(self, key: tuple[object, ...], target: Target, policy: Policy) -> Exchanges | None:
+        """A connection that is still open, and that the policy, which may be newer than it, allows."""
         place = target.route.place
-        while (connection := self._kept.take(key)) is not None:
+        while (kept := self._kept.take(key)) is not None:
+            connection = kept.connection
             try:
                 allowed = not target.route.is_guarded or policy.allow.allows_address(
                     place.host, connection.address, place.port
                 )
                 if allowed and await connection.is_usable():
-                    return connection
+                    return kept
             except BaseException:
                 connection.close()
                 raise
@@ -119,24 +120,36 @@ class Egress:
         return None
 
     async def _converse(
-        self, connection: Connection, method: str, data: bytes, policy: Policy, work: Work, key: tuple[object, ...]
+        self,
+        exchanges: Exchanges,
+        request: httpx2.Request,
+        target: Target,
+        headers: list[tuple[bytes, bytes]],
+        policy: Policy,
+        work: Work,
+        key: tuple[object, ...],
     ) -> Answer | Head:
-        """Send a request and read the answer; in any case keep the connection or close it."""
+        """Send a request on a connection and read the answer; keep the connection or close it, whatever happens."""
         is_free = False
+        method = request.method
         try:
-            await connection.send(data)
-            head = await read_head(connection, work)
-            if head.status in REDIRECTS:
-                is_free = skip_body(connection, head, method)
-                return head
-            answer = Answer(head.status, await read_body(connection, head, method, policy.response_max, work))
-            is_free = True
+            async with work, exchanges.ask(method, target.path, headers, request.read(), work) as (head, pieces):
+                if head.status in REDIRECTS:
+                    length = head.length(method)
+                    if length is not None and length <= SKIPPED_MAX:
+                        async for _ in pieces:
+                            pass
+                    answer: Answer | Head = head
+                else:
+                    text = await read_body(pieces, head, method, policy.response_max, exchanges.wire, work)
+                    answer = Answer(head.status, text)
+            is_free = head.keeps_alive() and exchanges.is_free()
             return answer
         finally:
-            if is_free and head.keeps_alive() and connection.is_clean():
-                self._kept.put(key, connection)
+            if is_free:
+                self._kept.put(key, exchanges)
             else:
-                connection.close()
+                exchanges.connection.close()
 
 
 @asynccontextmanager
@@ -149,17 +162,17 @@ async def open_egress() -> AsyncIterator[Egress]:
         egress.close()
 
 
-def _rendered(request: httpx2.Request, target: Target, policy: Policy) -> bytes:
-    """Return the bytes of a request. Header values are sent as they are, spaces included."""
-    lines = [f"{request.method} {target.path} HTTP/1.1".encode("ascii"), b"Host: " + target.host.encode("ascii")]
+def _headers(request: httpx2.Request, target: Target, policy: Policy) -> list[tuple[bytes, bytes]]:
+    """The headers of a request. Values are sent in UTF-8, without the spaces round them, which HTTP does not count."""
+    headers = [(b"Host", target.host.encode("ascii"))]
     if target.route.is_forwarded and target.proxy_authorization is not None:
-        lines.append(b"Proxy-Authorization: " + target.proxy_authorization.encode("ascii"))
+        headers.append((b"Proxy-Authorization", target.proxy_authorization.encode("ascii")))
     left_out = {b"host"} | (FOR_PROXIES if policy.proxy else set())
-    lines += [name + b": " + value for name, value in request.headers.raw if name.lower() not in left_out]
-    head = b"\r\n".join([*lines, b"", b""])
-    if head.count(b"\n") != len(lines) + 1 or head.count(b"\r") != len(lines) + 1 or b"\0" in head:
-        raise EgressError("a header has a line break or a NUL")
-    return head + request.read()
+    headers += [(name, value.strip(b" \t")) for name, value in request.headers.raw if name.lower() not in left_out]
+    for _, value in headers:
+        if any(byte in value for byte in b"\r\n\0"):
+            raise EgressError("a header has a line break or a NUL")
+    return headers
 
 
 def _redirected(request: httpx2.Request, head: Head) -> httpx2.Request:

@@ -9,7 +9,7 @@ from ..allow import AllowList
 from ..hosts import IPAddress
 from .connection import Connection
 from .errors import EgressError, excerpt, explain
-from .head import read_head
+from .exchange import Exchanges
 from .lookup import Lookups
 from .pace import Work
 from .route import Place, Route, Target, forbidden
@@ -82,12 +82,13 @@ async def _connect_to(address: IPAddress, port: int) -> Connection:
 
 async def _open_tunnel(connection: Connection, place: Place, authorization: str | None, work: Work) -> None:
     host = f"[{place.host}]" if ":" in place.host else place.host
-    lines = [f"CONNECT {host}:{place.port} HTTP/1.1", f"Host: {host}:{place.port}", "Accept: */*"]
+    name = f"{host}:{place.port}"
+    headers = [(b"Host", name.encode("ascii")), (b"Accept", b"*/*")]
     if authorization is not None:
-        lines.append(f"Proxy-Authorization: {authorization}")
-    await connection.send("\r\n".join([*lines, "", ""]).encode("ascii"))
-    head = await read_head(connection, work)
-    if not 200 <= head.status < 300:  # noqa: PLR2004  # successes
-        raise EgressError(f"the proxy answers {head.status} to CONNECT {excerpt(host)}:{place.port}")
+        headers.append((b"Proxy-Authorization", authorization.encode("ascii")))
+    exchanges = Exchanges(connection)
+    async with work, exchanges.tunnel(name, headers, work) as status:
+        if not 200 <= status < 300:  # noqa: PLR2004  # successes
+            raise EgressError(f"the proxy answers {status} to CONNECT {excerpt(name)}")
     if connection.buffer:
         raise EgressError("the proxy sent more than its answer to CONNECT")

@@ -7,7 +7,7 @@ from collections import Counter
 import trio
 from attrs import define, field
 
-from .connection import Connection
+from .exchange import Exchanges
 
 KEEP_ALIVE = 5.0  # seconds that an idle connection is kept
 KEPT_MAX = 32  # idle connections of one app
@@ -20,55 +20,53 @@ Key = tuple[object, ...]
 class Kept:
     """The idle connections of all apps, the oldest first."""
 
-    _all: dict[Connection, tuple[Key, float]] = field(
-        factory=dict, init=False
-    )  # with the time at which they are closed
-    _by_key: dict[Key, list[Connection]] = field(factory=dict, init=False)
+    _all: dict[Exchanges, tuple[Key, float]] = field(factory=dict, init=False)  # with the time at which they are closed
+    _by_key: dict[Key, list[Exchanges]] = field(factory=dict, init=False)
     _by_app: Counter[object] = field(factory=Counter, init=False)
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def put(self, key: Key, connection: Connection) -> None:
+    def put(self, key: Key, kept: Exchanges) -> None:
         """Keep a connection, or close it if the app has enough of them."""
         self.close_expired()
         if self._by_app[key[0]] >= KEPT_MAX:
-            connection.close()
+            kept.connection.close()
             return
-        self._all[connection] = (key, trio.current_time() + KEEP_ALIVE)
-        self._by_key.setdefault(key, []).append(connection)
+        self._all[kept] = (key, trio.current_time() + KEEP_ALIVE)
+        self._by_key.setdefault(key, []).append(kept)
         self._by_app[key[0]] += 1
 
-    def take(self, key: Key) -> Connection | None:
-        """Return the connection used last, from now on the caller's to close, or None."""
+    def take(self, key: Key) -> Exchanges | None:
+        """Return the connection that was used last, or None; from now on it is the caller's to close."""
         self.close_expired()
         connections = self._by_key.get(key)
         if not connections:
             return None
-        connection = connections[-1]
-        self._remove(connection)
-        return connection
+        kept = connections[-1]
+        self._remove(kept)
+        return kept
 
     def close_expired(self) -> None:
         """Close what has been idle for too long, of any app."""
         now = trio.current_time()
         while self._all:
-            connection, (_, until) = next(iter(self._all.items()))
+            kept, (_, until) = next(iter(self._all.items()))
             if until > now:
                 return
-            self._remove(connection)
-            connection.close()
+            self._remove(kept)
+            kept.connection.close()
 
     def close_all(self) -> None:
         """Close every connection."""
-        for connection in list(self._all):
-            self._remove(connection)
-            connection.close()
+        for kept in list(self._all):
+            self._remove(kept)
+            kept.connection.close()
 
-    def _remove(self, connection: Connection) -> None:
-        key, _ = self._all.pop(connection)
+    def _remove(self, kept: Exchanges) -> None:
+        key, _ = self._all.pop(kept)
         connections = self._by_key[key]
-        connections.remove(connection)
+        connections.remove(kept)
         if not connections:
             del self._by_key[key]
         self._by_app[key[0]] -= 1

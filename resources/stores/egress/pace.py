@@ -65,17 +65,17 @@ class Work:
     _ends: float = field(default=0.0, init=False)
     _slice: bool = field(default=False, init=False)
 
-    async def __aenter__(self) -> None:
+    async def enter(self) -> None:
+        """Begin, or go on after `leave`."""
         if self._free <= 0:
             await self._next_slice()
         else:
             self._ends = perf_counter() + self._free
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def leave(self) -> None:
+        """Stop working, to wait for something or for good; safe after a cancellation, and when it was left already."""
         if not self._slice:
-            self._free = self._ends - perf_counter()
+            self._free = min(self._free, self._ends - perf_counter())
             return
         try:
             # Kept to the end of this pass of the loop: nobody else's work is added to ours.
@@ -83,6 +83,14 @@ class Work:
         finally:
             self._slice = False
             self._pace.give()
+
+    async def __aenter__(self) -> None:
+        await self.enter()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.leave()
 
     def is_over(self) -> bool:
         """Whether the time for this slice is up."""
