@@ -14,27 +14,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 import trio
 
 from resources.stores.redis import Redis, open_redis
 from supervisor.scratch import LOCK
 
+from . import examples
 from .programs import FORKS
 from .valkey_server import valkey_server
 
 WORKERS = 4  # on two processors: more than those, since tests wait most of the time
 TEST_SECONDS = 300.0  # until a test that hangs is ended; the longest takes a tenth of that on a quiet machine
-
-# The same examples in every run, on every machine; `-m slow` tries others, and more of them (see pytest_configure).
-hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
-hypothesis.settings.register_profile("others", derandomize=False, database=None, deadline=None, print_blob=True)
+SLOW_SECONDS = 3600.0  # the same for a test that is marked slow
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Choose hypothesis's profile."""
-    hypothesis.settings.load_profile("same" if "not slow" in config.option.markexpr else "others")
+    """Choose how many examples property tests try."""
+    examples.choose(config)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -42,11 +39,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return max(WORKERS, os.cpu_count() or 1) if all(Path(arg).is_dir() for arg in config.args) else 0
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test its time: past it, the stacks of all threads are printed, and it fails (pytest-timeout)."""
+    """Give every test its time: past it, the stacks of all threads are printed, and it fails (pytest-timeout). Property tests are
+    slow ones, too, where these are asked for."""
     for item in items:
+        if examples.are_many() and item.get_closest_marker("hypothesis") is not None:
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+            is_slow = item.get_closest_marker("slow") is not None
+            item.add_marker(pytest.mark.timeout(SLOW_SECONDS if is_slow else TEST_SECONDS))
 
 
 @pytest.hookimpl(wrapper=True, optionalhook=True)

@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import trio
 from attrs import define, field
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from resources.contact_fields import added_entries, changed_contact, new_contact, replaced_contact
 from resources.stores.contacts import EXTRAS, SUBSCRIPTIONS, Change, Contact, ContactLimit, Contacts
 from resources.stores.groups import Groups, SeveralGroups, TooManyGroups
 from resources.stores.redis import Redis, open_redis
+
+from ..examples import examples
 
 MOST = 1000
 
@@ -255,7 +257,7 @@ def blank(key: str) -> Contact:
     return {"key": key, "user_account": "acct", "$VERSION": 2, "created_at": None, "groups": [], **empty}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, 600)
 @given(runs=st.lists(st.lists(STEP, min_size=10, max_size=40), min_size=1, max_size=3))
 def test_random_commands_do_what_a_plain_model_does(valkey: str, runs: list[list[tuple[str, str, Any]]]) -> None:
     """Sequences of several runs at once, each step compared in the order in which the store was asked; then all that is derived."""

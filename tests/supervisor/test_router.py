@@ -32,6 +32,9 @@ class Ask:
     small: int = parameter(0, wrong="too big", check=lambda value: value < 10)
 
 
+STRUCTURE = strict_converter().get_structure_hook(Ask)
+
+
 @frozen
 class Answer:
     """A reply."""
@@ -135,10 +138,9 @@ async def test_types_are_taken_exactly(fields: dict[str, Any], reason: str) -> N
 )
 def test_no_value_breaks_the_converter(value: Any) -> None:
     """Whatever JSON comes in whatever field: a request or a refusal."""
-    structure = strict_converter().get_structure_hook(Ask)
     for name in ("text", "number", "flag", "maybe", "thing", "small"):
         try:
-            structure({"text": "t"} | {name: value}, Ask)
+            STRUCTURE({"text": "t"} | {name: value}, Ask)
         except Refused as refused:
             assert refused.reason
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 
 from resources.stores.search.changes import Changes
 from resources.stores.search.engine import meaning
@@ -20,6 +20,7 @@ from resources.stores.search.fields import Document
 from resources.stores.search.index import FLUSH_AT, OVERLAY_MAX, AccountIndex, Behind, View
 from resources.stores.search.nodes import QueryError
 
+from ...examples import examples
 from .changing import ContactsThatChange
 from .oracle import QUERIES, contacts
 
@@ -150,9 +151,12 @@ QUERY = st.recursive(
 )  # fmt: skip
 
 
+RandomIndex = tuple[AccountIndex, list[tuple[str, Document]]]
+
+
 @pytest.fixture(scope="module")
-def random_index(tmp_path_factory: pytest.TempPathFactory) -> tuple[AccountIndex, list[dict[str, Any]]]:
-    """400 random contacts, of which some have changed since the index was written; and those contacts as they are now."""
+def random_index(tmp_path_factory: pytest.TempPathFactory) -> RandomIndex:
+    """400 random contacts, of which some have changed since the index was written; and those contacts, by key, as they are now."""
     source = random.Random(20261125)
     changes = ContactsThatChange()
 
@@ -180,23 +184,21 @@ def random_index(tmp_path_factory: pytest.TempPathFactory) -> tuple[AccountIndex
     index = caught_up(tmp_path_factory.mktemp("random"), changes)
     for n in range(0, 450, 9):
         changes.write({"key": f"k{n}", **some()})
-    return index, changes.all()
+    return index, [(contact["key"], Document(contact)) for contact in changes.all()]
 
 
 @given(query=QUERY)
 @example(query="name:/(a|b)*abc.{40}/")
 @example(query='surname:"abc abc ab"~3 AND -name:zoë')
-@settings(
-    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-def test_index_and_evaluator_agree(query: str, random_index: tuple[AccountIndex, list[dict[str, Any]]]) -> None:
+@examples(200, 1500)
+def test_index_and_evaluator_agree(query: str, random_index: RandomIndex) -> None:
     """Any query finds the same through the index as one contact at a time."""
     index, now = random_index
     try:
         node = meaning(query)
     except QueryError:
         return
-    expected = [contact["key"] for contact in now if matches(node, Document(contact))]
+    expected = [key for key, document in now if matches(node, document)]
     assert find(index, query) == expected
     assert index.refresh().count(node) == len(expected)
     assert find(index, query, limit=3) == expected[:3]
@@ -376,10 +378,8 @@ SOUP = st.lists(
     | st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
     | st.binary(max_size=40).map(lambda data: data.decode("latin-1"))
 )
-@settings(max_examples=1500, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_asked_is_answered_or_refused(
-    query: str, random_index: tuple[AccountIndex, list[dict[str, Any]]]
-) -> None:
+@examples(300, 3000)
+def test_whatever_is_asked_is_answered_or_refused(query: str, random_index: RandomIndex) -> None:
     """Token soup and random characters: contacts, the same as one at a time, or a QueryError that says where or what."""
     index, now = random_index
     try:
@@ -388,4 +388,5 @@ def test_whatever_is_asked_is_answered_or_refused(
         assert error.detail
         assert error.position is None or 1 <= error.position <= len(query) + 1
         return
-    assert found == [contact["key"] for contact in now if matches(meaning(query), Document(contact))]
+    node = meaning(query)
+    assert found == [key for key, document in now if matches(node, document)]
