@@ -95,15 +95,11 @@ def _clean(value: Any) -> Any:
 
 def _children() -> set[int]:
     """Processes whose parent is this one, or the fork server."""
-    found, parents = set(), {os.getpid(), FORKS.pid}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                stat = Path(f"/proc/{entry}/stat").read_text()
-            except OSError:
-                continue
-            if int(stat.rpartition(")")[2].split()[1]) in parents:
-                found.add(int(entry))
+    found: set[int] = set()
+    for parent in {os.getpid(), FORKS.pid} - {None}:
+        for thread in Path(f"/proc/{parent}/task").iterdir():
+            with suppress(OSError):  # it may have ended meanwhile
+                found.update(map(int, (thread / "children").read_text().split()))
     return found - {FORKS.pid}
 
 

@@ -15,6 +15,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 from supervisor.websocket import open_websocket
 
 Frame = dict[str, Any]
+PATIENCE = 120.0  # seconds until what does not come is given up, on however slow a machine
 
 
 @define(eq=False)
@@ -30,14 +31,14 @@ class Client:
     async def send(self, frame: Frame | str) -> None:
         await self.socket.send_message(frame if isinstance(frame, str) else json.dumps(frame))
 
-    async def expect(self, kind: str, seconds: float = 15.0, **fields: Any) -> Frame:
+    async def expect(self, kind: str, seconds: float = PATIENCE, **fields: Any) -> Frame:
         """The first frame, received already or still to come, of this type and with these fields; it is taken out."""
         return await self.expect_that(
             lambda frame: frame["type"] == kind and all(frame.get(key) == value for key, value in fields.items()),
             seconds,
         )
 
-    async def expect_that(self, matches: Callable[[Frame], bool], seconds: float = 15.0) -> Frame:
+    async def expect_that(self, matches: Callable[[Frame], bool], seconds: float = PATIENCE) -> Frame:
         with trio.move_on_after(seconds):
             while True:
                 for frame in self.frames:
@@ -49,7 +50,7 @@ class Client:
                 await self._news.park()
         raise AssertionError(f"no such frame in {seconds} s; had {self.frames}")
 
-    async def expect_close(self, seconds: float = 15.0) -> int:
+    async def expect_close(self, seconds: float = PATIENCE) -> int:
         """The close code."""
         with trio.fail_after(seconds):
             while self.closed is None:
@@ -61,7 +62,7 @@ class Client:
         content: str | None,
         session_event: str | None = None,
         *,
-        seconds: float = 30.0,
+        seconds: float = PATIENCE,
         endpoint: str | None = None,
         **msg: Any,
     ) -> tuple[Frame, list[Frame]]:

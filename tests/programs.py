@@ -25,8 +25,10 @@ from .fork_server import Forked, ForkServer
 
 FORKS = ForkServer()  # ended by the session's fixture (tests/conftest.py)
 READY = re.compile(r"ready: gateway (wss?://\S+), admin (https?://[^\s,]+)")
-START_SECONDS = 30
-COMMAND_SECONDS = 60
+# Until what hangs is given up, on however slow a machine: less than a test may take (tests/conftest.py).
+START_SECONDS = 120
+STOP_SECONDS = 120
+COMMAND_SECONDS = 240
 JSBOX = (sys.executable, "-m", "supervisor")
 Process = Forked | subprocess.Popen[str]
 
@@ -72,7 +74,7 @@ def serve(
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            code = process.wait(40)
+            code = process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

@@ -21,6 +21,7 @@ from supervisor.probe import Probing, open_probing
 from supervisor.service import HARNESS, Service, open_service
 
 from .apps import NODE, walls
+from .gateway_client import PATIENCE
 
 _PROBED: dict[Walls, Probing] = {}
 HEAD = 'version = 1\n[listen]\ngateway = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\n'
@@ -93,7 +94,7 @@ async def _probe_once(made: Walls) -> AsyncIterator[Probing]:
         _PROBED[made] = probing
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 5.0) -> None:
+async def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) -> None:
     """Wait until a condition holds."""
     with trio.fail_after(seconds):
         while not condition():

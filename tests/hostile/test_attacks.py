@@ -126,7 +126,7 @@ async def launch(service: Service, attack: Attack, meta: dict[str, Any]) -> tupl
 
 async def _answers(service: Service) -> None:
     async with connect(service.gateway_url, "bystander") as client:
-        outcome, replies = await client.say("hello", seconds=10)
+        outcome, replies = await client.say("hello")
     assert (outcome["outcome"], replies[0]["content"]) == ("ok", "you said hello")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ..gateway_client import connect
+from ..gateway_client import PATIENCE, connect
 from ..programs import Server, bubblewrap, serve
 from ..service import Folder
 
@@ -59,7 +59,7 @@ async def test_a_killed_supervisor_leaves_no_sandbox(level: str, tmp_path: Path)
 
 async def _three_sandboxes(server: Server) -> set[int]:
     """All descendants of the supervisor but Valkey, which saves what it has first; once three are Node.js."""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             names = {}
             for pid in _descendants(server.process.pid):

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from ..gateway_client import connect
-from ..programs import jsbox, serve
+from ..programs import Server, jsbox, serve
 from ..service import Folder
 
 STATEFUL = """  // the toolkit sets api.on_inbound_message
@@ -100,16 +100,27 @@ async def test_a_running_server_is_not_restored_into(tmp_path: Path) -> None:
         assert "is used by process" in await run("restore", str(file), "--replace", folder=here, code=1)
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "other"])
-async def test_a_damaged_file_changes_nothing(tmp_path: Path, damage: str) -> None:
-    """Found before anything is touched."""
-    here, there = host(tmp_path / "here"), host(tmp_path / "there")
-    file = tmp_path / "backup.tar"
-    with serve(here.config) as server:
+@pytest.fixture(scope="module")
+def backup_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup of a host that has had a message."""
+    folder = tmp_path_factory.mktemp("backup")
+    here, file = host(folder / "here"), folder / "backup.tar"
+
+    async def make(server: Server) -> None:
         async with connect(server.gateway) as client:
             await client.say(None, "new")
         await run("backup", str(file), folder=here)
-    data = bytearray(file.read_bytes())
+
+    with serve(here.config) as server:
+        trio.run(make, server)
+    return file
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "other"])
+async def test_a_damaged_file_changes_nothing(tmp_path: Path, backup_file: Path, damage: str) -> None:
+    """Found before anything is touched."""
+    there, file = host(tmp_path / "there"), tmp_path / "backup.tar"
+    data = bytearray(backup_file.read_bytes())
     if damage == "cut":
         data = data[:1600]
     elif damage == "changed":

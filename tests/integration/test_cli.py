@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from ..gateway_client import connect
+from ..gateway_client import PATIENCE, connect
 from ..programs import free_ports, jsbox, serve
 from ..service import ECHO, Folder
 
@@ -135,7 +135,7 @@ async def test_logs_ps_reload_and_push(folder: Folder) -> None:
             refused = await trio.to_thread.run_sync(jsbox, "logs", "phone", "-c", str(folder.config))
             assert refused.returncode == 3
             server.process.send_signal(signal.SIGHUP)
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE):
                 while "the config was not reloaded" not in server.log.read_text():
                     await trio.sleep(0.05)
             unknown = await trio.to_thread.run_sync(jsbox, "logs", "nobody", "-c", str(_good(folder)))

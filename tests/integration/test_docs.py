@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 import trio
 
@@ -19,10 +21,10 @@ from resources.messagestore import Messagestore
 from resources.metrics import Metrics
 from resources.optout import OptoutResource
 from resources.outbound import Outbound
-from supervisor.service import Service
 
 from ..echo_server import echo_server
-from ..gateway_client import connect
+from ..gateway_client import PATIENCE, connect
+from ..programs import Server, serve
 from ..service import Folder, running
 
 INBOUND = {"from_addr": "+27831234567", "to_addr": "8181", "content": "hello", "session_event": "new"}
@@ -43,33 +45,51 @@ def test_every_command_is_documented_and_no_other() -> None:
     assert len(EXAMPLES) == len(re.findall(r"^### ", TEXT, re.MULTILINE))
 
 
-@pytest.mark.parametrize(("heading", "example"), EXAMPLES, ids=[heading.split(",")[0] for heading, _ in EXAMPLES])
-async def test_an_example_does_what_it_says(heading: str, example: str, tmp_path: Path) -> None:
-    """Run as it stands; the log has exactly the lines of its comments, in order."""
-    expected = re.findall(r"// => (.*)$", example, re.MULTILINE)
-    assert expected
-    folder = Folder(tmp_path)
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with each example as an app of an account of its own."""
+    folder = Folder(tmp_path_factory.mktemp("docs"))
+    folder.text += '[gateway]\ndrain = "1s"\n'  # no run of an example ends by itself
     with echo_server() as url:
-        more = (
-            'config = { greeting = "hi" }\nendpoints = { default = "phone", sms = "phone", "vumi_long:default10001" = "phone" }\n'
-            f'http = {{ connect_to = {{ "service.example.org" = "{url}" }} }}\nlimits = {{ wall = "20s" }}'
-        )
-        folder.text += "[accounts.acct]\ncan_manage_optouts = true\n"
-        folder.app("phone", f"api.on_inbound_message = function (command) {{\n{example}\n}};", more)
-        async with running(folder) as service, connect(service.gateway_url) as client:
-            # An example shows a command, not a whole app: nothing ends its run but the end of the service.
-            await client.send({"type": "inbound", "id": "1", "msg": INBOUND})
-            lines = await _log(service, len(expected))
+        for number, (_, example) in enumerate(EXAMPLES):
+            name = f"e{number}"
+            more = (
+                f'config = {{ greeting = "hi" }}\nlimits = {{ wall = "120s" }}\npool = {{ idle_stop = "2s" }}\n'
+                f'endpoints = {{ default = "{name}", sms = "{name}", "vumi_long:default10001" = "{name}" }}\n'
+                f'http = {{ connect_to = {{ "service.example.org" = "{url}" }} }}'
+            )
+            folder.text += f"[accounts.acct{number}]\ncan_manage_optouts = true\n"
+            source = f"api.on_inbound_message = function (command) {{\n{example}\n}};"
+            folder.app(name, source, more, account=f"acct{number}")
+        with serve(folder.config) as server:
+            yield server
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)), ids=[heading.split(",")[0] for heading, _ in EXAMPLES])
+async def test_an_example_does_what_it_says(number: int, server: Server) -> None:
+    """Run as it stands; the log has exactly the lines of its comments, in order."""
+    expected = re.findall(r"// => (.*)$", EXAMPLES[number][1], re.MULTILINE)
+    assert expected
+    async with connect(server.gateway, f"e{number}") as client:
+        # An example shows a command, not a whole app: nothing ends its run but the end of the service.
+        await client.send({"type": "inbound", "id": "1", "msg": INBOUND})
+        lines = await _log(server, f"e{number}", len(expected))
     assert lines == expected
 
 
-async def _log(service: Service, count: int) -> list[str]:
+async def _log(server: Server, app: str, count: int) -> list[str]:
     """The app's log when it has so many lines, or as it is after a while; a moment more shows those that should not be."""
-    with trio.move_on_after(10):
-        while len(await service.stores.logbook.newest("acct", "phone", 100)) < count:
-            await trio.sleep(0.01)
-    await trio.sleep(0.05)
-    return [entry.message for entry in reversed(await service.stores.logbook.newest("acct", "phone", 100))]
+    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
+
+        async def lines() -> list[str]:
+            entries = (await admin.get(f"/v1/apps/{app}/logs")).json()["entries"]
+            return [entry["message"] for entry in reversed(entries)]
+
+        with trio.move_on_after(PATIENCE):
+            while len(await lines()) < count:
+                await trio.sleep(0.02)
+        await trio.sleep(0.05)
+        return await lines()
 
 
 def test_the_shown_config_is_the_default_config(tmp_path: Path) -> None:

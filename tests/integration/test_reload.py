@@ -15,8 +15,10 @@ from supervisor.isolation import Walls
 from supervisor.pool import Pool
 from supervisor.service import Service
 
-from ..gateway_client import connect
-from ..service import ECHO, REPLY, Folder, running
+from ..gateway_client import PATIENCE, connect
+from ..service import ECHO, REPLY, Folder, eventually, running
+
+USERS = 20
 
 
 @pytest.fixture
@@ -24,19 +26,22 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
+# A run that says that it has begun, and goes on when the test sets a key.
+HELD = """
+api.on_inbound_message = function (command) {
+    var sleep = require('timers').setTimeout;
+    function wait() {
+        api.request('kv.get', {key: 'go'}, function (reply) { if (reply.value) { %s } else { sleep(wait, 20); } });
+    }
+    api.log_info('begun', wait);
+};
+"""
+
+
 async def test_a_reload_changes_what_holds_and_disturbs_nothing(folder: Folder) -> None:
-    """A run in hand ends as it began; the next has the new code and limits; a broken file changes nothing."""
-    folder.app(
-        "phone",
-        "require('timers').setTimeout(function () { " + REPLY % "'old'" + " }, 400);",
-        'modules = ["timers"]',
-    )
+    """A run in progress ends as it began; the next has the new code and limits; a broken file changes nothing."""
+    folder.app("phone", HELD % (REPLY % "'old'"), 'modules = ["timers"]')
     async with running(folder) as service, connect(service.gateway_url) as client:
-        (folder.path / "phone.js").write_text(
-            f"api.on_inbound_message = function (command) {{ {REPLY % chr(39) + 'new' + chr(39)} }};".replace(
-                "'new'", "'new'"
-            )
-        )
         (folder.path / "phone.js").write_text(
             "api.on_inbound_message = function (command) { " + REPLY % "'new'" + " };"
         )
@@ -47,8 +52,10 @@ async def test_a_reload_changes_what_holds_and_disturbs_nothing(folder: Folder) 
                 results.append((await client.say("x", "new", from_addr="a"))[1][0]["content"])
 
             nursery.start_soon(slow)
-            await trio.sleep(0.2)
-            async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
+            with trio.fail_after(PATIENCE):
+                while not await service.stores.logbook.newest("acct", "phone", 1):
+                    await trio.sleep(0.01)
+            async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=60) as admin:
                 answer = (await admin.post("/v1/reload")).json()
                 assert answer == {
                     "ok": True, "live": [], "next_process": ["apps.phone.javascript (its text)"], "restart": [],
@@ -59,6 +66,8 @@ async def test_a_reload_changes_what_holds_and_disturbs_nothing(folder: Folder) 
                 refused = await admin.post("/v1/reload")
                 assert refused.status_code == 422
                 assert "unknown key `broken`" in refused.json()["errors"][0]
+            assert results == []
+            await service.stores.redis.execute("SET", "jsbox:{acct}:kv:go", "true")
         assert results == ["old"]
         assert (await client.say("x", "new", from_addr="c"))[1][0]["content"] == "new"
 
@@ -71,6 +80,7 @@ async def test_reloads_under_load_disturb_nothing(folder: Folder) -> None:
     folder.text = template.replace("LIMITS", "{}")
     async with running(folder) as service, connect(service.gateway_url) as client:
         told: list[str] = []
+        users_told: set[int] = set()
         stop = trio.Event()
 
         async def user(number: int) -> None:
@@ -80,9 +90,10 @@ async def test_reloads_under_load_disturb_nothing(folder: Folder) -> None:
                 assert outcome["outcome"] == "ok", outcome
                 told.extend(message["content"] for message in replies)
                 count += 1
+                users_told.add(number)
 
         async with trio.open_nursery() as nursery:
-            for number in range(20):
+            for number in range(USERS):
                 nursery.start_soon(user, number)
             seen: set[str] = set()
             for n in range(12):
@@ -93,11 +104,14 @@ async def test_reloads_under_load_disturb_nothing(folder: Folder) -> None:
                 answer = await service.reload()
                 assert answer["ok"]
                 seen |= {*answer["live"], *answer["next_process"]}
-                await trio.sleep(0.15)
+                users_told.clear()
+                await eventually(lambda: len(users_told) == USERS)
+            users_told.clear()  # those were perhaps answers to messages from before the last reload; these are not
+            await eventually(lambda: len(users_told) == USERS)
             stop.set()
         assert {"apps.phone.limits.wall", "apps.phone.limits.heap", "apps.phone.javascript (its text)"} <= seen
         said = [text.rpartition(" ")[2] for text in told]
-        assert len(said) == len(set(said)) > 100
+        assert len(said) == len(set(said)) >= 13 * USERS
         assert told[-1].startswith("version 11: ")
         assert service.dispatcher.programs["phone"].app.limits.commands == 511
 

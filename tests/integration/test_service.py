@@ -14,7 +14,7 @@ import trio
 from supervisor.config import load
 from supervisor.service import open_service
 
-from ..gateway_client import Client, connect
+from ..gateway_client import PATIENCE, Client, connect
 from ..programs import Server, serve
 from ..service import ECHO, HEAD, REPLY, Folder, eventually, running
 
@@ -110,7 +110,7 @@ async def test_fifty_users_at_once(folder: Folder) -> None:
                 await client.send({"type": "inbound", "id": f"{user}-{step}", "msg": msg})
         for user in range(50):
             for step in range(5):
-                await client.expect("outcome", seconds=60, message_id=f"{user}-{step}", outcome="ok")
+                await client.expect("outcome", message_id=f"{user}-{step}", outcome="ok")
         replies: dict[str, list[str]] = {}
         for frame in client.frames:
             if frame["type"] == "outbound":
@@ -145,7 +145,7 @@ async def test_what_was_accepted_survives_a_killed_supervisor(folder: Folder) ->
     await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in processes))
     with serve(folder.config) as server:
         async with connect(server.gateway) as client:
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 while done != set(sent):
                     done.add((await client.expect("outbound"))["msg"]["in_reply_to"])
             await client.send({"type": "inbound", "id": "again", "msg": {"message_id": "m0"}})
@@ -199,7 +199,7 @@ async def test_the_store_goes_away_and_comes_back(folder: Folder) -> None:
         pid = int((await service.stores.redis.execute("INFO", "server")).split(b"process_id:")[1].split()[0])
         os.kill(pid, signal.SIGKILL)
         accepted = 0
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE):
             for n in range(50):
                 await client.send(
                     {

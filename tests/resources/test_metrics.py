@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import socket
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from attrs import define, field
 from resources.stores import graphite as module
 from resources.stores.graphite import Target, TooManyMetrics, open_graphite
 
+from ..gateway_client import PATIENCE
 from ..programs import carbon
 from ..service import eventually
 
@@ -42,25 +44,25 @@ async def sink(port: int = 0) -> AsyncIterator[Sink]:
         nursery.cancel_scope.cancel()
 
 
-async def test_each_aggregator_has_its_own_values() -> None:
+async def test_each_aggregator_has_its_own_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """sum, avg, min, max and last of what was fired under each, stamped with the start of the bucket."""
+    monkeypatch.setattr(module.time, "time", lambda: 1_400_000_000.75)
     async with sink() as server:
         target = Target("127.0.0.1", server.port, 0.5)
         async with open_graphite() as graphite:
-            await trio.sleep(0.5 - time.time() % 0.5)
-            before = int(time.time() // 0.5 * 0.5)
             for value in (4, 1, 2.5):
                 for aggregator in module.AGGREGATORS:
                     graphite.fire(target, "acct", f"p.{aggregator}.m", aggregator, value)
             graphite.fire(target, "acct", "p.m", "sum", 1)
             graphite.fire(target, "acct", "p.m", "last", 5)
-            await eventually(lambda: len(server.lines) == 7, 3)
+            monkeypatch.setattr(module.time, "time", lambda: 1_400_000_001.0)
+            await eventually(lambda: len(server.lines) == 7)
         results = {line.split()[0]: line.split()[1] for line in server.lines}
         assert results == {
             "p.sum.m.sum": "7.500000", "p.avg.m.avg": "2.500000", "p.min.m.min": "1.000000", "p.max.m.max": "4.000000",
             "p.last.m.last": "2.500000", "p.m.sum": "1.000000", "p.m.last": "5.000000",
         }  # fmt: skip
-        assert {line.split()[2] for line in server.lines} == {str(before)}
+        assert {line.split()[2] for line in server.lines} == {"1400000000"}
 
 
 async def test_what_is_left_is_sent_at_the_end() -> None:
@@ -84,6 +86,37 @@ async def test_lines_wait_for_a_graphite_that_is_away(monkeypatch: pytest.Monkey
             await eventually(lambda: len(server.lines) == 3)
 
 
+async def test_lines_of_a_connection_that_breaks_are_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More lines than fit on their way are cut off in the middle: over the next connection all of them come."""
+    monkeypatch.setattr(module, "BACKOFF", (0.05, 0.1))
+    monkeypatch.setattr(module, "LAST_SECONDS", PATIENCE)
+    server, connections = Sink(), 0
+
+    async def serve(stream: trio.SocketStream) -> None:
+        nonlocal connections
+        connections += 1
+        if connections == 1:
+            await stream.receive_some(1 << 16)
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
+            await server.serve(stream)
+
+    names = [f"p.{n}.{'x' * 50_000}" for n in range(300)]
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        target = Target("127.0.0.1", listeners[0].socket.getsockname()[1], 3600)
+        async with open_graphite() as graphite:
+            for name in names:
+                graphite.fire(target, "acct", name, "sum", 1)
+        await eventually(lambda: len(server.lines) >= len(names))
+        nursery.cancel_scope.cancel()
+    assert connections == 2
+    assert [line.split()[0] for line in server.lines] == [f"{name}.sum" for name in names]
+
+
 async def test_an_account_has_a_bound_of_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """More distinct metrics in a bucket than may be are refused; another account's are not."""
     monkeypatch.setattr(module, "NAMES_MAX", 2)
@@ -104,7 +137,7 @@ async def test_carbon_takes_what_we_send(tmp_path: Path) -> None:
     with carbon(tmp_path) as server:
         async with open_graphite() as graphite:
             graphite.fire(Target("127.0.0.1", server.line_port, 1), "acct", "go.campaigns.acct.stores.s.m", "max", 42.5)
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 while (found := await trio.to_thread.run_sync(server.query, "go.campaigns.acct.stores.s.m.max")) == []:
                     await trio.sleep(0.1)
         assert [value for _, value in found] == [42.5]
