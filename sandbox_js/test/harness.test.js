@@ -235,13 +235,21 @@ const both = async (harness, count) => {
 
 test('several runs at a time: what each asks, its timers, its promises and its failures are its own', async (t) => {
   const harness = await start(t, handler(`
-    const Q = require('q'), { setTimeout } = require('timers'), who = command.msg.who;
+    const Q = require('q'), { setTimeout, setInterval, clearInterval } = require('timers'), who = command.msg.who;
+    function say(value) {
+      api.request('log.info', {msg: who + ' got ' + value + ' ' + (globalThis.seen || 'nothing')}, function () { api.done(); });
+    }
     api.request('kv.get', {key: who}, function (reply) {
       Q(reply.value).then(function (value) {
+        if (value === 'slow') {
+          let open = false;
+          const timer = setInterval(function () { if (open) { clearInterval(timer); say(value); } }, 5);
+          return api.request('kv.get', {key: 'gate'}, function () { open = true; });
+        }
         setTimeout(function () {
           if (value === 'bad') Promise.reject(new Error('of ' + who));
-          else api.request('log.info', {msg: who + ' got ' + value + ' ' + (globalThis.seen || 'nothing')}, function () { api.done(); });
-        }, value === 'slow' ? 60 : 5);
+          else say(value);
+        }, 5);
       });
     });`), { modules: ['q', 'timers'], messages_in_flight: 3 });
   for (const who of ['a', 'b', 'c']) harness.deliver(`r-${who}`, { who });
@@ -251,14 +259,16 @@ test('several runs at a time: what each asks, its timers, its promises and its f
   // All replies in one write: their promises are settled by one queue of Q's, and still belong to the run of each.
   harness.child.stdin.write(asked.map((line, n) => JSON.stringify({ reply: true, cmd: line.cmd, cmd_id: line.cmd_id, run: line.run, success: true,
     value: ['slow', 'bad', 'quick'][n] }) + '\n').join(''));
-  const lines = await both(harness, 2);
+  const lines = await both(harness, 3);
   const failed = lines.find((line) => line.cmd === 'js.error'), quick = lines.find((line) => line.cmd === 'log.info');
+  const gate = lines.find((line) => line.key === 'gate');
   assert.equal(failed.run, 'r-b');
   assert.match(failed.message, /of b/);
   assert.equal(quick.msg, 'c got quick nothing');
   assert.equal(quick.run, 'r-c');
   harness.reply(quick);
   assert.equal((await both(harness, 1))[0].run, 'r-c');
+  harness.reply(gate);
   const [slow] = await both(harness, 1);   // the timer of the one that is left outlived the ends of the others
   assert.equal(slow.msg, 'a got slow nothing');
   harness.reply(slow);

@@ -20,7 +20,7 @@ import trio
 from attrs import define, field
 
 from ..echo_server import echo_server
-from ..gateway_client import Client, connect
+from ..gateway_client import PATIENCE, Client, connect
 from ..programs import Server, serve
 from .matching import mismatch, put_in
 
@@ -217,7 +217,7 @@ async def _seed(case: dict[str, Any], server: Server, name: str) -> None:
                     "seed", from_addr=row["from_addr"], timestamp=moment.isoformat(" ").removesuffix("+00:00")
                 )
         if sent:
-            async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
+            async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
                 assert (await admin.post(f"/v1/apps/{name}/push", json={"addrs": ["seed"]})).status_code == 200
             await client.expect("outcome", outcome="ok")
 
@@ -252,7 +252,7 @@ async def _run(
 ) -> None:
     given = dict(case["account"].get("inbound", {}))
     if given.pop("push_trigger", False):
-        async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
+        async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
             answer = await admin.post(f"/v1/apps/{app}/push", json={"addrs": [given["from_addr"]]})
         assert answer.status_code == 200, answer.text
         await client.expect("outcome", outcome="ok")
@@ -267,7 +267,7 @@ async def _run(
 
 
 async def _collect(server: Server, app: str, client: Client, count: int) -> Steps:
-    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
+    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
         entries = (await admin.get(f"/v1/apps/{app}/logs", params={"limit": 1000})).json()["entries"][::-1]
     results, logs, starts = "", [[] for _ in range(count)], []
     for entry in entries:

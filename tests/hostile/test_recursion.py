@@ -12,6 +12,7 @@ from supervisor.hold import hold_sandbox
 from supervisor.sandbox import Sandbox
 
 from ..apps import make_app, walls
+from ..gateway_client import PATIENCE
 from ..programs import bubblewrap
 
 WAYS = {
@@ -69,7 +70,8 @@ async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
     level: Level = request.param
     if level == "strict":
         bubblewrap()
-    app = make_app(APP, limits={"commands": 1_000_000, "output": 1 << 30, "line": 1 << 24})
+    limits = {"commands": 1_000_000, "commands_burst": 1_000_000, "output": 1 << 30, "line": 1 << 24, "wall": 240.0}
+    app = make_app(APP, limits=limits)
     async with trio.open_nursery() as nursery:
         sandbox: Sandbox = await nursery.start(hold_sandbox, app, walls(level).jail(app))
         yield sandbox
@@ -86,7 +88,7 @@ async def test_recursion_is_the_apps_own_error(sandbox: Sandbox) -> None:
             return {"success": True}
 
         payload: dict[str, object] = {"message_id": "m", "content": way}
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             await sandbox.deliver(f"r-{name}", "message", payload, sandbox.app.limits, answer)
         caught = [line for line in said if line.startswith("caught ")]
         right = (

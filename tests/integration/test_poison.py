@@ -14,7 +14,7 @@ import pytest
 import trio
 from attrs import define, field
 
-from ..gateway_client import connect
+from ..gateway_client import PATIENCE, connect
 from ..programs import Server, serve
 from ..service import Folder
 
@@ -90,7 +90,7 @@ async def send(server: Server, *names: str) -> None:
 
 
 async def letters(server: Server, query: str = "") -> list[dict[str, Any]]:
-    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
+    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
         answer = await admin.get(f"/v1/deadletters{query}")
         assert answer.status_code == 200, answer.text
         return list(answer.json()["deadletters"])
@@ -132,7 +132,7 @@ async def test_a_message_that_kills_the_server_is_set_aside(folder: Folder) -> N
                 assert (letter["kind"], letter["message_id"], letter["attempts"]) == ("message", "bad", 3)
                 assert "3 times" in letter["reason"]
                 assert stub.called.count("bad") == 3
-                async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
+                async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
                     ready = await admin.get("/readyz?app=phone")
                     assert ready.status_code == 200
                     assert "app phone: dead letters: 1" in ready.text
@@ -199,6 +199,6 @@ async def test_what_was_sent_before_a_kill_is_not_sent_again(folder: Folder) -> 
                 assert {f["msg"]["content"] for f in client.frames if f["type"] == "outbound"} == {
                     "reply 3", "one 3", "two",
                 }  # fmt: skip
-            async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
+            async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
                 text = (await admin.get("/v1/apps/phone/logs")).text
                 assert text.count("is not sent: the message in progress was handled before") == 2

@@ -15,12 +15,12 @@ from resources.stores.identity import Sender
 from resources.stores.optouts import OptOut
 from supervisor.service import Service
 
-from ..gateway_client import connect
+from ..gateway_client import PATIENCE, connect
 from ..service import ECHO, REPLY, Folder, eventually, running
 
 
 async def push(service: Service, body: dict[str, Any], app: str = "phone") -> tuple[int, dict[str, Any]]:
-    async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
+    async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=PATIENCE) as admin:
         answer = await admin.post(f"/v1/apps/{app}/push", json=body)
         return answer.status_code, answer.json()
 

@@ -126,7 +126,7 @@ def state_of(service: Service) -> list[Any]:
 
 async def refused(service: Service) -> str:
     """Reload by the admin port; return the one reason why not."""
-    async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
+    async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=PATIENCE) as admin:
         answer = await admin.post("/v1/reload")
     assert answer.status_code == 422
     (reason,) = answer.json()["errors"]

@@ -14,7 +14,7 @@ import trio
 
 from supervisor.service import Service
 
-from ..gateway_client import Client, connect
+from ..gateway_client import PATIENCE, Client, connect
 from ..programs import free_ports, jsbox
 from ..service import ECHO, Folder, eventually, running
 
@@ -64,7 +64,7 @@ async def talking(folder: Folder) -> AsyncIterator[tuple[Service, Client, httpx.
     async with (
         running(folder) as service,
         connect(service.gateway_url) as client,
-        httpx.AsyncClient(base_url=service.admin_url) as admin,
+        httpx.AsyncClient(base_url=service.admin_url, timeout=PATIENCE) as admin,
     ):
         yield service, client, admin
 

@@ -15,7 +15,7 @@ import trio
 from resources.stores.contacts import DATES, TEXTS, Change
 from supervisor.service import Service
 
-from ..gateway_client import Client, connect
+from ..gateway_client import PATIENCE, Client, connect
 from ..programs import jsbox
 from ..resources.search.oracle import QUERIES, contacts
 from ..service import Folder, running
@@ -138,7 +138,7 @@ async def test_every_contact_of_many(folder: Folder) -> None:
             assert not await service_.stores.contacts.create_many("acct", new, 10**6)
         assert (await ask(client, "contacts.search", {"query": "many"}))["keys"] == count
         seen: list[str] = []
-        async with httpx2.AsyncClient(base_url=service_.admin_url, trust_env=False) as admin:
+        async with httpx2.AsyncClient(base_url=service_.admin_url, trust_env=False, timeout=PATIENCE) as admin:
             params = {"query": "name:many", "limit": "1000"}
             cursor: str | None = "0"
             for _ in range(3):

@@ -154,7 +154,7 @@ async def test_what_was_accepted_survives_a_killed_supervisor(folder: Folder) ->
 
 async def _processes(server: Server) -> list[int]:
     """The pids of a server's sandboxes, its Valkey and its search process."""
-    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
+    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
         sandboxes = (await admin.get("/v1/sandboxes")).json()["sandboxes"]
     children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
     return sorted({*(sandbox["pid"] for sandbox in sandboxes), *map(int, children)})
@@ -311,7 +311,7 @@ async def test_a_push_makes_the_app_begin(folder: Folder) -> None:
     """Each address gets a trigger; what the app replies is a fresh send with session_event new."""
     folder.app("phone", REPLY % "'hello ' + command.msg.inbound_push_trigger")
     async with running(folder) as service, connect(service.gateway_url) as client:
-        async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
+        async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=PATIENCE) as admin:
             answer = await admin.post("/v1/apps/phone/push", json={"addrs": ["+1", "+2"]})
             assert (answer.status_code, answer.json()) == (200, {"queued": 2, "opted_out": 0, "no_address": 0})
             for bad in ({}, {"addrs": "x"}, {"addrs": [1]}, {"addrs": [""]}, []):
@@ -327,6 +327,6 @@ async def test_it_starts_with_an_empty_file(tmp_path: Path) -> None:
     file = tmp_path / "jsbox.toml"
     file.write_text(HEAD)
     async with open_service(load(file), lambda: load(file)) as service:
-        async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
+        async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=PATIENCE) as admin:
             assert (await admin.get("/v1/apps")).json() == {"apps": []}
             assert (await admin.get("/readyz")).text == "ok\n"

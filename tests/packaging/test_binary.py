@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from ..gateway_client import connect
+from ..gateway_client import PATIENCE, connect
 from ..programs import free_ports, serve
 from ..service import Folder
 
@@ -100,7 +100,7 @@ async def test_a_real_app_runs_with_contacts_and_search(binary: Path, tmp_path: 
         async with connect(server.gateway) as client:
             outcome, (reply,) = await client.say("Thabo", "new")
             assert (outcome["outcome"], reply["content"]) == ("ok", "found 1")
-        async with httpx.AsyncClient(base_url=server.admin) as admin:
+        async with httpx.AsyncClient(base_url=server.admin, timeout=PATIENCE) as admin:
             assert "console.js" in (await admin.get("/")).text
         listed = run(
             binary, "contacts", "search", "acct", "thabo", "--json", "-c", str(folder.path / "jsbox.toml"), cache=cache

@@ -13,7 +13,7 @@ import trio
 
 from supervisor.console_admin import FILES, FOLDER
 
-from ..gateway_client import connect
+from ..gateway_client import PATIENCE, connect
 from ..programs import chromium
 from ..service import ECHO, Folder, running
 
@@ -29,7 +29,7 @@ async def test_its_files_are_served_to_whoever_reaches_the_port(folder: Folder) 
     """Without a token, since they hold nothing; what the page asks for needs it. Nothing else may run on it, and nobody frame it."""
     digest = hashlib.sha256(b"secret").hexdigest()
     folder.text = folder.text.replace("[listen]\n", f'[listen]\nadmin_tokens = ["{digest}"]\n')
-    async with running(folder) as service, httpx.AsyncClient(base_url=service.admin_url) as admin:
+    async with running(folder) as service, httpx.AsyncClient(base_url=service.admin_url, timeout=PATIENCE) as admin:
         for path, (name, kind) in FILES.items():
             answer = await admin.get(path)
             assert (answer.status_code, answer.text) == (200, (FOLDER / name).read_text())

@@ -16,7 +16,7 @@ from supervisor.outcomes import Outcome
 from supervisor.usage import KEPT, Usage
 
 from ..apps import make_app
-from ..gateway_client import connect
+from ..gateway_client import PATIENCE, connect
 from ..hostile.granted import granted_harness
 from ..programs import free_ports, jsbox
 from ..service import ECHO, Folder, running
@@ -62,7 +62,7 @@ async def test_an_app_that_keeps_crashing_is_tripped_until_a_reload(
             assert (rejected["code"], rejected["retry_after"]) == ("tripped", 60)
             entries = await service.stores.logbook.newest("acct", "bad", 5)
             assert "[tripped] 4 runs in a row ended with their process (pool.trip_after)" in entries[0].message
-            async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
+            async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=PATIENCE) as admin:
                 apps = {app["name"]: app for app in (await admin.get("/v1/apps")).json()["apps"]}
             assert (apps["bad"]["state"], apps["bad"]["crashes"], apps["good"]["state"]) == ("tripped", 4, "running")
             assert "exited with code 3" in apps["bad"]["last"]

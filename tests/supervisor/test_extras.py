@@ -13,7 +13,7 @@ import pytest
 
 from supervisor.cli.extras import FILES, FOLDER
 
-from ..gateway_client import connect
+from ..gateway_client import PATIENCE, connect
 from ..programs import jsbox, promtool
 from ..service import ECHO, Folder, running
 
@@ -38,7 +38,7 @@ async def test_they_name_metrics_that_there_are(tmp_path: Path) -> None:
     folder.app("phone", ECHO)
     async with running(folder) as service, connect(service.gateway_url) as client:
         await client.say("hi", "new")
-        async with httpx.AsyncClient(base_url=service.admin_url) as admin:
+        async with httpx.AsyncClient(base_url=service.admin_url, timeout=PATIENCE) as admin:
             text = (await admin.get("/metrics")).text
     there = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
     dashboard = json.loads((FOLDER / "dashboard.json").read_text())

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from supervisor.config.units import Address
 from supervisor.systemd import Manager, from_environment
 
-from ..gateway_client import connect
+from ..gateway_client import PATIENCE, connect
 from ..programs import JSBOX, READY, free_ports, systemd_analyze
 from ..service import ECHO, Folder
 
@@ -52,7 +53,7 @@ class Systemd:
         self.words.append(words)
         return words
 
-    def until(self, name: str, seconds: float = 30.0) -> dict[str, str]:
+    def until(self, name: str, seconds: float = PATIENCE) -> dict[str, str]:
         deadline = time.monotonic() + seconds
         while True:
             words = self.read(max(deadline - time.monotonic(), 0.01))
@@ -103,7 +104,7 @@ def started(folder: Folder, systemd: Systemd, watchdog: str = "0") -> Iterator[s
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
+            process.wait(PATIENCE)
         process.kill()
         process.wait()
 
@@ -128,22 +129,32 @@ def test_it_says_ready_reloading_and_stopping(folder: Folder, systemd: Systemd) 
         assert "refused" not in systemd.until("READY")["STATUS"]
         process.send_signal(signal.SIGTERM)
         assert "draining" in systemd.until("STOPPING")["STATUS"]
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
 
 
 def test_the_watchdog_hears_of_it(folder: Folder, systemd: Systemd) -> None:
-    """Several times in each interval, as long as the loop turns; a stopped process is silent."""
+    """Again and again, as long as the loop turns; a stopped process is silent."""
     with started(folder, systemd, watchdog="600000") as process:
         systemd.until("READY")
-        began = time.monotonic()
         for _ in range(4):
-            systemd.until("WATCHDOG", 2.0)
-        assert time.monotonic() - began < 2.0
+            systemd.until("WATCHDOG")
         process.send_signal(signal.SIGSTOP)
         with pytest.raises(TimeoutError):
             for _ in range(10):
                 systemd.until("WATCHDOG", 1.0)
         process.send_signal(signal.SIGCONT)
+
+
+async def test_the_watchdog_hears_of_it_in_time(systemd: Systemd, autojump_clock: MockClock) -> None:
+    """Three times in each interval."""
+    manager = from_environment({"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "600000"})
+    with trio.move_on_after(1.9):
+        await manager.show_life()
+    heard = 0
+    with suppress(TimeoutError):
+        while True:
+            heard += systemd.read(0.01) == {"WATCHDOG": "1"}
+    assert heard == 10
 
 
 async def test_a_restart_refuses_no_connection(folder: Folder, systemd: Systemd) -> None:
@@ -159,22 +170,22 @@ async def test_a_restart_refuses_no_connection(folder: Folder, systemd: Systemd)
             while not stop.is_set():
                 for port in ports:
                     try:
-                        socket.create_connection(("127.0.0.1", port), 5).close()
+                        socket.create_connection(("127.0.0.1", port), PATIENCE).close()
                     except OSError as error:
                         refused.append(error)
-                time.sleep(0.005)
+                time.sleep(0.05)  # what nobody takes yet must have room in the sockets' queues
 
         knocking = threading.Thread(target=knock)
         knocking.start()
         try:
             await trio.sleep(0.3)
             first.send_signal(signal.SIGTERM)
-            assert first.wait(30) == 0
-            waiting = socket.create_connection(("127.0.0.1", ports[1]), 5)
+            assert first.wait(PATIENCE) == 0
+            waiting = socket.create_connection(("127.0.0.1", ports[1]), PATIENCE)
             waiting.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             with started(folder, systemd):
                 systemd.until("READY")
-                waiting.settimeout(10)
+                waiting.settimeout(PATIENCE)
                 assert b"200" in waiting.recv(100)
                 waiting.close()
                 async with connect(f"ws://127.0.0.1:{ports[0]}/v1") as client:
