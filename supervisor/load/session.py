@@ -12,9 +12,9 @@ from .client import Client, Exchange
 from .measures import Measures
 from .schedule import Arrival
 
-OUTCOME_GRACE = (
-    0.5  # seconds that a reply may come after the outcome of its run: the connection may have been lost between them
-)
+# Seconds that a reply may come after the outcome of its run: the connection may have been lost between them, and it takes
+# client.RECONNECT_SECONDS and more until there is another one.
+OUTCOME_GRACE = 3.0
 
 
 class WentWrong(Exception):

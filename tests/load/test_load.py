@@ -204,7 +204,7 @@ def test_a_campaign_that_cannot_run_says_why(folder: Folder) -> None:
     file = campaign(folder, '{ dial = "*1#", sned = "x" }')
     done, _ = load(folder)
     assert done.returncode == 3
-    assert f"{file}:10: dialogue.0.steps.0.sned: unknown key `sned`; did you mean `send`?" in done.stderr
+    assert f"{file}:11: dialogue.0.steps.0.sned: unknown key `sned`; did you mean `send`?" in done.stderr
     campaign(folder, '{ dial = "*1#" }', '[faults]\n"1s" = "drain"\n')
     assert "can only be done with --serve" in load(folder)[0].stderr
     campaign(folder, '{ dial = "*1#" }')
