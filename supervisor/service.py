@@ -331,7 +331,7 @@ async def open_service(
         egress = await stack.enter_async_context(open_egress())
         ids = await until_answered("message ids", partial(open_message_ids, stores_redis), manager.starting)
         statistics = Statistics(stores_redis)
-        outbox = Outbox(stores_redis, ids, statistics, deliveries.announce, room)
+        outbox = Outbox(stores_redis, ids, statistics, deliveries.announce, room, deliveries.is_awaited)
         deliveries.outbox = outbox
         contacts, groups = Contacts(stores_redis, room), Groups(stores_redis, room)
         optouts, keyspace = OptOuts(stores_redis, room), Keyspace(stores_redis, room)

@@ -38,14 +38,30 @@ class OutboxFull(Exception):
 
 @frozen
 class Parcel:
-    """A message in an outbox: its number, its JSON text (empty if what stands there is none), what it replies to if that is
-    known, and how often it was handed out before it was read from the store.
+    """A message in an outbox.
+
+    Attributes:
+        delivery: Its number.
+        message: Its JSON text; empty if what stands there is none.
+        in_reply_to: What it replies to, if that is known.
+        attempts: How often it was handed out before it was read from the store.
+        is_noted: The store has it as handed out already.
     """
 
     delivery: int
     message: bytes
     in_reply_to: str | None = None
     attempts: int = 0
+    is_noted: bool = False
+
+
+@frozen
+class Struck:
+    """A message that is not needed any more: its number, its bytes (-1: not known), and whether `note_handed` ever named it."""
+
+    delivery: int
+    size: int = -1
+    is_counted: bool = True
 
 
 @frozen
@@ -98,12 +114,19 @@ def no_one(channel: str, parcel: Parcel | None) -> None:
     """The announcer of an outbox that nobody reads."""
 
 
+def never(_: str) -> bool:
+    """Nobody waits for messages of an outbox that nobody reads."""
+    return False
+
+
 @frozen
 class Outbox:
     """The outboxes of all channels. Every coroutine may raise `redis.StoreError`.
 
     `announce` is called, in this process, for each message posted: with the parcel, or with None when it is not known
-    whether there is one.
+    whether there is one. `is_awaited` tells whether a message of a channel is handed out as soon as it is announced: the
+    store then has it as handed out from the beginning, which costs nothing. If it is not after all, its next attempt counts
+    as the second; so a first attempt is always the first.
     """
 
     redis: Redis
@@ -111,6 +134,7 @@ class Outbox:
     statistics: Statistics
     announce: Callable[[str, Parcel | None], None] = no_one
     room: Room = field(factory=Room)
+    is_awaited: Callable[[str], bool] = never
     _newest: dict[str, int] = field(factory=dict, init=False)  # delivery number known, by channel
     _post: Script = field(factory=lambda: script("outbox_post"), init=False)
     _page: Script = field(factory=lambda: script("outbox_page"), init=False)
@@ -138,8 +162,9 @@ class Outbox:
         # A user waits for a reply; what an app sends of its own accord can wait.
         self.room.check(len(text), is_urgent=message["in_reply_to"] is not None)
         digest = _digest(message)
-        keys = [channel_key(channel, name) for name in ("posted", "out", "size", "had", "had:before")]
-        bounds = (WAITING_MAX, WAITING_SIZE, self._newest.get(channel, 0))
+        keys = [channel_key(channel, name) for name in ("posted", "out", "size", "had", "had:before", "handed")]
+        is_awaited = self.is_awaited(channel)
+        bounds = (WAITING_MAX, WAITING_SIZE, self._newest.get(channel, 0), "1" if is_awaited else "")
         remembered = (digest, REMEMBERED, REMEMBERED_MAX, *map(bytes.fromhex, ids))
         try:
             number, *had = await self.redis.run(self._post, keys, text, *bounds, *remembered)
@@ -152,7 +177,7 @@ class Outbox:
             what = f"{WAITING_MAX} messages" if number == 0 else f"messages of {WAITING_SIZE >> 20} MiB"
             raise OutboxFull(f"{what} wait on channel {channel}")
         self._know(channel, number)
-        self.announce(channel, Parcel(number, text, message["in_reply_to"]))
+        self.announce(channel, Parcel(number, text, message["in_reply_to"], is_noted=is_awaited))
         self.statistics.count_outbound(sender, message)
         return Posted(number)
 
@@ -166,24 +191,34 @@ class Outbox:
         """The parcels after a delivery number, oldest first, `count` at most, as many as a page has."""
         return (await self.page(channel, delivery, count)).parcels
 
-    async def page(self, channel: str, delivery: int, count: int) -> Page:
-        """As `after`; with how it goes on."""
+    async def page(self, channel: str, delivery: int, count: int, handed_before: int | None = None) -> Page:
+        """As `after`; with how it goes on. Parcels up to `handed_before` count as handed out; by default, up to where the
+        store has them so.
+        """
         keys = [channel_key(channel, name) for name in ("out", "handed", "attempts")]
         start = f"({delivery}-1" if delivery else "-"
         handed, is_last, *rows = await self.redis.run(self._page, keys, start, count, PAGE_SIZE)
         handed = int(handed or 0)
-        parcels = [_parcel(place, message, times, handed) for place, message, times in rows]
+        before = handed if handed_before is None else handed_before
+        parcels = [_parcel(place, message, times, before) for place, message, times in rows]
         if parcels:
             self._know(channel, parcels[-1].delivery)
         return Page(parcels, bool(is_last), handed)
 
     async def acknowledge(self, channel: str, deliveries: Sequence[int]) -> None:
         """The client has them: they are not needed any more."""
+        await self.strike(channel, [Struck(delivery) for delivery in deliveries])
+
+    async def strike(self, channel: str, struck: Sequence[Struck]) -> None:
+        """As `acknowledge`, with what is known of them."""
         keys = [channel_key(channel, name) for name in ("out", "size", "attempts")]
-        starts = range(0, len(deliveries), STRUCK)
-        await self.redis.execute_many(
-            [self._strike.call(keys, *deliveries[start : start + STRUCK]) for start in starts]
-        )
+        commands: list[Command] = []
+        for start in range(0, len(struck), STRUCK):
+            some = struck[start : start + STRUCK]
+            is_counted = "1" if any(one.is_counted for one in some) else ""
+            pairs = [part for one in some for part in (one.delivery, one.size)]
+            commands.append(self._strike.call(keys, is_counted, *pairs))
+        await self.redis.execute_many(commands)
 
     def note_handed(
         self, channel: str, handed: int, attempts: Mapping[int, int], failed: Callable[[Exception], None]

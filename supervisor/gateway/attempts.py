@@ -22,18 +22,25 @@ class Attempts:
     _channel: str
     _outbox: Outbox
     _items: Mapping[int, Item]  # every parcel in memory
+    before: int | None = field(default=None, init=False)
+    """Up to here parcels were handed out by earlier processes; None: not known yet."""
     _handed: int = field(default=0, init=False)  # up to here all were handed out
     _is_noted: bool = field(default=True, init=False)  # whether the store was told so
     _others: dict[int, int] = field(factory=dict, init=False)  # delivery number to attempts, not told yet
 
     def know(self, handed: int) -> None:
-        """What the store has."""
-        self._handed = max(self._handed, handed)
+        """What the store has when it is read for the first time: of earlier processes."""
+        if self.before is None:
+            self.before = handed
+            self._handed = max(self._handed, handed)
 
     def count(self, item: Item, *, in_order: bool) -> None:
         """A parcel was handed out; `in_order`: all before it were, too."""
-        if item.attempt > 1 or (item.number > self._handed + 1 and not in_order):
+        if item.parcel.is_noted and item.attempt == 1:
+            self._handed = max(self._handed, item.number)
+        elif item.attempt > 1 or (item.number > self._handed + 1 and not in_order):
             self._others[item.number] = item.attempt
+            item.is_counted = True
         elif item.number > self._handed:
             self._handed, self._is_noted = item.number, False
 

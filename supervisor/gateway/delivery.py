@@ -33,6 +33,11 @@ class Deliveries:
         """A message was posted to a channel; None: perhaps one was."""
         self.outlet(channel).announce(parcel)
 
+    def is_awaited(self, channel: str) -> bool:
+        """Whether a message that is posted to a channel now would be handed out at once."""
+        outlet = self._outlets.get(channel)
+        return outlet is not None and outlet.is_awaited
+
     def run_ended(self, ended: Ended, then: Then) -> None:
         """A run has ended: its outcome follows what it sent on its own channel."""
         entry, frame = ended.entry, None

@@ -12,6 +12,7 @@ from resources.stores.outbox import Parcel
 
 from ..dispatcher import Then
 
+DONE_MAX = 10_000  # acknowledged parcels that are known again, should the store bring them back
 WINDOW_SIZE = 8 << 20  # bytes of parcels that a connection may have unacknowledged, whatever its window
 
 
@@ -41,6 +42,7 @@ class Item:
     had: tuple[Receiver, ...] = ()
     due: float = 0.0  # when it goes out again
     is_done: bool = False  # it was acknowledged
+    is_counted: bool = False  # the store has a count of its own for it
 
     @property
     def number(self) -> int:
@@ -51,6 +53,22 @@ class Item:
     def size(self) -> int:
         """Its bytes."""
         return len(self.parcel.message)
+
+
+@define(eq=False)
+class Done:
+    """The newest parcels that were acknowledged, by number and text: a number alone may have been used again."""
+
+    _texts: dict[int, int] = field(factory=dict, init=False)  # number to hash
+
+    def __contains__(self, parcel: Parcel) -> bool:
+        return self._texts.get(parcel.delivery) == hash(parcel.message)
+
+    def add(self, parcel: Parcel) -> None:
+        """It was acknowledged."""
+        self._texts[parcel.delivery] = hash(parcel.message)
+        if len(self._texts) > DONE_MAX:
+            del self._texts[next(iter(self._texts))]
 
 
 @frozen

@@ -18,22 +18,19 @@ import trio
 from attrs import define, field
 
 from resources.fence import note
-from resources.stores.outbox import Outbox, Parcel
+from resources.stores.outbox import Outbox, Parcel, Struck
 from resources.stores.redis import StoreError
 
 from ..dispatcher import Then, nothing
 from ..observe import Observer
 from . import frames
 from .attempts import Attempts
-from .lines import Item, Line, Notice, Receiver, Taker
+from .lines import Done, Item, Line, Notice, Receiver, Taker
 
-READY_MAX = (
-    1000  # parcels of a channel held in memory before a connection takes them; the rest is read when there is room
-)
+READY_MAX = 1000  # parcels that wait in memory; the rest is read from the store when there is room
 READY_SIZE = 4 << 20  # bytes of them
 KEPT_MAX = 1000  # outcomes that wait for a connection
 NOTICES_MAX = 10_000  # outcomes of messages that no connection brought (pushes); more are not told
-DONE_MAX = 10_000  # acknowledged parcels that are known again, should the store bring them back
 HAD_MAX = 8  # connections that may acknowledge a parcel late
 PAGE = 500
 TICK = 0.5  # seconds between two looks for parcels whose acknowledgement is late
@@ -59,9 +56,9 @@ class Outlet:
     _items: dict[int, Item] = field(factory=dict, init=False)  # every parcel in memory, by delivery number
     _unacked: int = field(default=0, init=False)
     _origins: dict[str, Receiver] = field(factory=dict, init=False)  # message_id in progress to who brought it
-    _acked: list[int] = field(factory=list, init=False)  # not yet struck from the stream
+    _acked: list[Struck] = field(factory=list, init=False)  # not yet struck from the stream
     _is_striking: bool = field(default=False, init=False)
-    _done: dict[int, int] = field(factory=dict, init=False)  # newest acknowledged: number to hash of the message
+    _done: Done = field(factory=Done, init=False)
     _notices: deque[Notice] = field(factory=deque, init=False)  # of runs whose outbounds are still to be read
     _kept: deque[tuple[str, Callable[[], bytes]]] = field(factory=lambda: deque(maxlen=KEPT_MAX), init=False)
     _mere_notices: int = field(default=0, init=False)  # those that nobody's credit depends on
@@ -147,10 +144,8 @@ class Outlet:
         item.is_done = True
         if item.holder is not None:
             self._let_go(item)
-        self._acked.append(delivery)
-        self._done[delivery] = hash(item.parcel.message)
-        if len(self._done) > DONE_MAX:
-            del self._done[next(iter(self._done))]
+        self._acked.append(Struck(delivery, item.size, item.is_counted))
+        self._done.add(item.parcel)
         self.wake()
 
     def brought(self, message_id: str, receiver: Receiver) -> None:
@@ -160,9 +155,8 @@ class Outlet:
     def ended(
         self, message_id: str, frame: Callable[[], bytes] | None, then: Then = nothing, *, keep: bool = False
     ) -> None:
-        """The run of a message is over. Once all it sent was handed out, `frame` goes to the connections that want outcomes, and
-        `then` is called. Where nobody takes what it sent, that is at once. If `keep` is set, an outcome that nobody is there for
-        waits for the first connection that wants it.
+        """The run of a message is over. Once all it sent was handed out, or at once if nobody takes that, `frame` goes to the
+        connections that want outcomes, and `then` is called. With `keep` an outcome waits for the first one that wants it.
         """
         if keep and frame is not None and not self.wants_outcome(message_id):
             self._kept.append((message_id, frame))
@@ -185,6 +179,11 @@ class Outlet:
     def unacked(self) -> int:
         """Parcels handed to a connection and not acknowledged."""
         return self._unacked
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a message that is posted now would be handed out at once."""
+        return not self._behind and not self._line and any(taker.has_room for taker in self._general)
 
     @property
     def is_settled(self) -> bool:
@@ -225,7 +224,7 @@ class Outlet:
             done, self._acked = self._acked, []
             self._is_striking = True
             try:
-                await self._outbox.acknowledge(self.channel, done)
+                await self._outbox.strike(self.channel, done)
             except BaseException:
                 self._acked = done + self._acked
                 raise
@@ -235,18 +234,16 @@ class Outlet:
             self.settled.unpark_all()
 
     async def _sweep(self) -> None:
-        """Look through what was taken from the stream already.
-
-        A store that went back in time has again what was struck. What is known to be acknowledged is struck once more; anything
-        else goes out, once more perhaps: it may be a message that another server put there.
+        """Look through what was taken from the stream already: a store that went back in time has again what was struck. What is
+        known to be acknowledged is struck once more; anything else goes out: it may be a message that another server put there.
         """
         while self._sweep_from is not None and self._general and self._has_room:
             begun = self._sweep_from
             page = await self._outbox.page(self.channel, begun, PAGE)
             known = [parcel for parcel in page.parcels if parcel.delivery <= self._last]
             for parcel in known:
-                if self._is_done(parcel):
-                    self._acked.append(parcel.delivery)
+                if parcel in self._done:
+                    self._acked.append(Struck(parcel.delivery))
                 elif parcel.delivery not in self._items:
                     self._take(parcel)
             if self._sweep_from == begun:  # else it was doubted once more meanwhile
@@ -258,11 +255,11 @@ class Outlet:
         """Read on from the stream while there may be more there, somebody to take it, and room."""
         while self._behind and self._general and self._has_room:
             doubts = self._doubts
-            page = await self._outbox.page(self.channel, self._last, PAGE)
+            page = await self._outbox.page(self.channel, self._last, PAGE, self._attempts.before)
             self._attempts.know(page.handed)
             for parcel in page.parcels:
                 self._last = parcel.delivery
-                if parcel.delivery not in self._items and not self._is_done(parcel):
+                if parcel.delivery not in self._items and parcel not in self._done:
                     self._take(parcel)
             self._newest = max(self._newest, self._last)
             self._behind = not page.is_last or self._doubts != doubts
@@ -281,19 +278,16 @@ class Outlet:
     def _origin(self, parcel: Parcel) -> Receiver | None:
         return None if parcel.in_reply_to is None else self._origins.get(parcel.in_reply_to)
 
-    def _is_done(self, parcel: Parcel) -> bool:
-        return self._done.get(parcel.delivery) == hash(parcel.message)
-
     def _take(self, parcel: Parcel) -> None:
         """Put a parcel into the line where it belongs."""
         if not parcel.message:
             log.error(
                 "channel %s: what is in its outbox as %d is no message; it is dropped", self.channel, parcel.delivery
             )
-            self._acked.append(parcel.delivery)
+            self._acked.append(Struck(parcel.delivery))
             self.wake()
             return
-        item = Item(parcel, parcel.attempts, self._origin(parcel))
+        item = Item(parcel, parcel.attempts, self._origin(parcel), is_counted=parcel.attempts > 0)
         self._items[parcel.delivery] = item
         self._line_of(item).append(item)
 

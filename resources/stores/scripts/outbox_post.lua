@@ -1,13 +1,15 @@
 -- Put a message into a channel's outbox, once per id; its delivery number is also its place in the stream.
 -- KEYS  1 the last delivery number (string)   2 the outbox (stream)   3 bytes of messages in it (string)
 --       4 ids that it has had (hash: id to "number digest")   5 those before them (likewise)
+--       6 the newest delivery number ever handed out in order (string)
 -- ARGV  1 the message, JSON text   2 messages that may wait   3 bytes that may wait
 --       4 the newest delivery number that the caller knows of: a store that went back in time goes on after it
---       5 a digest of what the message says   6 seconds for which ids are remembered   7 ids in one hash at most
---       8 its id, or '' if it need not be remembered   9... ids that, if one was had, make this one needless
+--       5 '1' if it is handed out as soon as this is answered
+--       6 a digest of what the message says   7 seconds for which ids are remembered   8 ids in one hash at most
+--       9 its id, or '' if it need not be remembered   10... ids that, if one was had, make this one needless
 -- Returns {delivery number}; {0} when too many messages wait, {-1} when too many bytes do;
 --         {delivery number, digest} of the message that was had under one of the ids.
-for i = 8, #ARGV do
+for i = 9, #ARGV do
   local had = ARGV[i] ~= '' and (redis.call('HGET', KEYS[4], ARGV[i]) or redis.call('HGET', KEYS[5], ARGV[i]))
   if had then
     local number, digest = string.match(had, '^(%d+) (.*)$')
@@ -16,8 +18,9 @@ for i = 8, #ARGV do
 end
 local size, waiting = #ARGV[1], redis.call('XLEN', KEYS[2])
 if waiting >= tonumber(ARGV[2]) then return {0} end
-if waiting == 0 then redis.call('DEL', KEYS[3]) end
-if redis.call('INCRBY', KEYS[3], size) > tonumber(ARGV[3]) and waiting > 0 then
+if waiting == 0 then
+  redis.call('SET', KEYS[3], size)
+elseif redis.call('INCRBY', KEYS[3], size) > tonumber(ARGV[3]) then
   redis.call('DECRBY', KEYS[3], size)
   return {-1}
 end
@@ -36,15 +39,16 @@ if type(added) == 'table' and added.err then
   end
   redis.call('XADD', KEYS[2], string.format('%.0f-1', number), 'm', ARGV[1])
 end
-if ARGV[8] ~= '' then
+if ARGV[5] == '1' then redis.call('SET', KEYS[6], string.format('%.0f', number)) end
+if ARGV[9] ~= '' then
   -- Two hashes: when the first is full, or as old as ids are remembered, it becomes the second, and the second is gone.
-  local seconds, left = tonumber(ARGV[6]), redis.call('TTL', KEYS[4])
-  if left >= 0 and (left < seconds or redis.call('HLEN', KEYS[4]) >= tonumber(ARGV[7])) then
+  local seconds, left = tonumber(ARGV[7]), redis.call('TTL', KEYS[4])
+  if left >= 0 and (left < seconds or redis.call('HLEN', KEYS[4]) >= tonumber(ARGV[8])) then
     redis.call('UNLINK', KEYS[5])
     redis.call('RENAME', KEYS[4], KEYS[5])
     left = -2
   end
-  redis.call('HSET', KEYS[4], ARGV[8], string.format('%.0f ', number) .. ARGV[5])
+  redis.call('HSET', KEYS[4], ARGV[9], string.format('%.0f ', number) .. ARGV[6])
   if left < 0 then redis.call('EXPIRE', KEYS[4], 2 * seconds) end
 end
 return {number}

@@ -1,11 +1,14 @@
 -- Take messages out of a channel's outbox.
 -- KEYS  1 the outbox (stream)   2 bytes of messages in it (string)   3 how often they were handed out (hash)
--- ARGV  their delivery numbers
+-- ARGV  1 '' if none of them was handed out more than once   2, 3 a delivery number, and the message's bytes or -1   4, 5 ...
 local freed = 0
-for _, number in ipairs(ARGV) do
-  local place = number .. '-1'
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[1], place, place)) do freed = freed + #entry[2][2] end
-  redis.call('XDEL', KEYS[1], place)
-  redis.call('HDEL', KEYS[3], number)
+for i = 2, #ARGV, 2 do
+  local place, size = ARGV[i] .. '-1', tonumber(ARGV[i + 1])
+  if size < 0 then
+    size = 0
+    for _, entry in ipairs(redis.call('XRANGE', KEYS[1], place, place)) do size = #entry[2][2] end
+  end
+  if redis.call('XDEL', KEYS[1], place) == 1 then freed = freed + size end
+  if ARGV[1] ~= '' then redis.call('HDEL', KEYS[3], ARGV[i]) end
 end
 if freed > 0 and redis.call('DECRBY', KEYS[2], freed) < 0 then redis.call('SET', KEYS[2], 0) end
