@@ -86,11 +86,10 @@ class Outlet:
         if number <= self._last or number in self._items:
             return  # it was read meanwhile
         is_next = not self._behind and number == self._last + 1
-        if self._own(self._origin(parcel)) is not None or (is_next and self._has_room):
+        is_taken = self._own(self._origin(parcel)) is not None or (is_next and self._has_room)
+        if is_taken:
             self._take(parcel)
-        else:
-            is_next = False
-        if is_next:
+        if is_taken and is_next:
             self._last = number
         else:
             self._fall_behind()
@@ -192,9 +191,8 @@ class Outlet:
 
     async def run(self) -> None:
         """Keep parcels moving; one task a channel."""
-        pause = RETRY[0]
+        pause, wait = RETRY[0], 0.0
         while True:
-            wait = 0.0
             try:
                 await self._strike()
                 await self._sweep()
@@ -204,7 +202,7 @@ class Outlet:
                     log.warning("channel %s: %s", self.channel, error)
                 wait, pause = pause, min(pause * 2, RETRY[1])
             else:
-                pause = RETRY[0]
+                pause, wait = RETRY[0], 0.0
             now = trio.current_time()
             self._put_back([item for item in self._items.values() if item.holder is not None and item.due <= now])
             self._assign()
