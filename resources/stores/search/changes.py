@@ -18,7 +18,7 @@ from ..scripts import script
 
 
 class StoreGone(Exception):
-    """Redis did not answer."""
+    """Redis did not answer, or refused to."""
 
 
 @frozen
@@ -98,5 +98,5 @@ class Changes:
             raise StoreGone(f"Redis did not answer: {error}") from error
         for answer in answers:
             if isinstance(answer, Exception):
-                raise answer
+                raise StoreGone(f"Redis refused: {answer}") from answer
         return answers

@@ -1,0 +1,347 @@
+"""A whole service on a store that refuses, is cut off, talks garbage or goes back in time: it lives, says so, and ends what it
+has accepted when the store is well again.
+
+One service meets one fault after the other; everything is checked after each. The full matrix is slow.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx2
+import pytest
+import trio
+from attrs import define, field
+
+from resources import fence
+from resources.stores import redis as client_module
+from resources.stores.link import NodeLink
+from supervisor.service import Service
+
+from ..gateway_client import Client, connect
+from ..service import Folder, eventually, running
+from ..store_proxy import REFUSALS, Act, StoreProxy, cut, drip, garbage, half, late, refuse, store_proxy
+
+SECONDS = 30.0  # that anything here may take on a busy machine
+
+# Uses the store in every way that an app can, and says how each went.
+APP = """
+api.on_inbound_message = function (command) {
+    var told = [];
+    var steps = [
+        ['kv.incr', {key: 'n', amount: 1}], ['kv.set', {key: 'k:' + command.msg.from_addr, value: {a: 1}, seconds: 60}],
+        ['kv.get', {key: 'k:' + command.msg.from_addr}], ['log.info', {msg: 'a line'}],
+        ['contacts.get_or_create', {delivery_class: 'sms', addr: command.msg.from_addr}],
+        ['contacts.search', {query: 'msisdn:*'}], ['groups.list', {}], ['optout.status', {address_type: 'msisdn',
+        address_value: command.msg.from_addr}], ['messagestore.progress_status', {}],
+        ['metrics.fire', {metric: 'm', value: 1, agg: 'sum'}]];
+    function next() {
+        if (!steps.length) {
+            var content = 'you said ' + command.msg.content + ': ' + told.join(' ');
+            return api.request('outbound.reply_to', {content: content, in_reply_to: command.msg.message_id}, function () {
+                api.done();
+            });
+        }
+        var step = steps.shift();
+        api.request(step[0], step[1], function (reply) {
+            told.push(step[0] + (reply.success ? ' yes' : ' no (' + reply.reason + ')'));
+            next();
+        });
+    }
+    next();
+};
+api.on_inbound_event = function () { api.done(); };
+"""
+
+
+@define
+class Town:
+    """The service, its store and a client of its channel."""
+
+    service: Service
+    proxy: StoreProxy
+    client: Client
+    http: httpx2.AsyncClient
+    accepted: list[str] = field(factory=list)  # message ids, of all faults
+
+    async def send(self, message_id: str | None = None, user: int = 0) -> tuple[str, dict[str, Any]]:
+        """One message, and what the gateway answers it with."""
+        message_id = message_id or uuid4().hex
+        msg = {"message_id": message_id, "from_addr": f"+2783000{user:04}", "to_addr": "8181", "content": "hello"}
+        await self.client.send({"type": "inbound", "id": message_id, "msg": msg | {"session_event": "new"}})
+        answer = await self.client.expect_that(lambda frame: frame.get("id") == message_id, SECONDS)
+        if answer["type"] == "accepted":
+            self.accepted.append(message_id)
+        else:
+            assert answer["code"] == "unavailable", (answer["code"], answer["detail"])
+            assert answer["retry_after"] > 0
+        return message_id, answer
+
+    async def send_until_accepted(self, message_id: str | None = None) -> str:
+        """As a gateway does: again, with the same id, after the time that it is told."""
+        with trio.fail_after(SECONDS):
+            while True:
+                message_id, answer = await self.send(message_id)
+                if answer["type"] == "accepted":
+                    return message_id
+                await trio.sleep(min(answer["retry_after"], 0.1))
+
+    async def reply_to(self, message_id: str) -> dict[str, Any]:
+        """Its reply, whenever it comes or came."""
+        frame = await self.client.expect_that(
+            lambda frame: frame["type"] == "outbound" and frame["msg"]["in_reply_to"] == message_id, SECONDS
+        )
+        return dict(frame["msg"])
+
+    async def says(self) -> str:
+        """What /readyz says."""
+        return (await self.http.get("/readyz")).text
+
+    async def is_well(self) -> None:
+        """All is as if nothing had been: ready, everything accepted has ended and is out, a new message is answered whole."""
+        with trio.fail_after(SECONDS):
+            while (await self.http.get("/readyz")).status_code != 200:
+                await trio.sleep(0.05)
+            fresh = await self.send_until_accepted()
+            reply = await self.reply_to(fresh)
+            assert " no " not in reply["content"], reply["content"]
+            await self._nothing_left()
+        metrics = (await self.http.get("/metrics")).text
+        assert "jsbox_store_up 1.0" in metrics
+
+    async def _nothing_left(self) -> None:
+        redis = self.service.stores.redis
+        while True:
+            left = (
+                await redis.execute("XLEN", "jsbox:{acct}:in:app"),
+                await redis.execute("XLEN", "jsbox:{channel:app}:out"),
+            )
+            if left == (0, 0):
+                return
+            await trio.sleep(0.02)
+
+
+@pytest.fixture
+def proxy(valkey: str) -> Iterator[StoreProxy]:
+    with store_proxy(valkey) as made:
+        made.go_back()
+        yield made
+
+
+@asynccontextmanager
+async def town(proxy: StoreProxy, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Town]:
+    """A service whose store is the proxy, and which gives a server that hangs less time than usual."""
+    monkeypatch.setattr(client_module, "link_to", lambda url: NodeLink(url, 1.0))
+    monkeypatch.setattr(client_module, "TICK", 0.1)
+    monkeypatch.setattr(client_module, "PATIENCE", 1.0)
+    monkeypatch.setattr(client_module, "AGAIN", (0.1, 0.5))
+    made = Folder(folder)
+    made.text += f'[redis]\nurl = "{proxy.url}"\n[gateway]\nack_timeout = "1s"\n[defaults.metrics]\nbucket = "1s"\n[accounts.acct]\ncan_manage_optouts = true\n'
+    made.app("app", APP, 'record = true\nevents = "always"')
+    async with running(made) as service, connect(service.gateway_url, channel="app") as client:
+        async with httpx2.AsyncClient(base_url=service.admin_url, timeout=SECONDS) as http:
+            found = Town(service, proxy, client, http)
+            await found.is_well()
+            yield found
+
+
+async def _meets_refusal(found: Town, code: str, *names: str) -> None:
+    """While the store refuses (all, or these commands): whatever is asked of the service has an answer; then it is cured."""
+    first = await found.send_until_accepted()  # in progress when it begins
+    rule = found.proxy.fault(refuse(code), *names)
+    second, answer = await found.send()
+    if not names:
+        assert answer["type"] == "rejected", answer
+        said = await found.says()
+        assert said.startswith("not ready:"), said
+        assert REFUSALS[code].split()[0] in said, said
+        assert "jsbox_store_up 0.0" in (await found.http.get("/metrics")).text
+    for path in ("/v1/apps", "/v1/apps/app/logs", "/v1/accounts/acct/contacts", "/v1/sandboxes", "/v1/traces"):
+        assert (await found.http.get(path)).status_code in (200, 503), path
+    pushed = await found.http.post("/v1/apps/app/push", json={"addrs": ["+27831234567"]})
+    assert pushed.status_code in (200, 202, 503), pushed.text
+    event = {"event_type": "ack", "user_message_id": "x", "sent_message_id": "y", "event_id": uuid4().hex}
+    await found.client.send({"type": "event", "id": event["event_id"], "event": event})
+    await found.client.expect_that(lambda frame: frame.get("id") == event["event_id"], SECONDS)
+    rule.lift()
+    found.proxy.cure()
+    await found.client.expect("outcome", SECONDS, message_id=first)
+    await found.send_until_accepted(second)
+    if second not in found.accepted[:-1]:
+        await found.client.expect("outcome", SECONDS, message_id=second)
+
+
+async def _meets(found: Town, act: Act, *names: str, times: int | None = None) -> None:
+    """As a cut or garbage: some messages while it lasts, accepted or not; then it is cured."""
+    rule = found.proxy.fault(act, *names, times=times)
+    sent = [(await found.send())[0] for _ in range(2)]
+    await found.says()
+    rule.lift()
+    found.proxy.cure()
+    for message_id in sent:
+        await found.send_until_accepted(message_id)
+        await found.client.expect("outcome", SECONDS, message_id=message_id)
+
+
+REFUSED_BY_ALL = ["MISCONF", "READONLY", "BUSY"]
+REFUSED_ONE = [
+    ("OOM", "journal_accept"), ("WRONGTYPE", "outbox_post"), ("NOPERM", "XDEL"), ("OOM", "kv_incr"), ("MISCONF", "LPUSH"),
+]  # fmt: skip
+SCRIPTS = [
+    "journal_accept", "outbox_post", "outbox_page", "outbox_strike", "kv_incr", "kv_set", "contact_find_or_create",
+    "group_list", "statistics_outbound", "recording_put",
+]  # fmt: skip
+COMMANDS = ["XDEL", "XRANGE", "LPUSH", "GET", "HMGET", "HINCRBY", "HDEL"]
+
+
+async def _after_all(found: Town, before: dict[str, int]) -> None:
+    await found.is_well()
+    more = {
+        where: count - before.get(where, 0) for where, count in fence.tally.items() if count != before.get(where, 0)
+    }
+    assert not more, "an error that somebody should have expected"
+
+
+async def test_the_service_outlives_refusals(
+    proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It rejects with retry_after, names what the store said, tells apps, and goes on."""
+    before = dict(fence.tally)
+    async with town(proxy, tmp_path, monkeypatch) as found:
+        for code in REFUSED_BY_ALL:
+            await _meets_refusal(found, code)
+        for code, name in REFUSED_ONE:
+            await _meets_refusal(found, code, name)
+        await _after_all(found, before)
+
+
+async def test_the_service_outlives_cuts_and_garbage(
+    proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was accepted has its outcome and its reply, once the store answers again."""
+    before = dict(fence.tally)
+    async with town(proxy, tmp_path, monkeypatch) as found:
+        for act, name in ((cut(), "journal_accept"), (cut(after=True), "journal_accept"), (cut(after=True), "outbox_post"),
+                          (garbage(), "XDEL"), (half(), "outbox_page"), (cut(after=True), "outbox_strike")):  # fmt: skip
+            await _meets(found, act, name, times=1)
+        await _after_all(found, before)
+
+
+async def test_the_service_outlives_a_store_that_is_away(
+    proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that it cannot be reached; when it is back, that is noticed without a message."""
+    before = dict(fence.tally)
+    async with town(proxy, tmp_path, monkeypatch) as found:
+        running_one = await found.send_until_accepted()
+        proxy.stop()
+        _, answer = await found.send()
+        assert answer["type"] == "rejected"
+        assert "Redis cannot be reached" in await found.says()
+        proxy.start()
+        with trio.fail_after(SECONDS):
+            while not (await found.says()).startswith(("ok", "ready")):
+                await trio.sleep(0.05)
+        await found.client.expect("outcome", SECONDS, message_id=running_one)
+        await _after_all(found, before)
+
+
+async def test_replies_come_from_a_store_that_went_back_in_time(
+    proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a failover to a replica that was behind, or a restart of a store that keeps nothing."""
+    async with town(proxy, tmp_path, monkeypatch) as found:
+        moment = proxy.remember()
+        for there in (moment, None):
+            for _ in range(4):
+                await found.reply_to(await found.send_until_accepted())
+            await found._nothing_left()
+            proxy.go_back(there)
+            for _ in range(4):
+                await found.reply_to(await found.send_until_accepted())
+        await found.is_well()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("code", [*REFUSALS])
+async def test_every_refusal_of_everything(
+    proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    """Each refusal, first by all commands that meet it, then by one command after the other."""
+    before = dict(fence.tally)
+    async with town(proxy, tmp_path, monkeypatch) as found:
+        if code in ("WRONGTYPE", "EXECABORT", "ERR"):  # these are about one command
+            await _meets_refusal(found, code, *SCRIPTS)
+        else:
+            await _meets_refusal(found, code)
+        for name in (*SCRIPTS, *COMMANDS):
+            await _meets_refusal(found, code, name)
+            await found.is_well()
+        await _after_all(found, before)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [*SCRIPTS, *COMMANDS, ""])
+async def test_every_cut_of_everything(
+    proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Each way in which an exchange can break, of each command."""
+    before = dict(fence.tally)
+    async with town(proxy, tmp_path, monkeypatch) as found:
+        for act in (cut(), cut(after=True), garbage(), half(), half(then_cut=False), late(float("inf")), drip(0.01)):
+            for times in (1, 3):
+                await _meets(found, act, *[name] if name else [], times=times)
+            await found.is_well()
+        await _after_all(found, before)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(3))
+async def test_traffic_through_random_faults(
+    proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """20 users, and a store that fails in a new way every 0.3 s: all that was accepted is answered, each once or with the same id."""
+    rng = random.Random(seed)
+    before = dict(fence.tally)
+    async with town(proxy, tmp_path, monkeypatch) as found:
+        sent: list[str] = []
+        is_over = False
+
+        async def user(n: int) -> None:
+            while not is_over:
+                message_id, answer = await found.send(user=n)
+                while answer["type"] == "rejected":
+                    await trio.sleep(0.1)
+                    message_id, answer = await found.send(message_id, n)
+                sent.append(message_id)
+                await found.client.expect("outcome", SECONDS, message_id=message_id)
+                await trio.sleep(rng.random() / 5)
+
+        async with trio.open_nursery() as nursery:
+            for n in range(20):
+                nursery.start_soon(user, n)
+            for _ in range(60):
+                acts = [refuse(rng.choice([*REFUSALS])), cut(), cut(after=True), garbage(), half(), late(0.2)]
+                names = [rng.choice([*SCRIPTS, *COMMANDS])] if rng.random() < 0.6 else []
+                proxy.fault(rng.choice(acts), *names, every=rng.choice([1, 2, 5, 20]))
+                await trio.sleep(0.3)
+                proxy.cure()
+                await trio.sleep(0.1)
+            is_over = True
+        await found.is_well()
+        assert len(sent) > 100
+        replies: dict[str, set[str]] = {}
+        for frame in found.client.frames:
+            if frame["type"] == "outbound":
+                replies.setdefault(frame["msg"]["in_reply_to"], set()).add(frame["msg"]["message_id"])
+        assert all(len(ids) == 1 for ids in replies.values())
+        await _after_all(found, before)
+        await eventually(lambda: not found.service.dispatcher.waiting("app"))
