@@ -1,56 +1,254 @@
-"""A port that speaks HTTP: an ASGI application, served on Trio."""
+"""A port that speaks HTTP/1.1: an ASGI application, served on Trio.
+
+Each connection is in a fence from its first byte, each request in one of its own: whatever goes wrong ends that request, or
+that connection. There is no HTTP/2 and no WebSocket; a request to upgrade is answered as what it is without.
+"""
 
 from __future__ import annotations
 
-import logging
-import os
+import re
+import ssl
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
-from pathlib import Path
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from email.utils import formatdate
+from http import HTTPStatus
 
-import anycorn
+import msgspec
 import trio
-from starlette.types import ASGIApp, Receive, Scope, Send
+from attrs import define, field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Scope
+
+from resources.fence import fence
+
+from .accepting import Bounds, Door, Visit, affordable, turn_away
+from .http_connection import HEAD_SECONDS, Body, Gone, HttpConnection
+from .http_head import Head, Unacceptable
+
+BOUNDS = Bounds(256, 64)
+LEFT_MAX = (
+    64 << 10
+)  # bytes of a body that the application did not read, and that are read for the sake of the connection
+PATH_SHOWN = 100  # characters of a path in the log
+KNOWN = "jsbox.known"  # in the scope: to be called when the client has shown that it may be here
+
+_NO_BODY = frozenset({204, 304})
+_NEVER = re.compile(rb"[\r\n\x00]")
+
+
+@define(eq=False)
+class _Exchange:
+    """One request and its answer, as ASGI has them."""
+
+    connection: HttpConnection
+    head: Head
+    has_begun: bool = field(default=False, init=False)
+    _body: Body = field(init=False)
+    _keeps_alive: bool = field(init=False)
+    _has_told_end: bool = field(default=False, init=False)  # of the request's body
+    _is_over: bool = field(default=False, init=False)
+    _head: bytes = field(default=b"", init=False)  # of the answer: sent with the first part of its body
+    _is_bare: bool = field(default=False, init=False)  # the answer has no body
+    _is_chunked: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._body = Body(self.connection, self.head)
+        self._keeps_alive = self.head.keeps_alive
+
+    async def receive(self) -> Message:
+        """A part of the request's body, or that the client has gone."""
+        try:
+            if not self._has_told_end:
+                part = await self._body.part()
+                self._has_told_end = self._body.is_read
+                return {"type": "http.request", "body": part, "more_body": not self._body.is_read}
+            await self.connection.wait_gone()
+        except Unacceptable as error:
+            self._keeps_alive = False
+            raise HTTPException(error.status, str(error)) from error
+        except Gone:
+            self._keeps_alive = False
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """A part of the answer. Raises Gone."""
+        if message["type"] == "http.response.start":
+            self._head = self._begin(message["status"], list(message.get("headers", ())))
+            self.has_begun = True
+        elif not self._is_over:
+            self._is_over = not message.get("more_body", False)
+            answer, self._head = self._head + self._framed(message.get("body", b"")), b""
+            await self.connection.send(answer)
+
+    def _begin(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+        is_without = status in _NO_BODY
+        self._is_bare = is_without or self.head.method == "HEAD"
+        has_length = any(name.lower() == b"content-length" for name, _ in headers)
+        self._is_chunked = not has_length and not is_without and self.head.version != "1.0"
+        self._keeps_alive = self._keeps_alive and (has_length or is_without or self._is_chunked)
+        headers.append((b"date", formatdate(usegmt=True).encode()))
+        if self._is_chunked:
+            headers.append((b"transfer-encoding", b"chunked"))
+        if not self._keeps_alive or self.head.version == "1.0":
+            headers.append((b"connection", b"keep-alive" if self._keeps_alive else b"close"))
+        for name, value in headers:
+            if _NEVER.search(name + value):
+                raise ValueError(f"the header {name!r} of an answer would be more than one")
+        lines = [f"HTTP/1.1 {status} {_phrase(status)}".encode(), *(b"%s: %s" % header for header in headers)]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    def _framed(self, data: bytes) -> bytes:
+        if self._is_bare:
+            return b""
+        if not self._is_chunked:
+            return data
+        chunk = b"%x\r\n%s\r\n" % (len(data), data) if data else b""
+        return chunk + b"0\r\n\r\n" if self._is_over else chunk
+
+    async def can_go_on(self) -> bool:
+        """Whether another request may follow."""
+        return self._is_over and self._keeps_alive and await self._body.read_away(LEFT_MAX)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+@define(eq=False)
+class _Port:
+    """Serves an application to whoever connects. `where`: the name of its fences."""
+
+    app: ASGIApp
+    where: str
+    tls: ssl.SSLContext | None
+    is_closing: bool = field(default=False, init=False)
+    _idle: set[trio.CancelScope] = field(factory=set, init=False)
+
+    async def client(self, visit: Visit) -> None:
+        """One connection, from its first byte."""
+        if visit.is_surplus:
+            turn_away(visit.stream)
+            return
+        stream: trio.abc.Stream = visit.stream
+        if self.tls is not None:
+            stream = trio.SSLStream(visit.stream, self.tls, server_side=True, https_compatible=True)
+        connection = HttpConnection(stream)
+        try:
+            with suppress(trio.BrokenResourceError, Gone):
+                await self._handshake(stream)
+                while await self._request(visit, connection):
+                    pass
+        finally:
+            visit.has_answered = connection.has_answered
+        await connection.linger()
+
+    async def _handshake(self, stream: trio.abc.Stream) -> None:
+        if isinstance(stream, trio.SSLStream):
+            with trio.move_on_after(HEAD_SECONDS) as scope:
+                await stream.do_handshake()
+            if scope.cancelled_caught:
+                raise Gone("the client does not shake hands")
+
+    async def _request(self, visit: Visit, connection: HttpConnection) -> bool:
+        """Answer the next request; return whether another may follow."""
+        try:
+            head = await self._head(connection)
+        except Unacceptable as error:
+            await connection.send(_bare_answer(error))
+            return False
+        if head is None:
+            return False
+        exchange = _Exchange(connection, head)
+        await self._answer(visit, exchange)
+        visit.has_answered = connection.has_answered
+        return not self.is_closing and await exchange.can_go_on()
+
+    async def _head(self, connection: HttpConnection) -> Head | None:
+        if self.is_closing:
+            return None
+        with trio.CancelScope() as scope:
+            self._idle.add(scope)
+            try:
+                return await connection.head()
+            finally:
+                self._idle.discard(scope)
+        return None
+
+    async def _answer(self, visit: Visit, exchange: _Exchange) -> None:
+        head = exchange.head
+        with fence(self.where, f"{head.method} {head.path[:PATH_SHOWN]!r} of {visit.address}") as caught:
+            try:
+                await self.app(self._scope(visit, head), exchange.receive, exchange.send)
+            except (Gone, ClientDisconnect):
+                return  # what was left to send is nobody's loss, and no other request follows
+            except HTTPException as error:
+                if not exchange.has_begun:
+                    await _send(exchange, {"error": error.detail}, error.status_code)
+        if caught.error is not None and not exchange.has_begun:
+            await _send(exchange, {"error": "internal error"}, 500)
+
+    def _scope(self, visit: Visit, head: Head) -> Scope:
+        stream = visit.stream.socket
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},  # 2.4 would not be told of clients that leave
+            "http_version": head.version,
+            "method": head.method,
+            "scheme": "http" if self.tls is None else "https",
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "root_path": "",
+            "headers": head.headers,
+            "client": stream.getpeername()[:2],
+            "server": stream.getsockname()[:2],
+            KNOWN: visit.become_known,
+        }
+
+    def close(self) -> None:
+        """Serve what is in progress, and nothing else."""
+        self.is_closing = True
+        for scope in list(self._idle):
+            scope.cancel()
+
+
+async def _send(exchange: _Exchange, body: dict[str, str], status: int) -> None:
+    """Answer for the application."""
+    data = msgspec.json.encode(body)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
+    await exchange.send({"type": "http.response.body", "body": data})
+
+
+def _bare_answer(error: Unacceptable) -> bytes:
+    """For what is no request that an application could see."""
+    data = msgspec.json.encode({"error": str(error)})
+    head = f"HTTP/1.1 {error.status} {_phrase(error.status)}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
 
 
 @asynccontextmanager
 async def open_http(
     app: ASGIApp,
     listeners: Sequence[trio.SocketListener],
-    log: str,
+    where: str,
     stop_seconds: float,
-    tls: tuple[Path, Path] | None = None,
+    tls: ssl.SSLContext | None = None,
+    bounds: Bounds = BOUNDS,
 ) -> AsyncIterator[int]:
-    """Serve; gives the port number. At the end answers under way have `stop_seconds` to end. `tls`: certificate and key."""
-
-    async def served(scope: Scope, receive: Receive, send: Send) -> None:
-        # Nothing is started or stopped with the port; Starlette's own handler takes a cancellation for a failure.
-        if scope["type"] == "lifespan":
-            for phase in ("startup", "shutdown"):
-                await receive()
-                await send({"type": f"lifespan.{phase}.complete"})
-        else:
-            await app(scope, receive, send)
-
-    settings = anycorn.Config()
-    port: int = listeners[0].socket.getsockname()[1]
-    settings.bind = [f"fd://{os.dup(listener.socket.fileno())}" for listener in listeners]
-    for listener in listeners:
-        listener.socket.close()
-    if tls is not None:
-        settings.certfile, settings.keyfile = map(str, tls)
-    settings.accesslog = None
-    settings.errorlog = logging.getLogger(log)
-    settings.graceful_timeout = stop_seconds
-    application: Any = served
-    stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        serve = partial(anycorn.serve, application, settings, mode="asgi", shutdown_trigger=stop.wait)
-        await nursery.start(serve)
+    """Serve; gives the port number. At the end answers in progress have `stop_seconds` to end. `where`: as in `fence`."""
+    port = _Port(app, where, tls)
+    door = Door(where, Bounds(affordable(f"the connections of port {where}", bounds.most), bounds.per_address))
+    async with trio.open_nursery() as clients, trio.open_nursery() as accepting:
+        for listener in listeners:
+            accepting.start_soon(door.accept, listener, port.client, clients)
         try:
-            yield port
+            yield int(listeners[0].socket.getsockname()[1])
         finally:
-            stop.set()
-            nursery.cancel_scope.deadline = trio.current_time() + stop_seconds
+            port.close()
+            accepting.cancel_scope.cancel()
+            clients.cancel_scope.deadline = trio.current_time() + stop_seconds

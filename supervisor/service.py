@@ -399,6 +399,6 @@ async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
     admin = admin_app(service._admin_services(), listen_at.admin_tokens)  # noqa: SLF001
     listeners = await listen("listen.admin", listen_at.admin, manager)
     service.admin_port = await stack.enter_async_context(
-        open_http(admin, listeners, "jsbox.admin", ADMIN_STOP_SECONDS, tls)
+        open_http(admin, listeners, "admin", ADMIN_STOP_SECONDS, context)
     )
     manager.close_rest()

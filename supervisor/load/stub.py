@@ -14,12 +14,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from ..accepting import Bounds
 from ..config.units import Address
 from ..http_port import open_http
 from ..listening import listen
 from ..systemd import Manager
 from .campaign import Reply, Stub
 
+BOUNDS = Bounds(10_000, 10_000)  # of connections: apps under load have many
 STOP_SECONDS = 0.1  # for answers under way when the run is over
 Z99 = 2.3263478740408408  # of the standard normal distribution
 
@@ -96,5 +98,5 @@ async def open_stubs(stubs: Sequence[Stub], address: Address, seed: int) -> Asyn
         yield playing
         return
     listeners = await listen("run.stubs", address, Manager())
-    async with open_http(playing, listeners, "jsbox.load.stub", STOP_SECONDS) as playing.port:
+    async with open_http(playing, listeners, "stub", STOP_SECONDS, bounds=BOUNDS) as playing.port:
         yield playing
