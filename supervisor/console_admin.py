@@ -7,9 +7,10 @@ from pathlib import Path
 
 from attrs import frozen
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from .admin_io import answer
 from .build import describe
 
 FOLDER = Path(__file__).with_name("console")
@@ -43,9 +44,9 @@ class ConsoleAdmin:
 
     async def file(self, request: Request) -> Response:
         """A file of the page."""
-        name, kind = FILES[request.url.path]
+        name, kind = FILES[request.scope["path"]]
         return Response((FOLDER / name).read_bytes(), media_type=kind, headers=HEADERS)
 
     async def info(self, _: Request) -> Response:
         """What runs, and where its gateway is."""
-        return JSONResponse({**describe(), "gateway": self.gateway_url()})
+        return answer({**describe(), "gateway": self.gateway_url()})

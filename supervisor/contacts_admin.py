@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from attrs import evolve, frozen
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from resources.contact_fields import imported_contact
 from resources.contract import Refused
+from resources.fence import fence
 from resources.messages import new_id, now
-from resources.stores.contacts import Change, Contacts
+from resources.stores.contacts import Change, Contact, Contacts
 from resources.stores.search import ContactSearch, QueryError, SearchError
+from resources.text import clean
+
+from .admin_io import STEP, Room, answer, bad, encoded, list_answer, number_in, off_loop, read_object
+from .strict_json import problem_in
 
 PAGE, PAGE_MAX = 100, 1000
+CURSOR_MAX = 10**15
 IMPORT_MAX = 1000  # contacts in one request
-BODY_MAX = 16 << 20  # bytes of one request
+STEP_BYTES = 1 << 20  # that are written at once, about
+EXPECTED = f'expected {{"contacts": [...]}} with 1 to {IMPORT_MAX} of them'
 
 
 @frozen
@@ -44,84 +50,120 @@ class ContactsAdmin:
         ]
 
     async def list(self, request: Request) -> Response:
-        """A page of the contacts, or of those that a query finds; `cursor` of the answer begins the next one."""
-        account = request.path_params["account"]
+        """A page of the contacts, or of those that a query finds; `cursor` of the answer begins the next one.
+
+        It has fewer than `limit` where they would be more than `admin_io.PAGE_BYTES`.
+        """
+        account = self._account(request)
         try:
-            limit = int(request.query_params.get("limit", PAGE))
-            cursor = int(request.query_params.get("cursor", "0"))
-        except ValueError:
-            limit, cursor = 0, 0
-        if self.contacts_max(account) is None:
-            return _unknown_account(account)
-        if not 1 <= limit <= PAGE_MAX or cursor < 0:
-            return JSONResponse({"error": f"expected limit=1 to {PAGE_MAX}, and cursor as an answer gave it"}, 400)
+            limit = number_in(request, "limit", PAGE, 1, PAGE_MAX)
+            cursor = number_in(request, "cursor", 0, 0, CURSOR_MAX)
+        except HTTPException as error:
+            raise bad(f"expected limit=1 to {PAGE_MAX}, and cursor as an answer gave it") from error
         query = request.query_params.get("query")
+        rows: dict[str, bytes] = {}
         if query is None:
-            page = await self.contacts.page(account, cursor, limit)
-            found, after = page.contacts, page.cursor
+            after = await self._page(account, cursor, limit, rows)
         else:
             try:
-                keys, last = await self.search.page(account, query, cursor, limit)
+                after = await self._found(account, query, cursor, limit, rows)
             except SearchError as error:
-                return JSONResponse({"error": str(error)}, 400 if isinstance(error, QueryError) else 503)
-            found = await self.contacts.many(account, keys)
-            after = last if len(keys) == limit else None
+                raise bad(str(error), 400 if isinstance(error, QueryError) else 503) from error
         shown = None if after is None else str(after)
-        return _json({"keys": [contact["key"] for contact in found], "contacts": found, "cursor": shown})
+        return list_answer("contacts", rows.values(), keys=list(rows), cursor=shown)
+
+    async def _page(self, account: str, cursor: int, limit: int, rows: dict[str, bytes]) -> int | None:
+        room, after = Room(limit), cursor
+        while size := room.size:
+            page = await self.contacts.page(account, after, size)
+            await _add(rows, page.contacts, room)
+            if page.cursor is None:
+                return None
+            after = page.cursor
+        return after
+
+    async def _found(self, account: str, query: str, cursor: int, limit: int, rows: dict[str, bytes]) -> int | None:
+        keys, last = await self.search.page(account, query, cursor, limit)
+        room, done = Room(len(keys)), 0
+        while size := room.size:
+            await _add(rows, await self.contacts.many(account, keys[done : done + size]), room)
+            done += size
+            room.rows = len(keys) - done  # some may be gone
+        if done < len(keys):
+            _, last = await self.search.page(account, query, cursor, done)  # where it ends instead
+            return last
+        return last if len(keys) == limit else None
 
     async def get(self, request: Request) -> Response:
         """One contact."""
-        account, key = request.path_params["account"], request.path_params["key"]
-        if self.contacts_max(account) is None:
-            return _unknown_account(account)
+        account, key = self._account(request), request.path_params["key"]
         contact = await self.contacts.get(account, key)
         if contact is None:
-            return JSONResponse({"error": f"account {account} has no contact {key!r}"}, 404)
-        return _json({"contact": contact})
+            raise bad(f"account {account} has no contact {key!r}", 404)
+        return answer({"contact": contact})
 
     async def write(self, request: Request) -> Response:
         """Write many contacts, each wholly or not at all; what is wrong with those that were not is told by their index."""
-        account = request.path_params["account"]
-        most = self.contacts_max(account)
-        if most is None:
-            return _unknown_account(account)
-        given = await _body(request)
-        rows = given.get("contacts") if isinstance(given, dict) else None
-        if not isinstance(rows, list) or not 1 <= len(rows) <= IMPORT_MAX:
-            return JSONResponse({"error": f'expected {{"contacts": [...]}} with 1 to {IMPORT_MAX} of them'}, 400)
-        errors: dict[int, str] = {}
-        new: list[tuple[str, Change]] = []
-        places: list[int] = []
-        for index, row in enumerate(rows):
-            try:
-                key, change = imported_contact(row)
-            except Refused as refused:
-                errors[index] = refused.reason
-            else:
-                new.append((key or new_id(), evolve(change, set={"created_at": now(), **change.set})))
-                places.append(index)
-        failed = await self.contacts.create_many(account, new, most)
-        errors |= {places[n]: reason for n, reason in failed.items()}
-        return JSONResponse({"written": len(rows) - len(errors), "errors": {str(n): errors[n] for n in sorted(errors)}})
+        account = self._account(request)
+        given = await read_object(request, EXPECTED)
+        rows = given.get("contacts")
+        if not isinstance(rows, list) or not 1 <= len(rows) <= IMPORT_MAX or set(given) != {"contacts"}:
+            raise bad(EXPECTED)
+        checked = await off_loop(_checked, rows)
+        errors = {index: row for index, row in enumerate(checked) if isinstance(row, str)}
+        new = [(index, row) for index, row in enumerate(checked) if not isinstance(row, str)]
+        while new:
+            most = self.contacts_max(account)
+            if most is None:
+                raise _unknown(account)
+            some: list[tuple[int, _Row]] = []
+            size = 0
+            while new and len(some) < STEP and size < STEP_BYTES:
+                some.append(new.pop(0))
+                size += some[-1][1].size
+            failed = await self.contacts.create_many(account, [(row.key, row.change) for _, row in some], most)
+            errors |= {some[n][0]: reason for n, reason in failed.items()}
+        return answer({"written": len(rows) - len(errors), "errors": {str(n): errors[n] for n in sorted(errors)}})
+
+    def _account(self, request: Request) -> str:
+        account = str(request.path_params["account"])
+        if self.contacts_max(account) is None:
+            raise _unknown(account)
+        return account
 
 
-async def _body(request: Request) -> Any:
-    """The JSON of a request; None where it is none, or too large."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > BODY_MAX:
-            return None
-        parts.append(part)
-    try:
-        return json.loads(b"".join(parts))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
+@frozen
+class _Row:
+    key: str
+    change: Change
+    size: int  # bytes, about
 
 
-def _json(body: Mapping[str, Any]) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
+async def _add(rows: dict[str, bytes], contacts: list[Contact], room: Room) -> None:
+    found = await encoded(contacts)
+    room.take(found)
+    rows |= {contact["key"]: row for contact, row in zip(contacts, found, strict=True)}
 
 
-def _unknown_account(account: str) -> Response:
-    return JSONResponse({"error": f"there is no account {account!r}"}, 404)
+def _checked(rows: list[Any]) -> list[_Row | str]:
+    """Each contact, or what is wrong with it. Takes a while."""
+    return [_row(index, row) for index, row in enumerate(rows)]
+
+
+def _row(index: int, given: Any) -> _Row | str:
+    problem = problem_in(given)
+    if problem:
+        return problem
+    with fence("admin", f"contact {index} of an import") as caught:
+        try:
+            key, change = imported_contact(given)
+            change = evolve(change, set={"created_at": now(), **change.set})
+            return _Row(key or new_id(), change, len(change.encode()))
+        except Refused as refused:
+            return clean(refused.reason)
+    assert caught.error is not None
+    return "internal error"
+
+
+def _unknown(account: str) -> HTTPException:
+    return bad(f"there is no account {account!r}", 404)

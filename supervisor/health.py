@@ -16,6 +16,7 @@ from .config.model import App
 from .disk import Disk
 from .dispatcher import Dispatcher
 from .pool import Pool
+from .slices import in_slices
 
 DISK_LOW = 1 << 30
 QUEUE_FULL = 0.9  # of pool.queue
@@ -57,13 +58,14 @@ class Health:
 
     async def checks(self) -> list[Check]:
         """All of them."""
+        apps = [check async for app in in_slices(list(self.apps().values())) for check in self._app(app)]
         return [
             Check("server", "the server is about to restart" if self.is_draining() else ""),
             self._store(),
             self._disk(),
             Check("search", self.search_problem(), is_fatal=False),
             self._loop(),
-            *(check for app in self.apps().values() for check in self._app(app)),
+            *apps,
             *self._dead_letters(),
         ]
 

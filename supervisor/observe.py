@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from attrs import frozen
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from . import __version__
 from .outcomes import Outcome
@@ -281,7 +281,3 @@ class PrometheusObserver:
         for app in apps:
             for counter in (self._missing, self._fallbacks, self._starts):
                 counter.labels(app)
-
-    def text(self) -> bytes:
-        """The exposition format."""
-        return generate_latest(self.registry)

@@ -1,18 +1,118 @@
-"""What a reload does before anything is changed: reading the config, and getting ready what its apps need."""
+"""A reload of the config: read, prepared, and applied as a whole or refused."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
-from resources.fence import cause_of
+import trio
+from attrs import define, evolve, field
+
+from resources.fence import cause_of, fence
 from resources.text import clean
 
 from .config import Config, InvalidConfig
-from .dispatcher import Program
+from .config.plan import RESTART, plan
+from .dispatcher import Dispatcher, Program
 from .errors import CannotStart
+from .gateway import Gateway
 from .isolation import Walls
+from .observe import PrometheusObserver
 from .programs import program_of
+from .search import Search
+from .systemd import Manager
+
+log = logging.getLogger(__name__)
+
+Result = dict[str, Any]
+"""The answer of POST /v1/reload."""
+
+
+class Reloadable(Protocol):
+    """The service, as far as a reload changes it."""
+
+    config: Config
+    walls: Walls
+    dispatcher: Dispatcher
+    search: Search
+    gateway: Gateway
+    observer: PrometheusObserver
+    manager: Manager
+    is_draining: bool
+
+    def status(self, reload: Result | None = None) -> str:
+        """A line on how it is doing."""
+
+
+@define(eq=False)
+class Reloads:
+    """Reloads, one after the other. `applied` is set by the next one that succeeds."""
+
+    _service: Reloadable
+    read_config: Callable[[], Config]
+    applied: trio.Event = field(factory=trio.Event, init=False)
+    _lock: trio.Lock = field(factory=trio.Lock, init=False)
+
+    async def reload(self) -> Result:
+        """Read the config again and apply it as a whole, or keep the old one and say what is wrong. Never raises an Exception."""
+        service = self._service
+        async with self._lock:
+            if service.is_draining:
+                return {"ok": False, "errors": ["the server is about to stop: its next start reads the config"]}
+            service.manager.reloading()
+            result: Result = {"ok": False, "errors": ["it was interrupted"]}
+            try:
+                with fence("reload") as caught:
+                    result = await self._reload()
+                if caught.error is not None:
+                    result = refusal(caught.error)
+                service.observer.reloaded(ok=result["ok"])
+            finally:
+                if not service.is_draining:
+                    service.manager.ready(service.status(result))
+            return result
+
+    async def _reload(self) -> Result:
+        """What may fail or take long comes first; then all changes, in one synchronous step."""
+        service = self._service
+        try:
+            new, programs = await trio.to_thread.run_sync(prepare, self.read_config, service.walls)
+        except (InvalidConfig, CannotStart) as error:
+            result = refusal(error)
+            log.warning("the config was not reloaded: %s", "; ".join(result["errors"]))
+            return result
+        changes = plan(service.config, new)
+        self._apply(new, programs)
+        log.info("the config was reloaded: %s", changes)
+        with fence("reload", "the search process is told of the accounts"):
+            await service.search.follow(new.account_names)
+        return {"ok": True, **changes, "warnings": list(new.warnings)}
+
+    def _apply(self, new: Config, programs: Mapping[str, Program]) -> None:
+        """Change over to a config: all of it or, where that raises, none of it."""
+        service = self._service
+        old, before = service.config, service.dispatcher.programs
+        # What needs a restart stays as it is, so that every reload says so until there was one.
+        new = evolve(new, **{name: getattr(old, name) for name in RESTART})
+        try:
+            self._change_over(new, programs)
+        except Exception:
+            with fence("reload", "the old config is put back"):
+                self._change_over(old, before)
+            raise
+        service.observer.config_time.set_to_current_time()
+        self.applied.set()
+        self.applied = trio.Event()
+
+    def _change_over(self, new: Config, programs: Mapping[str, Program]) -> None:
+        service = self._service
+        service.config = new
+        service.observer.expect(new.apps)
+        service.dispatcher.recovery.attempts = new.journal.attempts
+        service.dispatcher.update(programs)
+        service.search.settings = new.search
+        service.gateway.drop_channels(set(new.channels))
 
 
 def prepare(read_config: Callable[[], Config], walls: Walls) -> tuple[Config, dict[str, Program]]:
@@ -28,7 +128,7 @@ def prepare(read_config: Callable[[], Config], walls: Walls) -> tuple[Config, di
     return config, programs
 
 
-def refusal(error: Exception) -> dict[str, Any]:
+def refusal(error: Exception) -> Result:
     """The answer to a reload that was refused, or that failed in a way that nobody expected."""
     if isinstance(error, InvalidConfig):
         problems = [f"{error.file}:{problem.line}: {problem.text}" for problem in error.problems]

@@ -9,14 +9,16 @@ from typing import Any
 
 from attrs import frozen
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
+from .admin_io import answer, bad, encoded, list_answer, number_in
 from .config.model import App
 from .history import History
 from .traces import Step, Trace
 
 LIST_MAX = 1000
+NAMED_MAX = 20  # apps in a hint
 
 
 @frozen
@@ -37,36 +39,35 @@ class RunsAdmin:
     async def traces(self, request: Request) -> Response:
         """The newest runs, newest first: of `app`, or of all; with `notable=1` those that failed or were slow; `limit`, 50 by default."""
         asked = request.query_params
-        app = asked.get("app")
-        if app is not None and app not in self.apps():
-            return JSONResponse({"error": f"there is no app {app!r}"}, 404)
-        limit = asked.get("limit", "50")
-        if not limit.isdecimal() or not 1 <= int(limit) <= LIST_MAX:
-            return JSONResponse({"error": f"limit: expected 1 to {LIST_MAX}"}, 400)
+        app = self._app(request)
+        limit = number_in(request, "limit", 50, 1, LIST_MAX)
         newest = self.history.traces.newest(app, only_notable=asked.get("notable") in {"1", "true"})
-        return JSONResponse({"traces": [summary(trace) for trace in islice(newest, int(limit))]})
+        return list_answer("traces", await encoded(map(summary, list(islice(newest, limit)))))
 
     async def trace(self, request: Request) -> Response:
         """The time line of the last run of a message or event."""
         message = request.path_params["message"]
         trace = self.history.traces.find(message)
         if trace is None:
-            return JSONResponse({"error": _missing(message)}, 404)
-        return JSONResponse(in_full(trace))
+            raise bad(_missing(message), 404)
+        return answer(in_full(trace))
 
     async def recording(self, request: Request) -> Response:
         """The recording of a message or event, of any app, or of `app`."""
-        message, app = request.path_params["message"], request.query_params.get("app")
-        apps = self.apps()
-        if app is not None and app not in apps:
-            return JSONResponse({"error": f"there is no app {app!r}"}, 404)
+        message, app, apps = request.path_params["message"], self._app(request), self.apps()
         asked = apps.values() if app is None else (apps[app],)
         text = await self.history.recordings.find([(one.account, one.name) for one in asked], message)
         if text is not None:
             return Response(text, media_type="application/json")
-        wanted = [one.name for one in apps.values() if one.record]
+        wanted = [one.name for one in apps.values() if one.record][:NAMED_MAX]
         hint = f"recorded are the runs of {', '.join(wanted)}" if wanted else "no app has record = true"
-        return JSONResponse({"error": f"there is no recording of {message!r}; {hint}"}, 404)
+        raise bad(f"there is no recording of {message!r}; {hint}", 404)
+
+    def _app(self, request: Request) -> str | None:
+        app = request.query_params.get("app")
+        if app is not None and app not in self.apps():
+            raise bad(f"there is no app {app!r}", 404)
+        return app
 
 
 def summary(trace: Trace) -> dict[str, Any]:

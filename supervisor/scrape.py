@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from attrs import frozen
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from resources import fence
 from resources.stores.graphite import Graphite
@@ -15,9 +16,11 @@ from resources.stores.logbook import Logbook
 from resources.stores.redis import Redis
 from resources.stores.room import Room
 
+from .admin_io import off_loop
 from .config import Config
 from .dispatcher import Dispatcher
 from .pool import Pool
+from .slices import Slices
 from .usage import limit_of
 
 
@@ -36,7 +39,7 @@ class HasUnacked(Protocol):
 
 
 @frozen(eq=False)
-class Moment(Collector):
+class Moment:
     """Reads the parts of the supervisor when it is asked."""
 
     config: Callable[[], Config]
@@ -50,29 +53,28 @@ class Moment(Collector):
     room: Room
     dead_letters: Callable[[], Mapping[str, int]]  # by app
 
-    def describe(self) -> list[Metric]:
-        """Nothing ahead: names are few and fixed."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """All of it."""
-        yield from self._queues()
-        yield from self._processes()
-        yield from self._limits()
-        yield from self._channels()
-        yield from self._stores()
+    async def gather(self) -> list[Metric]:
+        """All of it; in slices, since there may be a thousand apps."""
+        slices = Slices()
+        found = [
+            *await self._queues(slices),
+            *await self._processes(slices),
+            *await self._limits(slices),
+            *await self._channels(slices),
+            *self._stores(),
+        ]
         if (free := self.room.free) is not None:
-            yield GaugeMetricFamily("jsbox_disk_free_bytes", "Free on the disk of data_dir", value=free)
+            found.append(GaugeMetricFamily("jsbox_disk_free_bytes", "Free on the disk of data_dir", value=free))
         logs = CounterMetricFamily("jsbox_logs", "Lines written to the apps' logs", labels=("app", "level"))
-        for (app, level), count in self.logbook.counts.items():
+        for (app, level), count in list(self.logbook.counts.items()):
             logs.add_metric((app, level), count)
-        yield logs
+            await slices.rest()
         errors = CounterMetricFamily(
             "jsbox_internal_errors", "Errors nobody expected, by the fence that held them", labels=("where",)
         )
         for where, count in fence.tally.items():
             errors.add_metric((where,), count)
-        yield errors
+        return [*found, logs, errors]
 
     def _stores(self) -> Iterator[Metric]:
         store, graphite = self.redis.statistics(), self.graphite
@@ -93,13 +95,14 @@ class Moment(Collector):
             "jsbox_graphite_dropped", "Lines given up since Graphite did not take them", graphite.dropped
         )
 
-    def _queues(self) -> Iterator[Metric]:
+    async def _queues(self, slices: Slices) -> list[Metric]:
         depth = GaugeMetricFamily("jsbox_queue_depth", "Messages that wait for their turn", labels=("app",))
         oldest = GaugeMetricFamily(
             "jsbox_queue_oldest_seconds", "How long the oldest of them has waited", labels=("app",)
         )
         tripped = GaugeMetricFamily("jsbox_app_tripped", "1 where no runs are started until a reload", labels=("app",))
-        for name, app in self.config().apps.items():
+        for name, app in list(self.config().apps.items()):
+            await slices.rest()
             depth.add_metric((name,), self.dispatcher.waiting(name))
             oldest.add_metric((name,), self.dispatcher.oldest(name))
             tripped.add_metric((name,), float(self.pool.crashes.is_tripped(app)))
@@ -109,9 +112,9 @@ class Moment(Collector):
         letters = self.dead_letters()
         for name in {*self.config().apps, *letters}:
             dead.add_metric((name,), letters.get(name, 0))
-        yield from (depth, oldest, tripped, dead)
+        return [depth, oldest, tripped, dead]
 
-    def _processes(self) -> Iterator[Metric]:
+    async def _processes(self, slices: Slices) -> list[Metric]:
         processes = GaugeMetricFamily("jsbox_sandbox_processes", "Live processes", labels=("app", "state"))
         memory = GaugeMetricFamily(
             "jsbox_sandbox_memory_bytes", "Resident memory of an app's processes", labels=("app", "stat")
@@ -119,32 +122,63 @@ class Moment(Collector):
         sizes: dict[str, list[int]] = {}
         for one in self.pool.sandboxes():
             sizes.setdefault(one.app, []).append(one.rss_bytes)
-        for name in self.config().apps:
+        for name in list(self.config().apps):
+            await slices.rest()
             found = self.pool.statistics(name)
             for state in ("busy", "idle", "booting"):
                 processes.add_metric((name, state), getattr(found, state))
             if name in sizes:
                 memory.add_metric((name, "max"), max(sizes[name]))
                 memory.add_metric((name, "mean"), sum(sizes[name]) / len(sizes[name]))
-        yield from (processes, memory)
+        return [processes, memory]
 
-    def _limits(self) -> Iterator[Metric]:
+    async def _limits(self, slices: Slices) -> list[Metric]:
         used = GaugeMetricFamily(
             "jsbox_limit_used_ratio", "What the newest runs used of a limit", labels=("app", "limit", "stat")
         )
-        for name, app in self.config().apps.items():
+        for name, app in list(self.config().apps.items()):
+            await slices.rest()
             for limit, seen in self.pool.usage.seen(name).items():
                 value = limit_of(app.limits, limit)
                 used.add_metric((name, limit, "p99"), seen.p99 / value)
                 used.add_metric((name, limit, "max"), seen.most / value)
-        yield used
+        return [used]
 
-    def _channels(self) -> Iterator[Metric]:
+    async def _channels(self, slices: Slices) -> list[Metric]:
         connections = GaugeMetricFamily("jsbox_gateway_connections", "Gateway connections", labels=("channel",))
         unacked = GaugeMetricFamily(
             "jsbox_outbound_unacked", "Outbound messages handed out and not acknowledged", labels=("channel",)
         )
-        for name in self.config().channels:
+        for name in list(self.config().channels):
+            await slices.rest()
             connections.add_metric((name,), self.gateway.connections(name))
             unacked.add_metric((name,), self.deliveries.unacked(name))
-        yield from (connections, unacked)
+        return [connections, unacked]
+
+
+@frozen
+class Scrape:
+    """What GET /metrics answers."""
+
+    registry: CollectorRegistry
+    moment: Moment
+
+    async def __call__(self) -> bytes:
+        """The exposition format."""
+        return await off_loop(_text, self.registry, await self.moment.gather())
+
+
+class _Found(Collector):
+    """Metrics that are there already."""
+
+    def __init__(self, metrics: Sequence[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Sequence[Metric]:
+        """All of them."""
+        return self._metrics
+
+
+def _text(registry: CollectorRegistry, moment: Sequence[Metric]) -> bytes:
+    """What was counted, whose metrics may be read in any thread, and how things are at the moment."""
+    return generate_latest(registry) + generate_latest(_Found(moment))

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import trio
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from resources.config import ConfigResource
 from resources.contacts import ContactsResource
 from resources.contract import Resource
-from resources.fence import fence, keep_running
+from resources.fence import keep_running
 from resources.groups import GroupsResource
 from resources.http import Http
 from resources.kv import Kv
@@ -38,18 +38,16 @@ from resources.stores.recordings import Recordings
 from resources.stores.redis import Redis
 from resources.stores.statistics import Statistics
 
-from .admin import AdminServices, admin_app
+from .admin import AdminServices, HasRoutes, admin_app
 from .build import node_path, node_version
 from .codecache import compile_toolkits
 from .config import Address, Config
-from .config.load import InvalidConfig
-from .config.plan import RESTART, plan
 from .config.tls import server_context
 from .console_admin import ConsoleAdmin
 from .contacts_admin import ContactsAdmin
 from .dead_letters_admin import DeadLettersAdmin
 from .disk import Disk
-from .dispatcher import Dispatcher, Program, open_dispatcher
+from .dispatcher import Dispatcher, open_dispatcher
 from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.connection import Services
@@ -59,6 +57,7 @@ from .history import History
 from .http_port import open_http
 from .isolation import Walls, open_isolation
 from .listening import listen
+from .logs_admin import LogsAdmin
 from .observe import PrometheusObserver
 from .patience import until_answered
 from .pool import Pool, open_pool
@@ -66,11 +65,12 @@ from .probe import open_probing
 from .process import hide_memory
 from .programs import address_class, program_of
 from .push import Pushed, Pusher
-from .reload import prepare, refusal
+from .push_admin import PushAdmin
+from .reload import Reloads
 from .reporting import ConversationReporter
 from .router import Router, build_table
 from .runs_admin import RunsAdmin
-from .scrape import Moment
+from .scrape import Moment, Scrape
 from .search import Search, open_search
 from .store import EMBEDDED, open_store
 from .systemd import Manager
@@ -120,8 +120,10 @@ class Service:
     admin_port: int = field(default=0, init=False)
     is_draining: bool = field(default=False, init=False)
     _lag: float = field(default=0.0, init=False)
-    _reloading: trio.Lock = field(factory=trio.Lock, init=False)
-    _reloaded: trio.Event = field(factory=trio.Event, init=False)
+    reloads: Reloads = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.reloads = Reloads(self, self._read_config)
 
     @property
     def gateway_url(self) -> str:
@@ -136,37 +138,8 @@ class Service:
         return f"{scheme}://{Address(self.config.listen.admin.host, self.admin_port)}"
 
     async def reload(self) -> dict[str, Any]:
-        """Read the config again and apply it as a whole, or keep the old one and say what is wrong. Never raises an Exception."""
-        async with self._reloading:
-            if self.is_draining:
-                return {"ok": False, "errors": ["the server is about to stop: its next start reads the config"]}
-            self.manager.reloading()
-            result: dict[str, Any] = {"ok": False, "errors": ["it was interrupted"]}
-            try:
-                with fence("reload") as caught:
-                    result = await self._reload()
-                if caught.error is not None:
-                    result = refusal(caught.error)
-                self.observer.reloaded(ok=result["ok"])
-            finally:
-                if not self.is_draining:
-                    self.manager.ready(self._status(result))
-            return result
-
-    async def _reload(self) -> dict[str, Any]:
-        """What may fail or take long comes first; then all changes, in one synchronous step."""
-        try:
-            new, programs = await trio.to_thread.run_sync(prepare, self._read_config, self.walls)
-        except (InvalidConfig, CannotStart) as error:
-            result = refusal(error)
-            log.warning("the config was not reloaded: %s", "; ".join(result["errors"]))
-            return result
-        changes = plan(self.config, new)
-        self._apply(new, programs)
-        log.info("the config was reloaded: %s", changes)
-        with fence("reload", "the search process is told of the accounts"):
-            await self.search.follow(new.account_names)
-        return {"ok": True, **changes, "warnings": list(new.warnings)}
+        """See `Reloads.reload`."""
+        return await self.reloads.reload()
 
     async def push(self, name: str, addresses: Sequence[str] | None, group: str | None) -> Pushed:
         """Push to addresses, or to a group. Raises as `Pusher.push_group` does."""
@@ -189,34 +162,12 @@ class Service:
             await self.deliveries.settle(seconds)
             await self.stores.redis.flush()
 
-    def _status(self, reload: Mapping[str, Any] | None = None) -> str:
+    def status(self, reload: Mapping[str, Any] | None = None) -> str:
         """A line for `systemctl status`."""
         line = f"{len(self.config.apps)} apps; gateway {self.gateway_url}, admin {self.admin_url}"
         if reload is None or reload["ok"]:
             return line
         return f"{line}; the last reload was refused: {'; '.join(reload['errors'])}"
-
-    def _apply(self, new: Config, programs: dict[str, Program]) -> None:
-        """Change over to a config: all of it or, where that raises, none of it."""
-        old, before = self.config, self.dispatcher.programs
-        # What needs a restart stays as it is, so that every reload says so until there was one.
-        new = evolve(new, **{name: getattr(old, name) for name in RESTART})
-        try:
-            self._change_over(new, programs)
-        except Exception:
-            with fence("reload", "the old config is put back"):
-                self._change_over(old, before)
-            raise
-        self.observer.config_time.set_to_current_time()
-        self._reloaded.set()
-
-    def _change_over(self, new: Config, programs: Mapping[str, Program]) -> None:
-        self.config = new
-        self.observer.expect(new.apps)
-        self.dispatcher.recovery.attempts = new.journal.attempts
-        self.dispatcher.update(programs)
-        self.search.settings = new.search
-        self.gateway.drop_channels(set(new.channels))
 
     def _contacts_max(self, account: str) -> int | None:
         return self.config.account(account).contacts_max if account in self.config.account_names else None
@@ -250,18 +201,22 @@ class Service:
         )
 
     def _admin_services(self) -> AdminServices:
+        contacts = ContactsAdmin(self.stores.contacts, self.search, self._contacts_max)
+        parts: list[HasRoutes] = [
+            LogsAdmin(self.stores.logbook, lambda: self.dispatcher.programs),
+            PushAdmin(lambda: self.dispatcher.programs, self.push),
+            contacts,
+            RunsAdmin(self.history, lambda: self.config.apps),
+            DeadLettersAdmin(self.dispatcher.box, self.dispatcher),
+            ConsoleAdmin(lambda: self.gateway_url),
+        ]
         return AdminServices(
             programs=lambda: self.dispatcher.programs,
             dispatcher=self.dispatcher,
             pool=self.pool,
-            logbook=self.stores.logbook,
-            contacts=ContactsAdmin(self.stores.contacts, self.search, self._contacts_max),
-            console=ConsoleAdmin(lambda: self.gateway_url),
-            runs=RunsAdmin(self.history, lambda: self.config.apps),
-            dead_letters=DeadLettersAdmin(self.dispatcher.box, self.dispatcher),
+            parts=parts,
             reload=self.reload,
-            push=self.push,
-            metrics=self.observer.text,
+            metrics=Scrape(self.observer.registry, self._moment()),
             health=self._health(),
             connections=self.gateway.connections,
         )
@@ -293,11 +248,11 @@ class Service:
     async def _compile(self) -> None:
         """Have the toolkits compiled ahead, at the start and after each reload, when the apps have had their first moments."""
         while True:
-            self._reloaded = trio.Event()
+            applied = self.reloads.applied
             await trio.sleep(COMPILE_AFTER)
             if await compile_toolkits(self.walls, self.config.apps.values()):
                 self.pool.spares.renew()
-            await self._reloaded.wait()
+            await applied.wait()
 
     async def _watch_lag(self) -> None:
         while True:
@@ -380,7 +335,7 @@ async def open_service(
         await probing.must_hold()
         async with AsyncExitStack() as ports:  # closed before anything is cancelled: clients are told
             await _open_ports(ports, service)
-            manager.ready(service._status())  # noqa: SLF001
+            manager.ready(service.status())
             yield service
         nursery.cancel_scope.cancel()
 
@@ -395,7 +350,6 @@ async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
     listeners = await listen("listen.gateway", listen_at.gateway, manager)
     services = service._gateway_services()  # noqa: SLF001
     service.gateway = await stack.enter_async_context(open_gateway(services, listeners, context))
-    service.observer.registry.register(service._moment())  # noqa: SLF001
     admin = admin_app(service._admin_services(), listen_at.admin_tokens)  # noqa: SLF001
     listeners = await listen("listen.admin", listen_at.admin, manager)
     service.admin_port = await stack.enter_async_context(

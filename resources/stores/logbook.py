@@ -129,9 +129,9 @@ class Logbook:
         self._since_trim[book.key] = pushed
         return commands
 
-    async def newest(self, account: str, app: str, limit: int) -> list[LogEntry]:
-        """The newest entries, newest first. May raise `redis.StoreError`."""
-        texts = await self.redis.execute("LRANGE", self._book(account, app).key, 0, limit - 1)
+    async def newest(self, account: str, app: str, limit: int, start: int = 0) -> list[LogEntry]:
+        """The newest entries, newest first, without the first `start` of them. May raise `redis.StoreError`."""
+        texts = await self.redis.execute("LRANGE", self._book(account, app).key, start, start + limit - 1)
         return [_read(text) for text in texts]
 
     @contextmanager

@@ -159,7 +159,7 @@ async def test_a_reload_that_nobody_foresaw_keeps_the_old_config_whole(
 
         with monkeypatch.context() as patch:
             if place == "read":
-                patch.setattr(service, "_read_config", fails)
+                patch.setattr(service.reloads, "read_config", fails)
             elif place == "prepare":
                 patch.setattr(Walls, "prepare", fails)
             else:
@@ -183,7 +183,7 @@ async def test_reloads_wait_for_each_other(folder: Folder, monkeypatch: pytest.M
     """Ten at a time: each reads the config after the one before has applied its own."""
     folder.app("phone", ECHO)
     async with running(folder) as service:
-        at_work, most, read = 0, 0, service._read_config
+        at_work, most, read = 0, 0, service.reloads.read_config
 
         def counted() -> Config:
             nonlocal at_work, most
@@ -194,7 +194,7 @@ async def test_reloads_wait_for_each_other(folder: Folder, monkeypatch: pytest.M
             finally:
                 at_work -= 1
 
-        monkeypatch.setattr(service, "_read_config", counted)
+        monkeypatch.setattr(service.reloads, "read_config", counted)
         answers = []
 
         async def reload() -> None:

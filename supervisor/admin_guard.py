@@ -1,0 +1,59 @@
+"""Who may use the admin port."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from .admin_io import answer
+from .console_admin import FILES
+from .http_port import KNOWN
+
+OPEN = ("/livez", "/readyz", *FILES)  # whoever can reach the port may see these
+LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+TRUSTED = "jsbox.trusted"  # in the scope: whether the client may see everything
+
+
+class Guard:
+    """Lets in: with tokens configured, whoever has one; without, programs on this host, and no web pages."""
+
+    def __init__(self, app: ASGIApp, tokens: tuple[str, ...]) -> None:
+        self.app = app
+        self.tokens = tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As an ASGI application."""
+        problem = self._problem({key: value.decode("latin-1") for key, value in scope["headers"]})
+        if problem is not None and scope["path"] not in OPEN:
+            await answer({"error": problem[1]}, problem[0])(scope, receive, send)
+            return
+        if problem is None and scope["path"] not in OPEN:
+            scope[KNOWN]()
+        scope[TRUSTED] = problem is None
+        await self.app(scope, receive, send)
+
+    def _problem(self, headers: Mapping[bytes, str]) -> tuple[int, str] | None:
+        if self.tokens:
+            kind, _, token = headers.get(b"authorization", "").partition(" ")
+            digest = hashlib.sha256(token.strip().encode()).hexdigest()
+            known = any([hmac.compare_digest(digest, one) for one in self.tokens])  # noqa: C419  # all, whichever fits
+            return None if kind.lower() == "bearer" and known else (401, "a bearer token is needed")
+        # A name that a web page's author chose may resolve to this host; what the browser asked for gives it away.
+        if _host_in(f"//{headers.get(b'host', '')}") not in LOCAL_NAMES:
+            return 403, "without tokens the admin port answers to localhost, 127.0.0.1 and [::1] only"
+        origin = headers.get(b"origin")
+        if origin is not None and _host_in(origin) not in LOCAL_NAMES:
+            return 403, f"the web page {origin} may not use the admin port"
+        return None
+
+
+def _host_in(url: str) -> str | None:
+    """The host of a URL; None if it cannot be split."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None

@@ -1,0 +1,142 @@
+"""What requests to the admin port bring and what answers hold: within bounds, and never for long on the event loop."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+import msgspec
+import trio
+from attrs import define
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Send
+
+from resources.text import clean
+
+from .slices import in_slices
+from .strict_json import Wrong, parse
+
+BODY_MAX = 16 << 20  # bytes of a request
+PAGE_BYTES = 4 << 20  # of the rows of one answer: a page ends earlier than it was asked to where they are large
+INLINE_MAX = 32 << 10  # bytes that are parsed at once; more, in a thread
+STEP = 32  # rows fetched at once: each may be large
+DIGITS_MAX = 18
+
+THREADS = trio.CapacityLimiter(2)  # that work for the admin port
+
+T = TypeVar("T")
+
+
+def bad(text: str, status: int = 400) -> HTTPException:
+    """An answer that says what was expected; to be raised."""
+    return HTTPException(status, clean(text))
+
+
+async def read_object(request: Request, expected: str) -> dict[str, Any]:
+    """The JSON object that a request brings, as `strict_json.parse` has it; `expected` shows what it should be like.
+
+    Raises:
+        HTTPException: It brings none.
+    """
+    data = bytearray()
+    async for part in request.stream():
+        data += part
+        if len(data) > BODY_MAX:
+            raise bad(f"the body has more than {BODY_MAX} bytes", 413)
+    try:
+        found = await off_loop(parse, bytes(data)) if len(data) > INLINE_MAX else parse(bytes(data))
+    except ValueError as error:
+        raise bad(f"the body: {error}; {expected}") from error
+    if isinstance(found, Wrong):
+        raise bad(f"the body: {found.text}; {expected}")
+    if not isinstance(found, dict):
+        raise bad(expected)
+    return found
+
+
+async def off_loop(work: Callable[..., T], *args: Any) -> T:
+    """Do it in a thread, of which there are few."""
+    return await trio.to_thread.run_sync(work, *args, limiter=THREADS)
+
+
+def number_in(request: Request, name: str, default: int, least: int, most: int) -> int:
+    """An integer of the query. Raises HTTPException: it is none, or is out of bounds."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX and least <= int(text) <= most):
+        raise bad(f"{name}: expected {least} to {most}")
+    return int(text)
+
+
+def encode(value: Any) -> bytes:
+    """JSON; with U+FFFD for half of a surrogate pair, whoever let it in."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_cleaned(value))
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Mapping):
+        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
+    return [_cleaned(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def answer(value: Any, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(encode(value), status, media_type="application/json")
+
+
+def text_answer(text: str, status: int = 200) -> Response:
+    """A plain one."""
+    return PlainTextResponse(clean(text), status)
+
+
+async def encoded(rows: Iterable[Any]) -> list[bytes]:
+    """The JSON of each row; others run meanwhile, and may change what the rows are made from: give a copy."""
+    return [encode(row) async for row in in_slices(rows)]
+
+
+def list_answer(name: str, rows: Iterable[bytes], **more: Any) -> Response:
+    """`{name: [rows], **more}`."""
+    rest = encode(more)[1:-1]
+    text = b'{"%s":[%s]%s}' % (name.encode(), b",".join(rows), b"," + rest if rest else b"")
+    return Response(text, media_type="application/json")
+
+
+class Stream(StreamingResponse):
+    """An answer that is made while it is sent, and given up when the client leaves. Its generator is closed at once."""
+
+    def __init__(self, content: AsyncGenerator[bytes, None], media_type: str) -> None:
+        super().__init__(content, media_type=media_type)
+        self._content = content
+
+    async def stream_response(self, send: Send) -> None:
+        """See StreamingResponse."""
+        async with aclosing(self._content):
+            await super().stream_response(send)
+
+
+@define
+class Room:
+    """What is left of an answer: rows and bytes. It is fetched in steps of `size` rows; 0 at the end."""
+
+    rows: int
+    bytes: int = PAGE_BYTES
+
+    @property
+    def size(self) -> int:
+        """How many rows to fetch next."""
+        return min(STEP, self.rows) if self.bytes > 0 else 0
+
+    def take(self, rows: Sequence[builtins.bytes]) -> None:
+        """These were fetched."""
+        self.rows -= len(rows)
+        self.bytes -= sum(map(len, rows))
