@@ -29,40 +29,35 @@ async def hold_sandbox(
     app: App,
     jail: Jail,
     *,
-    in_background: bool = False,
     clock: float | None = None,
     task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """One sandbox from spawn to reaped; ends when its process does. One that starts in the background stands back (see there).
-
-    With `clock`, seconds since 1970, the app's clock begins there.
-
-    Raises:
-        BootFailed: It was not ready in time, or ended before. Only before `task_status.started`.
-    """
-    await _hold(app, jail, task_status, in_background=in_background, is_spare=False, clock=clock)
+    """One sandbox from spawn to reaped; `hold` for `Nursery.start`."""
+    await hold(app, jail, task_status.started, clock=clock)
 
 
-async def hold_spare(
-    like: App, jail: Jail, *, task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED
-) -> None:
-    """A process without an app, for one whose jail is of the same kind as `like`; it is given one by `Sandbox.adopt`.
-
-    Raises:
-        BootFailed: As of `hold_sandbox`.
-    """
-    await _hold(like, jail, task_status, in_background=CAN_STAND_BACK, is_spare=True)
-
-
-async def _hold(
+async def hold(
     app: App,
     jail: Jail,
-    task_status: trio.TaskStatus[Sandbox],
+    on_ready: Callable[[Sandbox], None],
     *,
-    in_background: bool,
-    is_spare: bool,
+    in_background: bool = False,
+    is_spare: bool = False,
     clock: float | None = None,
 ) -> None:
+    """One sandbox from spawn to reaped; ends when its process does. However it ends, also cancelled, nothing is left of it.
+
+    Args:
+        app: Whose it is.
+        jail: How it is started.
+        on_ready: Called once, when it can take runs; only then there is somebody who may use it.
+        in_background: It runs at idle priority until a run of it has ended well (Cpu.stand_back).
+        is_spare: It has the toolkits and no app, for one whose jail is of the same kind; `adopt` gives it one.
+        clock: Seconds since 1970 at which the app's clock begins; None: the real time.
+
+    Raises:
+        BootFailed: It was not ready in time, or ended before. Only before `on_ready`.
+    """
     failure: BootFailed | None = None
     try:
         async with _open(jail) as process, trio.open_nursery() as nursery:
@@ -73,7 +68,7 @@ async def _hold(
                     sandbox.cpu.stand_back()
                 failure = await _boot(sandbox, jail, is_spare=is_spare)
                 if failure is None:
-                    task_status.started(sandbox)  # only now can the pool lend it
+                    on_ready(sandbox)
                     await process.wait()
                 with trio.move_on_after(LAST_WORDS_SECONDS):
                     await sandbox.silent.wait()

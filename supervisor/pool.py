@@ -1,36 +1,39 @@
 """Which sandbox: the processes of all apps, lent for one run at a time.
 
-A process belongs to one app and one generation of it for its whole life. The state is the set of live sandboxes and which of
-them are idle; it changes only in methods that do not wait.
+A process belongs to one app and one generation of it for its whole life. What is decided is decided in assignment.py, in one step at
+each change; here is what waits: runs for their process, and a task for each process, from its start until it is reaped.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+import math
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 import trio
 from attrs import define, evolve, field, frozen
 
+from resources.fence import fence, keep_running
+
+from .assignment import Assignment
 from .config.model import App
+from .cpu_watch import CORES_FOR_HEAVY, CpuWatch
 from .crashes import CrashLoops
-from .errors import AppFailed, BootFailed, CannotStart, SandboxFault
-from .hold import adopt, hold_sandbox
+from .errors import AppFailed, BootFailed, CannotStart, NotDelivered, SandboxFault
+from .hold import CAN_STAND_BACK, adopt, hold
 from .jail import Jail
 from .observe import Observer
 from .outcomes import Outcome
+from .runs import INTERNAL
 from .sandbox import Sandbox, with_another
+from .slots import Request, Slot, State, Todo
 from .spares import Spares
+from .turns import Turns
 from .usage import Usage
 
-CORES_FOR_HEAVY = max(1, (os.cpu_count() or 1) - 1)  # that starts, and runs that use much CPU, may keep busy
-HEAVY_TURN = 0.2  # seconds that such a run goes on before the next one's turn
 BOOT_TURN = 0.5  # seconds that a start keeps others waiting
-TICK = 0.05  # seconds between two looks at the CPU time of busy sandboxes
 TEND = 1.0  # seconds between two looks at idle ones
 WARM_RETRY = 10.0  # seconds after a failed boot until min_idle is tried again
 
@@ -73,15 +76,13 @@ class PoolStatistics:
 
 
 @define(eq=False)
-class _Share:
-    """The processes of one app."""
+class _Life:
+    """What waits for a process."""
 
-    idle: list[Sandbox] = field(factory=list)
-    busy: set[Sandbox] = field(factory=set)
-    lent: Counter[Sandbox] = field(factory=Counter)  # to how many runs each is
-    news: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)  # one may be had, or may be started
-    booting: int = 0
-    no_warm_before: float = 0.0
+    scope: trio.CancelScope = field(factory=trio.CancelScope)  # cancelled to cut its start off
+    settled: trio.Event = field(factory=trio.Event)  # it is ready, or will never be
+    adopting: trio.Event | None = None  # set when it knows its app, or will never
+    failure: BootFailed | None = None
 
 
 @define(eq=False)
@@ -89,278 +90,282 @@ class Pool:
     """Made by `open_pool`."""
 
     _nursery: trio.Nursery
-    _jail: Callable[[App], Jail]
+    _walls: MakesJails
     _observer: Observer
-    _processes: trio.CapacityLimiter
-    _boots: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(CORES_FOR_HEAVY), init=False)
+    _most: int
+    _spare: int
     crashes: CrashLoops = field(factory=CrashLoops, init=False)
     usage: Usage = field(factory=Usage, init=False)
     spares: Spares = field(init=False)
-    _apps: Mapping[str, App] = field(factory=dict, init=False)
-    _shares: dict[str, _Share] = field(factory=lambda: defaultdict(_Share), init=False)
-    _busy: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _assignment: Assignment[Sandbox] = field(init=False)
+    _lives: dict[Slot[Sandbox], _Life] = field(factory=dict, init=False)
+    _boots: Turns = field(factory=lambda: Turns(CORES_FOR_HEAVY, BOOT_TURN), init=False)
+    cpu_watch: CpuWatch = field(init=False)
+    _is_closed: bool = field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._assignment = Assignment(self._most, self.crashes.pause, self._can_adopt)
+        self.cpu_watch = CpuWatch(lambda: [slot.held for slot in self._assignment.slots[State.BUSY]])
+        self.spares = Spares(self._spare, self._walls.kind, self._count_spares, self._start_spare, self._end_spares)
 
     def update(self, apps: Mapping[str, App]) -> None:
-        """The apps as they are now: idle processes of older generations, or of apps that are gone, end."""
-        self._apps = apps
+        """The apps as they are now.
+
+        Idle processes of older generations, or of apps that are gone, end; who waits for such an app gets a BootFailed.
+        """
         self.crashes.forgive()
         self.usage.forget(apps)
-        self.spares.update(apps)
-        for share in self._shares.values():
-            for sandbox in list(share.idle):
-                if not self._is_current(sandbox):
-                    self._retire(share, sandbox)
+        keep_spares, now = False, trio.current_time()
+        with fence("spares"):
+            keep_spares = self.spares.update(apps)
+        self._do(self._assignment.update(apps, now, keep_spares=keep_spares))
 
     @asynccontextmanager
     async def lend(self, app: App) -> AsyncIterator[Sandbox]:
-        """A sandbox for one run. A run that raises, or is cancelled, ends its process.
+        """A sandbox for one run. A run that raises, or is cancelled, ends its process, whatever it raises; but for NotDelivered.
+
+        Cancelled while it waits, it leaves nothing.
 
         Raises:
-            BootFailed: There was no idle process, and a new one did not come up.
+            BootFailed: There was no idle process, and a new one did not come up; or the app is gone.
         """
-        share = self._shares[app.name]
-        sandbox = await self._find(share, app)
-        share.busy.add(sandbox)
-        share.lent[sandbox] += 1
-        share.news.unpark_all()
-        self._busy.unpark()
+        slot = self._assignment.take(app) or await self._wait_for_one(app)
+        sandbox = slot.held
+        self.cpu_watch.wake()
         try:
             yield sandbox
+        except NotDelivered:
+            raise
         except BaseException as error:
             if not sandbox.ended_for:
-                sandbox.ended_for = error.outcome if isinstance(error, SandboxFault) else Outcome.SHUTDOWN
-            if share.lent[sandbox] > 1 and isinstance(error, AppFailed):
+                sandbox.ended_for = _outcome_of(error)
+            if slot.lent > 1 and isinstance(error, AppFailed):
                 sandbox.retire()  # its process still talks: the others may come to their end
             else:
-                sandbox.end(with_another(error))
+                self._cut(slot, with_another(error))
             raise
         finally:
-            share.lent[sandbox] -= 1
-            if not share.lent[sandbox]:
-                del share.lent[sandbox]
-                share.busy.discard(sandbox)
-                self._put_back(share, sandbox)
-            share.news.unpark_all()
+            self._do(self._assignment.give_back(slot, trio.current_time()))
+            if slot.state is State.GONE and not slot.lent:
+                self._count_end(slot)
 
-    async def _find(self, share: _Share, app: App) -> Sandbox:
-        """An idle one, else a new one, else one that has other runs in hand."""
-        most = app.pool.messages_in_flight
-        while True:
-            sandbox = self._take_idle(share, app)
-            if sandbox is not None:
-                return sandbox
-            if most == 1:
-                return await self._boot(share, app)
-            fresh = [one for one in share.busy if one.can_share() and not self._is_worn(one)]
-            if len(fresh) + len(share.idle) + share.booting < app.pool.max_processes:
-                return await self._boot(share, app)
-            fit = [one for one in fresh if share.lent[one] < most]
-            if fit:
-                return min(fit, key=lambda one: share.lent[one])
-            await share.news.park()
+    async def _wait_for_one(self, app: App) -> Slot[Sandbox]:
+        lot = trio.lowlevel.ParkingLot()
+        request = Request[Sandbox](app, lot.unpark_all)
+        if self._is_closed:
+            raise BootFailed("the pool is closed")
+        self._do(self._assignment.ask(request, trio.current_time()))
+        try:
+            while request.slot is None and request.failure is None:
+                is_paused = request.not_before > trio.current_time()
+                with trio.move_on_at(request.not_before if is_paused else math.inf) as pause:
+                    await lot.park()
+                if pause.cancelled_caught:
+                    self._do(self._assignment.settle(trio.current_time()))
+        except BaseException:
+            self._do(self._assignment.withdraw(request, trio.current_time()))
+            raise
+        if request.slot is None:
+            assert request.failure is not None
+            raise request.failure
+        return request.slot
 
     def kill(self, pid: int) -> bool:
-        """End a process; the run it has in hand ends as killed_by_operator. Whether there was one."""
-        for share in self._shares.values():
-            for sandbox in (*share.idle, *share.busy):
-                if sandbox.process.pid == pid:
-                    sandbox.end(SandboxFault(Outcome.KILLED_BY_OPERATOR, f"process {pid} was killed by an operator"))
-                    return True
+        """End a process; the run in progress in it ends as killed_by_operator. Returns whether there was one."""
+        for slot in (*self._assignment.slots[State.IDLE], *self._assignment.slots[State.BUSY]):
+            sandbox = slot.held
+            if sandbox.process.pid == pid:
+                detail = f"process {pid} was killed by an operator"
+                if not slot.lent:
+                    sandbox.ended_for = Outcome.KILLED_BY_OPERATOR
+                sandbox.end(SandboxFault(Outcome.KILLED_BY_OPERATOR, detail))
+                return True
         return False
 
     def statistics(self, app: str) -> PoolStatistics:
         """How many processes an app has."""
-        share = self._shares.get(app, _Share())
-        return PoolStatistics(len(share.busy), len(share.idle), share.booting)
+        share = self._assignment.slots.shares.get(app)
+        if share is None:
+            return PoolStatistics(0, 0, 0)
+        states = (State.BUSY, State.IDLE, State.BOOTING)
+        return PoolStatistics(*(len(share.slots[state]) for state in states))
 
     def sandboxes(self) -> list[SandboxStatus]:
         """The live processes of all apps."""
         return [
-            _status(sandbox, state)
-            for share in self._shares.values()
-            for state, group in (("busy", share.busy), ("idle", share.idle))
-            for sandbox in group
+            _status(slot.held, state.value)
+            for share in self._assignment.slots.shares.values()
+            for state in (State.BUSY, State.IDLE)
+            for slot in share.slots[state]
         ]
 
     def spare_processes(self) -> list[SandboxStatus]:
         """Those that have no app yet."""
-        return [evolve(_status(sandbox, "spare"), app="") for sandbox in self.spares.ready]
+        spares = self._assignment.slots[State.SPARE]
+        return [evolve(_status(slot.held, "spare"), app="") for slot in spares]
 
-    def _take_idle(self, share: _Share, app: App) -> Sandbox | None:
-        """The one that was used last, so that those not needed grow old and end."""
-        for sandbox in reversed(list(share.idle)):
-            if sandbox.app.generation == app.generation and sandbox.is_clean():
-                share.idle.remove(sandbox)
-                return sandbox
-            self._retire(share, sandbox)
-        return None
+    # What was decided.
 
-    async def _boot(self, share: _Share, app: App) -> Sandbox:
-        if pause := self.crashes.pause(app):
-            await trio.sleep(pause)
-        if self._processes.available_tokens == 0:
-            self._evict(app.name)
-        share.booting += 1
+    def _do(self, todo: Todo[Sandbox]) -> None:
+        if self._is_closed:
+            return  # everything ends
+        for slot in todo.ended:
+            self._cut(slot)
+        for slot in todo.adopted:
+            self._lives[slot].adopting = trio.Event()
+            self._nursery.start_soon(self._adopt, slot)
+            self.spares.ring()
+        for slot in todo.started:
+            self._keep_soon(slot)
+
+    def _cut(self, slot: Slot[Sandbox], reason: SandboxFault | None = None) -> None:
+        """End a process, or its start."""
+        with fence("process", f"app {slot.app.name}"):
+            if slot.process is not None:
+                slot.process.end(reason)
+        if slot.process is None and slot in self._lives:
+            self._lives[slot].scope.cancel()
+
+    # The lives of processes.
+
+    def _keep_soon(self, slot: Slot[Sandbox]) -> _Life:
+        life = self._lives[slot] = _Life()
+        self._nursery.start_soon(self._keep, slot, life)
+        return life
+
+    async def _keep(self, slot: Slot[Sandbox], life: _Life) -> None:
+        """Hold a process from its start until it is reaped. Whatever goes wrong here ends this one alone."""
+        failure = BootFailed(INTERNAL)
+        try:
+            with fence("process", f"app {slot.app.name}"), life.scope:
+                try:
+                    await self._hold(slot)
+                except (BootFailed, CannotStart) as error:
+                    failure = error if isinstance(error, BootFailed) else BootFailed(str(error))
+            if life.adopting is not None:
+                await life.adopting.wait()  # which has the better reason
+        finally:
+            self._failed(slot, failure)
+            del self._lives[slot]
+            self._do(self._assignment.ended(slot, trio.current_time()))
+            if not slot.lent:
+                self._count_end(slot)
+            if slot.is_spare:
+                self.spares.ring()
+
+    async def _hold(self, slot: Slot[Sandbox]) -> None:
+        app, turn = slot.app, None
+        is_spare = slot.is_spare
+        in_background = CAN_STAND_BACK if is_spare else self.crashes.in_trouble(app)
+        # Starts are dear, and one of them keeps a core busy: there are fewer at a time than cores, so that those who run go
+        # on. One that takes only the time that nobody else wants may take long: it must not keep apps' from starting.
+        if not (is_spare and CAN_STAND_BACK):
+            turn = await self._boots.take(app.name)
         began = trio.current_time()
+
+        def ready(sandbox: Sandbox) -> None:
+            self._boots.give_back(turn)
+            self._ready(slot, sandbox, began)
+
         try:
-            sandbox = await self._adopt(app) or await self._start(app)
+            jail = self._walls.blank(app) if is_spare else self._walls.jail(app)
+            await hold(app, jail, ready, in_background=in_background, is_spare=is_spare)
         finally:
-            share.booting -= 1
-            share.news.unpark_all()
-        seconds = trio.current_time() - began
-        self._observer.sandbox_started(app.name, seconds)
-        for line in self.usage.note(app, {"boot": seconds}).values():
-            log.warning("app %s: %s", app.name, line)
-        return sandbox
+            self._boots.give_back(turn)
 
-    async def _adopt(self, app: App) -> Sandbox | None:
-        """A spare process, where there is one that fits."""
-        sandbox = None if self.crashes.in_trouble(app) else self.spares.take(app)
-        if sandbox is not None:
-            try:
-                await adopt(sandbox, app)
-            except BaseException:
-                sandbox.end()
-                raise
-        return sandbox
-
-    async def _start(self, app: App) -> Sandbox:
-        async with self._boot_turn():
-            sandbox: Sandbox = await self._nursery.start(self._hold, app)
-        return sandbox
-
-    @asynccontextmanager
-    async def _boot_turn(self) -> AsyncIterator[None]:
-        """Starts are dear, and one of them keeps a core busy: there are fewer at a time than cores, so that those who run go on.
-
-        A start that takes long gives its turn to the next one, and goes on.
-        """
-        turn = object()
-        await self._boots.acquire_on_behalf_of(turn)
-        held = True
-
-        def give_back() -> None:
-            nonlocal held
-            if held:
-                held = False
-                self._boots.release_on_behalf_of(turn)
-
-        async def hurry() -> None:
-            await trio.sleep(BOOT_TURN)
-            give_back()
-
-        self._nursery.start_soon(hurry)
+    async def _adopt(self, slot: Slot[Sandbox]) -> None:
+        life, sandbox, began = self._lives[slot], slot.held, trio.current_time()
+        assert life.adopting is not None
+        failure = BootFailed(INTERNAL)
         try:
-            yield
+            with fence("process", f"app {slot.app.name}: a spare one"):
+                try:
+                    await adopt(sandbox, slot.app)
+                except BootFailed as error:
+                    failure = error
+                else:
+                    self._ready(slot, sandbox, began)
+                    return
+            self._failed(slot, failure)
+            self._cut(slot)
         finally:
-            give_back()
+            life.adopting.set()
 
-    async def _hold(self, app: App, *, task_status: trio.TaskStatus[Sandbox]) -> None:
-        async with self._processes:
-            in_trouble = self.crashes.in_trouble(app)
-            try:
-                made = self._jail(app)
-            except CannotStart as error:
-                raise BootFailed(str(error)) from error
-            await hold_sandbox(app, made, in_background=in_trouble, task_status=task_status)
-        share = self._shares[app.name]
-        for sandbox in list(share.idle):
-            if sandbox.process.returncode is not None:
-                share.idle.remove(sandbox)  # it ended by itself
-                self._observer.sandbox_ended(app.name, Outcome.CRASHED)
-
-    def _put_back(self, share: _Share, sandbox: Sandbox) -> None:
-        if self._is_worn(sandbox) or not sandbox.is_clean():
-            self._end_one(sandbox)
-        else:
-            share.idle.append(sandbox)
-
-    def _is_worn(self, sandbox: Sandbox) -> bool:
-        pool = sandbox.app.pool
-        is_old = sandbox.runs >= pool.max_messages or trio.current_time() - sandbox.born > pool.max_age
-        return is_old or not self._is_current(sandbox)
-
-    def _is_current(self, sandbox: Sandbox) -> bool:
-        app = self._apps.get(sandbox.app.name)
-        return app is not None and app.generation == sandbox.app.generation
-
-    def _retire(self, share: _Share, sandbox: Sandbox) -> None:
-        share.idle.remove(sandbox)
-        self._end_one(sandbox)
-
-    def _end_one(self, sandbox: Sandbox) -> None:
-        sandbox.end()
-        self._observer.sandbox_ended(sandbox.app.name, sandbox.ended_for or "retired")
-
-    def _evict(self, for_app: str) -> None:
-        """Make room on the host: end a spare process, or the one that has been idle longest, of any other app."""
-        if self.spares.end_one():
+    def _ready(self, slot: Slot[Sandbox], sandbox: Sandbox, began: float) -> None:
+        if not sandbox.is_clean():
+            sandbox.end()
+            slot.process = sandbox
+            self._failed(slot, BootFailed("the process went on after it was ready"))
             return
-        idle = [
-            (sandbox.idle_since, name, sandbox)
-            for name, share in self._shares.items()
-            if name != for_app
-            for sandbox in share.idle
-        ]
-        if idle:
-            _, name, sandbox = min(idle, key=lambda item: item[0])
-            self._retire(self._shares[name], sandbox)
+        now = trio.current_time()
+        self._do(self._assignment.booted(slot, sandbox, now))
+        self._lives[slot].settled.set()
+        if not slot.is_spare:
+            with fence("process", f"app {slot.app.name}"):
+                self._observer.sandbox_started(slot.app.name, now - began)
+                for line in self.usage.note(slot.app, {"boot": now - began}).values():
+                    log.warning("app %s: %s", slot.app.name, line)
 
-    async def _watch_cpu(self) -> None:
-        while True:
-            busy = [sandbox for share in self._shares.values() for sandbox in share.busy]
-            if not busy:
-                await self._busy.park()
-            for sandbox in busy:
-                sandbox.check_cpu()
-            self._take_turns([sandbox for sandbox in busy if sandbox.cpu.is_hungry])
-            await trio.sleep(TICK)
+    def _failed(self, slot: Slot[Sandbox], failure: BootFailed) -> None:
+        """A start has come to nothing, if it was one still."""
+        life, is_start = self._lives[slot], slot.state in {State.BOOTING, State.SPARE_BOOTING}
+        if is_start:
+            life.failure = failure
+        is_told = self._assignment.failed(slot, failure, trio.current_time())
+        if is_start and not slot.is_spare and not is_told:
+            log.warning("app %s: no warm process: %s", slot.app.name, failure.detail)
+        life.settled.set()
 
-    def _take_turns(self, heavy: list[Sandbox]) -> None:
-        """Runs that use much CPU never have all cores together: some go on, the others stand still for a moment."""
-        turn = int(trio.current_time() / HEAVY_TURN)
-        for place, sandbox in enumerate(heavy):
-            sandbox.cpu.pause(on=(place - turn * CORES_FOR_HEAVY) % len(heavy) >= CORES_FOR_HEAVY)
+    def _count_end(self, slot: Slot[Sandbox]) -> None:
+        """A process has ended: for an outcome, by itself, or because it was not needed."""
+        sandbox = slot.process
+        if sandbox is not None and slot.was_ready and not self._is_closed:
+            by_itself = Outcome.CRASHED if not sandbox.is_ending else "retired"
+            with fence("process", f"app {slot.app.name}"):
+                self._observer.sandbox_ended(slot.app.name, sandbox.ended_for or by_itself)
 
-    async def _tend(self) -> None:
+    # Spare processes.
+
+    def _can_adopt(self, app: App) -> bool:
+        return self.spares.fits(app) and not self.crashes.in_trouble(app)
+
+    def _count_spares(self) -> int:
+        slots = self._assignment.slots
+        return len(slots[State.SPARE]) + len(slots[State.SPARE_BOOTING])
+
+    async def _start_spare(self, like: App) -> bool:
+        slot = self._assignment.start_spare(like)
+        if slot is None:
+            return False
+        life = self._keep_soon(slot)
+        await life.settled.wait()
+        if life.failure is not None:
+            raise life.failure
+        return True
+
+    def _end_spares(self) -> None:
+        self._do(self._assignment.end_spares(trio.current_time()))
+
+    async def tend(self) -> None:
         """Idle processes that are too old or not needed end; those that min_idle wants are booted."""
         while True:
             now = trio.current_time()
-            for name, share in list(self._shares.items()):
-                self._tend_idle(share, now)
-                if not (share.idle or share.busy or share.booting) and name not in self._apps:
-                    del self._shares[name]
-            for app in self._apps.values():
-                if app.pool.min_idle:
-                    self._tend_warm(app, self._shares[app.name], now)
+            self._do(self._assignment.tend(now))
+            for app in list(self._assignment.apps.values()):
+                if app.pool.min_idle and not self.crashes.is_tripped(app):
+                    self._do(self._assignment.warm(app, now, WARM_RETRY))
             await trio.sleep(TEND)
 
-    def _tend_idle(self, share: _Share, now: float) -> None:
-        for sandbox in list(share.idle):
-            pool = sandbox.app.pool
-            spare = now - sandbox.idle_since > pool.idle_stop and len(share.idle) > pool.min_idle
-            if spare or now - sandbox.born > pool.max_age or not sandbox.is_clean():
-                self._retire(share, sandbox)
+    def close(self) -> None:
+        """Nothing is started any more, and nobody waits."""
+        self._is_closed = True
+        self._assignment.refuse_all(BootFailed("the pool is closed"))
 
-    def _tend_warm(self, app: App, share: _Share, now: float) -> None:
-        if now >= share.no_warm_before and not self.crashes.is_tripped(app):
-            for _ in range(self._missing(app, share)):
-                self._nursery.start_soon(self._warm, share, app)
 
-    def _missing(self, app: App, share: _Share) -> int:
-        live = len(share.idle) + len(share.busy) + share.booting
-        return min(app.pool.min_idle - len(share.idle) - share.booting, app.pool.max_processes - live)
-
-    async def _warm(self, share: _Share, app: App) -> None:
-        if self._missing(app, share) <= 0 or self._processes.available_tokens == 0:
-            return
-        try:
-            sandbox = await self._boot(share, app)
-        except BootFailed as failed:
-            log.warning("app %s: no warm process: %s", app.name, failed.detail)
-            share.no_warm_before = trio.current_time() + WARM_RETRY
-        else:
-            self._put_back(share, sandbox)
+def _outcome_of(error: BaseException) -> Outcome:
+    if isinstance(error, SandboxFault):
+        return error.outcome
+    return Outcome.CRASHED if isinstance(error, Exception) else Outcome.SHUTDOWN
 
 
 def _status(sandbox: Sandbox, state: str) -> SandboxStatus:
@@ -379,13 +384,12 @@ def _status(sandbox: Sandbox, state: str) -> SandboxStatus:
 async def open_pool(walls: MakesJails, max_processes: int, observer: Observer, spare: int = 0) -> AsyncIterator[Pool]:
     """A pool for the whole host, with so many spare processes; at the end all processes are dead and reaped."""
     async with trio.open_nursery() as nursery:
-        processes = trio.CapacityLimiter(max_processes)
-        pool = Pool(nursery, walls.jail, observer, processes)
-        pool.spares = Spares(spare, nursery, walls.blank, walls.kind, processes, pool._boot_turn)  # noqa: SLF001
-        nursery.start_soon(pool.spares.run)
-        nursery.start_soon(pool._watch_cpu)  # noqa: SLF001
-        nursery.start_soon(pool._tend)  # noqa: SLF001
+        pool = Pool(nursery, walls, observer, max_processes, spare)
+        nursery.start_soon(keep_running, "spares", pool.spares.run)
+        nursery.start_soon(keep_running, "cpu", pool.cpu_watch.run)
+        nursery.start_soon(keep_running, "pool", pool.tend)
         try:
             yield pool
         finally:
+            pool.close()
             nursery.cancel_scope.cancel()

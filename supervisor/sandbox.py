@@ -102,6 +102,11 @@ class Sandbox:
         """Whether it can take a run when none is in progress: alive, and silent since the last one."""
         return self.can_share() and not self._wire.has_stray()
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it was told to end; if not, one that ends does so by itself."""
+        return self._is_ending
+
     def can_share(self) -> bool:
         """Whether it can take one more beside those in progress."""
         return not self._is_ending and not self._is_retiring and self.process.returncode is None

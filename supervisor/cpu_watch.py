@@ -1,0 +1,52 @@
+"""Looks at the CPU time of the processes that have runs: ends what uses it up, and has what uses much take turns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import trio
+from attrs import define, field
+
+from resources.fence import fence
+
+from .errors import SandboxFault
+from .outcomes import Outcome
+from .runs import INTERNAL
+from .sandbox import Sandbox
+
+CORES_FOR_HEAVY = max(1, (os.cpu_count() or 1) - 1)  # that starts, and runs that use much CPU, may keep busy
+HEAVY_TURN = 0.2  # seconds that such a run goes on before the next one's turn
+TICK = 0.05  # seconds between two looks
+
+
+@define(eq=False)
+class CpuWatch:
+    """Of the processes that `busy` gives. One that cannot be looked at ends."""
+
+    _busy: Callable[[], Sequence[Sandbox]]
+    _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+
+    def wake(self) -> None:
+        """There is a busy one now."""
+        self._bell.unpark()
+
+    async def run(self) -> None:
+        """Look, again and again."""
+        while True:
+            busy = self._busy()
+            if not busy:
+                await self._bell.park()
+            for sandbox in busy:
+                with fence("cpu", f"app {sandbox.app.name}") as caught:
+                    sandbox.check_cpu()
+                if caught.error is not None:
+                    sandbox.end(SandboxFault(Outcome.CRASHED, INTERNAL))
+            self._take_turns([sandbox for sandbox in busy if sandbox.cpu.is_hungry])
+            await trio.sleep(TICK)
+
+    def _take_turns(self, heavy: Sequence[Sandbox]) -> None:
+        """Runs that use much CPU never have all cores together: some go on, the others stand still for a moment."""
+        turn = int(trio.current_time() / HEAVY_TURN)
+        for place, sandbox in enumerate(heavy):
+            sandbox.cpu.pause(on=(place - turn * CORES_FOR_HEAVY) % len(heavy) >= CORES_FOR_HEAVY)

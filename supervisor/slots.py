@@ -1,0 +1,195 @@
+"""The rooms of processes on the host: which there are, whose, and in which state. Bookkeeping alone; assignment.py decides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Generic, Protocol, TypeVar
+
+from attrs import define, field
+
+from .config.model import App
+from .errors import BootFailed
+
+Key = tuple[str, str]
+"""An app and its generation: a run takes a process of its own."""
+
+
+class Held(Protocol):
+    """A process, as far as it matters here."""
+
+    @property
+    def born(self) -> float:
+        """When it was started."""
+
+    @property
+    def idle_since(self) -> float:
+        """When its last run ended."""
+
+    @property
+    def runs(self) -> int:
+        """How many it has had."""
+
+    def is_clean(self) -> bool:
+        """Whether it can take a run when it has none."""
+
+    def can_share(self) -> bool:
+        """Whether it can take one beside those it has."""
+
+
+P = TypeVar("P", bound=Held)
+
+
+class State(Enum):
+    """Of a slot."""
+
+    BOOTING = "booting"  # for an app
+    SPARE_BOOTING = "spare booting"
+    SPARE = "spare"  # booted, and nobody's
+    IDLE = "idle"
+    BUSY = "busy"
+    ENDING = "ending"  # until it is reaped
+    GONE = "gone"
+
+
+@define(eq=False)
+class Slot(Generic[P]):
+    """The room of one process, from the decision to start it until it is reaped.
+
+    Attributes:
+        app: Whose it is; of a spare one, an app of its kind.
+        is_spare: It is nobody's, and was nobody's when it ended.
+        is_warm: It was started for nobody yet (pool.min_idle).
+        was_ready: It could take runs of its app.
+        lent: To how many runs.
+    """
+
+    app: App = field(repr=lambda app: app.name)
+    state: State = State.BOOTING
+    process: P | None = None
+    is_spare: bool = False
+    is_warm: bool = False
+    was_ready: bool = False
+    lent: int = 0
+
+    @property
+    def key(self) -> Key:
+        """See Key."""
+        return self.app.name, self.app.generation
+
+    @property
+    def held(self) -> P:
+        """The process of a slot that has one."""
+        assert self.process is not None
+        return self.process
+
+
+@define(eq=False)
+class Request(Generic[P]):
+    """A run that wants a process. It is answered by a `slot` or by a `failure`, once; `on_answer` may only make a note of that.
+
+    Attributes:
+        not_before: When a process may be started for it, since its app's last ones crashed.
+    """
+
+    app: App = field(repr=lambda app: app.name)
+    on_answer: Callable[[], object] = field(repr=False)
+    slot: Slot[P] | None = None
+    failure: BootFailed | None = None
+    not_before: float = 0.0
+
+    @property
+    def key(self) -> Key:
+        """See Key."""
+        return self.app.name, self.app.generation
+
+
+@define
+class Todo(Generic[P]):
+    """What is to be done after a step, in this order."""
+
+    ended: list[Slot[P]] = field(factory=list)  # to be killed, or their start cut off
+    adopted: list[Slot[P]] = field(factory=list)  # spare processes that are to be told their app
+    started: list[Slot[P]] = field(factory=list)
+
+
+def _by_state() -> dict[State, dict[Slot[P], None]]:
+    return {state: {} for state in State if state is not State.GONE}
+
+
+@define
+class Share(Generic[P]):
+    """The slots of one app by their states, in the order in which they came to them."""
+
+    slots: dict[State, dict[Slot[P], None]] = field(factory=_by_state)
+    warm_at: float | None = None  # when the processes that min_idle lacks are started
+    warm_failed_at: float | None = None
+
+    @property
+    def live(self) -> int:
+        """Processes, until they are reaped."""
+        return sum(map(len, self.slots.values()))
+
+    @property
+    def staying(self) -> int:
+        """Those that are not ending."""
+        return self.live - len(self.slots[State.ENDING])
+
+    def starts(self, key: Key) -> list[Slot[P]]:
+        """The starts in progress of a generation."""
+        return [slot for slot in self.slots[State.BOOTING] if slot.key == key]
+
+
+@define(eq=False)
+class Slots(Generic[P]):
+    """All slots, by state and by app."""
+
+    most: int
+    by_state: dict[State, dict[Slot[P], None]] = field(factory=_by_state, init=False)
+    shares: dict[str, Share[P]] = field(factory=dict, init=False)
+
+    def __getitem__(self, state: State) -> dict[Slot[P], None]:
+        return self.by_state[state]
+
+    @property
+    def free(self) -> int:
+        """Room for so many more processes on the host."""
+        return self.most - sum(map(len, self.by_state.values()))
+
+    def share(self, name: str) -> Share[P]:
+        """The slots of an app."""
+        share = self.shares.get(name)
+        if share is None:
+            share = self.shares[name] = Share()
+        return share
+
+    def add(self, slot: Slot[P]) -> Slot[P]:
+        """Take a new slot."""
+        self.by_state[slot.state][slot] = None
+        if not slot.is_spare:
+            self.share(slot.app.name).slots[slot.state][slot] = None
+        return slot
+
+    def move(self, slot: Slot[P], state: State) -> None:
+        """Change the state of a slot; to GONE takes it away."""
+        self._take(slot)
+        slot.state = state
+        if state is not State.GONE:
+            self.add(slot)
+
+    def adopt(self, slot: Slot[P], app: App) -> None:
+        """A spare process is an app's from now on, and boots."""
+        self._take(slot)
+        slot.app, slot.is_spare, slot.state = app, False, State.BOOTING
+        self.add(slot)
+
+    def forget_apps(self, but: Callable[[str], bool]) -> None:
+        """Forget apps that have no slot, but for those named."""
+        for name in [name for name in self.shares if not but(name)]:
+            if not self.shares[name].live:
+                del self.shares[name]
+
+    def _take(self, slot: Slot[P]) -> None:
+        del self.by_state[slot.state][slot]
+        if not slot.is_spare:
+            del self.share(slot.app.name).slots[slot.state][slot]
