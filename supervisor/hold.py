@@ -59,24 +59,25 @@ async def hold(
         BootFailed: It was not ready in time, or ended before. Only before `on_ready`.
     """
     failure: BootFailed | None = None
+    sandbox: Sandbox | None = None
     try:
         async with _open(jail) as process, trio.open_nursery() as nursery:
             sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)), clock)
-            try:
-                nursery.start_soon(_drain_stderr, sandbox)
-                if in_background:
-                    sandbox.cpu.stand_back()
-                failure = await _boot(sandbox, jail, is_spare=is_spare)
-                if failure is None:
-                    on_ready(sandbox)
-                    await process.wait()
-                with trio.move_on_after(LAST_WORDS_SECONDS):
-                    await sandbox.silent.wait()
-            finally:
-                sandbox.ended.set()  # also if something fails here: runs may be waiting for it
+            nursery.start_soon(_drain_stderr, sandbox)
+            if in_background:
+                sandbox.cpu.stand_back()
+            failure = await _boot(sandbox, jail, is_spare=is_spare)
+            if failure is None:
+                on_ready(sandbox)
+                await process.wait()
+            with trio.move_on_after(LAST_WORDS_SECONDS):
+                await sandbox.silent.wait()
             nursery.cancel_scope.cancel()
     except SpawnFailed as error:
         raise BootFailed(str(error)) from error
+    finally:
+        if sandbox is not None:
+            sandbox.ended.set()  # also if something failed here: runs may be waiting for it
     if failure is not None:
         raise failure
 

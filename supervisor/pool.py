@@ -170,6 +170,11 @@ class Pool:
             raise request.failure
         return request.slot
 
+    @property
+    def apps(self) -> Mapping[str, App]:
+        """The apps as `update` was told."""
+        return self._assignment.apps
+
     def kill(self, pid: int) -> bool:
         """End a process; the run in progress in it ends as killed_by_operator. Returns whether there was one."""
         for slot in (*self._assignment.slots[State.IDLE], *self._assignment.slots[State.BUSY]):
@@ -312,7 +317,7 @@ class Pool:
         if is_start:
             life.failure = failure
         is_told = self._assignment.failed(slot, failure, trio.current_time())
-        if is_start and not slot.is_spare and not is_told:
+        if is_start and not slot.is_spare and not is_told and not self._is_closed:
             log.warning("app %s: no warm process: %s", slot.app.name, failure.detail)
         life.settled.set()
 
@@ -351,7 +356,7 @@ class Pool:
         while True:
             now = trio.current_time()
             self._do(self._assignment.tend(now))
-            for app in list(self._assignment.apps.values()):
+            for app in list(self.apps.values()):
                 if app.pool.min_idle and not self.crashes.is_tripped(app):
                     self._do(self._assignment.warm(app, now, WARM_RETRY))
             await trio.sleep(TEND)

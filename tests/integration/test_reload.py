@@ -120,7 +120,7 @@ def state_of(service: Service) -> list[Any]:
     """All that a reload changes."""
     pool = service.pool
     return [
-        service.config, service.dispatcher.programs, pool._apps, service.search.settings, service.search._accounts,
+        service.config, service.dispatcher.programs, pool.apps, service.search.settings, service.search._accounts,
     ]  # fmt: skip
 
 
