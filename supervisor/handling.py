@@ -78,14 +78,18 @@ class Handler:
         Cancellation: the process that handles it ends.
         """
         app, entry = program.app, job.entry
-        what = f"app {app.name}, {entry.kind} {entry.id}"
         run: _Run | None = None
-        with fence("run", what):
+        try:
             run = _Run(job, self._caller(program, job), self._history.begin(entry, app))
             if entry.kind == "event" and not await self._wants_event(program):
                 return Ended(entry, None)
             return await self._take_turn(program, run)
-        return await self._crashed(app, entry, run, what)
+        except Exception as error:  # noqa: BLE001  # a fence, without the cost of one for each run
+            note("run", error, _what(entry))
+        except BaseExceptionGroup:
+            with fence("run", _what(entry)):  # its errors stay here, a cancellation goes on
+                raise
+        return await self._crashed(app, entry, run)
 
     def _caller(self, program: Program, job: Job) -> Caller:
         app, entry = program.app, job.entry
@@ -217,11 +221,11 @@ class Handler:
         run.is_counted = True
         self._observer.run_ended(app.name, run.job.entry.kind, outcome or Outcome.OK, phases)
 
-    async def _crashed(self, app: App, entry: Entry, run: _Run | None, what: str) -> Ended:
+    async def _crashed(self, app: App, entry: Entry, run: _Run | None) -> Ended:
         """A run in which something went wrong that nobody expected: the same end as any other, as far as it can be had."""
-        ended = Ended(entry, Outcome.CRASHED)
         if run is None:
-            return ended
+            return Ended(entry, Outcome.CRASHED)
+        what = _what(entry)
         run.trace.detail = INTERNAL
         run.trace.forget_values()  # a recording may be what it failed at
         with fence("run", what):
@@ -252,6 +256,10 @@ class Handler:
         if not wants:
             await self._words.say_for(app, INFO, f"Ignoring event for conversation: {app.name}")
         return wants
+
+
+def _what(entry: Entry) -> str:
+    return f"app {entry.app}, {entry.kind} {entry.id}"
 
 
 def _for_app(entry: Entry, app: App) -> dict[str, Any]:

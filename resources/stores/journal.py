@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from functools import lru_cache
 from typing import Any, Literal, cast
 
 import msgspec
@@ -26,6 +27,7 @@ from .statistics import prefix_of, second_of
 REMEMBERED = 24 * 3600  # seconds for which an id that was seen is a duplicate
 PAGE = 100  # entries read at a time
 DEPTH_MAX = 200  # nesting of an entry; what gateways send may have less
+KEYS_KNOWN = 4096  # apps whose keys are made once
 BURST = 256 << 10  # bytes of entries that are decoded without letting others go on
 
 
@@ -175,11 +177,13 @@ class Journal:
                     yield one.place, one.entry
 
 
+@lru_cache(KEYS_KNOWN)
 def stream_key(account: str, app: str) -> str:
     """The key of an app's journal."""
     return account_key(account, "in", app)
 
 
+@lru_cache(KEYS_KNOWN)
 def begun_key(account: str, app: str) -> str:
     """The key of the counts that stand beside it."""
     return account_key(account, "begun", app)

@@ -1,19 +1,19 @@
 -- Put a message into a channel's outbox, once per id; its delivery number is also its place in the stream.
 -- KEYS  1 the last delivery number (string)   2 the outbox (stream)   3 bytes of messages in it (string)
---       4 ids that it has had (hash: id to "number digest")   5 those before them (likewise)
+--       4 ids that it has had (hash: id to "number checksum")   5 those before them (likewise)
 --       6 the newest delivery number ever handed out in order (string)
 -- ARGV  1 the message, JSON text   2 messages that may wait   3 bytes that may wait
 --       4 the newest delivery number that the caller knows of: a store that went back in time goes on after it
 --       5 '1' if it is handed out as soon as this is answered
---       6 a digest of what the message says   7 seconds for which ids are remembered   8 ids in one hash at most
+--       6 a checksum of what the message says   7 seconds for which ids are remembered   8 ids in one hash at most
 --       9 its id, or '' if it need not be remembered   10... ids that, if one was had, make this one needless
 -- Returns {delivery number}; {0} when too many messages wait, {-1} when too many bytes do;
---         {delivery number, digest} of the message that was had under one of the ids.
+--         {delivery number, checksum} of the message that was had under one of the ids.
 for i = 9, #ARGV do
   local had = ARGV[i] ~= '' and (redis.call('HGET', KEYS[4], ARGV[i]) or redis.call('HGET', KEYS[5], ARGV[i]))
   if had then
-    local number, digest = string.match(had, '^(%d+) (.*)$')
-    return {tonumber(number), digest}
+    local number, checksum = string.match(had, '^(%d+) (.*)$')
+    return {tonumber(number), checksum}
   end
 end
 local size, waiting = #ARGV[1], redis.call('XLEN', KEYS[2])
