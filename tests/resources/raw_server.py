@@ -1,22 +1,19 @@
-"""HTTP servers that send any bytes, and a measure of how long a pass of the event loop takes meanwhile."""
+"""HTTP servers that send any bytes."""
 
 from __future__ import annotations
 
-import gc
 import itertools
 import os
 import re
 import socket
 import ssl
 import struct
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx2
 import trio
-import trio.lowlevel
 from attrs import define, field, frozen
 
 from resources.stores.allow import AllowList
@@ -138,50 +135,6 @@ async def get(
     """One request, that ends."""
     with trio.fail_after(60):
         return await egress.fetch(app, httpx2.Request(method, url, **fields), rules, verify=verify)
-
-
-@define
-class Lag:
-    """The longest pass of the event loop, in seconds of its thread's CPU: other programs do not count."""
-
-    longest: float = 0.0
-    passes: int = 0
-
-
-@asynccontextmanager
-async def lag() -> AsyncIterator[Lag]:
-    """Measure the passes of the loop while the block runs."""
-    measured = Lag()
-
-    async def watch() -> None:
-        last = time.thread_time()
-        while True:
-            await trio.lowlevel.checkpoint()
-            now = time.thread_time()
-            measured.longest = max(measured.longest, now - last)
-            measured.passes += 1
-            last = now
-
-    gc.collect()
-    gc.disable()  # a collection looks at everything that the other tests have left
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch)
-            yield measured
-            nursery.cancel_scope.cancel()
-    finally:
-        gc.enable()
-
-
-def step_bound() -> float:
-    """Seconds of CPU that a step may take: 50 ms, or more on a slow machine, by a loop that always is the same."""
-    shortest = 1.0
-    for _ in range(3):
-        began = time.thread_time()
-        for _ in range(20_000):
-            pass
-        shortest = min(shortest, time.thread_time() - began)
-    return max(0.05, 50 * shortest)
 
 
 def open_sockets() -> int:

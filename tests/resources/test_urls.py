@@ -15,7 +15,8 @@ from resources.stores.egress.route import target_of
 from resources.stores.egress.urls import joined
 from resources.text import clean
 
-from .raw_server import LOCAL, Reply, get, plain, raw_server, step_bound
+from ..lag import step_bound
+from .raw_server import LOCAL, Reply, get, plain, raw_server
 
 
 @pytest.fixture
