@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 import trio
+from prometheus_client import generate_latest
 
 from resources import fence
 from resources.messages import complete_message
@@ -171,7 +172,7 @@ async def test_an_internal_error_ends_as_crashed_and_the_user_is_answered(
         trace = service.history.traces.find("m1")
         assert trace is not None
         assert (trace.outcome, trace.detail) == (Outcome.CRASHED, "internal error")
-        metrics = service.observer.text().decode()
+        metrics = generate_latest(service.observer.registry).decode()
         assert 'jsbox_messages_failed_total{app="phone",reason="crashed"} 2.0' in metrics
         assert 'jsbox_internal_errors_total{where="run"}' in metrics
 
@@ -241,7 +242,7 @@ async def test_a_reload_that_removes_an_app_answers_what_waited(folder: Folder) 
                 await client.expect("outcome", message_id=f"m{number}", outcome="shutdown")
             assert (await client.expect("credit"))["inbound"] == 5
             assert service.dispatcher.waiting("phone") == 0
-            assert 'jsbox_queue_depth{app="phone"}' not in service.observer.text().decode()
+            assert 'jsbox_queue_depth{app="phone"}' not in generate_latest(service.observer.registry).decode()
             await client.send(inbound("x"))
             assert (await client.expect("rejected", id="x"))["code"] == "no_app"
             await kill_busy(service)
