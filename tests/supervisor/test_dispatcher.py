@@ -11,7 +11,6 @@ from typing import Any
 import httpx2
 import pytest
 import trio
-from prometheus_client import generate_latest
 
 from resources import fence
 from resources.messages import complete_message
@@ -51,6 +50,12 @@ def folder(tmp_path: Path) -> Folder:
 def inbound(name: str, user: str = "+1") -> dict[str, Any]:
     msg = {"message_id": name, "from_addr": user, "to_addr": "1", "content": name, "session_event": "new"}
     return {"type": "inbound", "id": name, "msg": msg}
+
+
+async def metrics_of(service: Service) -> str:
+    """What Prometheus is shown."""
+    async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=30) as admin:
+        return (await admin.get("/metrics")).text
 
 
 def assert_nothing_left(service: Service, before: int) -> None:
@@ -172,7 +177,7 @@ async def test_an_internal_error_ends_as_crashed_and_the_user_is_answered(
         trace = service.history.traces.find("m1")
         assert trace is not None
         assert (trace.outcome, trace.detail) == (Outcome.CRASHED, "internal error")
-        metrics = generate_latest(service.observer.registry).decode()
+        metrics = await metrics_of(service)
         assert 'jsbox_messages_failed_total{app="phone",reason="crashed"} 2.0' in metrics
         assert 'jsbox_internal_errors_total{where="run"}' in metrics
 
@@ -242,7 +247,9 @@ async def test_a_reload_that_removes_an_app_answers_what_waited(folder: Folder) 
                 await client.expect("outcome", message_id=f"m{number}", outcome="shutdown")
             assert (await client.expect("credit"))["inbound"] == 5
             assert service.dispatcher.waiting("phone") == 0
-            assert 'jsbox_queue_depth{app="phone"}' not in generate_latest(service.observer.registry).decode()
+            metrics = await metrics_of(service)
+            assert 'jsbox_queue_depth{app="other"} 0.0' in metrics
+            assert 'jsbox_queue_depth{app="phone"}' not in metrics
             await client.send(inbound("x"))
             assert (await client.expect("rejected", id="x"))["code"] == "no_app"
             await kill_busy(service)
