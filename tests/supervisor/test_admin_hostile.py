@@ -149,7 +149,7 @@ PATHS = [
     ("GET", f"{CONTACTS}/{LONG}", 404), ("GET", "/v1/accounts/%ff/contacts", 400), ("GET", "/v1/accounts/a%2Fb/contacts", 404),
     ("GET", f"/v1/recordings/{LONG}", 404), ("GET", "/v1/recordings/%0d%0a", 404), ("GET", f"/v1/deadletters?limit={LONG}", 400),
     ("GET", f"/v1/deadletters?cursor={LONG}", 400), ("GET", f"/v1/deadletters/{LONG}", 404), ("POST", "/v1/deadletters/%00/retry", 404),
-    ("DELETE", f"/v1/deadletters/{LONG}", 404), ("GET", "/v1/apps/", 404), ("GET", "/..", 404), ("GET", "/console.js/", 404),
+    ("DELETE", f"/v1/deadletters/{LONG}", 404), ("GET", "/v1/apps/", 404), ("GET", "/%2e%2e", 404), ("GET", "/console.js/", 404),
     ("GET", "/readyz?app=%00", 404), ("BREW", "/v1/apps", 405), ("OPTIONS", "/v1/apps", 405), ("HEAD", "/v1/apps", 200),
     ("PUT", PUSH, 405), ("GET", f"/{LONG}", 404),
 ]  # fmt: skip
@@ -319,7 +319,7 @@ async def test_a_thousand_apps_do_not_stop_the_loop(tmp_path: Path) -> None:
         observer = service.observer
         for n in range(1000):
             for outcome in ("ok", "app_error"):
-                observer.answered(f"app-{n}", "kv.get", outcome, 0.01)
+                observer.command_served(f"app-{n}", "kv.get", outcome, 0.01)
         async with loop_watched():
             for path in ("/metrics", "/v1/apps", "/readyz?verbose", "/v1/sandboxes", "/v1/traces?limit=1000"):
                 answer = await raw(service, get(path))
