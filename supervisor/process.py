@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 NEVER = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 """Why a program cannot be started now and will not be later, unless somebody changes the host."""
+OOM_TRIES = 50  # to set the score of a child: some microseconds each
 OOM_SCORE = 1000  # of a child: when memory is short the kernel ends sandboxes first
 
 
@@ -118,8 +119,14 @@ class Process:
             resource.prlimit(self._inner, kind, limit)
 
     def set_oom_score(self, score: int) -> None:
-        """Say how soon the kernel ends it when memory is short (-1000: never, 1000: first); more is always allowed."""
-        write_oom_score(str(self._inner), score)
+        """Say how soon the kernel ends it when memory is short (-1000: never, 1000: first); more is always allowed.
+
+        For a moment after its exec the file is still that of the process before it, which was as hidden as we are.
+        """
+        for _ in range(OOM_TRIES):
+            if write_oom_score(str(self._inner), score):
+                return
+            os.sched_yield()
 
     def set_background(self, *, on: bool) -> bool:
         """Let it have only the CPU time that nobody else wants, or its share again. Whether that could be done."""

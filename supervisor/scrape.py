@@ -156,16 +156,9 @@ class Moment:
         return [connections, unacked]
 
 
-@frozen
-class Scrape:
-    """What GET /metrics answers."""
-
-    registry: CollectorRegistry
-    moment: Moment
-
-    async def __call__(self) -> bytes:
-        """The exposition format."""
-        return await off_loop(_text, self.registry, await self.moment.gather())
+async def scrape(registry: CollectorRegistry, moment: Moment) -> bytes:
+    """What was counted and how things are at the moment, in the exposition format."""
+    return await off_loop(_text, registry, await moment.gather())
 
 
 class _Found(Collector):

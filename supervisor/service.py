@@ -70,7 +70,7 @@ from .reload import Reloads
 from .reporting import ConversationReporter
 from .router import Router, build_table
 from .runs_admin import RunsAdmin
-from .scrape import Moment, Scrape
+from .scrape import Moment, scrape
 from .search import Search, open_search
 from .store import EMBEDDED, open_store
 from .systemd import Manager
@@ -140,6 +140,10 @@ class Service:
     async def reload(self) -> dict[str, Any]:
         """See `Reloads.reload`."""
         return await self.reloads.reload()
+
+    async def metrics(self) -> bytes:
+        """What GET /metrics answers."""
+        return await scrape(self.observer.registry, self._moment())
 
     async def push(self, name: str, addresses: Sequence[str] | None, group: str | None) -> Pushed:
         """Push to addresses, or to a group. Raises as `Pusher.push_group` does."""
@@ -216,7 +220,7 @@ class Service:
             pool=self.pool,
             parts=parts,
             reload=self.reload,
-            metrics=Scrape(self.observer.registry, self._moment()),
+            metrics=self.metrics,
             health=self._health(),
             connections=self.gateway.connections,
         )
