@@ -38,6 +38,25 @@ async function start(t, javascript, options = {}) {
 
 const handler = (body) => `api.on_inbound_message = function (command) { ${body} };`;
 
+test('a reply to another run is refused, also under the id of a command that waits', async (t) => {
+  const harness = await start(t, handler("api.request('kv.get', {}, function (r) { api.log_info(r.value); api.done(); });"));
+  harness.deliver('r1');
+  const first = await harness.next();
+  harness.reply(first, { value: 'of r1' });
+  const logged = await harness.next();
+  assert.equal(logged.msg, 'of r1');
+  harness.reply(logged);
+  assert.equal((await harness.next()).cmd, 'js.done');
+  harness.deliver('r2');
+  const second = await harness.next();
+  assert.equal(second.run, 'r2');
+  harness.reply({ ...second, run: 'r1' }, { value: 'late' });
+  harness.reply({ ...second, run: 'r3' }, { value: 'of nobody' });
+  harness.reply(second, { value: 'of r2' });
+  const told = await harness.next();
+  assert.deepEqual([told.run, told.msg], ['r2', 'of r2']);
+});
+
 test('a command carries its name, id, run and fields; its reply reaches the callback', async (t) => {
   const harness = await start(t, handler("api.request('kv.get', {key: 'a'}, function (r) { api.log_info(r.value); api.done(); });"));
   harness.deliver('r1');
