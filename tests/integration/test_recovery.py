@@ -11,7 +11,6 @@ import msgspec
 import pytest
 import redis
 import trio
-from prometheus_client import generate_latest
 
 from resources.messages import complete_message
 from resources.stores.journal import Entry
@@ -102,7 +101,7 @@ async def test_refusals_are_tried_again_until_they_end(
         letters = (await admin.get("/v1/deadletters")).json()["deadletters"]
         assert {one["message_id"] for one in letters} == {"poison", ""}
         assert store.hget("jsbox:{acct}:stats:phone", "out") == b"4"
-        assert 'jsbox_missing_replies_total{app="phone"} 1.0' in generate_latest(service.observer.registry).decode()
+        assert 'jsbox_missing_replies_total{app="phone"} 1.0' in (await service.metrics()).decode()
         await eventually(lambda: service.dispatcher.box.counts() == {"phone": 2})
         # Nothing was run or said twice meanwhile.
         assert [f["msg"]["content"] for f in client.frames if f["type"] == "outbound"] == ["you said new"]
