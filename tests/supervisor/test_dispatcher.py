@@ -63,7 +63,8 @@ def assert_nothing_left(service: Service, before: int) -> None:
     assert (turns._taken, turns._waiting) == ({}, {})
     for name in dispatcher.programs:
         assert service.pool.statistics(name).busy == 0
-        assert not service.pool._shares[name].lent
+        share = service.pool._assignment.slots.shares.get(name)
+        assert share is None or not any(slot.lent for slots in share.slots.values() for slot in slots)
     for outlet in service.deliveries._outlets.values():
         assert outlet._origins == {}
     assert len(dispatcher._nursery.child_tasks) == before
