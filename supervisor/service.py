@@ -246,7 +246,7 @@ class Service:
         nursery.start_soon(keep_running, "conversation metrics", reporter.run)
         counting = partial(keyspace.keep_counting, lambda: self.config.account_names)
         nursery.start_soon(keep_running, "kv sizes", counting)
-        if self.manager.watchdog:
+        if self.manager.is_there:
             nursery.start_soon(keep_running, "watchdog", self.manager.show_life)
 
     async def _compile(self) -> None:

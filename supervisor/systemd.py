@@ -10,7 +10,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 
 import trio
 from attrs import define, field
@@ -19,6 +20,9 @@ from .config.units import Address
 
 START_MORE_USEC = 60_000_000  # until the next word about a start
 FIRST_FD = 3  # SD_LISTEN_FDS_START
+WAITING_MAX = 64  # datagrams; beyond that the oldest is lost
+VALUE_MAX = 2000  # characters
+RETRY_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +34,23 @@ class Manager:
     _path: str = ""
     watchdog: float = 0.0  # seconds between two signs of life at most; 0: none are wanted
     _sockets: list[tuple[str, socket.socket]] = field(factory=list)
+    _waiting: deque[tuple[bytes, list[int]]] = field(factory=deque, init=False)  # messages, with descriptors of our own
+
+    # Held, so that the watchdog is told also when there are no descriptors left.
+    _socket: socket.socket | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if self._path:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def __del__(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
 
     def tell(self, **words: str) -> None:
-        """Send assignments, as READY="1"; what cannot be sent is lost, as it should be."""
-        self._send("".join(f"{name}={value}\n" for name, value in words.items()))
+        """Send assignments, as READY="1"; what cannot be sent is lost, as it should be. Never blocks."""
+        lines = ((name, " ".join(value.split())[:VALUE_MAX]) for name, value in words.items())
+        self._send("".join(f"{name}={value}\n" for name, value in lines))
 
     def ready(self, status: str) -> None:
         """We serve (again)."""
@@ -79,23 +96,49 @@ class Manager:
         self._sockets.clear()
 
     async def show_life(self) -> None:
-        """Tell the watchdog that the loop turns, as often as it wants."""
-        while self.watchdog:
-            self.tell(WATCHDOG="1")
-            await trio.sleep(self.watchdog / 3)
+        """Tell the watchdog that the loop turns, as often as it wants, and send what found no room before."""
+        while self._path:
+            self._flush()
+            if self.watchdog and not self._waiting:
+                self.tell(WATCHDOG="1")
+            await trio.sleep(min(self.watchdog / 3 or RETRY_SECONDS, RETRY_SECONDS))
 
-    def _send(self, text: str, descriptors: list[int] | None = None) -> None:
-        if not self._path:
+    def _send(self, text: str, descriptors: Sequence[int] = ()) -> None:
+        """Send a datagram, behind those that wait for room. Never blocks: what finds no room is tried again by `show_life`."""
+        if self._socket is None:
             return
-        path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as connection:
-                connection.settimeout(1.0)
-                connection.connect(path)
-                connection.sendmsg([text.encode()], rights)
+            held = [os.dup(descriptor) for descriptor in descriptors]
         except OSError as error:
-            log.warning("systemd cannot be told %r: %s", text.split("\n", maxsplit=1)[0], error)
+            log.warning("systemd cannot be given a socket to hold: %s", error.strerror)
+            return
+        self._waiting.append((text.encode("utf-8", "backslashreplace"), held))
+        self._flush()
+        if len(self._waiting) > WAITING_MAX:
+            self._forget(f"{WAITING_MAX} messages wait already")
+
+    def _flush(self) -> None:
+        path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
+        while self._waiting and self._socket is not None:
+            data, descriptors = self._waiting[0]
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+            try:
+                self._socket.sendmsg([data], rights, socket.MSG_DONTWAIT, path)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._forget(str(error))
+            else:
+                self._drop()
+
+    def _forget(self, reason: str) -> None:
+        line = self._waiting[0][0].partition(b"\n")[0].decode()
+        self._drop()
+        log.warning("systemd cannot be told %r: %s", line, reason)
+
+    def _drop(self) -> None:
+        for descriptor in self._waiting.popleft()[1]:
+            os.close(descriptor)
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Manager:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -222,6 +223,62 @@ def test_without_a_manager_nothing_happens() -> None:
     """And nothing is asked of one that went away."""
     Manager().ready("fine")
     Manager("/nonexistent/notify").ready("fine")
+
+
+async def test_a_manager_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
+    """What finds no room waits, in order and bounded, and is sent when there is some; the loop is not blocked meanwhile."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(tmp_path / "notify"))
+        end.setblocking(False)
+        manager = Manager(str(tmp_path / "notify"))
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        began = time.thread_time()
+        for number in range(2000):
+            manager.tell(STATUS=f"{number}")
+        manager.keep("listen.gateway", descriptor)
+        manager.ready("fine\nMAINPID=1 \ud83d " + "x" * 100_000)
+        os.close(descriptor)  # the manager has its own
+        assert time.thread_time() - began < 1
+        messages: list[bytes] = []
+        given = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(manager.show_life)
+            with trio.fail_after(PATIENCE):
+                while not messages or not messages[-1].startswith(b"READY=1"):
+                    await trio.lowlevel.wait_readable(end)
+                    data, ancillary, _, _ = end.recvmsg(1 << 16, socket.CMSG_SPACE(16))
+                    messages.append(data)
+                    given += [array.array("i", rights)[0] for _, _, rights in ancillary]
+            nursery.cancel_scope.cancel()
+        numbers = [int(message[len("STATUS=") :]) for message in messages[:-2]]
+        assert numbers == sorted(numbers)
+        assert numbers[-1] == 1999
+        assert messages[-2] == b"FDSTORE=1\nFDNAME=listen.gateway\n"
+        assert messages[-1].startswith(b"READY=1\nSTATUS=fine MAINPID=1 \\ud83d xxx")
+        assert len(messages[-1].splitlines()) == 2
+        (one,) = given
+        os.close(one)
+
+
+async def test_the_watchdog_is_told_without_descriptors_to_spare(tmp_path: Path) -> None:
+    """Its socket is held from the start; what cannot be duplicated is not given to hold."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.bind(str(tmp_path / "notify"))
+        manager = Manager(str(tmp_path / "notify"), watchdog=10.0)
+        taken = []
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+        try:
+            with suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            manager.keep("listen.gateway", 0)
+            manager.tell(WATCHDOG="1")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for descriptor in taken:
+                os.close(descriptor)
+        assert end.recv(100) == b"WATCHDOG=1\n"
 
 
 def test_the_unit_is_one(tmp_path: Path) -> None:
