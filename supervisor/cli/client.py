@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,8 +41,17 @@ def json_of(response: httpx2.Response) -> Any:
     """The JSON of an answer; an error that it holds is said, with exit code 1."""
     try:
         body = response.json()
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or no text
         fail(f"the server answered {response.status_code}: {response.text[:200]}")
     if response.is_error and not (isinstance(body, dict) and "errors" in body):
-        fail(str(body.get("error", body) if isinstance(body, dict) else body))
+        fail(error_of(response))
     return body
+
+
+def error_of(response: httpx2.Response) -> str:
+    """What an answer says is wrong."""
+    try:
+        body = response.json()
+    except ValueError:
+        return f"the server answered {response.status_code}: {response.text[:200]}"
+    return str(body.get("error", body) if isinstance(body, dict) else body)

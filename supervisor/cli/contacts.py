@@ -7,16 +7,18 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import click
 import httpx2
 
-from .client import admin_client, json_of
+from .client import admin_client, error_of, json_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
 from .imports import Import, ImportChanged, Summary
 
 PAGE = 500  # contacts asked for at once
 SECONDS = 60.0  # for one answer
+REFUSED = frozenset({400, 413, 500})  # answers that may be about one line
 
 
 @click.group()
@@ -44,6 +46,8 @@ def import_(account: str, file: Path, restart: bool, config_file: Path, as_json:
             summary = _run(client, work, quiet=as_json)
     except ImportChanged as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or file}: {error.strerror or error}")
     if as_json:
         print_json({"written": summary.written, "failed": summary.failed})
     else:
@@ -62,14 +66,27 @@ def _run(client: httpx2.Client, work: Import, *, quiet: bool) -> Summary:
         bar = progress.add_task("contacts", total=work.size, completed=work.done)
         for batch in work.batches():
             if batch.rows:
-                body = json.dumps({"contacts": [row for _, row in batch.rows]})
-                url = f"/v1/accounts/{work.account}/contacts"
-                answer = json_of(client.post(url, content=body, timeout=SECONDS))
-                batch.errors |= {batch.rows[int(index)][0]: reason for index, reason in answer["errors"].items()}
+                batch.errors |= _write(client, f"/v1/accounts/{quote(work.account, safe='')}/contacts", batch.rows)
             work.finish(batch)
             progress.update(bar, completed=work.done, description=f"{work.summary.written} contacts")
     work.end()
     return work.summary
+
+
+def _write(client: httpx2.Client, url: str, rows: list[tuple[int, Any]]) -> dict[int, str]:
+    """Write contacts; return what is wrong with those that were not, by their line numbers.
+
+    What the server refuses as a whole is sent again in halves, until the line is found that it does not take.
+    """
+    body = json.dumps({"contacts": [row for _, row in rows]}, ensure_ascii=False, separators=(",", ":"))
+    answer = client.post(url, content=body.encode(), timeout=SECONDS)
+    if answer.status_code not in REFUSED:
+        found = json_of(answer)
+        return {rows[int(index)][0]: str(reason) for index, reason in found["errors"].items()}
+    if len(rows) == 1:
+        return {rows[0][0]: error_of(answer)}
+    half = len(rows) // 2
+    return _write(client, url, rows[:half]) | _write(client, url, rows[half:])
 
 
 @contacts.command()
@@ -91,7 +108,9 @@ def export(account: str, output: BinaryIO, config_file: Path) -> None:
 def get(account: str, key: str, config_file: Path) -> None:
     """Print the contact with a key."""
     with admin_client(load_or_exit(config_file)) as client:
-        print_json(json_of(client.get(f"/v1/accounts/{account}/contacts/{key}"))["contact"])
+        print_json(
+            json_of(client.get(f"/v1/accounts/{quote(account, safe='')}/contacts/{quote(key, safe='')}"))["contact"]
+        )
 
 
 @contacts.command()
@@ -115,6 +134,6 @@ def _pages(client: httpx2.Client, account: str, params: dict[str, str]) -> Itera
     cursor: str | None = "0"
     while cursor is not None:
         asked = {"limit": str(PAGE), "cursor": cursor, **params}
-        page = json_of(client.get(f"/v1/accounts/{account}/contacts", params=asked, timeout=SECONDS))
+        page = json_of(client.get(f"/v1/accounts/{quote(account, safe='')}/contacts", params=asked, timeout=SECONDS))
         yield from page["contacts"]
         cursor = page["cursor"]

@@ -15,16 +15,20 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import UUID, uuid5
 
-from attrs import asdict, define, field
+import msgspec
+from attrs import define, field
+
+from ..strict_json import parse, problem_in
 
 BATCH = 500  # lines
 BATCH_BYTES = 4 << 20
+BOM = b"\xef\xbb\xbf"
 LINE_MAX = 1 << 20  # bytes; a longer one is wrong
 _NAMES = UUID("6f1a0bbd-52a0-4d5c-9d3c-6a3a7f3f6c11")
 
 
 class ImportChanged(Exception):
-    """The file is not the one that an earlier import was in the middle of."""
+    """The file cannot be imported, or is not the one that an earlier import was in the middle of."""
 
 
 @define
@@ -33,6 +37,29 @@ class Summary:
 
     written: int = 0
     failed: int = 0
+
+
+class _NotedSummary(msgspec.Struct, frozen=True):
+    written: int
+    failed: int
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """FILE.progress; `done` and `errors` are bytes of the file and of FILE.errors."""
+
+    account: str
+    digest: str
+    done: int
+    lines: int
+    errors: int
+    summary: _NotedSummary
+
+
+def _read_note(note: Path) -> _Note:
+    try:
+        return msgspec.json.decode(note.read_bytes(), type=_Note)
+    except ValueError as error:
+        raise ImportChanged(f"{note} cannot be read ({error}): use --restart") from error
 
 
 @define
@@ -68,19 +95,20 @@ class Import:
             ImportChanged: There is a note of another file or account.
         """
         note, errors = Path(f"{path}.progress"), Path(f"{path}.errors")
+        if not path.is_file():
+            raise ImportChanged(f"{path} is no regular file: it is read more than once")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
-            before = json.loads(note.read_text("utf-8")) if note.exists() and not restart else None
-            if before is not None and (before["account"], before["digest"]) != (account, digest):
-                raise ImportChanged(
-                    f"{note} is of an import into {before['account']} of another content: use --restart"
-                )
+            before = _read_note(note) if note.exists() and not restart else None
+            if before is not None and (before.account, before.digest) != (account, digest):
+                raise ImportChanged(f"{note} is of an import into {before.account} of another content: use --restart")
             with errors.open("r+b" if before is not None and errors.exists() else "wb") as errors_file:
                 work = cls(account, file, errors_file, note, digest, size)
                 if before is not None:
-                    work.done, work.lines, work.summary = before["done"], before["lines"], Summary(**before["summary"])
-                    errors_file.truncate(before["errors"])
+                    work.done, work.lines = before.done, before.lines
+                    work.summary = Summary(before.summary.written, before.summary.failed)
+                    errors_file.truncate(before.errors)
                     errors_file.seek(0, os.SEEK_END)
                 yield work
         if not errors.stat().st_size:
@@ -111,9 +139,12 @@ class Import:
 
     def _add(self, batch: Batch, number: int, line: bytes) -> None:
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = parse(line.removeprefix(BOM) if number == 1 else line)
+        except ValueError as error:
             batch.errors[number] = f"not JSON: {error}"
+            return
+        if problem := problem_in(row):
+            batch.errors[number] = problem
             return
         if isinstance(row, dict) and row.get("key") is None:
             row["key"] = uuid5(_NAMES, f"{self.account}/{self._digest}/{number}").hex
@@ -129,12 +160,10 @@ class Import:
         self.summary.written += len(batch.rows) - (wrong - not_json)
         self.summary.failed += wrong
         self.done, self.lines = batch.end, batch.last_line
-        note = {
-            "account": self.account, "digest": self._digest, "done": self.done, "lines": self.lines,
-            "errors": self._errors.tell(), "summary": asdict(self.summary),
-        }  # fmt: skip
+        summary = _NotedSummary(self.summary.written, self.summary.failed)
+        note = _Note(self.account, self._digest, self.done, self.lines, self._errors.tell(), summary)
         draft = self._note.with_name(self._note.name + ".new")
-        draft.write_text(json.dumps(note), "utf-8")
+        draft.write_bytes(msgspec.json.encode(note))
         draft.replace(self._note)
 
     def end(self) -> None:

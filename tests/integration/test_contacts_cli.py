@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -162,3 +163,52 @@ def test_a_huge_line_is_wrong_and_the_next_one_is_not(tmp_path: Path) -> None:
         (batch,) = work.batches()
         assert list(batch.errors) == [1]
         assert batch.rows[0][0] == 2
+
+
+def test_a_line_that_cannot_be_is_named_and_the_rest_is_written(server: tuple[Server, str], tmp_path: Path) -> None:
+    """By its number: half of an emoji, depth, numbers, keys twice, bytes that are no text. Lines that are too much only together are written."""
+    many = '{"groups": [' + '"a",' * 250_000 + '"a"]}'
+    wrong = {
+        2: b'{"key": "cut \\ud83d"}',
+        4: b'{"name": "cut \\ud83d"}',
+        5: b'{"extra": ' + b'{"x":' * 100 + b"1" + b"}" * 100 + b"}",
+        6: b'{"extra": ' + b"[" * 100_000,
+        8: b'{"extra": {"n": ' + b"9" * 5000 + b"}}",
+        9: b'{"extra": {"n": 1e999}}',
+        10: b'{"extra": {"n": NaN}}',
+        11: b'{"name": "a", "name": "b"}',
+        12: b'{"name": "caf\xe9"}',
+        15: b"[" + b"1," * 450_000 + b"1]",
+        16: b'{"key": ""}',
+    }
+    right = {
+        number: json.dumps({"key": f"line-{number}", "name": "Zoë \U0001f600"}, ensure_ascii=number % 2 == 0).encode()
+        for number in (1, 3, 7, 17)
+    }
+    together = dict.fromkeys((13, 14), many.encode())
+    text = [(wrong | right | together)[number] for number in range(1, 18)]
+    (tmp_path / "people.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join(text) + b"\n")
+    done = jsbox("contacts", "import", "acct", str(tmp_path / "people.jsonl"), "-c", server[1])
+    assert (done.returncode, done.stdout.split(" wrong")[0]) == (1, f"6 written, {len(wrong)}"), done.stderr
+    errors = lines(tmp_path / "people.jsonl.errors")
+    assert [error["line"] for error in errors] == list(wrong)
+    assert "internal" not in json.dumps(errors)
+    for number in right:
+        got = json.loads(jsbox("contacts", "get", "acct", f"line-{number}", "-c", server[1]).stdout)
+        assert got["name"] == "Zoë \U0001f600"
+
+
+def test_an_import_that_cannot_be_read_is_said_in_one_line(server: tuple[Server, str], tmp_path: Path) -> None:
+    """A note that is damaged, a file that can be read only once, a folder that cannot be written to."""
+    file = tmp_path / "people.jsonl"
+    file.write_text('{"key": "x"}\n')
+    (tmp_path / "people.jsonl.progress").write_text('{"account": 5')
+    done = jsbox("contacts", "import", "acct", str(file), "-c", server[1])
+    assert (done.returncode, "use --restart" in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+    assert jsbox("contacts", "import", "acct", str(file), "--restart", "-c", server[1]).returncode == 0
+    (tmp_path / "people.jsonl.errors").mkdir()
+    done = jsbox("contacts", "import", "acct", str(file), "-c", server[1])
+    assert (done.returncode, done.stderr.count("\n")) == (1, 2), done.stderr
+    os.mkfifo(tmp_path / "fifo")
+    done = jsbox("contacts", "import", "acct", str(tmp_path / "fifo"), "-c", server[1])
+    assert (done.returncode, "no regular file" in done.stderr) == (1, True)
