@@ -107,8 +107,11 @@ class _Exchange:
         return chunk + b"0\r\n\r\n" if self._is_over else chunk
 
     async def can_go_on(self) -> bool:
-        """Whether another request may follow."""
-        return self._is_over and self._keeps_alive and await self._body.read_away(LEFT_MAX)
+        """Whether another request may follow: not after a body that has no end which could be found."""
+        try:
+            return self._is_over and self._keeps_alive and await self._body.read_away(LEFT_MAX)
+        except Unacceptable:
+            return False
 
 
 def _phrase(status: int) -> str:
