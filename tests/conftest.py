@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import is_hypothesis_test
 
 from resources.stores.redis import Redis, open_redis
 from supervisor.scratch import LOCK
@@ -44,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every test its time: past it, the stacks of all threads are printed, and it fails (pytest-timeout). Property tests are
     slow ones, too, where these are asked for."""
     for item in items:
-        if examples.are_many() and item.get_closest_marker("hypothesis") is not None:
+        if examples.are_many() and is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("timeout") is None:
             is_slow = item.get_closest_marker("slow") is not None
