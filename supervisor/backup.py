@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
 import redis
 import trio
 
@@ -32,8 +33,25 @@ SNAPSHOT_SECONDS = 600.0
 POLL = 0.05
 CLIENT_SECONDS = 30.0
 CHUNK = 1 << 20
+MANIFEST_MAX = 1 << 20  # bytes
 # What Valkey reads at its start when it keeps an append-only file: a snapshot as the base, and nothing after it.
 AOF_FOLDER, AOF_BASE, AOF_MANIFEST = "appendonlydir", "appendonly.aof.1.base.rdb", "appendonly.aof.manifest"
+
+
+class _Version(msgspec.Struct, frozen=True):
+    version: int
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """What a backup says of itself."""
+
+    version: int
+    jsbox: str
+    valkey: str
+    taken: str
+    keys: int
+    bytes: int
+    sha256: str
 
 
 class CannotBackUp(Exception):
@@ -142,6 +160,8 @@ def restore(config: Config, source: Path, *, dry_run: bool, replace: bool) -> di
         CannotStart: A server uses the data directory.
     """
     check_embedded(config)
+    if not source.is_file():
+        raise CannotBackUp(f"{source} is no file: it is read more than once")
     try:
         with tarfile.open(source, "r:") as tar:
             manifest = _manifest(tar, source)
@@ -150,7 +170,7 @@ def restore(config: Config, source: Path, *, dry_run: bool, replace: bool) -> di
                 _put_back(config.data_dir, tar, replace=replace)
             elif _has_data(config.data_dir) and not replace:
                 raise CannotBackUp(_there(config.data_dir))
-    except (tarfile.TarError, KeyError, EOFError) as error:
+    except (tarfile.TarError, KeyError, EOFError, ValueError) as error:
         raise CannotBackUp(f"{source} is no backup, or a part of one: {error}") from error
     except OSError as error:
         raise CannotBackUp(f"{error.filename or source}: {error.strerror}") from error
@@ -158,24 +178,33 @@ def restore(config: Config, source: Path, *, dry_run: bool, replace: bool) -> di
 
 
 def _manifest(tar: tarfile.TarFile, source: Path) -> dict[str, Any]:
-    file = tar.extractfile(MANIFEST)
+    with _member(tar, MANIFEST, source) as file:
+        text = file.read(MANIFEST_MAX)
     try:
-        found = json.loads(file.read() if file is not None else b"")
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or "sha256" not in found:
-        raise CannotBackUp(f"{source} is no backup: its {MANIFEST} cannot be read")
-    if found.get("version") != VERSION:
-        raise CannotBackUp(
-            f"{source} is a backup of version {found.get('version')}, and this jsbox reads version {VERSION}"
-        )
-    return found
+        version = msgspec.json.decode(text, type=_Version).version
+        if version != VERSION:
+            raise CannotBackUp(f"{source} is a backup of version {version}, and this jsbox reads version {VERSION}")
+        found = msgspec.json.decode(text, type=_Manifest)
+    except (ValueError, RecursionError) as error:
+        raise CannotBackUp(f"{source} is no backup: its {MANIFEST} cannot be read ({error})") from error
+    if not all(one.isprintable() for one in (found.jsbox, found.valkey, found.taken)):
+        raise CannotBackUp(f"{source} is no backup: its {MANIFEST} has control characters")
+    return msgspec.structs.asdict(found)
 
 
 def _check(tar: tarfile.TarFile, manifest: dict[str, Any], source: Path) -> None:
-    file = tar.extractfile(STORE)
-    if file is None or _digest_of(file) != manifest["sha256"]:
-        raise CannotBackUp(f"{source} is damaged: its contents are not those that were written")
+    with _member(tar, STORE, source) as file:
+        if _digest_of(file) != manifest["sha256"]:
+            raise CannotBackUp(f"{source} is damaged: its contents are not those that were written")
+
+
+def _member(tar: tarfile.TarFile, name: str, source: Path) -> IO[bytes]:
+    """A file of the archive: not a link, which may lead anywhere, or to itself. Raises KeyError: there is none."""
+    member = tar.getmember(name)
+    file = tar.extractfile(member) if member.isreg() else None
+    if file is None:
+        raise CannotBackUp(f"{source} is no backup: its {name} is no file")
+    return file
 
 
 def _put_back(data_dir: Path, tar: tarfile.TarFile, *, replace: bool) -> None:
@@ -200,9 +229,7 @@ def _put_back(data_dir: Path, tar: tarfile.TarFile, *, replace: bool) -> None:
 
 def _write_store(folder: Path, tar: tarfile.TarFile) -> None:
     (folder / AOF_FOLDER).mkdir(mode=0o700, parents=True)
-    file = tar.extractfile(STORE)
-    assert file is not None
-    with (folder / AOF_FOLDER / AOF_BASE).open("wb") as base:
+    with _member(tar, STORE, folder) as file, (folder / AOF_FOLDER / AOF_BASE).open("wb") as base:
         shutil.copyfileobj(file, base, CHUNK)
         base.flush()
         os.fsync(base.fileno())

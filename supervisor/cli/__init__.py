@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 from collections.abc import Sequence
 
 import click
@@ -63,4 +65,7 @@ def jsbox() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale that lacks a character must not end a command
     jsbox(args=arguments, prog_name="jsbox")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
 import trio
+
+from supervisor.backup import CannotBackUp, restore
+from supervisor.config import load
 
 from ..gateway_client import connect
 from ..programs import Server, jsbox, serve
@@ -172,3 +179,51 @@ async def test_a_restore_that_cannot_be_written_leaves_what_was_there(
         async with connect(server.gateway) as client:
             _, (reply,) = await client.say("Thabo", "resume")
             assert reply["content"] == "Your town?"
+
+
+def odd(path: Path, manifest: bytes | None, store: str = "file") -> Path:
+    """An archive that nobody wrote for us."""
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("manifest.json", manifest), ("store.rdb", b"x")):
+            entry = tarfile.TarInfo(name)
+            kind = store if name == "store.rdb" else "link" if data is None else "file"
+            if kind == "link":
+                entry.type, entry.linkname = tarfile.SYMTYPE, name
+            elif kind == "device":
+                entry.type = tarfile.CHRTYPE
+            entry.size = len(data or b"") if kind == "file" else 0
+            if kind != "none":
+                tar.addfile(entry, io.BytesIO(data or b"") if kind == "file" else None)
+    return path
+
+
+RIGHT = {
+    "version": 1,
+    "jsbox": "0",
+    "valkey": "9",
+    "taken": "now",
+    "keys": 1,
+    "bytes": 1,
+    "sha256": hashlib.sha256(b"x").hexdigest(),
+}
+
+
+async def test_an_archive_of_another_kind_is_refused_in_one_line(tmp_path: Path) -> None:
+    """Whatever is in it: exit code 1, no traceback, nothing is changed."""
+    folder = host(tmp_path / "host")
+    manifests: list[bytes | None] = [
+        b"", b"5", b"[]", b"{}", b"null", b"\xff", b"[" * 100_000, b'{"version": 1}', b'{"version": 2}', b'{"version": []}', None,
+        *(json.dumps(RIGHT | {name: wrong}).encode() for name in RIGHT for wrong in (None, [], {}, "\x1b[31m")),
+    ]  # fmt: skip
+    files = [odd(tmp_path / f"{n}.tar", manifest) for n, manifest in enumerate(manifests)]
+    files += [odd(tmp_path / f"{kind}.tar", json.dumps(RIGHT).encode(), kind) for kind in ("link", "device", "none")]
+    config = load(folder.config)
+    for file in files:
+        with pytest.raises(CannotBackUp) as raised:
+            restore(config, file, dry_run=False, replace=True)
+        assert str(raised.value).isprintable(), file
+    os.mkfifo(tmp_path / "fifo")
+    for file in (tmp_path / "link.tar", tmp_path / "fifo"):
+        said = await run("restore", str(file), folder=folder, code=1)
+        assert "Traceback" not in said
+    assert not (folder.path / "jsbox-data" / "valkey").exists()

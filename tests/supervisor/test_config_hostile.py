@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -309,3 +310,22 @@ def test_what_is_odd_but_right_is_taken(folder: Path) -> None:
     code, found = check(folder, text.replace("\n", "\r\n"))
     assert (code, found) == (0, [])
     usable(load(folder / "jsbox.toml"))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_locale_without_a_character_does_not_end_a_check(folder: Path, encoding: str) -> None:
+    """Names of files and keys are shown as far as they can be, and JSON stays JSON."""
+    right, wrong = folder / "☃\U0001f600.toml", folder / "é☃.toml"
+    right.write_text("version = 1")
+    wrong.write_text('"☃\U0001f600" = 1')
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    for file, code in ((right, 0), (wrong, 3)):
+        for extra in ([], ["--json"]):
+            argv = [sys.executable, "-m", "supervisor", "check", "-c", str(file), *extra]
+            done = subprocess.run(argv, capture_output=True, env=env, check=False)
+            assert done.returncode == code, done
+            assert b"Traceback" not in done.stderr
+            if extra:
+                found = json.loads(done.stdout.decode(encoding))
+                assert found["ok"] is (code == 0)
+                assert not found.get("errors") or "☃\U0001f600" in found["errors"][0]["text"]
