@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shutil
 import ssl
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ GLOBALS = ("Buffer",)
 DELIVERY_CLASSES = ("", "sms", "ussd", "voice", "twitter", "gtalk", "mxit", "wechat")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 LEAST_HEAP = 8 << 20  # below it Node does not start
+LEAST_STACK = 64 << 10  # likewise
 LEAST_FILES, MOST_FILES = 22, 1 << 20
 HEAP_MAX = 1 << 40
 USERS_MAX = 1 << 31  # ids of users that the kernel, and every tool, takes
@@ -234,10 +236,17 @@ def _limits(limits: Limits) -> Found:
     if limits.stack > THREAD_STACK - STACK_RESERVE:
         most = (THREAD_STACK - STACK_RESERVE) >> 10
         yield ("limits", "stack"), f"expected at most {most}KiB, got {limits.stack >> 10}KiB"
+    if limits.stack < LEAST_STACK:
+        least = LEAST_STACK >> 10
+        yield ("limits", "stack"), f"Node does not start with less than {least}KiB, got {limits.stack} bytes"
     if limits.open_files < LEAST_FILES:
         yield ("limits", "open_files"), f"Node needs {LEAST_FILES} or more, got {limits.open_files}"
-    if limits.open_files > MOST_FILES:
-        yield ("limits", "open_files"), f"expected at most {MOST_FILES}, got {limits.open_files}"
+    most = min(MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) - 1  # one more is for Node itself
+    if limits.open_files > most:
+        yield (
+            ("limits", "open_files"),
+            f"expected at most {most}, which is what this host allows, got {limits.open_files}",
+        )
     if limits.line > limits.output:
         yield (
             ("limits", "line"),

@@ -124,7 +124,7 @@ RIGHT = {
     "heap": ('"8MiB"', '"128MiB"', '"1024GiB"'),
     "memory": ('"2000GiB"', '"1GiB"'),
     "stack": ('"1920KiB"',),
-    "open_files": ("22", "1048576"),
+    "open_files": ("22", "1000"),
     "line": ('"1B"', '"1KiB"'),
 }
 """Values that are right by themselves, of fields whose type does not say so."""

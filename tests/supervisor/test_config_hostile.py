@@ -138,6 +138,8 @@ BAD = [
     (APP + 'limits = { heap = "0.1B" }', "4: apps.x.limits.heap: expected at least 1B"),
     (APP + 'limits = { wall = "' + "9" * 400 + 'd" }', "4: apps.x.limits.wall: expected at most"),
     (APP + 'limits = { command_timeouts = { a = "' + "9" * 400 + 'd" } }', "4: apps.x.limits.command_timeouts.a: expected"),
+    (APP + 'limits = { stack = "1B" }', "4: apps.x.limits.stack: Node does not start with less than 64KiB"),
+    (APP + "limits = { open_files = 1048576 }", "4: apps.x.limits.open_files: expected at most"),
     ("[isolation]\nfirst_user = 4294967295", "2: isolation.first_user: expected less than"),
     ('version = "' + "x" * 1_000_000 + '"', "1: version: expected 1"),
     (f'"{"k" * 1_000_000}" = 1', "1: kkk"),
