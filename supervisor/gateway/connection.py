@@ -350,10 +350,12 @@ class Connection:
         """Find out when the other side is gone without a word."""
         while True:
             await trio.sleep(PING_SECONDS)
+            asked = trio.current_time()
             self._socket.ping()
             await trio.sleep(PONG_SECONDS)
             since = self._socket.silent_since
-            if since is not None and trio.current_time() - since >= PONG_SECONDS:
+            # Not "for PONG_SECONDS": the answer to the ping is nearly as old, and we may be woken late.
+            if since is not None and since <= asked:
                 self.close(Refusal(frames.CODE_OVERLOAD, "slow", f"no answer to a ping in {PONG_SECONDS:g} s"))
 
 
