@@ -162,6 +162,7 @@ class ServerSocket:
             TooBig: It has more than `most` bytes, or the budget is spent.
             Violation: The client broke the protocol, or sent a binary message.
         """
+        await self._breathe()  # one read may hold a thousand messages
         while True:
             for event in self._protocol.events():
                 message = self._take(event, most)
