@@ -195,7 +195,6 @@ class _Port:
             await _send(exchange, {"error": "internal error"}, 500)
 
     def _scope(self, visit: Visit, head: Head) -> Scope:
-        stream = visit.stream.socket
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},  # 2.4 would not be told of clients that leave
@@ -207,8 +206,8 @@ class _Port:
             "query_string": head.query,
             "root_path": "",
             "headers": head.headers,
-            "client": stream.getpeername()[:2],
-            "server": stream.getsockname()[:2],
+            "client": (visit.address, 0),
+            "server": None,
             KNOWN: visit.become_known,
         }
 

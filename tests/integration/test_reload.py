@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from supervisor.pool import Pool
 from supervisor.service import Service
 
 from ..gateway_client import PATIENCE, connect
+from ..programs import serve
 from ..service import ECHO, REPLY, Folder, eventually, running
 
 USERS = 20
@@ -216,3 +219,35 @@ async def test_a_reload_while_the_server_stops_is_refused(folder: Folder) -> Non
         assert folder.config.exists()
         assert await refused(service) == "the server is about to stop: its next start reads the config"
         assert state_of(service) == before
+
+
+BROKEN = (
+    'http = { proxy = "http://[::1" }', 'http = { connect_to = { a = "http://h:99999" } }', 'modules = ["' + "m" * 300 + '"]',
+    'modules_dir = "a\\u0000b"', 'config = { a = { file = "a\\u0000b" } }', f'modules_dir = "{"m" * 300}"', "x = " + "[" * 500 + "]" * 500,
+    ".".join("a" * 1200) + " = 1", "\n[[apps]]", 'config = { a = "${JSBOX_LATIN}" }', 'config = { a = { file = "/dev/zero" } }',
+    'timezone = "' + "z" * 300 + '"', "pool = { queue = 0x" + "f" * 5000 + " }",
+)  # fmt: skip
+
+
+async def test_a_signal_with_a_config_that_cannot_be_ends_nothing(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real server and SIGHUP: each is refused in its log, without a traceback; messages are answered, and the right config is taken."""
+    monkeypatch.setenv("JSBOX_LATIN", os.fsdecode(b"caf\xe9"))
+    folder.app("phone", ECHO)
+    right = folder.text
+    with serve(folder.config) as server:
+        for number, line in enumerate(BROKEN, 1):
+            folder.text = right.replace('javascript = "phone.js"\n', f'javascript = "phone.js"\n{line}\n')
+            assert folder.config.exists()
+            server.process.send_signal(signal.SIGHUP)
+            await eventually(lambda n=number: server.log.read_text().count("the config was not reloaded") == n, 60)
+        async with connect(server.gateway) as client:
+            assert (await client.say("x", "new"))[1][0]["content"] == "you said x"
+        folder.text = right
+        assert folder.config.exists()
+        server.process.send_signal(signal.SIGHUP)
+        await eventually(lambda: "the config was reloaded" in server.log.read_text(), 60)
+        said = server.log.read_text()
+        assert "Traceback" not in said
+        assert "internal error" not in said

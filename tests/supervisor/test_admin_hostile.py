@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,11 +22,12 @@ from supervisor.service import Service
 from supervisor.strict_json import Wrong, parse, problem_in
 
 from ..gateway_client import connect
+from ..lag import lag, step_bound
 from ..service import ECHO, Folder, running
 
 CONTACTS = "/v1/accounts/acct/contacts"
 PUSH = "/v1/apps/phone/push"
-LOOP_MAX = 0.05  # seconds of work of the loop's own thread, between two turns
+LOOP_MAX = step_bound()
 
 
 @pytest.fixture
@@ -223,21 +223,10 @@ async def test_readyz_says_states_not_names_to_whoever_has_no_token(tmp_path: Pa
 
 @asynccontextmanager
 async def loop_watched() -> AsyncIterator[None]:
-    """Fails if this thread works for too long between two turns of its loop. Other load of the machine does not count."""
-    worst = 0.0
-
-    async def watch() -> None:
-        nonlocal worst
-        while True:
-            began = time.thread_time()
-            await trio.lowlevel.checkpoint()
-            worst = max(worst, time.thread_time() - began)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch)
+    """Fails if this thread works for too long between two turns of its loop."""
+    async with lag() as measured:
         yield
-        nursery.cancel_scope.cancel()
-    assert worst < LOOP_MAX
+    assert measured.longest < LOOP_MAX
 
 
 def body_of(answer: bytes) -> Any:
