@@ -10,6 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from resources.stores.keyspace import script_keys
 from resources.stores.scripts import script
 
 from .store_proxy import StoreProxy, answer, cut, drip, garbage, half, late, refuse, store_proxy
@@ -71,14 +72,15 @@ def test_rules_pick_commands(proxy: StoreProxy, client: redis.Redis) -> None:
 def test_scripts_have_names(proxy: StoreProxy, client: redis.Redis) -> None:
     """A call of ours is known by its script, in either form."""
     one = script("kv_delete")
-    client.eval(one.text, 2, "{a}k", "{a}keys", "k")
-    client.execute_command(*one.call(["{a}k", "{a}keys"], "k"))
+    keys = script_keys("a", "k")
+    client.eval(one.text, len(keys), *keys, "k")
+    client.execute_command(*one.call(keys, "k"))
     assert proxy.commands["kv_delete"] == 2
     with (
         proxy.fault(refuse("READONLY"), "kv_delete"),
         pytest.raises(redis.exceptions.ReadOnlyError, match="replica"),
     ):
-        client.execute_command(*one.call(["{a}k", "{a}keys"], "k"))
+        client.execute_command(*one.call(keys, "k"))
 
 
 @pytest.mark.parametrize(("after", "value"), [(False, None), (True, b"1")])

@@ -82,7 +82,7 @@ class Keyspace:
         self.room.check(len(value))
         lifetime = "" if seconds is None else seconds
         limits = (quota.hard, quota.soft, quota.most_bytes)
-        code, warn = await self.redis.run(self._set, _keys(account, name), name, value, lifetime, *limits)
+        code, warn = await self.redis.run(self._set, script_keys(account, name), name, value, lifetime, *limits)
         if code != _STORED:
             raise KeyspaceFull(Warn(warn), is_bytes=code == _TOO_MANY_BYTES)
         return Warn(warn)
@@ -96,7 +96,7 @@ class Keyspace:
         """
         self.room.check(0)
         limits = (quota.hard, quota.soft, quota.most_bytes)
-        code, warn, value = await self.redis.run(self._incr, _keys(account, name), name, amount, *limits)
+        code, warn, value = await self.redis.run(self._incr, script_keys(account, name), name, amount, *limits)
         if code == _NO_INTEGER:
             raise NotAnInteger(value.decode().removeprefix("ERR "))
         if code != _STORED:
@@ -105,7 +105,7 @@ class Keyspace:
 
     async def delete(self, account: str, name: str) -> bool:
         """Whether the key existed."""
-        return bool(await self.redis.run(self._delete, _keys(account, name)[:4], name))
+        return bool(await self.redis.run(self._delete, script_keys(account, name)[:4], name))
 
     async def bytes_of(self, account: str) -> int:
         """How many bytes all names and values of an account have, as far as they are counted."""
@@ -143,7 +143,7 @@ class Keyspace:
         await self.redis.execute("SET", counted, 1)
 
 
-def _keys(account: str, name: str) -> list[str]:
+def script_keys(account: str, name: str) -> list[str]:
     """As _kv.lua has them."""
     of_all = [account_key(account, each) for each in ("kvkeys", "kvsizes", "kvbytes", "kvwarned")]
     return [account_key(account, "kv", name), *of_all]

@@ -228,7 +228,9 @@ async def test_an_app_cannot_fill_the_disk(folder: Folder, kind: Literal["tmpfs"
                 )
                 text = await until(server, 503)
                 assert "disk: the server's disk is nearly full" in text
-                assert 32 * MIB < await free_bytes(server) < 66 * MIB
+                assert (
+                    32 * MIB < await free_bytes(server) < 72 * MIB
+                )  # with what must be free besides, before there is room again
                 disk.make_room()
                 await until(server, 200)
                 await traffic.send(client, "after")

@@ -11,6 +11,7 @@ from attrs import define, field
 
 from resources.stores import redis as module
 from resources.stores.direct import Command
+from resources.stores.keyspace import script_keys
 from resources.stores.link import link_to
 from resources.stores.redis import Redis, StoreRefused, Unavailable, open_redis
 from resources.stores.scripts import script
@@ -84,7 +85,7 @@ async def test_commands_go_out_in_the_order_of_asking(redis: Redis) -> None:
 async def test_a_script_that_the_server_forgot_is_sent_again(redis: Redis) -> None:
     """EVALSHA of an unknown script becomes EVAL; its neighbours in the pipeline are not disturbed."""
     await redis.execute("SCRIPT", "FLUSH")
-    keys = ["jsbox:{a}:kv:x", "jsbox:{a}:kvkeys"]
+    keys = script_keys("a", "x")
     results = await redis.execute_many([("SET", keys[0], 1), script("kv_delete").call(keys, "x"), ("PING",)])
     assert results == [b"OK", 1, b"PONG"]
     assert await redis.execute("GET", keys[0]) is None
@@ -92,7 +93,7 @@ async def test_a_script_that_the_server_forgot_is_sent_again(redis: Redis) -> No
 
 async def test_scripts_keep_their_place_in_the_pipeline(redis: Redis) -> None:
     """A script runs between the commands that were asked for before and after it."""
-    keys = ["jsbox:{a}:kv:x", "jsbox:{a}:kvkeys"]
+    keys = script_keys("a", "x")
     commands = [("SET", keys[0], 1), script("kv_delete").call(keys, "x"), ("GET", keys[0])]
     assert await redis.execute_many(commands) == [b"OK", 1, None]
 

@@ -16,6 +16,7 @@ from resources import fence
 from resources.stores import redis as module
 from resources.stores.condition import STANDS_SECONDS, Condition
 from resources.stores.direct import Command
+from resources.stores.keyspace import script_keys
 from resources.stores.link import NodeLink
 from resources.stores.redis import NotEncodable, Redis, StoreError, StoreRefused, Unavailable, open_redis
 from resources.stores.scripts import all_scripts, script
@@ -419,14 +420,14 @@ async def test_scripts_that_are_all_forgotten_come_again_together(proxy: StorePr
     async with open_redis(proxy.url) as client:
         await client.execute("SCRIPT", "FLUSH")
         kv_set = script("kv_set")
-        keys = ["{a}v", "{a}keys", "{a}warned"]
-        calls = [kv_set.call(keys, "v", n, "", 10, 10) for n in range(50)]
-        found = await client.attempt([*calls, ("EVALSHA", "f" * 40, 0), ("GET", "{a}v")])
+        keys = script_keys("a", "v")
+        calls = [kv_set.call(keys, "v", n, "", 10, 10, 1000) for n in range(50)]
+        found = await client.attempt([*calls, ("EVALSHA", "f" * 40, 0), ("GET", keys[0])])
         assert found[:50] == [[1, 0]] * 50
         assert isinstance(found[50], StoreRefused)
         assert found[50].code == "NOSCRIPT"
         assert proxy.commands["kv_set"] == 100
-        assert await client.execute("GET", "{a}v") == b"49"
+        assert await client.execute("GET", keys[0]) == b"49"
 
 
 async def test_a_server_that_will_not_load_scripts_is_used(plain: StoreProxy) -> None:
@@ -436,7 +437,7 @@ async def test_a_server_that_will_not_load_scripts_is_used(plain: StoreProxy) ->
         direct.script_flush()
     async with open_redis(plain.url) as client:
         one = script("kv_delete")
-        assert await client.run(one, ["{a}k", "{a}keys"], "k") == 0
+        assert await client.run(one, script_keys("a", "k"), "k") == 0
 
 
 async def test_a_password_that_changed_is_told(plain: StoreProxy, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:

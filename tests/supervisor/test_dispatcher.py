@@ -235,6 +235,7 @@ async def test_a_reload_that_removes_an_app_answers_what_waited(folder: Folder) 
                 await client.send(inbound("slow" if number == 0 else f"m{number}", f"+{number}"))
                 await client.expect("accepted")
             await eventually(lambda: service.dispatcher.waiting("phone") == 9)
+            await eventually(lambda: service.pool.statistics("phone").busy, 30)
             folder.text = others + '[channels.phone]\napp = ""\n'
             assert folder.config
             assert (await service.reload())["ok"]
