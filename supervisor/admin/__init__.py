@@ -1,0 +1,1 @@
+"""What the admin port says and does."""

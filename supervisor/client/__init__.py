@@ -1,0 +1,1 @@
+"""Clients of the gateway. They know nothing of the server."""

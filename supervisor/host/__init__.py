@@ -1,0 +1,1 @@
+"""What the operating system gives us. Nothing here knows an app."""

@@ -1,0 +1,1 @@
+"""What holds a sandbox: the launcher, its arguments, the walls of this host, and the proof that they hold."""

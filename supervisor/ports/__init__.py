@@ -1,0 +1,1 @@
+"""Ports: listening sockets, connections counted and bounded, HTTP/1.1."""

@@ -1,0 +1,1 @@
+"""How a message is handled: from its acceptance to the outcome of its run."""

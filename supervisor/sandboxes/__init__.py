@@ -1,0 +1,1 @@
+"""How a process lives: which one takes a run, how it is started, spoken to, measured and ended."""

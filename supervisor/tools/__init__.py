@@ -1,0 +1,1 @@
+"""Offline work behind a command."""
