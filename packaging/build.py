@@ -74,7 +74,7 @@ def collect(work: Path, python: Path) -> Path:
     built = os.environ.get("SOURCE_DATE_EPOCH")
     moment = datetime.fromtimestamp(int(built), UTC) if built else datetime.now(UTC)
     note = {"commit": commit(), "built": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}
-    (site / "build.json").write_text(json.dumps(note))
+    (site / "host" / "build.json").write_text(json.dumps(note))
     env = dict(os.environ, PYTHONHASHSEED="1", PYINSTALLER_CONFIG_DIR=str(work / "pyinstaller"))
     out = ("--distpath", work / "collected", "--workpath", work / "build", "--noconfirm", "--log-level", "WARN")
     run(python, "-m", "PyInstaller", *out, HERE / "jsbox.spec", cwd=work, env=env)

@@ -3,7 +3,7 @@
 import runpy
 import sys
 
-PROCESSES = ("resources.stores.search.process", "supervisor.load.server", "supervisor.with_parent")
+PROCESSES = ("resources.stores.search.process", "supervisor.load.server", "supervisor.host.with_parent")
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["-m"] and sys.argv[2:3] and sys.argv[2] in PROCESSES:

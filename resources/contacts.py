@@ -19,7 +19,14 @@ from .contact_fields import (
 from .contract import Caller, Refused, Resource, command
 from .convert import Json, needed_object, needed_string, parameter
 from .messages import new_id, now, shown
-from .stores.contacts import EXTRAS, SUBSCRIPTIONS, Change, Contact, ContactLimit, Contacts
+from .stores.contacts import (
+    EXTRAS,
+    SUBSCRIPTIONS,
+    Change,
+    Contact,
+    ContactLimit,
+    Contacts,
+)
 from .stores.search import ContactSearch, SearchError
 
 

@@ -14,14 +14,14 @@ from resources.text import clean
 
 from .config import Config, InvalidConfig
 from .config.plan import RESTART, plan
-from .dispatcher import Dispatcher, Program
 from .errors import CannotStart
 from .gateway import Gateway
-from .isolation import Walls
+from .host.systemd import Manager
+from .jail.walls import Walls
 from .observe import PrometheusObserver
-from .programs import program_of
+from .runs.dispatcher import Dispatcher, Program
+from .runs.programs import program_of
 from .search import Search
-from .systemd import Manager
 
 log = logging.getLogger(__name__)
 

@@ -38,43 +38,43 @@ from resources.stores.recordings import Recordings
 from resources.stores.redis import Redis
 from resources.stores.statistics import Statistics
 
-from .admin import AdminServices, HasRoutes, admin_app
-from .build import node_path, node_version
-from .codecache import compile_toolkits
+from .admin.app import AdminServices, HasRoutes, admin_app
+from .admin.console import ConsoleAdmin
+from .admin.contacts import ContactsAdmin
+from .admin.dead_letters import DeadLettersAdmin
+from .admin.gauges import Moment, scrape
+from .admin.health import Health
+from .admin.logs import LogsAdmin
+from .admin.push import PushAdmin
+from .admin.traces import RunsAdmin
 from .config import Address, Config
 from .config.tls import server_context
-from .console_admin import ConsoleAdmin
-from .contacts_admin import ContactsAdmin
-from .dead_letters_admin import DeadLettersAdmin
-from .disk import Disk
-from .dispatcher import Dispatcher, open_dispatcher
+from .conversation_metrics import ConversationReporter
 from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.connection import Services
 from .gateway.delivery import open_deliveries
-from .health import Health
-from .history import History
-from .http_port import open_http
-from .isolation import Walls, open_isolation
-from .listening import listen
-from .logs_admin import LogsAdmin
+from .host.process import hide_memory
+from .host.systemd import Manager
+from .host.version import node_path, node_version
+from .jail.probe import open_probing
+from .jail.walls import Walls, open_isolation
 from .observe import PrometheusObserver
-from .patience import until_answered
-from .pool import Pool, open_pool
-from .probe import open_probing
-from .process import hide_memory
-from .programs import address_class, program_of
-from .push import Pushed, Pusher
-from .push_admin import PushAdmin
+from .ports.http import open_http
+from .ports.listening import listen
 from .reload import Reloads
-from .reporting import ConversationReporter
-from .router import Router, build_table
-from .runs_admin import RunsAdmin
-from .scrape import Moment, scrape
+from .runs.dispatcher import Dispatcher, open_dispatcher
+from .runs.history import History
+from .runs.programs import address_class, program_of
+from .runs.push import Pushed, Pusher
+from .runs.router import Router, build_table
+from .runs.traces import Traces
+from .sandboxes.codecache import compile_toolkits
+from .sandboxes.pool import Pool, open_pool
 from .search import Search, open_search
-from .store import EMBEDDED, open_store
-from .systemd import Manager
-from .traces import Traces
+from .store.disk import Disk
+from .store.opening import EMBEDDED, open_store
+from .store.patience import until_answered
 
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
 ADMIN_STOP_SECONDS = 2.0

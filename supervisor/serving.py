@@ -12,8 +12,8 @@ from attrs import define, field
 
 from . import early
 from .config import Config
+from .host.systemd import from_environment
 from .service import Service, open_service
-from .systemd import from_environment
 
 log = logging.getLogger(__name__)
 

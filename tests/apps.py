@@ -9,11 +9,11 @@ from typing import Any
 
 from attrs import evolve
 
-from supervisor.build import node_path
 from supervisor.config import Limits, Pool
 from supervisor.config.model import App, Config, Isolation, Level
-from supervisor.isolation import Walls, open_isolation
-from supervisor.jail import Jail
+from supervisor.host.version import node_path
+from supervisor.jail.argv import Jail
+from supervisor.jail.walls import Walls, open_isolation
 from supervisor.service import HARNESS
 
 NODE = node_path(Config())

@@ -19,7 +19,7 @@ import trio
 from hypothesis import is_hypothesis_test
 
 from resources.stores.redis import Redis, open_redis
-from supervisor.scratch import LOCK
+from supervisor.host.scratch import LOCK
 
 from . import examples
 from .programs import FORKS

@@ -12,7 +12,7 @@ import trio
 from attrs import define, field
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from supervisor.websocket import open_websocket
+from supervisor.client.websocket import open_websocket
 
 Frame = dict[str, Any]
 PATIENCE = 120.0  # seconds until what does not come is given up, on however slow a machine

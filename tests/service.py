@@ -16,8 +16,8 @@ from attrs import field as attribute
 from supervisor import service as service_module
 from supervisor.config import load
 from supervisor.config.model import Isolation
-from supervisor.isolation import Walls, open_isolation
-from supervisor.probe import Probing, open_probing
+from supervisor.jail.probe import Probing, open_probing
+from supervisor.jail.walls import Walls, open_isolation
 from supervisor.service import HARNESS, Service, open_service
 
 from .apps import NODE, walls

@@ -13,7 +13,17 @@ from redis.retry import Retry
 from resources.stores.keyspace import script_keys
 from resources.stores.scripts import script
 
-from .store_proxy import StoreProxy, answer, cut, drip, garbage, half, late, refuse, store_proxy
+from .store_proxy import (
+    StoreProxy,
+    answer,
+    cut,
+    drip,
+    garbage,
+    half,
+    late,
+    refuse,
+    store_proxy,
+)
 
 
 @pytest.fixture

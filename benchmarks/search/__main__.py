@@ -25,9 +25,9 @@ from resources.stores.redis import Redis, open_redis
 from supervisor.config.model import SearchSettings
 from supervisor.config.units import Duration
 from supervisor.observe import NullObserver
-from supervisor.protocol import Request, encode_reply
+from supervisor.sandboxes.protocol import Request, encode_reply
 from supervisor.search import open_search
-from supervisor.valkey import open_valkey
+from supervisor.store.valkey import open_valkey
 
 from .engines import Fts5, RawTantivy, Whoosh, Xapian, quiet
 from .people import QUERIES, Asked, people

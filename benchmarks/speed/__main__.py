@@ -15,7 +15,16 @@ from tests.gateway_client import connect
 from tests.programs import Server, serve
 from tests.service import Folder
 
-from .measure import CORES, add_survey, cpu_of, drive, plain, private_dirty, spawned, survey
+from .measure import (
+    CORES,
+    add_survey,
+    cpu_of,
+    drive,
+    plain,
+    private_dirty,
+    spawned,
+    survey,
+)
 
 SECONDS = 4.0
 USERS = 16

@@ -17,8 +17,8 @@ import trio
 from attrs import define, field
 from trio_websocket import WebSocketConnection
 
-from supervisor.corked import Corked
-from supervisor.websocket import open_corked
+from supervisor.client.corked import Corked
+from supervisor.client.websocket import open_corked
 
 STEPS = ((None, "new"), ("1", "resume"), ("34", "resume"), ("1", "resume"))
 SETTLE = 5.0  # seconds that the last messages may take

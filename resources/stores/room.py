@@ -1,7 +1,7 @@
 """Room on the disk that the embedded store writes to. While less is left than is kept in reserve the store is not asked for what
 would take more: so it never meets a full disk, after which it takes no command at all, nor what ends the runs in progress.
 
-What is free is looked at once a second (supervisor/disk.py); in between, what is let through is counted. So nothing waits, and
+What is free is looked at once a second (supervisor/store/disk.py); in between, what is let through is counted. So nothing waits, and
 nothing is asked of the system, where a message comes in.
 """
 

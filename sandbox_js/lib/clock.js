@@ -1,5 +1,5 @@
 'use strict';
-// Another time than the real one, for runs that are played again (supervisor/replay.py).
+// Another time than the real one, for runs that are played again (supervisor/tools/replay.py).
 
 const vm = require('node:vm');
 

@@ -16,12 +16,12 @@ from starlette.routing import Route
 
 from resources.stores.redis import StoreError
 
-from .admin_guard import TRUSTED, Guard
-from .admin_io import DIGITS_MAX, answer, bad, encoded, list_answer, text_answer
-from .dispatcher import Dispatcher, Program
+from ..runs.dispatcher import Dispatcher, Program
+from ..sandboxes.limit_usage import parse_what_if
+from ..sandboxes.pool import Pool, SandboxStatus
+from .bodies import DIGITS_MAX, answer, bad, encoded, list_answer, text_answer
+from .guard import TRUSTED, Guard
 from .health import Check, Health
-from .pool import Pool, SandboxStatus
-from .usage import parse_what_if
 
 
 class HasRoutes(Protocol):

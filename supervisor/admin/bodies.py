@@ -17,7 +17,7 @@ from starlette.types import Send
 
 from resources.text import clean
 
-from .slices import in_slices
+from ..host.slices import in_slices
 from .strict_json import Wrong, parse
 
 BODY_MAX = 16 << 20  # bytes of a request

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .admin_io import answer
-from .build import describe
+from ..host.version import describe
+from .bodies import answer
 
-FOLDER = Path(__file__).with_name("console")
+FOLDER = Path(__file__).with_name("web")
 FILES = {
     "/": ("index.html", "text/html"),
     "/console.js": ("console.js", "text/javascript"),

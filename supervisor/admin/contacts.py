@@ -19,7 +19,17 @@ from resources.stores.contacts import Change, Contact, Contacts
 from resources.stores.search import ContactSearch, QueryError, SearchError
 from resources.text import clean
 
-from .admin_io import STEP, Room, answer, bad, encoded, list_answer, number_in, off_loop, read_object
+from .bodies import (
+    STEP,
+    Room,
+    answer,
+    bad,
+    encoded,
+    list_answer,
+    number_in,
+    off_loop,
+    read_object,
+)
 from .strict_json import problem_in
 
 PAGE, PAGE_MAX = 100, 1000

@@ -14,7 +14,7 @@ from resources.stores.deadletters import Letter, parse_id
 from resources.stores.journal import read_entry
 from resources.text import is_clean
 
-from .dead_letters import CannotRetry, DeadLetterBox, Line
+from ..runs.dead_letters import CannotRetry, DeadLetterBox, Line
 
 LIST_MAX = 1000
 RAW_MAX = 1 << 20  # bytes of what cannot be read that are shown

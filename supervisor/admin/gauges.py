@@ -16,12 +16,12 @@ from resources.stores.logbook import Logbook
 from resources.stores.redis import Redis
 from resources.stores.room import Room
 
-from .admin_io import off_loop
-from .config import Config
-from .dispatcher import Dispatcher
-from .pool import Pool
-from .slices import Slices
-from .usage import limit_of
+from ..config import Config
+from ..host.slices import Slices
+from ..runs.dispatcher import Dispatcher
+from ..sandboxes.limit_usage import limit_of
+from ..sandboxes.pool import Pool
+from .bodies import off_loop
 
 
 class HasConnections(Protocol):

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from .admin_io import answer
-from .console_admin import FILES
-from .http_port import KNOWN
+from ..ports.http import KNOWN
+from .bodies import answer
+from .console import FILES
 
 OPEN = ("/livez", "/readyz", *FILES)  # whoever can reach the port may see these
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")

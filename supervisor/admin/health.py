@@ -12,11 +12,11 @@ from attrs import frozen
 
 from resources.stores.redis import Redis
 
-from .config.model import App
-from .disk import Disk
-from .dispatcher import Dispatcher
-from .pool import Pool
-from .slices import in_slices
+from ..config.model import App
+from ..host.slices import in_slices
+from ..runs.dispatcher import Dispatcher
+from ..sandboxes.pool import Pool
+from ..store.disk import Disk
 
 DISK_LOW = 1 << 30
 QUEUE_FULL = 0.9  # of pool.queue

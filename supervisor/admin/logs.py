@@ -11,9 +11,9 @@ from starlette.routing import Route
 
 from resources.stores.logbook import Logbook, LogEntry
 
-from .admin_io import Room, Stream, bad, encode, list_answer, number_in
-from .dispatcher import Program
-from .slices import in_slices
+from ..host.slices import in_slices
+from ..runs.dispatcher import Program
+from .bodies import Room, Stream, bad, encode, list_answer, number_in
 
 LOGS_MAX = 10_000
 

@@ -14,9 +14,9 @@ from resources.contract import Refused
 from resources.stores.redis import StoreError
 from resources.stores.search import SearchError
 
-from .admin_io import answer, bad, off_loop, read_object
-from .dispatcher import Program
-from .push import AppGone, NoSuchGroup, Pushed, PushStopped
+from ..runs.dispatcher import Program
+from ..runs.push import AppGone, NoSuchGroup, Pushed, PushStopped
+from .bodies import answer, bad, off_loop, read_object
 from .strict_json import problem_in
 
 ADDRESSES_MAX = 100_000  # in one request

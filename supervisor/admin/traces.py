@@ -12,10 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from .admin_io import answer, bad, encoded, list_answer, number_in
-from .config.model import App
-from .history import History
-from .traces import Step, Trace
+from ..config.model import App
+from ..runs.history import History
+from ..runs.traces import Step, Trace
+from .bodies import answer, bad, encoded, list_answer, number_in
 
 LIST_MAX = 1000
 NAMED_MAX = 20  # apps in a hint

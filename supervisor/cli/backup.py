@@ -9,7 +9,14 @@ from typing import Any
 
 import click
 
-from .common import config_option, fail, json_option, load_or_exit, print_json, run_or_exit
+from .common import (
+    config_option,
+    fail,
+    json_option,
+    load_or_exit,
+    print_json,
+    run_or_exit,
+)
 
 
 @click.command()
@@ -21,7 +28,7 @@ def backup(*, file: Path | None, config_file: Path, as_json: bool) -> None:
 
     Config and apps are not in it: they are files, and backed up like all others.
     """
-    from ..backup import CannotBackUp, back_up
+    from ..tools.backup import CannotBackUp, back_up
 
     file = file or Path(f"jsbox-{datetime.now(UTC):%Y%m%d-%H%M%S}.tar")
     config, target = load_or_exit(config_file), file.absolute()
@@ -45,9 +52,9 @@ def backup(*, file: Path | None, config_file: Path, as_json: bool) -> None:
 @json_option
 def restore(*, file: Path, dry_run: bool, replace: bool, config_file: Path, as_json: bool) -> None:
     """Put a backup in the data directory of a server that does not run."""
-    from ..backup import CannotBackUp
-    from ..backup import restore as put_back
     from ..errors import CannotStart
+    from ..tools.backup import CannotBackUp
+    from ..tools.backup import restore as put_back
 
     config = load_or_exit(config_file)
     try:

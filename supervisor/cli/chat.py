@@ -8,10 +8,17 @@ from pathlib import Path
 import click
 from trio_websocket import HandshakeError
 
+from ..client.phone import Hung, Rejected, open_phone
 from ..config import Config
-from ..phone import Hung, Rejected, open_phone
 from .client import reachable
-from .common import EXIT_FAILED, EXIT_UNREACHABLE, config_option, fail, load_or_exit, run_or_exit
+from .common import (
+    EXIT_FAILED,
+    EXIT_UNREACHABLE,
+    config_option,
+    fail,
+    load_or_exit,
+    run_or_exit,
+)
 from .screen import Screen
 from .talk import Talk
 

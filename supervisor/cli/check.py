@@ -8,7 +8,13 @@ from pathlib import Path
 import click
 
 from ..config import InvalidConfig, load
-from .common import EXIT_CONFIG, config_option, json_option, load_or_exit, print_json
+from .common import (
+    EXIT_CONFIG,
+    config_option,
+    json_option,
+    load_or_exit,
+    print_json,
+)
 
 
 @click.command()

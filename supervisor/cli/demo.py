@@ -14,10 +14,10 @@ import click
 import trio
 from attrs import evolve, frozen
 
+from ..client.phone import Hung, Phone, Rejected, Turn, open_phone
 from ..config import Address, Config, load
 from ..config.model import Isolation, Level
-from ..phone import Hung, Phone, Rejected, Turn, open_phone
-from ..scratch import scratch_folder
+from ..host.scratch import scratch_folder
 from .common import isolation_option, run_or_exit, start_logging
 from .screen import Screen
 

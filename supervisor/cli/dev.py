@@ -11,12 +11,27 @@ import click
 import trio
 from attrs import frozen
 
-from ..config import Account, Address, App, Channel, Config, Http, InvalidConfig, Problem
+from ..client.phone import Hung, Rejected, open_phone
+from ..config import (
+    Account,
+    Address,
+    App,
+    Channel,
+    Config,
+    Http,
+    InvalidConfig,
+    Problem,
+)
 from ..config.checks import check
 from ..config.model import Isolation, Level
-from ..phone import Hung, Rejected, open_phone
-from ..scratch import scratch_folder
-from .common import EXIT_CONFIG, fail, isolation_option, run_or_exit, start_logging
+from ..host.scratch import scratch_folder
+from .common import (
+    EXIT_CONFIG,
+    fail,
+    isolation_option,
+    run_or_exit,
+    start_logging,
+)
 from .screen import Screen
 from .talk import Talk
 

@@ -10,7 +10,13 @@ import trio
 from attrs import asdict
 
 from ..config import Config
-from .common import EXIT_FAILED, config_option, json_option, load_or_exit, print_json
+from .common import (
+    EXIT_FAILED,
+    config_option,
+    json_option,
+    load_or_exit,
+    print_json,
+)
 
 MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "failed": ("FAILED", "red")}
 
@@ -29,9 +35,9 @@ def doctor(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
 
 
 async def _examine(config: Config, as_json: bool) -> bool:  # noqa: FBT001
-    from ..build import node_path
-    from ..doctor import examine
+    from ..host.version import node_path
     from ..service import HARNESS
+    from ..tools.doctor import examine
 
     checks = []
     async for check in examine(config, node_path(config), HARNESS):

@@ -18,7 +18,7 @@ from uuid import UUID, uuid5
 import msgspec
 from attrs import define, field
 
-from ..strict_json import parse, problem_in
+from ..admin.strict_json import parse, problem_in
 
 BATCH = 500  # lines
 BATCH_BYTES = 4 << 20

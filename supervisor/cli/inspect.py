@@ -10,7 +10,14 @@ from typing import Any
 import click
 
 from .client import admin_client, json_of
-from .common import EXIT_UNREACHABLE, config_option, fail, json_option, load_or_exit, print_json
+from .common import (
+    EXIT_UNREACHABLE,
+    config_option,
+    fail,
+    json_option,
+    load_or_exit,
+    print_json,
+)
 
 COLOURS = {
     "ERROR": "red",

@@ -12,7 +12,7 @@ from ..config import Config
 from ..config.locate import locate
 from ..config.model import App, Limits
 from ..config.units import show_duration, show_size
-from ..usage import LIMITS as MEASURED
+from ..sandboxes.limit_usage import LIMITS as MEASURED
 from .client import admin_client, json_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
 

@@ -11,9 +11,17 @@ import click
 import trio
 
 from ..config import Config, InvalidConfig
-from ..scratch import scratch_folder
+from ..host.scratch import scratch_folder
 from .client import reachable
-from .common import EXIT_CONFIG, EXIT_FAILED, EXIT_UNREACHABLE, config_option, fail, load_or_exit, run_or_exit
+from .common import (
+    EXIT_CONFIG,
+    EXIT_FAILED,
+    EXIT_UNREACHABLE,
+    config_option,
+    fail,
+    load_or_exit,
+    run_or_exit,
+)
 
 if TYPE_CHECKING:
     from ..load.run import Target

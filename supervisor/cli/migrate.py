@@ -7,7 +7,15 @@ from pathlib import Path
 import attrs
 import click
 
-from .common import EXIT_CONFIG, config_option, fail, json_option, load_or_exit, print_json, run_or_exit
+from .common import (
+    EXIT_CONFIG,
+    config_option,
+    fail,
+    json_option,
+    load_or_exit,
+    print_json,
+    run_or_exit,
+)
 
 
 @click.group()
@@ -28,8 +36,8 @@ def migrate() -> None:
 )
 def vxsandbox(*, file: Path, name: str | None, env_file: Path | None, output: Path | None) -> None:
     """Convert the YAML of a worker to a jsbox.toml. Every decision is told; a key that is not known is an error (exit code 3), and nothing is written."""
-    from ..migrate import CannotMigrate, read_env
-    from ..migrate import migrate as convert
+    from ..tools.migrate_config import CannotMigrate, read_env
+    from ..tools.migrate_config import migrate as convert
 
     try:
         environment = read_env(env_file.read_text("utf-8")) if env_file is not None else {}
@@ -67,7 +75,7 @@ def kv(
     """
     import redis as client
 
-    from ..migrate_kv import copy_kv
+    from ..tools.migrate_kv import copy_kv
 
     config = load_or_exit(config_file)
     if account not in config.account_names:

@@ -18,11 +18,18 @@ from resources.stores.recordings import Recording, decode
 from ..config import Config
 from ..config.model import App
 from .client import admin_client, json_of
-from .common import config_option, fail, json_option, load_or_exit, print_json, run_or_exit
+from .common import (
+    config_option,
+    fail,
+    json_option,
+    load_or_exit,
+    print_json,
+    run_or_exit,
+)
 from .inspect import harmless
 
 if TYPE_CHECKING:
-    from ..replay import Compared, Difference
+    from ..tools.replay import Compared, Difference
 
 SHOWN_MAX = 300  # characters of a value
 SIGNS = {
@@ -93,11 +100,11 @@ def _app(config: Config, name: str, source: Path | None) -> App:
 
 
 async def _play(recording: Recording, app: App, config: Config, as_json: bool) -> int:  # noqa: FBT001
-    from ..build import node_path
     from ..errors import BootFailed
-    from ..isolation import open_isolation
-    from ..replay import replay as play_again
+    from ..host.version import node_path
+    from ..jail.walls import open_isolation
     from ..service import HARNESS
+    from ..tools.replay import replay as play_again
 
     with open_isolation(config.isolation, node_path(config), HARNESS) as walls:
         await trio.to_thread.run_sync(walls.prepare, (app,))

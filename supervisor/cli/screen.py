@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from ..phone import Turn
+from ..client.phone import Turn
 
 WIDTH = 44
 

@@ -7,7 +7,7 @@ import sys
 import trio
 from attrs import frozen
 
-from ..phone import Phone, Rejected
+from ..client.phone import Phone, Rejected
 from .screen import Screen
 
 HELP = """\

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..build import describe
+from ..host.version import describe
 from .common import json_option, print_json
 
 

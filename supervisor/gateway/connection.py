@@ -24,8 +24,8 @@ from resources.stores.redis import StoreError
 
 from ..config.model import Channel
 from ..config.model import Gateway as GatewaySettings
-from ..dispatcher import Dispatcher, Program
 from ..observe import Observer
+from ..runs.dispatcher import Dispatcher, Program
 from . import frames
 from .outlet import Outlet
 from .socket import STUFFED, Closed, ServerSocket, TooBig, Violation

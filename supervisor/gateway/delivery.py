@@ -12,9 +12,9 @@ from attrs import define, field
 from resources.fence import keep_running
 from resources.stores.outbox import Outbox, Parcel
 
-from ..dispatcher import Ended, Then
 from ..observe import Observer
 from ..outcomes import Outcome
+from ..runs.dispatcher import Ended, Then
 from . import frames
 from .outlet import Outlet
 

@@ -6,8 +6,8 @@ import hashlib
 import hmac
 from urllib.parse import urlsplit
 
-from ..accepting import is_loopback
 from ..config.model import Channel
+from ..ports.accepting import is_loopback
 from . import frames
 from .connection import Connection, Refusal, Services
 from .socket import Request, ServerSocket, TooBig, Violation

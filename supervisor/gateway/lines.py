@@ -10,7 +10,7 @@ from attrs import define, field, frozen
 
 from resources.stores.outbox import Parcel
 
-from ..dispatcher import Then
+from ..runs.dispatcher import Then
 
 DONE_MAX = 10_000  # acknowledged parcels that are known again, should the store bring them back
 WINDOW_SIZE = 8 << 20  # bytes of parcels that a connection may have unacknowledged, whatever its window

@@ -21,8 +21,8 @@ from resources.fence import note
 from resources.stores.outbox import Outbox, Parcel, Struck
 from resources.stores.redis import StoreError
 
-from ..dispatcher import Then, nothing
 from ..observe import Observer
+from ..runs.dispatcher import Then, nothing
 from . import frames
 from .attempts import Attempts
 from .lines import Done, Item, Line, Notice, Receiver, Taker

@@ -15,7 +15,7 @@ from attrs import define, field
 
 from resources.fence import fence
 
-from ..accepting import Bounds, Door, Visit, affordable
+from ..ports.accepting import Bounds, Door, Visit, affordable
 from . import frames, greeting
 from .connection import Connection, Refusal, Services
 from .socket import Closed, ServerSocket

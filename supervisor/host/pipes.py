@@ -8,9 +8,9 @@ from contextlib import suppress
 import trio
 from attrs import define, field
 
-from .errors import SandboxGone
+from ..errors import SandboxGone
+from .lines import LineReader
 from .process import Process
-from .protocol import LineReader
 
 READ = 64 << 10  # bytes at once: what a pipe holds
 UNSENT_MAX = 1 << 20  # bytes; more, and whoever answers waits: the app does not read

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import trio
 from attrs import define, field
 
-from .config.units import Address
+from ..config.units import Address
 
 START_MORE_USEC = 60_000_000  # until the next word about a start
 FIRST_FD = 3  # SD_LISTEN_FDS_START

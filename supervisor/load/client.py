@@ -17,9 +17,9 @@ import trio
 from attrs import define, field
 from trio_websocket import ConnectionClosed, HandshakeError, WebSocketConnection
 
-from ..corked import Corked
+from ..client.corked import Corked
+from ..client.websocket import open_corked
 from ..errors import CannotStart
-from ..websocket import open_corked
 
 SUBPROTOCOL = "jsbox.v1"
 RECONNECT_SECONDS = 0.5

@@ -23,7 +23,7 @@ from ..config import Config, load
 from ..config.model import Http, Listen, RedisServer
 from ..config.units import Address
 from ..errors import CannotStart
-from ..process import Process, open_process
+from ..host.process import Process, open_process
 
 START_SECONDS = 30.0
 STOP_SECONDS = 40.0  # more than gateway.drain is by default

@@ -14,11 +14,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..accepting import Bounds
 from ..config.units import Address
-from ..http_port import open_http
-from ..listening import listen
-from ..systemd import Manager
+from ..host.systemd import Manager
+from ..ports.accepting import Bounds
+from ..ports.http import open_http
+from ..ports.listening import listen
 from .campaign import Reply, Stub
 
 BOUNDS = Bounds(10_000, 10_000)  # of connections: apps under load have many

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import trio
 
-from .config.units import Address
-from .errors import CannotStart
-from .systemd import Manager
+from ..config.units import Address
+from ..errors import CannotStart
+from ..host.systemd import Manager
 
 BACKLOG = 512  # clients that wait while nobody accepts, during a restart for one
 

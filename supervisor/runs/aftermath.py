@@ -15,10 +15,10 @@ from resources.stores.logbook import Logbook
 from resources.stores.outbox import FALLBACK, FIRST_REPLY, Outbox, OutboxFull, Slot
 from resources.stores.redis import StoreError
 
-from .config.model import App
-from .errors import SandboxFault
-from .observe import Observer
-from .outcomes import Outcome
+from ..config.model import App
+from ..errors import SandboxFault
+from ..observe import Observer
+from ..outcomes import Outcome
 
 ERROR = 40
 

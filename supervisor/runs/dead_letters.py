@@ -18,10 +18,10 @@ from resources.stores.journal import Entry, Left, read_entry
 from resources.stores.logbook import Logbook, Pen
 from resources.stores.redis import StoreError
 
+from ..observe import Observer, Phases
+from ..outcomes import Outcome
+from .aftermath import Words
 from .jobs import Ended, Program
-from .observe import Observer, Phases
-from .outcomes import Outcome
-from .words import Words
 
 ERROR = 40
 SHOWN_MAX = 1000  # characters of a reason

@@ -21,19 +21,19 @@ from resources.stores.journal import Entry, Journal
 from resources.stores.logbook import Logbook
 from resources.stores.outbox import Outbox
 
-from .config.model import App
+from ..config.model import App
+from ..observe import Observer
+from ..outcomes import Outcome
+from ..sandboxes.fairness import Turns
+from ..sandboxes.pool import Pool
+from .aftermath import Words
 from .dead_letters import DeadLetterBox
 from .handling import Handler
 from .history import History
 from .jobs import Ended, Job, Key, Program, Then, nothing
 from .lanes import Lanes, lane_of
-from .observe import Observer
-from .outcomes import Outcome
-from .pool import Pool
 from .recovery import Recovery
 from .router import Router
-from .turns import Turns
-from .words import Words
 
 TURNS = (os.cpu_count() or 1) + 1  # runs of all apps that begin together; the others wait for theirs
 TURN_SECONDS = 0.02  # that a run keeps others waiting: several times what an ordinary one takes

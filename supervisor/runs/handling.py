@@ -17,20 +17,20 @@ from resources.stores.journal import Entry, Journal
 from resources.stores.logbook import Logbook, Pen
 from resources.stores.redis import StoreError
 
-from .config.model import App
-from .errors import InternalError, LimitHit, SandboxFault
+from ..config.model import App
+from ..errors import InternalError, LimitHit, SandboxFault
+from ..observe import Observer, Phases
+from ..outcomes import Outcome
+from ..sandboxes.fairness import Turns
+from ..sandboxes.pool import Pool
+from ..sandboxes.protocol import ConsoleLine, Request
+from ..sandboxes.run import Reply, RunUse
+from ..sandboxes.sandbox import HEAPS, Sandbox
+from .aftermath import Words
 from .history import History
 from .jobs import Ended, Job, Program
-from .observe import Observer, Phases
-from .outcomes import Outcome
-from .pool import Pool
-from .protocol import ConsoleLine, Request
 from .router import INTERNAL, Router
-from .runs import Reply, RunUse
-from .sandbox import HEAPS, Sandbox
 from .traces import Trace
-from .turns import Turns
-from .words import Words
 
 INFO, WARNING, ERROR = 20, 30, 40
 MEMORY_EVERY = 16  # runs of a process between two looks at its memory

@@ -9,7 +9,7 @@ from attrs import frozen
 from resources.stores.journal import Entry
 from resources.stores.recordings import Exchange, Recording, Recordings
 
-from .config.model import App
+from ..config.model import App
 from .traces import STEPS_MAX, Trace, Traces
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from attrs import define, field, frozen
 
 from resources.stores.journal import Entry
 
-from .config.model import App
-from .outcomes import Outcome
+from ..config.model import App
+from ..outcomes import Outcome
 
 Key = tuple[str, str, str]
 """An entry of a journal: account, app and place."""

@@ -18,8 +18,8 @@ from resources.stores.allow import AllowList
 from resources.stores.egress import Policy
 from resources.stores.graphite import Target
 
-from .config import Config
-from .config.model import App
+from ..config import Config
+from ..config.model import App
 from .jobs import Program
 
 

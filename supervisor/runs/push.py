@@ -23,7 +23,7 @@ from resources.stores.optouts import OptOuts
 from resources.stores.redis import StoreError
 from resources.stores.search import ContactSearch, SearchError
 
-from .config.model import App
+from ..config.model import App
 from .dispatcher import Dispatcher
 
 BATCH = 100  # addresses put in line at once

@@ -16,9 +16,9 @@ from resources.fence import fence, note
 from resources.stores.redis import StoreError
 from resources.stores.room import NoRoom
 
-from .config.model import Limits
-from .observe import Observer
-from .protocol import Request
+from ..config.model import Limits
+from ..observe import Observer
+from ..sandboxes.protocol import Request
 
 ERROR = 40
 UNAVAILABLE = "the store cannot be reached at the moment"

@@ -19,9 +19,9 @@ from attrs import define, field
 
 from resources.fence import note
 
-from .config.model import Trace as Settings
-from .outcomes import Outcome
-from .protocol import ConsoleLine, Request
+from ..config.model import Trace as Settings
+from ..outcomes import Outcome
+from ..sandboxes.protocol import ConsoleLine, Request
 
 STEPS_MAX = 250  # of a run that is not recorded
 CONSOLE = "console"  # the name of a step that is a console line

@@ -15,8 +15,8 @@ from typing import Generic
 
 from attrs import define, field
 
-from .config.model import App
-from .errors import BootFailed
+from ..config.model import App
+from ..errors import BootFailed
 from .slots import Key, P, Request, Slot, Slots, State, Todo
 
 

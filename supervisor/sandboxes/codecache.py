@@ -12,10 +12,10 @@ from pathlib import Path
 import trio
 from attrs import evolve
 
-from .config.model import App
-from .errors import CannotStart
-from .isolation import Walls
-from .process import SpawnFailed, open_process
+from ..config.model import App
+from ..errors import CannotStart
+from ..host.process import SpawnFailed, open_process
+from ..jail.walls import Walls
 
 PROGRAM = "codecache.js"
 SECONDS = 30.0  # that it may take; it takes a third of a second

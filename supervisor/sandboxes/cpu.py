@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from attrs import define, field
 
-from .process import Process
-from .runs import Run
+from ..host.process import Process
+from .run import Run
 
 HUNGRY_SECONDS = 0.01  # of CPU between two looks; one that uses less waits for others, and need not take turns
 HEAVY_SECONDS = 0.05  # of CPU; a run that uses more gets what nobody else wants: ordinary ones use a few milliseconds

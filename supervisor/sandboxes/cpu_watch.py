@@ -10,9 +10,9 @@ from attrs import define, field
 
 from resources.fence import fence
 
-from .errors import SandboxFault
-from .outcomes import Outcome
-from .runs import INTERNAL
+from ..errors import SandboxFault
+from ..outcomes import Outcome
+from .run import INTERNAL
 from .sandbox import Sandbox
 
 CORES_FOR_HEAVY = max(1, (os.cpu_count() or 1) - 1)  # that starts, and runs that use much CPU, may keep busy

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from attrs import define, field, frozen
 
-from .config.model import App
-from .outcomes import Outcome
+from ..config.model import App
+from ..outcomes import Outcome
 
 CRASHES = frozenset({Outcome.BOOT, Outcome.CRASHED})
 HARMLESS = frozenset({Outcome.OK, Outcome.NO_REPLY, Outcome.SHUTDOWN, Outcome.KILLED_BY_OPERATOR, Outcome.HOST_OOM})

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import signal
 
-from .config.model import Limits
-from .errors import LimitHit, SandboxFault
-from .outcomes import Outcome
+from ..config.model import Limits
+from ..errors import LimitHit, SandboxFault
+from ..outcomes import Outcome
 
 OUT_OF_HEAP = re.compile(r"heap out of memory|Reached heap limit|invalid table size", re.IGNORECASE)
 OUT_OF_MEMORY = re.compile(

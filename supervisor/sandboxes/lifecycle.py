@@ -11,15 +11,15 @@ import trio
 
 from resources.fence import fence
 
-from .config.model import App
-from .errors import BootFailed, SandboxFault, SandboxGone
-from .jail import Jail, unheld
-from .outcomes import Outcome
-from .process import Process, SpawnFailed, open_process
-from .protocol import LineReader
-from .runs import INTERNAL
+from ..config.model import App
+from ..errors import BootFailed, SandboxFault, SandboxGone
+from ..host.lines import LineReader
+from ..host.pipes import Wire
+from ..host.process import Process, SpawnFailed, open_process
+from ..jail.argv import Jail, unheld
+from ..outcomes import Outcome
+from .run import INTERNAL
 from .sandbox import ENDED_SECONDS, Sandbox
-from .wire import Wire
 
 CAN_STAND_BACK = os.geteuid() == 0  # for as long as nobody waits: only root may take that back when somebody does
 LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr

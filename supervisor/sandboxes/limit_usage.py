@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import trio
 from attrs import define, field, frozen
 
-from .config.model import App, Limits
-from .config.units import parse_count, parse_duration, parse_size
+from ..config.model import App, Limits
+from ..config.units import parse_count, parse_duration, parse_size
 
 KEPT = 512  # newest values of one limit of one app
 CLOSE = 0.8  # of a limit; from here on the app's log says so

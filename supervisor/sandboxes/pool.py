@@ -17,21 +17,27 @@ from attrs import define, evolve, field, frozen
 
 from resources.fence import fence, keep_running
 
+from ..config.model import App
+from ..errors import (
+    AppFailed,
+    BootFailed,
+    CannotStart,
+    NotDelivered,
+    SandboxFault,
+)
+from ..jail.argv import Jail
+from ..observe import Observer
+from ..outcomes import Outcome
 from .assignment import Assignment
-from .config.model import App
 from .cpu_watch import CORES_FOR_HEAVY, CpuWatch
-from .crashes import CrashLoops
-from .errors import AppFailed, BootFailed, CannotStart, NotDelivered, SandboxFault
-from .hold import CAN_STAND_BACK, adopt, hold
-from .jail import Jail
-from .observe import Observer
-from .outcomes import Outcome
-from .runs import INTERNAL
+from .crash_loops import CrashLoops
+from .fairness import Turns
+from .lifecycle import CAN_STAND_BACK, adopt, hold
+from .limit_usage import Usage
+from .run import INTERNAL
 from .sandbox import Sandbox, with_another
 from .slots import Request, Slot, State, Todo
 from .spares import Spares
-from .turns import Turns
-from .usage import Usage
 
 BOOT_TURN = 0.5  # seconds that a start keeps others waiting
 TEND = 1.0  # seconds between two looks at idle ones

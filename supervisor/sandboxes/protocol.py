@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from attrs import define, field, frozen
+from attrs import frozen
 
 from resources.text import is_deeper
 
-from .errors import ProtocolViolation
+from ..errors import ProtocolViolation
 
 NAME_MAX = 200  # characters of a command's name; of a longer one, which nothing answers, as many are kept
 ID_MAX = 64  # characters of a cmd_id
@@ -71,38 +71,6 @@ class Turn:
 
 
 Frame = Ready | Request | ConsoleLine | Failed | Done | Turn
-
-
-@define
-class LineReader:
-    """Splits a byte stream into lines; holds at most one line of `line_max` bytes that has not ended."""
-
-    line_max: int
-    _rest: bytearray = field(factory=bytearray, init=False)
-
-    @property
-    def has_rest(self) -> bool:
-        """Whether a line has begun that has not ended."""
-        return bool(self._rest)
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that these bytes complete, without their newlines.
-
-        Raises:
-            ProtocolViolation: A line is longer than it may be.
-        """
-        size = len(self._rest) + len(data)
-        lines = data.split(b"\n")
-        if self._rest and len(lines) > 1:
-            self._rest += lines[0]
-            lines[0] = bytes(self._rest)
-            self._rest.clear()
-        self._rest += lines.pop()
-        if size > self.line_max:
-            longest = max(len(self._rest), max(map(len, lines), default=0))
-            if longest > self.line_max:
-                raise ProtocolViolation(f"limits.line = {self.line_max} bytes, measured a line of {longest} or more")
-        return lines
 
 
 def _float(text: str) -> float:

@@ -12,11 +12,17 @@ from attrs import define, field, frozen
 
 from resources.fence import fence, note
 
-from .config.model import Limits
-from .errors import AppFailed, LimitHit, ProtocolViolation, SandboxFault, SandboxGone
-from .outcomes import Outcome
+from ..config.model import Limits
+from ..errors import (
+    AppFailed,
+    LimitHit,
+    ProtocolViolation,
+    SandboxFault,
+    SandboxGone,
+)
+from ..host.pipes import Wire
+from ..outcomes import Outcome
 from .protocol import ConsoleLine, Failed, Frame, Request, encode_reply
-from .wire import Wire
 
 BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
 INTERNAL = "internal error"

@@ -19,9 +19,8 @@ from attrs import define, field
 
 from resources.fence import fence, note
 
-from .config.model import App, Limits
-from .cpu import Cpu
-from .errors import (
+from ..config.model import App, Limits
+from ..errors import (
     AppFailed,
     LimitHit,
     NotDelivered,
@@ -29,10 +28,12 @@ from .errors import (
     SandboxFault,
     SandboxGone,
 )
+from ..host.pipes import Wire
+from ..host.process import Process
+from ..jail.argv import cpu_rlimit
+from ..outcomes import Outcome
+from .cpu import Cpu
 from .exits import classify_exit
-from .jail import cpu_rlimit
-from .outcomes import Outcome
-from .process import Process
 from .protocol import (
     ConsoleLine,
     Done,
@@ -46,8 +47,7 @@ from .protocol import (
     parse_named,
     wrong_run,
 )
-from .runs import INTERNAL, Answer, Run, RunUse
-from .wire import Wire
+from .run import INTERNAL, Answer, Run, RunUse
 
 PAST = 64  # runs that ended, of which a late line is known
 HEAPS = 8  # measurements of which the smallest is what is alive of the heap, the rest garbage

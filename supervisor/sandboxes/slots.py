@@ -8,8 +8,8 @@ from typing import Generic, Protocol, TypeVar
 
 from attrs import define, field
 
-from .config.model import App
-from .errors import BootFailed
+from ..config.model import App
+from ..errors import BootFailed
 
 Key = tuple[str, str]
 """An app and its generation: a run takes a process of its own."""

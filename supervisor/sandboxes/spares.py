@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Mapping
 import trio
 from attrs import define, field
 
-from .config.model import App
-from .errors import BootFailed
+from ..config.model import App
+from ..errors import BootFailed
 
 AFTER = 0.5  # seconds after one was taken that the next is started: whoever took it has its first run now
 SETTLE = 2.0  # seconds after a reload that wants others: all apps may be starting new processes now

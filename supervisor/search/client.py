@@ -33,9 +33,9 @@ from resources.stores.search.process import WORKERS
 
 from ..config.model import SearchSettings
 from ..errors import CannotStart
+from ..host.process import SpawnFailed
 from ..observe import Observer
-from ..process import SpawnFailed
-from .running import ARGV, Ended, Question, Running, open_running
+from .keeper import ARGV, Ended, Question, Running, open_running
 
 PER_ACCOUNT = 2  # questions of one account that are worked on at a time; more wait
 PAUSE = (0.02, 5.0)  # seconds between restarts: first, and most, where the process answers nothing before it ends

@@ -15,11 +15,11 @@ from attrs import define, field
 
 from resources.stores.search import wire
 
-from .. import oom
 from ..errors import SandboxGone
-from ..process import Process, open_process
-from ..protocol import LineReader
-from ..wire import Wire
+from ..host import oom
+from ..host.lines import LineReader
+from ..host.pipes import Wire
+from ..host.process import Process, open_process
 
 ARGV = (sys.executable, "-m", "resources.stores.search.process")
 LINE_MAX = 64 << 20  # bytes of an answer: a page of keys of any length

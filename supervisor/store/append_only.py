@@ -20,7 +20,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from .aof_scan import Scan, scan
+from .append_only_scan import Scan, scan
 
 FOLDER, MANIFEST = "appendonlydir", "appendonly.aof.manifest"  # as Valkey calls them by default
 DAMAGED = "damaged"  # in the server's folder: one folder for each repair

@@ -11,9 +11,9 @@ from attrs import frozen
 from resources.stores.redis import Redis, StoreError, open_redis
 from resources.stores.room import Room
 
-from .config import Config
+from ..config import Config
+from ..errors import CannotStart
 from .disk import Disk
-from .errors import CannotStart
 from .patience import is_loading, until_answered
 from .valkey import FOLDER, FROM_WITHIN, lock_data_dir, open_valkey
 

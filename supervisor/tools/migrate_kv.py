@@ -15,8 +15,8 @@ from redis.retry import Retry
 from resources.stores.keyspace import Keyspace, KeyspaceFull, Quota
 from resources.stores.redis import Redis, open_redis
 
-from .config import Config
-from .valkey import reach_valkey
+from ..config import Config
+from ..store.valkey import reach_valkey
 
 PAGE = 500
 SECONDS = 30.0

@@ -18,15 +18,15 @@ from attrs import define, evolve, field, frozen
 from resources.messages import is_session_start
 from resources.stores.recordings import Exchange, Recording
 
-from .config.model import App
-from .errors import LimitHit, SandboxFault
-from .hold import hold_sandbox
-from .isolation import Walls
-from .outcomes import Outcome
-from .protocol import ConsoleLine, Request
-from .runs import Reply
-from .sandbox import Sandbox
-from .traces import CONSOLE
+from ..config.model import App
+from ..errors import LimitHit, SandboxFault
+from ..jail.walls import Walls
+from ..outcomes import Outcome
+from ..runs.traces import CONSOLE
+from ..sandboxes.lifecycle import hold_sandbox
+from ..sandboxes.protocol import ConsoleLine, Request
+from ..sandboxes.run import Reply
+from ..sandboxes.sandbox import Sandbox
 
 TICK = 0.05  # seconds between two looks at the CPU time
 WHOLE = {Outcome.OK, Outcome.NO_REPLY, Outcome.APP_ERROR}  # outcomes of runs that came to their own end

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from supervisor.config import Config, InvalidConfig, load
 from supervisor.config.convert import PIECES, SECTIONS, TABLES
 from supervisor.config.plan import plan
-from supervisor.dispatcher import Program
-from supervisor.jail import compiled_name, rlimits_of
-from supervisor.programs import address_class, program_of
-from supervisor.protocol import encode_config, encode_initialize
+from supervisor.jail.argv import compiled_name, rlimits_of
+from supervisor.runs.dispatcher import Program
+from supervisor.runs.programs import address_class, program_of
+from supervisor.sandboxes.protocol import encode_config, encode_initialize
 
 FILES = (
     "x.js",

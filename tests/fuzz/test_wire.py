@@ -11,7 +11,8 @@ import hypothesis.strategies as st
 from hypothesis import example, given
 
 from supervisor.errors import ProtocolViolation
-from supervisor.protocol import LineReader, Request, encode_reply, parse, parse_named
+from supervisor.host.lines import LineReader
+from supervisor.sandboxes.protocol import Request, encode_reply, parse, parse_named
 
 from ..examples import examples
 from ..lag import step_bound

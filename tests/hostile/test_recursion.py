@@ -8,8 +8,8 @@ import pytest
 import trio
 
 from supervisor.config.model import Level
-from supervisor.hold import hold_sandbox
-from supervisor.sandbox import Sandbox
+from supervisor.sandboxes.lifecycle import hold_sandbox
+from supervisor.sandboxes.sandbox import Sandbox
 
 from ..apps import make_app, walls
 from ..gateway_client import PATIENCE

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from supervisor.backup import CannotBackUp, restore
 from supervisor.config import load
+from supervisor.tools.backup import CannotBackUp, restore
 
 from ..gateway_client import connect
 from ..programs import Server, jsbox, serve
@@ -156,8 +156,8 @@ async def test_a_restore_that_cannot_be_written_leaves_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of the backup is written before anything is moved."""
-    from supervisor import backup
     from supervisor.config import load
+    from supervisor.tools import backup
 
     here = host(tmp_path / "here")
     file = tmp_path / "backup.tar"

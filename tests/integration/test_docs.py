@@ -134,8 +134,8 @@ def test_the_readme_shows_the_defaults() -> None:
 
 async def test_every_path_of_the_admin_port_is_documented_and_no_other(tmp_path: Path) -> None:
     """docs/admin.md: the table is the list of routes."""
-    from supervisor.admin import admin_app
-    from supervisor.console_admin import FILES
+    from supervisor.admin.app import admin_app
+    from supervisor.admin.console import FILES
 
     text = (DOCS / "admin.md").read_text("utf-8")
     documented = {(verb, path) for verb, path in re.findall(r"^\| `(GET|POST|DELETE) ([^`? ]+)", text, re.MULTILINE)}

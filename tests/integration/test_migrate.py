@@ -12,7 +12,7 @@ import redis
 import trio
 
 from supervisor.config import load
-from supervisor.migrate import CannotMigrate, migrate, read_env
+from supervisor.tools.migrate_config import CannotMigrate, migrate, read_env
 
 from ..gateway_client import connect
 from ..programs import jsbox, serve

@@ -14,7 +14,7 @@ import trio
 
 from resources.messages import complete_message
 from resources.stores.journal import Entry
-from supervisor import recovery
+from supervisor.runs import recovery
 from supervisor.service import Service
 
 from ..gateway_client import Client, connect

@@ -13,8 +13,8 @@ import trio
 
 from resources import fence
 from supervisor.config import Config
-from supervisor.isolation import Walls
-from supervisor.pool import Pool
+from supervisor.jail.walls import Walls
+from supervisor.sandboxes.pool import Pool
 from supervisor.service import Service
 
 from ..gateway_client import PATIENCE, connect

@@ -23,8 +23,8 @@ from resources.stores.redis import Unavailable
 from supervisor import service as service_module
 from supervisor.config import load
 from supervisor.errors import CannotStart
-from supervisor.patience import until_answered
 from supervisor.service import open_service
+from supervisor.store.patience import until_answered
 
 from ..gateway_client import connect
 from ..programs import JSBOX, READY

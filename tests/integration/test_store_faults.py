@@ -25,7 +25,18 @@ from supervisor.service import Service
 
 from ..gateway_client import Client, connect
 from ..service import Folder, eventually, running
-from ..store_proxy import REFUSALS, Act, StoreProxy, cut, drip, garbage, half, late, refuse, store_proxy
+from ..store_proxy import (
+    REFUSALS,
+    Act,
+    StoreProxy,
+    cut,
+    drip,
+    garbage,
+    half,
+    late,
+    refuse,
+    store_proxy,
+)
 
 SECONDS = 30.0  # that anything here may take on a busy machine
 

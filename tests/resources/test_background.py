@@ -24,10 +24,10 @@ from resources.stores.logbook import Logbook
 from resources.stores.recordings import Exchange, Recording, Recordings, decode
 from resources.stores.redis import Redis, StoreError, open_redis
 from resources.stores.statistics import Statistics
-from supervisor import reporting
+from supervisor import conversation_metrics as reporting
 from supervisor.config.model import App, Metrics
 from supervisor.config.units import Address
-from supervisor.reporting import ConversationReporter
+from supervisor.conversation_metrics import ConversationReporter
 
 from ..service import eventually
 from ..store_proxy import REFUSALS, StoreProxy, cut, garbage, refuse, store_proxy

@@ -16,7 +16,16 @@ import trustme
 from resources.stores.egress import Egress, Policy, open_egress
 
 from .proxy_server import proxy_server
-from .raw_server import CHUNKED, Reply, get, is_idle, no_socket_left, plain, policy, raw_server
+from .raw_server import (
+    CHUNKED,
+    Reply,
+    get,
+    is_idle,
+    no_socket_left,
+    plain,
+    policy,
+    raw_server,
+)
 from .test_hostile_answers import HOSTILE
 
 Way = Callable[[ssl.SSLContext], AsyncIterator[tuple[str, Policy]]]

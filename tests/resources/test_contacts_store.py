@@ -11,8 +11,20 @@ from attrs import define, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.contact_fields import added_entries, changed_contact, new_contact, replaced_contact
-from resources.stores.contacts import EXTRAS, SUBSCRIPTIONS, Change, Contact, ContactLimit, Contacts
+from resources.contact_fields import (
+    added_entries,
+    changed_contact,
+    new_contact,
+    replaced_contact,
+)
+from resources.stores.contacts import (
+    EXTRAS,
+    SUBSCRIPTIONS,
+    Change,
+    Contact,
+    ContactLimit,
+    Contacts,
+)
 from resources.stores.groups import Groups, SeveralGroups, TooManyGroups
 from resources.stores.redis import Redis, open_redis
 

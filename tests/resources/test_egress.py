@@ -13,7 +13,14 @@ import pytest
 import trio
 import trustme
 
-from resources.stores.egress import Egress, EgressError, Forbidden, Policy, TooLarge, open_egress
+from resources.stores.egress import (
+    Egress,
+    EgressError,
+    Forbidden,
+    Policy,
+    TooLarge,
+    open_egress,
+)
 
 from ..echo_server import echo_server
 from .raw_server import policy

@@ -15,7 +15,17 @@ from resources.stores.egress import Egress, EgressError, open_egress
 from resources.stores.egress.client import CONNECTIONS
 from resources.stores.egress.kept import KEEP_ALIVE, KEPT_MAX
 
-from .raw_server import LOCAL, OK, Reply, get, is_idle, no_socket_left, plain, policy, raw_server
+from .raw_server import (
+    LOCAL,
+    OK,
+    Reply,
+    get,
+    is_idle,
+    no_socket_left,
+    plain,
+    policy,
+    raw_server,
+)
 
 ANSWER = plain(b"ok")
 

@@ -6,7 +6,15 @@ import re
 
 import pytest
 
-from resources.messages import complete_event, complete_message, delivery_class, for_app, push_trigger, reply, send
+from resources.messages import (
+    complete_event,
+    complete_message,
+    delivery_class,
+    for_app,
+    push_trigger,
+    reply,
+    send,
+)
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}")
 FIELDS = {

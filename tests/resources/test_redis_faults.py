@@ -18,11 +18,30 @@ from resources.stores.condition import STANDS_SECONDS, Condition
 from resources.stores.direct import Command
 from resources.stores.keyspace import script_keys
 from resources.stores.link import NodeLink
-from resources.stores.redis import NotEncodable, Redis, StoreError, StoreRefused, Unavailable, open_redis
+from resources.stores.redis import (
+    NotEncodable,
+    Redis,
+    StoreError,
+    StoreRefused,
+    Unavailable,
+    open_redis,
+)
 from resources.stores.scripts import all_scripts, script
 
 from ..service import eventually
-from ..store_proxy import REFUSALS, Act, StoreProxy, answer, cut, drip, garbage, half, late, refuse, store_proxy
+from ..store_proxy import (
+    REFUSALS,
+    Act,
+    StoreProxy,
+    answer,
+    cut,
+    drip,
+    garbage,
+    half,
+    late,
+    refuse,
+    store_proxy,
+)
 
 EXTRA = answer(b"+OK\r\n+another\r\n")
 

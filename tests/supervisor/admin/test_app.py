@@ -15,8 +15,8 @@ import trio
 
 from supervisor.service import Service
 
-from ..gateway_client import connect
-from ..service import ECHO, Folder, eventually, running
+from ...gateway_client import connect
+from ...service import ECHO, Folder, eventually, running
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import httpx2 as httpx
 import pytest
 import trio
 
-from supervisor.console_admin import FILES, FOLDER
+from supervisor.admin.console import FILES, FOLDER
 
-from ..gateway_client import PATIENCE, connect
-from ..programs import chromium
-from ..service import ECHO, Folder, running
+from ...gateway_client import PATIENCE, connect
+from ...programs import chromium
+from ...service import ECHO, Folder, running
 
 
 @pytest.fixture

@@ -8,10 +8,11 @@ import httpx2 as httpx
 import pytest
 import trio
 
-from supervisor import disk, health
+from supervisor.admin import health
+from supervisor.store import disk
 
-from ..gateway_client import connect
-from ..service import ECHO, Folder, eventually, running
+from ...gateway_client import connect
+from ...service import ECHO, Folder, eventually, running
 
 DYING = "while (true) { api.log_info(new Array(10000).join('x')); }"
 

@@ -16,14 +16,14 @@ import trio
 from resources import fence
 from resources.stores.contacts import Change
 from resources.text import clean
-from supervisor.admin_io import BODY_MAX, PAGE_BYTES
-from supervisor.pool import Pool
+from supervisor.admin.bodies import BODY_MAX, PAGE_BYTES
+from supervisor.admin.strict_json import Wrong, parse, problem_in
+from supervisor.sandboxes.pool import Pool
 from supervisor.service import Service
-from supervisor.strict_json import Wrong, parse, problem_in
 
-from ..gateway_client import connect
-from ..lag import lag, step_bound
-from ..service import ECHO, Folder, running
+from ...gateway_client import connect
+from ...lag import lag, step_bound
+from ...service import ECHO, Folder, running
 
 CONTACTS = "/v1/accounts/acct/contacts"
 PUSH = "/v1/apps/phone/push"

@@ -16,10 +16,10 @@ from click.testing import CliRunner
 from supervisor.cli import jsbox
 from supervisor.config import Config, InvalidConfig, load
 from supervisor.config.bounds import line_too_deep
-from supervisor.programs import program_of
-from supervisor.protocol import encode_config, encode_initialize
+from supervisor.runs.programs import program_of
+from supervisor.sandboxes.protocol import encode_config, encode_initialize
 
-from ..programs import jsbox as run_jsbox
+from ...programs import jsbox as run_jsbox
 
 APP = '[apps.x]\naccount = "a"\njavascript = "x.js"\n'
 

@@ -11,12 +11,12 @@ from resources.stores.identity import Sender
 from resources.stores.outbox import Outbox
 from resources.stores.redis import StoreError, open_redis
 from resources.stores.statistics import Statistics
-from supervisor.phone import open_phone
+from supervisor.client.phone import open_phone
 from supervisor.service import Service
 
-from ..gateway_client import Client, connect
-from ..service import ECHO, Folder, running
-from .test_gateway import inbound
+from ...gateway_client import Client, connect
+from ...service import ECHO, Folder, running
+from .test_server import inbound
 
 
 async def test_what_is_not_acknowledged_comes_again(service: Service) -> None:

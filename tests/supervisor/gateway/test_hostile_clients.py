@@ -19,14 +19,14 @@ from resources.fence import tally
 from resources.messages import send
 from resources.stores.identity import Sender
 from resources.stores.redis import StoreRefused
-from supervisor import accepting
 from supervisor.gateway import connection, greeting
 from supervisor.gateway.connection import Connection
 from supervisor.gateway.socket import STUFFED
+from supervisor.ports import accepting
 from supervisor.service import Service
 
-from ..gateway_client import connect
-from ..service import ECHO, Folder, eventually, running
+from ...gateway_client import connect
+from ...service import ECHO, Folder, eventually, running
 
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 UPGRADE = b"GET /v1 HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" + KEY

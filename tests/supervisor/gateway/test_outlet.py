@@ -23,8 +23,8 @@ from supervisor.gateway import outlet as outlet_module
 from supervisor.gateway.outlet import Outlet
 from supervisor.observe import NullObserver
 
-from ..service import eventually
-from ..store_proxy import refuse, store_proxy
+from ...service import eventually
+from ...store_proxy import refuse, store_proxy
 
 SENDER = Sender("acct", "app")
 

@@ -10,8 +10,8 @@ from wsproto import events
 from supervisor.gateway import connection
 from supervisor.service import Service
 
-from ..gateway_client import PATIENCE, connect
-from ..service import eventually
+from ...gateway_client import PATIENCE, connect
+from ...service import eventually
 
 PINGS = 3
 

@@ -10,13 +10,13 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed, HandshakeError
 
+from supervisor.client.websocket import open_websocket
 from supervisor.gateway import greeting
 from supervisor.service import Service
-from supervisor.websocket import open_websocket
 
-from ..gateway_client import connect
-from ..service import ECHO, REPLY, Folder, running
-from .conftest import TOKEN
+from ...gateway_client import connect
+from ...service import ECHO, REPLY, Folder, running
+from ..conftest import TOKEN
 
 
 def inbound(message_id: str, **fields: Any) -> dict[str, Any]:

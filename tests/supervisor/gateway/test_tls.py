@@ -14,9 +14,9 @@ import trustme
 
 from supervisor.config import InvalidConfig, load
 
-from .. import gateway_client
-from ..programs import free_ports, jsbox, serve
-from ..service import ECHO, Folder
+from ... import gateway_client
+from ...programs import free_ports, jsbox, serve
+from ...service import ECHO, Folder
 
 
 @pytest.fixture

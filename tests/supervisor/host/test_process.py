@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from supervisor.process import OOM_SCORE, SpawnFailed, open_process
+from supervisor.host.process import OOM_SCORE, SpawnFailed, open_process
 
 CAT = ["/bin/cat"]
 
@@ -120,7 +120,7 @@ async def test_no_more_processes_is_a_failed_spawn_that_may_be_tried_again(tmp_p
         "        print(failed, failed.is_final)\n"
         "trio.run(main)\n"
     )
-    root = str(Path(__file__).parents[2])
+    root = str(Path(__file__).parents[3])
     done = await trio.run_process([sys.executable, "-c", code, root], capture_stdout=True)
     assert done.stdout.decode().strip() == "cannot start /bin/cat: Resource temporarily unavailable False"
 

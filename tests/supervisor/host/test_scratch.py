@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.scratch import remove_leftovers, scratch_folder
+from supervisor.host.scratch import remove_leftovers, scratch_folder
 
 HOLDER = "import time\nfrom supervisor.scratch import scratch_folder\nwith scratch_folder('test') as folder:\n    (folder / 'x').write_text('')\n    print(folder, flush=True)\n    time.sleep(60)\n"
 

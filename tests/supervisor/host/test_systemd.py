@@ -20,13 +20,13 @@ import trio
 from trio.testing import MockClock
 
 from supervisor.config.units import Address
-from supervisor.systemd import Manager, from_environment
+from supervisor.host.systemd import Manager, from_environment
 
-from ..gateway_client import PATIENCE, connect
-from ..programs import JSBOX, READY, free_ports, systemd_analyze
-from ..service import ECHO, Folder
+from ...gateway_client import PATIENCE, connect
+from ...programs import JSBOX, READY, free_ports, systemd_analyze
+from ...service import ECHO, Folder
 
-EXTRAS = Path(__file__).parents[2] / "supervisor" / "extras"
+EXTRAS = Path(__file__).parents[3] / "supervisor" / "extras"
 # As systemd passes them: from descriptor 3 on, and with the process id that they are meant for.
 PASSING = 'export LISTEN_PID=$$; exec "$@" '
 

@@ -12,17 +12,18 @@ import pytest
 import trio
 from attrs import evolve
 
-from supervisor import doctor, isolation
 from supervisor.config.model import Config, Isolation
 from supervisor.errors import BootFailed, CannotStart
-from supervisor.hold import hold_sandbox
-from supervisor.isolation import LAUNCHER, Stage, inspect_host, open_isolation
-from supervisor.jail import Place, jail, unheld
-from supervisor.probe import Probing, probe
+from supervisor.jail import walls as isolation
+from supervisor.jail.argv import Place, jail, unheld
+from supervisor.jail.probe import Probing, probe
+from supervisor.jail.walls import LAUNCHER, Stage, inspect_host, open_isolation
+from supervisor.sandboxes.lifecycle import hold_sandbox
 from supervisor.service import HARNESS
+from supervisor.tools import doctor
 
-from ..apps import NODE, make_app, walls
-from ..programs import bubblewrap, jsbox, zig
+from ...apps import NODE, make_app, walls
+from ...programs import bubblewrap, jsbox, zig
 
 PLACE = Place(
     "standard",
@@ -148,7 +149,7 @@ def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
     """With the compiler of the build."""
     if shutil.which("cc") is None:
         pytest.skip("there is no cc; test_the_launcher_is_portable has a compiler of its own")
-    source = LAUNCHER.with_name("jail.c")
+    source = LAUNCHER.with_name("launcher.c")
     argv = ["cc", "-static", "-Os", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "jail", source]
     subprocess.run(argv, check=True, timeout=60)
 
@@ -159,7 +160,7 @@ def test_the_launcher_is_portable(machine: str, tmp_path: Path) -> None:
     """Both kinds of processors, musl, and another compiler: no warnings, and a static program."""
     command, env = zig(tmp_path / "zig")
     flags = ["-target", f"{machine}-linux-musl", "-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror"]
-    source = LAUNCHER.with_name("jail.c")
+    source = LAUNCHER.with_name("launcher.c")
     subprocess.run([*command, *flags, "-o", tmp_path / "jail", source], check=True, env=env, timeout=300)
     image = (tmp_path / "jail").read_bytes()
     assert image[:4] == b"\x7fELF"

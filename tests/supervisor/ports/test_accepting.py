@@ -12,8 +12,17 @@ import trio
 import trio.testing
 
 from resources.fence import tally
-from supervisor import accepting
-from supervisor.accepting import GRACE_SECONDS, Bounds, Door, Visit, affordable, counted_as, is_loopback, turn_away
+from supervisor.ports import accepting
+from supervisor.ports.accepting import (
+    GRACE_SECONDS,
+    Bounds,
+    Door,
+    Visit,
+    affordable,
+    counted_as,
+    is_loopback,
+    turn_away,
+)
 
 
 @pytest.fixture

@@ -22,13 +22,14 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from resources import fence
-from supervisor import http_connection, http_port
-from supervisor.accepting import Bounds
-from supervisor.admin_io import Stream
-from supervisor.http_head import Unacceptable, parse_head
-from supervisor.http_port import BOUNDS, KNOWN, open_http
+from supervisor.admin.bodies import Stream
+from supervisor.ports import http as http_port
+from supervisor.ports import http_connection
+from supervisor.ports.accepting import Bounds
+from supervisor.ports.http import BOUNDS, KNOWN, open_http
+from supervisor.ports.http_head import Unacceptable, parse_head
 
-from ..lag import lag, step_bound
+from ...lag import lag, step_bound
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

@@ -13,8 +13,8 @@ from resources.stores.statistics import STATUS
 from supervisor.gateway import frames
 from supervisor.service import Service
 
-from ..gateway_client import connect
-from ..service import REPLY, Folder, running
+from ...gateway_client import connect
+from ...service import REPLY, Folder, running
 
 
 def nested(levels: int, inner: str = "1") -> str:

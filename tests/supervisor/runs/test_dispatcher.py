@@ -16,20 +16,20 @@ from resources import fence
 from resources.messages import complete_message
 from resources.stores.journal import Entry, Journal
 from resources.stores.redis import StoreRefused
-from supervisor import handling
 from supervisor.gateway.delivery import Deliveries
-from supervisor.history import History
 from supervisor.observe import PrometheusObserver
 from supervisor.outcomes import Outcome
-from supervisor.pool import Pool
-from supervisor.router import Router
+from supervisor.runs import handling
+from supervisor.runs.aftermath import Words
+from supervisor.runs.history import History
+from supervisor.runs.router import Router
+from supervisor.runs.traces import Trace
+from supervisor.sandboxes.fairness import Turns
+from supervisor.sandboxes.pool import Pool
 from supervisor.service import Service
-from supervisor.traces import Trace
-from supervisor.turns import Turns
-from supervisor.words import Words
 
-from ..gateway_client import connect
-from ..service import ECHO, Folder, eventually, running
+from ...gateway_client import connect
+from ...service import ECHO, Folder, eventually, running
 
 ERRORS: list[Callable[[], Exception]] = [
     lambda: KeyError("no such thing"),

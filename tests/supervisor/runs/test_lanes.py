@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.lanes import Lanes
+from supervisor.runs.lanes import Lanes
 
 
 def test_one_at_a_time_and_in_order() -> None:

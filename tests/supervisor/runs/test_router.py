@@ -16,8 +16,8 @@ from resources.convert import Json, parameter, strict_converter
 from resources.stores.redis import Unavailable
 from supervisor.config import Limits
 from supervisor.observe import NullObserver
-from supervisor.protocol import Request
-from supervisor.router import Router, build_table
+from supervisor.runs.router import Router, build_table
+from supervisor.sandboxes.protocol import Request
 
 
 @frozen

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from supervisor.config.model import Trace as Settings
 from supervisor.outcomes import Outcome
-from supervisor.protocol import Request
-from supervisor.traces import STEPS_MAX, Trace, Traces, note_of
+from supervisor.runs.traces import STEPS_MAX, Trace, Traces, note_of
+from supervisor.sandboxes.protocol import Request
 
 SETTINGS = Settings(runs=3, notable=2, slow=1.0)
 

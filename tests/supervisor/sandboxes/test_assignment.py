@@ -11,12 +11,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from supervisor.assignment import Assignment
 from supervisor.config.model import App
 from supervisor.errors import BootFailed
-from supervisor.slots import Request, Slot, State, Todo
+from supervisor.sandboxes.assignment import Assignment
+from supervisor.sandboxes.slots import Request, Slot, State, Todo
 
-from ..apps import make_app
+from ...apps import make_app
 
 NAMES = ("a", "b", "c", "d")
 MAX_AGE, IDLE_STOP, MAX_MESSAGES = 500.0, 200.0, 12

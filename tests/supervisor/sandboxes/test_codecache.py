@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 from attrs import evolve
 
-from supervisor.codecache import compile_toolkits
 from supervisor.config.model import App, Isolation, Level
-from supervisor.isolation import Walls, open_isolation
+from supervisor.jail.walls import Walls, open_isolation
+from supervisor.sandboxes.codecache import compile_toolkits
 from supervisor.service import HARNESS
 
-from ..apps import NODE, make_app
-from ..programs import bubblewrap
+from ...apps import NODE, make_app
+from ...programs import bubblewrap
 from .test_sandbox import booted, deliver
 
 TOOLKIT = make_app(

@@ -11,15 +11,15 @@ import trio
 from attrs import evolve
 
 from supervisor.config.model import Pool
-from supervisor.crashes import CrashLoops
 from supervisor.outcomes import Outcome
-from supervisor.usage import KEPT, Usage
+from supervisor.sandboxes.crash_loops import CrashLoops
+from supervisor.sandboxes.limit_usage import KEPT, Usage
 
-from ..apps import make_app
-from ..gateway_client import PATIENCE, connect
-from ..hostile.granted import granted_harness
-from ..programs import free_ports, jsbox
-from ..service import ECHO, Folder, running
+from ...apps import make_app
+from ...gateway_client import PATIENCE, connect
+from ...hostile.granted import granted_harness
+from ...programs import free_ports, jsbox
+from ...service import ECHO, Folder, running
 
 
 def test_pauses_grow_and_then_it_is_over() -> None:

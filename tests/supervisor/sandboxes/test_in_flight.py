@@ -12,8 +12,8 @@ import trio
 
 from supervisor.service import Service
 
-from ..gateway_client import Client, connect
-from ..service import ECHO, Folder, eventually, running
+from ...gateway_client import Client, connect
+from ...service import ECHO, Folder, eventually, running
 
 # Waits as long as the message says, without computing; then replies, and counts in a global that every run has for itself.
 WAITING = """
@@ -154,7 +154,7 @@ async def test_a_reload_replaces_a_process_that_is_never_idle(folder: Folder) ->
 
 async def test_many_users_talk_at_once_and_none_gets_what_is_anothers(folder: Folder) -> None:
     """Conversations of a vumigo_v02 app, interleaved at random in two processes: each user sees its own answers, in order."""
-    from ..integration.test_backup import STATEFUL
+    from ...integration.test_backup import STATEFUL
 
     folder.app(
         "phone",

@@ -13,14 +13,15 @@ import trio
 import trio.lowlevel
 
 from resources.fence import tally
-from supervisor import hold, jail
 from supervisor.config.model import App
 from supervisor.errors import BootFailed, SandboxFault
-from supervisor.hold import hold_sandbox
-from supervisor.jail import Jail
-from supervisor.sandbox import Sandbox
+from supervisor.jail import argv as jail
+from supervisor.jail.argv import Jail
+from supervisor.sandboxes import lifecycle as hold
+from supervisor.sandboxes.lifecycle import hold_sandbox
+from supervisor.sandboxes.sandbox import Sandbox
 
-from ..apps import jail_of, make_app
+from ...apps import jail_of, make_app
 from .test_sandbox import booted, deliver
 
 

@@ -16,19 +16,25 @@ from attrs import evolve
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from resources.fence import tally
-from supervisor import pool as module
-from supervisor.assignment import Assignment
 from supervisor.config.model import App
-from supervisor.errors import BootFailed, CannotStart, LimitHit, NotDelivered, SandboxFault
-from supervisor.jail import Jail
+from supervisor.errors import (
+    BootFailed,
+    CannotStart,
+    LimitHit,
+    NotDelivered,
+    SandboxFault,
+)
+from supervisor.host.process import Process
+from supervisor.jail.argv import Jail
 from supervisor.observe import NullObserver
 from supervisor.outcomes import Outcome
-from supervisor.pool import Pool, open_pool
-from supervisor.process import Process
-from supervisor.sandbox import Sandbox
+from supervisor.sandboxes import pool as module
+from supervisor.sandboxes.assignment import Assignment
+from supervisor.sandboxes.pool import Pool, open_pool
+from supervisor.sandboxes.sandbox import Sandbox
 
-from ..apps import make_app, walls
-from ..service import eventually
+from ...apps import make_app, walls
+from ...service import eventually
 
 
 @asynccontextmanager

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.errors import ProtocolViolation
-from supervisor.protocol import (
+from supervisor.host.lines import LineReader
+from supervisor.sandboxes.protocol import (
     ConsoleLine,
     Done,
     Failed,
-    LineReader,
     Ready,
     Request,
     encode_delivery,

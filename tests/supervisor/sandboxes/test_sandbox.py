@@ -16,17 +16,17 @@ from attrs import evolve
 from resources.fence import tally
 from supervisor.config.model import App, Isolation, Level
 from supervisor.errors import AppFailed, NotDelivered, SandboxFault
-from supervisor.hold import hold_sandbox
-from supervisor.isolation import open_isolation
-from supervisor.jail import Jail
+from supervisor.jail.argv import Jail
+from supervisor.jail.walls import open_isolation
 from supervisor.outcomes import Outcome
-from supervisor.protocol import ConsoleLine, Request
-from supervisor.runs import RunUse
-from supervisor.sandbox import LINES_AT_ONCE, Sandbox
+from supervisor.sandboxes.lifecycle import hold_sandbox
+from supervisor.sandboxes.protocol import ConsoleLine, Request
+from supervisor.sandboxes.run import RunUse
+from supervisor.sandboxes.sandbox import LINES_AT_ONCE, Sandbox
 
-from ..apps import NODE, jail_of, make_app
-from ..hostile.granted import granted_harness
-from ..programs import bubblewrap
+from ...apps import NODE, jail_of, make_app
+from ...hostile.granted import granted_harness
+from ...programs import bubblewrap
 
 
 @asynccontextmanager

@@ -8,10 +8,10 @@ import trio
 from attrs import evolve
 
 from supervisor.config.model import Limits
-from supervisor.pool import Pool, PoolStatistics
+from supervisor.sandboxes.pool import Pool, PoolStatistics
 
-from ..apps import make_app
-from ..service import eventually
+from ...apps import make_app
+from ...service import eventually
 from .test_pool import APP, pool_of, run
 
 TOOLKIT = make_app(

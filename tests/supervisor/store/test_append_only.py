@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import aof
-from supervisor.aof_scan import CHUNK, Scan, scan
+from supervisor.store import append_only as aof
+from supervisor.store.append_only_scan import CHUNK, Scan, scan
 
 BASE, INCR = "appendonly.aof.1.base.rdb", "appendonly.aof.1.incr.aof"
 

