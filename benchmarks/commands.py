@@ -1,8 +1,9 @@
-"""Commands of one app through a whole service, against a bare echo between Node and Trio, in one run: `python -m benchmarks.commands`.
+"""Commands of one app through a whole service, against a bare echo between Node and Trio, in one
+run: `python -m benchmarks.commands`.
 
-The echo is what nothing can beat here: the same lines through the same kind of pipes, answered at once, with no run, no checks, no
-routing and no store. Both ask from one Node process, with 1 or 32 commands in flight; rates and the CPU time of this process are
-medians over rounds taken in turns.
+The echo is what nothing can beat here: the same lines through the same kind of pipes, answered at
+once, with no run, no checks, no routing and no store. Both ask from one Node process, with 1 or 32
+commands in flight; rates and the CPU time of this process are medians over rounds taken in turns.
 """
 
 from __future__ import annotations
@@ -55,7 +56,11 @@ api.on_inbound_message = function (command) {
 };
 """.replace(
     "{CASES}",
-    "{" + ", ".join(f"'{name}': function (key, n) {{ return {fields}; }}" for name, fields in CASES.items()) + "}",
+    "{"
+    + ", ".join(
+        f"'{name}': function (key, n) {{ return {fields}; }}" for name, fields in CASES.items()
+    )
+    + "}",
 )
 ECHO = r"""
 var window = +process.argv[1], left = '', n = 0, open = 0, count = 0;
@@ -108,7 +113,12 @@ class Echo:
                     return _sample(cpu, wall)
                 replies.append(
                     msgspec.json.encode(
-                        {"cmd": asked["cmd"], "cmd_id": asked["cmd_id"], "reply": True, "success": True}
+                        {
+                            "cmd": asked["cmd"],
+                            "cmd_id": asked["cmd_id"],
+                            "reply": True,
+                            "success": True,
+                        }
                     )
                 )
             if replies:
@@ -116,7 +126,9 @@ class Echo:
 
 
 def _sample(cpu: float, wall: float) -> Sample:
-    return Sample(COMMANDS / (time.perf_counter() - wall), (time.process_time() - cpu) / COMMANDS * 1e6)
+    return Sample(
+        COMMANDS / (time.perf_counter() - wall), (time.process_time() - cpu) / COMMANDS * 1e6
+    )
 
 
 @asynccontextmanager
@@ -133,7 +145,9 @@ async def _echo(in_flight: int) -> AsyncIterator[Echo]:
 
 
 async def _round(client: Client, name: str, in_flight: int) -> Sample:
-    content = msgspec.json.encode({"name": name, "in_flight": in_flight, "count": COMMANDS}).decode()
+    content = msgspec.json.encode(
+        {"name": name, "in_flight": in_flight, "count": COMMANDS}
+    ).decode()
     cpu, wall = time.process_time(), time.perf_counter()
     outcome, _ = await client.say(content)
     assert outcome["outcome"] == "ok", outcome
@@ -152,7 +166,9 @@ async def _service() -> AsyncIterator[tuple[Service, Client]]:
 
 async def main() -> None:
     """Print the table."""
-    print(f"{'command':16} {'in flight':>9} {'commands/s':>11} {'of the echo':>12} {'CPU us':>8} {'of the echo':>12}")
+    print(
+        f"{'command':16} {'in flight':>9} {'commands/s':>11} {'of the echo':>12} {'CPU us':>8} {'of the echo':>12}"
+    )
     async with _service() as (_, client):
         for in_flight in IN_FLIGHT:
             samples: dict[str, list[Sample]] = {name: [] for name in ("echo", *CASES)}
@@ -168,7 +184,9 @@ async def main() -> None:
             bare = middle["echo"]
             for name, found in middle.items():
                 rate, cpu = found.rate / bare.rate, found.cpu / bare.cpu
-                print(f"{name:16} {in_flight:>9} {found.rate:>11.0f} {rate:>12.2f} {found.cpu:>8.0f} {cpu:>12.1f}")
+                print(
+                    f"{name:16} {in_flight:>9} {found.rate:>11.0f} {rate:>12.2f} {found.cpu:>8.0f} {cpu:>12.1f}"
+                )
 
 
 if __name__ == "__main__":

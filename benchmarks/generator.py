@@ -1,7 +1,8 @@
 """What the load generator itself can drive: `python -m benchmarks.generator [RATE ...]`.
 
-A gateway that is nothing but one (it answers each message at once, in one write) in a process of its own, and `jsbox load` against it at several
-rates of sessions with three messages each: replies a second, the generator's share of a core, and how late it was.
+A gateway that is nothing but one (it answers each message at once, in one write) in a process of
+its own, and `jsbox load` against it at several rates of sessions with three messages each: replies
+a second, the generator's share of a core, and how late it was.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ async def answer(plain: trio.SocketStream) -> None:
         request = await wrap_server_stream(nursery, stream, 64, receive_buffer_size=64 << 10)
         socket = await request.accept(subprotocol="jsbox.v1")
         await socket.get_message()
-        await socket.send_message('{"type":"welcome","connection":"c","credit":1000000,"max_frame":65536}')
+        await socket.send_message(
+            '{"type":"welcome","connection":"c","credit":1000000,"max_frame":65536}'
+        )
         try:
             while True:
                 frame = msgspec.json.decode(await socket.get_message())
@@ -56,7 +59,9 @@ async def answer(plain: trio.SocketStream) -> None:
                     f'{{"type":"accepted","id":"{name}","message_id":"{name}","duplicate":false}}'
                 )
                 text = f'{{"message_id":"o{number}","in_reply_to":"{name}","content":"fine","session_event":null}}'
-                await socket.send_message(f'{{"type":"outbound","delivery":{number},"attempt":1,"msg":{text}}}')
+                await socket.send_message(
+                    f'{{"type":"outbound","delivery":{number},"attempt":1,"msg":{text}}}'
+                )
                 await socket.send_message(
                     f'{{"type":"outcome","message_id":"{name}","outcome":"ok","ms":1,"commands":1}}'
                 )
@@ -75,7 +80,9 @@ async def gateway() -> None:
 
 def main(rates: tuple[int, ...]) -> None:
     """Print the table."""
-    print(f"{'sessions/s':>10} {'replies/s':>10} {'generator':>10} {'late p50':>10} {'late p99':>10} {'reply p99':>10}")
+    print(
+        f"{'sessions/s':>10} {'replies/s':>10} {'generator':>10} {'late p50':>10} {'late p99':>10} {'reply p99':>10}"
+    )
     argv = [sys.executable, "-m", "benchmarks.generator", "gateway"]
     with (
         subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process,

@@ -1,5 +1,6 @@
-"""What the jail costs: `python -m benchmarks.jail`. Start to first byte for plain Node.js and each level, interleaved in one run; the memory of
-warm idle sandboxes; and the smallest limits at which real apps still hold their conversations.
+"""What the jail costs: `python -m benchmarks.jail`. Start to first byte for plain Node.js and each
+level, interleaved in one run; the memory of warm idle sandboxes; and the smallest limits at which
+real apps still hold their conversations.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def starts(walls: dict[str, Walls], hello: Path) -> None:
     ways: dict[str, tuple[tuple[str, ...], Jail]] = {}
     app = make_app("")
     for level, some in walls.items():
-        jail = evolve(some, place=evolve(some.place, code=hello.parent, harness=hello.name)).jail(app)
+        jail = evolve(some, place=evolve(some.place, code=hello.parent, harness=hello.name)).jail(
+            app
+        )
         ways[level] = jail.argv, jail
     ways["plain node"] = (str(NODE), str(hello)), ways["none"][1]
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -68,7 +71,9 @@ def starts(walls: dict[str, Walls], hello: Path) -> None:
 
 
 def private(pid: int) -> float:
-    """Megabytes that nobody else has and that no file could give again: what one more process costs."""
+    """Megabytes that nobody else has and that no file could give again: what one more process
+    costs.
+    """
     rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     kilobytes = {row.split(":")[0]: int(row.split()[1]) for row in rows}
     return kilobytes["Private_Dirty"] / 1000
@@ -109,10 +114,18 @@ async def memory(walls: dict[str, Walls]) -> None:
         app = evolve(make_app(source + "// api.on_"), modules=TOOLKITS)
         for level in ("none", "standard", "strict"):
             first, last = await converse(walls[level], app, 10_000 if level == "standard" else 10)
-            print(f"  {label:16} {level:10} {first:5.1f} {last:5.1f}" + ("" if level == "standard" else "  (after 10)"))
+            print(
+                f"  {label:16} {level:10} {first:5.1f} {last:5.1f}"
+                + ("" if level == "standard" else "  (after 10)")
+            )
 
 
-LIMITS = {"heap": (1 << 20, 64), "memory": (4 << 20, 64), "stack": (16 << 10, 54), "open_files": (1, 64)}
+LIMITS = {
+    "heap": (1 << 20, 64),
+    "memory": (4 << 20, 64),
+    "stack": (16 << 10, 54),
+    "open_files": (1, 64),
+}
 """Steps in which a limit is tried, and the most of them."""
 
 
@@ -131,7 +144,9 @@ async def _least(walls: Walls, app: App, name: str) -> str:
     low = 1
     while low < high:
         middle = (low + high) // 2
-        answers = await _answers(walls, evolve(app, limits=evolve(app.limits, **{name: middle * step})))
+        answers = await _answers(
+            walls, evolve(app, limits=evolve(app.limits, **{name: middle * step}))
+        )
         low, high = (low, middle) if answers else (middle + 1, high)
     return show_size(high * step) if step > 1 else str(high)
 

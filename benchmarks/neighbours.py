@@ -1,8 +1,9 @@
 """What one app's attack does to another app: `python -m benchmarks.neighbours [SECONDS]`.
 
-An app of the toolkit's kind (a v02 menu: 7 commands a message) gets messages at a steady rate, each latency counted from the moment at which
-the message was due. First alone; then beside an app of another account that does one bad thing for every message it gets, from many
-users at once. The supervisor's loop lag and memory are watched all the while.
+An app of the toolkit's kind (a v02 menu: 7 commands a message) gets messages at a steady rate, each
+latency counted from the moment at which the message was due. First alone; then beside an app of
+another account that does one bad thing for every message it gets, from many users at once. The
+supervisor's loop lag and memory are watched all the while.
 """
 
 from __future__ import annotations
@@ -89,7 +90,9 @@ async def look(server: Server, sample: Sample) -> None:
     """The loop's lag and the memory of the server, as it and the kernel tell them."""
     async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
         while True:
-            found = re.search(r"^jsbox_loop_lag_seconds (\S+)", (await admin.get("/metrics")).text, re.MULTILINE)
+            found = re.search(
+                r"^jsbox_loop_lag_seconds (\S+)", (await admin.get("/metrics")).text, re.MULTILINE
+            )
             assert found is not None
             sample.lags.append(float(found[1]) * 1000)
             sample.rss = resident(server.process.pid)
@@ -100,8 +103,11 @@ async def look(server: Server, sample: Sample) -> None:
 def service(javascript: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as name:
         folder = Folder(Path(name))
-        survey = (APPS / "survey_v02.js").read_text() + "// api.on_"  # that the tests hold conversations with
-        folder.app("good", survey, 'config = { config = \'{"name": "survey"}\' }\npool = { min_idle = 1 }')
+        # that the tests hold conversations with
+        survey = (APPS / "survey_v02.js").read_text() + "// api.on_"
+        folder.app(
+            "good", survey, 'config = { config = \'{"name": "survey"}\' }\npool = { min_idle = 1 }'
+        )
         folder.app("bad", javascript, 'limits = { wall = "3s", cpu = "1s" }', account="other")
         with serve(folder.config) as server:
             yield server
@@ -123,8 +129,12 @@ async def measure(javascript: str | None, seconds: float) -> Sample:
 
 
 async def main(seconds: float) -> None:
-    print(f"{RATE:g} messages/s for {seconds:g} s, beside {ATTACKERS} users of the attacker; ms; {time.ctime()}")
-    print(f"{'beside':20}{'p50':>9}{'p99':>9}{'of quiet':>10}{'lag p99':>10}{'lag max':>9}{'RSS MiB':>9}{'attacks':>9}")
+    print(
+        f"{RATE:g} messages/s for {seconds:g} s, beside {ATTACKERS} users of the attacker; ms; {time.ctime()}"
+    )
+    print(
+        f"{'beside':20}{'p50':>9}{'p99':>9}{'of quiet':>10}{'lag p99':>10}{'lag max':>9}{'RSS MiB':>9}{'attacks':>9}"
+    )
     alone = await measure(None, seconds)
     quiet = quantiles(alone.latencies, n=100)[98]
     print(alone.row("alone", quiet), flush=True)

@@ -1,6 +1,8 @@
-"""The gathered Redis client against a worker thread per command, in one run: `python -m benchmarks.redis_client`.
+"""The gathered Redis client against a worker thread per command, in one run: `python -m
+benchmarks.redis_client`.
 
-Both do GETs on the same real Valkey through redis-py, from the same Trio program, with the same number of callers.
+Both do GETs on the same real Valkey through redis-py, from the same Trio program, with the same
+number of callers.
 """
 
 from __future__ import annotations
@@ -52,14 +54,17 @@ async def compare(url: str, callers: int) -> dict[str, tuple[float, float]]:
         await gathered.execute("SET", "key", "x" * 200)
         ways: dict[str, Ask] = {
             "gathered": lambda: gathered.execute("GET", "key"),
-            "thread per command": lambda: trio.to_thread.run_sync(client.get, "key", limiter=limiter),
+            "thread per command": lambda: trio.to_thread.run_sync(
+                client.get, "key", limiter=limiter
+            ),
         }
         for _ in range(ROUNDS):
             for name, ask in ways.items():
                 samples[name].append(await _rate(ask, callers))
     client.close()
     return {
-        name: (median(rate for rate, _ in found), median(cpu for _, cpu in found)) for name, found in samples.items()
+        name: (median(rate for rate, _ in found), median(cpu for _, cpu in found))
+        for name, found in samples.items()
     }
 
 

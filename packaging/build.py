@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Build the one-file jsbox: `python3 packaging/build.py` makes dist/jsbox-linux-MACHINE and dist/jsbox-linux-MACHINE.files.
+"""Build the one-file jsbox: `python3 packaging/build.py` makes dist/jsbox-linux-MACHINE and
+dist/jsbox-linux-MACHINE.files.
 
-Needs pip and a Python that has its shared library (Debian: libpython3.11); a C compiler is taken from the system, else from pip. In a fresh
-environment: installs jsbox as any user would, has PyInstaller collect what it needs, and packs that behind packaging/unpack.c.
+Needs pip and a Python that has its shared library (Debian: libpython3.11); a C compiler is taken
+from the system, else from pip. In a fresh environment: installs jsbox as any user would, has
+PyInstaller collect what it needs, and packs that behind packaging/unpack.c.
 """
 
 from __future__ import annotations
@@ -28,14 +30,21 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 TOOLS = ("pyinstaller>=6.22,<7",)
-ZSTANDARD = "zstandard>=0.25,<0.26"  # the module, to pack; and the C library in its source, to unpack
+# the module, to pack; and the C library in its source, to unpack
+ZSTANDARD = "zstandard>=0.25,<0.26"
 SECONDS = 900
 
 
 def run(*argv: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None) -> str:
     """Run a step; it must succeed."""
     done = subprocess.run(
-        [str(word) for word in argv], cwd=cwd, env=env, capture_output=True, text=True, timeout=SECONDS, check=False
+        [str(word) for word in argv],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
     )
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, argv))} failed:\n{done.stdout[-4000:]}{done.stderr[-4000:]}")
@@ -53,7 +62,9 @@ def pip_install(python: Path, *what: str) -> None:
 
 
 def commit() -> str:
-    """The commit that is built, with a mark where the working tree differs; empty outside of a repository."""
+    """The commit that is built, with a mark where the working tree differs; empty outside of a
+    repository.
+    """
     try:
         text = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude", "*"],  # noqa: S607
@@ -68,7 +79,10 @@ def collect(work: Path, python: Path) -> Path:
     """What the program is made of, in a folder."""
     site = Path(
         run(
-            python, "-c", "import supervisor, pathlib; print(pathlib.Path(supervisor.__file__).parent)", cwd=work
+            python,
+            "-c",
+            "import supervisor, pathlib; print(pathlib.Path(supervisor.__file__).parent)",
+            cwd=work,
         ).strip()
     )
     built = os.environ.get("SOURCE_DATE_EPOCH")
@@ -76,7 +90,15 @@ def collect(work: Path, python: Path) -> Path:
     note = {"commit": commit(), "built": moment.strftime("%Y-%m-%dT%H:%M:%SZ")}
     (site / "host" / "build.json").write_text(json.dumps(note))
     env = dict(os.environ, PYTHONHASHSEED="1", PYINSTALLER_CONFIG_DIR=str(work / "pyinstaller"))
-    out = ("--distpath", work / "collected", "--workpath", work / "build", "--noconfirm", "--log-level", "WARN")
+    out = (
+        "--distpath",
+        work / "collected",
+        "--workpath",
+        work / "build",
+        "--noconfirm",
+        "--log-level",
+        "WARN",
+    )
     run(python, "-m", "PyInstaller", *out, HERE / "jsbox.spec", cwd=work, env=env)
     return work / "collected" / "jsbox"
 
@@ -90,7 +112,9 @@ def entries(folder: Path) -> Iterator[Path]:
 
 
 def archive(folder: Path) -> tuple[Iterator[bytes], list[str]]:
-    """The archive that unpack.c reads, in pieces, and a list for people that is complete when the pieces have been read."""
+    """The archive that unpack.c reads, in pieces, and a list for people that is complete when the
+    pieces have been read.
+    """
     listing: list[str] = []
 
     def pieces() -> Iterator[bytes]:
@@ -108,7 +132,9 @@ def archive(folder: Path) -> tuple[Iterator[bytes], list[str]]:
                 data = path.read_bytes()
                 mode = 0o755 if path.stat().st_mode & stat.S_IXUSR else 0o644
                 yield f"F {mode:o} {len(data)} {name}\n".encode() + data
-                listing.append(f"{mode:o} {len(data):>10} {hashlib.sha256(data).hexdigest()} {name}")
+                listing.append(
+                    f"{mode:o} {len(data):>10} {hashlib.sha256(data).hexdigest()} {name}"
+                )
         yield b"E\n"
 
     return pieces(), listing
@@ -133,11 +159,25 @@ def pack(folder: Path, python: Path, level: int, work: Path) -> tuple[Path, list
 
 def compile_head(work: Path, python: Path) -> Path:
     """packaging/unpack.c with the decompressor, static."""
-    run(python, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", "-d", work / "zstd", ZSTANDARD)
+    run(
+        python,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--no-binary",
+        ":all:",
+        "-d",
+        work / "zstd",
+        ZSTANDARD,
+    )
     (found,) = (work / "zstd").glob("zstandard-*.tar.gz")
     with tarfile.open(found) as source:
         for member in source.getmembers():
-            if member.name.endswith(("/zstd/zstd.c", "/zstd/zstd.h", "/zstd/zstd_errors.h", "/zstd/zdict.h")):
+            if member.name.endswith(
+                ("/zstd/zstd.c", "/zstd/zstd.h", "/zstd/zstd_errors.h", "/zstd/zdict.h")
+            ):
                 member.name = Path(member.name).name
                 source.extract(member, work / "zstd", filter="data")
     if shutil.which("cc"):
@@ -157,7 +197,16 @@ def compile_head(work: Path, python: Path) -> Path:
         "-Wall",
         "-Wextra",
     )
-    run(*compiler, *flags, "-I", work / "zstd", "-o", head, HERE / "unpack.c", work / "zstd" / "zstd.c")
+    run(
+        *compiler,
+        *flags,
+        "-I",
+        work / "zstd",
+        "-o",
+        head,
+        HERE / "unpack.c",
+        work / "zstd" / "zstd.c",
+    )
     return head
 
 
@@ -175,10 +224,16 @@ def assemble(head: Path, packed: Path, target: Path) -> None:
 def main() -> None:
     """Build."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--out", type=Path, default=ROOT / "dist", help="the folder for the result (default: dist)")
-    options.add_argument("--level", type=int, default=19, help="of the compression; 19 is smallest, 3 is quick")
+    options.add_argument(
+        "--out", type=Path, default=ROOT / "dist", help="the folder for the result (default: dist)"
+    )
+    options.add_argument(
+        "--level", type=int, default=19, help="of the compression; 19 is smallest, 3 is quick"
+    )
     given = options.parse_args()
-    if not sysconfig.get_config_var("Py_ENABLE_SHARED") and not list(Path("/usr/lib").glob("*/libpython3.11.so.1.0")):
+    if not sysconfig.get_config_var("Py_ENABLE_SHARED") and not list(
+        Path("/usr/lib").glob("*/libpython3.11.so.1.0")
+    ):
         sys.exit(
             "build: this Python has no shared library, which PyInstaller needs (Debian: apt-get install libpython3.11)"
         )

@@ -1,9 +1,15 @@
-"""Where the one-file jsbox begins. Its processes start others of its own kind by `jsbox -m MODULE ...`, as Python would."""
+"""Where the one-file jsbox begins. Its processes start others of its own kind by `jsbox -m MODULE
+...`, as Python would.
+"""
 
 import runpy
 import sys
 
-PROCESSES = ("resources.stores.search.process", "supervisor.load.server", "supervisor.host.with_parent")
+PROCESSES = (
+    "resources.stores.search.process",
+    "supervisor.load.server",
+    "supervisor.host.with_parent",
+)
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["-m"] and sys.argv[2:3] and sys.argv[2] in PROCESSES:

@@ -1,4 +1,6 @@
-"""What a contact may hold: from the fields that an app, or a line of a file, gives to the change that a store can make."""
+"""What a contact may hold: from the fields that an app, or a line of a file, gives to the change
+that a store can make.
+"""
 
 from __future__ import annotations
 
@@ -51,14 +53,22 @@ def stored_address(field: str, address: str) -> str:
 
 
 def new_contact(given: Mapping[str, Any]) -> Change:
-    """A contact of just these fields; others, and key and user_account, are ignored. Raises Refused."""
+    """A contact of just these fields; others, and key and user_account, are ignored. Raises
+    Refused.
+    """
     change = _whole(given)
     return evolve(change, set={"created_at": now(), **change.set})
 
 
 def replaced_contact(given: Mapping[str, Any]) -> Change:
-    """All of a contact anew, in the shape in which apps get contacts too: `extras-x` beside `extra`. Raises Refused."""
-    flat = {name: _scalar(name, value) for name, value in given.items() if name.startswith((EXTRAS, SUBSCRIPTIONS))}
+    """All of a contact anew, in the shape in which apps get contacts too: `extras-x` beside
+    `extra`. Raises Refused.
+    """
+    flat = {
+        name: _scalar(name, value)
+        for name, value in given.items()
+        if name.startswith((EXTRAS, SUBSCRIPTIONS))
+    }
     return _whole(given, flat)
 
 
@@ -66,11 +76,15 @@ def _whole(given: Mapping[str, Any], flat: Mapping[str, Any] | None = None) -> C
     fields, _ = _plain(given)
     for name, prefix in MAPPINGS.items():
         fields |= _mapping(name, prefix, given.get(name), _scalar) or {}
-    return Change(set=dict(flat or {}) | fields, groups=_groups(given.get("groups")) or (), wipe=True)
+    return Change(
+        set=dict(flat or {}) | fields, groups=_groups(given.get("groups")) or (), wipe=True
+    )
 
 
 def changed_contact(given: Mapping[str, Any]) -> Change:
-    """Some fields of a contact: null clears one, groups come on top, extra and subscription replace what there was."""
+    """Some fields of a contact: null clears one, groups come on top, extra and subscription replace
+    what there was.
+    """
     fields, cleared = _plain(given)
     if "msisdn" in cleared:
         raise Refused("'msisdn' may not be null")
@@ -103,7 +117,9 @@ def _plain(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     for name in (*LENGTHS, "dob", "created_at"):
         value = given.get(name)
         if value is not None:
-            fields[name] = _text(name, value, LENGTHS[name]) if name in LENGTHS else _date(name, value)
+            fields[name] = (
+                _text(name, value, LENGTHS[name]) if name in LENGTHS else _date(name, value)
+            )
         elif name in given:
             cleared.append(name)
     return fields, cleared
@@ -134,11 +150,15 @@ def _groups(value: Any) -> tuple[str, ...] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not all(isinstance(key, str) for key in value):
-        raise Refused(f"'groups' needs to be a list of strings (keys of groups), not {shown(value)}")
+        raise Refused(
+            f"'groups' needs to be a list of strings (keys of groups), not {shown(value)}"
+        )
     return tuple(value)
 
 
-def _mapping(name: str, prefix: str, value: Any, check: Callable[[str, Any], Any]) -> dict[str, Any] | None:
+def _mapping(
+    name: str, prefix: str, value: Any, check: Callable[[str, Any], Any]
+) -> dict[str, Any] | None:
     if value is None:
         return None
     if not isinstance(value, dict):
@@ -154,7 +174,9 @@ def _string(name: str, value: Any) -> str:
 
 def _scalar(name: str, value: Any) -> Any:
     if isinstance(value, dict | list):
-        raise Refused(f"'{name}' needs to be a string, a number, true, false or null, not {shown(value)}")
+        raise Refused(
+            f"'{name}' needs to be a string, a number, true, false or null, not {shown(value)}"
+        )
     return value
 
 
@@ -162,10 +184,16 @@ _KNOWN = {*LENGTHS, *MAPPINGS, "dob", "created_at", "groups", "key", "user_accou
 
 
 def imported_contact(given: Any) -> tuple[str | None, Change]:
-    """A contact from a file, with its key where it has one. Unlike in commands, unknown fields are errors. Raises Refused."""
+    """A contact from a file, with its key where it has one. Unlike in commands, unknown fields are
+    errors. Raises Refused.
+    """
     if not isinstance(given, dict):
         raise Refused(f"expected an object, not {shown(given)}")
-    unknown = [name for name in given if name not in _KNOWN and not name.startswith((EXTRAS, SUBSCRIPTIONS))]
+    unknown = [
+        name
+        for name in given
+        if name not in _KNOWN and not name.startswith((EXTRAS, SUBSCRIPTIONS))
+    ]
     if unknown:
         raise Refused(f"there is no field {shown(unknown[0])}; a contact's own go into 'extra'")
     key = given.get("key")

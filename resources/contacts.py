@@ -67,7 +67,9 @@ class Search:
     query: str = needed_string("query")
     max_keys: int = parameter(
         -1,
-        wrong=lambda value: f"'max_keys' is invalid: expected an integer of 0 or more, not {shown(value)}",
+        wrong=lambda value: (
+            f"'max_keys' is invalid: expected an integer of 0 or more, not {shown(value)}"
+        ),
         check=lambda value: value >= 0,
     )
 
@@ -118,7 +120,9 @@ class ContactsResource(Resource):
     async def get(self, caller: Caller, request: Get) -> One:
         """The contact with an address; of several, the one that was created last."""
         delivery_class = _delivery_class(caller, request)
-        found = await self.contacts.find(caller.account, address_field(delivery_class), request.addr)
+        found = await self.contacts.find(
+            caller.account, address_field(delivery_class), request.addr
+        )
         if found is None:
             where = f"address {shown(request.addr)} for delivery class {shown(delivery_class)}"
             raise Refused(f"Contact with {where} not found.")
@@ -132,7 +136,11 @@ class ContactsResource(Resource):
         new = new_contact({"msisdn": UNKNOWN, "created_at": now()} | {field: address})
         most = caller.setting(ContactsSettings).contacts_max
         try:
-            return Found(*await self.contacts.find_or_create(caller.account, field, address, new_id(), new, most))
+            return Found(
+                *await self.contacts.find_or_create(
+                    caller.account, field, address, new_id(), new, most
+                )
+            )
         except ContactLimit as limit:
             raise Refused(str(limit)) from limit
 
@@ -149,7 +157,11 @@ class ContactsResource(Resource):
         """Make a contact."""
         most = caller.setting(ContactsSettings).contacts_max
         try:
-            return One(await self.contacts.create(caller.account, new_id(), new_contact(request.contact), most))
+            return One(
+                await self.contacts.create(
+                    caller.account, new_id(), new_contact(request.contact), most
+                )
+            )
         except ContactLimit as limit:
             raise Refused(str(limit)) from limit
 

@@ -27,7 +27,9 @@ class AppLog(Protocol):
         """Write a line, and wait until it is kept; `level` is 10, 20, 30, 40 or 50."""
 
     def soon(self, level: int, message: str) -> bool:
-        """Write a line without waiting: it is kept before anything that is asked of the store later. False where that cannot be had now."""
+        """Write a line without waiting: it is kept before anything that is asked of the store
+        later. False where that cannot be had now.
+        """
 
 
 @define(eq=False)
@@ -35,10 +37,11 @@ class Caller:
     """On whose behalf a command runs: one run of one app.
 
     Attributes:
-        message: The inbound message that the run handles, as the app sees it; None where it handles an event.
+        message: The inbound message that the run handles, as the app sees it; None where it handles
+            an event.
         settings: What the operator set for this app, one value a resource, by its type.
-        origin: Names the entry of the journal that the run is for, the same whenever it is run again; empty if there is
-            none. What the run sends has ids that follow from it.
+        origin: Names the entry of the journal that the run is for, the same whenever it is run
+            again; empty if there is none. What the run sends has ids that follow from it.
         replied: Whether the message has been replied to in this run.
     """
 
@@ -52,13 +55,14 @@ class Caller:
     origin: str = ""
     replied: bool = field(default=False)
     _taken: dict[str, int] = field(factory=dict, init=False)  # outbounds of a name so far
-    _free: dict[tuple[str, Any], list[str]] = field(factory=dict, init=False)  # slots of those that were not posted
+    # slots of those that were not posted
+    _free: dict[tuple[str, Any], list[str]] = field(factory=dict, init=False)
 
     def take_slot(self, name: str, content: Any) -> str:
         """The next slot for an outbound of this name (`resources.stores.outbox.Slot`).
 
-        An app that says the same again, since it was not told of success, is given the same slot again: it may have
-        been posted all the same.
+        An app that says the same again, since it was not told of success, is given the same slot
+        again: it may have been posted all the same.
         """
         free = self._free.get((name, content))
         if free:
@@ -94,8 +98,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def command(*names: str) -> Callable[[F], F]:
     """Mark a method as the handler of a wire command, or of several that take the same request.
 
-    A handler is a coroutine function, or, where there is nothing to wait for, a plain one: no task is begun for those. One that need not
-    always wait returns its answer, or else a coroutine of it.
+    A handler is a coroutine function, or, where there is nothing to wait for, a plain one: no task
+    is begun for those. One that need not always wait returns its answer, or else a coroutine of it.
     """
 
     def mark(method: F) -> F:

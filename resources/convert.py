@@ -1,7 +1,9 @@
-"""The one converter at the trust boundary: the fields of a command, which an app chose, become a typed request.
+"""The one converter at the trust boundary: the fields of a command, which an app chose, become a
+typed request.
 
-cattrs would convert (5 to "5", true to 1, ["x"] to "['x']"); here each type is taken exactly or the command is refused, in the
-words that the users' documentation and the old system have for it. Fields that a command does not know are ignored, as ever.
+cattrs would convert (5 to "5", true to 1, ["x"] to "['x']"); here each type is taken exactly or the
+command is refused, in the words that the users' documentation and the old system have for it.
+Fields that a command does not know are ignored, as ever.
 """
 
 from __future__ import annotations
@@ -34,10 +36,13 @@ def parameter(
     Args:
         default: Its value where the command leaves it out; without one the command must give it.
         missing: The reason for refusing a command that leaves it out.
-        wrong: The reason for refusing a value of another type or that fails `check`; or a function from the value to it.
+        wrong: The reason for refusing a value of another type or that fails `check`; or a function
+            from the value to it.
         check: What a value of the right type must still fulfil.
     """
-    return attrs.field(default=default, metadata={"missing": missing, "wrong": wrong, "check": check})
+    return attrs.field(
+        default=default, metadata={"missing": missing, "wrong": wrong, "check": check}
+    )
 
 
 def needed_string(name: str) -> Any:
@@ -83,7 +88,11 @@ def _fields(kind: type, converter: cattrs.Converter) -> list[_Field]:
         missing = a.metadata.get("missing") or f"'{a.name}' must be given"
         wrong = a.metadata.get("wrong") or _default_wrong(a.name, a.type)
         hook = converter.get_structure_hook(a.type)
-        fields.append(_Field(a.name, hook, a.type, a.default is NOTHING, missing, wrong, a.metadata.get("check")))
+        fields.append(
+            _Field(
+                a.name, hook, a.type, a.default is NOTHING, missing, wrong, a.metadata.get("check")
+            )
+        )
     return fields
 
 
@@ -94,11 +103,17 @@ _NAMES = {
 
 
 def _default_wrong(name: str, kind: Any) -> Callable[[Any], str]:
-    return lambda given: f"'{name}' must be {_NAMES.get(kind, 'of another type')}, not {shown(given)}"
+    return lambda given: (
+        f"'{name}' must be {_NAMES.get(kind, 'of another type')}, not {shown(given)}"
+    )
 
 
-def _request_hook(kind: type, converter: cattrs.Converter) -> Callable[[Mapping[str, Any], Any], Any]:
-    """Structure a request class field by field, in the order of the class: the first thing wrong is the one reported."""
+def _request_hook(
+    kind: type, converter: cattrs.Converter
+) -> Callable[[Mapping[str, Any], Any], Any]:
+    """Structure a request class field by field, in the order of the class: the first thing wrong is
+    the one reported.
+    """
     fields = _fields(kind, converter)
 
     def structure(given: Mapping[str, Any], _: Any) -> Any:
@@ -124,10 +139,14 @@ def _is_mapping(kind: Any) -> bool:
 
 
 def strict_converter() -> cattrs.Converter:
-    """A converter that takes each type exactly, and makes requests with the reasons their fields declare."""
+    """A converter that takes each type exactly, and makes requests with the reasons their fields
+    declare.
+    """
     converter = cattrs.Converter(detailed_validation=False)
     for kind in (str, int, bool, dict):
         converter.register_structure_hook(kind, _exactly)
     converter.register_structure_hook_func(_is_mapping, lambda value, _: _exactly(value, dict))
-    converter.register_structure_hook_factory(attrs.has, lambda kind: _request_hook(kind, converter))
+    converter.register_structure_hook_factory(
+        attrs.has, lambda kind: _request_hook(kind, converter)
+    )
     return converter

@@ -1,7 +1,9 @@
-"""The last line of defence: what nobody expected ends the one thing it happened in, and is logged and counted.
+"""The last line of defence: what nobody expected ends the one thing it happened in, and is logged
+and counted.
 
-Errors that somebody expects are handled where they arise. A fence stands where one client, run, command, batch, search,
-request or background task borders on everybody else's. Cancellation, KeyboardInterrupt and SystemExit pass through it.
+Errors that somebody expects are handled where they arise. A fence stands where one client, run,
+command, batch, search, request or background task borders on everybody else's. Cancellation,
+KeyboardInterrupt and SystemExit pass through it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from attrs import define
 BACKOFF = (0.1, 10.0)  # seconds until a background task is started again: first, most
 SETTLED_SECONDS = 60.0  # a background task that ran for so long begins again with the first pause
 TEXT_MAX = 500  # characters of an error's text in the log's first line
-LOGGED_MAX = 20  # times that the same error is logged within `QUIET_SECONDS`; all of them are counted
+# times that the same error is logged within `QUIET_SECONDS`; all of them are counted
+LOGGED_MAX = 20
 QUIET_SECONDS = 60.0
 KINDS_MAX = 500  # errors told apart for that
 
@@ -38,7 +41,8 @@ class Caught:
 
 @contextmanager
 def fence(where: str, what: str = "") -> Iterator[Caught]:
-    """Contain every `Exception` that the block raises; the block's owner asks the `Caught` whether there was one.
+    """Contain every `Exception` that the block raises; the block's owner asks the `Caught` whether
+    there was one.
 
     Of an exception group, cancellations and the like go on, and the errors stay here.
 
@@ -63,7 +67,9 @@ def fence(where: str, what: str = "") -> Iterator[Caught]:
 
 
 async def keep_running(where: str, task: Callable[[], Awaitable[None]]) -> None:
-    """Run a background task for as long as we live: one that fails, or returns, is started again after a pause."""
+    """Run a background task for as long as we live: one that fails, or returns, is started again
+    after a pause.
+    """
     pause = BACKOFF[0]
     while True:
         began = trio.current_time()
@@ -78,26 +84,38 @@ async def keep_running(where: str, task: Callable[[], Awaitable[None]]) -> None:
 def note(where: str, error: BaseException, what: str = "") -> None:
     """Log an error nobody expected, its cause first, and count it.
 
-    The same error from the same place is logged a bounded number of times a minute: a client may cause it as often as it likes.
+    The same error from the same place is logged a bounded number of times a minute: a client may
+    cause it as often as it likes.
     """
     tally[where] += 1
     if not _is_quiet(where, first_leaf(error)):
         to = f" ({what})" if what else ""
-        log.error("internal error in %s%s: %s", where, to, cause_of(error), exc_info=first_leaf(error))
+        log.error(
+            "internal error in %s%s: %s", where, to, cause_of(error), exc_info=first_leaf(error)
+        )
 
 
-_logged: dict[tuple[str, str, str], tuple[float, int]] = {}  # fence, type, place: since when, how often
+# fence, type, place: since when, how often
+_logged: dict[tuple[str, str, str], tuple[float, int]] = {}
 
 
 def _is_quiet(where: str, error: BaseException) -> bool:
     """Count an error of this kind; return whether it was logged often enough lately."""
     frames = traceback.extract_tb(error.__traceback__)[-1:]
-    kind = (where, type(error).__name__, "".join(f"{frame.filename}:{frame.lineno}" for frame in frames))
+    kind = (
+        where,
+        type(error).__name__,
+        "".join(f"{frame.filename}:{frame.lineno}" for frame in frames),
+    )
     now = time.monotonic()
     since, times = _logged.pop(kind, (now, 0))
     if now - since > QUIET_SECONDS:
         if times > LOGGED_MAX:
-            log.error("internal error in %s: %d more like the next one were not logged", where, times - LOGGED_MAX)
+            log.error(
+                "internal error in %s: %d more like the next one were not logged",
+                where,
+                times - LOGGED_MAX,
+            )
         since, times = now, 0
     while len(_logged) >= KINDS_MAX:
         del _logged[next(iter(_logged))]
@@ -106,12 +124,16 @@ def _is_quiet(where: str, error: BaseException) -> bool:
 
 
 def cause_of(error: BaseException) -> str:
-    """The error itself in one line, whatever groups it is wrapped in: its type, its text and where it was raised."""
+    """The error itself in one line, whatever groups it is wrapped in: its type, its text and where
+    it was raised.
+    """
     return "; ".join(dict.fromkeys(map(_in_a_line, leaves(error))))
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """The errors in an exception group, and in the groups in it; an error that is no group is its only leaf."""
+    """The errors in an exception group, and in the groups in it; an error that is no group is its
+    only leaf.
+    """
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]

@@ -117,7 +117,11 @@ class GroupsResource(Resource):
         """The group with exactly this name, or a new one; refused where there are several."""
         most = caller.setting(GroupsSettings).groups_max
         try:
-            return Found(*await self.groups.find_or_create(caller.account, request.name, new_id(), now(), most))
+            return Found(
+                *await self.groups.find_or_create(
+                    caller.account, request.name, new_id(), now(), most
+                )
+            )
         except SeveralGroups:
             raise Refused("Multiple groups found") from None
         except TooManyGroups as error:
@@ -149,7 +153,9 @@ class GroupsResource(Resource):
 
     @command("groups.search")
     async def search(self, caller: Caller, request: Search) -> Several:
-        """The groups that a query finds: its fields are name, query, key, user_account and created_at."""
+        """The groups that a query finds: its fields are name, query, key, user_account and
+        created_at.
+        """
         try:
             return Several(await self.search_of.groups(caller.account, request.query))
         except SearchError as error:

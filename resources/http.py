@@ -22,7 +22,9 @@ NO_URL = "No URL given"  # in the old sandbox's words also for one that is no st
 VERIFY_OPTIONS = ("VERIFY_NONE", "VERIFY_PEER", "VERIFY_CLIENT_ONCE", "VERIFY_FAIL_IF_NO_PEER_CERT")
 SSL_METHODS = ("SSLv3", "SSLv23", "TLSv1")
 HEADERS_WRONG = "'headers' must be an object of strings or lists of strings"
-FILES_WRONG = "'files' must be an object of {file_name, content_type, data}, or a list of such objects"
+FILES_WRONG = (
+    "'files' must be an object of {file_name, content_type, data}, or a list of such objects"
+)
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 HEADER_VALUE = re.compile(r"[^\x00\r\n]*")
 CONTENT_TYPE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
@@ -104,22 +106,30 @@ class Http(Resource):
             with trio.fail_after(settings.timeout):
                 answer = await self.egress.fetch(caller.app, built, settings.policy, verify=verify)
         except trio.TooSlowError as error:
-            raise Refused(f"{method} {excerpt(request.url)} timed out after {settings.timeout:g} s") from error
+            raise Refused(
+                f"{method} {excerpt(request.url)} timed out after {settings.timeout:g} s"
+            ) from error
         except EgressError as error:
             raise Refused(str(error)) from error
         return Response(answer.code, answer.body)
 
 
 def _verify(request: Request) -> bool:
-    """Whether the server's certificate must be right: always, unless the app asks for VERIFY_NONE alone."""
+    """Whether the server's certificate must be right: always, unless the app asks for VERIFY_NONE
+    alone.
+    """
     options = [] if request.verify_options is None else request.verify_options
     if not isinstance(options, list):
         raise Refused(f"'verify_options' must be a list, not {shown(options)}")
     for option in options:
         if option not in VERIFY_OPTIONS:
-            raise Refused(f"'verify_options' may only contain {', '.join(VERIFY_OPTIONS)}, not {shown(option)}")
+            raise Refused(
+                f"'verify_options' may only contain {', '.join(VERIFY_OPTIONS)}, not {shown(option)}"
+            )
     if request.ssl_method is not None and request.ssl_method not in SSL_METHODS:
-        raise Refused(f"'ssl_method' must be one of {', '.join(SSL_METHODS)}, not {shown(request.ssl_method)}")
+        raise Refused(
+            f"'ssl_method' must be one of {', '.join(SSL_METHODS)}, not {shown(request.ssl_method)}"
+        )
     return bool(options != ["VERIFY_NONE"])
 
 
@@ -129,7 +139,8 @@ def _build(method: str, request: Request) -> httpx2.Request:
         url = url_of(request.url)
     except httpx2.InvalidURL as error:
         raise Refused(f"'url' is no URL: {error}") from error
-    headers.append((b"Host", url.netloc))  # else httpx2 looks at the host in its own script, which not all have
+    # else httpx2 looks at the host in its own script, which not all have
+    headers.append((b"Host", url.netloc))
     if not request.files:
         content = None if request.data is None else clean(request.data).encode()
         return httpx2.Request(method, url, headers=headers, content=content)
@@ -152,7 +163,9 @@ def _headers(given: dict[str, Any] | None) -> list[tuple[bytes, bytes]]:
             if not isinstance(value, str):
                 raise Refused(f"{HEADERS_WRONG}; {shown(name)} has {shown(value)}")
             if not HEADER_NAME.fullmatch(name) or not HEADER_VALUE.fullmatch(value):
-                raise Refused(f"'headers': {shown(name)}: {shown(value)} cannot be sent as a header")
+                raise Refused(
+                    f"'headers': {shown(name)}: {shown(value)} cannot be sent as a header"
+                )
             if name.lower() not in DROPPED:
                 headers.append((name.encode(), clean(value).encode()))
             if len(headers) > HEADERS_MAX:
@@ -170,7 +183,9 @@ def _fields(data: str | None) -> dict[str, list[str]]:
     if not data:
         return {}
     try:
-        pairs = parse_qsl(clean(data), keep_blank_values=True, strict_parsing=True, max_num_fields=PARTS_MAX)
+        pairs = parse_qsl(
+            clean(data), keep_blank_values=True, strict_parsing=True, max_num_fields=PARTS_MAX
+        )
     except ValueError as error:
         raise Refused(
             f"'data' must be a form (a=1&b=2) of at most {PARTS_MAX} fields where there are 'files'"

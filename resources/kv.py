@@ -65,7 +65,9 @@ class Incr:
     """kv.incr."""
 
     key: str = key_field()
-    amount: int = parameter(1, wrong="'amount' must be an integer of 64 bits", check=lambda amount: amount in INTEGER)
+    amount: int = parameter(
+        1, wrong="'amount' must be an integer of 64 bits", check=lambda amount: amount in INTEGER
+    )
 
 
 @frozen
@@ -105,9 +107,13 @@ class Kv(Resource):
         settings = caller.setting(KvSettings)
         text = json.encode(request.value)
         if len(text) > settings.value_max:
-            raise Refused(f"'value' has {len(text)} bytes as JSON, {settings.value_max} may be stored (kv.value_max)")
+            raise Refused(
+                f"'value' has {len(text)} bytes as JSON, {settings.value_max} may be stored (kv.value_max)"
+            )
         try:
-            warn = await self.keyspace.set(caller.account, request.key, text, request.seconds or None, settings.quota)
+            warn = await self.keyspace.set(
+                caller.account, request.key, text, request.seconds or None, settings.quota
+            )
         except KeyspaceFull as full:
             await self._say(caller, full.warn)
             raise Refused(_reason(full, settings)) from full
@@ -119,7 +125,9 @@ class Kv(Resource):
         """Atomically add to the integer under a key; a key that does not exist is 0."""
         settings = caller.setting(KvSettings)
         try:
-            value, warn = await self.keyspace.incr(caller.account, request.key, request.amount, settings.quota)
+            value, warn = await self.keyspace.incr(
+                caller.account, request.key, request.amount, settings.quota
+            )
         except KeyspaceFull as full:
             await self._say(caller, full.warn)
             raise Refused(_reason(full, settings)) from full

@@ -16,7 +16,9 @@ class Log:
     """All log commands: a message of any type, and a level that beats the command's own."""
 
     msg: Json = parameter(
-        missing="Value expected for msg", wrong="Value expected for msg", check=lambda msg: msg is not None
+        missing="Value expected for msg",
+        wrong="Value expected for msg",
+        check=lambda msg: msg is not None,
     )
     level: int | None = parameter(None, wrong="'level' must be an integer, or null")
 

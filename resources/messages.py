@@ -1,7 +1,8 @@
-"""Vumi's messages and events, as the JSON objects that apps and gateways know (TransportUserMessage, TransportEvent).
+"""Vumi's messages and events, as the JSON objects that apps and gateways know
+(TransportUserMessage, TransportEvent).
 
-They stay plain dicts: unknown fields are kept and handed on. This module says which fields there are, what each may hold,
-what the server fills in, and how a reply or a send is made from them.
+They stay plain dicts: unknown fields are kept and handed on. This module says which fields there
+are, what each may hold, what the server fills in, and how a reply or a send is made from them.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ DELIVERY_CLASSES = {
 }  # fmt: skip
 """From transport_type; every other transport_type counts as sms."""
 
-_DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?", re.ASCII)
-_OURS = ("inbound_push_trigger",)  # fields that only this service sets: they say what a message is to it
+_DATE = re.compile(
+    r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?", re.ASCII
+)
+# fields that only this service sets: they say what a message is to it
+_OURS = ("inbound_push_trigger",)
 
 
 class BadMessage(Exception):
@@ -77,7 +81,9 @@ _short.maxlist = _short.maxtuple = _short.maxdict = SHOWN_MAX // 2
 
 
 def shown(value: Any) -> str:
-    """A value from outside in an error text: about as JSON has it, short. Takes any value of JSON, however deep or long."""
+    """A value from outside in an error text: about as JSON has it, short. Takes any value of JSON,
+    however deep or long.
+    """
     names = {True: "true", False: "false", None: "null"}
     if value is None or isinstance(value, bool):
         return names[value]
@@ -112,7 +118,9 @@ def _object(value: Any) -> bool:
 
 
 def _among(*values: Any) -> Check:
-    return lambda value: (value is None and None in values) or (isinstance(value, str) and value in values)
+    return lambda value: (
+        (value is None and None in values) or (isinstance(value, str) and value in values)
+    )
 
 
 _COMMON: dict[str, tuple[Check, str]] = {
@@ -141,12 +149,19 @@ _EVENT: dict[str, tuple[Check, str]] = _COMMON | {
     "message_type": (_among("event"), "'event'"),
     "event_id": (_text(ID_MAX), f"a string of 1 to {ID_MAX} characters"),
     "event_type": (_among(*EVENT_TYPES), "ack, nack or delivery_report"),
-    "user_message_id": (_text(ID_MAX), f"the message_id of an outbound message, 1 to {ID_MAX} characters"),
+    "user_message_id": (
+        _text(ID_MAX),
+        f"the message_id of an outbound message, 1 to {ID_MAX} characters",
+    ),
 }
 _BY_EVENT_TYPE: dict[str, tuple[str, Check, str]] = {
     "ack": ("sent_message_id", lambda value: isinstance(value, str), "a string, as an ack needs"),
     "nack": ("nack_reason", lambda value: isinstance(value, str), "a string, as a nack needs"),
-    "delivery_report": ("delivery_status", _among(*DELIVERY_STATUSES), "pending, failed or delivered"),
+    "delivery_report": (
+        "delivery_status",
+        _among(*DELIVERY_STATUSES),
+        "pending, failed or delivered",
+    ),
 }
 
 
@@ -156,8 +171,11 @@ def _check(raw: Mapping[str, Any], fields: Mapping[str, tuple[Check, str]], wher
             raise BadMessage(f"{where}.{name}", f"expected {expected}, got {shown(raw[name])}")
 
 
-def complete_message(raw: Any, *, transport_name: str, transport_type: str | None, endpoint: str) -> Payload:
-    """An inbound message as an app may see it: checked, with what it left out filled in, and without what is not its to say.
+def complete_message(
+    raw: Any, *, transport_name: str, transport_type: str | None, endpoint: str
+) -> Payload:
+    """An inbound message as an app may see it: checked, with what it left out filled in, and
+    without what is not its to say.
 
     Raises:
         BadMessage: At the first field that is wrong.
@@ -217,7 +235,9 @@ def delivery_class(transport_type: str | None) -> str:
 
 
 def for_app(message: Payload, account: str, app: str) -> Payload:
-    """A message as delivered to an app: with its own account and conversation, and the delivery class."""
+    """A message as delivered to an app: with its own account and conversation, and the delivery
+    class.
+    """
     helper = message["helper_metadata"] | {"go": go_metadata(account, app)}
     if not message.get("inbound_push_trigger"):  # which has no transport, and its class with it
         helper["delivery_class"] = delivery_class(message.get("transport_type"))
@@ -230,16 +250,31 @@ def go_metadata(account: str, app: str) -> dict[str, str]:
 
 
 def push_trigger(address: str, delivery_class: str = "sms") -> Payload:
-    """A message that nobody sent: it makes the app start a conversation with an address of that class."""
-    trigger = complete_message({"from_addr": address}, transport_name="", transport_type=None, endpoint="default")
+    """A message that nobody sent: it makes the app start a conversation with an address of that
+    class.
+    """
+    trigger = complete_message(
+        {"from_addr": address}, transport_name="", transport_type=None, endpoint="default"
+    )
     helper = {"delivery_class": delivery_class}
-    return trigger | {"inbound_push_trigger": True, "transport_name": None, "helper_metadata": helper}
+    return trigger | {
+        "inbound_push_trigger": True,
+        "transport_name": None,
+        "helper_metadata": helper,
+    }
 
 
 def reply(
-    to: Payload, content: str | None, *, close: bool, to_group: bool, helper_metadata: Mapping[str, Any]
+    to: Payload,
+    content: str | None,
+    *,
+    close: bool,
+    to_group: bool,
+    helper_metadata: Mapping[str, Any],
 ) -> Payload:
-    """The reply to a message that was delivered to an app: to its sender, or to its group. The outbox gives it its message_id."""
+    """The reply to a message that was delivered to an app: to its sender, or to its group. The
+    outbox gives it its message_id.
+    """
     return {
         "message_version": VERSION, "message_type": "user_message", "timestamp": now(),
         "in_reply_to": to["message_id"],

@@ -25,7 +25,9 @@ class MessagestoreSettings:
 
 def conversation() -> Any:
     """A conversation of the account; null and nothing are the app's own."""
-    return parameter(None, wrong=lambda value: f"'conversation_key' must be a string or null, not {shown(value)}")
+    return parameter(
+        None, wrong=lambda value: f"'conversation_key' must be a string or null, not {shown(value)}"
+    )
 
 
 def _seconds(value: Any) -> int | None:
@@ -108,7 +110,9 @@ class Messagestore(Resource):
     @command("messagestore.count_outbound_uniques")
     async def count_outbound_uniques(self, caller: Caller, request: Ask) -> Count:
         """Addresses that messages went to."""
-        return Count(await self.statistics.uniques(await self._conversation(caller, request), "out"))
+        return Count(
+            await self.statistics.uniques(await self._conversation(caller, request), "out")
+        )
 
     @command("messagestore.inbound_throughput")
     async def inbound_throughput(self, caller: Caller, request: AskThroughput) -> Throughput:
@@ -120,19 +124,23 @@ class Messagestore(Resource):
         """Messages a minute sent lately."""
         return await self._throughput(caller, request, "out")
 
-    async def _throughput(self, caller: Caller, request: AskThroughput, direction: Direction) -> Throughput:
+    async def _throughput(
+        self, caller: Caller, request: AskThroughput, direction: Direction
+    ) -> Throughput:
         seconds = _seconds(request.sample_time)
         assert seconds is not None
         return Throughput(
-            await self.statistics.throughput(await self._conversation(caller, request), direction, seconds)
+            await self.statistics.throughput(
+                await self._conversation(caller, request), direction, seconds
+            )
         )
 
     async def _conversation(self, caller: Caller, request: Ask | AskThroughput) -> Sender:
         """Another one must be in the config, or have been there while messages came."""
         name = caller.app if request.conversation_key is None else request.conversation_key
         sender = Sender(caller.account, name)
-        if name not in caller.setting(MessagestoreSettings).conversations and not await self.statistics.is_known(
-            sender
-        ):
+        if name not in caller.setting(
+            MessagestoreSettings
+        ).conversations and not await self.statistics.is_known(sender):
             raise Refused("Invalid conversation_key")
         return sender

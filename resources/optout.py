@@ -32,7 +32,9 @@ def _wrong(name: str) -> Any:
 def needed(name: str) -> Any:
     """A string that must be there and not be empty."""
     return parameter(
-        missing=f"Missing key: {name}", wrong=_wrong(name), check=lambda value: isinstance(value, str) and value != ""
+        missing=f"Missing key: {name}",
+        wrong=_wrong(name),
+        check=lambda value: isinstance(value, str) and value != "",
     )
 
 
@@ -106,7 +108,9 @@ class OptoutResource(Resource):
         most = _check_allowed(caller).optouts_max
         new = OptOut(request.message_id, now())
         try:
-            await self.optouts.set(caller.account, request.address_type, request.address_value, new, most)
+            await self.optouts.set(
+                caller.account, request.address_type, request.address_value, new, most
+            )
         except TooManyOptOuts as error:
             raise Refused(str(error)) from error
         return Status(True, new.created_at, new.message_id)  # noqa: FBT003

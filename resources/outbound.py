@@ -20,7 +20,9 @@ TAG_FIELDS = "Tag, content or to_addr not specified"
 
 @frozen
 class OutboundSettings:
-    """What an app may send over: endpoint, or pool:tag, to channel; and the helper_metadata keys that it may set."""
+    """What an app may send over: endpoint, or pool:tag, to channel; and the helper_metadata keys
+    that it may set.
+    """
 
     endpoints: Mapping[str, str]
     allowed_helper_metadata: tuple[str, ...]
@@ -45,9 +47,13 @@ def given(name: str, where: str) -> str:
 class Reply:
     """outbound.reply_to, outbound.reply_to_group. Checked in this order, helper_metadata last."""
 
-    content: str | None = parameter(missing="'content' must be given in replies.", wrong=CONTENT_WRONG)
+    content: str | None = parameter(
+        missing="'content' must be given in replies.", wrong=CONTENT_WRONG
+    )
     in_reply_to: str = given("in_reply_to", "in replies")
-    continue_session: bool = parameter(True, wrong="'continue_session' must be either true or false if given.")  # noqa: FBT003
+    continue_session: bool = parameter(
+        True, wrong="'continue_session' must be either true or false if given."
+    )
     helper_metadata: Json = None
 
 
@@ -55,7 +61,9 @@ class Reply:
 class SendTo:
     """outbound.send_to."""
 
-    content: str | None = parameter(missing="'content' must be given in sends.", wrong=CONTENT_WRONG)
+    content: str | None = parameter(
+        missing="'content' must be given in sends.", wrong=CONTENT_WRONG
+    )
     to_addr: str = given("to_addr", "in sends")
     endpoint: str = parameter("default", wrong="'endpoint' must be given in sends.")
     helper_metadata: Json = None
@@ -65,7 +73,9 @@ class SendTo:
 class SendToEndpoint:
     """outbound.send_to_endpoint."""
 
-    content: str | None = parameter(missing="'content' must be given in sends.", wrong=CONTENT_WRONG)
+    content: str | None = parameter(
+        missing="'content' must be given in sends.", wrong=CONTENT_WRONG
+    )
     endpoint: str = given("endpoint", "in sends")
     to_addr: str = given("to_addr", "in sends")
     helper_metadata: Json = None
@@ -73,7 +83,9 @@ class SendToEndpoint:
 
 @frozen
 class SendToTag:
-    """outbound.send_to_tag. Null content is refused here, as it always was; helper_metadata is ignored."""
+    """outbound.send_to_tag. Null content is refused here, as it always was; helper_metadata is
+    ignored.
+    """
 
     tagpool: str = parameter(missing=TAG_FIELDS, wrong=TAG_FIELDS)
     tag: str = parameter(missing=TAG_FIELDS, wrong=TAG_FIELDS)
@@ -94,7 +106,9 @@ class Outbound(Resource):
 
     @command("outbound.reply_to_group")
     async def reply_to_group(self, caller: Caller, request: Reply) -> Done:
-        """Reply to the group that the message in hand was sent to; to its sender where there is none."""
+        """Reply to the group that the message in hand was sent to; to its sender where there is
+        none.
+        """
         return await self._reply(caller, request, to_group=True)
 
     @command("outbound.send_to")
@@ -113,15 +127,21 @@ class Outbound(Resource):
         endpoint = f"{request.tagpool}:{request.tag}"
         channel = caller.setting(OutboundSettings).endpoints.get(endpoint)
         if channel is None:
-            raise Refused(f"Tag ({shown(request.tagpool)}, {shown(request.tag)}) not held by account")
-        message = send(request.to_addr, request.content, endpoint=endpoint, helper_metadata=_go(caller))
+            raise Refused(
+                f"Tag ({shown(request.tagpool)}, {shown(request.tag)}) not held by account"
+            )
+        message = send(
+            request.to_addr, request.content, endpoint=endpoint, helper_metadata=_go(caller)
+        )
         await self._post(caller, channel, message, _send_name(channel, request.to_addr))
         return Done()
 
     async def _send(self, caller: Caller, request: SendTo | SendToEndpoint) -> Done:
         metadata = _go(caller) | _allowed_metadata(caller, request.helper_metadata)
         channel = _channel_of(caller, request.endpoint)
-        message = send(request.to_addr, request.content, endpoint=request.endpoint, helper_metadata=metadata)
+        message = send(
+            request.to_addr, request.content, endpoint=request.endpoint, helper_metadata=metadata
+        )
         await self._post(caller, channel, message, _send_name(channel, request.to_addr))
         return Done()
 
@@ -140,8 +160,11 @@ class Outbound(Resource):
             )  # fmt: skip
         else:
             channel = caller.channel
-            message = reply(to, request.content, close=close, to_group=to_group, helper_metadata=metadata)
-        before, caller.replied = caller.replied, True  # at once: a run cut off in the middle may have replied
+            message = reply(
+                to, request.content, close=close, to_group=to_group, helper_metadata=metadata
+            )
+        # at once: a run cut off in the middle may have replied
+        before, caller.replied = caller.replied, True
         try:
             await self._post(caller, channel, message, REPLY)
         except Refused:
@@ -155,8 +178,9 @@ class Outbound(Resource):
     async def _post(self, caller: Caller, channel: str, message: Payload, name: str) -> None:
         """Post a message, unless an earlier run of the same inbound did so.
 
-        Of one inbound, the n-th reply is the same outbound in each of its runs, and so is the n-th send to an address over a
-        channel: an app need not do everything in the same order again, nor in the same words.
+        Of one inbound, the n-th reply is the same outbound in each of its runs, and so is the n-th
+        send to an address over a channel: an app need not do everything in the same order again,
+        nor in the same words.
         """
         sender, content = Sender(caller.account, caller.app), message["content"]
         if not caller.origin:
@@ -171,7 +195,9 @@ class Outbound(Resource):
         if posted.differs:
             caller.log.soon(WARNING, _sent_before(message))
 
-    async def _post_in(self, sender: Sender, channel: str, message: Payload, slot: Slot | None) -> Posted:
+    async def _post_in(
+        self, sender: Sender, channel: str, message: Payload, slot: Slot | None
+    ) -> Posted:
         try:
             return await self.outbox.post_once(channel, sender, message, slot)
         except OutboxFull as full:
@@ -183,7 +209,9 @@ def _send_name(channel: str, to_addr: str) -> str:
 
 
 def _sent_before(message: Payload) -> str:
-    what = f"a message to {shown(message['to_addr'])}" if message["in_reply_to"] is None else "a reply"
+    what = (
+        f"a message to {shown(message['to_addr'])}" if message["in_reply_to"] is None else "a reply"
+    )
     return (
         f"{what} is not sent: the message in progress was handled before, until the server was ended, and then"
         " another one was sent in its place"
@@ -210,5 +238,7 @@ def _allowed_metadata(caller: Caller, given: Any) -> dict[str, Any]:
     if not allowed:
         raise Refused("'helper_metadata' is not allowed")
     if missing_from(given, allowed):
-        raise Refused(f"'helper_metadata' may only contain the following keys: {', '.join(allowed)}")
+        raise Refused(
+            f"'helper_metadata' may only contain the following keys: {', '.join(allowed)}"
+        )
     return given

@@ -1,7 +1,8 @@
 """Text from outside: valid Unicode from the door on, and JSON of a bounded depth.
 
-Half of a surrogate pair can be neither encoded nor stored. What a machine sent is cleaned (`clean`); what a person wrote is
-refused (`is_clean`). JSON is read with `read_json`: as msgspec does, in one step, with the depth known before anything walks it.
+Half of a surrogate pair can be neither encoded nor stored. What a machine sent is cleaned
+(`clean`); what a person wrote is refused (`is_clean`). JSON is read with `read_json`: as msgspec
+does, in one step, with the depth known before anything walks it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import msgspec
 DEPTH_MAX = 64  # of JSON that comes in from gateways and over the admin port
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# In JSON text: a whole pair, or an escape of anything else (group 1, kept), or half of a pair (replaced).
+# In JSON text: a whole pair, or an escape of anything else (group 1, kept), or half of a pair
+# (replaced).
 _HALF = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u]|\\u(?![dD][89a-fA-F]))"
     rb"|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_STEPS = bytes(1 if byte in b"[{" else 255 for byte in range(256))  # as signed: 1 level down, 1 level up
+# as signed: 1 level down, 1 level up
+_STEPS = bytes(1 if byte in b"[{" else 255 for byte in range(256))
 
 _decode = msgspec.json.Decoder().decode
 
@@ -52,11 +55,13 @@ def clean_json(data: bytes) -> bytes:
 
 
 def is_deeper(data: bytes, most: int) -> bool:
-    """Whether JSON text is nested deeper than `most`. Linear in the length of the text, whatever is in it."""
+    """Whether JSON text is nested deeper than `most`. Linear in the length of the text, whatever is
+    in it.
+    """
     if data.count(b"[") + data.count(b"{") <= most:
         return False
-    # Without escaped backslashes, and then escaped quotes, every other piece between quotes is a string. One that does not
-    # end takes the rest.
+    # Without escaped backslashes, and then escaped quotes, every other piece between quotes is a
+    # string. One that does not end takes the rest.
     outside = data.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
     steps = b"".join(outside).translate(_STEPS, _NO_BRACKETS)
     return max(accumulate(memoryview(steps).cast("b")), default=0) > most

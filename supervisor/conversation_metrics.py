@@ -34,13 +34,20 @@ class ConversationReporter:
     _apps: Callable[[], Mapping[str, App]]
     _statistics: Statistics
     _graphite: Graphite
-    _reported: dict[str, int] = field(factory=dict)  # app to the bucket that it was last reported in
+    # app to the bucket that it was last reported in
+    _reported: dict[str, int] = field(factory=dict)
     _is_away: bool = field(default=False, init=False)  # the store, at the last attempt
 
     async def run(self) -> None:
-        """Until cancelled. What the store does not tell is asked for again, as long as its bucket lasts."""
+        """Until cancelled. What the store does not tell is asked for again, as long as its bucket
+        lasts.
+        """
         while True:
-            due = [(app, bucket) for app in self._apps().values() if (bucket := self._due(app)) is not None]
+            due = [
+                (app, bucket)
+                for app in self._apps().values()
+                if (bucket := self._due(app)) is not None
+            ]
             for start in range(0, len(due), BATCH):
                 some = due[start : start + BATCH]
                 for app, bucket in some:
@@ -68,7 +75,9 @@ class ConversationReporter:
             if isinstance(totals, Totals):
                 self._fire(app, totals)
             elif isinstance(totals, StoreRefused) and not totals.is_wide:
-                log.warning("app %s: it is not reported to Graphite in this bucket: %s", app.name, totals)
+                log.warning(
+                    "app %s: it is not reported to Graphite in this bucket: %s", app.name, totals
+                )
             else:
                 worst = totals
                 del self._reported[app.name]

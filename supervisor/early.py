@@ -1,6 +1,8 @@
-"""Signals that come before anybody can act on them: from the first instruction of `jsbox serve` until the service listens to them.
+"""Signals that come before anybody can act on them: from the first instruction of `jsbox serve`
+until the service listens to them.
 
-By default SIGHUP ends a process, and SIGTERM ends it with an exit code that is no success. Imports nothing that takes time.
+By default SIGHUP ends a process, and SIGTERM ends it with an exit code that is no success. Imports
+nothing that takes time.
 """
 
 import signal
@@ -22,7 +24,9 @@ def hold() -> None:
 
 
 def ignore() -> None:
-    """From here on they are nobody's business: the process is about to end, with an exit code of its own."""
+    """From here on they are nobody's business: the process is about to end, with an exit code of
+    its own.
+    """
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,5 +1,5 @@
-"""What can be expected to go wrong: what an app or its process does ends as an Outcome, never as a crash of the supervisor; what keeps
-the supervisor from starting is said in one line.
+"""What can be expected to go wrong: what an app or its process does ends as an Outcome, never as a
+crash of the supervisor; what keeps the supervisor from starting is said in one line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What happens, for whoever wants to count it. The parts of the supervisor call an `Observer` and know nothing of Prometheus."""
+"""What happens, for whoever wants to count it. The parts of the supervisor call an `Observer` and
+know nothing of Prometheus.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from . import __version__
 from .outcomes import Outcome
 
-LIMITS = {Outcome.WALL, Outcome.CPU, Outcome.HEAP, Outcome.MEMORY, Outcome.OUTPUT, Outcome.COMMANDS, Outcome.BOOT}
+LIMITS = {
+    Outcome.WALL,
+    Outcome.CPU,
+    Outcome.HEAP,
+    Outcome.MEMORY,
+    Outcome.OUTPUT,
+    Outcome.COMMANDS,
+    Outcome.BOOT,
+}
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
@@ -21,8 +31,8 @@ PHASES = ("queue", "boot", "app", "calls")
 
 @frozen
 class Phases:
-    """Seconds of a message or event from its acceptance to the end of its run: waiting for its turn, for a process, the app's own time,
-    and the time in which it waited for commands.
+    """Seconds of a message or event from its acceptance to the end of its run: waiting for its
+    turn, for a process, the app's own time, and the time in which it waited for commands.
     """
 
     queue: float
@@ -127,7 +137,9 @@ class PrometheusObserver:
 
     def __init__(self, node: str = "") -> None:
         self.registry = registry = CollectorRegistry()
-        self._messages = Counter("jsbox_messages", "Runs that ended", ("app", "kind", "outcome"), registry=registry)
+        self._messages = Counter(
+            "jsbox_messages", "Runs that ended", ("app", "kind", "outcome"), registry=registry
+        )
         self._phases = Histogram(
             "jsbox_message_duration_seconds",
             "Time of a run",
@@ -138,7 +150,9 @@ class PrometheusObserver:
         self._missing = Counter(
             "jsbox_missing_replies", "Session messages without a reply", ("app",), registry=registry
         )
-        self._fallbacks = Counter("jsbox_fallback_replies", "Fallback replies sent", ("app",), registry=registry)
+        self._fallbacks = Counter(
+            "jsbox_fallback_replies", "Fallback replies sent", ("app",), registry=registry
+        )
         self._requests = Counter(
             "jsbox_resource_requests",
             "Commands answered",
@@ -157,7 +171,9 @@ class PrometheusObserver:
             tuple[str, str, str], tuple[Counter, Histogram]
         ] = {}  # finding them costs more than counting
         self._used: dict[str, Counter] = {}
-        self._starts = Counter("jsbox_sandbox_starts", "Processes booted", ("app",), registry=registry)
+        self._starts = Counter(
+            "jsbox_sandbox_starts", "Processes booted", ("app",), registry=registry
+        )
         self._boots = Histogram(
             "jsbox_sandbox_boot_seconds",
             "Time to boot a process",
@@ -168,43 +184,74 @@ class PrometheusObserver:
         self._inbound = Counter(
             "jsbox_inbound", "Inbound messages and events", ("channel", "answer"), registry=registry
         )
-        self._outbound = Counter("jsbox_outbound", "Outbound messages delivered", ("channel",), registry=registry)
-        self._again = Counter("jsbox_redeliveries", "Deliveries repeated", ("channel",), registry=registry)
-        self._reloads = Counter("jsbox_config_reloads", "Reloads of the config", ("outcome",), registry=registry)
-        self._searches = Counter("jsbox_searches", "Searches of contacts and groups", ("outcome",), registry=registry)
+        self._outbound = Counter(
+            "jsbox_outbound", "Outbound messages delivered", ("channel",), registry=registry
+        )
+        self._again = Counter(
+            "jsbox_redeliveries", "Deliveries repeated", ("channel",), registry=registry
+        )
+        self._reloads = Counter(
+            "jsbox_config_reloads", "Reloads of the config", ("outcome",), registry=registry
+        )
+        self._searches = Counter(
+            "jsbox_searches", "Searches of contacts and groups", ("outcome",), registry=registry
+        )
         self._search_seconds = Histogram(
             "jsbox_search_duration_seconds", "Time of a search", buckets=SECONDS, registry=registry
         )
         self._search_restarts = Counter(
-            "jsbox_search_restarts", "Times that the search process was started again", registry=registry
+            "jsbox_search_restarts",
+            "Times that the search process was started again",
+            registry=registry,
         )
-        self._ends = Counter("jsbox_sandbox_exits", "Processes that ended", ("app", "reason"), registry=registry)
+        self._ends = Counter(
+            "jsbox_sandbox_exits", "Processes that ended", ("app", "reason"), registry=registry
+        )
         self._cpu = Counter(
-            "jsbox_sandbox_cpu_seconds", "CPU time of runs that ended well", ("app",), registry=registry
+            "jsbox_sandbox_cpu_seconds",
+            "CPU time of runs that ended well",
+            ("app",),
+            registry=registry,
         )
         self._hits = Counter(
-            "jsbox_limit_hits", "Limits hit (hard), or nearly (soft)", ("app", "limit", "level"), registry=registry
+            "jsbox_limit_hits",
+            "Limits hit (hard), or nearly (soft)",
+            ("app", "limit", "level"),
+            registry=registry,
         )
         self._failed = Counter(
-            "jsbox_messages_failed", "Runs that did not end well", ("app", "reason"), registry=registry
+            "jsbox_messages_failed",
+            "Runs that did not end well",
+            ("app", "reason"),
+            registry=registry,
         )
         self._stalls = Counter(
-            "jsbox_gateway_stalls", "Clients closed since they took nothing", ("channel",), registry=registry
+            "jsbox_gateway_stalls",
+            "Clients closed since they took nothing",
+            ("channel",),
+            registry=registry,
         )
         self.config_time = Gauge(
-            "jsbox_config_last_success_timestamp_seconds", "When the config in force was read", registry=registry
+            "jsbox_config_last_success_timestamp_seconds",
+            "When the config in force was read",
+            registry=registry,
         )
         self._build = Gauge("jsbox_build_info", "What runs", ("version", "node"), registry=registry)
         self._build.labels(__version__, node).set(1)
         ProcessCollector(registry=registry)
-        self.loop_lag = Gauge("jsbox_loop_lag_seconds", "How late the supervisor's own timer was", registry=registry)
+        self.loop_lag = Gauge(
+            "jsbox_loop_lag_seconds", "How late the supervisor's own timer was", registry=registry
+        )
 
     def run_ended(self, app: str, kind: str, outcome: Outcome, phases: Phases) -> None:
         """See Observer."""
         known = self._ended.get((app, kind, outcome))
         if known is None:
             times = {name: self._phases.labels(app, name) for name in (*PHASES, "total")}
-            known = self._ended[app, kind, outcome] = self._messages.labels(app, kind, outcome), times
+            known = self._ended[app, kind, outcome] = (
+                self._messages.labels(app, kind, outcome),
+                times,
+            )
         known[0].inc()
         if outcome is not Outcome.OK:
             self._failed.labels(app, outcome).inc()
@@ -224,8 +271,13 @@ class PrometheusObserver:
         """See Observer."""
         known = self._served.get((app, command, outcome))
         if known is None:
-            resource, _, name = command.partition(".") if outcome != "unknown" else ("unknown", "", "")
-            known = self._requests.labels(app, resource, name, outcome), self._request_seconds.labels(resource)
+            resource, _, name = (
+                command.partition(".") if outcome != "unknown" else ("unknown", "", "")
+            )
+            known = (
+                self._requests.labels(app, resource, name, outcome),
+                self._request_seconds.labels(resource),
+            )
             if outcome != "unknown":  # those have names that apps chose
                 self._served[app, command, outcome] = known
         known[0].inc()
@@ -277,7 +329,9 @@ class PrometheusObserver:
         self._stalls.labels(channel).inc()
 
     def expect(self, apps: Iterable[str]) -> None:
-        """Apps that are there: what is counted of them begins at 0, so that Prometheus sees the first one rise."""
+        """Apps that are there: what is counted of them begins at 0, so that Prometheus sees the
+        first one rise.
+        """
         for app in apps:
             for counter in (self._missing, self._fallbacks, self._starts):
                 counter.labels(app)

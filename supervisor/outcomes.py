@@ -1,4 +1,6 @@
-"""How a run ended: a closed set, the same names for apps' logs, gateways, metrics and documentation."""
+"""How a run ended: a closed set, the same names for apps' logs, gateways, metrics and
+documentation.
+"""
 
 from __future__ import annotations
 
@@ -22,5 +24,7 @@ class Outcome(StrEnum):
     CRASHED = "crashed"  # exit or signal with no such reason
     KILLED_BY_OPERATOR = "killed_by_operator"
     HOST_OOM = "host_oom"
-    SHUTDOWN = "shutdown"  # ours: cut off, or its app left the config; it stays in the journal and is run again
-    DEAD_LETTER = "dead_letter"  # ours: not run again, since supervisors died of it; or it cannot be read
+    # ours: cut off, or its app left the config; it stays in the journal and is run again
+    SHUTDOWN = "shutdown"
+    # ours: not run again, since supervisors died of it; or it cannot be read
+    DEAD_LETTER = "dead_letter"

@@ -55,11 +55,16 @@ class Reloads:
     _lock: trio.Lock = field(factory=trio.Lock, init=False)
 
     async def reload(self) -> Result:
-        """Read the config again and apply it as a whole, or keep the old one and say what is wrong. Never raises an Exception."""
+        """Read the config again and apply it as a whole, or keep the old one and say what is wrong.
+        Never raises an Exception.
+        """
         service = self._service
         async with self._lock:
             if service.is_draining:
-                return {"ok": False, "errors": ["the server is about to stop: its next start reads the config"]}
+                return {
+                    "ok": False,
+                    "errors": ["the server is about to stop: its next start reads the config"],
+                }
             service.manager.reloading()
             result: Result = {"ok": False, "errors": ["it was interrupted"]}
             try:

@@ -1,4 +1,6 @@
-"""The one place where everything is put together: opens every part in order, runs until told to stop, closes in reverse."""
+"""The one place where everything is put together: opens every part in order, runs until told to
+stop, closes in reverse.
+"""
 
 from __future__ import annotations
 
@@ -159,7 +161,8 @@ class Service:
         seconds = self.config.gateway.drain
         self.manager.stopping(f"draining, for {seconds:g} s at most")
         if self.manager.is_there:
-            self.gateway.accept_no_more()  # its socket outlives us: who comes now is the next server's
+            # its socket outlives us: who comes now is the next server's
+            self.gateway.accept_no_more()
         self.gateway.say_drain(seconds)
         with trio.move_on_after(seconds):
             await self.dispatcher.drain(seconds)
@@ -174,7 +177,11 @@ class Service:
         return f"{line}; the last reload was refused: {'; '.join(reload['errors'])}"
 
     def _contacts_max(self, account: str) -> int | None:
-        return self.config.account(account).contacts_max if account in self.config.account_names else None
+        return (
+            self.config.account(account).contacts_max
+            if account in self.config.account_names
+            else None
+        )
 
     def _health(self) -> Health:
         return Health(
@@ -239,7 +246,9 @@ class Service:
 
     def _start_tasks(self, nursery: trio.Nursery, keyspace: Keyspace) -> None:
         """What goes on in the background: whichever fails is started again."""
-        reporter = ConversationReporter(lambda: self.config.apps, self.stores.statistics, self.stores.graphite)
+        reporter = ConversationReporter(
+            lambda: self.config.apps, self.stores.statistics, self.stores.graphite
+        )
         nursery.start_soon(keep_running, "disk", self.disk.watch)
         nursery.start_soon(keep_running, "lag", self._watch_lag)
         nursery.start_soon(keep_running, "compile", self._compile)
@@ -250,7 +259,9 @@ class Service:
             nursery.start_soon(keep_running, "watchdog", self.manager.show_life)
 
     async def _compile(self) -> None:
-        """Have the toolkits compiled ahead, at the start and after each reload, when the apps have had their first moments."""
+        """Have the toolkits compiled ahead, at the start and after each reload, when the apps have
+        had their first moments.
+        """
         while True:
             applied = self.reloads.applied
             await trio.sleep(COMPILE_AFTER)
@@ -285,18 +296,26 @@ async def open_service(
         probing = await stack.enter_async_context(open_probing(walls))
         store = await stack.enter_async_context(open_store(config, manager.starting))
         stores_redis, room = store.redis, store.disk.room
-        deliveries = await stack.enter_async_context(open_deliveries(observer, config.gateway.ack_timeout))
+        deliveries = await stack.enter_async_context(
+            open_deliveries(observer, config.gateway.ack_timeout)
+        )
         graphite = await stack.enter_async_context(open_graphite())
         egress = await stack.enter_async_context(open_egress())
-        ids = await until_answered("message ids", partial(open_message_ids, stores_redis), manager.starting)
+        ids = await until_answered(
+            "message ids", partial(open_message_ids, stores_redis), manager.starting
+        )
         statistics = Statistics(stores_redis)
-        outbox = Outbox(stores_redis, ids, statistics, deliveries.announce, room, deliveries.is_awaited)
+        outbox = Outbox(
+            stores_redis, ids, statistics, deliveries.announce, room, deliveries.is_awaited
+        )
         deliveries.outbox = outbox
         contacts, groups = Contacts(stores_redis, room), Groups(stores_redis, room)
         optouts, keyspace = OptOuts(stores_redis, room), Keyspace(stores_redis, room)
         indexes = config.data_dir / "search"
         search = await stack.enter_async_context(
-            open_search(config.search, store.url, indexes, config.account_names, observer, cwd=store.cwd)
+            open_search(
+                config.search, store.url, indexes, config.account_names, observer, cwd=store.cwd
+            )
         )
         stores = Stores(
             stores_redis,
@@ -314,12 +333,21 @@ async def open_service(
             ContactsResource(contacts, search), GroupsResource(groups, contacts, search), Messagestore(statistics),
             OptoutResource(optouts),
         ]  # fmt: skip
-        pool = await stack.enter_async_context(open_pool(walls, config.node.max_processes, observer, config.node.spare))
+        pool = await stack.enter_async_context(
+            open_pool(walls, config.node.max_processes, observer, config.node.spare)
+        )
         router = Router(build_table(resources), observer)
         history = History(Traces(), Recordings(stores_redis, room))
         dispatcher = await stack.enter_async_context(
             open_dispatcher(
-                pool, router, stores.journal, stores.logbook, outbox, history, observer, deliveries.run_ended
+                pool,
+                router,
+                stores.journal,
+                stores.logbook,
+                outbox,
+                history,
+                observer,
+                deliveries.run_ended,
             )
         )
         pusher = Pusher(contacts, groups, optouts, search, stores.journal, dispatcher)
@@ -337,7 +365,8 @@ async def open_service(
         nursery = await stack.enter_async_context(trio.open_nursery())
         service._start_tasks(nursery, keyspace)  # noqa: SLF001
         await probing.must_hold()
-        async with AsyncExitStack() as ports:  # closed before anything is cancelled: clients are told
+        # closed before anything is cancelled: clients are told
+        async with AsyncExitStack() as ports:
             await _open_ports(ports, service)
             manager.ready(service.status())
             yield service
@@ -346,7 +375,11 @@ async def open_service(
 
 async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
     listen_at, manager = service.config.listen, service.manager
-    tls = None if listen_at.certificate is None or listen_at.key is None else (listen_at.certificate, listen_at.key)
+    tls = (
+        None
+        if listen_at.certificate is None or listen_at.key is None
+        else (listen_at.certificate, listen_at.key)
+    )
     try:
         context = None if tls is None else server_context(*tls)
     except OSError as error:

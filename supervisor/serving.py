@@ -18,10 +18,14 @@ from .service import Service, open_service
 log = logging.getLogger(__name__)
 
 
-async def run(config: Config, read_config: Callable[[], Config], ready: Callable[[Service], None]) -> None:
-    """Serve until SIGTERM or SIGINT: the first lets what is in progress end, the second does not wait. SIGHUP reloads.
+async def run(
+    config: Config, read_config: Callable[[], Config], ready: Callable[[Service], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT: the first lets what is in progress end, the second does not
+    wait. SIGHUP reloads.
 
-    While the service is being started, the first of them ends the start, and a SIGHUP is obeyed after it.
+    While the service is being started, the first of them ends the start, and a SIGHUP is obeyed
+    after it.
     """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
@@ -35,7 +39,8 @@ async def run(config: Config, read_config: Callable[[], Config], ready: Callable
                     trio.open_nursery() as work,
                 ):
                     gc.collect()
-                    gc.freeze()  # what is there by now stays: the collector need not look at it again and again
+                    # what is there by now stays: the collector need not look at it again and again
+                    gc.freeze()
                     ready(service)
                     orders.obey(service, work)
                     await orders.over.wait()

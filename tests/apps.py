@@ -20,13 +20,24 @@ NODE = node_path(Config())
 _OPEN = ExitStack()  # until the tests end
 
 
-def make_app(javascript: str, name: str = "app", limits: dict[str, Any] | None = None, **fields: Any) -> App:
+def make_app(
+    javascript: str, name: str = "app", limits: dict[str, Any] | None = None, **fields: Any
+) -> App:
     """An app; `javascript` is the body of its message handler unless it sets up `api` itself."""
     source = (
-        javascript if "api.on_" in javascript else f"api.on_inbound_message = function (command) {{ {javascript} }};"
+        javascript
+        if "api.on_" in javascript
+        else f"api.on_inbound_message = function (command) {{ {javascript} }};"
     )
     pool = evolve(Pool(), **fields.pop("pool", {}))
-    app = App(name, "acct", Path(f"/{name}.js"), source=source, limits=evolve(Limits(), **(limits or {})), pool=pool)
+    app = App(
+        name,
+        "acct",
+        Path(f"/{name}.js"),
+        source=source,
+        limits=evolve(Limits(), **(limits or {})),
+        pool=pool,
+    )
     return evolve(app, **fields)
 
 

@@ -1,5 +1,6 @@
-"""How tests are run: in parallel, each within a time; fixtures of all tests; and the check that a test leaves no process and
-no descriptor behind."""
+"""How tests are run: in parallel, each within a time; fixtures of all tests; and the check that a
+test leaves no process and no descriptor behind.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ from .programs import FORKS
 from .valkey_server import valkey_server
 
 WORKERS = 4  # on two processors: more than those, since tests wait most of the time
-TEST_SECONDS = 300.0  # until a test that hangs is ended; the longest takes a tenth of that on a quiet machine
+# until a test that hangs is ended; the longest takes a tenth of that on a quiet machine
+TEST_SECONDS = 300.0
 SLOW_SECONDS = 3600.0  # the same for a test that is marked slow
 
 
@@ -37,13 +39,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """None for single files and tests, which are over before workers have started."""
-    return max(WORKERS, os.cpu_count() or 1) if all(Path(arg).is_dir() for arg in config.args) else 0
+    return (
+        max(WORKERS, os.cpu_count() or 1) if all(Path(arg).is_dir() for arg in config.args) else 0
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test its time: past it, the stacks of all threads are printed, and it fails (pytest-timeout). Property tests are
-    slow ones, too, where these are asked for."""
+    """Give every test its time: past it, the stacks of all threads are printed, and it fails
+    (pytest-timeout). Property tests are slow ones, too, where these are asked for.
+    """
     for item in items:
         if examples.are_many() and is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker(pytest.mark.slow)
@@ -70,9 +75,13 @@ def _say_and(raise_in_test: Callable[[int, Any], Any], number: int, frame: Any) 
 
 
 def _waiting(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:
-    """A Trio task and those below it, each with the lines that it has come to (but Trio's own), innermost last."""
+    """A Trio task and those below it, each with the lines that it has come to (but Trio's own),
+    innermost last.
+    """
     frames = [(frame.f_code.co_filename, line) for frame, line in task.iter_await_frames()]
-    shown = [f"{Path(file).name}:{line}" for file, line in frames if "/site-packages/trio/" not in file]
+    shown = [
+        f"{Path(file).name}:{line}" for file, line in frames if "/site-packages/trio/" not in file
+    ]
     yield f"{'  ' * depth}{task.name}: {', '.join(shown)}"
     for nursery in task.child_nurseries:
         for child in nursery.child_tasks:
@@ -81,7 +90,9 @@ def _waiting(task: trio.lowlevel.Task, depth: int = 0) -> Iterator[str]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_report_to_serializable() -> Generator[None, Any, Any]:
-    """Half a surrogate pair in what a test has printed or logged must not end its worker: xdist sends valid text only."""
+    """Half a surrogate pair in what a test has printed or logged must not end its worker: xdist
+    sends valid text only.
+    """
     return _clean((yield))
 
 

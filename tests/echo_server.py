@@ -1,4 +1,6 @@
-"""A plain HTTP/1.1 server on loopback that says what it was asked (the routes that the conformance cases name)."""
+"""A plain HTTP/1.1 server on loopback that says what it was asked (the routes that the conformance
+cases name).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class _Handler(BaseHTTPRequestHandler):
             return body
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def _answer(self, code: int, body: bytes, content_type: str = "text/plain", **headers: str) -> None:
+    def _answer(
+        self, code: int, body: bytes, content_type: str = "text/plain", **headers: str
+    ) -> None:
         self.send_response(code)
         self.send_header("Content-Type", content_type)
         for name, value in headers.items():
@@ -77,7 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_form(self, content_type: str, body: bytes, said: dict[str, Any]) -> None:
         parser = email.parser.BytesParser(policy=email.policy.HTTP)
-        for part in parser.parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body).iter_parts():
+        for part in parser.parsebytes(
+            b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body
+        ).iter_parts():
             name = part.get_param("name", header="content-disposition")
             data = part.get_payload(decode=True).decode("utf-8")
             if part.get_filename() is None:

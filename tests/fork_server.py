@@ -1,8 +1,10 @@
-"""`jsbox` commands in processes of their own, without the second that Python takes to import it all: a process that has imported
-everything forks for each. Run as `python -m tests.fork_server SOCKET`; `Forked` is the other side.
+"""`jsbox` commands in processes of their own, without the second that Python takes to import it
+all: a process that has imported everything forks for each. Run as `python -m tests.fork_server
+SOCKET`; `Forked` is the other side.
 
-What runs in the fork is the command from `main` on, with its own standard streams, environment and signals, as Python's own start
-would leave them. Tests of how the command itself starts (tests/packaging, the demo, the terminal) do not come here.
+What runs in the fork is the command from `main` on, with its own standard streams, environment and
+signals, as Python's own start would leave them. Tests of how the command itself starts
+(tests/packaging, the demo, the terminal) do not come here.
 """
 
 from __future__ import annotations
@@ -89,20 +91,36 @@ class ForkServer:
         env: Mapping[str, str] | None = None,
     ) -> Forked:
         """Run `jsbox` with these arguments, on these three descriptors, in a session of its own."""
-        request = {"arguments": list(arguments), "env": dict(env or os.environ), "cwd": str(cwd or Path.cwd())}
+        request = {
+            "arguments": list(arguments),
+            "env": dict(env or os.environ),
+            "cwd": str(cwd or Path.cwd()),
+        }
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(self._started())
         socket.send_fds(connection, [json.dumps(request).encode()], streams)
         return Forked(int.from_bytes(connection.recv(STATUS), "little"), None, connection)
 
     def run(
-        self, arguments: Sequence[str], input: str = "", timeout: float | None = None, **options: Any
+        self,
+        arguments: Sequence[str],
+        input: str = "",
+        timeout: float | None = None,
+        **options: Any,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `jsbox` to its end, as subprocess.run does. Kills it and raises TimeoutExpired if that does not come."""
-        with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        """Run `jsbox` to its end, as subprocess.run does. Kills it and raises TimeoutExpired if
+        that does not come.
+        """
+        with (
+            tempfile.TemporaryFile() as stdin,
+            tempfile.TemporaryFile() as stdout,
+            tempfile.TemporaryFile() as stderr,
+        ):
             stdin.write(input.encode())
             stdin.seek(0)
-            forked = self.fork(arguments, [stream.fileno() for stream in (stdin, stdout, stderr)], **options)
+            forked = self.fork(
+                arguments, [stream.fileno() for stream in (stdin, stdout, stderr)], **options
+            )
             try:
                 code = forked.wait(timeout)
             except subprocess.TimeoutExpired:
@@ -111,7 +129,9 @@ class ForkServer:
                 raise
             for stream in (stdout, stderr):
                 stream.seek(0)
-            return subprocess.CompletedProcess(arguments, code, stdout.read().decode(), stderr.read().decode())
+            return subprocess.CompletedProcess(
+                arguments, code, stdout.read().decode(), stderr.read().decode()
+            )
 
     def _started(self) -> str:
         """Where its socket is."""
@@ -181,7 +201,17 @@ def import_all() -> None:
 
     for module in {name for name, _ in cli.COMMANDS.values()}:
         importlib.import_module(f"supervisor.cli.{module}")
-    for module in ("service", "serving", "load.run", "load.server", "replay", "backup", "migrate", "doctor", "phone"):
+    for module in (
+        "service",
+        "serving",
+        "load.run",
+        "load.server",
+        "replay",
+        "backup",
+        "migrate",
+        "doctor",
+        "phone",
+    ):
         importlib.import_module(f"supervisor.{module}")
 
 

@@ -1,4 +1,6 @@
-"""A gateway client for tests: sends frames as they are, keeps what comes, and acknowledges what it is told to."""
+"""A gateway client for tests: sends frames as they are, keeps what comes, and acknowledges what it
+is told to.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +34,20 @@ class Client:
         await self.socket.send_message(frame if isinstance(frame, str) else json.dumps(frame))
 
     async def expect(self, kind: str, seconds: float = PATIENCE, **fields: Any) -> Frame:
-        """The first frame, received already or still to come, of this type and with these fields; it is taken out."""
+        """The first frame, received already or still to come, of this type and with these fields;
+        it is taken out.
+        """
         return await self.expect_that(
-            lambda frame: frame["type"] == kind and all(frame.get(key) == value for key, value in fields.items()),
+            lambda frame: (
+                frame["type"] == kind
+                and all(frame.get(key) == value for key, value in fields.items())
+            ),
             seconds,
         )
 
-    async def expect_that(self, matches: Callable[[Frame], bool], seconds: float = PATIENCE) -> Frame:
+    async def expect_that(
+        self, matches: Callable[[Frame], bool], seconds: float = PATIENCE
+    ) -> Frame:
         with trio.move_on_after(seconds):
             while True:
                 for frame in self.frames:
@@ -110,7 +119,10 @@ async def connect(
     **hello: Any,
 ) -> AsyncIterator[Client]:
     """A client that has said hello (unless `channel` is None)."""
-    async with open_websocket(url, ["jsbox.v1"], headers or []) as socket, trio.open_nursery() as nursery:
+    async with (
+        open_websocket(url, ["jsbox.v1"], headers or []) as socket,
+        trio.open_nursery() as nursery,
+    ):
         client = Client(socket, acknowledge)
         nursery.start_soon(client._receive)
         if channel is not None:

@@ -1,4 +1,6 @@
-"""How long the event loop is held: measured from within it, in CPU time, so that other programs on the machine do not count."""
+"""How long the event loop is held: measured from within it, in CPU time, so that other programs on
+the machine do not count.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ from attrs import define
 
 @define
 class Lag:
-    """Of the time measured: the longest pass of the loop in seconds of its thread's CPU, how many passes there were, and the
-    seconds of CPU that the whole process used."""
+    """Of the time measured: the longest pass of the loop in seconds of its thread's CPU, how many
+    passes there were, and the seconds of CPU that the whole process used.
+    """
 
     longest: float = 0.0
     passes: int = 0
@@ -24,8 +27,8 @@ class Lag:
 
 @asynccontextmanager
 async def lag(*, clean: bool = True) -> AsyncIterator[Lag]:
-    """Measure the passes of the loop while the block runs: the watching task has a turn in each of them, so the loop never rests.
-    `clean`: collect garbage before, which takes a tenth of a second.
+    """Measure the passes of the loop while the block runs: the watching task has a turn in each of
+    them, so the loop never rests. `clean`: collect garbage before, which takes a tenth of a second.
     """
     measured = Lag()
 
@@ -53,7 +56,9 @@ async def lag(*, clean: bool = True) -> AsyncIterator[Lag]:
 
 
 def step_bound() -> float:
-    """Seconds of CPU that a step may take: 50 ms, or more on a slow machine, by a loop that always is the same."""
+    """Seconds of CPU that a step may take: 50 ms, or more on a slow machine, by a loop that always
+    is the same.
+    """
     shortest = 1.0
     for _ in range(3):
         began = time.thread_time()

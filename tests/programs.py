@@ -1,5 +1,6 @@
-"""Programs that tests run: the jsbox command itself, and everything that the install does not bring (here only, so that one place
-says what is needed)."""
+"""Programs that tests run: the jsbox command itself, and everything that the install does not bring
+(here only, so that one place says what is needed).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from .fork_server import Forked, ForkServer
 
 FORKS = ForkServer()  # ended by the session's fixture (tests/conftest.py)
 READY = re.compile(r"ready: gateway (wss?://\S+), admin (https?://[^\s,]+)")
-# Until what hangs is given up, on however slow a machine: less than a test may take (tests/conftest.py).
+# Until what hangs is given up, on however slow a machine: less than a test may take
+# (tests/conftest.py).
 START_SECONDS = 120
 STOP_SECONDS = 120
 COMMAND_SECONDS = 240
@@ -43,7 +45,9 @@ class Server:
     log: Path
 
 
-def jsbox(*arguments: str, input: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def jsbox(
+    *arguments: str, input: str = "", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     """Run a jsbox command to its end."""
     return FORKS.run(arguments, input, timeout=COMMAND_SECONDS, cwd=cwd)
 
@@ -56,17 +60,25 @@ def serve(
     program: Sequence[str] | None = None,
     env: dict[str, str] | None = None,
 ) -> Iterator[Server]:
-    """A server for a config file, stopped at the end; it must then exit with `expect_code` (None: it may be dead). `program`: the one
-    file, or another way to start it."""
+    """A server for a config file, stopped at the end; it must then exit with `expect_code` (None:
+    it may be dead). `program`: the one file, or another way to start it.
+    """
     log = config.with_suffix(".log")
     arguments = ("serve", "-c", str(config))
     process: Process
     with log.open("w") as stderr, open(os.devnull) as stdin:
         if program is None:
-            process = FORKS.fork(arguments, [stdin.fileno(), stderr.fileno(), stderr.fileno()], env=env)
+            process = FORKS.fork(
+                arguments, [stdin.fileno(), stderr.fileno(), stderr.fileno()], env=env
+            )
         else:
             process = subprocess.Popen(
-                [*program, *arguments], stdin=stdin, stderr=stderr, env=env, text=True, start_new_session=True
+                [*program, *arguments],
+                stdin=stdin,
+                stderr=stderr,
+                env=env,
+                text=True,
+                start_new_session=True,
             )
     try:
         yield _wait_ready(process, log)
@@ -78,7 +90,9 @@ def serve(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise AssertionError(f"the server did not stop; it logged:\n{log.read_text()}") from None
+            raise AssertionError(
+                f"the server did not stop; it logged:\n{log.read_text()}"
+            ) from None
     if expect_code is not None:
         assert code == expect_code, f"the server exited with {code}; it logged:\n{log.read_text()}"
 
@@ -96,9 +110,16 @@ def _wait_ready(process: Process, log: Path) -> Server:
 
 
 def debian(program: str, package: str, how: str = "apt-get install -yq {}") -> str:
-    """Have a program of a Debian package, which the README's install does not bring; skips the test where it cannot be had."""
+    """Have a program of a Debian package, which the README's install does not bring; skips the test
+    where it cannot be had.
+    """
     if shutil.which(program) is None and os.geteuid() == 0:
-        subprocess.run(f"apt-get update -q && {how.format(package)}", shell=True, capture_output=True, check=False)
+        subprocess.run(
+            f"apt-get update -q && {how.format(package)}",
+            shell=True,
+            capture_output=True,
+            check=False,
+        )
     found = shutil.which(program)
     if found is None:
         why = "apt-get could not install it" if os.geteuid() == 0 else "only root can install it"
@@ -122,7 +143,9 @@ def systemd_analyze() -> str:
 
 
 def promtool() -> str:
-    """What checks rules: that program alone, since the server that its package brings would be started."""
+    """What checks rules: that program alone, since the server that its package brings would be
+    started.
+    """
     take = (
         "mkdir -p /tmp/promtool && cd /tmp/promtool && apt-get download -q {0}"
         " && dpkg-deb --fsys-tarfile {0}_*.deb | tar -x -C / ./usr/bin/promtool; rm -rf /tmp/promtool"
@@ -166,8 +189,10 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 @contextmanager
 def carbon(folder: Path) -> Iterator[Carbon]:
-    """A real carbon-cache, installed from PyPI into a virtual environment of its own (it must not be put where pip puts it by
-    default, which is /opt/graphite, and it wants setuptools' pkg_resources)."""
+    """A real carbon-cache, installed from PyPI into a virtual environment of its own (it must not
+    be put where pip puts it by default, which is /opt/graphite, and it wants setuptools'
+    pkg_resources).
+    """
     environment = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     install = [
@@ -178,10 +203,14 @@ def carbon(folder: Path) -> Iterator[Carbon]:
         "whisper==1.1.10",
         "setuptools<81",
     ]
-    subprocess.run(install, check=True, env=os.environ | {"GRAPHITE_NO_PREFIX": "True"}, capture_output=True)
+    subprocess.run(
+        install, check=True, env=os.environ | {"GRAPHITE_NO_PREFIX": "True"}, capture_output=True
+    )
     ports = free_ports(3)
     (folder / "conf").mkdir()
-    (folder / "conf" / "storage-schemas.conf").write_text("[all]\npattern = .*\nretentions = 1s:1h\n")
+    (folder / "conf" / "storage-schemas.conf").write_text(
+        "[all]\npattern = .*\nretentions = 1s:1h\n"
+    )
     (folder / "conf" / "carbon.conf").write_text(
         f"[cache]\nLINE_RECEIVER_INTERFACE = 127.0.0.1\nLINE_RECEIVER_PORT = {ports[0]}\n"
         f"PICKLE_RECEIVER_INTERFACE = 127.0.0.1\nPICKLE_RECEIVER_PORT = {ports[1]}\n"

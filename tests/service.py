@@ -36,9 +36,16 @@ class Folder:
     apps: dict[str, str] = attribute(factory=dict)
 
     def app(
-        self, name: str, javascript: str, more: str = "", account: str = "acct", channel: str | None = None
+        self,
+        name: str,
+        javascript: str,
+        more: str = "",
+        account: str = "acct",
+        channel: str | None = None,
     ) -> None:
-        """Add an app with a channel of the same name (or the one given); `more` are further lines of its table."""
+        """Add an app with a channel of the same name (or the one given); `more` are further lines
+        of its table.
+        """
         source = (
             javascript
             if "api.on_" in javascript
@@ -66,7 +73,9 @@ async def running(folder: Folder) -> AsyncIterator[Service]:
         async with open_service(load(file), partial(load, file)) as service:
             try:
                 yield service
-            except Exception as error:  # raised again outside of a dozen nurseries, where it can be read
+            except (
+                Exception
+            ) as error:  # raised again outside of a dozen nurseries, where it can be read
                 failure = error
     if failure is not None:
         raise failure
@@ -74,7 +83,9 @@ async def running(folder: Folder) -> AsyncIterator[Service]:
 
 @contextmanager
 def _shared_walls(settings: Isolation, node: Path, harness: Path) -> Iterator[Walls]:
-    """The walls of the default settings are the same for all tests of a worker; others are made as the product makes them."""
+    """The walls of the default settings are the same for all tests of a worker; others are made as
+    the product makes them.
+    """
     if (settings, node, harness) == (Isolation(settings.level), NODE, HARNESS):
         yield walls(settings.level)
     else:
@@ -84,7 +95,9 @@ def _shared_walls(settings: Isolation, node: Path, harness: Path) -> Iterator[Wa
 
 @asynccontextmanager
 async def _probe_once(made: Walls) -> AsyncIterator[Probing]:
-    """Walls that are shared are probed by the first service that has them, which waits for the end as in the product."""
+    """Walls that are shared are probed by the first service that has them, which waits for the end
+    as in the product.
+    """
     if made in _PROBED:
         yield _PROBED[made]
         return
@@ -101,7 +114,5 @@ async def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) ->
             await trio.sleep(0.01)
 
 
-REPLY = (
-    "api.request('outbound.reply_to', {content: %s, in_reply_to: command.msg.message_id}, function () { api.done(); });"
-)
+REPLY = "api.request('outbound.reply_to', {content: %s, in_reply_to: command.msg.message_id}, function () { api.done(); });"
 ECHO = REPLY % "'you said ' + command.msg.content"

@@ -1,16 +1,17 @@
 """A proxy in front of a real Valkey that does to a client whatever a store can do to it.
 
-It passes RESP on, one command after the other, and answers those that a rule picks itself: with a refusal, garbage, half an
-answer, late, or by cutting the connection. It runs in threads of its own, so tests of any kind may use it, also those that
-start the service as a process.
+It passes RESP on, one command after the other, and answers those that a rule picks itself: with a
+refusal, garbage, half an answer, late, or by cutting the connection. It runs in threads of its own,
+so tests of any kind may use it, also those that start the service as a process.
 
-    with store_proxy(valkey_url) as proxy:                   # proxy.url goes into redis.url
-        with proxy.fault(refuse("MISCONF")): ...             # every write, as a full disk does
-        proxy.fault(refuse("OOM"), "outbox_post", nth=2)     # the second call of a script; holds until proxy.cure()
-        proxy.fault(cut(after=True), "XDEL", times=1)        # carried out, and the client never learns of it
-        proxy.fault(late(0.5), every=3)                      # every third command
-        proxy.stop(); proxy.start()                          # the store is away, and is back
-        moment = proxy.remember(); proxy.go_back(moment)     # a failover to a replica that was behind
+    with store_proxy(valkey_url) as proxy:                   # proxy.url goes into redis.url with
+        proxy.fault(refuse("MISCONF")): ...             # every write, as a full disk does
+        proxy.fault(refuse("OOM"), "outbox_post", nth=2)     # the second call of a script; holds
+        until proxy.cure() proxy.fault(cut(after=True), "XDEL", times=1)        # carried out, and
+        the client never learns of it proxy.fault(late(0.5), every=3)                      # every
+        third command proxy.stop(); proxy.start()                          # the store is away, and
+        is back moment = proxy.remember(); proxy.go_back(moment)     # a failover to a replica that
+        was behind
 """
 
 from __future__ import annotations
@@ -71,16 +72,22 @@ class _Ended(Exception):
 
 @frozen
 class Act:
-    """What happens to a command that a rule picks; `of_writes`: unless the rule names commands, it picks only writing ones."""
+    """What happens to a command that a rule picks; `of_writes`: unless the rule names commands, it
+    picks only writing ones.
+    """
 
     do: Callable[[_Session, Command], None]
     of_writes: bool = False
 
 
 def refuse(code: str, text: str | None = None) -> Act:
-    """Answer with an error, and do nothing. As a server would: refusals of writes do not meet commands that read."""
+    """Answer with an error, and do nothing. As a server would: refusals of writes do not meet
+    commands that read.
+    """
     words = f"{code} {REFUSALS.get(code, '') if text is None else text}".strip()
-    return Act(lambda session, _: session.send(f"-{words}\r\n".encode()), of_writes=code in OF_WRITES)
+    return Act(
+        lambda session, _: session.send(f"-{words}\r\n".encode()), of_writes=code in OF_WRITES
+    )
 
 
 def answer(data: bytes) -> Act:
@@ -201,7 +208,10 @@ class _Session:
 
     def ask(self, command: Command) -> bytes:
         """The real server's answer."""
-        self.server.sendall(b"*%d\r\n" % len(command) + b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in command))
+        self.server.sendall(
+            b"*%d\r\n" % len(command)
+            + b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in command)
+        )
         return _frame(self.answered)
 
     def wait(self, seconds: float) -> None:
@@ -236,8 +246,16 @@ class StoreProxy:
     _away: bool = False
     _lock: threading.RLock = field(factory=threading.RLock)
 
-    def fault(self, act: Act, *names: str, nth: int | None = None, every: int = 1, times: int | None = None) -> Rule:
-        """From now on, until the rule is lifted: what happens to commands with these names (none: to all).
+    def fault(
+        self,
+        act: Act,
+        *names: str,
+        nth: int | None = None,
+        every: int = 1,
+        times: int | None = None,
+    ) -> Rule:
+        """From now on, until the rule is lifted: what happens to commands with these names (none:
+        to all).
 
         Args:
             act: What happens.
@@ -281,8 +299,8 @@ class StoreProxy:
             return {key: (client.dump(key), max(client.pttl(key), 0)) for key in client.keys("*")}  # type: ignore[misc]
 
     def go_back(self, moment: dict[bytes, tuple[bytes, int]] | None = None) -> None:
-        """Be as at a remembered moment (or empty), as after a failover to a replica that was behind: no script is known,
-        and the connections are cut.
+        """Be as at a remembered moment (or empty), as after a failover to a replica that was
+        behind: no script is known, and the connections are cut.
         """
         with self._direct() as client:
             client.flushall()
@@ -343,7 +361,9 @@ class StoreProxy:
 
 @contextmanager
 def store_proxy(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[StoreProxy]:
-    """A proxy on loopback in front of the server at `unix://...` or `redis://...`; with `tls` it speaks TLS to its clients."""
+    """A proxy on loopback in front of the server at `unix://...` or `redis://...`; with `tls` it
+    speaks TLS to its clients.
+    """
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         scheme = "redis" if tls is None else "rediss"
         proxy = StoreProxy(f"{scheme}://127.0.0.1:{listener.getsockname()[1]}", upstream)

@@ -1,4 +1,6 @@
-"""The fault-injecting store: it passes on what no rule picks, and does to the rest what the rule says."""
+"""The fault-injecting store: it passes on what no rule picks, and does to the rest what the rule
+says.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,16 @@ def test_what_no_rule_picks_passes(proxy: StoreProxy, client: redis.Redis) -> No
     client.rpush("list", *range(100))
     assert len(client.lrange("list", 0, -1)) == 100
     with client.pipeline(transaction=True) as pipeline:
-        assert pipeline.incr("n").get("none").lrange("list", 0, 1).execute() == [1, None, [b"0", b"1"]]
-    assert client.eval("return {1, {'a', false}, redis.status_reply('fine')}", 0) == [1, [b"a", None], b"fine"]
+        assert pipeline.incr("n").get("none").lrange("list", 0, 1).execute() == [
+            1,
+            None,
+            [b"0", b"1"],
+        ]
+    assert client.eval("return {1, {'a', false}, redis.status_reply('fine')}", 0) == [
+        1,
+        [b"a", None],
+        b"fine",
+    ]
     with pytest.raises(redis.ResponseError, match="wrong kind"):
         client.incr("list")
     assert proxy.commands["SET"] == 1

@@ -25,7 +25,17 @@ class ValkeyServer:
         return f"unix://{self.folder}/v.sock"
 
     def start(self, *options: str) -> None:
-        arguments = ["--port", "0", "--unixsocket", "v.sock", "--save", "", "--appendonly", "yes", *options]
+        arguments = [
+            "--port",
+            "0",
+            "--unixsocket",
+            "v.sock",
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            *options,
+        ]
         self.process = subprocess.Popen(
             [str(get_binary_path()), *arguments],
             cwd=self.folder,

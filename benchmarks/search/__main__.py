@@ -1,8 +1,10 @@
-"""`python -m benchmarks.search [CONTACTS]`: every class of query over 200,000 contacts, in every engine, in one run.
+"""`python -m benchmarks.search [CONTACTS]`: every class of query over 200,000 contacts, in every
+engine, in one run.
 
-Ours is `contacts.search` as the supervisor carries it out, from the command's fields to the bytes of its reply: resource, pipe, parser,
-the look into Redis for what has changed, tantivy, keys, pipe. The others are called in this process, with queries made ready before.
-Every engine gives the same number of keys, or the row says how many. Needs Debian's python3-xapian and `pip install
+Ours is `contacts.search` as the supervisor carries it out, from the command's fields to the bytes
+of its reply: resource, pipe, parser, the look into Redis for what has changed, tantivy, keys, pipe.
+The others are called in this process, with queries made ready before. Every engine gives the same
+number of keys, or the row says how many. Needs Debian's python3-xapian and `pip install
 whoosh-reloaded`.
 """
 
@@ -66,7 +68,10 @@ def rss(pid: int) -> dict[str, float]:
     """Megabytes of a process: private, and proportional."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-    return {"private": (kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]) / 1000, "PSS": kilobytes["Pss"] / 1000}
+    return {
+        "private": (kilobytes["Private_Clean"] + kilobytes["Private_Dirty"]) / 1000,
+        "PSS": kilobytes["Pss"] / 1000,
+    }
 
 
 class Ours:
@@ -103,7 +108,9 @@ async def compare(ours: Ours, engines: list[Any], limit: int | None) -> None:
         row, counts, base = [], [], 0.0
         for engine in [None, *engines]:
             ask = (
-                (lambda asked=asked: ours.ask(asked.lucene, limit)) if engine is None else _ready(engine, asked, limit)
+                (lambda asked=asked: ours.ask(asked.lucene, limit))
+                if engine is None
+                else _ready(engine, asked, limit)
             )
             if ask is None:
                 row.append(None)
@@ -113,9 +120,15 @@ async def compare(ours: Ours, engines: list[Any], limit: int | None) -> None:
             row.append(times)
             if engine is not None and engine.label == "tantivy":
                 base = median(times)
-        cells = ["none" if times is None else f"{show(times)} x{median(times) / base:.2f}" for times in row]
+        cells = [
+            "none" if times is None else f"{show(times)} x{median(times) / base:.2f}"
+            for times in row
+        ]
         differ = "" if len(set(counts)) == 1 else f"  hits: {counts}"
-        print(f"{asked.label:18}{counts[0]:>8}" + "".join(f"{cell:>24}" for cell in cells) + differ, flush=True)
+        print(
+            f"{asked.label:18}{counts[0]:>8}" + "".join(f"{cell:>24}" for cell in cells) + differ,
+            flush=True,
+        )
 
 
 def _ready(engine: Any, asked: Asked, limit: int | None) -> Callable[[], int] | None:
@@ -164,7 +177,9 @@ async def memory(redis: Redis, url: str, folder: Path) -> None:
             await trio.sleep(1)
             assert search._running is not None
             found = rss(search._running.process.pid)
-            print(f"  {opened:>3} open accounts: {found['private']:.0f} private, {found['PSS']:.0f} PSS")
+            print(
+                f"  {opened:>3} open accounts: {found['private']:.0f} private, {found['PSS']:.0f} PSS"
+            )
 
 
 async def main(count: int) -> None:
@@ -182,7 +197,9 @@ async def main(count: int) -> None:
             ours = Ours(ContactsResource(Contacts(redis), search), "acct")
             began = time.perf_counter()
             await search.count("acct", "*:*")
-            print(f"index ours: {count / (time.perf_counter() - began):.0f} contacts/s, read from Valkey")
+            print(
+                f"index ours: {count / (time.perf_counter() - began):.0f} contacts/s, read from Valkey"
+            )
             engines: list[Any] = []
             for kind in (RawTantivy, Fts5, Xapian, Whoosh):
                 (folder / kind.label).mkdir()
@@ -190,7 +207,10 @@ async def main(count: int) -> None:
                 some = list(people(count))
                 began = time.perf_counter()
                 engine.fill(some)
-                print(f"index {kind.label}: {count / (time.perf_counter() - began):.0f} contacts/s", flush=True)
+                print(
+                    f"index {kind.label}: {count / (time.perf_counter() - began):.0f} contacts/s",
+                    flush=True,
+                )
                 engines.append(engine)
             for limit in (None, 100):
                 await compare(ours, engines, limit)

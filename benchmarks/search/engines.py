@@ -1,4 +1,6 @@
-"""The other engines, each asked in the way that suits it best, with queries made ready before the clock runs."""
+"""The other engines, each asked in the way that suits it best, with queries made ready before the
+clock runs.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Ask = Callable[[int | None], list[str]]
 
 
 class RawTantivy:
-    """The engine below ours, in this process, with the same schema: no parser, no pipe, nothing that could have changed."""
+    """The engine below ours, in this process, with the same schema: no parser, no pipe, nothing
+    that could have changed.
+    """
 
     label = "tantivy"
 
@@ -68,15 +72,29 @@ class Fts5:
         self.db.execute("PRAGMA synchronous = NORMAL")
 
     def fill(self, people: People) -> None:
-        self.db.execute("CREATE TABLE c (seq INTEGER PRIMARY KEY, key, msisdn, surname, email, created, grp)")
-        self.db.execute("CREATE VIRTUAL TABLE f USING fts5(name, surname, clinic, language, content='')")
+        self.db.execute(
+            "CREATE TABLE c (seq INTEGER PRIMARY KEY, key, msisdn, surname, email, created, grp)"
+        )
+        self.db.execute(
+            "CREATE VIRTUAL TABLE f USING fts5(name, surname, clinic, language, content='')"
+        )
         self.db.execute("CREATE VIRTUAL TABLE v USING fts5vocab(f, 'col')")
         self.db.execute("BEGIN")
         for seq, p in enumerate(people, 1):
-            row = (seq, p["key"], p["msisdn"], p["surname"], p["email_address"], p["created_at"], p["groups"][0])
+            row = (
+                seq,
+                p["key"],
+                p["msisdn"],
+                p["surname"],
+                p["email_address"],
+                p["created_at"],
+                p["groups"][0],
+            )
             self.db.execute("INSERT INTO c VALUES (?,?,?,?,?,?,?)", row)
             words = (seq, p["name"], p["surname"], p["extras-clinic"], p["extras-language"])
-            self.db.execute("INSERT INTO f(rowid, name, surname, clinic, language) VALUES (?,?,?,?,?)", words)
+            self.db.execute(
+                "INSERT INTO f(rowid, name, surname, clinic, language) VALUES (?,?,?,?,?)", words
+            )
         for column in ("msisdn", "surname", "email", "created"):
             self.db.execute(f"CREATE INDEX i_{column} ON c ({column})")
         self.db.execute("COMMIT")
@@ -98,9 +116,15 @@ class Fts5:
             case "inside":
                 sql, parameters = "SELECT key FROM c WHERE email LIKE ?", (f"%{one}%",)
             case "boolean":
-                sql, parameters = f"{join} AND grp != ?", (f"name:{one} AND surname:{more[0]}*", more[1])
+                sql, parameters = (
+                    f"{join} AND grp != ?",
+                    (f"name:{one} AND surname:{more[0]}*", more[1]),
+                )
             case "dates":
-                sql, parameters = "SELECT key FROM c WHERE created >= ? AND created < ?", (one, more[0])
+                sql, parameters = (
+                    "SELECT key FROM c WHERE created >= ? AND created < ?",
+                    (one, more[0]),
+                )
             case "texts":
                 sql, parameters = "SELECT key FROM c WHERE msisdn BETWEEN ? AND ?", (one, more[0])
             case "extra":
@@ -110,20 +134,27 @@ class Fts5:
             case _:
                 return None  # it has no fuzzy search
         return lambda limit: [
-            key for (key,) in self.db.execute(sql if limit is None else f"{sql} LIMIT {limit}", parameters)
+            key
+            for (key,) in self.db.execute(
+                sql if limit is None else f"{sql} LIMIT {limit}", parameters
+            )
         ]
 
     def change(self, key: str, name: str) -> None:
         """Give somebody a name: on disk when it returns."""
-        (seq, surname) = self.db.execute("SELECT seq, surname FROM c WHERE key = ?", (key,)).fetchone()
+        (seq, surname) = self.db.execute(
+            "SELECT seq, surname FROM c WHERE key = ?", (key,)
+        ).fetchone()
         self.db.execute("BEGIN")
-        # A table without content takes a deletion only with the old words; that costs the same with any.
+        # A table without content takes a deletion only with the old words; that costs the same with
+        # any.
         self.db.execute(
             "INSERT INTO f(f, rowid, name, surname, clinic, language) VALUES ('delete',?,?,?,'','')",
             (seq, name, surname),
         )
         self.db.execute(
-            "INSERT INTO f(rowid, name, surname, clinic, language) VALUES (?,?,?,'','')", (seq, name, surname)
+            "INSERT INTO f(rowid, name, surname, clinic, language) VALUES (?,?,?,'','')",
+            (seq, name, surname),
         )
         self.db.execute("COMMIT")
 
@@ -178,7 +209,9 @@ class Xapian:
                 both = query_of(query_of.OP_AND, query_of(f"N{one}"), self._starting(f"S{more[0]}"))
                 query = query_of(query_of.OP_AND_NOT, both, query_of(f"G{more[1]}"))
             case "dates" | "texts":
-                query = query_of(query_of.OP_VALUE_RANGE, 1 if asked.kind == "dates" else 2, one, more[0])
+                query = query_of(
+                    query_of.OP_VALUE_RANGE, 1 if asked.kind == "dates" else 2, one, more[0]
+                )
             case "extra":
                 query = query_of(f"C{one}")
             case "all":
@@ -190,7 +223,10 @@ class Xapian:
             search = self.x.Enquire(self.db)
             search.set_query(query() if callable(query) else query)
             search.set_weighting_scheme(self.x.BoolWeight())
-            return [hit.document.get_value(0).decode() for hit in search.get_mset(0, limit or self.db.get_doccount())]
+            return [
+                hit.document.get_value(0).decode()
+                for hit in search.get_mset(0, limit or self.db.get_doccount())
+            ]
 
         return ask
 
@@ -199,10 +235,16 @@ class Xapian:
         return kind(kind.OP_WILDCARD, prefix, 0, kind.WILDCARD_LIMIT_ERROR, kind.OP_OR)
 
     def _any(self, prefix: str, wanted: Callable[[str], bool]) -> Callable[[], Any]:
-        """It has wildcards at the end only: others are a walk over its terms, which is part of the query."""
+        """It has wildcards at the end only: others are a walk over its terms, which is part of the
+        query.
+        """
         return lambda: self.x.Query(
             self.x.Query.OP_OR,
-            [item.term.decode() for item in self.db.allterms(prefix) if wanted(item.term.decode()[1:])],
+            [
+                item.term.decode()
+                for item in self.db.allterms(prefix)
+                if wanted(item.term.decode()[1:])
+            ],
         )
 
 
@@ -259,7 +301,10 @@ class Whoosh:
         def ask(limit: int | None) -> list[str]:
             numbers = self.searcher.docs_for_query(made)
             stored = self.searcher.stored_fields
-            return [stored(number)["key"] for number, _ in zip(numbers, range(limit or sys.maxsize), strict=False)]
+            return [
+                stored(number)["key"]
+                for number, _ in zip(numbers, range(limit or sys.maxsize), strict=False)
+            ]
 
         return ask
 

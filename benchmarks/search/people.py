@@ -1,4 +1,6 @@
-"""Made-up contacts, and a query of each class: in Lucene's language, and in pieces that each engine's own query is made of."""
+"""Made-up contacts, and a query of each class: in Lucene's language, and in pieces that each
+engine's own query is made of.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def people(count: int) -> Iterator[dict[str, Any]]:
 
 @frozen
 class Asked:
-    """A query of one class. `kind` and `values` are what an engine that is not asked in Lucene's language needs."""
+    """A query of one class. `kind` and `values` are what an engine that is not asked in Lucene's
+    language needs.
+    """
 
     label: str
     lucene: str
@@ -50,9 +54,21 @@ QUERIES = (
     Asked("prefix", "surname:ndlo*", "prefix", ("ndlo",)),
     Asked("leading wildcard", "surname:*son", "suffix", ("son",)),
     Asked("wildcard, e-mail", "email_address:*thandi1234*", "inside", ("thandi1234",)),
-    Asked("boolean", "+name:thandito +surname:dla* -groups:g3", "boolean", ("thandito", "dla", "g3")),
-    Asked("range, dates", "created_at:[2014-03-01 TO 2014-03-07]", "dates", ("2014-03-01", "2014-03-08")),
-    Asked("range, text", r"msisdn:[\+27821000000 TO \+27821200000]", "texts", ("+27821000000", "+27821200000")),
+    Asked(
+        "boolean", "+name:thandito +surname:dla* -groups:g3", "boolean", ("thandito", "dla", "g3")
+    ),
+    Asked(
+        "range, dates",
+        "created_at:[2014-03-01 TO 2014-03-07]",
+        "dates",
+        ("2014-03-01", "2014-03-08"),
+    ),
+    Asked(
+        "range, text",
+        r"msisdn:[\+27821000000 TO \+27821200000]",
+        "texts",
+        ("+27821000000", "+27821200000"),
+    ),
     Asked("fuzzy", "name:thandilee~1", "fuzzy", ("thandilee",)),
     Asked("extras", "extras-clinic:clinic7", "extra", ("clinic7",)),
     Asked("*:*", "*:*", "all"),

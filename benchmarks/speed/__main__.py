@@ -36,7 +36,9 @@ def middle(values: Sequence[float], shape: str = ".3g") -> str:
 
 
 def throughput(rounds: int) -> None:
-    """Messages a second against plain Node on the same cores and against a process for each message; where the CPU time goes; latency at half load."""
+    """Messages a second against plain Node on the same cores and against a process for each
+    message; where the CPU time goes; latency at half load.
+    """
     rows: dict[str, list[float]] = {}
 
     def note(**values: float) -> None:
@@ -106,17 +108,24 @@ def memory(_: int) -> None:
             done += drive(server, 8, 12)["messages"]
             busy = private_dirty(pid)
             time.sleep(6.5)
-            print(f"messages {done:>6}: {busy:.1f} MiB, at rest {private_dirty(pid):.1f} MiB", flush=True)
+            print(
+                f"messages {done:>6}: {busy:.1f} MiB, at rest {private_dirty(pid):.1f} MiB",
+                flush=True,
+            )
         assert [one["pid"] for one in _sandboxes(server) if one["app"]] == [pid]
 
 
 def _sandboxes(server: Server) -> list[dict[str, int]]:
-    found: list[dict[str, int]] = httpx2.get(f"{server.admin}/v1/sandboxes", trust_env=False).json()["sandboxes"]
+    found: list[dict[str, int]] = httpx2.get(
+        f"{server.admin}/v1/sandboxes", trust_env=False
+    ).json()["sandboxes"]
     return found
 
 
 def curves(rounds: int) -> None:
-    """Cost of a message as what is stored and configured grows: apps, users seen, log lines, contacts."""
+    """Cost of a message as what is stored and configured grows: apps, users seen, log lines,
+    contacts.
+    """
     import tempfile
 
     print("CPU a message of supervisor and Valkey, of plain Node's a message, and p50 of one user")
@@ -148,9 +157,12 @@ def _fill(server: Server, count: int) -> None:
         pipe = store.pipeline(transaction=False)
         for n in range(count):
             pipe.set(f"{PREFIX}kv:users.survey.+99{n}", '{"addr": "x"}')
-            pipe.lpush(f"{PREFIX}log:survey", '{"time":"2026-01-01T00:00:00","level":"INFO","message":"x"}')
+            pipe.lpush(
+                f"{PREFIX}log:survey", '{"time":"2026-01-01T00:00:00","level":"INFO","message":"x"}'
+            )
             pipe.hset(
-                f"{PREFIX}contact:{n:032x}", mapping={"created_at": "2026-01-01 00:00:00.000000", "msisdn": f"+27{n}"}
+                f"{PREFIX}contact:{n:032x}",
+                mapping={"created_at": "2026-01-01 00:00:00.000000", "msisdn": f"+27{n}"},
             )
             pipe.zadd(f"{PREFIX}contacts", {f"{n:032x}": n})
             pipe.pfadd(f"{PREFIX}uniques:in:survey", f"+99{n}")
@@ -167,14 +179,24 @@ def _row(label: str, server: Server, rounds: int) -> None:
         before = cpu_of(server)
         found = drive(server, 8, SECONDS / 2)
         after = cpu_of(server)
-        own = (after["supervisor"] + after["valkey"] - before["supervisor"] - before["valkey"]) / found["messages"]
+        own = (
+            after["supervisor"] + after["valkey"] - before["supervisor"] - before["valkey"]
+        ) / found["messages"]
         costs.append(own / bare.cpu)
         rates.append(found["messages"] / found["seconds"] / bare.rate)
         latencies.append(drive(server, 1, SECONDS / 4)["p50"] * 1000)
-    print(f"{label:34} {middle(costs)}   p50 {middle(latencies)} ms   throughput of plain {middle(rates)}", flush=True)
+    print(
+        f"{label:34} {middle(costs)}   p50 {middle(latencies)} ms   throughput of plain {middle(rates)}",
+        flush=True,
+    )
 
 
-PARTS: dict[str, Callable[[int], None]] = {"throughput": throughput, "first": first, "memory": memory, "curves": curves}
+PARTS: dict[str, Callable[[int], None]] = {
+    "throughput": throughput,
+    "first": first,
+    "memory": memory,
+    "curves": curves,
+}
 
 if __name__ == "__main__":
     arguments = sys.argv[1:]

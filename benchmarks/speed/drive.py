@@ -1,7 +1,8 @@
-"""Users who talk to one app over one connection, in a process of their own: `python -m benchmarks.speed.drive URL CHANNEL USERS SECONDS [RATE]`.
+"""Users who talk to one app over one connection, in a process of their own: `python -m
+benchmarks.speed.drive URL CHANNEL USERS SECONDS [RATE]`.
 
-Without a rate each user says the next thing as soon as the last message is over; with one, messages come evenly at so many a second, and latency counts
-from when each was due. Prints one JSON line.
+Without a rate each user says the next thing as soon as the last message is over; with one, messages
+come evenly at so many a second, and latency counts from when each was due. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ class Users:
                 await self.socket.send_message(f'{{"type":"ack","delivery":{frame["delivery"]}}}')
                 if (known := self.begun.get(frame["msg"]["in_reply_to"])) is not None:
                     self.latencies.append(trio.current_time() - known[0])
-            elif frame["type"] == "outcome" and (over := self.begun.pop(frame["message_id"], None)) is not None:
+            elif (
+                frame["type"] == "outcome"
+                and (over := self.begun.pop(frame["message_id"], None)) is not None
+            ):
                 self.outcomes[frame["outcome"]] = self.outcomes.get(frame["outcome"], 0) + 1
                 if trio.current_time() < again_until:
                     await self.say(over[1], trio.current_time())
@@ -70,7 +74,9 @@ class Users:
 
 async def main(url: str, channel: str, number: int, seconds: float, rate: float) -> None:
     async with open_corked(url, ["jsbox.v1"]) as (socket, stream):
-        await socket.send_message(json.dumps({"type": "hello", "channel": channel, "outcomes": True, "window": 1000}))
+        await socket.send_message(
+            json.dumps({"type": "hello", "channel": channel, "outcomes": True, "window": 1000})
+        )
         await socket.get_message()
         users = Users(socket, stream, number)
         wall, cpu = time.perf_counter(), time.process_time()

@@ -38,8 +38,19 @@ class Plain:
 
 def plain(processes: int, seconds: float, *flags: str, once: bool = False) -> Plain:
     """In plain Node, in so many processes at once."""
-    argv = [NODE, *flags, str(Path(__file__).parent / "plain_node.js"), str(SURVEY), str(HARNESS), CONFIG, str(seconds)]
-    running = [subprocess.Popen([*argv, *(["once"] if once else [])], stdout=subprocess.PIPE) for _ in range(processes)]
+    argv = [
+        NODE,
+        *flags,
+        str(Path(__file__).parent / "plain_node.js"),
+        str(SURVEY),
+        str(HARNESS),
+        CONFIG,
+        str(seconds),
+    ]
+    running = [
+        subprocess.Popen([*argv, *(["once"] if once else [])], stdout=subprocess.PIPE)
+        for _ in range(processes)
+    ]
     found = [json.loads(process.communicate()[0]) for process in running]
     messages = sum(one["messages"] for one in found)
     return Plain(
@@ -75,11 +86,15 @@ def survey(pool: str = "min_idle = 4", more: str = "", top: str = "") -> Iterato
 def add_survey(folder: Folder, name: str, pool: str, more: str = "") -> None:
     """The survey app once more."""
     folder.app(
-        name, SURVEY.read_text() + "// api.on_", f"config = {{ config = '{CONFIG}' }}\npool = {{ {pool} }}\n{more}"
+        name,
+        SURVEY.read_text() + "// api.on_",
+        f"config = {{ config = '{CONFIG}' }}\npool = {{ {pool} }}\n{more}",
     )
 
 
-def drive(server: Server, users: int, seconds: float, rate: float = 0.0, channel: str = "survey") -> dict[str, Any]:
+def drive(
+    server: Server, users: int, seconds: float, rate: float = 0.0, channel: str = "survey"
+) -> dict[str, Any]:
     """See drive.py."""
     argv = [
         sys.executable,
@@ -91,13 +106,17 @@ def drive(server: Server, users: int, seconds: float, rate: float = 0.0, channel
         str(seconds),
         str(rate),
     ]
-    found: dict[str, Any] = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout)
+    found: dict[str, Any] = json.loads(
+        subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    )
     assert set(found["outcomes"]) == {"ok"}, found
     return found
 
 
 def cpu_of(server: Server) -> dict[str, float]:
-    """CPU seconds so far of the supervisor, its Node processes (those that are gone too) and Valkey."""
+    """CPU seconds so far of the supervisor, its Node processes (those that are gone too) and
+    Valkey.
+    """
     parents, seconds, names = {}, {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

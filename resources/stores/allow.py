@@ -25,7 +25,8 @@ _NOT_PUBLIC_4 = tuple(
         (
             "0.0.0.0/8",
             "10.0.0.0/8",
-            "100.64.0.0/10",  # shared by the customers of a provider; also some clouds' own services
+            # shared by the customers of a provider; also some clouds' own services
+            "100.64.0.0/10",
             "127.0.0.0/8",
             "168.63.129.16/32",  # Azure's host, from inside of it
             "169.254.0.0/16",  # link-local; most clouds' metadata
@@ -56,7 +57,9 @@ def is_public(address: IPAddress) -> bool:
     """
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
-    inner = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+    inner = (
+        address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+    )
     if address in _NAT64:
         inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     if inner is not None:
@@ -97,7 +100,8 @@ class AllowList:
             return True
         host = host.rstrip(".").lower()
         return any(
-            rule.port in (None, port) and (rule.network is not None or rule.covers_name(host)) for rule in self.rules
+            rule.port in (None, port) and (rule.network is not None or rule.covers_name(host))
+            for rule in self.rules
         )
 
     def allows_unresolved(self, host: str, port: int) -> bool:
@@ -128,7 +132,9 @@ def _plain(address: IPAddress) -> IPAddress:
 
 
 def _parse(entry: str) -> _Rule:
-    wrong = ValueError(f'expected a host, "*.host", an address or a CIDR, with an optional ":port", got "{entry}"')
+    wrong = ValueError(
+        f'expected a host, "*.host", an address or a CIDR, with an optional ":port", got "{entry}"'
+    )
     host, port = _split(entry)
     if port is not None and not (_PORT.fullmatch(port) and 0 < int(port) <= _PORTS):
         raise wrong
@@ -148,7 +154,8 @@ def _parse(entry: str) -> _Rule:
         return _Rule(suffix=f".{plain}", port=number) if pattern else _Rule(name=plain, port=number)
     if pattern:
         raise wrong
-    return _Rule(network=ipaddress.ip_network(plain), port=number)  # an address in another spelling, 127.1
+    # an address in another spelling, 127.1
+    return _Rule(network=ipaddress.ip_network(plain), port=number)
 
 
 def _split(entry: str) -> tuple[str, str | None]:

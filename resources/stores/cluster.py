@@ -1,7 +1,9 @@
-"""The blocking side of the Redis client for a cluster: each batch is split by the node that has its keys.
+"""The blocking side of the Redis client for a cluster: each batch is split by the node that has its
+keys.
 
-One connection a node, made when it is first needed. The map of slots is asked for at the start and again when it may be wrong: a
-node is lost, a slot has moved. Nodes are independent: one that is lost fails its own commands only (`direct.Lost`).
+One connection a node, made when it is first needed. The map of slots is asked for at the start and
+again when it may be wrong: a node is lost, a slot has moved. Nodes are independent: one that is
+lost fails its own commands only (`direct.Lost`).
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ CONNECT_SECONDS = 2.0  # a node that is gone holds up what is for the others
 REDIRECTS = 4  # times that a command is sent on to where the nodes say it belongs
 TRIES = 2  # times that a command is tried again whose slot is on the move
 PAUSE = 0.02  # seconds before that
-REST_SECONDS = 1.0  # that a lost node is left alone, and between two looks at a map that may be wrong
+# that a lost node is left alone, and between two looks at a map that may be wrong
+REST_SECONDS = 1.0
 
 _REDIRECT = re.compile(r"(MOVED|ASK) (\d+) (\S*):(\d+)$")
 
@@ -52,10 +55,13 @@ class ClusterLink:
 
     url: str
     seconds: float = SOCKET_SECONDS
-    _owners: list[str | None] = field(factory=list, init=False)  # by slot, as "host:port"; empty: there is no map
-    _known: list[str] = field(factory=list, init=False)  # all nodes of the newest map: one of them knows the next
+    # by slot, as "host:port"; empty: there is no map
+    _owners: list[str | None] = field(factory=list, init=False)
+    # all nodes of the newest map: one of them knows the next
+    _known: list[str] = field(factory=list, init=False)
     _nodes: dict[str, NodeLink] = field(factory=dict, init=False)
-    _resting: dict[str, tuple[float, str]] = field(factory=dict, init=False)  # lost nodes: until when, and why
+    # lost nodes: until when, and why
+    _resting: dict[str, tuple[float, str]] = field(factory=dict, init=False)
     _is_doubtful: bool = field(default=False, init=False)
     _looked_at: float = field(default=0.0, init=False)
     _abandoned: bool = field(default=False, init=False)
@@ -67,7 +73,9 @@ class ClusterLink:
             self._learn()
 
     def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
-        """One pipeline a node; what a node turns away (and so has not carried out) is sent on to where it belongs."""
+        """One pipeline a node; what a node turns away (and so has not carried out) is sent on to
+        where it belongs.
+        """
         del packed  # commands go to several nodes
         if self._is_doubtful and time.monotonic() - self._looked_at > REST_SECONDS:
             with suppress(redis.ConnectionError):  # else the old map has to do
@@ -93,21 +101,29 @@ class ClusterLink:
                 raise kind(str(error)) from error
         return answers
 
-    def _round(self, commands: Sequence[Command], waiting: dict[int, _Place], answers: list[Any]) -> dict[int, _Place]:
-        """Send the waiting commands to their places and note the answers; those that are to be sent again, and where to."""
+    def _round(
+        self, commands: Sequence[Command], waiting: dict[int, _Place], answers: list[Any]
+    ) -> dict[int, _Place]:
+        """Send the waiting commands to their places and note the answers; those that are to be sent
+        again, and where to.
+        """
         shares = defaultdict[_Place, list[int]](list)
         for n, place in waiting.items():
             shares[place].append(n)
         following = dict[int, _Place]()
         for place, share in shares.items():
-            if place.asking:  # said before each command; scripts go in full, since the node may not know them
+            # said before each command; scripts go in full, since the node may not know them
+            if place.asking:
                 pairs = [one for n in share for one in (("ASKING",), _whole(commands[n]))]
                 found = self._ask(place.node, pairs)[1::2]
             else:
                 found = self._ask(place.node, [commands[n] for n in share])
             for n, answer in zip(share, found, strict=True):
                 answers[n] = answer
-                if isinstance(answer, ErrorAnswer) and (then := self._follow(place, str(answer))) is not None:
+                if (
+                    isinstance(answer, ErrorAnswer)
+                    and (then := self._follow(place, str(answer))) is not None
+                ):
                     following[n] = then
         return following
 
@@ -128,7 +144,8 @@ class ClusterLink:
                 node.close()
                 sent = sent and not isinstance(error, NotSent)
                 if not sent and not is_new:
-                    continue  # it was closed while nobody used it, which says nothing about the node
+                    # it was closed while nobody used it, which says nothing about the node
+                    continue
                 why = f"node {name} of the cluster does not answer: {words_of(error)}"
                 self._resting[name] = (time.monotonic() + REST_SECONDS, why)
                 self._is_doubtful = True
@@ -157,7 +174,9 @@ class ClusterLink:
         if command[0] not in KEYLESS and len(command) > at:
             key = command[at]
             owner = self._owners[key_slot(key if isinstance(key, bytes) else str(key).encode())]
-        return owner or next((name for name in self._known if name not in self._resting), self._known[0])
+        return owner or next(
+            (name for name in self._known if name not in self._resting), self._known[0]
+        )
 
     def _learn(self) -> None:
         """Ask for the map of slots, and which nodes there are.
@@ -210,7 +229,9 @@ class ClusterLink:
         node = self._nodes.get(name)
         if node is None:
             url = _url_of(self.url, name)
-            node = self._nodes[name] = NodeLink(url, self.seconds, min(self.seconds, CONNECT_SECONDS))
+            node = self._nodes[name] = NodeLink(
+                url, self.seconds, min(self.seconds, CONNECT_SECONDS)
+            )
         return node
 
     def direct(self) -> None:

@@ -15,7 +15,8 @@ STANDS_SECONDS = 10.0  # that a refusal stands which nothing has proved wrong
 PROVED_BY_WRITING = frozenset({*PASSING, "OOM", "MISCONF", "NOAUTH", "WRONGPASS"})
 """Codes of refusals that any other writing command would meet, too: one that succeeds ends them."""
 
-OURS = "LIMIT"  # the code of our own scripts' refusals: they are answers to an app, and say nothing about the store
+# the code of our own scripts' refusals: they are answers to an app, and say nothing about the store
+OURS = "LIMIT"
 CODES_MAX = 50  # distinct ones that are counted; what is more counts as "other"
 
 
@@ -28,7 +29,9 @@ class _Refusal:
 
 @define(eq=False)
 class Condition:
-    """The refusals that stand, by their codes. Each is ended by a success of the same kind of command, by the probe, or by time."""
+    """The refusals that stand, by their codes. Each is ended by a success of the same kind of
+    command, by the probe, or by time.
+    """
 
     counts: Counter[str] = field(factory=Counter, init=False)
     _standing: dict[str, _Refusal] = field(factory=dict, init=False)
@@ -67,7 +70,9 @@ class Condition:
             del self._standing[code]
 
     def problem(self, now: float, *, of_all: bool) -> str:
-        """The words of the newest refusal that stands; `of_all`: of those that concern every command. Empty if none."""
+        """The words of the newest refusal that stands; `of_all`: of those that concern every
+        command. Empty if none.
+        """
         for code, refusal in list(self._standing.items()):
             if now - refusal.at > STANDS_SECONDS and code not in PROVED_BY_WRITING:
                 del self._standing[code]

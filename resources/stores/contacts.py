@@ -1,7 +1,8 @@
-"""Contacts of accounts. Redis is the truth; every write is one atomic step that moves look-ups, memberships and change number along.
+"""Contacts of accounts. Redis is the truth; every write is one atomic step that moves look-ups,
+memberships and change number along.
 
-A contact is handed out in its JSON shape, as apps know it: 16 fields that are always there, and one field more for each extra
-(`extras-<name>`) and subscription (`subscription-<name>`).
+A contact is handed out in its JSON shape, as apps know it: 16 fields that are always there, and one
+field more for each extra (`extras-<name>`) and subscription (`subscription-<name>`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ _HIDDEN = "~seq"
 
 
 class ContactLimit(Exception):
-    """The account has as many contacts as it may, or the contact would be too large. The text says which."""
+    """The account has as many contacts as it may, or the contact would be too large. The text says
+    which.
+    """
 
 
 @frozen
@@ -56,8 +59,16 @@ class Change:
 
     def encode(self) -> bytes:
         """As the scripts take it."""
-        texts = {name: json.encode(value).decode() if _is_dynamic(name) else value for name, value in self.set.items()}
-        change: dict[str, Any] = {"wipe": self.wipe, "set": texts, "drop": self.drop, "drop_prefix": self.drop_prefix}
+        texts = {
+            name: json.encode(value).decode() if _is_dynamic(name) else value
+            for name, value in self.set.items()
+        }
+        change: dict[str, Any] = {
+            "wipe": self.wipe,
+            "set": texts,
+            "drop": self.drop,
+            "drop_prefix": self.drop_prefix,
+        }
         if self.groups is not None:
             change |= {"groups": self.groups, "add_groups": self.add_groups}
         return json.encode(change)
@@ -69,7 +80,9 @@ def _is_dynamic(name: str) -> bool:
 
 @frozen
 class Page:
-    """Contacts in the order in which they were made; `cursor` is where the next page begins, None at the end."""
+    """Contacts in the order in which they were made; `cursor` is where the next page begins, None
+    at the end.
+    """
 
     contacts: list[Contact]
     cursor: int | None
@@ -77,7 +90,9 @@ class Page:
 
 @frozen
 class Contacts:
-    """The contacts of all accounts. Every coroutine may raise `redis.StoreError`; those that write, `ContactLimit`."""
+    """The contacts of all accounts. Every coroutine may raise `redis.StoreError`; those that write,
+    `ContactLimit`.
+    """
 
     redis: Redis
     room: Room = field(factory=Room)
@@ -98,7 +113,9 @@ class Contacts:
 
     async def find(self, account: str, name: str, address: str) -> Contact | None:
         """The contact with an address in a field; of several, the one that was created last."""
-        found = await self.redis.run(self._find, [_list(account)], prefix_of(account), name, address)
+        found = await self.redis.run(
+            self._find, [_list(account)], prefix_of(account), name, address
+        )
         return None if found is None else contact_of(account, found[0].decode(), found[1])
 
     async def find_or_create(
@@ -116,13 +133,17 @@ class Contacts:
 
     async def create(self, account: str, key: str, new: Change, most: int) -> Contact:
         """Write a contact, whether it exists or not."""
-        contact = contact_of(account, key, await self._run(self._write, account, key, key, 0, new.encode(), most))
+        contact = contact_of(
+            account, key, await self._run(self._write, account, key, key, 0, new.encode(), most)
+        )
         assert contact is not None
         return contact
 
     async def change(self, account: str, key: str, change: Change) -> Contact | None:
         """Change a contact that exists; None where there is none."""
-        return contact_of(account, key, await self._run(self._write, account, key, key, 1, change.encode(), 0))
+        return contact_of(
+            account, key, await self._run(self._write, account, key, key, 1, change.encode(), 0)
+        )
 
     async def _run(self, script: Script, account: str, key: str, *args: Any) -> Any:
         self.room.check(sum(len(each) for each in args if isinstance(each, bytes)))
@@ -131,20 +152,38 @@ class Contacts:
         except StoreRefused as error:
             raise _limit(error) from error
 
-    async def create_many(self, account: str, new: Sequence[tuple[str, Change]], most: int) -> dict[int, str]:
-        """Write contacts with their keys, in order and each for itself; why some were not written, by their index."""
+    async def create_many(
+        self, account: str, new: Sequence[tuple[str, Change]], most: int
+    ) -> dict[int, str]:
+        """Write contacts with their keys, in order and each for itself; why some were not written,
+        by their index.
+        """
         commands = [
-            self._write.call([_hash(account, key)], prefix_of(account), key, 0, change.encode(), most)
+            self._write.call(
+                [_hash(account, key)], prefix_of(account), key, 0, change.encode(), most
+            )
             for key, change in new
         ]
         self.room.check(sum(len(command[-2]) + OVERHEAD for command in commands))
         answers = await self.redis.attempt(commands)
-        return {n: str(_limit(answer)) for n, answer in enumerate(answers) if isinstance(answer, Exception)}
+        return {
+            n: str(_limit(answer))
+            for n, answer in enumerate(answers)
+            if isinstance(answer, Exception)
+        }
 
     async def page(self, account: str, cursor: int, limit: int) -> Page:
         """The contacts made after the cursor (0: from the first on)."""
         flat = await self.redis.execute(
-            "ZRANGE", _list(account), f"({cursor}", "+inf", "BYSCORE", "LIMIT", 0, limit, "WITHSCORES"
+            "ZRANGE",
+            _list(account),
+            f"({cursor}",
+            "+inf",
+            "BYSCORE",
+            "LIMIT",
+            0,
+            limit,
+            "WITHSCORES",
         )
         keys = [key.decode() for key in flat[::2]]
         contacts = await self.many(account, keys)
@@ -157,7 +196,8 @@ class Contacts:
     async def members(self, account: str, group: str) -> list[str]:
         """The keys of the contacts that list a group."""
         return sorted(
-            key.decode() for key in await self.redis.execute("SMEMBERS", account_key(account, "members", group))
+            key.decode()
+            for key in await self.redis.execute("SMEMBERS", account_key(account, "members", group))
         )
 
     async def count_members(self, account: str, group: str) -> int:
@@ -180,7 +220,9 @@ def _limit(error: Exception) -> Exception:
 
 
 def number_of(flat: Sequence[bytes]) -> int:
-    """The number of a contact in its account, from its hash as Redis has it. It never changes, and no other contact gets it."""
+    """The number of a contact in its account, from its hash as Redis has it. It never changes, and
+    no other contact gets it.
+    """
     return int(flat[1::2][flat[::2].index(_HIDDEN.encode())])
 
 

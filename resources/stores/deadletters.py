@@ -1,7 +1,9 @@
-"""Dead letters: entries of the journal that are not run, since they cannot be read, or were in progress whenever a supervisor died.
+"""Dead letters: entries of the journal that are not run, since they cannot be read, or were in
+progress whenever a supervisor died.
 
-Kept for each account, in number and bytes bounded; when a new one has no room the oldest are dropped, and whoever puts it is
-given their names. Accounts that have had any are known by name, so that letters of one that left the config can be found.
+Kept for each account, in number and bytes bounded; when a new one has no room the oldest are
+dropped, and whoever puts it is given their names. Accounts that have had any are known by name, so
+that letters of one that left the config can be found.
 """
 
 from __future__ import annotations
@@ -109,15 +111,20 @@ class DeadLetters:
     _put: Script = field(factory=lambda: script("deadletter_put"), init=False)
     _take: Script = field(factory=lambda: script("deadletter_take"), init=False)
 
-    async def put(self, account: str, left: Left, summary: Summary) -> tuple[Letter, list[Summary]] | None:
+    async def put(
+        self, account: str, left: Left, summary: Summary
+    ) -> tuple[Letter, list[Summary]] | None:
         """Move an entry out of the journal, in one step.
 
-        Returns the letter, and what was dropped to make room; None if the entry is not in the journal any more.
+        Returns the letter, and what was dropped to make room; None if the entry is not in the
+        journal any more.
         """
         await self.redis.execute("SADD", ACCOUNTS, account)
         keys = (stream_key(account, summary.app), begun_key(account, summary.app), *_keys(account))
         text = msgspec.json.encode(summary)
-        found = await self.redis.run(self._put, keys, left.place, text, summary.app, left.raw, LETTERS_MAX, BYTES_MAX)
+        found = await self.redis.run(
+            self._put, keys, left.place, text, summary.app, left.raw, LETTERS_MAX, BYTES_MAX
+        )
         if not found:
             return None
         place, *dropped = found
@@ -128,7 +135,9 @@ class DeadLetters:
         return await self._take_out(letter, b"") is not None
 
     async def retry(self, letter: Letter, entry: Entry) -> str | None:
-        """Put a letter's entry at the end of the journal, in one step; returns its place, or None if it was not there."""
+        """Put a letter's entry at the end of the journal, in one step; returns its place, or None
+        if it was not there.
+        """
         return await self._take_out(letter, msgspec.json.encode(entry))
 
     async def _take_out(self, letter: Letter, text: bytes) -> str | None:
@@ -146,11 +155,21 @@ class DeadLetters:
     async def newest(
         self, accounts: Iterable[str], app: str | None, before: tuple[str, str] | None, limit: int
     ) -> list[Letter]:
-        """Letters of some accounts, of all their apps or of one, the newest first; `before`: account and place of the last one seen."""
-        found = [letter for account in accounts for letter in await self._newest(account, app, before, limit)]
-        return sorted(found, key=lambda letter: _order(letter.account, letter.place), reverse=True)[:limit]
+        """Letters of some accounts, of all their apps or of one, the newest first; `before`:
+        account and place of the last one seen.
+        """
+        found = [
+            letter
+            for account in accounts
+            for letter in await self._newest(account, app, before, limit)
+        ]
+        return sorted(found, key=lambda letter: _order(letter.account, letter.place), reverse=True)[
+            :limit
+        ]
 
-    async def _newest(self, account: str, app: str | None, before: tuple[str, str] | None, limit: int) -> list[Letter]:
+    async def _newest(
+        self, account: str, app: str | None, before: tuple[str, str] | None, limit: int
+    ) -> list[Letter]:
         key, found = _keys(account)[0], list[Letter]()
         end = "+" if before is None else before[1]
         while len(found) < limit:
@@ -169,12 +188,17 @@ class DeadLetters:
 
     async def accounts(self) -> list[str]:
         """The accounts that have had letters."""
-        return sorted(name.decode("utf-8", "replace") for name in await self.redis.execute("SMEMBERS", ACCOUNTS))
+        return sorted(
+            name.decode("utf-8", "replace")
+            for name in await self.redis.execute("SMEMBERS", ACCOUNTS)
+        )
 
     async def counts(self) -> Counter[tuple[str, str]]:
         """How many letters there are, by account and app."""
         accounts = await self.accounts()
-        found = await self.redis.execute_many([("HGETALL", _keys(account)[2]) for account in accounts])
+        found = await self.redis.execute_many(
+            [("HGETALL", _keys(account)[2]) for account in accounts]
+        )
         return Counter(
             {
                 (account, app.decode()): int(count)
@@ -187,7 +211,11 @@ class DeadLetters:
 
 def _keys(account: str) -> tuple[str, str, str]:
     """The letters, their texts, and how many there are."""
-    return account_key(account, "dead"), account_key(account, "dead", "texts"), account_key(account, "dead", "counts")
+    return (
+        account_key(account, "dead"),
+        account_key(account, "dead", "texts"),
+        account_key(account, "dead", "counts"),
+    )
 
 
 def _letter(account: str, row: Any) -> Letter:

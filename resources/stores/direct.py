@@ -1,7 +1,8 @@
 """Redis without a thread: pipelines over a connection that stands, from Trio's own thread.
 
-redis-py connects (addresses, passwords, databases, the server's greeting) and blocks while it does; what follows is bytes on a
-socket, which hiredis makes and reads. A batch costs a fifth of what it does through a worker thread (benchmarks/redis_client.py).
+redis-py connects (addresses, passwords, databases, the server's greeting) and blocks while it does;
+what follows is bytes on a socket, which hiredis makes and reads. A batch costs a fifth of what it
+does through a worker thread (benchmarks/redis_client.py).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from .scripts import in_full, is_known
 
 READ = 64 << 10
 INTEGER_MAX = 1 << 1024  # larger integers are not sent; Redis itself has 64 bits
-EXCHANGE_TIMES = 6  # a batch is given up after so many times the bound of a single wait, however its answers drip in
+# a batch is given up after so many times the bound of a single wait, however its answers drip in
+EXCHANGE_TIMES = 6
 
 Command = tuple[Any, ...]
 """A Redis command and its arguments: bytes, str, int or float."""
@@ -31,7 +33,9 @@ _MORE = object()
 
 
 class ErrorAnswer(redis.ResponseError):
-    """An error that the server answered a command with. The text is the server's own, with its code."""
+    """An error that the server answered a command with. The text is the server's own, with its
+    code.
+    """
 
 
 class NotSent(redis.ConnectionError):
@@ -39,7 +43,8 @@ class NotSent(redis.ConnectionError):
 
 
 class Lost(redis.ConnectionError):
-    """In place of an answer, where other commands of the batch have theirs: this one's node did not answer.
+    """In place of an answer, where other commands of the batch have theirs: this one's node did not
+    answer.
 
     Attributes:
         sent: Whether the command may have been carried out.
@@ -70,10 +75,12 @@ def _wrong(commands: Sequence[Command]) -> str:
     """What hiredis would not notice."""
     for command in commands:
         if not command:
-            return "it is empty"  # a server does not answer that: its caller would get the next one's answer
+            # a server does not answer that: its caller would get the next one's answer
+            return "it is empty"
         for part in command:
             if part.__class__ is int and not -INTEGER_MAX < part < INTEGER_MAX:
-                return "an integer has too many digits"  # more than Python writes: hiredis would end the process
+                # more than Python writes: hiredis would end the process
+                return "an integer has too many digits"
     return ""
 
 
@@ -103,7 +110,9 @@ class Answers:
                     return
                 answers.append(answer)
         except redis.InvalidResponse as error:
-            raise redis.InvalidResponse(f"the server's answer is not of its protocol: {error}") from error
+            raise redis.InvalidResponse(
+                f"the server's answer is not of its protocol: {error}"
+            ) from error
         except Exception as error:  # what hiredis makes of an answer that no server sends (a map with a list as a key)
             raise redis.InvalidResponse(f"the server's answer cannot be read: {error}") from error
         if reader.has_data():  # whose answer comes next is not known any more
@@ -115,7 +124,9 @@ def forgotten(commands: Sequence[Command], answers: Sequence[Any]) -> list[int]:
     return [
         n
         for n, answer in enumerate(answers)
-        if isinstance(answer, ErrorAnswer) and code_of(str(answer)) == "NOSCRIPT" and is_known(commands[n])
+        if isinstance(answer, ErrorAnswer)
+        and code_of(str(answer)) == "NOSCRIPT"
+        and is_known(commands[n])
     ]
 
 
@@ -133,16 +144,18 @@ class Direct:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the server has closed the connection, or said what nobody asked for. Asked between two batches."""
+        """Whether the server has closed the connection, or said what nobody asked for. Asked
+        between two batches.
+        """
         return bool(self._poll.poll(0))
 
     async def exchange(self, commands: Sequence[Command], packed: bytes) -> list[Any]:
-        """The answer to each command; an `ErrorAnswer` is one, too. A script that the server has forgotten is sent in full, after
-        the other commands.
+        """The answer to each command; an `ErrorAnswer` is one, too. A script that the server has
+        forgotten is sent in full, after the other commands.
 
         Raises:
-            NotSent: The connection was gone before.
-            redis.RedisError, OSError: The connection broke, the server does not answer, or not with RESP.
+            NotSent: The connection was gone before. redis.RedisError, OSError: The connection
+                broke, the server does not answer, or not with RESP.
 
         Cancellation: leaves the connection unfit for use.
         """
@@ -186,7 +199,9 @@ class Direct:
 
 
 def direct(connection: Any, seconds: float) -> Direct | None:
-    """What stands below a connection of redis-py's, which is to be used no more; None where it is not a plain socket (TLS)."""
+    """What stands below a connection of redis-py's, which is to be used no more; None where it is
+    not a plain socket (TLS).
+    """
     plain = socket_of(connection)
     if plain is None or isinstance(plain, ssl.SSLSocket):
         return None
@@ -194,7 +209,9 @@ def direct(connection: Any, seconds: float) -> Direct | None:
 
 
 def socket_of(connection: Any) -> socket.socket | None:
-    """The socket of a connection of redis-py's: the one thing of its insides that is used (pyproject.toml bounds the version)."""
+    """The socket of a connection of redis-py's: the one thing of its insides that is used
+    (pyproject.toml bounds the version).
+    """
     found = getattr(connection, "_sock", None)
     return found if isinstance(found, socket.socket) else None
 

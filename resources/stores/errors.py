@@ -1,11 +1,16 @@
-"""What the store's callers may have to face: it did not answer, it refused, or what it was asked for cannot be sent to it."""
+"""What the store's callers may have to face: it did not answer, it refused, or what it was asked
+for cannot be sent to it.
+"""
 
 from __future__ import annotations
 
 import re
 
-SOON = 1.0  # seconds until it makes sense to try again what ends by itself: a failover, a restart, a long script
-LATER = 5.0  # seconds, for what somebody has to look at: a full disk, a password, a key of another type
+# seconds until it makes sense to try again what ends by itself: a failover, a restart, a long
+# script
+SOON = 1.0
+# seconds, for what somebody has to look at: a full disk, a password, a key of another type
+LATER = 5.0
 TEXT_MAX = 500  # characters of the server's words that are kept
 
 PASSING = frozenset({
@@ -13,7 +18,9 @@ PASSING = frozenset({
 })  # fmt: skip
 """Codes of refusals that end by themselves, as a rule within seconds."""
 
-WIDE = frozenset({*PASSING, "OOM", "MISCONF", "NOPERM", "NOAUTH", "WRONGPASS", "UNREACHABLE"}) - {"NOSCRIPT"}
+WIDE = frozenset({*PASSING, "OOM", "MISCONF", "NOPERM", "NOAUTH", "WRONGPASS", "UNREACHABLE"}) - {
+    "NOSCRIPT"
+}
 """Codes of refusals that others will meet, too: they are about the server, not about one key or command."""
 
 BEFORE_ALL = frozenset({*PASSING, "OOM", "MISCONF", "NOAUTH", "WRONGPASS", "EXECABORT"})
@@ -24,7 +31,8 @@ _PLACE = re.compile(r",? script: [0-9a-f]{40}, on @user_script:\d+\.?$")
 
 
 class StoreError(Exception):
-    """The store did not do what it was asked to. Callers catch this one, and need not know which it is.
+    """The store did not do what it was asked to. Callers catch this one, and need not know which it
+    is.
 
     Attributes:
         sent: Whether the command may have been carried out, wholly or in part.
@@ -38,7 +46,9 @@ class StoreError(Exception):
 
     @property
     def may_retry(self) -> bool:
-        """Whether the same command may be sent again in a moment: it was not carried out, and what prevented it will pass."""
+        """Whether the same command may be sent again in a moment: it was not carried out, and what
+        prevented it will pass.
+        """
         return not self.sent and self.retry_after <= SOON
 
 
@@ -50,7 +60,8 @@ class StoreRefused(StoreError):
     """The store answered with an error. The text is the server's own.
 
     Attributes:
-        code: The first word of the text if it is one of those in capitals ("OOM", "WRONGTYPE"), else "ERR".
+        code: The first word of the text if it is one of those in capitals ("OOM", "WRONGTYPE"),
+            else "ERR".
     """
 
     def __init__(self, reason: str) -> None:
@@ -72,10 +83,14 @@ class StoreRefused(StoreError):
 
 
 class NotEncodable(StoreError):
-    """A command holds what cannot be sent: half of a surrogate pair, None, a bool, an object. It was not sent."""
+    """A command holds what cannot be sent: half of a surrogate pair, None, a bool, an object. It
+    was not sent.
+    """
 
     def __init__(self, reason: str) -> None:
-        super().__init__(f"the command cannot be encoded: {reason[:TEXT_MAX]}", sent=False, retry_after=LATER)
+        super().__init__(
+            f"the command cannot be encoded: {reason[:TEXT_MAX]}", sent=False, retry_after=LATER
+        )
 
 
 def code_of(reason: str) -> str:

@@ -1,4 +1,6 @@
-"""Metrics on their way to Graphite: values gathered in time buckets, and lines sent by the plaintext protocol."""
+"""Metrics on their way to Graphite: values gathered in time buckets, and lines sent by the
+plaintext protocol.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from attrs import define, field, frozen
 from ..fence import keep_running, note
 from .direct import is_readable
 
-LINES_MAX = 100_000  # waiting for one Graphite that does not take them; then the oldest are dropped, and counted
+# waiting for one Graphite that does not take them; then the oldest are dropped, and counted
+LINES_MAX = 100_000
 NAMES_MAX = 10_000  # distinct metrics of one account in one bucket; more are refused
 BACKOFF = (0.2, 30.0)  # seconds between attempts to connect: first, most
 CONNECT_SECONDS = 10.0
@@ -84,7 +87,10 @@ class _Bucket:
         return self.start + self.target.bucket
 
     def lines(self) -> list[str]:
-        return [f"{path}.{agg} {values.result(agg):f} {self.start}\n" for (path, agg), values in self.values.items()]
+        return [
+            f"{path}.{agg} {values.result(agg):f} {self.start}\n"
+            for (path, agg), values in self.values.items()
+        ]
 
 
 @define(eq=False)
@@ -119,7 +125,13 @@ class _Sender:
                     await self._send_all(stream)
             except (OSError, trio.TooSlowError, trio.BrokenResourceError) as error:
                 reason = str(error) or "it takes nothing"
-                log.warning("Graphite at %s:%d: %s; %d lines wait", self.host, self.port, reason, len(self.lines))
+                log.warning(
+                    "Graphite at %s:%d: %s; %d lines wait",
+                    self.host,
+                    self.port,
+                    reason,
+                    len(self.lines),
+                )
             except Exception as error:  # noqa: BLE001  # what nobody expected (a host that is no name) may pass as well
                 note("graphite", error, f"{self.host}:{self.port}")
             if self.batches > batches:
@@ -132,7 +144,8 @@ class _Sender:
             if not self.lines:
                 await self.bell.park()
             if is_readable(stream.socket) and not await stream.receive_some(1024):
-                raise trio.BrokenResourceError("it has closed the connection")  # what is sent now would be lost
+                # what is sent now would be lost
+                raise trio.BrokenResourceError("it has closed the connection")
             batch = [self.lines.popleft() for _ in range(min(len(self.lines), BATCH))]
             self.sending = True
             try:

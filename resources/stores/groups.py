@@ -1,4 +1,6 @@
-"""Groups of contacts. A group's members are kept with the contacts; a smart group has a query as well."""
+"""Groups of contacts. A group's members are kept with the contacts; a smart group has a query as
+well.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +41,21 @@ class Groups:
 
     async def get(self, account: str, key: str) -> Group | None:
         """The group with a key."""
-        return _group(account, key, await self.redis.execute("HGETALL", account_key(account, "group", key)))
+        return _group(
+            account, key, await self.redis.execute("HGETALL", account_key(account, "group", key))
+        )
 
     async def find(self, account: str, name: str) -> Group | None:
         """The group with a name. Raises SeveralGroups."""
         found = await self._find(account, name, "", "", create=False, most=0)
         return None if found is None else found[0]
 
-    async def find_or_create(self, account: str, name: str, key: str, created_at: str, most: int) -> tuple[Group, bool]:
-        """The group with a name, or a new one with that key; and whether it is new. Raises SeveralGroups, TooManyGroups."""
+    async def find_or_create(
+        self, account: str, name: str, key: str, created_at: str, most: int
+    ) -> tuple[Group, bool]:
+        """The group with a name, or a new one with that key; and whether it is new. Raises
+        SeveralGroups, TooManyGroups.
+        """
         if self.room.problem and (there := await self.find(account, name)) is not None:
             return there, False  # that one is there takes no room
         self.room.check(len(name))
@@ -58,7 +66,11 @@ class Groups:
     async def _find(
         self, account: str, name: str, key: str, created_at: str, *, create: bool, most: int
     ) -> tuple[Group, bool] | None:
-        keys = [_name(account, name), account_key(account, "group", key), account_key(account, "groups")]
+        keys = [
+            _name(account, name),
+            account_key(account, "group", key),
+            account_key(account, "groups"),
+        ]
         code, *found = await self.redis.run(
             self._create, keys, key, name, created_at, prefix_of(account), int(create), most
         )
@@ -83,14 +95,22 @@ class Groups:
 
     async def all(self, account: str) -> list[Group]:
         """Every group, by name."""
-        flat = await self.redis.run(self._list, [account_key(account, "groups")], prefix_of(account))
+        flat = await self.redis.run(
+            self._list, [account_key(account, "groups")], prefix_of(account)
+        )
         return groups_of(account, flat)
 
 
 def groups_of(account: str, flat: Sequence[Any]) -> list[Group]:
     """The groups that the script `group_list` gave, by name."""
-    found = (_group(account, key.decode(), fields) for key, fields in zip(flat[::2], flat[1::2], strict=True))
-    return sorted((group for group in found if group is not None), key=lambda group: (group["name"], group["key"]))
+    found = (
+        _group(account, key.decode(), fields)
+        for key, fields in zip(flat[::2], flat[1::2], strict=True)
+    )
+    return sorted(
+        (group for group in found if group is not None),
+        key=lambda group: (group["name"], group["key"]),
+    )
 
 
 def _name(account: str, name: str) -> str:
@@ -100,7 +120,9 @@ def _name(account: str, name: str) -> str:
 def _group(account: str, key: str, flat: Sequence[bytes] | None) -> Group | None:
     if not flat:
         return None
-    stored = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    stored = {
+        name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)
+    }
     return {
         "name": stored["name"], "query": stored.get("query"), "user_account": account, "created_at": stored["created_at"],
         "key": key, "$VERSION": None,

@@ -63,7 +63,8 @@ def _canonical(written: str) -> str:
     if "%" in host:
         host = unquote_to_bytes(host).decode("utf-8")
     if not host.isascii():
-        host = idna.encode(host, uts46=True).decode("ascii")  # maps other scripts' digits and full stops
+        # maps other scripts' digits and full stops
+        host = idna.encode(host, uts46=True).decode("ascii")
     host = host.lower()
     address = _ipv4(host)
     if address is not None:
@@ -87,7 +88,9 @@ def _ipv4(host: str) -> ipaddress.IPv4Address | None:
     *first, last = [_number(part) for part in parts]
     if any(number > 255 for number in first) or last >= 256 ** (_PARTS_MAX - len(first)):  # noqa: PLR2004  # a byte
         raise ValueError(NEITHER)
-    return ipaddress.IPv4Address(last + sum(number << (24 - 8 * place) for place, number in enumerate(first)))
+    return ipaddress.IPv4Address(
+        last + sum(number << (24 - 8 * place) for place, number in enumerate(first))
+    )
 
 
 def _number(part: str) -> int:

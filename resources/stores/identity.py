@@ -1,5 +1,6 @@
-"""Whose a message_id is. Ids of outbound messages carry a tag that only this service can make, so that an event which names one is
-known to belong to the app that sent it, with nothing kept for each message and nothing that a gateway could guess.
+"""Whose a message_id is. Ids of outbound messages carry a tag that only this service can make, so
+that an event which names one is known to belong to the app that sent it, with nothing kept for each
+message and nothing that a gateway could guess.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class MessageIds:
         return (random + self._tag(bytes(random), channel, sender)).hex()
 
     def derived(self, channel: str, sender: Sender, origin: str, slot: str) -> str:
-        """The message_id of one certain outbound of the run of one certain inbound: the same whenever that is run again.
+        """The message_id of one certain outbound of the run of one certain inbound: the same
+        whenever that is run again.
 
         In the same form as a fresh one, and no easier to guess.
 
@@ -72,15 +74,19 @@ class MessageIds:
 
 
 async def open_message_ids(redis: Redis) -> MessageIds:
-    """The ids of the service whose store this is; its secret is made at the first start. A store that takes no writes will do
-    for every other start.
+    """The ids of the service whose store this is; its secret is made at the first start. A store
+    that takes no writes will do for every other start.
 
     Raises:
         StoreError: The store did not do it, or what it has is no secret.
     """
     secret = await redis.execute("GET", SECRET)
     if secret is None:
-        _, secret = await redis.execute_many([("SET", SECRET, os.urandom(_SECRET_BYTES), "NX"), ("GET", SECRET)])
+        _, secret = await redis.execute_many(
+            [("SET", SECRET, os.urandom(_SECRET_BYTES), "NX"), ("GET", SECRET)]
+        )
     if not isinstance(secret, bytes) or len(secret) != _SECRET_BYTES:
-        raise StoreError(f"the key {SECRET} does not hold the {_SECRET_BYTES} bytes of a secret", sent=False)
+        raise StoreError(
+            f"the key {SECRET} does not hold the {_SECRET_BYTES} bytes of a secret", sent=False
+        )
     return MessageIds(secret)

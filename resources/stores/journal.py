@@ -1,7 +1,9 @@
-"""The journal of what came in: a message or event is in it from before the gateway says `accepted` until its run has ended.
+"""The journal of what came in: a message or event is in it from before the gateway says `accepted`
+until its run has ended.
 
-One Redis stream per app. What a killed supervisor leaves in it is run again by the next one. Beside it stands, for each entry
-whose run has begun, how often that was: what is still there after a start was in progress at the death of a supervisor.
+One Redis stream per app. What a killed supervisor leaves in it is run again by the next one. Beside
+it stands, for each entry whose run has begun, how often that was: what is still there after a start
+was in progress at the death of a supervisor.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ BURST = 256 << 10  # bytes of entries that are decoded without letting others go
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came in: a message or an event (as Vumi's JSON objects), on a channel, for an app of an account."""
+    """What came in: a message or an event (as Vumi's JSON objects), on a channel, for an app of an
+    account.
+    """
 
     kind: Literal["message", "event"]
     account: str
@@ -87,7 +91,8 @@ class Journal:
     _accept: Script = field(factory=lambda: script("journal_accept"), init=False)
 
     async def accept(self, entries: Sequence[Entry]) -> list[Accepted]:
-        """Write entries and count them, in order, each unless its id was seen in the last 24 hours on its channel.
+        """Write entries and count them, in order, each unless its id was seen in the last 24 hours
+        on its channel.
 
         The first refusal is raised when all were tried.
         """
@@ -112,12 +117,15 @@ class Journal:
             return [refused] * len(entries)
         answers = await self.redis.attempt(commands)
         return [
-            answer if isinstance(answer, StoreRefused) else Accepted(answer[0].decode(), bool(answer[1]))
+            answer
+            if isinstance(answer, StoreRefused)
+            else Accepted(answer[0].decode(), bool(answer[1]))
             for answer in answers
         ]
 
     def begin_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
-        """Note that a run of an entry begins, before anything that is asked of the store later; not waited for.
+        """Note that a run of an entry begins, before anything that is asked of the store later; not
+        waited for.
 
         Returns whether that can be had.
         """
@@ -128,7 +136,9 @@ class Journal:
         await self.redis.execute(*_begun(entry, place, 1))
 
     def hand_back_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
-        """A run that was begun is cut off by an orderly stop, which does not count; as `begin_soon`."""
+        """A run that was begun is cut off by an orderly stop, which does not count; as
+        `begin_soon`.
+        """
         return self.redis.post([_begun(entry, place, -1)], failed)
 
     async def finish(self, entry: Entry, place: str) -> None:
@@ -137,14 +147,20 @@ class Journal:
 
     async def finish_all(self, ended: Sequence[tuple[Entry, str]]) -> None:
         """The runs have ended: the entries at these places are not needed any more."""
-        await self.redis.execute_many([command for entry, place in ended for command in _struck(entry, place)])
+        await self.redis.execute_many(
+            [command for entry, place in ended for command in _struck(entry, place)]
+        )
 
     def finish_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
-        """As `finish`, before anything that is asked of the store later, but not waited for; whether that can be had."""
+        """As `finish`, before anything that is asked of the store later, but not waited for;
+        whether that can be had.
+        """
         return self.redis.post(_struck(entry, place), failed)
 
     async def begun(self, account: str, app: str) -> dict[str, int]:
-        """How often a run of the entry at a place was begun and not ended, for those entries of which one was."""
+        """How often a run of the entry at a place was begun and not ended, for those entries of
+        which one was.
+        """
         found = await self.redis.execute("HGETALL", begun_key(account, app))
         pairs = zip(found[::2], found[1::2], strict=True)
         return {place.decode("utf-8", "replace"): _number(count) for place, count in pairs}
@@ -157,7 +173,9 @@ class Journal:
         """All that stands in an app's journal, oldest first, readable or not."""
         start, burst = "-", 0
         while True:
-            page = await self.redis.execute("XRANGE", stream_key(account, app), start, "+", "COUNT", PAGE)
+            page = await self.redis.execute(
+                "XRANGE", stream_key(account, app), start, "+", "COUNT", PAGE
+            )
             for place, fields in page:
                 raw = raw_of(fields)
                 burst += len(raw)
@@ -170,7 +188,9 @@ class Journal:
             start = "(" + page[-1][0].decode()
 
     async def unfinished(self, account: str, app: str) -> AsyncIterator[tuple[str, Entry]]:
-        """Every entry in an app's journal, oldest first, with its place; what is no entry is left out."""
+        """Every entry in an app's journal, oldest first, with its place; what is no entry is left
+        out.
+        """
         async with aclosing(self.left(account, app)) as found:
             async for one in found:
                 if one.entry is not None:
@@ -190,12 +210,16 @@ def begun_key(account: str, app: str) -> str:
 
 
 def raw_of(fields: Sequence[bytes]) -> bytes:
-    """The text of an entry, of the fields of a stream; anything else in its place is shown as it is."""
+    """The text of an entry, of the fields of a stream; anything else in its place is shown as it
+    is.
+    """
     return fields[1] if len(fields) == 2 and fields[0] == b"e" else b" ".join(fields)  # noqa: PLR2004  # one field
 
 
 def read_entry(raw: bytes, account: str, app: str) -> tuple[Entry | None, str]:
-    """An entry of an app's journal from its text, and why it cannot be run; the latter is empty if it can be."""
+    """An entry of an app's journal from its text, and why it cannot be run; the latter is empty if
+    it can be.
+    """
     if is_deeper(raw, DEPTH_MAX):
         return None, f"it is nested deeper than {DEPTH_MAX} levels"
     try:
@@ -205,7 +229,11 @@ def read_entry(raw: bytes, account: str, app: str) -> tuple[Entry | None, str]:
     if (entry.account, entry.app) != (account, app):
         return entry, f"it is for app {shown(entry.app)} of account {shown(entry.account)}"
     payload = entry.payload
-    wrong = [name for name, check in _NEEDED[entry.kind].items() if name not in payload or not check(payload[name])]
+    wrong = [
+        name
+        for name, check in _NEEDED[entry.kind].items()
+        if name not in payload or not check(payload[name])
+    ]
     return entry, f"fields are missing or wrong: {', '.join(wrong)}" if wrong else ""
 
 
@@ -259,5 +287,6 @@ def _counts(entry: Entry) -> tuple[Any, ...]:
     if entry.kind == "message":
         return ("message", payload["from_addr"] or "", second_of(payload["timestamp"]))
     kind = payload["event_type"]
-    # Other events may have the field too, with anything in it: it is the gateway's own then, and no name of a counter.
+    # Other events may have the field too, with anything in it: it is the gateway's own then, and no
+    # name of a counter.
     return ("event", kind, payload["delivery_status"] if kind == "delivery_report" else "")

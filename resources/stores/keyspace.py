@@ -1,4 +1,6 @@
-"""An account's key-value store: JSON texts under names, with a quota of keys and bytes that no race can break."""
+"""An account's key-value store: JSON texts under names, with a quota of keys and bytes that no race
+can break.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class Keyspace:
         value: bytes | None = await self.redis.execute("GET", account_key(account, "kv", name))
         return value
 
-    async def set(self, account: str, name: str, value: bytes, seconds: int | None, quota: Quota) -> Warn:
+    async def set(
+        self, account: str, name: str, value: bytes, seconds: int | None, quota: Quota
+    ) -> Warn:
         """Store a JSON text, for good or for some seconds.
 
         Raises:
@@ -82,7 +86,9 @@ class Keyspace:
         self.room.check(len(value))
         lifetime = "" if seconds is None else seconds
         limits = (quota.hard, quota.soft, quota.most_bytes)
-        code, warn = await self.redis.run(self._set, script_keys(account, name), name, value, lifetime, *limits)
+        code, warn = await self.redis.run(
+            self._set, script_keys(account, name), name, value, lifetime, *limits
+        )
         if code != _STORED:
             raise KeyspaceFull(Warn(warn), is_bytes=code == _TOO_MANY_BYTES)
         return Warn(warn)
@@ -96,7 +102,9 @@ class Keyspace:
         """
         self.room.check(0)
         limits = (quota.hard, quota.soft, quota.most_bytes)
-        code, warn, value = await self.redis.run(self._incr, script_keys(account, name), name, amount, *limits)
+        code, warn, value = await self.redis.run(
+            self._incr, script_keys(account, name), name, amount, *limits
+        )
         if code == _NO_INTEGER:
             raise NotAnInteger(value.decode().removeprefix("ERR "))
         if code != _STORED:
@@ -112,7 +120,9 @@ class Keyspace:
         return int(await self.redis.execute("GET", account_key(account, "kvbytes")) or 0)
 
     async def keep_counting(self, accounts: Callable[[], Iterable[str]]) -> None:
-        """Count what accounts had before bytes were counted, in the background, for ever: accounts may come."""
+        """Count what accounts had before bytes were counted, in the background, for ever: accounts
+        may come.
+        """
         done = set[str]()
         while True:
             try:
@@ -133,7 +143,9 @@ class Keyspace:
         of_all = [account_key(account, name) for name in ("kvkeys", "kvsizes", "kvbytes")]
         cursor = b"0"
         while True:
-            cursor, found = await self.redis.execute("ZSCAN", of_all[0], cursor, "COUNT", COUNT_PAGE)
+            cursor, found = await self.redis.execute(
+                "ZSCAN", of_all[0], cursor, "COUNT", COUNT_PAGE
+            )
             names = [name.decode() for name in found[::2]]
             if names:
                 keys = [*of_all, *(account_key(account, "kv", name) for name in names)]

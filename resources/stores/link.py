@@ -41,10 +41,13 @@ class Link(Protocol):
     """The blocking side; only ever used by one thread at a time, but for `abandon`."""
 
     def connect(self) -> None:
-        """Connect if that is not done. Raises redis.RedisError, OSError, ValueError (the URL is none)."""
+        """Connect if that is not done. Raises redis.RedisError, OSError, ValueError (the URL is
+        none).
+        """
 
     def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
-        """The answer to each command, or in its place an `ErrorAnswer`, or a `Lost` where others have answers.
+        """The answer to each command, or in its place an `ErrorAnswer`, or a `Lost` where others
+        have answers.
 
         Args:
             commands: What to send.
@@ -56,18 +59,24 @@ class Link(Protocol):
         """
 
     def direct(self) -> Direct | None:
-        """The connection for use without a thread, and from then on only so; None where there is no such use."""
+        """The connection for use without a thread, and from then on only so; None where there is no
+        such use.
+        """
 
     def close(self) -> None:
         """Close what is open; it may be connected again. Never raises."""
 
     def abandon(self) -> None:
-        """Close it for good, from any thread, also while another one is in `connect` or `exchange`. Never raises."""
+        """Close it for good, from any thread, also while another one is in `connect` or `exchange`.
+        Never raises.
+        """
 
 
 @define
 class NodeLink:
-    """One connection to one server; `seconds` bound each answer, and connecting unless that has its own bound."""
+    """One connection to one server; `seconds` bound each answer, and connecting unless that has its
+    own bound.
+    """
 
     url: str
     seconds: float = SOCKET_SECONDS
@@ -109,7 +118,9 @@ class NodeLink:
                 raise redis.ConnectionError(str(answer))
 
     def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
-        """Send all, then read all. A script that the server has forgotten is sent in full, after the other commands."""
+        """Send all, then read all. A script that the server has forgotten is sent in full, after
+        the other commands.
+        """
         connection = self._connection
         if connection is None:
             raise NotSent("there is no connection")
@@ -120,7 +131,9 @@ class NodeLink:
         answers = self._pipeline(connection, packed or pack(commands), len(commands))
         again = forgotten(commands, answers)
         if again:
-            in_order = self._pipeline(connection, pack([in_full(commands[n]) for n in again]), len(again))
+            in_order = self._pipeline(
+                connection, pack([in_full(commands[n]) for n in again]), len(again)
+            )
             for n, answer in zip(again, in_order, strict=True):
                 answers[n] = answer
         return answers
@@ -139,7 +152,9 @@ class NodeLink:
                     raise redis.ConnectionError("the server closed the connection")
                 reader.feed(data, answers, count)
                 if len(answers) < count and time.monotonic() > end:
-                    raise redis.TimeoutError(f"the server answers too slowly: {len(answers)} of {count}")
+                    raise redis.TimeoutError(
+                        f"the server answers too slowly: {len(answers)} of {count}"
+                    )
         except TimeoutError as error:
             raise redis.TimeoutError(f"the server did not answer in {self.seconds:g} s") from error
         return answers
@@ -174,7 +189,9 @@ def link_to(url: str, seconds: float = SOCKET_SECONDS) -> Link:
 
 
 def words_of(error: BaseException) -> str:
-    """What is wrong with a connection, in one line: of an error that the server sent, its own words with its code."""
+    """What is wrong with a connection, in one line: of an error that the server sent, its own words
+    with its code.
+    """
     code = getattr(error, "status_code", None)
     text = " ".join(str(error).split()) or type(error).__name__
     return f"{code} {text}" if isinstance(code, str) and not text.startswith(code) else text

@@ -1,4 +1,6 @@
-"""The apps' logs: the newest entries of each app in Redis, and a live tail that says what a slow reader missed."""
+"""The apps' logs: the newest entries of each app in Redis, and a live tail that says what a slow
+reader missed.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class LogEntry(msgspec.Struct, frozen=True):
 
 @define(eq=False)
 class Follower:
-    """One reader of a live log: iterate over it. An entry of level MISSED stands for those that a slow reader lost."""
+    """One reader of a live log: iterate over it. An entry of level MISSED stands for those that a
+    slow reader lost.
+    """
 
     _entries: deque[LogEntry] = field(factory=deque, init=False)
     _size: int = field(default=0, init=False)
@@ -62,7 +66,9 @@ class Follower:
                 yield entry
             if self._missed:
                 missed, self._missed = self._missed, 0
-                yield LogEntry(_now(), "MISSED", f"{missed} entries came faster than they were read")
+                yield LogEntry(
+                    _now(), "MISSED", f"{missed} entries came faster than they were read"
+                )
             if not self._entries:
                 await self._bell.park()
 
@@ -97,17 +103,22 @@ class Logbook:
 
     redis: Redis
     room: Room = field(factory=Room)
-    counts: Counter[tuple[str, str]] = field(factory=Counter, init=False)  # entries since the start, by app and level
+    # entries since the start, by app and level
+    counts: Counter[tuple[str, str]] = field(factory=Counter, init=False)
     _books: dict[tuple[str, str], _Book] = field(factory=dict, init=False)
     _since_trim: dict[str, int] = field(factory=dict, init=False)
 
     async def write(self, account: str, app: str, level: int, message: str, kept: int) -> None:
-        """Add an entry; `level` is a number of `LEVELS`, or any other integer. May raise `redis.StoreError`."""
+        """Add an entry; `level` is a number of `LEVELS`, or any other integer. May raise
+        `redis.StoreError`.
+        """
         self.room.check(len(message), is_urgent=True)
         await self.redis.execute_many(self._entry(account, app, level, message, kept))
 
     def write_soon(self, account: str, app: str, level: int, message: str, kept: int) -> bool:
-        """Add an entry without waiting until it is kept; whether the store can be had for that at the moment."""
+        """Add an entry without waiting until it is kept; whether the store can be had for that at
+        the moment.
+        """
         if not self.redis.is_at_hand or self.room.refusal(len(message), is_urgent=True) is not None:
             return False
         return self.redis.post(self._entry(account, app, level, message, kept), _not_kept)
@@ -130,8 +141,12 @@ class Logbook:
         return commands
 
     async def newest(self, account: str, app: str, limit: int, start: int = 0) -> list[LogEntry]:
-        """The newest entries, newest first, without the first `start` of them. May raise `redis.StoreError`."""
-        texts = await self.redis.execute("LRANGE", self._book(account, app).key, start, start + limit - 1)
+        """The newest entries, newest first, without the first `start` of them. May raise
+        `redis.StoreError`.
+        """
+        texts = await self.redis.execute(
+            "LRANGE", self._book(account, app).key, start, start + limit - 1
+        )
         return [_read(text) for text in texts]
 
     @contextmanager

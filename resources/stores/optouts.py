@@ -26,7 +26,9 @@ class TooManyOptOuts(Exception):
 
 @frozen
 class OptOuts:
-    """The opt-outs of all accounts, by type and value of the address. Every coroutine may raise `redis.StoreError`."""
+    """The opt-outs of all accounts, by type and value of the address. Every coroutine may raise
+    `redis.StoreError`.
+    """
 
     redis: Redis
     room: Room = field(factory=Room)
@@ -37,8 +39,12 @@ class OptOuts:
         text = await self.redis.execute("HGET", _hash(account), _name(kind, value))
         return None if text is None else msgspec.json.decode(text, type=OptOut)
 
-    async def which(self, account: str, addresses: Sequence[Sequence[tuple[str, str]]]) -> list[bool]:
-        """Of several addresses, each under all types and values that it may stand: whether it is opted out."""
+    async def which(
+        self, account: str, addresses: Sequence[Sequence[tuple[str, str]]]
+    ) -> list[bool]:
+        """Of several addresses, each under all types and values that it may stand: whether it is
+        opted out.
+        """
         names = [_name(*one) for address in addresses for one in address]
         answers = iter(await self.redis.execute("HMGET", _hash(account), *names) if names else [])
         return [any([next(answers) is not None for _ in address]) for address in addresses]  # noqa: C419  # all are taken

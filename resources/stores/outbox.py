@@ -1,8 +1,10 @@
-"""What is on its way out: a message is in its channel's outbox from before the app learns of success until a client has
-acknowledged it. One Redis stream per channel; a message's delivery number is its place in it.
+"""What is on its way out: a message is in its channel's outbox from before the app learns of
+success until a client has acknowledged it. One Redis stream per channel; a message's delivery
+number is its place in it.
 
-A store that went back in time (a failover to a replica that lagged, a restart without persistence, FLUSHALL) does not use a
-number again that this process has seen: each post says the newest one known, and the store goes on after it.
+A store that went back in time (a failover to a replica that lagged, a restart without persistence,
+FLUSHALL) does not use a number again that this process has seen: each post says the newest one
+known, and the store goes on after it.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ WAITING_SIZE = 128 << 20  # bytes of them
 PAGE_SIZE = 1 << 20  # bytes after which a page of them has no more
 STRUCK = 1000  # messages struck in one step
 REMEMBERED = 24 * 3600  # seconds for which a message that is posted again is known, at least
-REMEMBERED_MAX = 500_000  # of a channel's messages, the newest: so many at least, and twice as many at most
+# of a channel's messages, the newest: so many at least, and twice as many at most
+REMEMBERED_MAX = 500_000
 REPLY = "reply"  # the name of the slots of replies
 FIRST_REPLY, FALLBACK = f"0 {REPLY}", "fallback"
 
@@ -57,7 +60,9 @@ class Parcel:
 
 @frozen
 class Struck:
-    """A message that is not needed any more: its number, its bytes (-1: not known), and whether `note_handed` ever named it."""
+    """A message that is not needed any more: its number, its bytes (-1: not known), and whether
+    `note_handed` ever named it.
+    """
 
     delivery: int
     size: int = -1
@@ -66,7 +71,9 @@ class Struck:
 
 @frozen
 class Page:
-    """Some of the messages in an outbox, whether they are the last, and the newest number handed out in order so far."""
+    """Some of the messages in an outbox, whether they are the last, and the newest number handed
+    out in order so far.
+    """
 
     parcels: Sequence[Parcel]
     is_last: bool
@@ -123,10 +130,11 @@ def never(_: str) -> bool:
 class Outbox:
     """The outboxes of all channels. Every coroutine may raise `redis.StoreError`.
 
-    `announce` is called, in this process, for each message posted: with the parcel, or with None when it is not known
-    whether there is one. `is_awaited` tells whether a message of a channel is handed out as soon as it is announced: the
-    store then has it as handed out from the beginning, which costs nothing. If it is not after all, its next attempt counts
-    as the second; so a first attempt is always the first.
+    `announce` is called, in this process, for each message posted: with the parcel, or with None
+    when it is not known whether there is one. `is_awaited` tells whether a message of a channel is
+    handed out as soon as it is announced: the store then has it as handed out from the beginning,
+    which costs nothing. If it is not after all, its next attempt counts as the second; so a first
+    attempt is always the first.
     """
 
     redis: Redis
@@ -145,11 +153,14 @@ class Outbox:
         """As `post_once`, under an id of its own; returns the delivery number."""
         return (await self.post_once(channel, sender, message, None)).delivery
 
-    async def post_once(self, channel: str, sender: Sender, message: Mapping[str, Any], slot: Slot | None) -> Posted:
-        """Give a message its message_id, put it into a channel's outbox and count it, unless its slot was posted before.
+    async def post_once(
+        self, channel: str, sender: Sender, message: Mapping[str, Any], slot: Slot | None
+    ) -> Posted:
+        """Give a message its message_id, put it into a channel's outbox and count it, unless its
+        slot was posted before.
 
-        A slot is remembered for `REMEMBERED` seconds, for `REMEMBERED_MAX` messages of a channel. Without a slot the
-        message_id is a fresh one.
+        A slot is remembered for `REMEMBERED` seconds, for `REMEMBERED_MAX` messages of a channel.
+        Without a slot the message_id is a fresh one.
 
         Raises:
             OutboxFull: Too many wait already.
@@ -164,17 +175,29 @@ class Outbox:
         self.room.check(len(text), is_urgent=message["in_reply_to"] is not None)
         said = _said(message)
         is_awaited = self.is_awaited(channel)
-        bounds = (WAITING_MAX, WAITING_SIZE, self._newest.get(channel, 0), "1" if is_awaited else "")
+        bounds = (
+            WAITING_MAX,
+            WAITING_SIZE,
+            self._newest.get(channel, 0),
+            "1" if is_awaited else "",
+        )
         remembered = (said, REMEMBERED, REMEMBERED_MAX, *map(bytes.fromhex, ids))
         try:
-            number, *had = await self.redis.run(self._post, self._keys(channel), text, *bounds, *remembered)
+            number, *had = await self.redis.run(
+                self._post, self._keys(channel), text, *bounds, *remembered
+            )
         except BaseException:
-            self.announce(channel, None)  # cancelled or cut off: it may stand in the stream all the same
+            # cancelled or cut off: it may stand in the stream all the same
+            self.announce(channel, None)
             raise
         if had:
             return Posted(number, is_repeat=True, differs=had[0] != said)
         if number <= 0:
-            what = f"{WAITING_MAX} messages" if number == 0 else f"messages of {WAITING_SIZE >> 20} MiB"
+            what = (
+                f"{WAITING_MAX} messages"
+                if number == 0
+                else f"messages of {WAITING_SIZE >> 20} MiB"
+            )
             raise OutboxFull(f"{what} wait on channel {channel}")
         self._know(channel, number)
         self.announce(channel, Parcel(number, text, message["in_reply_to"], is_noted=is_awaited))
@@ -190,18 +213,27 @@ class Outbox:
         return keys
 
     def _ids(self, channel: str, sender: Sender, slot: Slot | None) -> list[str]:
-        """The message_id of a slot, then those of the slots that make it needless; `""` without a slot."""
+        """The message_id of a slot, then those of the slots that make it needless; `""` without a
+        slot.
+        """
         if slot is None:
             return [""]
-        return [self.ids.derived(channel, sender, slot.origin, name) for name in (slot.name, *slot.unless)]
+        return [
+            self.ids.derived(channel, sender, slot.origin, name)
+            for name in (slot.name, *slot.unless)
+        ]
 
     async def after(self, channel: str, delivery: int, count: int) -> Sequence[Parcel]:
-        """The parcels after a delivery number, oldest first, `count` at most, as many as a page has."""
+        """The parcels after a delivery number, oldest first, `count` at most, as many as a page
+        has.
+        """
         return (await self.page(channel, delivery, count)).parcels
 
-    async def page(self, channel: str, delivery: int, count: int, handed_before: int | None = None) -> Page:
-        """As `after`; with how it goes on. Parcels up to `handed_before` count as handed out; by default, up to where the
-        store has them so.
+    async def page(
+        self, channel: str, delivery: int, count: int, handed_before: int | None = None
+    ) -> Page:
+        """As `after`; with how it goes on. Parcels up to `handed_before` count as handed out; by
+        default, up to where the store has them so.
         """
         keys = [channel_key(channel, name) for name in ("out", "handed", "attempts")]
         start = f"({delivery}-1" if delivery else "-"
@@ -229,13 +261,20 @@ class Outbox:
         await self.redis.execute_many(commands)
 
     def note_handed(
-        self, channel: str, handed: int, attempts: Mapping[int, int], failed: Callable[[Exception], None]
+        self,
+        channel: str,
+        handed: int,
+        attempts: Mapping[int, int],
+        failed: Callable[[Exception], None],
     ) -> bool:
-        """Keep the newest number handed out in order (0: no change), and of the others how often they were; not waited for.
+        """Keep the newest number handed out in order (0: no change), and of the others how often
+        they were; not waited for.
 
         Returns False if that cannot be had now. `failed` is called if it was not done.
         """
-        commands: list[Command] = [("SET", channel_key(channel, "handed"), handed)] if handed else []
+        commands: list[Command] = (
+            [("SET", channel_key(channel, "handed"), handed)] if handed else []
+        )
         if attempts:
             pairs = [part for pair in attempts.items() for part in pair]
             commands.append(("HSET", channel_key(channel, "attempts"), *pairs))

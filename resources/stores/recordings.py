@@ -1,4 +1,5 @@
-"""Recorded runs: what came in, and every command with its reply, so that the run can be played again. For apps with `record = true`.
+"""Recorded runs: what came in, and every command with its reply, so that the run can be played
+again. For apps with `record = true`.
 
 The newest of each app, for a bounded time: a recording holds whatever users wrote.
 """
@@ -25,7 +26,9 @@ log = logging.getLogger(__name__)
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """A command and its reply (None: the run ended before), or a console line. `at` and `seconds` as in a trace."""
+    """A command and its reply (None: the run ended before), or a console line. `at` and `seconds`
+    as in a trace.
+    """
 
     name: str
     at: float
@@ -35,7 +38,9 @@ class Exchange(msgspec.Struct, frozen=True):
 
 
 class Recording(msgspec.Struct, frozen=True):
-    """A run. `payload` is what the app was given, `began` seconds since 1970, `source` the SHA-256 of the app's text."""
+    """A run. `payload` is what the app was given, `began` seconds since 1970, `source` the SHA-256
+    of the app's text.
+    """
 
     account: str
     app: str
@@ -69,7 +74,9 @@ class Recordings:
     _put: Script = field(factory=lambda: script("recording_put"), init=False)
 
     def keep_soon(self, recording: Recording, kept: int, seconds: float) -> None:
-        """Keep one, without waiting; the process's log has it when that could not be done. Never raises."""
+        """Keep one, without waiting; the process's log has it when that could not be done. Never
+        raises.
+        """
         what = f"the recording of {recording.kind} {recording.id} of app {recording.app}"
         with fence("recording", what):
             self._keep_soon(recording, what, kept, seconds)
@@ -77,7 +84,9 @@ class Recordings:
     def _keep_soon(self, recording: Recording, what: str, kept: int, seconds: float) -> None:
         text = msgspec.json.encode(recording)
         if len(text) > RECORDING_MAX:
-            log.warning("%s is not kept: %d bytes, and %d are the most", what, len(text), RECORDING_MAX)
+            log.warning(
+                "%s is not kept: %d bytes, and %d are the most", what, len(text), RECORDING_MAX
+            )
             return
 
         def failed(error: Exception) -> None:
@@ -95,7 +104,9 @@ class Recordings:
             failed(Unavailable("too much waits for the store", sent=False))
 
     async def find(self, apps: Iterable[tuple[str, str]], message: str) -> bytes | None:
-        """The JSON of the recording of a message or event, of the first of some (account, app) that has one."""
+        """The JSON of the recording of a message or event, of the first of some (account, app) that
+        has one.
+        """
         keys = [self._key(account, app, message) for account, app in apps]
         found = await self.redis.execute_many([("GET", key) for key in keys])
         texts = (_unpacked(packed) for packed in found if packed is not None)

@@ -1,16 +1,20 @@
 """Redis from Trio: one task gathers the commands that are waiting and sends them as one pipeline.
 
-While one batch is on its way, whatever else is asked for waits, and goes together in the next (benchmarks/redis_client.py has the
-figures). Batches go out over the plain socket if there is one (direct.py), else, to a cluster or through TLS, by one worker
-thread. Each caller gets its own result or its own error. Commands go out in the order in which they were asked for.
+While one batch is on its way, whatever else is asked for waits, and goes together in the next
+(benchmarks/redis_client.py has the figures). Batches go out over the plain socket if there is one
+(direct.py), else, to a cluster or through TLS, by one worker thread. Each caller gets its own
+result or its own error. Commands go out in the order in which they were asked for.
 
 Theory of failure:
 - A command is encoded before it is queued: what cannot be sent is an error of its caller.
-- Before a batch is sent the connection must stand, and is retried with back-off while callers wait, at most `PATIENCE` seconds.
-- A connection that breaks after a batch was sent leaves it unknown what was carried out: those callers are told so
-  (`StoreError.sent`), and nothing is sent twice. An answer that is no RESP breaks it.
-- A command that the server refuses is `StoreRefused`, with the server's own words. Of a server that has become a replica, or
-  is loading, the connection is made anew: its address may lead to another one.
+- Before a batch is sent the connection must stand, and is retried with back-off while callers wait,
+  at most `PATIENCE` seconds.
+- A connection that breaks after a batch was sent leaves it unknown what was carried out: those
+  callers are told so (`StoreError.sent`), and nothing is sent twice. An answer that is no RESP
+  breaks it.
+- A command that the server refuses is `StoreRefused`, with the server's own words. Of a server that
+  has become a replica, or is loading, the connection is made anew: its address may lead to another
+  one.
 - Whatever happens in a batch, all who wait for it are settled, and the next one follows.
 """
 
@@ -37,19 +41,29 @@ from .link import Link, link_to, words_of
 from .scripts import Script
 from .waiting import Line, Posted, Waiting
 
-__all__ = ["NotEncodable", "Redis", "RedisStatistics", "StoreError", "StoreRefused", "Unavailable", "open_redis"]
+__all__ = [
+    "NotEncodable",
+    "Redis",
+    "RedisStatistics",
+    "StoreError",
+    "StoreRefused",
+    "Unavailable",
+    "open_redis",
+]
 
 BATCH = 1000  # commands in one pipeline; more wait for the next
 BATCH_BYTES = 4 << 20  # the same; one command may be larger
 WAITING_MAX = 50_000  # commands waiting; more are refused as Unavailable
 WAITING_BYTES = 64 << 20  # of commands waiting; when there are more, the next is refused
-POSTED_MAX = 1000  # commands waiting; when there are more nothing is posted, and whoever asks has to wait
+# commands waiting; when there are more nothing is posted, and whoever asks has to wait
+POSTED_MAX = 1000
 PATIENCE = 5.0  # seconds that a caller waits for a connection
 FLUSH_SECONDS = 1.0  # that the end waits for what was posted
 BACKOFF = (0.05, 1.0)  # seconds between attempts to connect: first, most
 AGAIN = (1.0, 30.0)  # seconds between new connections to a server that refuses all: first, most
 AGAIN_SETTLED = 60.0  # seconds without such a refusal, after which it begins with the first again
-TICK = 1.0  # seconds between two looks at a connection that is not used, and at what stands in the store's way
+# seconds between two looks at a connection that is not used, and at what stands in the store's way
+TICK = 1.0
 REMIND = 60.0  # seconds between two log lines about a server that stays away
 
 MOVE_ON = frozenset({"READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS"})
@@ -67,8 +81,10 @@ class RedisStatistics:
 
     Attributes:
         up: Whether the connection stands.
-        problem: Why the connection does not stand, or what the store refuses commands with, in its own words; "" when well.
-        concerns_all: Whether that is about every command, or all that write; else one kind of command met it lately.
+        problem: Why the connection does not stand, or what the store refuses commands with, in its
+            own words; "" when well.
+        concerns_all: Whether that is about every command, or all that write; else one kind of
+            command met it lately.
         refused: How many commands were refused, by the store's code.
     """
 
@@ -94,14 +110,17 @@ class Redis:
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
     _ending: threading.Lock = field(factory=threading.Lock, init=False)
-    _connecting: bool = field(default=False, init=False)  # in a thread that closes the link itself, should we be closed
+    # in a thread that closes the link itself, should we be closed
+    _connecting: bool = field(default=False, init=False)
     _closed: bool = field(default=False, init=False)
     _up: bool = field(default=False, init=False)
-    _away: str = field(default="Redis was not asked for anything yet", init=False)  # why it is not up
+    # why it is not up
+    _away: str = field(default="Redis was not asked for anything yet", init=False)
     _busy: bool = field(default=False, init=False)  # a batch is on its way
     _connected_at: float = field(default=0.0, init=False)
     _reminded_at: float = field(default=-REMIND, init=False)
-    _again_at: float = field(default=0.0, init=False)  # when a server that refuses all may be left again
+    # when a server that refuses all may be left again
+    _again_at: float = field(default=0.0, init=False)
     _again_pause: float = field(default=AGAIN[0], init=False)
     _condition: Condition = field(factory=Condition, init=False)
     _batches: int = field(default=0, init=False)
@@ -128,7 +147,9 @@ class Redis:
         return await self.execute(*script.call(keys, *args))
 
     async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
-        """Send some commands together and in order; raises the first error, after all were carried out."""
+        """Send some commands together and in order; raises the first error, after all were carried
+        out.
+        """
         results = await self.attempt(commands)
         for result in results:
             if isinstance(result, Exception):
@@ -136,14 +157,15 @@ class Redis:
         return results
 
     async def attempt(self, commands: Sequence[Command]) -> list[Any]:
-        """Send some commands together and in order. The `StoreError` that one of them meets is its result: `StoreRefused`, or of a
-        cluster that has lost a node, `Unavailable`.
+        """Send some commands together and in order. The `StoreError` that one of them meets is its
+        result: `StoreRefused`, or of a cluster that has lost a node, `Unavailable`.
 
         Raises:
             Unavailable: The server did not answer.
             NotEncodable: One of the commands holds what cannot be sent; none was.
         """
-        # No checkpoint before the commands stand in the queue: callers rely on the order in which they ask.
+        # No checkpoint before the commands stand in the queue: callers rely on the order in which
+        # they ask.
         packed = pack(commands)
         if not packed:
             await trio.lowlevel.checkpoint()
@@ -167,7 +189,8 @@ class Redis:
         return self._up and len(self._line.queue) < POSTED_MAX
 
     def post(self, commands: Sequence[Command], failed: Callable[[Exception], None]) -> bool:
-        """Have some commands sent, in their turn, and do not wait for it; `failed` is called should they not be carried out.
+        """Have some commands sent, in their turn, and do not wait for it; `failed` is called should
+        they not be carried out.
 
         Returns False, queueing nothing, if the client is closed or as much waits as may.
 
@@ -208,11 +231,16 @@ class Redis:
         return self._closed or len(line.queue) >= WAITING_MAX or line.size > WAITING_BYTES
 
     def _why_full(self) -> str:
-        return "the client is closed" if self._closed else f"{len(self._line.queue)} commands are waiting for Redis"
+        return (
+            "the client is closed"
+            if self._closed
+            else f"{len(self._line.queue)} commands are waiting for Redis"
+        )
 
     async def _pump(self) -> None:
         while True:
-            # Once used, the connection is made anew without being asked for: others look whether it stands.
+            # Once used, the connection is made anew without being asked for: others look whether it
+            # stands.
             if not self._line.queue and (self._up or not self._reconnects):
                 await self._bell.park()
             await self._connect()
@@ -259,14 +287,20 @@ class Redis:
     async def _exchange(self, commands: Sequence[Command], packed: bytes) -> list[Any]:
         if self._direct is not None:
             return await self._direct.exchange(commands, packed)
-        return await trio.to_thread.run_sync(self._link.exchange, commands, packed, limiter=self._thread)
+        return await trio.to_thread.run_sync(
+            self._link.exchange, commands, packed, limiter=self._thread
+        )
 
     def _look_at(self, commands: Sequence[Command], results: list[Any]) -> None:
-        """Put our own errors in the place of those among the answers, and note what they say about the store."""
+        """Put our own errors in the place of those among the answers, and note what they say about
+        the store.
+        """
         bad = [n for n, result in enumerate(results) if isinstance(result, Exception)]
         if not self._condition.is_well:
             refused = set(bad)
-            self._condition.succeeded(command for n, command in enumerate(commands) if n not in refused)
+            self._condition.succeeded(
+                command for n, command in enumerate(commands) if n not in refused
+            )
         moves_on, is_unknown = "", False
         now = time.monotonic()
         for n in bad:
@@ -309,7 +343,9 @@ class Redis:
         while not self._up:
             try:
                 self._connecting = True
-                await trio.to_thread.run_sync(self._connect_link, limiter=self._thread, abandon_on_cancel=True)
+                await trio.to_thread.run_sync(
+                    self._connect_link, limiter=self._thread, abandon_on_cancel=True
+                )
                 self._direct = self._link.direct()
             except Exception as error:  # noqa: BLE001  # whatever it is, it may be over at the next attempt
                 self._disconnect()
@@ -353,12 +389,19 @@ class Redis:
         self._line.dismiss(reason, trio.current_time() - PATIENCE)
 
     async def _watch(self) -> None:
-        """See that a connection is gone which nobody uses, that callers have waited enough, and that a refusal is over."""
+        """See that a connection is gone which nobody uses, that callers have waited enough, and
+        that a refusal is over.
+        """
         while True:
             await trio.sleep(TICK)
             if not self._up:
                 self._tell_impatient(self._away)
-            elif self._direct is not None and not self._busy and not self._line.queue and self._direct.is_stale:
+            elif (
+                self._direct is not None
+                and not self._busy
+                and not self._line.queue
+                and self._direct.is_stale
+            ):
                 self._lost("the server closed the connection")
                 self._bell.unpark()
             elif self._condition.can_be_proved:
@@ -379,7 +422,9 @@ class Redis:
         self._link.close()
 
     def _close(self) -> None:
-        """Nothing is taken any more, and whoever waits for a server, or for a thread that does, is let go."""
+        """Nothing is taken any more, and whoever waits for a server, or for a thread that does, is
+        let go.
+        """
         with self._ending:
             self._closed = True
             self._link.abandon()
@@ -398,7 +443,9 @@ class Redis:
 
 @asynccontextmanager
 async def open_redis(url: str) -> AsyncIterator[Redis]:
-    """A client for `redis://`, `rediss://`, `unix://` or `redis+cluster://`; connects when first used."""
+    """A client for `redis://`, `rediss://`, `unix://` or `redis+cluster://`; connects when first
+    used.
+    """
     client = Redis(link_to(url))
     try:
         async with trio.open_nursery() as nursery:

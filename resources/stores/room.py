@@ -1,8 +1,9 @@
-"""Room on the disk that the embedded store writes to. While less is left than is kept in reserve the store is not asked for what
-would take more: so it never meets a full disk, after which it takes no command at all, nor what ends the runs in progress.
+"""Room on the disk that the embedded store writes to. While less is left than is kept in reserve
+the store is not asked for what would take more: so it never meets a full disk, after which it takes
+no command at all, nor what ends the runs in progress.
 
-What is free is looked at once a second (supervisor/store/disk.py); in between, what is let through is counted. So nothing waits, and
-nothing is asked of the system, where a message comes in.
+What is free is looked at once a second (supervisor/store/disk.py); in between, what is let through
+is counted. So nothing waits, and nothing is asked of the system, where a message comes in.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from attrs import define, field
 from .errors import StoreRefused
 
 OVERHEAD = 256  # bytes that a command takes besides its values
-AGAIN = 8  # a share of the reserve, one part in so many, that must be free besides before all is let through again
+# a share of the reserve, one part in so many, that must be free besides before all is let through
+# again
+AGAIN = 8
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +32,9 @@ class Room:
     """How much is left. One that nobody looks after has room for everything.
 
     Attributes:
-        reserve: Bytes that are kept. Half of them are for what ends the runs in progress: replies, opt-outs, their logs. The
-            rest is for what gives room back: runs that are struck, messages that are acknowledged, deletions.
+        reserve: Bytes that are kept. Half of them are for what ends the runs in progress: replies,
+            opt-outs, their logs. The rest is for what gives room back: runs that are struck,
+            messages that are acknowledged, deletions.
         free: Bytes that were free when it was last looked at; None: not looked at.
         on_again: Called when there is room again.
     """
@@ -53,7 +57,9 @@ class Room:
             self._run_short()
         elif self._is_short and free >= self.reserve + self.reserve // AGAIN:
             self._is_short = False
-            log.info("there is room again: %d MiB are free; messages and writes are taken", free >> 20)
+            log.info(
+                "there is room again: %d MiB are free; messages and writes are taken", free >> 20
+            )
             for call in self.on_again:
                 call()
 
@@ -87,7 +93,10 @@ class Room:
     def _run_short(self) -> None:
         if not self._is_short:
             self._is_short = True
-            log.error("%s: messages are rejected, and writes of apps refused, until there is room", self._text())
+            log.error(
+                "%s: messages are rejected, and writes of apps refused, until there is room",
+                self._text(),
+            )
 
     def _text(self) -> str:
         return (

@@ -1,11 +1,14 @@
-"""How many messages each conversation has had: totals, distinct addresses, and how many a second lately.
+"""How many messages each conversation has had: totals, distinct addresses, and how many a second
+lately.
 
-Counted where messages pass (the journal and the outbox), once per id, by the messages' own timestamps. What is kept for a
-conversation does not grow with its traffic: counters, a HyperLogLog for each direction (0.81% error), and rings of counts for the
-seconds of the last hour and the minutes of the last week.
+Counted where messages pass (the journal and the outbox), once per id, by the messages' own
+timestamps. What is kept for a conversation does not grow with its traffic: counters, a HyperLogLog
+for each direction (0.81% error), and rings of counts for the seconds of the last hour and the
+minutes of the last week.
 
-A throughput's window ends now, as the conversation's own clock has it: the newest timestamp plus the time that passed since it
-came. So a campaign that is replayed with old timestamps has the rate that it had, and one that has gone quiet decays to nothing.
+A throughput's window ends now, as the conversation's own clock has it: the newest timestamp plus
+the time that passed since it came. So a campaign that is replayed with old timestamps has the rate
+that it had, and one that has gone quiet decays to nothing.
 """
 
 from __future__ import annotations
@@ -66,10 +69,19 @@ class Statistics:
         """Count a message that was sent; not waited for. Never raises: the message is on its way."""
 
         def failed(error: Exception) -> None:
-            log.warning("app %s: a message that was sent may be missing in its statistics: %s", sender.app, error)
+            log.warning(
+                "app %s: a message that was sent may be missing in its statistics: %s",
+                sender.app,
+                error,
+            )
 
         with fence("statistics", f"app {sender.app}"):
-            where = (prefix_of(sender.account), sender.app, message["to_addr"] or "", second_of(message["timestamp"]))
+            where = (
+                prefix_of(sender.account),
+                sender.app,
+                message["to_addr"] or "",
+                second_of(message["timestamp"]),
+            )
             if not self.redis.post([self._outbound.call([_totals(sender)], *where)], failed):
                 failed(Unavailable("too much waits for the store", sent=False))
 
@@ -95,7 +107,9 @@ class Statistics:
         return int(count) / (seconds / 60.0)
 
     async def totals(self, senders: Collection[Sender]) -> list[Totals | StoreError]:
-        """Of several conversations, in one exchange; the error of one that the store refuses stands in its place."""
+        """Of several conversations, in one exchange; the error of one that the store refuses stands
+        in its place.
+        """
         commands: list[Command] = []
         for sender in senders:
             commands.append(("HMGET", _totals(sender), "out", "in"))

@@ -73,7 +73,9 @@ class Line:
         self.size += len(waiting.packed)
 
     def take(self, most: int, most_bytes: int) -> deque[Waiting | Posted]:
-        """The next ones, until they have so many commands or bytes; whoever was cancelled is left out."""
+        """The next ones, until they have so many commands or bytes; whoever was cancelled is left
+        out.
+        """
         batch = deque[Waiting | Posted]()
         count = size = 0
         queue = self.queue

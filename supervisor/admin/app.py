@@ -56,10 +56,11 @@ class Admin:
         return text_answer("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """Messages can be taken and answered: 200, or 503 where something stands in the way of all of them, or of those for `app`.
+        """Messages can be taken and answered: 200, or 503 where something stands in the way of all
+        of them, or of those for `app`.
 
-        What is wrong is said in either case, a line each; with `verbose` also what is well. Who has no token where one is needed
-        hears the names of the checks only, and nothing of single apps.
+        What is wrong is said in either case, a line each; with `verbose` also what is well. Who has
+        no token where one is needed hears the names of the checks only, and nothing of single apps.
         """
         asked, is_trusted = request.query_params, request.scope[TRUSTED]
         app = asked.get("app")
@@ -72,7 +73,8 @@ class Admin:
             checks = [check for check in checks if check.app in {None, app}]
         bad_ones = [check for check in checks if check.problem]
         is_ready = not any(
-            check.is_fatal or (app is not None and check.app == app and not check.is_note) for check in bad_ones
+            check.is_fatal or (app is not None and check.app == app and not check.is_note)
+            for check in bad_ones
         )
         shown = checks if "verbose" in asked else bad_ones
         lines = map(_told, shown) if is_trusted else _states(shown)
@@ -81,12 +83,16 @@ class Admin:
 
     async def metrics(self, _: Request) -> Response:
         """Prometheus."""
-        return Response(await self.services.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(
+            await self.services.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8"
+        )
 
     async def apps(self, _: Request) -> Response:
         """Every app and how it is doing."""
         programs = list(self.services.programs().items())
-        return list_answer("apps", await encoded(self._app(name, program) for name, program in programs))
+        return list_answer(
+            "apps", await encoded(self._app(name, program) for name, program in programs)
+        )
 
     def _app(self, name: str, program: Program) -> dict[str, Any]:
         app, services = program.app, self.services
@@ -99,7 +105,9 @@ class Admin:
             **asdict(services.pool.crashes.state(app)),
             "queue": services.dispatcher.waiting(name),
             "processes": asdict(services.pool.statistics(name)),
-            "connections": {channel: services.connections(channel) for channel in set(app.endpoints.values())},
+            "connections": {
+                channel: services.connections(channel) for channel in set(app.endpoints.values())
+            },
         }
 
     async def limits(self, request: Request) -> Response:
@@ -126,7 +134,10 @@ class Admin:
                 raise bad(f"what_if: {error}") from error
             each, together = usage.what_if(program.app.name, wanted)
             found["what_if"] = {
-                "limits": {name: {"value": wanted[name], "over": over, "of": of} for name, (over, of) in each.items()},
+                "limits": {
+                    name: {"value": wanted[name], "over": over, "of": of}
+                    for name, (over, of) in each.items()
+                },
                 "runs": {"over": together[0], "of": together[1]},
             }
         return answer(found)
@@ -134,13 +145,20 @@ class Admin:
     async def sandboxes(self, _: Request) -> Response:
         """Every live process; those that have no app yet apart."""
         pool = self.services.pool
-        rows, spares = ([_row(one) for one in found] for found in (pool.sandboxes(), pool.spare_processes()))
+        rows, spares = (
+            [_row(one) for one in found] for found in (pool.sandboxes(), pool.spare_processes())
+        )
         return list_answer("sandboxes", await encoded(rows), spares=spares)
 
     async def kill(self, request: Request) -> Response:
         """End a process; the run that it has in hand ends as killed_by_operator."""
         text = request.path_params["pid"]
-        if text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX and self.services.pool.kill(int(text)):
+        if (
+            text.isascii()
+            and text.isdecimal()
+            and len(text) <= DIGITS_MAX
+            and self.services.pool.kill(int(text))
+        ):
             return answer({"killed": int(text)})
         raise bad(f"there is no sandbox process {text[:DIGITS_MAX]}", 404)
 
@@ -222,7 +240,11 @@ def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Guard, tokens=tokens)],
-        exception_handlers={StoreError: _unavailable, HTTPException: _refused, Exception: _internal},
+        exception_handlers={
+            StoreError: _unavailable,
+            HTTPException: _refused,
+            Exception: _internal,
+        },
     )
     app.router.redirect_slashes = False  # it would lead to whatever host the request names
     return app

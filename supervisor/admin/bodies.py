@@ -1,4 +1,6 @@
-"""What requests to the admin port bring and what answers hold: within bounds, and never for long on the event loop."""
+"""What requests to the admin port bring and what answers hold: within bounds, and never for long on
+the event loop.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from ..host.slices import in_slices
 from .strict_json import Wrong, parse
 
 BODY_MAX = 16 << 20  # bytes of a request
-PAGE_BYTES = 4 << 20  # of the rows of one answer: a page ends earlier than it was asked to where they are large
+# of the rows of one answer: a page ends earlier than it was asked to where they are large
+PAGE_BYTES = 4 << 20
 INLINE_MAX = 32 << 10  # bytes that are parsed at once; more, in a thread
 STEP = 32  # rows fetched at once: each may be large
 DIGITS_MAX = 18
@@ -37,7 +40,8 @@ def bad(text: str, status: int = 400) -> HTTPException:
 
 
 async def read_object(request: Request, expected: str) -> dict[str, Any]:
-    """The JSON object that a request brings, as `strict_json.parse` has it; `expected` shows what it should be like.
+    """The JSON object that a request brings, as `strict_json.parse` has it; `expected` shows what
+    it should be like.
 
     Raises:
         HTTPException: It brings none.
@@ -68,7 +72,12 @@ def number_in(request: Request, name: str, default: int, least: int, most: int) 
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX and least <= int(text) <= most):
+    if not (
+        text.isascii()
+        and text.isdecimal()
+        and len(text) <= DIGITS_MAX
+        and least <= int(text) <= most
+    ):
         raise bad(f"{name}: expected {least} to {most}")
     return int(text)
 
@@ -100,7 +109,9 @@ def text_answer(text: str, status: int = 200) -> Response:
 
 
 async def encoded(rows: Iterable[Any]) -> list[bytes]:
-    """The JSON of each row; others run meanwhile, and may change what the rows are made from: give a copy."""
+    """The JSON of each row; others run meanwhile, and may change what the rows are made from: give
+    a copy.
+    """
     return [encode(row) async for row in in_slices(rows)]
 
 
@@ -112,7 +123,9 @@ def list_answer(name: str, rows: Iterable[bytes], **more: Any) -> Response:
 
 
 class Stream(StreamingResponse):
-    """An answer that is made while it is sent, and given up when the client leaves. Its generator is closed at once."""
+    """An answer that is made while it is sent, and given up when the client leaves. Its generator
+    is closed at once.
+    """
 
     def __init__(self, content: AsyncGenerator[bytes, None], media_type: str) -> None:
         super().__init__(content, media_type=media_type)
@@ -126,7 +139,9 @@ class Stream(StreamingResponse):
 
 @define
 class Room:
-    """What is left of an answer: rows and bytes. It is fetched in steps of `size` rows; 0 at the end."""
+    """What is left of an answer: rows and bytes. It is fetched in steps of `size` rows; 0 at the
+    end.
+    """
 
     rows: int
     bytes: int = PAGE_BYTES

@@ -1,4 +1,6 @@
-"""The console: a page for people, a client of the rest of the admin port. It holds no data itself, and so needs no token; what it asks for does."""
+"""The console: a page for people, a client of the rest of the admin port. It holds no data itself,
+and so needs no token; what it asks for does.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ FILES = {
     "/console.js": ("console.js", "text/javascript"),
     "/console.css": ("console.css", "text/css"),
 }
-# Nothing but these files, no other site may frame it, and it talks to this port and to gateways only.
+# Nothing but these files, no other site may frame it, and it talks to this port and to gateways
+# only.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self' ws: wss:;"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

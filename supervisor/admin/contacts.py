@@ -1,4 +1,6 @@
-"""The contacts of accounts on the admin port: pages of them, one of them, searches, and writing many at once."""
+"""The contacts of accounts on the admin port: pages of them, one of them, searches, and writing
+many at once.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,8 @@ class ContactsAdmin:
         ]
 
     async def list(self, request: Request) -> Response:
-        """A page of the contacts, or of those that a query finds; `cursor` of the answer begins the next one.
+        """A page of the contacts, or of those that a query finds; `cursor` of the answer begins the
+        next one.
 
         It has fewer than `limit` where they would be more than `admin_io.PAGE_BYTES`.
         """
@@ -82,7 +85,9 @@ class ContactsAdmin:
         shown = None if after is None else str(after)
         return list_answer("contacts", rows.values(), keys=list(rows), cursor=shown)
 
-    async def _page(self, account: str, cursor: int, limit: int, rows: dict[str, bytes]) -> int | None:
+    async def _page(
+        self, account: str, cursor: int, limit: int, rows: dict[str, bytes]
+    ) -> int | None:
         room, after = Room(limit), cursor
         while size := room.size:
             page = await self.contacts.page(account, after, size)
@@ -92,7 +97,9 @@ class ContactsAdmin:
             after = page.cursor
         return after
 
-    async def _found(self, account: str, query: str, cursor: int, limit: int, rows: dict[str, bytes]) -> int | None:
+    async def _found(
+        self, account: str, query: str, cursor: int, limit: int, rows: dict[str, bytes]
+    ) -> int | None:
         keys, last = await self.search.page(account, query, cursor, limit)
         room, done = Room(len(keys)), 0
         while size := room.size:
@@ -113,11 +120,17 @@ class ContactsAdmin:
         return answer({"contact": contact})
 
     async def write(self, request: Request) -> Response:
-        """Write many contacts, each wholly or not at all; what is wrong with those that were not is told by their index."""
+        """Write many contacts, each wholly or not at all; what is wrong with those that were not is
+        told by their index.
+        """
         account = self._account(request)
         given = await read_object(request, EXPECTED)
         rows = given.get("contacts")
-        if not isinstance(rows, list) or not 1 <= len(rows) <= IMPORT_MAX or set(given) != {"contacts"}:
+        if (
+            not isinstance(rows, list)
+            or not 1 <= len(rows) <= IMPORT_MAX
+            or set(given) != {"contacts"}
+        ):
             raise bad(EXPECTED)
         checked = await off_loop(_checked, rows)
         errors = {index: row for index, row in enumerate(checked) if isinstance(row, str)}
@@ -131,9 +144,16 @@ class ContactsAdmin:
             while new and len(some) < STEP and size < STEP_BYTES:
                 some.append(new.pop(0))
                 size += some[-1][1].size
-            failed = await self.contacts.create_many(account, [(row.key, row.change) for _, row in some], most)
+            failed = await self.contacts.create_many(
+                account, [(row.key, row.change) for _, row in some], most
+            )
             errors |= {some[n][0]: reason for n, reason in failed.items()}
-        return answer({"written": len(rows) - len(errors), "errors": {str(n): errors[n] for n in sorted(errors)}})
+        return answer(
+            {
+                "written": len(rows) - len(errors),
+                "errors": {str(n): errors[n] for n in sorted(errors)},
+            }
+        )
 
     def _account(self, request: Request) -> str:
         account = str(request.path_params["account"])

@@ -22,7 +22,9 @@ RAW_MAX = 1 << 20  # bytes of what cannot be read that are shown
 
 @frozen
 class DeadLettersAdmin:
-    """GET /v1/deadletters and /v1/deadletters/ID, POST /v1/deadletters/ID/retry, DELETE /v1/deadletters/ID."""
+    """GET /v1/deadletters and /v1/deadletters/ID, POST /v1/deadletters/ID/retry, DELETE
+    /v1/deadletters/ID.
+    """
 
     box: DeadLetterBox
     line: Line
@@ -37,14 +39,18 @@ class DeadLettersAdmin:
         ]
 
     async def list(self, request: Request) -> Response:
-        """The dead letters of all apps, or of `app`, the newest first; `limit`, 100 by default, and a `cursor` to go on at.
+        """The dead letters of all apps, or of `app`, the newest first; `limit`, 100 by default, and
+        a `cursor` to go on at.
 
         Apps and accounts need not be in the config.
         """
         asked = request.query_params
         app, cursor, limit = asked.get("app"), asked.get("cursor"), asked.get("limit", "100")
         if not (
-            limit.isascii() and limit.isdecimal() and len(limit) <= len(str(LIST_MAX)) and 1 <= int(limit) <= LIST_MAX
+            limit.isascii()
+            and limit.isdecimal()
+            and len(limit) <= len(str(LIST_MAX))
+            and 1 <= int(limit) <= LIST_MAX
         ):
             return JSONResponse({"error": f"limit: expected 1 to {LIST_MAX}"}, 400)
         before = None if cursor is None else parse_id(cursor)
@@ -53,10 +59,14 @@ class DeadLettersAdmin:
         accounts = await self.box.store.accounts()
         letters = await self.box.store.newest(accounts, app, before, int(limit) + 1)
         shown, more = letters[: int(limit)], len(letters) > int(limit)
-        return _json({"deadletters": [_row(one) for one in shown], "cursor": shown[-1].id if more else None})
+        return _json(
+            {"deadletters": [_row(one) for one in shown], "cursor": shown[-1].id if more else None}
+        )
 
     async def show(self, request: Request) -> Response:
-        """A dead letter as a whole: `entry` is what came in; of what cannot be read `raw` is its text."""
+        """A dead letter as a whole: `entry` is what came in; of what cannot be read `raw` is its
+        text.
+        """
         found = await self._find(request)
         if found is None:
             return _unknown(request)
@@ -114,4 +124,6 @@ def _json(value: Any) -> Response:
 
 def _unknown(request: Request) -> Response:
     name = request.path_params["id"][:200]
-    return JSONResponse({"error": f"there is no dead letter {name if is_clean(name) else '?'}"}, 404)
+    return JSONResponse(
+        {"error": f"there is no dead letter {name if is_clean(name) else '?'}"}, 404
+    )

@@ -64,13 +64,21 @@ class Moment:
             *self._stores(),
         ]
         if (free := self.room.free) is not None:
-            found.append(GaugeMetricFamily("jsbox_disk_free_bytes", "Free on the disk of data_dir", value=free))
-        logs = CounterMetricFamily("jsbox_logs", "Lines written to the apps' logs", labels=("app", "level"))
+            found.append(
+                GaugeMetricFamily(
+                    "jsbox_disk_free_bytes", "Free on the disk of data_dir", value=free
+                )
+            )
+        logs = CounterMetricFamily(
+            "jsbox_logs", "Lines written to the apps' logs", labels=("app", "level")
+        )
         for (app, level), count in list(self.logbook.counts.items()):
             logs.add_metric((app, level), count)
             await slices.rest()
         errors = CounterMetricFamily(
-            "jsbox_internal_errors", "Errors nobody expected, by the fence that held them", labels=("where",)
+            "jsbox_internal_errors",
+            "Errors nobody expected, by the fence that held them",
+            labels=("where",),
         )
         for where, count in fence.tally.items():
             errors.add_metric((where,), count)
@@ -80,34 +88,50 @@ class Moment:
         store, graphite = self.redis.statistics(), self.graphite
         is_well = store.up and not store.concerns_all
         yield GaugeMetricFamily(
-            "jsbox_store_up", "1 where the store takes commands, 0 where it refuses all or is away", is_well
+            "jsbox_store_up",
+            "1 where the store takes commands, 0 where it refuses all or is away",
+            is_well,
         )
-        yield GaugeMetricFamily("jsbox_store_waiting", "Commands that wait to be sent to the store", store.waiting)
-        yield CounterMetricFamily("jsbox_store_connections", "Connections made to the store", store.reconnects)
+        yield GaugeMetricFamily(
+            "jsbox_store_waiting", "Commands that wait to be sent to the store", store.waiting
+        )
+        yield CounterMetricFamily(
+            "jsbox_store_connections", "Connections made to the store", store.reconnects
+        )
         refused = CounterMetricFamily(
             "jsbox_store_refused", "Commands that the store refused, by its code", labels=("code",)
         )
         for code, count in store.refused.items():
             refused.add_metric((code,), count)
         yield refused
-        yield GaugeMetricFamily("jsbox_graphite_waiting", "Lines that wait for Graphite", graphite.waiting)
+        yield GaugeMetricFamily(
+            "jsbox_graphite_waiting", "Lines that wait for Graphite", graphite.waiting
+        )
         yield CounterMetricFamily(
-            "jsbox_graphite_dropped", "Lines given up since Graphite did not take them", graphite.dropped
+            "jsbox_graphite_dropped",
+            "Lines given up since Graphite did not take them",
+            graphite.dropped,
         )
 
     async def _queues(self, slices: Slices) -> list[Metric]:
-        depth = GaugeMetricFamily("jsbox_queue_depth", "Messages that wait for their turn", labels=("app",))
+        depth = GaugeMetricFamily(
+            "jsbox_queue_depth", "Messages that wait for their turn", labels=("app",)
+        )
         oldest = GaugeMetricFamily(
             "jsbox_queue_oldest_seconds", "How long the oldest of them has waited", labels=("app",)
         )
-        tripped = GaugeMetricFamily("jsbox_app_tripped", "1 where no runs are started until a reload", labels=("app",))
+        tripped = GaugeMetricFamily(
+            "jsbox_app_tripped", "1 where no runs are started until a reload", labels=("app",)
+        )
         for name, app in list(self.config().apps.items()):
             await slices.rest()
             depth.add_metric((name,), self.dispatcher.waiting(name))
             oldest.add_metric((name,), self.dispatcher.oldest(name))
             tripped.add_metric((name,), float(self.pool.crashes.is_tripped(app)))
         dead = GaugeMetricFamily(
-            "jsbox_dead_letters", "Messages and events that were set aside: `jsbox deadletters`", labels=("app",)
+            "jsbox_dead_letters",
+            "Messages and events that were set aside: `jsbox deadletters`",
+            labels=("app",),
         )
         letters = self.dead_letters()
         for name in {*self.config().apps, *letters}:
@@ -115,9 +139,13 @@ class Moment:
         return [depth, oldest, tripped, dead]
 
     async def _processes(self, slices: Slices) -> list[Metric]:
-        processes = GaugeMetricFamily("jsbox_sandbox_processes", "Live processes", labels=("app", "state"))
+        processes = GaugeMetricFamily(
+            "jsbox_sandbox_processes", "Live processes", labels=("app", "state")
+        )
         memory = GaugeMetricFamily(
-            "jsbox_sandbox_memory_bytes", "Resident memory of an app's processes", labels=("app", "stat")
+            "jsbox_sandbox_memory_bytes",
+            "Resident memory of an app's processes",
+            labels=("app", "stat"),
         )
         sizes: dict[str, list[int]] = {}
         for one in self.pool.sandboxes():
@@ -134,7 +162,9 @@ class Moment:
 
     async def _limits(self, slices: Slices) -> list[Metric]:
         used = GaugeMetricFamily(
-            "jsbox_limit_used_ratio", "What the newest runs used of a limit", labels=("app", "limit", "stat")
+            "jsbox_limit_used_ratio",
+            "What the newest runs used of a limit",
+            labels=("app", "limit", "stat"),
         )
         for name, app in list(self.config().apps.items()):
             await slices.rest()
@@ -145,9 +175,13 @@ class Moment:
         return [used]
 
     async def _channels(self, slices: Slices) -> list[Metric]:
-        connections = GaugeMetricFamily("jsbox_gateway_connections", "Gateway connections", labels=("channel",))
+        connections = GaugeMetricFamily(
+            "jsbox_gateway_connections", "Gateway connections", labels=("channel",)
+        )
         unacked = GaugeMetricFamily(
-            "jsbox_outbound_unacked", "Outbound messages handed out and not acknowledged", labels=("channel",)
+            "jsbox_outbound_unacked",
+            "Outbound messages handed out and not acknowledged",
+            labels=("channel",),
         )
         for name in list(self.config().channels):
             await slices.rest()

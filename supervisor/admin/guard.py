@@ -19,7 +19,9 @@ TRUSTED = "jsbox.trusted"  # in the scope: whether the client may see everything
 
 
 class Guard:
-    """Lets in: with tokens configured, whoever has one; without, programs on this host, and no web pages."""
+    """Lets in: with tokens configured, whoever has one; without, programs on this host, and no web
+    pages.
+    """
 
     def __init__(self, app: ASGIApp, tokens: tuple[str, ...]) -> None:
         self.app = app
@@ -42,9 +44,13 @@ class Guard:
             digest = hashlib.sha256(token.strip().encode()).hexdigest()
             known = any([hmac.compare_digest(digest, one) for one in self.tokens])  # noqa: C419  # all, whichever fits
             return None if kind.lower() == "bearer" and known else (401, "a bearer token is needed")
-        # A name that a web page's author chose may resolve to this host; what the browser asked for gives it away.
+        # A name that a web page's author chose may resolve to this host; what the browser asked for
+        # gives it away.
         if _host_in(f"//{headers.get(b'host', '')}") not in LOCAL_NAMES:
-            return 403, "without tokens the admin port answers to localhost, 127.0.0.1 and [::1] only"
+            return (
+                403,
+                "without tokens the admin port answers to localhost, 127.0.0.1 and [::1] only",
+            )
         origin = headers.get(b"origin")
         if origin is not None and _host_in(origin) not in LOCAL_NAMES:
             return 403, f"the web page {origin} may not use the admin port"

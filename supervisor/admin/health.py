@@ -1,7 +1,8 @@
 """Whether messages can be taken and answered, and what stands in the way.
 
-What concerns the whole host makes it not ready: a load balancer, or a person, should look. What concerns one app does not: an app that crashes
-must not take its neighbours out of service. It is told all the same, and asked for by name it counts.
+What concerns the whole host makes it not ready: a load balancer, or a person, should look. What
+concerns one app does not: an app that crashes must not take its neighbours out of service. It is
+told all the same, and asked for by name it counts.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Health:
 
     async def checks(self) -> list[Check]:
         """All of them."""
-        apps = [check async for app in in_slices(list(self.apps().values())) for check in self._app(app)]
+        apps = [
+            check async for app in in_slices(list(self.apps().values())) for check in self._app(app)
+        ]
         return [
             Check("server", "the server is about to restart" if self.is_draining() else ""),
             self._store(),
@@ -81,12 +84,22 @@ class Health:
 
     def _loop(self) -> Check:
         lag = self.lag()
-        return Check("loop", f"the supervisor's loop is {lag:.1f} s late" if lag > LAG_LATE else "", is_fatal=False)
+        return Check(
+            "loop",
+            f"the supervisor's loop is {lag:.1f} s late" if lag > LAG_LATE else "",
+            is_fatal=False,
+        )
 
     def _dead_letters(self) -> list[Check]:
         """Something for a person to look at; messages are taken and answered all the same."""
         return [
-            Check("dead letters", f"{count} (jsbox deadletters)", is_fatal=False, app=app, is_note=True)
+            Check(
+                "dead letters",
+                f"{count} (jsbox deadletters)",
+                is_fatal=False,
+                app=app,
+                is_note=True,
+            )
             for app, count in self.dead_letters().items()
         ]
 
@@ -106,4 +119,6 @@ class Health:
             "queue": full if waiting >= app.pool.queue * QUEUE_FULL else "",
             "age": old if oldest > QUEUE_OLD else "",
         }
-        return [Check(name, problem, is_fatal=False, app=app.name) for name, problem in problems.items()]
+        return [
+            Check(name, problem, is_fatal=False, app=app.name) for name, problem in problems.items()
+        ]

@@ -30,7 +30,8 @@ class LogsAdmin:
         return [Route("/v1/apps/{app}/logs", self.logs)]
 
     async def logs(self, request: Request) -> Response:
-        """The newest entries of an app's log, newest first; with `follow=1` the live ones, a JSON object a line.
+        """The newest entries of an app's log, newest first; with `follow=1` the live ones, a JSON
+        object a line.
 
         As many as fit into `admin_io.PAGE_BYTES`.
         """
@@ -42,10 +43,16 @@ class LogsAdmin:
         limit = min(number_in(request, "limit", 100, 1, LOGS_MAX), app.log.kept)
         if request.query_params.get("follow") in ("1", "true"):
             return Stream(self._follow(app.account, app.name, limit), "application/x-ndjson")
-        return list_answer("entries", [row async for _, row in self._newest(app.account, app.name, limit)])
+        return list_answer(
+            "entries", [row async for _, row in self._newest(app.account, app.name, limit)]
+        )
 
-    async def _newest(self, account: str, app: str, limit: int) -> AsyncIterator[tuple[LogEntry, bytes]]:
-        """The newest entries, as such and as JSON, newest first; fetched in steps, while others are written."""
+    async def _newest(
+        self, account: str, app: str, limit: int
+    ) -> AsyncIterator[tuple[LogEntry, bytes]]:
+        """The newest entries, as such and as JSON, newest first; fetched in steps, while others are
+        written.
+        """
         room, start = Room(limit), 0
         before = set[tuple[str, str]]()
         while size := room.size:
@@ -62,7 +69,8 @@ class LogsAdmin:
 
     async def _follow(self, account: str, app: str, limit: int) -> AsyncGenerator[bytes, None]:
         with self.logbook.follow(account, app) as follower:
-            # What comes from here on is followed; of it, what was stored before the list is read is in both.
+            # What comes from here on is followed; of it, what was stored before the list is read is
+            # in both.
             newest = [found async for found in self._newest(account, app, limit)]
             read = {(entry.time, entry.message) for entry, _ in newest}
             while newest:

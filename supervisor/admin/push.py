@@ -82,5 +82,11 @@ def _stopped(stopped: PushStopped) -> Response:
     cause = stopped.cause
     if not stopped.pushed.queued and isinstance(cause, SearchError):
         return answer({"error": str(cause)}, 409)
-    status = 503 if isinstance(cause, StoreError) else 409 if isinstance(cause, SearchError | AppGone) else 500
+    status = (
+        503
+        if isinstance(cause, StoreError)
+        else 409
+        if isinstance(cause, SearchError | AppGone)
+        else 500
+    )
     return answer({"error": str(stopped), **asdict(stopped.pushed)}, status)

@@ -1,7 +1,9 @@
-"""JSON that a person, or a program of theirs, hands in: what is ambiguous or cannot be kept is named, not guessed.
+"""JSON that a person, or a program of theirs, hands in: what is ambiguous or cannot be kept is
+named, not guessed.
 
-`parse` reads a text; what is wrong inside of it becomes a `Wrong` in its place, so that one row of many can be refused alone.
-`problem_in` finds the first. Takes a while for a large text: for a worker thread.
+`parse` reads a text; what is wrong inside of it becomes a `Wrong` in its place, so that one row of
+many can be refused alone. `problem_in` finds the first. Takes a while for a large text: for a
+worker thread.
 """
 
 from __future__ import annotations
@@ -41,7 +43,11 @@ def parse(data: bytes) -> Any:
         raise ValueError(f"expected UTF-8 text (byte {error.start})") from error
     try:
         return json.loads(
-            text, object_pairs_hook=_object, parse_int=_integer, parse_float=_number, parse_constant=_constant
+            text,
+            object_pairs_hook=_object,
+            parse_int=_integer,
+            parse_float=_number,
+            parse_constant=_constant,
         )
     except json.JSONDecodeError as error:
         raise ValueError(f"expected JSON: {error}") from error
@@ -65,11 +71,18 @@ def problem_in(value: Any, depth_max: int = DEPTH_MAX) -> str:
             elif isinstance(item, dict):
                 unclean = next((key for key in item if not is_clean(key)), None)
                 problem = (
-                    "" if unclean is None else f"half of a surrogate pair is no character (in the key {unclean!a})"
+                    ""
+                    if unclean is None
+                    else f"half of a surrogate pair is no character (in the key {unclean!a})"
                 )
-                waiting += [(f"{path}.{_short(key)}", inner, depth + 1) for key, inner in reversed(item.items())]
+                waiting += [
+                    (f"{path}.{_short(key)}", inner, depth + 1)
+                    for key, inner in reversed(item.items())
+                ]
             else:
-                waiting += [(f"{path}[{n}]", item[n], depth + 1) for n in range(len(item) - 1, -1, -1)]
+                waiting += [
+                    (f"{path}[{n}]", item[n], depth + 1) for n in range(len(item) - 1, -1, -1)
+                ]
         if problem:
             return f"{path.removeprefix('.')}: {problem}" if path else problem
     return ""

@@ -37,7 +37,9 @@ class RunsAdmin:
         ]
 
     async def traces(self, request: Request) -> Response:
-        """The newest runs, newest first: of `app`, or of all; with `notable=1` those that failed or were slow; `limit`, 50 by default."""
+        """The newest runs, newest first: of `app`, or of all; with `notable=1` those that failed or
+        were slow; `limit`, 50 by default.
+        """
         asked = request.query_params
         app = self._app(request)
         limit = number_in(request, "limit", 50, 1, LIST_MAX)
@@ -56,11 +58,17 @@ class RunsAdmin:
         """The recording of a message or event, of any app, or of `app`."""
         message, app, apps = request.path_params["message"], self._app(request), self.apps()
         asked = apps.values() if app is None else (apps[app],)
-        text = await self.history.recordings.find([(one.account, one.name) for one in asked], message)
+        text = await self.history.recordings.find(
+            [(one.account, one.name) for one in asked], message
+        )
         if text is not None:
             return Response(text, media_type="application/json")
         wanted = [one.name for one in apps.values() if one.record][:NAMED_MAX]
-        hint = f"recorded are the runs of {', '.join(wanted)}" if wanted else "no app has record = true"
+        hint = (
+            f"recorded are the runs of {', '.join(wanted)}"
+            if wanted
+            else "no app has record = true"
+        )
         raise bad(f"there is no recording of {message!r}; {hint}", 404)
 
     def _app(self, request: Request) -> str | None:
@@ -90,7 +98,10 @@ def summary(trace: Trace) -> dict[str, Any]:
 
 def in_full(trace: Trace) -> dict[str, Any]:
     """A trace with its steps; `ms` of a step is None where it had no reply when the run ended."""
-    return summary(trace) | {"steps": [_step(step) for step in trace.steps], "left_out": trace.left_out}
+    return summary(trace) | {
+        "steps": [_step(step) for step in trace.steps],
+        "left_out": trace.left_out,
+    }
 
 
 def _step(step: Step) -> dict[str, Any]:

@@ -67,5 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a locale that lacks a character must not end a command
+            # a locale that lacks a character must not end a command
+            stream.reconfigure(errors="backslashreplace")
     jsbox(args=arguments, prog_name="jsbox")

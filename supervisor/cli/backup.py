@@ -24,7 +24,8 @@ from .common import (
 @config_option
 @json_option
 def backup(*, file: Path | None, config_file: Path, as_json: bool) -> None:
-    """Write all that the embedded store holds at this moment to FILE (default: jsbox-DATE-TIME.tar here). The server may go on serving.
+    """Write all that the embedded store holds at this moment to FILE (default: jsbox-DATE-TIME.tar
+    here). The server may go on serving.
 
     Config and apps are not in it: they are files, and backed up like all others.
     """
@@ -46,7 +47,9 @@ def backup(*, file: Path | None, config_file: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--dry-run", is_flag=True, help="Only check the file, and whether there is room for it.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only check the file, and whether there is room for it."
+)
 @click.option("--replace", is_flag=True, help="Put aside the data that is there.")
 @config_option
 @json_option
@@ -61,7 +64,11 @@ def restore(*, file: Path, dry_run: bool, replace: bool, config_file: Path, as_j
         manifest = put_back(config, file, dry_run=dry_run, replace=replace)
     except (CannotBackUp, CannotStart) as error:
         fail(str(error))
-    _say(manifest, "it can be restored" if dry_run else f"restored to {config.data_dir}", as_json=as_json)
+    _say(
+        manifest,
+        "it can be restored" if dry_run else f"restored to {config.data_dir}",
+        as_json=as_json,
+    )
     sys.exit(0)
 
 

@@ -29,20 +29,32 @@ SERVICE_CODE = "*120*1#"
 @click.command()
 @click.argument("channel", required=False)
 @click.option("--as", "number", default=NUMBER, show_default=True, help="The number of this phone.")
-@click.option("--dials", default=SERVICE_CODE, show_default=True, help="What it dials, or sends its messages to.")
+@click.option(
+    "--dials",
+    default=SERVICE_CODE,
+    show_default=True,
+    help="What it dials, or sends its messages to.",
+)
 @click.option("--sms", is_flag=True, help="Lines are text messages, not a USSD session.")
 @click.option("--url", help="The gateway, ws://HOST:PORT/v1 (default: that of the config).")
 @config_option
-def chat(*, channel: str | None, number: str, dials: str, sms: bool, url: str | None, config_file: Path) -> None:
-    """Talk to an app of a running server, as a user of one of its channels: a phone in the terminal, or one line a message from standard input.
+def chat(
+    *, channel: str | None, number: str, dials: str, sms: bool, url: str | None, config_file: Path
+) -> None:
+    """Talk to an app of a running server, as a user of one of its channels: a phone in the
+    terminal, or one line a message from standard input.
 
-    The token of the channel, where it has one, is taken from $JSBOX_TOKEN. What the app sends to other numbers is left for the channel's own gateway.
+    The token of the channel, where it has one, is taken from $JSBOX_TOKEN. What the app sends to
+    other numbers is left for the channel's own gateway.
     """
     if url is None or channel is None:
         config = load_or_exit(config_file)
         channel = channel or _only_channel(config)
         if channel not in config.channels:
-            fail(f"the config has no channel {channel!r}; it has {', '.join(config.channels) or 'none'}", 2)
+            fail(
+                f"the config has no channel {channel!r}; it has {', '.join(config.channels) or 'none'}",
+                2,
+            )
         secure = "" if config.listen.certificate is None else "s"
         url = url or f"ws{secure}://{reachable(config.listen.gateway)}/v1"
     run_or_exit(lambda: _chat(url, channel, number, dials, sms=sms))
@@ -53,19 +65,27 @@ def _only_channel(config: Config) -> str:
     if len(names) == 1:
         return names[0]
     return fail(
-        f"CHANNEL: expected one of {', '.join(names)}" if names else "the config has no channel that leads to an app", 2
+        f"CHANNEL: expected one of {', '.join(names)}"
+        if names
+        else "the config has no channel that leads to an app",
+        2,
     )
 
 
 async def _chat(url: str, channel: str, number: str, dials: str, *, sms: bool) -> int:
     screen = Screen()
     try:
-        async with open_phone(url, channel, number, dials, os.environ.get("JSBOX_TOKEN"), only_own=True) as phone:
+        async with open_phone(
+            url, channel, number, dials, os.environ.get("JSBOX_TOKEN"), only_own=True
+        ) as phone:
             screen.note(f"{channel} at {url}; /help for help")
             await Talk(phone, screen, sms).run()
     except (Hung, Rejected) as error:
         screen.note(f"the conversation ended: {error}")
         return EXIT_FAILED
     except (OSError, HandshakeError) as error:
-        fail(f"the gateway at {url} cannot be reached: {error}; is `jsbox serve` running?", EXIT_UNREACHABLE)
+        fail(
+            f"the gateway at {url} cannot be reached: {error}; is `jsbox serve` running?",
+            EXIT_UNREACHABLE,
+        )
     return 0

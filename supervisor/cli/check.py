@@ -33,7 +33,12 @@ def _check_json(file: Path) -> None:
     try:
         config = load(file)
     except InvalidConfig as error:
-        print_json({"ok": False, "errors": [{"line": one.line, "text": one.text} for one in error.problems]})
+        print_json(
+            {
+                "ok": False,
+                "errors": [{"line": one.line, "text": one.text} for one in error.problems],
+            }
+        )
         sys.exit(EXIT_CONFIG)
     print_json(
         {

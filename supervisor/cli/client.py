@@ -19,7 +19,9 @@ SECONDS = 10.0
 
 def reachable(address: Address) -> Address:
     """Where to connect to what listens on an address."""
-    return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port)  # noqa: S104
+    return Address(
+        {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port
+    )
 
 
 @contextmanager
@@ -31,10 +33,15 @@ def admin_client(config: Config) -> Iterator[httpx2.Client]:
     url = f"{'http' if certificate is None else 'https'}://{reachable(config.listen.admin)}"
     verify = True if certificate is None else pinned_context(certificate)
     try:
-        with httpx2.Client(base_url=url, headers=headers, timeout=SECONDS, trust_env=False, verify=verify) as client:
+        with httpx2.Client(
+            base_url=url, headers=headers, timeout=SECONDS, trust_env=False, verify=verify
+        ) as client:
             yield client
     except httpx2.TransportError as error:
-        fail(f"the server at {url} cannot be reached: {error}; is `jsbox serve` running?", EXIT_UNREACHABLE)
+        fail(
+            f"the server at {url} cannot be reached: {error}; is `jsbox serve` running?",
+            EXIT_UNREACHABLE,
+        )
 
 
 def json_of(response: httpx2.Response) -> Any:

@@ -74,8 +74,9 @@ def start_logging(level: str) -> None:
 def run_or_exit(main: Callable[[], Awaitable[int]], cannot: int = EXIT_FAILED) -> NoReturn:
     """Run until it returns an exit code, and exit with it.
 
-    What keeps it from starting is said in one line, with exit code `cannot`. An error that nobody expected is said with its
-    cause in one line, then where that was raised, with exit code 1; the task groups round it are left out.
+    What keeps it from starting is said in one line, with exit code `cannot`. An error that nobody
+    expected is said with its cause in one line, then where that was raised, with exit code 1; the
+    task groups round it are left out.
     """
     try:
         code = trio.run(main)
@@ -85,9 +86,13 @@ def run_or_exit(main: Callable[[], Awaitable[int]], cannot: int = EXIT_FAILED) -
 
 
 def _exit_code(error: BaseException, cannot: int) -> int:
-    """Say what ended the command; return its exit code. Of several errors, those that nobody expected come first."""
+    """Say what ended the command; return its exit code. Of several errors, those that nobody
+    expected come first.
+    """
     errors = leaves(error)
-    unexpected = [one for one in errors if isinstance(one, Exception) and not isinstance(one, CannotStart)]
+    unexpected = [
+        one for one in errors if isinstance(one, Exception) and not isinstance(one, CannotStart)
+    ]
     if unexpected:
         causes = "; ".join(dict.fromkeys(map(cause_of, unexpected)))
         click.echo(f"jsbox: internal error: {causes}", err=True)
@@ -103,4 +108,6 @@ def _exit_code(error: BaseException, cannot: int) -> int:
 
 def _plain(text: str) -> str:
     """Text of several lines without what a terminal, or an encoding, would stumble over."""
-    return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text)
+    return "".join(
+        char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text
+    )

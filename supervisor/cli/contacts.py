@@ -29,18 +29,24 @@ def contacts() -> None:
 @contacts.command("import")
 @click.argument("account")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--restart", is_flag=True, help="Begin anew where an earlier import of the file was cut off.")
+@click.option(
+    "--restart", is_flag=True, help="Begin anew where an earlier import of the file was cut off."
+)
 @config_option
 @json_option
 def import_(account: str, file: Path, restart: bool, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
     """Write the contacts of a JSON Lines file, each line wholly or not at all.
 
-    A line has the fields of a contact, with `extra` and `subscription` as objects or as `extras-NAME` and `subscription-NAME`.
-    `key`, `created_at` and `groups` are kept; a contact with a key that exists already is replaced. Lines that are wrong go to
-    FILE.errors, with the reason. An import that was cut off goes on where it was when it is called again.
+    A line has the fields of a contact, with `extra` and `subscription` as objects or as
+    `extras-NAME` and `subscription-NAME`. `key`, `created_at` and `groups` are kept; a contact with
+    a key that exists already is replaced. Lines that are wrong go to FILE.errors, with the reason.
+    An import that was cut off goes on where it was when it is called again.
     """
     try:
-        with admin_client(load_or_exit(config_file)) as client, Import.open(file, account, restart=restart) as work:
+        with (
+            admin_client(load_or_exit(config_file)) as client,
+            Import.open(file, account, restart=restart) as work,
+        ):
             if work.done and not as_json:
                 click.echo(f"{file}: going on after line {work.lines}", err=True)
             summary = _run(client, work, quiet=as_json)
@@ -52,23 +58,39 @@ def import_(account: str, file: Path, restart: bool, config_file: Path, as_json:
         print_json({"written": summary.written, "failed": summary.failed})
     else:
         click.echo(
-            f"{summary.written} written, {summary.failed} wrong" + (f", see {file}.errors" if summary.failed else "")
+            f"{summary.written} written, {summary.failed} wrong"
+            + (f", see {file}.errors" if summary.failed else "")
         )
     sys.exit(1 if summary.failed else 0)
 
 
 def _run(client: httpx2.Client, work: Import, *, quiet: bool) -> Summary:
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
         bar = progress.add_task("contacts", total=work.size, completed=work.done)
         for batch in work.batches():
             if batch.rows:
-                batch.errors |= _write(client, f"/v1/accounts/{quote(work.account, safe='')}/contacts", batch.rows)
+                batch.errors |= _write(
+                    client, f"/v1/accounts/{quote(work.account, safe='')}/contacts", batch.rows
+                )
             work.finish(batch)
-            progress.update(bar, completed=work.done, description=f"{work.summary.written} contacts")
+            progress.update(
+                bar, completed=work.done, description=f"{work.summary.written} contacts"
+            )
     work.end()
     return work.summary
 
@@ -76,9 +98,12 @@ def _run(client: httpx2.Client, work: Import, *, quiet: bool) -> Summary:
 def _write(client: httpx2.Client, url: str, rows: list[tuple[int, Any]]) -> dict[int, str]:
     """Write contacts; return what is wrong with those that were not, by their line numbers.
 
-    What the server refuses as a whole is sent again in halves, until the line is found that it does not take.
+    What the server refuses as a whole is sent again in halves, until the line is found that it does
+    not take.
     """
-    body = json.dumps({"contacts": [row for _, row in rows]}, ensure_ascii=False, separators=(",", ":"))
+    body = json.dumps(
+        {"contacts": [row for _, row in rows]}, ensure_ascii=False, separators=(",", ":")
+    )
     answer = client.post(url, content=body.encode(), timeout=SECONDS)
     if answer.status_code not in REFUSED:
         found = json_of(answer)
@@ -91,13 +116,20 @@ def _write(client: httpx2.Client, url: str, rows: list[tuple[int, Any]]) -> dict
 
 @contacts.command()
 @click.argument("account")
-@click.option("-o", "--output", type=click.File("wb"), default="-", help="A file instead of the standard output.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.File("wb"),
+    default="-",
+    help="A file instead of the standard output.",
+)
 @config_option
 def export(account: str, output: BinaryIO, config_file: Path) -> None:
     """Write every contact as a JSON Lines file that `import` takes."""
     with admin_client(load_or_exit(config_file)) as client:
         output.writelines(
-            json.dumps(contact, ensure_ascii=False).encode() + b"\n" for contact in _pages(client, account, {})
+            json.dumps(contact, ensure_ascii=False).encode() + b"\n"
+            for contact in _pages(client, account, {})
         )
 
 
@@ -109,7 +141,9 @@ def get(account: str, key: str, config_file: Path) -> None:
     """Print the contact with a key."""
     with admin_client(load_or_exit(config_file)) as client:
         print_json(
-            json_of(client.get(f"/v1/accounts/{quote(account, safe='')}/contacts/{quote(key, safe='')}"))["contact"]
+            json_of(
+                client.get(f"/v1/accounts/{quote(account, safe='')}/contacts/{quote(key, safe='')}")
+            )["contact"]
         )
 
 
@@ -134,6 +168,10 @@ def _pages(client: httpx2.Client, account: str, params: dict[str, str]) -> Itera
     cursor: str | None = "0"
     while cursor is not None:
         asked = {"limit": str(PAGE), "cursor": cursor, **params}
-        page = json_of(client.get(f"/v1/accounts/{quote(account, safe='')}/contacts", params=asked, timeout=SECONDS))
+        page = json_of(
+            client.get(
+                f"/v1/accounts/{quote(account, safe='')}/contacts", params=asked, timeout=SECONDS
+            )
+        )
         yield from page["contacts"]
         cursor = page["cursor"]

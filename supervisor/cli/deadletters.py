@@ -1,4 +1,6 @@
-"""`jsbox deadletters`: messages that are not run, since the server died of them, or since they cannot be read."""
+"""`jsbox deadletters`: messages that are not run, since the server died of them, or since they
+cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,19 @@ app_option = click.option("--app", help="Those of this app only; it need not be 
 
 @click.group(invoke_without_command=True)
 @app_option
-@click.option("-n", "--lines", default=100, show_default=True, help="How many of the newest to list.")
+@click.option(
+    "-n", "--lines", default=100, show_default=True, help="How many of the newest to list."
+)
 @config_option
 @json_option
 @click.pass_context
-def deadletters(context: click.Context, app: str | None, lines: int, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def deadletters(
+    context: click.Context, app: str | None, lines: int, config_file: Path, as_json: bool
+) -> None:
     """List the messages that were set aside; show, retry or drop them.
 
-    A message is set aside when it was in progress whenever the server died ([journal] attempts in the config), or when
-    the journal's entry cannot be read.
+    A message is set aside when it was in progress whenever the server died ([journal] attempts in
+    the config), or when the journal's entry cannot be read.
     """
     if context.invoked_subcommand is None:
         _list(app, lines, config_file, as_json=as_json)
@@ -72,7 +78,14 @@ def show(letter: str, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
 @json_option
 def retry(letters: tuple[str, ...], app: str | None, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
     """Have some run again, after all that waits."""
-    _each(letters, app, config_file, "retried", lambda client, one: client.post(f"{_path(one)}/retry"), as_json=as_json)
+    _each(
+        letters,
+        app,
+        config_file,
+        "retried",
+        lambda client, one: client.post(f"{_path(one)}/retry"),
+        as_json=as_json,
+    )
 
 
 @deadletters.command()
@@ -82,7 +95,14 @@ def retry(letters: tuple[str, ...], app: str | None, config_file: Path, as_json:
 @json_option
 def drop(letters: tuple[str, ...], app: str | None, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
     """Forget some."""
-    _each(letters, app, config_file, "dropped", lambda client, one: client.delete(_path(one)), as_json=as_json)
+    _each(
+        letters,
+        app,
+        config_file,
+        "dropped",
+        lambda client, one: client.delete(_path(one)),
+        as_json=as_json,
+    )
 
 
 def _path(letter: str) -> str:
@@ -98,7 +118,9 @@ def _list(app: str | None, lines: int, config_file: Path, *, as_json: bool) -> N
     if not found:
         click.echo("there are no dead letters")
         return
-    click.echo(f"{'TIME':27} {'APP':16} {'KIND':8} {'ATTEMPTS':>8} {'BYTES':>8}  {'ID':30}  MESSAGE  REASON")
+    click.echo(
+        f"{'TIME':27} {'APP':16} {'KIND':8} {'ATTEMPTS':>8} {'BYTES':>8}  {'ID':30}  MESSAGE  REASON"
+    )
     for one in found:
         click.echo(
             f"{one['time']:27} {one['app']:16} {one['kind'] or '-':8} {one['attempts']:>8} {one['size']:>8}"
@@ -133,7 +155,8 @@ def _each(
         raise click.UsageError("expected IDs, or --app NAME")
     errors: dict[str, str] = {}
     with admin_client(load_or_exit(config_file)) as client:
-        names = letters or tuple(one["id"] for one in reversed(_newest(client, app, 1 << 31)))  # the oldest first
+        # the oldest first
+        names = letters or tuple(one["id"] for one in reversed(_newest(client, app, 1 << 31)))
         for one in names:
             answer = act(client, one)
             if answer.is_error:

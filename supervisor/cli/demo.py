@@ -62,9 +62,12 @@ class DemoFailed(Exception):
     help="Keep the data here; else it is thrown away.",
 )
 @isolation_option
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning"
+)
 def demo(once: bool, data_dir: Path | None, isolation: Level, log_level: str) -> None:  # noqa: FBT001
-    """Play a USSD conversation with a sample app through the real sandbox, then serve it until Ctrl-C.
+    """Play a USSD conversation with a sample app through the real sandbox, then serve it until
+    Ctrl-C.
 
     Needs nothing: an embedded Valkey and a bundled Node.js come with the package.
     """
@@ -88,7 +91,9 @@ async def _demo(data_dir: Path, isolation: Level, *, once: bool) -> int:
                 async with open_service(read_config(), read_config) as service:
                     code = await _play(service.gateway_url, screen)
                     if not once and code == 0:
-                        screen.note(f"serving: gateway {service.gateway_url}, admin {service.admin_url}; Ctrl-C stops")
+                        screen.note(
+                            f"serving: gateway {service.gateway_url}, admin {service.admin_url}; Ctrl-C stops"
+                        )
                         screen.note(f"try: curl {service.admin_url}/v1/apps/clinic/logs")
                         await trio.sleep_forever()
             nursery.cancel_scope.cancel()
@@ -117,19 +122,28 @@ async def _play(url: str, screen: Screen) -> int:
 async def _take(step: Step, phone: Phone, screen: Screen) -> Turn:
     if step.action != "dial":
         screen.types(step.action)
-    turn = await (phone.dial(REPLY_SECONDS) if step.action == "dial" else phone.answer(step.action, REPLY_SECONDS))
+    turn = await (
+        phone.dial(REPLY_SECONDS)
+        if step.action == "dial"
+        else phone.answer(step.action, REPLY_SECONDS)
+    )
     screen.shows(turn)
     if turn.outcome != "ok":
         raise DemoFailed(f"the run for {step.action!r} ended as {turn.outcome}")
     if not re.search(step.expect, turn.text) or turn.closed != step.closes:
-        raise DemoFailed(f"expected {step.expect!r}{' and the end of the session' * step.closes}, got {turn.text!r}")
+        raise DemoFailed(
+            f"expected {step.expect!r}{' and the end of the session' * step.closes}, got {turn.text!r}"
+        )
     return turn
 
 
 def _config(data_dir: Path, isolation: Level, clinics: int, ports: Sequence[int]) -> Config:
     config = load(SAMPLE)
     app = config.apps["clinic"]
-    app = evolve(app, http=evolve(app.http, connect_to={"clinics.example.org": f"http://127.0.0.1:{clinics}"}))
+    app = evolve(
+        app,
+        http=evolve(app.http, connect_to={"clinics.example.org": f"http://127.0.0.1:{clinics}"}),
+    )
     config = evolve(config, data_dir=data_dir, isolation=Isolation(isolation), apps={"clinic": app})
     return config.with_listen(Address("127.0.0.1", ports[0]), Address("127.0.0.1", ports[1]))
 
@@ -173,7 +187,9 @@ async def _answer(stream: trio.SocketStream) -> None:
     parts = urlsplit(target)
     town = parse_qs(parts.query).get("town", [""])[0]
     found = parts.path == "/nearest" and town
-    body = json.dumps({"name": f"{town} Clinic", "street": "12 Main Road", "closes": "16:30"} if found else {}).encode()
+    body = json.dumps(
+        {"name": f"{town} Clinic", "street": "12 Main Road", "closes": "16:30"} if found else {}
+    ).encode()
     status = "200 OK" if found else "404 Not Found"
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     await stream.send_all(head.encode() + body)

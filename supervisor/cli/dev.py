@@ -77,7 +77,13 @@ class Options:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="The app's config (key 'config').",
 )
-@click.option("--set", "pairs", multiple=True, metavar="KEY=VALUE", help="Another config key; VALUE may be @FILE.")
+@click.option(
+    "--set",
+    "pairs",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Another config key; VALUE may be @FILE.",
+)
 @click.option(
     "--modules-dir",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -96,7 +102,9 @@ class Options:
 )
 @isolation_option
 @click.option("--sms", is_flag=True, help="Lines are text messages, not a USSD session.")
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning"
+)
 def dev(
     app: Path,
     config_json: Path | None,
@@ -110,12 +118,16 @@ def dev(
 ) -> None:
     """Talk to your own app: a phone in the terminal, or one line a message from standard input.
 
-    The same sandbox and limits as in production. The app is loaded anew when its file changes; the conversation goes on.
+    The same sandbox and limits as in production. The app is loaded anew when its file changes; the
+    conversation goes on.
     """
     start_logging(log_level)
     values = tuple(_pair(text) for text in pairs)
     if modules_dir is None:
-        modules_dir = next((p / "node_modules" for p in app.absolute().parents if (p / "node_modules").is_dir()), None)
+        modules_dir = next(
+            (p / "node_modules" for p in app.absolute().parents if (p / "node_modules").is_dir()),
+            None,
+        )
     with scratch_folder("dev") as folder:
         where = (state or folder).absolute()
         options = Options(app.absolute(), config_json, values, modules_dir, where, allow, isolation)
@@ -134,7 +146,9 @@ def _pair(text: str) -> tuple[str, str]:
         try:
             value = Path(value[1:]).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise click.BadParameter(f"cannot read {value[1:]}: {error}", param_hint="--set") from error
+            raise click.BadParameter(
+                f"cannot read {value[1:]}: {error}", param_hint="--set"
+            ) from error
     return key, value
 
 
@@ -143,7 +157,9 @@ def make_config(options: Options) -> Config:
     try:
         source = options.app.read_text("utf-8")
         config = {
-            "config": options.config.read_text("utf-8") if options.config else json.dumps({"name": options.app.stem})
+            "config": options.config.read_text("utf-8")
+            if options.config
+            else json.dumps({"name": options.app.stem})
         }
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(options.app, [Problem(1, f"cannot be read: {error}")]) from error
@@ -168,20 +184,31 @@ def make_config(options: Options) -> Config:
     ).with_listen(Address("127.0.0.1", 0), Address("127.0.0.1", 0))
     made, problems, _ = check(made, {"apps": frozenset({"app"}), "channels": frozenset({"phone"})})
     if problems:
-        raise InvalidConfig(options.app, [Problem(1, f"{'.'.join(map(str, path))}: {text}") for path, text in problems])
+        raise InvalidConfig(
+            options.app,
+            [Problem(1, f"{'.'.join(map(str, path))}: {text}") for path, text in problems],
+        )
     return made
 
 
 def _packages(modules_dir: Path) -> list[str]:
     """The names of the packages in a node_modules, scoped ones (@scope/name) too."""
-    names = sorted(folder.name for folder in modules_dir.iterdir() if not folder.name.startswith("."))
+    names = sorted(
+        folder.name for folder in modules_dir.iterdir() if not folder.name.startswith(".")
+    )
     plain = [name for name in names if not name.startswith("@")]
     scopes = [name for name in names if name.startswith("@")]
-    return plain + [f"{scope}/{folder.name}" for scope in scopes for folder in sorted((modules_dir / scope).iterdir())]
+    return plain + [
+        f"{scope}/{folder.name}"
+        for scope in scopes
+        for folder in sorted((modules_dir / scope).iterdir())
+    ]
 
 
 def _endpoints(config: str) -> dict[str, str]:
-    """All of the app's endpoints lead to the phone: "default", "sms", and what its own JSON config names."""
+    """All of the app's endpoints lead to the phone: "default", "sms", and what its own JSON config
+    names.
+    """
     try:
         parsed = json.loads(config)
     except json.JSONDecodeError:

@@ -25,11 +25,16 @@ MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "failed": ("FAILED",
 @config_option
 @json_option
 def doctor(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
-    """Examine this host: Node.js, every guarantee of the jail, ports, Redis, disk, clock; each failure with its remedy.
+    """Examine this host: Node.js, every guarantee of the jail, ports, Redis, disk, clock; each
+    failure with its remedy.
 
     Without a config file the defaults are examined. Exit code 1 where something failed.
     """
-    config = load_or_exit(config_file) if config_file.exists() or config_file != Path("jsbox.toml") else Config()
+    config = (
+        load_or_exit(config_file)
+        if config_file.exists() or config_file != Path("jsbox.toml")
+        else Config()
+    )
     failed = trio.run(_examine, config, as_json)
     sys.exit(EXIT_FAILED if failed else 0)
 

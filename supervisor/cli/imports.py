@@ -1,7 +1,9 @@
-"""A JSON Lines file on its way in: read in batches, with what is wrong beside it and a note of how far it has come.
+"""A JSON Lines file on its way in: read in batches, with what is wrong beside it and a note of how
+far it has come.
 
-The note (FILE.progress) is written after each batch that the server has taken. Lines without a key get one that follows from the
-account, the file and the line, so that a batch which was taken but not noted is written over itself when it is sent again.
+The note (FILE.progress) is written after each batch that the server has taken. Lines without a key
+get one that follows from the account, the file and the line, so that a batch which was taken but
+not noted is written over itself when it is sent again.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ def _read_note(note: Path) -> _Note:
 
 @define
 class Batch:
-    """Some lines: the contacts among them with their line numbers, what is wrong by line number, and where the batch ends."""
+    """Some lines: the contacts among them with their line numbers, what is wrong by line number,
+    and where the batch ends.
+    """
 
     rows: list[tuple[int, dict[str, Any]]] = field(factory=list)
     errors: dict[int, str] = field(factory=dict)
@@ -102,8 +106,12 @@ class Import:
             size = file.tell()
             before = _read_note(note) if note.exists() and not restart else None
             if before is not None and (before.account, before.digest) != (account, digest):
-                raise ImportChanged(f"{note} is of an import into {before.account} of another content: use --restart")
-            with errors.open("r+b" if before is not None and errors.exists() else "wb") as errors_file:
+                raise ImportChanged(
+                    f"{note} is of an import into {before.account} of another content: use --restart"
+                )
+            with errors.open(
+                "r+b" if before is not None and errors.exists() else "wb"
+            ) as errors_file:
                 work = cls(account, file, errors_file, note, digest, size)
                 if before is not None:
                     work.done, work.lines = before.done, before.lines
@@ -153,7 +161,9 @@ class Import:
     def finish(self, batch: Batch) -> None:
         """The server has taken a batch: note its errors and how far we are."""
         for number, reason in sorted(batch.errors.items()):
-            self._errors.write(json.dumps({"line": number, "error": reason}, ensure_ascii=False).encode() + b"\n")
+            self._errors.write(
+                json.dumps({"line": number, "error": reason}, ensure_ascii=False).encode() + b"\n"
+            )
         self._errors.flush()
         wrong = len(batch.errors)
         not_json = wrong - sum(number in batch.errors for number, _ in batch.rows)
@@ -161,7 +171,9 @@ class Import:
         self.summary.failed += wrong
         self.done, self.lines = batch.end, batch.last_line
         summary = _NotedSummary(self.summary.written, self.summary.failed)
-        note = _Note(self.account, self._digest, self.done, self.lines, self._errors.tell(), summary)
+        note = _Note(
+            self.account, self._digest, self.done, self.lines, self._errors.tell(), summary
+        )
         draft = self._note.with_name(self._note.name + ".new")
         draft.write_bytes(msgspec.json.encode(note))
         draft.replace(self._note)

@@ -32,7 +32,9 @@ COLOURS = {
 @click.argument("app")
 @config_option
 @json_option
-@click.option("-n", "--lines", default=100, show_default=True, help="How many of the newest entries.")
+@click.option(
+    "-n", "--lines", default=100, show_default=True, help="How many of the newest entries."
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on with new entries as they come.")
 def logs(app: str, config_file: Path, as_json: bool, lines: int, follow: bool) -> None:  # noqa: FBT001
     """Show an app's log, oldest first."""
@@ -44,7 +46,9 @@ def logs(app: str, config_file: Path, as_json: bool, lines: int, follow: bool) -
             for entry in reversed(body["entries"]):
                 _print_entry(entry, as_json=as_json)
             return
-        with client.stream("GET", path, params={"limit": lines, "follow": 1}, timeout=None) as response:
+        with client.stream(
+            "GET", path, params={"limit": lines, "follow": 1}, timeout=None
+        ) as response:
             if response.is_error:
                 response.read()
                 json_of(response)
@@ -57,7 +61,8 @@ def _print_entry(entry: dict[str, str], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(entry, ensure_ascii=False))
         return
-    # An entry is one entry, whatever is in it: further lines are indented, control characters are shown as escapes.
+    # An entry is one entry, whatever is in it: further lines are indented, control characters are
+    # shown as escapes.
     text = "\n    ".join(harmless(line) for line in entry["message"].split("\n"))
     level = click.style(f"{entry['level']:8}", fg=COLOURS.get(entry["level"]))
     click.echo(f"{entry['time']} {level} {text}")
@@ -66,7 +71,9 @@ def _print_entry(entry: dict[str, str], *, as_json: bool) -> None:
 
 def harmless(text: str) -> str:
     """Text of others for a terminal: control characters are shown as escapes."""
-    return "".join(char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text)
+    return "".join(
+        char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text
+    )
 
 
 @click.command()
@@ -118,7 +125,9 @@ def reload(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
 @click.option("--group", help="Push to every contact of the group with this key instead.")
 @config_option
 @json_option
-def push(app: str, addresses: tuple[str, ...], group: str | None, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def push(
+    app: str, addresses: tuple[str, ...], group: str | None, config_file: Path, as_json: bool
+) -> None:
     """Make an app start a conversation with each address that has not opted out."""
     if bool(addresses) is bool(group):
         raise click.UsageError("expected ADDRESSES, or --group KEY")

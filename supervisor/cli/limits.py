@@ -22,7 +22,11 @@ DURATIONS = ("wall", "cpu", "boot", "command")
 
 @click.command()
 @click.argument("app")
-@click.option("--explain", is_flag=True, help="Where each value comes from, and how far it is from what was used.")
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Where each value comes from, and how far it is from what was used.",
+)
 @click.option(
     "--what-if",
     "asked",
@@ -34,11 +38,18 @@ DURATIONS = ("wall", "cpu", "boot", "command")
 @config_option
 @json_option
 def limits(
-    *, app: str, explain: bool, asked: tuple[str, ...], more: tuple[str, ...], config_file: Path, as_json: bool
+    *,
+    app: str,
+    explain: bool,
+    asked: tuple[str, ...],
+    more: tuple[str, ...],
+    config_file: Path,
+    as_json: bool,
 ) -> None:
     """Show an app's limits, and what its newest runs have used of them.
 
-    `jsbox limits APP --what-if heap=48MiB wall=5s` says how many of those runs would have been ended.
+    `jsbox limits APP --what-if heap=48MiB wall=5s` says how many of those runs would have been
+    ended.
     """
     if more and not asked:
         raise click.UsageError(f"unexpected {' '.join(more)}: values of limits follow --what-if")
@@ -56,7 +67,8 @@ def limits(
         _show_what_if(answer["what_if"])
         return
     click.echo(
-        f"{'LIMIT':20} {'VALUE':>9}  {'P50':>9} {'P99':>9} {'MOST':>9} {'HEADROOM':>9}" + ("  FROM" if explain else "")
+        f"{'LIMIT':20} {'VALUE':>9}  {'P50':>9} {'P99':>9} {'MOST':>9} {'HEADROOM':>9}"
+        + ("  FROM" if explain else "")
     )
     for row in rows:
         click.echo(_line(row, explain=explain).rstrip())
@@ -65,7 +77,11 @@ def limits(
 def _show_what_if(found: dict[str, Any]) -> None:
     for name, one in found["limits"].items():
         what = "looks at processes" if name in {"memory", "heap", "boot"} else "newest runs"
-        text = f"{one['over']} of {one['of']} {what} used more" if one["of"] else "nothing was measured yet"
+        text = (
+            f"{one['over']} of {one['of']} {what} used more"
+            if one["of"]
+            else "nothing was measured yet"
+        )
         click.echo(f"{name} = {_shown(name, one['value'])}: {text}")
     if found["runs"]["of"]:
         share = found["runs"]["over"] / found["runs"]["of"]
@@ -82,7 +98,12 @@ def _line(row: dict[str, Any], *, explain: bool) -> str:
         cells.append(f"{row['value'] / seen['most']:.1f}x" if seen["most"] else "-")
     source = f"  {row['source']}" if explain else ""
     measured = "" if name in MEASURED or not explain else "  (not measured)"
-    return f"{name:20} {_shown(name, row['value']):>9}  " + " ".join(f"{cell:>9}" for cell in cells) + source + measured
+    return (
+        f"{name:20} {_shown(name, row['value']):>9}  "
+        + " ".join(f"{cell:>9}" for cell in cells)
+        + source
+        + measured
+    )
 
 
 def _shown(name: str, value: Any) -> str:
@@ -91,7 +112,9 @@ def _shown(name: str, value: Any) -> str:
     if name in DURATIONS:
         return show_duration(value)
     if isinstance(value, dict):
-        return ", ".join(f"{key} {show_duration(seconds)}" for key, seconds in value.items()) or "none"
+        return (
+            ", ".join(f"{key} {show_duration(seconds)}" for key, seconds in value.items()) or "none"
+        )
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:g}" if isinstance(value, int | float) else repr(value)

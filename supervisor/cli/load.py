@@ -33,27 +33,50 @@ EXIT_MISSED = 99
 @click.argument("campaign", type=click.Path(path_type=Path))
 @config_option
 @click.option(
-    "--serve", is_flag=True, help="Start a server for the config file, with data of its own, and load that one."
+    "--serve",
+    is_flag=True,
+    help="Start a server for the config file, with data of its own, and load that one.",
 )
-@click.option("--target", metavar="URL", help="The gateway to load, ws://HOST:PORT/v1; else that of the config file.")
-@click.option("--admin", metavar="URL", help="The admin port beside --target, for what the server says of itself.")
 @click.option(
-    "--app", "app_name", metavar="NAME", help="The app to watch there; else that of the channel in the config file."
+    "--target",
+    metavar="URL",
+    help="The gateway to load, ws://HOST:PORT/v1; else that of the config file.",
 )
-@click.option("--rate", metavar="RATE", help='The highest rate, such as "80/s": all stages are scaled to it.')
+@click.option(
+    "--admin",
+    metavar="URL",
+    help="The admin port beside --target, for what the server says of itself.",
+)
+@click.option(
+    "--app",
+    "app_name",
+    metavar="NAME",
+    help="The app to watch there; else that of the channel in the config file.",
+)
+@click.option(
+    "--rate", metavar="RATE", help='The highest rate, such as "80/s": all stages are scaled to it.'
+)
 @click.option("--seed", type=int, help="Of everything that is drawn; else that of the campaign.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Where summary.json, report.html and junit.xml are written."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Where summary.json, report.html and junit.xml are written.",
 )
-@click.option("--baseline", type=click.Path(path_type=Path), help="The --out of an earlier run, to compare with.")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path),
+    help="The --out of an earlier run, to compare with.",
+)
 @click.option("--no-tui", is_flag=True, help="Lines instead of a screen.")
 def load(
     campaign: Path, config_file: Path, serve: bool, target: str | None, admin: str | None, app_name: str | None,  # noqa: FBT001
     rate: str | None, seed: int | None, out: Path | None, baseline: Path | None, no_tui: bool,  # noqa: FBT001
 ) -> None:  # fmt: skip
-    """Hold the conversations of a campaign at its rate, and say whether the server keeps what the campaign asks of it.
+    """Hold the conversations of a campaign at its rate, and say whether the server keeps what the
+    campaign asks of it.
 
-    Exit codes: 0 all thresholds held, 99 one was missed, 1 the generator was late and nothing can be said.
+    Exit codes: 0 all thresholds held, 99 one was missed, 1 the generator was late and nothing can
+    be said.
     """
     from ..load.campaign import Campaign
     from ..load.compare import NoBaseline, compare, read_summary
@@ -67,10 +90,15 @@ def load(
         before = None if baseline is None else read_summary(baseline)
     except InvalidConfig as error:
         click.echo(str(error), err=True)
-        fail(f"{len(error.problems)} error{'s' if len(error.problems) > 1 else ''} in {campaign}", EXIT_CONFIG)
+        fail(
+            f"{len(error.problems)} error{'s' if len(error.problems) > 1 else ''} in {campaign}",
+            EXIT_CONFIG,
+        )
     except (ValueError, NoBaseline) as error:
         raise click.UsageError(str(error)) from error
-    where = _target(config_file, one.run.channel, serve=serve, target=target, admin=admin, app=app_name)
+    where = _target(
+        config_file, one.run.channel, serve=serve, target=target, admin=admin, app=app_name
+    )
     for fault in one.faults:
         if fault.kind == "drain" and not serve:
             fail(
@@ -90,10 +118,14 @@ def load(
         from ..load.summary import summarise
 
         console = Console(
-            markup=False, force_terminal=False if no_tui else None, width=None if sys.stdout.isatty() else 160
+            markup=False,
+            force_terminal=False if no_tui else None,
+            width=None if sys.stdout.isatty() else 160,
         )
         with scratch_folder("load") as folder:
-            async with open_run(one, where, one.run.seed if seed is None else seed, folder) as running:
+            async with open_run(
+                one, where, one.run.seed if seed is None else seed, folder
+            ) as running:
                 stop = trio.Event()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_stop_on_signal, stop)
@@ -112,7 +144,13 @@ def load(
 
 
 def _target(
-    config_file: Path, channel: str, *, serve: bool, target: str | None, admin: str | None, app: str | None
+    config_file: Path,
+    channel: str,
+    *,
+    serve: bool,
+    target: str | None,
+    admin: str | None,
+    app: str | None,
 ) -> Target:
     from ..load.run import Target
 

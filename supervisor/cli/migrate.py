@@ -32,10 +32,15 @@ def migrate() -> None:
     help="The container's environment: VUMI_OPT_... are options.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the config there, and check it."
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the config there, and check it.",
 )
 def vxsandbox(*, file: Path, name: str | None, env_file: Path | None, output: Path | None) -> None:
-    """Convert the YAML of a worker to a jsbox.toml. Every decision is told; a key that is not known is an error (exit code 3), and nothing is written."""
+    """Convert the YAML of a worker to a jsbox.toml. Every decision is told; a key that is not known
+    is an error (exit code 3), and nothing is written.
+    """
     from ..tools.migrate_config import CannotMigrate, read_env
     from ..tools.migrate_config import migrate as convert
 
@@ -67,9 +72,17 @@ def vxsandbox(*, file: Path, name: str | None, env_file: Path | None, output: Pa
 @config_option
 @json_option
 def kv(
-    *, account: str, url: str, prefix: str, sandbox_id: str, dry_run: bool, config_file: Path, as_json: bool
+    *,
+    account: str,
+    url: str,
+    prefix: str,
+    sandbox_id: str,
+    dry_run: bool,
+    config_file: Path,
+    as_json: bool,
 ) -> None:
-    """Copy the key-value data of an old sandbox to an account, with the lifetimes. May be done again: what is there already stays.
+    """Copy the key-value data of an old sandbox to an account, with the lifetimes. May be done
+    again: what is there already stays.
 
     The server may run. The old one is only read.
     """
@@ -79,12 +92,20 @@ def kv(
 
     config = load_or_exit(config_file)
     if account not in config.account_names:
-        fail(f"the config has no account {account!r}; it has {', '.join(config.account_names) or 'none'}")
+        fail(
+            f"the config has no account {account!r}; it has {', '.join(config.account_names) or 'none'}"
+        )
 
     async def main() -> int:
         try:
             done = await copy_kv(
-                config, account, url, prefix, sandbox_id, dry_run=dry_run, told=lambda text: click.echo(text, err=True)
+                config,
+                account,
+                url,
+                prefix,
+                sandbox_id,
+                dry_run=dry_run,
+                told=lambda text: click.echo(text, err=True),
             )
         except* client.RedisError as errors:
             fail(f"the old server: {errors.exceptions[0]}")

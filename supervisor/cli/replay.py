@@ -50,18 +50,31 @@ SIGNS = {
     help="Play it to this JavaScript instead.",
 )
 @click.option(
-    "--as", "name", help="The app of the config whose modules, limits and config hold (default: the recorded one)."
+    "--as",
+    "name",
+    help="The app of the config whose modules, limits and config hold (default: the recorded one).",
 )
-@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="Only write the recording to this file.")
+@click.option(
+    "--save",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Only write the recording to this file.",
+)
 @config_option
 @json_option
 def replay(
-    *, message: str, source: Path | None, name: str | None, save: Path | None, config_file: Path, as_json: bool
+    *,
+    message: str,
+    source: Path | None,
+    name: str | None,
+    save: Path | None,
+    config_file: Path,
+    as_json: bool,
 ) -> None:
-    """Play a recorded run again, in a fresh sandbox, and say whether the app does the same. No resource is touched.
+    """Play a recorded run again, in a fresh sandbox, and say whether the app does the same. No
+    resource is touched.
 
-    MESSAGE is a message_id or event_id of an app with `record = true` (the server is asked for the recording), or a file that --save wrote.
-    Exit code 0: the app did the same; 1: it did not.
+    MESSAGE is a message_id or event_id of an app with `record = true` (the server is asked for the
+    recording), or a file that --save wrote. Exit code 0: the app did the same; 1: it did not.
     """
     config = load_or_exit(config_file)
     text = _recording_text(message, config)
@@ -111,7 +124,9 @@ async def _play(recording: Recording, app: App, config: Config, as_json: bool) -
         try:
             compared = await play_again(recording, app, walls)
         except* BootFailed as failed:
-            fail(f"app {app.name} could not be started: {'; '.join(str(error) for error in failed.exceptions)}")
+            fail(
+                f"app {app.name} could not be started: {'; '.join(str(error) for error in failed.exceptions)}"
+            )
     if as_json:
         print_json(_as_json(recording, compared))
     else:
@@ -148,7 +163,9 @@ def _show(recording: Recording, app: App, compared: Compared) -> None:
     if recording.left_out:
         click.echo(f"  {recording.left_out} further commands were not recorded")
     for title, (outcome, detail) in (("then", compared.then), ("now", compared.now)):
-        click.echo(f"{title:5} {outcome}" + (f": {harmless(detail.splitlines()[0])}" if detail else ""))
+        click.echo(
+            f"{title:5} {outcome}" + (f": {harmless(detail.splitlines()[0])}" if detail else "")
+        )
     verdict = "the app does the same" if compared.is_same else "the app does something else"
     click.echo(click.style(verdict, fg="green" if compared.is_same else "red"))
 
@@ -167,4 +184,6 @@ def _show_line(line: Difference) -> None:
 def _value(value: Any) -> str:
     text = harmless(json.dumps(value, ensure_ascii=False, sort_keys=True))
     width = SHOWN_MAX if os.isatty(1) else SHOWN_MAX * 4
-    return text if len(text) <= width else f"{text[:width]}... [{len(text) - width} more characters]"
+    return (
+        text if len(text) <= width else f"{text[:width]}... [{len(text) - width} more characters]"
+    )

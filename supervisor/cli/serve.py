@@ -17,7 +17,10 @@ log = logging.getLogger(__name__)
 @click.command()
 @config_option
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
 )
 def serve(config_file: Path, log_level: str) -> None:
     """Run the apps of a config file until SIGTERM or Ctrl-C. SIGHUP reads the config again."""
@@ -29,7 +32,12 @@ def serve(config_file: Path, log_level: str) -> None:
     from ..serving import run
 
     def ready(service: Service) -> None:
-        log.info("ready: gateway %s, admin %s, %d apps", service.gateway_url, service.admin_url, len(config.apps))
+        log.info(
+            "ready: gateway %s, admin %s, %d apps",
+            service.gateway_url,
+            service.admin_url,
+            len(config.apps),
+        )
 
     async def main() -> int:
         await run(config, partial(load, config_file), ready)

@@ -1,4 +1,6 @@
-"""A conversation in the terminal: lines that a person types, or that standard input has, to an app and back."""
+"""A conversation in the terminal: lines that a person types, or that standard input has, to an app
+and back.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ BYTES = 32
 
 @click.group()
 def token() -> None:
-    """Make bearer tokens. The config holds their SHA-256 only, under the channel that a token is for, or listen.admin_tokens."""
+    """Make bearer tokens. The config holds their SHA-256 only, under the channel that a token is
+    for, or listen.admin_tokens.
+    """
 
 
 @token.command()
@@ -33,7 +35,10 @@ def new(*, as_json: bool) -> None:
         'for a gateway:  [channels.NAME] tokens = ["SHA256"]; the gateway sends it in hello, or as Authorization: Bearer',
         err=True,
     )
-    click.echo('for operators:  [listen] admin_tokens = ["SHA256"]; the commands take it from $JSBOX_TOKEN', err=True)
+    click.echo(
+        'for operators:  [listen] admin_tokens = ["SHA256"]; the commands take it from $JSBOX_TOKEN',
+        err=True,
+    )
 
 
 @token.command("hash")

@@ -22,18 +22,31 @@ BAR = 40  # characters
 @click.option("-n", "--lines", default=20, show_default=True, help="How many to list.")
 @config_option
 @json_option
-def trace(message: str | None, app: str | None, notable: bool, lines: int, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def trace(
+    message: str | None,
+    app: str | None,
+    notable: bool,
+    lines: int,
+    config_file: Path,
+    as_json: bool,
+) -> None:
     """Show the time line of a message's (or event's) run; without MESSAGE, list the newest runs."""
     with admin_client(load_or_exit(config_file)) as client:
         if message is None:
-            asked = {"limit": str(lines)} | ({"app": app} if app else {}) | ({"notable": "1"} if notable else {})
+            asked = (
+                {"limit": str(lines)}
+                | ({"app": app} if app else {})
+                | ({"notable": "1"} if notable else {})
+            )
             body = json_of(client.get("/v1/traces", params=asked))
         else:
             body = json_of(client.get(f"/v1/traces/{quote(message, safe='')}"))
     if as_json:
         print_json(body)
     elif message is None:
-        click.echo(f"{'BEGAN':27} {'APP':16} {'OUTCOME':10} {'TOTAL':>9} {'QUEUE':>8} {'BOOT':>8} {'CMDS':>5}  MESSAGE")
+        click.echo(
+            f"{'BEGAN':27} {'APP':16} {'OUTCOME':10} {'TOTAL':>9} {'QUEUE':>8} {'BOOT':>8} {'CMDS':>5}  MESSAGE"
+        )
         for one in body["traces"]:
             click.echo(_row(one))
     else:
@@ -56,7 +69,9 @@ def _coloured(outcome: str | None, width: int) -> str:
 
 def _show(one: dict[str, Any]) -> None:
     ms = one["ms"]
-    click.echo(f"{one['kind']} {harmless(one['message'])} on {one['channel']}, app {one['app']}, process {one['pid']}")
+    click.echo(
+        f"{one['kind']} {harmless(one['message'])} on {one['channel']}, app {one['app']}, process {one['pid']}"
+    )
     click.echo(f"{one['began']}  {_coloured(one['outcome'], 0)}  {ms['total']:.1f} ms")
     if one["detail"]:
         click.echo("  " + "\n  ".join(harmless(line) for line in one["detail"].splitlines()))
@@ -67,7 +82,11 @@ def _show(one: dict[str, Any]) -> None:
     for step in one["steps"]:
         start = before + step["at_ms"]
         took = "        - " if step["ms"] is None else f"{step['ms']:>9.1f}ms"
-        wrong = "" if step["outcome"] in {"ok", ""} else click.style(f"  {harmless(step['outcome'])}", fg="red")
+        wrong = (
+            ""
+            if step["outcome"] in {"ok", ""}
+            else click.style(f"  {harmless(step['outcome'])}", fg="red")
+        )
         click.echo(
             f"{start:>9.1f} {took} {_bar(start, step['ms'] or 0.0, total)}   {step['name']} {harmless(step['note'])}{wrong}"
         )
@@ -77,4 +96,6 @@ def _show(one: dict[str, Any]) -> None:
 
 def _bar(start: float, length: float, total: float) -> str:
     first = min(int(start / total * BAR), BAR - 1)
-    return f"{' ' * first}{'━' * max(min(round(length / total * BAR), BAR - first), 1):{BAR - first}}"
+    return (
+        f"{' ' * first}{'━' * max(min(round(length / total * BAR), BAR - first), 1):{BAR - first}}"
+    )

@@ -1,6 +1,8 @@
-"""A stream that can be corked: while it is, what is sent is gathered, and goes out as one write when the cork is drawn.
+"""A stream that can be corked: while it is, what is sent is gathered, and goes out as one write
+when the cork is drawn.
 
-trio-websocket writes each frame by itself; a client that has three frames to get would get three packets, of three system calls.
+trio-websocket writes each frame by itself; a client that has three frames to get would get three
+packets, of three system calls.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ class Corked(trio.abc.Stream):
     def remote(self) -> str:
         """The IP address of the other side. Raises trio.BrokenResourceError when it has gone."""
         plain = self._plain
-        socket = plain.socket if isinstance(plain, trio.SocketStream) else plain.transport_stream.socket
+        socket = (
+            plain.socket if isinstance(plain, trio.SocketStream) else plain.transport_stream.socket
+        )
         try:
             return str(socket.getpeername()[0])
         except OSError as error:

@@ -27,7 +27,9 @@ class Rejected(Exception):
 
 @frozen
 class Turn:
-    """What came of one message: the app's replies, other messages that it sent over this channel, and the outcome."""
+    """What came of one message: the app's replies, other messages that it sent over this channel,
+    and the outcome.
+    """
 
     replies: tuple[dict[str, Any], ...]
     others: tuple[dict[str, Any], ...]
@@ -73,13 +75,17 @@ class Phone:
         self.in_session = False
         return await self._exchange(None, "close", seconds)
 
-    async def _exchange(self, content: str | None, session_event: str | None, seconds: float) -> Turn:
+    async def _exchange(
+        self, content: str | None, session_event: str | None, seconds: float
+    ) -> Turn:
         message_id = uuid4().hex
         message = {
             "message_id": message_id, "from_addr": self.number, "to_addr": self.dials,
             "content": content, "session_event": session_event,
         }  # fmt: skip
-        await self._socket.send_message(json.dumps({"type": "inbound", "id": message_id, "msg": message}))
+        await self._socket.send_message(
+            json.dumps({"type": "inbound", "id": message_id, "msg": message})
+        )
         replies: list[dict[str, Any]] = []
         others: list[dict[str, Any]] = []
         with trio.move_on_after(seconds):
@@ -105,7 +111,9 @@ async def _receive(phone: Phone, frames: trio.MemorySendChannel[dict[str, Any]])
             try:
                 frame = json.loads(await socket.get_message())
                 if frame["type"] == "outbound":
-                    await socket.send_message(json.dumps({"type": "ack", "delivery": frame["delivery"]}))
+                    await socket.send_message(
+                        json.dumps({"type": "ack", "delivery": frame["delivery"]})
+                    )
             except ConnectionClosed:
                 return
             await frames.send(frame)
@@ -113,15 +121,27 @@ async def _receive(phone: Phone, frames: trio.MemorySendChannel[dict[str, Any]])
 
 @asynccontextmanager
 async def open_phone(
-    url: str, channel: str, number: str, dials: str, token: str | None = None, *, only_own: bool = False
+    url: str,
+    channel: str,
+    number: str,
+    dials: str,
+    token: str | None = None,
+    *,
+    only_own: bool = False,
 ) -> AsyncIterator[Phone]:
-    """Connect to a gateway as a client of one channel. With `only_own` the phone gets replies to what it sends, and nothing else: so
-    it can stand beside the channel's real gateway.
+    """Connect to a gateway as a client of one channel. With `only_own` the phone gets replies to
+    what it sends, and nothing else: so it can stand beside the channel's real gateway.
 
     Raises:
         Rejected: The gateway does not let us in.
     """
-    hello = {"type": "hello", "channel": channel, "window": 64, "outcomes": True, "only_own": only_own}
+    hello = {
+        "type": "hello",
+        "channel": channel,
+        "window": 64,
+        "outcomes": True,
+        "only_own": only_own,
+    }
     async with open_websocket(url, [SUBPROTOCOL]) as socket:
         await socket.send_message(json.dumps(hello | ({"token": token} if token else {})))
         first = json.loads(await socket.get_message())

@@ -1,7 +1,7 @@
 """A WebSocket client connection that is closed when its block ends, whoever closed the WebSocket.
 
-trio-websocket's own `open_websocket_url` leaves the TCP socket to the garbage collector when the server was the first to close.
-Here the stream is ours from the start.
+trio-websocket's own `open_websocket_url` leaves the TCP socket to the garbage collector when the
+server was the first to close. Here the stream is ours from the start.
 """
 
 from __future__ import annotations
@@ -53,13 +53,15 @@ async def open_corked(
     if secure:
         context = ssl.create_default_context()
         stream = Corked(trio.SSLStream(plain, context, server_hostname=host, https_compatible=True))
-    failure: Exception | None = None  # of the block: it comes out as it is, not in a group with nothing beside it
+    # of the block: it comes out as it is, not in a group with nothing beside it
+    failure: Exception | None = None
     is_over = False
     try:
         async with trio.open_nursery() as nursery:
             target = parts.path + (f"?{parts.query}" if parts.query else "")
             socket = None
-            with trio.move_on_after(CONNECT_SECONDS):  # where the other side closes at once, it would wait for ever
+            # where the other side closes at once, it would wait for ever
+            with trio.move_on_after(CONNECT_SECONDS):
                 socket = await wrap_client_stream(
                     nursery,
                     cast("trio.SocketStream", stream),  # it says so, and takes any stream
@@ -85,7 +87,8 @@ async def open_corked(
     except* LocalProtocolError:
         if not is_over:
             raise
-        # The server's ping met our close: trio-websocket answers it all the same, which wsproto refuses.
+        # The server's ping met our close: trio-websocket answers it all the same, which wsproto
+        # refuses.
     finally:
         await trio.aclose_forcefully(stream)
     if failure is not None:

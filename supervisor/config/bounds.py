@@ -10,7 +10,8 @@ from .locate import Path
 DEPTH_MAX = 32  # of tables and lists in each other; what a config says has six
 BRACKETS_MAX, PARTS_MAX = 64, 64  # in each other; of a dotted key
 
-# Possessive, and a string that does not end takes the rest of its line or text: linear, whatever is in the text.
+# Possessive, and a string that does not end takes the rest of its line or text: linear, whatever is
+# in the text.
 _STRINGS = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*+"{0,5}+'
     r"|'''(?:[^']|'(?!''))*+'{0,5}+"
@@ -52,5 +53,9 @@ def path_too_deep(document: dict[str, Any]) -> Path | None:
         if isinstance(value, dict):
             waiting += [((*path, key), item) for key, item in value.items()]
         elif isinstance(value, list):
-            waiting += [((*path, index), item) for index, item in enumerate(value) if isinstance(item, dict | list)]
+            waiting += [
+                ((*path, index), item)
+                for index, item in enumerate(value)
+                if isinstance(item, dict | list)
+            ]
     return None

@@ -24,7 +24,18 @@ from .units import Address, show
 from .urls import REDIS_KINDS, origin_problem, proxy_problem, redis_problem
 
 BUILTINS = frozenset(
-    {"assert", "buffer", "crypto", "events", "path", "querystring", "string_decoder", "timers", "url", "util"}
+    {
+        "assert",
+        "buffer",
+        "crypto",
+        "events",
+        "path",
+        "querystring",
+        "string_decoder",
+        "timers",
+        "url",
+        "util",
+    }
 )
 BUNDLED = FilePath(__file__).parents[2] / "sandbox_js" / "node_modules"
 GLOBALS = ("Buffer",)
@@ -35,9 +46,11 @@ LEAST_STACK = 64 << 10  # likewise
 LEAST_FILES, MOST_FILES = 22, 1 << 20
 HEAP_MAX = 1 << 40
 USERS_MAX = 1 << 31  # ids of users that the kernel, and every tool, takes
-NAME_MAX, PATH_MAX = 255, 3800  # bytes, of a file's name and of data_dir: Linux takes 4095 with what is in it
+# bytes, of a file's name and of data_dir: Linux takes 4095 with what is in it
+NAME_MAX, PATH_MAX = 255, 3800
 ALLOW_MAX = 300  # characters of an entry of http.allow
-APP_MAX = 16 << 20  # bytes of an app's config values together: they go to each of its processes in one line
+# bytes of an app's config values together: they go to each of its processes in one line
+APP_MAX = 16 << 20
 BESIDE_HEAP = 96 << 20  # that Node needs to start
 STACK_RESERVE = 128 << 10  # of the 2 MiB thread stack that V8's share must leave
 THREAD_STACK = 2 << 20
@@ -45,10 +58,14 @@ THREAD_STACK = 2 << 20
 Found = Iterator[tuple[Path, str]]
 
 
-def check(config: Config, declared: Mapping[str, frozenset[str]]) -> tuple[Config, list[tuple[Path, str]], list[str]]:
-    """The config with its default endpoints filled in, the errors found, and the warnings. Never raises an Exception.
+def check(
+    config: Config, declared: Mapping[str, frozenset[str]]
+) -> tuple[Config, list[tuple[Path, str]], list[str]]:
+    """The config with its default endpoints filled in, the errors found, and the warnings. Never
+    raises an Exception.
 
-    `declared` has the names of all apps and channels in the file, also of those whose own errors kept them out of `config`.
+    `declared` has the names of all apps and channels in the file, also of those whose own errors
+    kept them out of `config`.
     """
     apps = {name: _with_default_endpoint(app, config.channels) for name, app in config.apps.items()}
     config = evolve(config, apps=apps)
@@ -56,12 +73,16 @@ def check(config: Config, declared: Mapping[str, frozenset[str]]) -> tuple[Confi
     for name, app in apps.items():
         problems += [((*("apps", name), *path), text) for path, text in _app(app, declared)]
     for name, channel in config.channels.items():
-        problems += [((*("channels", name), *path), text) for path, text in _channel(channel, declared)]
+        problems += [
+            ((*("channels", name), *path), text) for path, text in _channel(channel, declared)
+        ]
     return config, problems, [] if problems else list(_warnings(config))
 
 
 def look(path: Path, problem: Callable[[], str | None]) -> Found:
-    """The problem of one value, if any; whatever its check stumbles over is a problem of that value, too."""
+    """The problem of one value, if any; whatever its check stumbles over is a problem of that
+    value, too.
+    """
     try:
         text = problem()
     except Exception as error:  # noqa: BLE001  # a check that fails has found something that cannot be used
@@ -93,7 +114,11 @@ def _host(config: Config) -> Found:
 def _admin(listen: Listen) -> str | None:
     if listen.gateway == listen.admin and listen.gateway.port:
         return f"{listen.admin} is the gateway's address too; each needs its own"
-    given = {"admin_tokens": listen.admin_tokens, "certificate": listen.certificate, "key": listen.key}
+    given = {
+        "admin_tokens": listen.admin_tokens,
+        "certificate": listen.certificate,
+        "key": listen.key,
+    }
     missing = [f"listen.{name}" for name, value in given.items() if not value]
     if not listen.admin.is_loopback and missing:
         return f"{listen.admin} can be reached from other hosts: set {', '.join(missing)} first"
@@ -127,15 +152,21 @@ def _redis(url: str) -> str | None:
 
 
 def _data_dir(folder: FilePath) -> str | None:
-    """What keeps anybody from having it; who may write there is another question: this may be another user."""
-    if len(os.fsencode(folder)) > PATH_MAX or any(len(os.fsencode(part)) > NAME_MAX for part in folder.parts):
+    """What keeps anybody from having it; who may write there is another question: this may be
+    another user.
+    """
+    if len(os.fsencode(folder)) > PATH_MAX or any(
+        len(os.fsencode(part)) > NAME_MAX for part in folder.parts
+    ):
         return f"expected names of at most {NAME_MAX} bytes, and {PATH_MAX} in all"
     found = _nearest(folder)
     return None if found.is_dir() else f"{found} is not a folder"
 
 
 def _nearest(path: FilePath) -> FilePath:
-    """The path itself or the lowest of its parents that is there. Raises ValueError for what is no path."""
+    """The path itself or the lowest of its parents that is there. Raises ValueError for what is no
+    path.
+    """
     for one in (path, *path.parents):
         try:
             one.lstat()
@@ -175,7 +206,10 @@ def _app(app: App, declared: Mapping[str, frozenset[str]]) -> Found:
     yield from look(("metrics", "graphite"), partial(_graphite, app.metrics.graphite))
     prefix = app.metrics.prefix
     if not prefix.isprintable() or " " in prefix:
-        yield ("metrics", "prefix"), f"expected a prefix without spaces or control characters, got {show(prefix)}"
+        yield (
+            ("metrics", "prefix"),
+            f"expected a prefix without spaces or control characters, got {show(prefix)}",
+        )
     yield from _limits(app.limits)
     yield from _http(app)
 
@@ -190,7 +224,11 @@ def _timezone(name: str) -> str | None:
 
 def _config_size(values: Mapping[str, str]) -> str | None:
     size = sum(len(key.encode()) + len(text.encode()) for key, text in values.items())
-    return f"expected at most {APP_MAX} bytes in all values together, got {size}" if size > APP_MAX else None
+    return (
+        f"expected at most {APP_MAX} bytes in all values together, got {size}"
+        if size > APP_MAX
+        else None
+    )
 
 
 def _graphite(address: Address | None) -> str | None:
@@ -213,7 +251,9 @@ def _modules_dir(folder: FilePath | None) -> str | None:
 def _module(name: str, modules_dir: FilePath | None) -> str | None:
     package = "/".join(name.split("/")[: 2 if name.startswith("@") else 1])
     places = [place for place in (modules_dir, BUNDLED) if place is not None]
-    if name in BUILTINS or (package.strip(".") and any((place / package).exists() for place in places)):
+    if name in BUILTINS or (
+        package.strip(".") and any((place / package).exists() for place in places)
+    ):
         return None
     given = ", ".join(sorted(BUILTINS))
     return f"{show(name)} is neither in modules_dir nor bundled, nor one of Node's that apps may have ({given})"
@@ -226,9 +266,14 @@ def _limits(limits: Limits) -> Found:
             f"Node does not start with less than {LEAST_HEAP >> 20}MiB, got {limits.heap} bytes",
         )
     if limits.heap > HEAP_MAX:
-        yield ("limits", "heap"), f"expected at most {HEAP_MAX >> 30}GiB, got {limits.heap >> 30}GiB"
+        yield (
+            ("limits", "heap"),
+            f"expected at most {HEAP_MAX >> 30}GiB, got {limits.heap >> 30}GiB",
+        )
     if limits.memory < limits.heap + BESIDE_HEAP:
-        heap, memory, least = (size >> 20 for size in (limits.heap, limits.memory, limits.heap + BESIDE_HEAP))
+        heap, memory, least = (
+            size >> 20 for size in (limits.heap, limits.memory, limits.heap + BESIDE_HEAP)
+        )
         yield (
             ("limits", "memory"),
             f"Node needs 96MiB beside its heap: expected at least {least}MiB with a heap of {heap}MiB, got {memory}MiB",
@@ -238,10 +283,14 @@ def _limits(limits: Limits) -> Found:
         yield ("limits", "stack"), f"expected at most {most}KiB, got {limits.stack >> 10}KiB"
     if limits.stack < LEAST_STACK:
         least = LEAST_STACK >> 10
-        yield ("limits", "stack"), f"Node does not start with less than {least}KiB, got {limits.stack} bytes"
+        yield (
+            ("limits", "stack"),
+            f"Node does not start with less than {least}KiB, got {limits.stack} bytes",
+        )
     if limits.open_files < LEAST_FILES:
         yield ("limits", "open_files"), f"Node needs {LEAST_FILES} or more, got {limits.open_files}"
-    most = min(MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) - 1  # one more is for Node itself
+    # one more is for Node itself
+    most = min(MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) - 1
     if limits.open_files > most:
         yield (
             ("limits", "open_files"),
@@ -263,7 +312,10 @@ def _http(app: App) -> Found:
             text = f'expected a URL such as "http://127.0.0.1:9000", got {show(target)}: {problem}'
             yield ("http", "connect_to", name), text
     if http.proxy and (problem := proxy_problem(http.proxy)):
-        yield ("http", "proxy"), f'expected a URL such as "http://proxy:3128", got {show(http.proxy)}: {problem}'
+        yield (
+            ("http", "proxy"),
+            f'expected a URL such as "http://proxy:3128", got {show(http.proxy)}: {problem}',
+        )
 
 
 def _allowed(entry: str) -> str | None:

@@ -1,7 +1,8 @@
 """The strict converter from TOML values to the attrs classes of `model`.
 
-cattrs converts by default: 5 becomes "5", ["x"] becomes "['x']", true becomes 1. A config file must say what it means, so
-every type here has a hook that refuses what is not exactly of it, and keys that a class does not have are errors.
+cattrs converts by default: 5 becomes "5", ["x"] becomes "['x']", true becomes 1. A config file must
+say what it means, so every type here has a hook that refuses what is not exactly of it, and keys
+that a class does not have are errors.
 """
 
 from __future__ import annotations
@@ -86,13 +87,20 @@ def leaves(group: BaseException, path: Path) -> Iterator[tuple[Path, str]]:
         for error in group.exceptions:
             notes = getattr(error, "__notes__", ())
             note = next(
-                (n for n in notes if isinstance(n, cattrs.AttributeValidationNote | cattrs.IterableValidationNote)),
+                (
+                    n
+                    for n in notes
+                    if isinstance(n, cattrs.AttributeValidationNote | cattrs.IterableValidationNote)
+                ),
                 None,
             )
             at = (
                 path
                 if note is None
-                else (*path, note.name if isinstance(note, cattrs.AttributeValidationNote) else note.index)
+                else (
+                    *path,
+                    note.name if isinstance(note, cattrs.AttributeValidationNote) else note.index,
+                )
             )
             yield from leaves(error, at)
     elif isinstance(group, cattrs.ForbiddenExtraKeysError):
@@ -169,7 +177,9 @@ def _converter() -> cattrs.Converter:
     for kind, parse in parsers.items():
         converter.register_structure_hook_func(partial(operator.eq, kind), partial(_parsed, parse))
     for kind in (*PIECES.values(), *SECTIONS.values(), *TABLES.values()):
-        converter.register_structure_hook(kind, make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True))
+        converter.register_structure_hook(
+            kind, make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
+        )
     return converter
 
 

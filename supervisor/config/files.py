@@ -15,7 +15,8 @@ class Unreadable(Exception):
 
 
 def read_text(file: Path, most: int) -> str:
-    """The text of a regular file of at most `most` bytes of UTF-8; a byte order mark is not part of it.
+    """The text of a regular file of at most `most` bytes of UTF-8; a byte order mark is not part of
+    it.
 
     Line ends are as in Python's own text files. Never waits for a pipe or a device.
 
@@ -41,7 +42,8 @@ def _read(file: Path, most: int) -> bytes:
     with open(descriptor, "rb", buffering=0) as stream:  # noqa: PTH123
         _check_kind(os.fstat(descriptor))
         parts, size = [], 0
-        while part := stream.read(CHUNK):  # files of /proc have no size, and give what they have bit by bit
+        # files of /proc have no size, and give what they have bit by bit
+        while part := stream.read(CHUNK):
             size += len(part)
             if size > most:
                 raise Unreadable(f"it is larger than {most} bytes")

@@ -47,7 +47,9 @@ class Problem:
 
 
 class InvalidConfig(Exception):
-    """The file cannot be used. `problems` has everything that is wrong with it, in the order of its lines."""
+    """The file cannot be used. `problems` has everything that is wrong with it, in the order of its
+    lines.
+    """
 
     def __init__(self, file: FilePath, problems: list[Problem]) -> None:
         self.file = file
@@ -63,7 +65,8 @@ def load(file: FilePath) -> Config:
     """Read a config file and the apps' files it names.
 
     Raises:
-        InvalidConfig: With every error in it. No other Exception: what nobody foresaw makes the file invalid, too.
+        InvalidConfig: With every error in it. No other Exception: what nobody foresaw makes the
+            file invalid, too.
     """
     try:
         file = FilePath(os.path.abspath(file))  # noqa: PTH100  # resolve() would follow links out of the file's folder
@@ -81,15 +84,21 @@ def read_toml(file: FilePath, most: int) -> tuple[dict[str, Any], Mapping[Path, 
         text = read_text(file, most)
     except Unreadable as error:
         raise InvalidConfig(file, [Problem(1, f"cannot be read: {error}")]) from error
-    if not is_clean(str(file)):  # the paths in it begin with its own, and go to apps and to clients of the admin port
+    # the paths in it begin with its own, and go to apps and to clients of the admin port
+    if not is_clean(str(file)):
         raise InvalidConfig(file, [Problem(1, "cannot be used: its path is not UTF-8 text")])
     line = line_too_deep(text)
     if line is not None:
         raise InvalidConfig(file, [Problem(line, "it is nested too deeply from here on")])
     try:
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also an integer of more digits than Python reads
-        raise InvalidConfig(file, [Problem(_line_of(error, text), _on_a_line(f"not valid TOML: {error}"))]) from error
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # ValueError: also an integer of more digits than Python reads
+        raise InvalidConfig(
+            file, [Problem(_line_of(error, text), _on_a_line(f"not valid TOML: {error}"))]
+        ) from error
     return document, _located(text)
 
 
@@ -109,12 +118,15 @@ def _located(text: str) -> Mapping[Path, int]:
 
 @define
 class _Loader:
-    """Structures a document piece by piece, so that an error in one piece does not hide those in the others."""
+    """Structures a document piece by piece, so that an error in one piece does not hide those in
+    the others.
+    """
 
     file: FilePath
     lines: Mapping[Path, int]
     problems: list[Problem] = field(factory=list)
-    written: dict[Path, str] = field(factory=dict)  # values as the file has them, where ${ENV} was put in
+    # values as the file has them, where ${ENV} was put in
+    written: dict[Path, str] = field(factory=dict)
     unset: set[Path] = field(factory=set)  # of these, the ones whose variable is not set
     secrets: dict[str, str] = field(factory=dict)  # texts of variables to how the file names them
 
@@ -127,7 +139,9 @@ class _Loader:
     def checked(self, document: dict[str, Any]) -> Config:
         deep = path_too_deep(document)
         if deep is not None:
-            self.fault(deep, f"expected at most {DEPTH_MAX} levels of tables and lists in each other")
+            self.fault(
+                deep, f"expected at most {DEPTH_MAX} levels of tables and lists in each other"
+            )
             raise _Enough
         document = self.expand(document, ())
         version = document.get("version", VERSION)
@@ -152,7 +166,9 @@ class _Loader:
             **{name: value for name, value in (pieces | tables).items() if value is not None},
         )
         given = {name: document.get(name) for name in TABLES}
-        declared = {name: frozenset(raw if isinstance(raw, dict) else ()) for name, raw in given.items()}
+        declared = {
+            name: frozenset(raw if isinstance(raw, dict) else ()) for name, raw in given.items()
+        }
         config, found, warnings = check(config, declared)
         for path, text in found:
             self.fault(path, text)
@@ -171,7 +187,9 @@ class _Loader:
         return raw
 
     def guarded(self, path: Path, step: Callable[[], T | None]) -> T | None:
-        """What a step makes of the value at a path; whatever it stumbles over is a problem of that value."""
+        """What a step makes of the value at a path; whatever it stumbles over is a problem of that
+        value.
+        """
         try:
             return step()
         except _Enough:
@@ -187,7 +205,10 @@ class _Loader:
         for key, item in raw.items():
             path = (name, key)
             if not NAME.fullmatch(key):
-                self.fault(path, f"the name {show(key)} may have letters, digits, '.', '_' and '-', 100 at most")
+                self.fault(
+                    path,
+                    f"the name {show(key)} may have letters, digits, '.', '_' and '-', 100 at most",
+                )
             elif self.is_table(item, path):
                 values[key] = self.guarded(path, partial(self.item, name, key, item, defaults))
         return {key: value for key, value in values.items() if value is not None}
@@ -210,7 +231,9 @@ class _Loader:
     def with_paths(self, raw: dict[str, Any], *names: str) -> dict[str, Any]:
         """Some of its texts as paths from the file's folder; an empty one is none."""
         texts = {name: raw[name] for name in names if isinstance(raw.get(name), str)}
-        return raw | {name: self.file.parent / text if text else None for name, text in texts.items()}
+        return raw | {
+            name: self.file.parent / text if text else None for name, text in texts.items()
+        }
 
     def read_config_values(self, raw: dict[str, Any], path: Path) -> None:
         values = raw.get("config", {})
@@ -219,7 +242,11 @@ class _Loader:
         texts = {}
         for key, value in values.items():
             where = (*path, "config", key)
-            if isinstance(value, dict) and set(value) == {"file"} and isinstance(value["file"], str):
+            if (
+                isinstance(value, dict)
+                and set(value) == {"file"}
+                and isinstance(value["file"], str)
+            ):
                 text = self.read(self.file.parent / value["file"], (*where, "file"))
                 if text is not None:
                     texts[key] = text
@@ -278,14 +305,21 @@ class _Loader:
         if where in self.unset:
             return  # said already
         if where in self.written:
-            text = text.split(", got ", maxsplit=1)[0] + f", got {show(self.written[where])} with its variables put in"
+            text = (
+                text.split(", got ", maxsplit=1)[0]
+                + f", got {show(self.written[where])} with its variables put in"
+            )
         for secret, name in self.secrets.items():
             text = text.replace(secret, name)
-        line = next((self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), 1)
+        line = next(
+            (self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), 1
+        )
         at = ".".join(shorten(str(part)) for part in where)
         self.problems.append(Problem(line, _on_a_line(f"{at}: {text}")))
         if len(self.problems) >= PROBLEMS_MAX:
-            self.problems.append(Problem(line, f"there may be more errors: {PROBLEMS_MAX} are enough"))
+            self.problems.append(
+                Problem(line, f"there may be more errors: {PROBLEMS_MAX} are enough")
+            )
             raise _Enough
 
     def expand(self, value: Any, path: Path) -> Any:
@@ -304,7 +338,9 @@ class _Loader:
             text = "$" if found[1] is None else self.variable(found[1], value, path)
             size += len(text)
             if size > FILE_MAX:
-                raise ValueError(f"with its variables put in it has more than {FILE_MAX} characters")
+                raise ValueError(
+                    f"with its variables put in it has more than {FILE_MAX} characters"
+                )
             return text
 
         expanded = self.guarded(path, partial(ENV.sub, put_in, value))
@@ -316,11 +352,17 @@ class _Loader:
         return expanded
 
     def variable(self, name: str, value: str, path: Path) -> str:
-        """The text of a variable that a value asks for; empty, with an error, if there is none that can be used."""
+        """The text of a variable that a value asks for; empty, with an error, if there is none that
+        can be used.
+        """
         text = _secret(name)
         problem = ""
         if text is None:
-            where = ", nor is it among systemd's credentials" if "CREDENTIALS_DIRECTORY" in os.environ else ""
+            where = (
+                ", nor is it among systemd's credentials"
+                if "CREDENTIALS_DIRECTORY" in os.environ
+                else ""
+            )
             problem = f"the environment has no variable {name}{where}, which {show(value)} asks for"
         elif not is_clean(text) or "\0" in text:
             problem = f"the variable {name}, which {show(value)} asks for, is not UTF-8 text"
@@ -335,7 +377,9 @@ class _Loader:
 
 
 def _secret(name: str) -> str | None:
-    """An environment variable, else the file of that name among those that systemd gives the service (LoadCredential=)."""
+    """An environment variable, else the file of that name among those that systemd gives the
+    service (LoadCredential=).
+    """
     if name in os.environ:
         return os.environ[name]
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -363,7 +407,11 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in over.items():
         inherited = base.get(key)
-        merged[key] = _merge(inherited, value) if isinstance(inherited, dict) and isinstance(value, dict) else value
+        merged[key] = (
+            _merge(inherited, value)
+            if isinstance(inherited, dict) and isinstance(value, dict)
+            else value
+        )
     return merged
 
 

@@ -1,7 +1,7 @@
 """Where in a TOML file each key stands, so that an error can name its line.
 
-`tomllib` checks and parses the file but gives no positions. This scanner reads a file that `tomllib` has already accepted,
-and therefore takes its syntax for granted.
+`tomllib` checks and parses the file but gives no positions. This scanner reads a file that
+`tomllib` has already accepted, and therefore takes its syntax for granted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The config file as frozen values. Every field is a line of the file; the comments say unit and effect."""
+"""The config file as frozen values. Every field is a line of the file; the comments say unit and
+effect.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,12 @@ class Listen:
 
     gateway: Address = Address("127.0.0.1", 8430)  # WebSocket
     admin: Address = Address("127.0.0.1", 8420)  # HTTP
-    admin_tokens: tuple[str, ...] = ()  # SHA-256 hex of bearer tokens; needed when admin is not loopback
+    # SHA-256 hex of bearer tokens; needed when admin is not loopback
+    admin_tokens: tuple[str, ...] = ()
     certificate: Path | None = (
-        None  # PEM, with what leads to its authority; then both ports speak TLS. Needed when admin is not loopback
+        # PEM, with what leads to its authority; then both ports speak TLS. Needed when admin is not
+        # loopback
+        None
     )
     key: Path | None = None  # PEM
 
@@ -35,11 +40,14 @@ class Listen:
 class Gateway:
     """[gateway]: limits of one WebSocket connection."""
 
-    credit: Count = Count(256)  # inbound messages it may have in hand; more are rejected as overloaded
+    # inbound messages it may have in hand; more are rejected as overloaded
+    credit: Count = Count(256)
     max_frame: Size = Size(64 << 10)  # a larger frame closes the connection with 4413
     connections: Count = Count(1000)  # of all clients; more are turned away
-    connections_per_address: Count = Count(100)  # likewise from one IP address; loopback has no such bound
-    ack_timeout: Duration = Duration(10.0)  # an outbound unacknowledged for so long is delivered again
+    # likewise from one IP address; loopback has no such bound
+    connections_per_address: Count = Count(100)
+    # an outbound unacknowledged for so long is delivered again
+    ack_timeout: Duration = Duration(10.0)
     drain: Duration = Duration(20.0)  # after SIGTERM, time for runs in hand to end
 
 
@@ -49,7 +57,8 @@ class RedisServer:
 
     url: str = "embedded"  # embedded | redis:// rediss:// unix:// redis+cluster://
     fsync: Literal["everysec", "always"] = "everysec"  # of the embedded server
-    disk_reserve: Size = Size(64 << 20)  # of the embedded server: with less free in data_dir nothing new is taken in
+    # of the embedded server: with less free in data_dir nothing new is taken in
+    disk_reserve: Size = Size(64 << 20)
 
 
 @frozen
@@ -57,16 +66,20 @@ class NodeSettings:
     """[node]: the Node.js that runs the sandboxes."""
 
     path: str = "bundled"
-    max_processes: Count = Count(200)  # on the whole host; when reached, an idle process of another app makes room
-    spare: Natural = Natural(1)  # processes with the toolkits loaded that wait for the first app that needs one
+    # on the whole host; when reached, an idle process of another app makes room
+    max_processes: Count = Count(200)
+    # processes with the toolkits loaded that wait for the first app that needs one
+    spare: Natural = Natural(1)
 
 
 @frozen
 class Isolation:
     """[isolation]: how sandboxes are held."""
 
-    level: Level = "standard"  # strict: namespaces too, with bubblewrap; none: resource limits only, for your own code
-    first_user: Count = Count(300_000)  # as root: each app runs as a user of its own, numbered from here
+    # strict: namespaces too, with bubblewrap; none: resource limits only, for your own code
+    level: Level = "standard"
+    # as root: each app runs as a user of its own, numbered from here
+    first_user: Count = Count(300_000)
 
 
 @frozen
@@ -76,7 +89,8 @@ class SearchSettings:
     timeout: Duration = Duration(
         5.0
     )  # one query; then the process is ended and started again, and the query refused for a while
-    while_building: Literal["wait", "fail"] = "wait"  # what a search does while its index is being built
+    # what a search does while its index is being built
+    while_building: Literal["wait", "fail"] = "wait"
     memory: Size = Size(1 << 30)  # of the process
     open_indexes: Count = Count(200)  # accounts; of more, those asked least recently are closed
     idle_close: Duration = Duration(600.0)  # an index that nobody asks is closed after so long
@@ -86,7 +100,8 @@ class SearchSettings:
 class Journal:
     """[journal]: what was accepted and has not been run."""
 
-    attempts: Count = Count(3)  # deaths of the server in which an entry is in progress; then it is a dead letter
+    # deaths of the server in which an entry is in progress; then it is a dead letter
+    attempts: Count = Count(3)
 
 
 @frozen
@@ -105,18 +120,22 @@ class Pool:
     crash_backoff: Duration = Duration(
         10.0
     )  # the longest pause before a start, when processes end by themselves again and again
-    trip_after: Count = Count(25)  # so many of those in a row, and no more is started until a reload
+    # so many of those in a row, and no more is started until a reload
+    trip_after: Count = Count(25)
 
 
 @frozen
 class Limits:
-    """[defaults.limits]: of one run, unless it says process. Each ends the run in the outcome named."""
+    """[defaults.limits]: of one run, unless it says process. Each ends the run in the outcome
+    named.
+    """
 
     wall: Duration = Duration(60.0)  # outcome wall
     cpu: Duration = Duration(5.0)  # outcome cpu
     boot: Duration = Duration(10.0)  # process; outcome boot
     command: Duration = Duration(30.0)  # one command: cancelled, and answered success:false
-    command_timeouts: Mapping[str, Duration] = field(factory=dict)  # "kv.get" or "http.*" to its own time
+    # "kv.get" or "http.*" to its own time
+    command_timeouts: Mapping[str, Duration] = field(factory=dict)
     heap: Size = Size(64 << 20)  # process, V8 heap; outcome heap
     memory: Size = Size(256 << 20)  # process, everything; outcome memory
     stack: Size = Size(864 << 10)  # process, V8 stack: deeper recursion is a RangeError in the app
@@ -128,15 +147,18 @@ class Limits:
     commands_in_flight: Count = Count(32)  # more wait
     commands_burst: Count = Count(
         50
-    )  # of a run; those beyond are answered one at a time, 500 a second at most: ordinary runs have a dozen
+        # of a run; those beyond are answered one at a time, 500 a second at most: ordinary runs have a
+        # dozen
+    )
     open_files: Count = Count(64)  # process
     fallback_reply: str = ""  # sent when a session's run ends without a reply and not ok
 
     def command_timeout(self, command: str, http_timeout: float) -> float:
-        """Seconds that `command` may take: by its name, by the longest prefix `"http.*"`, or the general one.
+        """Seconds that `command` may take: by its name, by the longest prefix `"http.*"`, or the
+        general one.
 
-        An http command with no entry of its own gets 5 s more than http.timeout, so that the app learns of the timeout of the
-        exchange, not of ours.
+        An http command with no entry of its own gets 5 s more than http.timeout, so that the app
+        learns of the timeout of the exchange, not of ours.
         """
         timeouts = self.command_timeouts
         if command in timeouts:
@@ -144,18 +166,22 @@ class Limits:
         prefixes = [key for key in timeouts if key.endswith("*") and command.startswith(key[:-1])]
         if prefixes:
             return timeouts[max(prefixes, key=len)]
-        return max(self.command, http_timeout + 5.0) if command.startswith("http.") else self.command
+        return (
+            max(self.command, http_timeout + 5.0) if command.startswith("http.") else self.command
+        )
 
 
 @frozen
 class Http:
     """[defaults.http]: what apps may reach, and for how long."""
 
-    allow: tuple[str, ...] = ()  # hosts, "*.example.org", CIDRs, with optional :port; none = every public address
+    # hosts, "*.example.org", CIDRs, with optional :port; none = every public address
+    allow: tuple[str, ...] = ()
     timeout: Duration = Duration(30.0)  # the whole exchange
     response_max: Size = Size(128 << 10)  # of the decoded body
     redirects: Natural = Natural(20)
-    connect_to: Mapping[str, str] = field(factory=dict)  # "host" or "host:port" to the URL contacted instead
+    # "host" or "host:port" to the URL contacted instead
+    connect_to: Mapping[str, str] = field(factory=dict)
     proxy: str = ""
 
 
@@ -177,11 +203,14 @@ class Metrics:
 
 @frozen
 class Trace:
-    """[defaults.trace]: the time lines of runs that `jsbox trace` shows, and what `record = true` keeps for `jsbox replay`."""
+    """[defaults.trace]: the time lines of runs that `jsbox trace` shows, and what `record = true`
+    keeps for `jsbox replay`.
+    """
 
     runs: Natural = Natural(200)  # newest kept per app, in memory; 0 = none
     notable: Natural = Natural(100)  # and besides, the newest that failed or were slow
-    slow: Duration = Duration(2.0)  # a message that took so long, from its acceptance to the end of its run
+    # a message that took so long, from its acceptance to the end of its run
+    slow: Duration = Duration(2.0)
     recorded: Count = Count(1000)  # newest recordings kept per app, in the store
     recorded_for: Duration = Duration(72 * 3600.0)  # then a recording is gone
 
@@ -196,7 +225,8 @@ class KvQuota:
     keys_hard: Count = Count(10000)  # more are refused
     keys_soft: Natural | None = None  # a warning in the app's log; default 80% of keys_hard
     value_max: Size = Size(64 << 10)  # one value, as JSON text
-    bytes_max: Size | None = None  # all names and values together, more are refused; default 8 KiB times keys_hard
+    # all names and values together, more are refused; default 8 KiB times keys_hard
+    bytes_max: Size | None = None
 
     @property
     def soft(self) -> int:
@@ -241,7 +271,8 @@ class App:
     endpoints: Mapping[str, str] = field(factory=dict)  # endpoint, or pool:tag, to channel
     allowed_helper_metadata: tuple[str, ...] = ()
     delivery_class: str = ""
-    record: bool = False  # keep every run's message, commands and replies for `jsbox replay`: all that users write
+    # keep every run's message, commands and replies for `jsbox replay`: all that users write
+    record: bool = False
     pool: Pool = Pool()
     limits: Limits = Limits()
     http: Http = Http()

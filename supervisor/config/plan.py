@@ -19,8 +19,9 @@ PER_PROCESS = {
 
 
 def plan(old: Config, new: Config) -> dict[str, list[str]]:
-    """The changed settings by name: `live` hold from the next run, `next_process` for processes started from now on (older ones end
-    when they are idle), `restart` not before the supervisor is restarted.
+    """The changed settings by name: `live` hold from the next run, `next_process` for processes
+    started from now on (older ones end when they are idle), `restart` not before the supervisor is
+    restarted.
     """
     changes: dict[str, list[str]] = {"live": [], "next_process": [], "restart": []}
     for name in RESTART:
@@ -69,5 +70,7 @@ def _differences(old: Any, new: Any, path: tuple[str, ...]) -> list[str]:
         ]
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted({*old, *new})
-        return [name for key in keys for name in _differences(old.get(key), new.get(key), (*path, key))]
+        return [
+            name for key in keys for name in _differences(old.get(key), new.get(key), (*path, key))
+        ]
     return [".".join(path)]

@@ -1,4 +1,6 @@
-"""TLS of the two ports: from the files in [listen] to what a server, and a client on the same host, work with."""
+"""TLS of the two ports: from the files in [listen] to what a server, and a client on the same host,
+work with.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """For a server.
 
     Raises:
-        OSError: The files cannot be read, or (ssl.SSLError) are no certificate with its key, or the key has a password.
+        OSError: The files cannot be read, or (ssl.SSLError) are no certificate with its key, or the
+            key has a password.
     """
     for file in (certificate, key):
         try:
@@ -29,7 +32,9 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def pinned_context(certificate: Path) -> ssl.SSLContext:
-    """For a client that has the server's own certificate at hand: it must be that one, whatever name is in it and whoever signed it."""
+    """For a client that has the server's own certificate at hand: it must be that one, whatever
+    name is in it and whoever signed it.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

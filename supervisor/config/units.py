@@ -1,6 +1,7 @@
 """Values of the config file that carry a unit or a shape: durations, sizes, addresses.
 
-Each parser takes what TOML gave (any type) and raises `ValueError` saying what was expected and what came.
+Each parser takes what TOML gave (any type) and raises `ValueError` saying what was expected and
+what came.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ def shorten(text: str) -> str:
     return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."
 
 
-def _quantity(value: Any, units: dict[str, float] | dict[str, int], what: str, most: float, most_shown: str) -> float:
+def _quantity(
+    value: Any, units: dict[str, float] | dict[str, int], what: str, most: float, most_shown: str
+) -> float:
     found = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
     if found is None or found[2] not in units:
         raise ValueError(f"expected {what}, got {show(value)}")
@@ -94,7 +97,11 @@ def show_duration(seconds: float) -> str:
 def show_size(size: float) -> str:
     """Bytes as a person writes them: `864KiB`, `1.5MiB`."""
     unit = next(unit for unit in ("GiB", "MiB", "KiB", "B") if size >= _BYTES[unit] or unit == "B")
-    return f"{size / _BYTES[unit]:.3g}{unit}" if size < 1000 * _BYTES[unit] else f"{size / _BYTES[unit]:.0f}{unit}"
+    return (
+        f"{size / _BYTES[unit]:.3g}{unit}"
+        if size < 1000 * _BYTES[unit]
+        else f"{size / _BYTES[unit]:.0f}{unit}"
+    )
 
 
 def parse_count(value: Any) -> Count:
@@ -146,5 +153,7 @@ def parse_address(value: Any) -> Address:
     """`"127.0.0.1:8430"` or `"[::1]:8430"` to an address."""
     found = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
     if found is None or int(found[3]) > _PORTS or host_problem(found[1] or found[2]):
-        raise ValueError(f'expected "host:port", such as "127.0.0.1:8430" or "[::1]:8430", got {show(value)}')
+        raise ValueError(
+            f'expected "host:port", such as "127.0.0.1:8430" or "[::1]:8430", got {show(value)}'
+        )
     return Address(found[1] or found[2], int(found[3]))

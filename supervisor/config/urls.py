@@ -1,4 +1,6 @@
-"""URLs and host names in a config: whatever uses them later can split them, look them up and connect to them."""
+"""URLs and host names in a config: whatever uses them later can split them, look them up and
+connect to them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ URL_MAX, HOST_MAX, LABEL_MAX = 2048, 253, 63  # characters
 REDIS_URL = re.compile(r"(redis|rediss|redis\+cluster)://[^/\s]+(/\d{0,5})?(\?\S*)?|unix://\S+")
 REDIS_KINDS = "embedded, redis://, rediss://, unix:// or redis+cluster://"
 # What else the Redis client takes in a URL changes what we read from it, or how long we wait.
-REDIS_OPTIONS = re.compile(r"db|username|password|client_name|socket_keepalive|health_check_interval|ssl_\w+")
+REDIS_OPTIONS = re.compile(
+    r"db|username|password|client_name|socket_keepalive|health_check_interval|ssl_\w+"
+)
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9_.-]+")
 
 Problem = str
@@ -46,7 +50,9 @@ def http_problem(url: str) -> Problem:
         return "it is neither http nor https"
     if port == 0:
         return "its port is 0"
-    return host_problem(host) or ("" if _PLAIN_HOST.fullmatch(host) or ":" in host else _client_problem(url))
+    return host_problem(host) or (
+        "" if _PLAIN_HOST.fullmatch(host) or ":" in host else _client_problem(url)
+    )
 
 
 def _client_problem(url: str) -> Problem:
@@ -60,13 +66,17 @@ def origin_problem(url: str) -> Problem:
     if problem := http_problem(url):
         return problem
     parts: SplitResult = urlsplit(url)
-    has_more = parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None
+    has_more = (
+        parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None
+    )
     return "it has more than a scheme, a host and a port" if has_more else ""
 
 
 def proxy_problem(url: str) -> Problem:
     """Whether a URL is one of a proxy; it may have a user and a password."""
-    return http_problem(url) or ("" if url.isascii() else "the URL of a proxy has ASCII characters only")
+    return http_problem(url) or (
+        "" if url.isascii() else "the URL of a proxy has ASCII characters only"
+    )
 
 
 def redis_problem(url: str) -> Problem:

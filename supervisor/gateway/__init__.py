@@ -1,6 +1,7 @@
 """The WebSocket gateway: `ws://HOST:PORT/v1`, subprotocol `jsbox.v1`, one JSON object a text frame.
 
-`frames` has the words of the protocol, `delivery` what goes out, `connection` one client, `server` the port.
+`frames` has the words of the protocol, `delivery` what goes out, `connection` one client, `server`
+the port.
 """
 
 from .delivery import Deliveries

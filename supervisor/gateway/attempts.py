@@ -1,7 +1,7 @@
 """How often parcels were handed out, kept in the store so that `attempt` goes on after a restart.
 
-One number for nearly all: up to it every parcel was handed out once, in order. The others, those that went out again and those
-out of order, are counted one by one. Nothing waits for it.
+One number for nearly all: up to it every parcel was handed out once, in order. The others, those
+that went out again and those out of order, are counted one by one. Nothing waits for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Attempts:
     """Up to here parcels were handed out by earlier processes; None: not known yet."""
     _handed: int = field(default=0, init=False)  # up to here all were handed out
     _is_noted: bool = field(default=True, init=False)  # whether the store was told so
-    _others: dict[int, int] = field(factory=dict, init=False)  # delivery number to attempts, not told yet
+    # delivery number to attempts, not told yet
+    _others: dict[int, int] = field(factory=dict, init=False)
 
     def know(self, handed: int) -> None:
         """What the store has when it is read for the first time: of earlier processes."""
@@ -57,4 +58,6 @@ class Attempts:
     def _failed(self, _: Exception) -> None:
         """The store did not take it: told with the next parcel."""
         self._is_noted = self._handed == 0
-        self._others = {number: item.attempt for number, item in self._items.items() if item.attempt > 1}
+        self._others = {
+            number: item.attempt for number, item in self._items.items() if item.attempt > 1
+        }

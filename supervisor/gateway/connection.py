@@ -1,8 +1,9 @@
 """One gateway client, from its hello to its close.
 
-The reader turns frames into work, the intake writes what came in to the journal (all that waits, in one step and in order) and
-hands it to the dispatcher, the writer sends what was queued. The first of these tasks that ends, ends the others. What the client
-does wrong ends as a close code, or as the rejection of one message.
+The reader turns frames into work, the intake writes what came in to the journal (all that waits, in
+one step and in order) and hands it to the dispatcher, the writer sends what was queued. The first
+of these tasks that ends, ends the others. What the client does wrong ends as a close code, or as
+the rejection of one message.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from . import frames
 from .outlet import Outlet
 from .socket import STUFFED, Closed, ServerSocket, TooBig, Violation
 
-WRITE_SECONDS = 5.0  # for some frames; a client that takes longer is closed, and what it had goes elsewhere
+# for some frames; a client that takes longer is closed, and what it had goes elsewhere
+WRITE_SECONDS = 5.0
 PING_SECONDS = 20.0
 PONG_SECONDS = 20.0  # without any byte from a client after a ping, until it counts as gone
-QUEUED_MAX = 4 << 20  # bytes of frames queued to a client; one that takes nothing and still has more to get is closed
+# bytes of frames queued to a client; one that takes nothing and still has more to get is closed
+QUEUED_MAX = 4 << 20
 WORK_MAX = 1 << 20  # bytes of messages that wait for the journal, before more are read
 HELD_MAX = 8 << 20  # bytes of messages in progress: more are rejected, whatever credit is left
 JOURNAL_SECONDS = 20.0  # for the journal to answer: more than the store's own patience
@@ -142,7 +145,8 @@ class Connection:
                     for task in (self._read, self._take_in, self._write, self._ping):
                         nursery.start_soon(_until_the_first_ends, task, nursery)
         finally:
-            # What a run that goes on still says to us is lost: it must not be kept for somebody who has gone.
+            # What a run that goes on still says to us is lost: it must not be kept for somebody who
+            # has gone.
             self._is_over = True
             self._work.clear()
             self._outlet.detach(self)
@@ -185,7 +189,9 @@ class Connection:
             if self._overspent > self._services.settings.credit:
                 detail = f"{self._overspent} messages were sent without credit"
                 self.close(Refusal(frames.CODE_RATE, "rate", detail))
-            self._reject(frame.id, "overloaded", "no credit is left; wait for more", retry_after=RETRY_AFTER)
+            self._reject(
+                frame.id, "overloaded", "no credit is left; wait for more", retry_after=RETRY_AFTER
+            )
             return
         self._credit -= 1
         self._overspent = 0
@@ -222,10 +228,16 @@ class Connection:
         else:
             if not 0 < len(frame.endpoint) <= ENDPOINT_MAX:
                 raise BadMessage("endpoint", f"expected 1 to {ENDPOINT_MAX} characters")
-            payload = complete_message(frame.msg, transport_name=name, transport_type=kind, endpoint=frame.endpoint)
+            payload = complete_message(
+                frame.msg, transport_name=name, transport_type=kind, endpoint=frame.endpoint
+            )
             program, counted = own, True
         if program is None:
-            detail = f"channel {name} has no app" if not channel.app else f"app {channel.app} is not configured"
+            detail = (
+                f"channel {name} has no app"
+                if not channel.app
+                else f"app {channel.app} is not configured"
+            )
             self._reject(frame.id, "no_app", detail)
             return None
         if not self._is_admitted(frame.id, program):
@@ -236,7 +248,9 @@ class Connection:
         """Whether there is room for one more message of an app; if not, it is rejected."""
         app = program.app
         if self._services.is_draining():
-            self._reject(frame_id, "draining", "the server is about to restart", retry_after=RETRY_AFTER)
+            self._reject(
+                frame_id, "draining", "the server is about to restart", retry_after=RETRY_AFTER
+            )
         elif self._services.dispatcher.is_tripped(app.name):
             detail = f"app {app.name} is tripped: its processes kept crashing; check its log, fix it, then reload"
             self._reject(frame_id, "tripped", detail, retry_after=RETRY_TRIPPED)
@@ -251,7 +265,9 @@ class Connection:
         return False
 
     def _program_of_event(self, event: Payload, own: Program | None) -> tuple[Program | None, bool]:
-        """The app that sent the message which an event is about, and True; else the channel's own app, and False."""
+        """The app that sent the message which an event is about, and True; else the channel's own
+        app, and False.
+        """
         name = self.channel.name
         candidates = [own] if own is not None else []
         for program in (*candidates, *self._services.dispatcher.that_send_over(name)):
@@ -260,17 +276,22 @@ class Connection:
                 return program, True
         return own, False
 
-    def _reject(self, frame_id: str, code: str, detail: str, retry_after: float | None = None) -> None:
+    def _reject(
+        self, frame_id: str, code: str, detail: str, retry_after: float | None = None
+    ) -> None:
         self._services.observer.inbound(self.channel.name, code)
         self.push(frames.rejected(frame_id, code, detail, None, retry_after))
 
     async def _take_in(self) -> None:
-        """Journal all that waits in one step, then answer and dispatch in the order in which it came."""
+        """Journal all that waits in one step, then answer and dispatch in the order in which it
+        came.
+        """
         while True:
             if not self._work:
                 await self._worked.park()
             batch = list(self._work)
-            # Once begun this is done whole, also for a client that leaves meanwhile: what stands in the journal must be run.
+            # Once begun this is done whole, also for a client that leaves meanwhile: what stands in
+            # the journal must be run.
             with trio.move_on_after(JOURNAL_SECONDS, shield=True) as journalling:
                 await self._journal_all(batch)
             if journalling.cancelled_caught:
@@ -304,14 +325,18 @@ class Connection:
         self._release(work.size)
 
     def _give_up(self, batch: list[_Work], reason: str) -> None:
-        """Refuse messages of which nobody knows whether they stand in the journal. If they do, the dispatcher finds them there."""
+        """Refuse messages of which nobody knows whether they stand in the journal. If they do, the
+        dispatcher finds them there.
+        """
         for work in batch:
             self._refuse_work(work, reason)
         self._services.dispatcher.settle_soon()
 
     def _accepted(self, work: _Work, answer: Accepted) -> None:
         entry = work.entry
-        self._services.observer.inbound(self.channel.name, "duplicate" if answer.duplicate else "accepted")
+        self._services.observer.inbound(
+            self.channel.name, "duplicate" if answer.duplicate else "accepted"
+        )
         self.push(frames.accepted(work.frame_id, entry.kind, entry.id, duplicate=answer.duplicate))
         if answer.duplicate:
             self._release(work.size)
@@ -354,9 +379,14 @@ class Connection:
             self._socket.ping()
             await trio.sleep(PONG_SECONDS)
             since = self._socket.silent_since
-            # Not "for PONG_SECONDS": the answer to the ping is nearly as old, and we may be woken late.
+            # Not "for PONG_SECONDS": the answer to the ping is nearly as old, and we may be woken
+            # late.
             if since is not None and since <= asked:
-                self.close(Refusal(frames.CODE_OVERLOAD, "slow", f"no answer to a ping in {PONG_SECONDS:g} s"))
+                self.close(
+                    Refusal(
+                        frames.CODE_OVERLOAD, "slow", f"no answer to a ping in {PONG_SECONDS:g} s"
+                    )
+                )
 
 
 async def _until_the_first_ends(task: Callable[[], Awaitable[None]], nursery: trio.Nursery) -> None:

@@ -42,7 +42,9 @@ class Deliveries:
         """A run has ended: its outcome follows what it sent on its own channel."""
         entry, frame = ended.entry, None
         if ended.outcome is not None:
-            frame = partial(frames.outcome, entry.kind, entry.id, ended.outcome, ended.ms, ended.commands)
+            frame = partial(
+                frames.outcome, entry.kind, entry.id, ended.outcome, ended.ms, ended.commands
+            )
         # Messages are set aside at a start, before anybody can be connected.
         is_dead = ended.outcome is Outcome.DEAD_LETTER
         self.outlet(entry.channel).ended(entry.id, frame, then, keep=is_dead)
@@ -52,7 +54,9 @@ class Deliveries:
         outlet = self._outlets.get(channel)
         if outlet is None:
             assert self.outbox is not None
-            outlet = self._outlets[channel] = Outlet(channel, self.outbox, self._observer, self._ack_timeout)
+            outlet = self._outlets[channel] = Outlet(
+                channel, self.outbox, self._observer, self._ack_timeout
+            )
             self._nursery.start_soon(keep_running, "outlet", outlet.run)
         return outlet
 

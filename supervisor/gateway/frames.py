@@ -20,8 +20,8 @@ CODE_FRAME, CODE_RATE, CODE_INTERNAL, CODE_RESTART, CODE_OVERLOAD = 4413, 4429, 
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True):
-    """The first frame. `window`: unacknowledged outbounds the client takes at a time. `only_own`: it takes replies to what it
-    brought, and nothing else.
+    """The first frame. `window`: unacknowledged outbounds the client takes at a time. `only_own`:
+    it takes replies to what it brought, and nothing else.
     """
 
     channel: str
@@ -93,12 +93,20 @@ def decode(data: bytes) -> ClientFrame | Malformed:
     try:
         return _read(data)
     except (ValueError, RecursionError) as error:  # of msgspec, and TooDeep
-        problem = str(error) if isinstance(error, TooDeep | msgspec.ValidationError) else f"expected JSON: {error}"
+        problem = (
+            str(error)
+            if isinstance(error, TooDeep | msgspec.ValidationError)
+            else f"expected JSON: {error}"
+        )
     envelope = _envelope(data)
     if envelope is None or envelope.type not in _BODIES:
         raise BadFrame(problem)
     found = _FIELD.search(problem)
-    return Malformed(envelope.id, next(filter(None, found.groups())) if found else _BODIES[envelope.type], problem)
+    return Malformed(
+        envelope.id,
+        next(filter(None, found.groups())) if found else _BODIES[envelope.type],
+        problem,
+    )
 
 
 def _read(data: bytes) -> ClientFrame:
@@ -131,9 +139,17 @@ def _outermost(data: bytes) -> dict[str, str]:
     depth, before = 0, [b"", b"", b""]  # the three tokens before this one
     for found in itertools.islice(_TOKENS.finditer(data), TOKENS_MAX):
         token = found[0]
-        if depth == 1 and token in b",}" and before[1] == b":" and before[0][:1] == before[2][:1] == b'"':
+        if (
+            depth == 1
+            and token in b",}"
+            and before[1] == b":"
+            and before[0][:1] == before[2][:1] == b'"'
+        ):
             with suppress(ValueError):
-                fields.setdefault(msgspec.json.decode(before[0], type=str), msgspec.json.decode(before[2], type=str))
+                fields.setdefault(
+                    msgspec.json.decode(before[0], type=str),
+                    msgspec.json.decode(before[2], type=str),
+                )
         if token in b"{[":
             depth += 1
         elif token in b"]}":
@@ -144,7 +160,9 @@ def _outermost(data: bytes) -> dict[str, str]:
 
 def welcome(connection: str, credit: int, max_frame: int) -> bytes:
     """The client is known."""
-    return _encode({"type": "welcome", "connection": connection, "credit": credit, "max_frame": max_frame})
+    return _encode(
+        {"type": "welcome", "connection": connection, "credit": credit, "max_frame": max_frame}
+    )
 
 
 def accepted(frame_id: str, kind: str, message_id: str, *, duplicate: bool) -> bytes:
@@ -153,8 +171,12 @@ def accepted(frame_id: str, kind: str, message_id: str, *, duplicate: bool) -> b
     return _encode(answer if kind == "message" else answer | {"event_id": message_id})
 
 
-def rejected(frame_id: str, code: str, detail: str, path: str | None = None, retry_after: float | None = None) -> bytes:
-    """The message or event was not taken. `retry_after`: seconds, or None when retrying will not help."""
+def rejected(
+    frame_id: str, code: str, detail: str, path: str | None = None, retry_after: float | None = None
+) -> bytes:
+    """The message or event was not taken. `retry_after`: seconds, or None when retrying will not
+    help.
+    """
     return _encode(
         {
             "type": "rejected",
@@ -174,12 +196,20 @@ def rejected_message(frame_id: str, bad: BadMessage) -> bytes:
 
 def outbound(delivery: int, attempt: int, message: bytes) -> bytes:
     """A message for the outside, to be acknowledged."""
-    return _encode({"type": "outbound", "delivery": delivery, "attempt": attempt, "msg": msgspec.Raw(message)})
+    return _encode(
+        {"type": "outbound", "delivery": delivery, "attempt": attempt, "msg": msgspec.Raw(message)}
+    )
 
 
 def outcome(kind: str, message_id: str, name: str, ms: float, commands: int) -> bytes:
     """How a run ended."""
-    answer = {"type": "outcome", "message_id": message_id, "outcome": name, "ms": ms, "commands": commands}
+    answer = {
+        "type": "outcome",
+        "message_id": message_id,
+        "outcome": name,
+        "ms": ms,
+        "commands": commands,
+    }
     return _encode(answer if kind == "message" else answer | {"event_id": message_id})
 
 

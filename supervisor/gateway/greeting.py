@@ -17,7 +17,9 @@ HELLO_MAX = 16 << 10  # bytes of a hello
 HELLO_BUDGET = 48 << 10  # bytes of everything that comes until then, the opening handshake too
 
 
-async def greet(socket: ServerSocket, request: Request, services: Services, name: str, address: str) -> Connection:
+async def greet(
+    socket: ServerSocket, request: Request, services: Services, name: str, address: str
+) -> Connection:
     """Wait for the client's hello and check its rights.
 
     Raises:
@@ -70,12 +72,25 @@ def _check_token(token: str | None, channel: Channel) -> None:
 
 
 def _check_local(address: str, request: Request) -> None:
-    """A channel without tokens is for programs on this host, and not for web pages that a browser on it shows."""
+    """A channel without tokens is for programs on this host, and not for web pages that a browser
+    on it shows.
+    """
     if not is_loopback(address):
-        raise Refusal(frames.CODE_TOKEN, "token", "this channel has no tokens, so only clients on the host may use it")
-    origin = next((value.decode("latin-1") for key, value in request.headers if key.lower() == b"origin"), None)
+        raise Refusal(
+            frames.CODE_TOKEN,
+            "token",
+            "this channel has no tokens, so only clients on the host may use it",
+        )
+    origin = next(
+        (value.decode("latin-1") for key, value in request.headers if key.lower() == b"origin"),
+        None,
+    )
     if origin is not None and _host_of(origin) not in ("localhost", "127.0.0.1", "::1"):
-        raise Refusal(frames.CODE_TOKEN, "token", f"the web page {origin!r} may not use a channel without tokens")
+        raise Refusal(
+            frames.CODE_TOKEN,
+            "token",
+            f"the web page {origin!r} may not use a channel without tokens",
+        )
 
 
 def _host_of(origin: str) -> str | None:

@@ -13,7 +13,8 @@ from resources.stores.outbox import Parcel
 from ..runs.dispatcher import Then
 
 DONE_MAX = 10_000  # acknowledged parcels that are known again, should the store bring them back
-WINDOW_SIZE = 8 << 20  # bytes of parcels that a connection may have unacknowledged, whatever its window
+# bytes of parcels that a connection may have unacknowledged, whatever its window
+WINDOW_SIZE = 8 << 20
 
 
 class Receiver(Protocol):
@@ -25,7 +26,9 @@ class Receiver(Protocol):
 
     @property
     def is_free(self) -> bool:
-        """Whether it reads what it gets; if not, it gets no more parcels until it calls `Outlet.wake`."""
+        """Whether it reads what it gets; if not, it gets no more parcels until it calls
+        `Outlet.wake`.
+        """
 
     def push(self, frame: bytes) -> None:
         """Queue a frame to the client; never waits."""
@@ -33,7 +36,9 @@ class Receiver(Protocol):
 
 @define(eq=False)
 class Item:
-    """A parcel in memory. `had`: the connections that it was handed to, and that may acknowledge it."""
+    """A parcel in memory. `had`: the connections that it was handed to, and that may acknowledge
+    it.
+    """
 
     parcel: Parcel
     attempt: int  # times that it was handed out
@@ -57,7 +62,9 @@ class Item:
 
 @define(eq=False)
 class Done:
-    """The newest parcels that were acknowledged, by number and text: a number alone may have been used again."""
+    """The newest parcels that were acknowledged, by number and text: a number alone may have been
+    used again.
+    """
 
     _texts: dict[int, int] = field(factory=dict, init=False)  # number to hash
 
@@ -73,7 +80,9 @@ class Done:
 
 @frozen
 class Notice:
-    """The end of a message's run, which follows the run's outbounds. `after`: the newest delivery number when it ended."""
+    """The end of a message's run, which follows the run's outbounds. `after`: the newest delivery
+    number when it ended.
+    """
 
     after: int
     message_id: str
@@ -143,7 +152,9 @@ class Line:
 
 @define(eq=False)
 class Taker:
-    """A connection, and what it holds. `line`: of one that takes replies to what it brought only, those."""
+    """A connection, and what it holds. `line`: of one that takes replies to what it brought only,
+    those.
+    """
 
     receiver: Receiver
     held: int = 0  # parcels that it has and did not acknowledge

@@ -1,11 +1,12 @@
 """One channel's way out: from its outbox to its gateway connections, at least once and in order.
 
-The stream in the store is the truth. Parcels are known to the outlet in the order of their delivery numbers, up to `_last`: those
-that wait in the line, and those handed to a connection and not acknowledged. One that was announced and is the next in number
-comes straight from memory; after any gap, doubt or restart the outlet is `behind`, and reads on from the store.
+The stream in the store is the truth. Parcels are known to the outlet in the order of their delivery
+numbers, up to `_last`: those that wait in the line, and those handed to a connection and not
+acknowledged. One that was announced and is the next in number comes straight from memory; after any
+gap, doubt or restart the outlet is `behind`, and reads on from the store.
 
-A connection that takes only replies to what it brought (`only_own`: a tester's phone) has a line of its own. It never gets what
-is for others, and never makes others wait; nor do others make it wait.
+A connection that takes only replies to what it brought (`only_own`: a tester's phone) has a line of
+its own. It never gets what is for others, and never makes others wait; nor do others make it wait.
 """
 
 from __future__ import annotations
@@ -53,20 +54,26 @@ class Outlet:
     _takers: dict[Receiver, Taker] = field(factory=dict, init=False)
     _general: list[Taker] = field(factory=list, init=False)  # those that take anything
     _line: Line = field(factory=Line, init=False)
-    _items: dict[int, Item] = field(factory=dict, init=False)  # every parcel in memory, by delivery number
+    # every parcel in memory, by delivery number
+    _items: dict[int, Item] = field(factory=dict, init=False)
     _unacked: int = field(default=0, init=False)
-    _origins: dict[str, Receiver] = field(factory=dict, init=False)  # message_id in progress to who brought it
+    # message_id in progress to who brought it
+    _origins: dict[str, Receiver] = field(factory=dict, init=False)
     _acked: list[Struck] = field(factory=list, init=False)  # not yet struck from the stream
     _is_striking: bool = field(default=False, init=False)
     _done: Done = field(factory=Done, init=False)
-    _notices: deque[Notice] = field(factory=deque, init=False)  # of runs whose outbounds are still to be read
-    _kept: deque[tuple[str, Callable[[], bytes]]] = field(factory=lambda: deque(maxlen=KEPT_MAX), init=False)
+    # of runs whose outbounds are still to be read
+    _notices: deque[Notice] = field(factory=deque, init=False)
+    _kept: deque[tuple[str, Callable[[], bytes]]] = field(
+        factory=lambda: deque(maxlen=KEPT_MAX), init=False
+    )
     _mere_notices: int = field(default=0, init=False)  # those that nobody's credit depends on
     _last: int = field(default=0, init=False)  # the newest delivery number taken into memory
     _newest: int = field(default=0, init=False)  # the newest delivery number heard of
     _behind: bool = field(default=True, init=False)
     _doubts: int = field(default=0, init=False)
-    _sweep_from: int | None = field(default=None, init=False)  # to where it was looked through again; None: wholly
+    # to where it was looked through again; None: wholly
+    _sweep_from: int | None = field(default=None, init=False)
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _rung: bool = field(default=False, init=False)
     _attempts: Attempts = field(init=False)
@@ -74,7 +81,8 @@ class Outlet:
     def __attrs_post_init__(self) -> None:
         self._attempts = Attempts(self.channel, self._outbox, self._items)
 
-    # What others tell it. None of this waits or raises: an app's command, or another client, may stand behind it.
+    # What others tell it. None of this waits or raises: an app's command, or another client, may
+    # stand behind it.
 
     def announce(self, parcel: Parcel | None) -> None:
         """A message was posted; None: perhaps one was."""
@@ -96,7 +104,9 @@ class Outlet:
         self._assign()
 
     def doubt(self) -> None:
-        """The connection to the store was lost: the stream may hold what nobody announced, and what was taken out of it before."""
+        """The connection to the store was lost: the stream may hold what nobody announced, and what
+        was taken out of it before.
+        """
         self._sweep_from = 0
         self._fall_behind()
 
@@ -113,7 +123,9 @@ class Outlet:
         """A connection is gone: what it had not acknowledged goes to another, or waits."""
         taker = self._takers.pop(receiver)
         self._general = [one for one in self._general if one is not taker]
-        self._origins = {key: origin for key, origin in self._origins.items() if origin is not receiver}
+        self._origins = {
+            key: origin for key, origin in self._origins.items() if origin is not receiver
+        }
         back = [item for item in taker.line.take_items() if not item.is_done]
         for item in self._items.values():
             if item.origin is receiver:
@@ -135,7 +147,9 @@ class Outlet:
         self._bell.unpark()
 
     def acknowledge(self, delivery: int, receiver: Receiver) -> None:
-        """A client has this parcel: one that was handed to it, also if it went to another meanwhile. Other numbers are ignored."""
+        """A client has this parcel: one that was handed to it, also if it went to another
+        meanwhile. Other numbers are ignored.
+        """
         item = self._items.get(delivery)
         if item is None or receiver not in item.had:
             return
@@ -152,10 +166,16 @@ class Outlet:
         self._origins[message_id] = receiver
 
     def ended(
-        self, message_id: str, frame: Callable[[], bytes] | None, then: Then = nothing, *, keep: bool = False
+        self,
+        message_id: str,
+        frame: Callable[[], bytes] | None,
+        then: Then = nothing,
+        *,
+        keep: bool = False,
     ) -> None:
-        """The run of a message is over. Once all it sent was handed out, or at once if nobody takes that, `frame` goes to the
-        connections that want outcomes, and `then` is called. With `keep` an outcome waits for the first one that wants it.
+        """The run of a message is over. Once all it sent was handed out, or at once if nobody takes
+        that, `frame` goes to the connections that want outcomes, and `then` is called. With `keep`
+        an outcome waits for the first one that wants it.
         """
         if keep and frame is not None and not self.wants_outcome(message_id):
             self._kept.append((message_id, frame))
@@ -182,7 +202,9 @@ class Outlet:
     @property
     def is_awaited(self) -> bool:
         """Whether a message that is posted now would be handed out at once."""
-        return not self._behind and not self._line and any(taker.has_room for taker in self._general)
+        return (
+            not self._behind and not self._line and any(taker.has_room for taker in self._general)
+        )
 
     @property
     def is_settled(self) -> bool:
@@ -204,7 +226,13 @@ class Outlet:
             else:
                 pause, wait = RETRY[0], 0.0
             now = trio.current_time()
-            self._put_back([item for item in self._items.values() if item.holder is not None and item.due <= now])
+            self._put_back(
+                [
+                    item
+                    for item in self._items.values()
+                    if item.holder is not None and item.due <= now
+                ]
+            )
             self._assign()
             await self._rest(wait)
 
@@ -232,8 +260,9 @@ class Outlet:
             self.settled.unpark_all()
 
     async def _sweep(self) -> None:
-        """Look through what was taken from the stream already: a store that went back in time has again what was struck. What is
-        known to be acknowledged is struck once more; anything else goes out: it may be a message that another server put there.
+        """Look through what was taken from the stream already: a store that went back in time has
+        again what was struck. What is known to be acknowledged is struck once more; anything else
+        goes out: it may be a message that another server put there.
         """
         while self._sweep_from is not None and self._general and self._has_room:
             begun = self._sweep_from
@@ -280,7 +309,9 @@ class Outlet:
         """Put a parcel into the line where it belongs."""
         if not parcel.message:
             log.error(
-                "channel %s: what is in its outbox as %d is no message; it is dropped", self.channel, parcel.delivery
+                "channel %s: what is in its outbox as %d is no message; it is dropped",
+                self.channel,
+                parcel.delivery,
             )
             self._acked.append(Struck(parcel.delivery))
             self.wake()
@@ -345,7 +376,9 @@ class Outlet:
                 line.pop()
 
     def _choose(self, item: Item, takers: Sequence[Taker]) -> Taker | None:
-        """The connection that brought the message replied to, else the one that holds least; None if all are full."""
+        """The connection that brought the message replied to, else the one that holds least; None
+        if all are full.
+        """
         best = None
         for taker in takers:
             if taker.has_room:
@@ -360,7 +393,9 @@ class Outlet:
             self.wake()  # so that the task begins to look at the clock
         attempt = item.attempt + 1
         taker.receiver.push(frames.outbound(item.number, attempt, item.parcel.message))
-        wait = min(self._ack_timeout * 2 ** min(attempt - 1, 10), max(REPEAT_MAX, self._ack_timeout))
+        wait = min(
+            self._ack_timeout * 2 ** min(attempt - 1, 10), max(REPEAT_MAX, self._ack_timeout)
+        )
         item.attempt, item.holder, item.due = attempt, taker, trio.current_time() + wait
         if taker.receiver not in item.had:
             item.had = (*item.had[1 - HAD_MAX :], taker.receiver)
@@ -373,7 +408,9 @@ class Outlet:
     def wants_outcome(self, message_id: str) -> bool:
         """Whether somebody is there who wants to know how the run of a message ended."""
         origin = self._origins.get(message_id)
-        return any(taker.receiver.outcomes for taker in self._general) or (origin is not None and origin.outcomes)
+        return any(taker.receiver.outcomes for taker in self._general) or (
+            origin is not None and origin.outcomes
+        )
 
     def _may_queue(self, notice: Notice) -> bool:
         if notice.then is nothing:

@@ -34,7 +34,8 @@ class Gateway:
     door: Door
     _tls: ssl.SSLContext | None
     _connections: set[Connection] = field(factory=set, init=False)
-    _greetings: set[trio.CancelScope] = field(factory=set, init=False)  # of clients that have not said hello yet
+    # of clients that have not said hello yet
+    _greetings: set[trio.CancelScope] = field(factory=set, init=False)
     _is_closing: bool = field(default=False, init=False)
     _inside: int = field(default=0, init=False)  # clients that are served or hear goodbye
     _left: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
@@ -76,7 +77,10 @@ class Gateway:
         self._accepting.cancel()
 
     async def serve(
-        self, listeners: Sequence[trio.SocketListener], *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+        self,
+        listeners: Sequence[trio.SocketListener],
+        *,
+        task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Listen; never returns."""
         for listener in listeners:
@@ -94,7 +98,9 @@ class Gateway:
         """One client, from its first byte."""
         stream: trio.abc.Stream = visit.stream
         if self._tls is not None:
-            stream = trio.SSLStream(visit.stream, self._tls, server_side=True, https_compatible=True)
+            stream = trio.SSLStream(
+                visit.stream, self._tls, server_side=True, https_compatible=True
+            )
         socket = ServerSocket(stream)
         refusal = None
         self._inside += 1
@@ -134,7 +140,9 @@ class Gateway:
             finally:
                 self._connections.discard(connection)
 
-    async def _greet(self, visit: Visit, socket: ServerSocket, stream: trio.abc.Stream) -> Connection | None:
+    async def _greet(
+        self, visit: Visit, socket: ServerSocket, stream: trio.abc.Stream
+    ) -> Connection | None:
         """From the first byte to the hello; None if the client was turned away by HTTP."""
         if isinstance(stream, trio.SSLStream):
             await stream.do_handshake()
@@ -150,7 +158,9 @@ class Gateway:
         if visit.is_surplus:
             detail = f"{self.door.bounds.most} connections are open already (gateway.connections)"
             raise Refusal(frames.CODE_OVERLOAD, "overload", detail)
-        return await greeting.greet(socket, request, self.services, f"c{next(self._names)}", visit.address)
+        return await greeting.greet(
+            socket, request, self.services, f"c{next(self._names)}", visit.address
+        )
 
 
 def _restart() -> Refusal:
@@ -158,7 +168,9 @@ def _restart() -> Refusal:
 
 
 async def _say_goodbye(socket: ServerSocket, refusal: Refusal | None) -> None:
-    """Close a client's WebSocket, or answer the request that did not become one. The socket itself is closed by others."""
+    """Close a client's WebSocket, or answer the request that did not become one. The socket itself
+    is closed by others.
+    """
     with trio.move_on_after(CLOSE_SECONDS, shield=True), suppress(Closed):
         if refusal is None:
             await socket.finish()

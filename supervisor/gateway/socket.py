@@ -1,7 +1,8 @@
 """The server's end of a WebSocket: wsproto on a Trio stream.
 
-One task receives, one writes. Every message is bounded before it is read whole, and nothing is read while too much waits to be
-written: so what a client can make us keep is `READ` bytes, one message, and what stands in the queue.
+One task receives, one writes. Every message is bounded before it is read whole, and nothing is read
+while too much waits to be written: so what a client can make us keep is `READ` bytes, one message,
+and what stands in the queue.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class ServerSocket:
     _fuller: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _emptier: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _text: bytearray = field(factory=bytearray, init=False)  # of a message that is not whole yet
-    _is_torn: bool = field(default=False, init=False)  # a write was not finished: no frame can follow
+    # a write was not finished: no frame can follow
+    _is_torn: bool = field(default=False, init=False)
     _since: float = field(factory=perf_counter, init=False)
 
     @property
@@ -79,7 +81,9 @@ class ServerSocket:
         return self._protocol.state is ConnectionState.OPEN
 
     async def handshake(self) -> Request:
-        """Wait for the request. What wsproto makes of odd bytes in it is not known: it may raise anything."""
+        """Wait for the request. What wsproto makes of odd bytes in it is not known: it may raise
+        anything.
+        """
         while True:
             data = await self._receive(READ_FIRST)
             try:
@@ -91,7 +95,9 @@ class ServerSocket:
                 raise Closed(str(error)) from None
             for event in self._protocol.events():
                 if isinstance(event, events.Request):
-                    return Request(event.target, tuple(event.subprotocols), tuple(event.extra_headers))
+                    return Request(
+                        event.target, tuple(event.subprotocols), tuple(event.extra_headers)
+                    )
 
     async def accept(self, protocol: str | None) -> None:
         """Become a WebSocket."""
@@ -155,7 +161,8 @@ class ServerSocket:
         self._emptier.unpark_all()
 
     async def receive(self, most: int, budget: int | None = None) -> bytes:
-        """The next text message. `budget`: bytes that the connection may have sent by then, all together.
+        """The next text message. `budget`: bytes that the connection may have sent by then, all
+        together.
 
         Raises:
             Closed: There is none.
@@ -204,7 +211,9 @@ class ServerSocket:
         return whole
 
     async def close(self, code: int, reason: str) -> None:
-        """Begin to close, write what is queued, and wait until the client closes too. Whoever calls bounds the time."""
+        """Begin to close, write what is queued, and wait until the client closes too. Whoever calls
+        bounds the time.
+        """
         self._push(self._protocol.send(events.CloseConnection(code=code, reason=reason)))
         await self.finish()
         while self._protocol.state is ConnectionState.LOCAL_CLOSING:
@@ -216,7 +225,9 @@ class ServerSocket:
 
     async def finish(self) -> None:
         """Write what is queued, if the client did not simply go."""
-        while self._queue and not self._is_torn and self._protocol.state is not ConnectionState.OPEN:
+        while (
+            self._queue and not self._is_torn and self._protocol.state is not ConnectionState.OPEN
+        ):
             await self.write()
 
     async def _breathe(self) -> None:

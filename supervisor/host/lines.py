@@ -9,7 +9,9 @@ from ..errors import ProtocolViolation
 
 @define
 class LineReader:
-    """Splits a byte stream into lines; holds at most one line of `line_max` bytes that has not ended."""
+    """Splits a byte stream into lines; holds at most one line of `line_max` bytes that has not
+    ended.
+    """
 
     line_max: int
     _rest: bytearray = field(factory=bytearray, init=False)
@@ -35,5 +37,7 @@ class LineReader:
         if size > self.line_max:
             longest = max(len(self._rest), max(map(len, lines), default=0))
             if longest > self.line_max:
-                raise ProtocolViolation(f"limits.line = {self.line_max} bytes, measured a line of {longest} or more")
+                raise ProtocolViolation(
+                    f"limits.line = {self.line_max} bytes, measured a line of {longest} or more"
+                )
         return lines

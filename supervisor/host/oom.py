@@ -1,7 +1,9 @@
-"""Whom the kernel ends when memory is short: sandboxes first, then the search process, then us, and the store last.
+"""Whom the kernel ends when memory is short: sandboxes first, then the search process, then us, and
+the store last.
 
-A process may always be made more likely to be ended, and less likely again down to what a privileged process gave it last.
-Less than that takes CAP_SYS_RESOURCE. So under a unit with OOMScoreAdjust=-500 the store has -500 and we go up to -250.
+A process may always be made more likely to be ended, and less likely again down to what a
+privileged process gave it last. Less than that takes CAP_SYS_RESOURCE. So under a unit with
+OOMScoreAdjust=-500 the store has -500 and we go up to -250.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ def may_lower() -> bool:
     except OSError:
         return False
     return any(
-        int(line.split()[1], 16) >> CAP_SYS_RESOURCE & 1 for line in status.splitlines() if line.startswith("CapEff:")
+        int(line.split()[1], 16) >> CAP_SYS_RESOURCE & 1
+        for line in status.splitlines()
+        if line.startswith("CapEff:")
     )
 
 

@@ -18,7 +18,9 @@ UNSENT_MAX = 1 << 20  # bytes; more, and whoever answers waits: the app does not
 
 @define(eq=False)
 class Wire:
-    """Both directions, reading so many bytes at once. `received` counts the bytes that came since the run began."""
+    """Both directions, reading so many bytes at once. `received` counts the bytes that came since
+    the run began.
+    """
 
     _process: Process
     _reader: LineReader
@@ -83,7 +85,9 @@ class Wire:
         self._unsent += line
 
     def send_pushed(self) -> bool:
-        """Send what was pushed as far as that takes no waiting. False where something is left that nobody is sending."""
+        """Send what was pushed as far as that takes no waiting. False where something is left that
+        nobody is sending.
+        """
         if self._unsent and not self._writing:
             with suppress(OSError):  # whoever sends the rest finds out
                 del self._unsent[: os.write(self._process.stdin.fileno(), self._unsent)]
@@ -103,8 +107,8 @@ class Wire:
             return
         self._writing = True
         try:
-            # Commands that went to the store together are answered in one turn of the loop: their lines are one write, and the app's
-            # process wakes up once.
+            # Commands that went to the store together are answered in one turn of the loop: their
+            # lines are one write, and the app's process wakes up once.
             await trio.lowlevel.cancel_shielded_checkpoint()
             stdin = self._process.stdin.fileno()
             while self._unsent:

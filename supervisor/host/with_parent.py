@@ -1,7 +1,8 @@
-"""Become a program that gets SIGTERM from the kernel when its parent ends, even when that was killed, and that holds a lock for
-as long as it lives: `with_parent PID LOCK SCORE PROGRAM ...`.
+"""Become a program that gets SIGTERM from the kernel when its parent ends, even when that was
+killed, and that holds a lock for as long as it lives: `with_parent PID LOCK SCORE PROGRAM ...`.
 
-Run by its path, or in the one-file jsbox by its name. Spawning happens on the parent's main thread, whose end is the process's end.
+Run by its path, or in the one-file jsbox by its name. Spawning happens on the parent's main thread,
+whose end is the process's end.
 """
 
 import ctypes
@@ -16,13 +17,15 @@ EXIT_LOCKED = 75  # somebody else has the lock
 
 
 def main(parent: str, lock: str, score: str, *argv: str) -> None:
-    """Become the program; exit code 1 where the parent has ended already, 75 where another process has the lock.
+    """Become the program; exit code 1 where the parent has ended already, 75 where another process
+    has the lock.
 
     Args:
         parent: Its process id.
-        lock: A file in the current folder. The lock is a record lock: it lasts over the exec, and no child of the program has it.
-        score: What to lower /proc/self/oom_score_adj to, where we may: with CAP_SYS_RESOURCE, or down to what a service
-            manager has given us.
+        lock: A file in the current folder. The lock is a record lock: it lasts over the exec, and
+            no child of the program has it.
+        score: What to lower /proc/self/oom_score_adj to, where we may: with CAP_SYS_RESOURCE, or
+            down to what a service manager has given us.
         argv: The program and its arguments.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

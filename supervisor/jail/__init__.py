@@ -1,1 +1,3 @@
-"""What holds a sandbox: the launcher, its arguments, the walls of this host, and the proof that they hold."""
+"""What holds a sandbox: the launcher, its arguments, the walls of this host, and the proof that
+they hold.
+"""

@@ -1,8 +1,9 @@
-"""The operating-system limits round a sandbox: from an app's limits and what the host has to argv, environment and rlimits. No I/O, but
-for `unheld`, which looks at a process from outside.
+"""The operating-system limits round a sandbox: from an app's limits and what the host has to argv,
+environment and rlimits. No I/O, but for `unheld`, which looks at a process from outside.
 
-The levels: `standard` is our launcher (launcher.c says what it does), `strict` is bubblewrap round the launcher, with namespaces and no file
-system but the few files that a sandbox needs, `none` is the launcher with resource limits alone. Node.js has its own limits at each of them; they give
+The levels: `standard` is our launcher (launcher.c says what it does), `strict` is bubblewrap round
+the launcher, with namespaces and no file system but the few files that a sandbox needs, `none` is
+the launcher with resource limits alone. Node.js has its own limits at each of them; they give
 better errors and hold nobody who has the process in hand.
 """
 
@@ -18,8 +19,10 @@ from attrs import frozen
 from ..config.model import App, Level
 
 MIB = 1 << 20
-OUTSIDE_DATA = 32 * MIB  # of a process's memory that RLIMIT_DATA does not see: program text, mapped files
-ROOM_TO_GROW = 128 * MIB  # of a process's memory, that its heap is not let grow into without being looked at
+# of a process's memory that RLIMIT_DATA does not see: program text, mapped files
+OUTSIDE_DATA = 32 * MIB
+# of a process's memory, that its heap is not let grow into without being looked at
+ROOM_TO_GROW = 128 * MIB
 CODE_RANGE = 512 * MIB  # that V8 reserves, and RLIMIT_DATA counts, where its compiler is on
 THREAD_STACK = 2 * MIB
 CPU_GRACE = 2  # seconds of CPU between the signal that can be caught and the one that cannot
@@ -66,8 +69,10 @@ class Jail:
     """How to start one sandbox.
 
     Attributes:
-        user: The user and group that the program is started as; None: ours, or the launcher sees to it.
-        modules_dir: Where the app's own node_modules are, as the sandbox sees it; empty where it has none.
+        user: The user and group that the program is started as; None: ours, or the launcher sees to
+            it.
+        modules_dir: Where the app's own node_modules are, as the sandbox sees it; empty where it
+            has none.
         is_wrapped: Whether the program started is a wrapper, and node a process below it.
         must_hold: Whether a process that is not seen to be held is ended.
     """
@@ -81,12 +86,19 @@ class Jail:
 
 
 def compiled_name(app: App) -> str:
-    """The name of what is compiled with an app's flags: V8 takes nothing that was compiled with others."""
+    """The name of what is compiled with an app's flags: V8 takes nothing that was compiled with
+    others.
+    """
     return hashlib.sha256("\0".join(_flags(app)).encode()).hexdigest()[:16] + ".bin"
 
 
 def jail(
-    app: App, place: Place, modules_dir: Path | None, user: int | None, parent: int, compiled: str | None = None
+    app: App,
+    place: Place,
+    modules_dir: Path | None,
+    user: int | None,
+    parent: int,
+    compiled: str | None = None,
 ) -> Jail:
     """The jail for a process of `app`.
 
@@ -99,9 +111,15 @@ def jail(
         compiled: A file in `place.compiled`.
     """
     env = {"UV_THREADPOOL_SIZE": "1", "OPENSSL_CONF": "/nonexistent", "TZ": app.timezone}
-    folders = {Path("/sb/code"): place.code, Path("/sb/modules"): modules_dir, Path("/sb/compiled"): place.compiled}
+    folders = {
+        Path("/sb/code"): place.code,
+        Path("/sb/modules"): modules_dir,
+        Path("/sb/compiled"): place.compiled,
+    }
     shown_as = {
-        there: here if place.level == "strict" else there for here, there in folders.items() if there is not None
+        there: here if place.level == "strict" else there
+        for here, there in folders.items()
+        if there is not None
     }
     outside, inside = list(shown_as), list(shown_as.values())
     shown = str(shown_as[modules_dir]) if modules_dir is not None else ""
@@ -117,7 +135,9 @@ def jail(
             how = (*how, "-p", str(parent), *_held(place.node, outside, place.libraries, limits))
             if place.level == "none":
                 return Jail((str(place.launcher), "-n", *how, "--", *node), env, modules_dir=shown)
-            return Jail((str(place.launcher), *how, "--", *node), env, modules_dir=shown, must_hold=True)
+            return Jail(
+                (str(place.launcher), *how, "--", *node), env, modules_dir=shown, must_hold=True
+            )
         case "strict":
             limits[resource.RLIMIT_NPROC] = (NAMESPACE_TASKS, NAMESPACE_TASKS)
             held = _held(Path("/sb/node"), inside, place.libraries, limits)
@@ -143,8 +163,9 @@ def rlimits_of(app: App) -> dict[int, tuple[int, int]]:
 
 def _flags(app: App) -> tuple[str, ...]:
     limits = app.limits
-    # Until its heap is this large V8 does not look at all of it. From its own guess, a few MiB, it looks after every 20 messages: a fifth of
-    # all the CPU time. Only where the process may have so much memory that this cannot end it.
+    # Until its heap is this large V8 does not look at all of it. From its own guess, a few MiB, it
+    # looks after every 20 messages: a fifth of all the CPU time. Only where the process may have so
+    # much memory that this cannot end it.
     young = min(limits.heap * 3 // 4, limits.memory - ROOM_TO_GROW) // MIB
     return (
         f"--max-old-space-size={max(limits.heap // MIB, 1)}",
@@ -156,7 +177,10 @@ def _flags(app: App) -> tuple[str, ...]:
 
 
 def _held(
-    node: Path, readable: list[Path], libraries: tuple[Path, ...], limits: Mapping[int, tuple[int, int]]
+    node: Path,
+    readable: list[Path],
+    libraries: tuple[Path, ...],
+    limits: Mapping[int, tuple[int, int]],
 ) -> tuple[str, ...]:
     """The launcher's arguments: limits, what may be read, what may be run."""
     argv: list[str] = []
@@ -170,7 +194,9 @@ def _held(
 
 
 def _namespaces(place: Place, outside: list[Path], inside: list[Path]) -> tuple[str, ...]:
-    """Bubblewrap's arguments: namespaces of its own for everything, and read-only views of what is needed; no /proc, /dev or /etc."""
+    """Bubblewrap's arguments: namespaces of its own for everything, and read-only views of what is
+    needed; no /proc, /dev or /etc.
+    """
     bound = [(place.node, "/sb/node"), (place.launcher, "/sb/jail")]
     bound += [(library.resolve(), str(library)) for library in place.libraries]
     bound += [(there, str(here)) for there, here in zip(outside, inside, strict=True)]
@@ -193,7 +219,9 @@ def unheld(pid: int) -> str:
         status = {name: value.split() for name, _, value in (line.partition(":") for line in file)}
     wanted = {"NoNewPrivs": ["1"], "Seccomp": ["2"], "CapEff": ["0" * 16]}
     missing = [
-        f"{name} is {status.get(name)}, not {value}" for name, value in wanted.items() if status.get(name) != value
+        f"{name} is {status.get(name)}, not {value}"
+        for name, value in wanted.items()
+        if status.get(name) != value
     ]
     if "0" in status.get("Uid", ["0"]):
         missing.append("it runs as root")
@@ -201,6 +229,8 @@ def unheld(pid: int) -> str:
 
 
 def cpu_rlimit(used: float, budget: float) -> tuple[int, int]:
-    """RLIMIT_CPU for a run: a backstop, whole seconds above what the supervisor enforces, should it not be there to do so."""
+    """RLIMIT_CPU for a run: a backstop, whole seconds above what the supervisor enforces, should it
+    not be there to do so.
+    """
     soft = int(used + budget * 2) + CPU_GRACE
     return soft, resource.RLIM_INFINITY

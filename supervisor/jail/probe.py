@@ -1,7 +1,8 @@
-"""Whether the jail holds: a program that tries what must be impossible, run through exactly the launcher of a level.
+"""Whether the jail holds: a program that tries what must be impossible, run through exactly the
+launcher of a level.
 
-Beside it, as a control, the same program runs at level `none`: what it cannot do even there, it could not have been seen to do, and the
-probe says that it is blind to it.
+Beside it, as a control, the same program runs at level `none`: what it cannot do even there, it
+could not have been seen to do, and the probe says that it is blind to it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,14 @@ GUARANTEES = {
     "memory": "memory outside of V8's heap is limited",
 }
 """What must be denied, at levels standard and strict."""
-NEVER_SEEN = {"become_root", "parent_environment", "parent_memory", "signal_parent", "signal_all", "memory"}
+NEVER_SEEN = {
+    "become_root",
+    "parent_environment",
+    "parent_memory",
+    "signal_parent",
+    "signal_all",
+    "memory",
+}
 """What a process at level none may be denied as well, by its user or by the rlimits that hold there too."""
 
 
@@ -85,7 +93,9 @@ class Traps:
 
 @contextmanager
 def open_traps(memory: int) -> Iterator[Traps]:
-    """A file, a folder and sockets that anybody on the host can reach, and that nobody in a jail may."""
+    """A file, a folder and sockets that anybody on the host can reach, and that nobody in a jail
+    may.
+    """
     with (
         scratch_folder("probe") as folder,
         socket.create_server(("127.0.0.1", 0)) as tcp,
@@ -139,7 +149,9 @@ async def _run(jail: Jail, limits: Limits) -> dict[str, Any]:
         try:
             with trio.move_on_after(SECONDS):
                 async with (
-                    open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped) as process,
+                    open_process(
+                        jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped
+                    ) as process,
                     trio.open_nursery() as nursery,
                 ):
                     nursery.start_soon(_collect, process.stderr, said, "stderr")
@@ -153,8 +165,12 @@ async def _run(jail: Jail, limits: Limits) -> dict[str, Any]:
             report: dict[str, Any] = json.loads(said.get("stdout", b""))
         except ValueError:
             text = said.get("stderr", b"").decode(errors="replace").strip()
-            return {"failed": f"the probe said nothing: {text[-500:] or 'nothing on stderr either'}"}
-        report["udp"] = ALLOWED if traps.packet_arrived() else f"{report.get('udp')}, and nothing arrived"
+            return {
+                "failed": f"the probe said nothing: {text[-500:] or 'nothing on stderr either'}"
+            }
+        report["udp"] = (
+            ALLOWED if traps.packet_arrived() else f"{report.get('udp')}, and nothing arrived"
+        )
         return report
 
 
@@ -168,29 +184,47 @@ def _judge(found: Mapping[str, Any], limits: Limits) -> list[Finding]:
     if "failed" in found:
         return [Finding("probe", "the probe runs in the jail", holds=False, detail=found["failed"])]
     findings = [
-        Finding(name, text, holds=name in found and found[name] != ALLOWED, detail=str(found.get(name)))
+        Finding(
+            name, text, holds=name in found and found[name] != ALLOWED, detail=str(found.get(name))
+        )
         for name, text in GUARANTEES.items()
     ]
     more = (
-        ("recursion", "deep recursion is an error of the app's", found.get("recursion") == "RangeError"),
+        (
+            "recursion",
+            "deep recursion is an error of the app's",
+            found.get("recursion") == "RangeError",
+        ),
         (
             "environment",
             "the environment is empty but for ours",
             set(str(found.get("environment")).split()) <= ENVIRONMENT,
         ),
         ("user", "it does not run as root", found.get("user") not in (0, None)),
-        ("open_files", "descriptors are limited", 0 < int(found.get("open_files") or 0) < limits.open_files),
+        (
+            "open_files",
+            "descriptors are limited",
+            0 < int(found.get("open_files") or 0) < limits.open_files,
+        ),
     )
-    return findings + [Finding(name, text, holds, str(found.get(name))) for name, text, holds in more]
+    return findings + [
+        Finding(name, text, holds, str(found.get(name))) for name, text, holds in more
+    ]
 
 
 def _judge_control(control: Mapping[str, Any]) -> list[Finding]:
     """What the probe must be able to do where nothing holds it."""
     if "failed" in control:
-        return [Finding("control", "the probe runs at level none", holds=False, detail=control["failed"])]
+        return [
+            Finding(
+                "control", "the probe runs at level none", holds=False, detail=control["failed"]
+            )
+        ]
     blind = [name for name in GUARANTEES if name not in NEVER_SEEN and control.get(name) != ALLOWED]
     text = "the probe does at level none what the jail denies it"
-    return [Finding("control", text, not blind, f"not: {', '.join(blind)}" if blind else "all of it")]
+    return [
+        Finding("control", text, not blind, f"not: {', '.join(blind)}" if blind else "all of it")
+    ]
 
 
 @define(eq=False)

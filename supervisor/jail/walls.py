@@ -1,7 +1,9 @@
-"""What this host has for a jail of the level that is wanted, or the reason why there can be none; and a user of its own for each app.
+"""What this host has for a jail of the level that is wanted, or the reason why there can be none;
+and a user of its own for each app.
 
-A level never becomes a lower one by itself. As root no sandbox runs as root: each app gets a user of its own, and what such a user
-cannot reach (an install below /root, say) is copied for as long as we run to where it can.
+A level never becomes a lower one by itself. As root no sandbox runs as root: each app gets a user
+of its own, and what such a user cannot reach (an install below /root, say) is copied for as long as
+we run to where it can.
 """
 
 from __future__ import annotations
@@ -68,18 +70,25 @@ def inspect_host(level: Level, node: Path) -> Host:
     bubblewrap = shutil.which("bwrap")
     if level == "strict" and bubblewrap is None:
         raise CannotStart("isolation.level = 'strict' needs bubblewrap: apt-get install bubblewrap")
-    return Host(_libraries(node), LAUNCHER, landlock, None if bubblewrap is None else Path(bubblewrap))
+    return Host(
+        _libraries(node), LAUNCHER, landlock, None if bubblewrap is None else Path(bubblewrap)
+    )
 
 
 def _libraries(node: Path) -> tuple[Path, ...]:
     """What the dynamic loader would map for node: its own list."""
     listing = _output([str(node)], {"LD_TRACE_LOADED_OBJECTS": "1"})
-    return tuple(Path(path) for path in sorted(set(re.findall(r"(?:=> |^\s*)(/\S+) \(0x", listing, re.MULTILINE))))
+    return tuple(
+        Path(path)
+        for path in sorted(set(re.findall(r"(?:=> |^\s*)(/\S+) \(0x", listing, re.MULTILINE)))
+    )
 
 
 def _output(argv: list[str], env: dict[str, str] | None = None) -> str:
     try:
-        done = subprocess.run(argv, env=env or {}, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True)
+        done = subprocess.run(
+            argv, env=env or {}, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True
+        )
     except (OSError, subprocess.SubprocessError) as error:
         raise CannotStart(f"{' '.join(argv)} does not work here: {error}") from error
     return done.stdout
@@ -119,7 +128,8 @@ class Stage:
             )
         log.info("%s cannot be read by the users that apps run as; it is copied to %s", path, copy)
         try:
-            # Links stay links: where one leads out of the folder, an app must not get by our copy what only root may read.
+            # Links stay links: where one leads out of the folder, an app must not get by our copy
+            # what only root may read.
             if path.is_dir():
                 shutil.copytree(path, copy, symlinks=True)
             else:
@@ -141,7 +151,8 @@ def _all_below(path: Path) -> Iterator[Path]:
 
 
 def _may_read(path: Path) -> bool:
-    mode = path.stat().st_mode if path.exists() else 0o444  # a link that leads nowhere is nobody's loss
+    # a link that leads nowhere is nobody's loss
+    mode = path.stat().st_mode if path.exists() else 0o444
     wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
     return mode & wanted == wanted
 
@@ -173,9 +184,13 @@ class Walls:
     _modules: dict[Path, Path | CannotStart] = field(factory=dict, init=False)
 
     def prepare(self, apps: Iterable[App]) -> None:
-        """Look where the apps' modules can be reached, and copy what cannot be: at the start and after a reload. Takes a while."""
+        """Look where the apps' modules can be reached, and copy what cannot be: at the start and
+        after a reload. Takes a while.
+        """
         self._modules = {
-            app.modules_dir: self._reachable(app.modules_dir) for app in apps if app.modules_dir is not None
+            app.modules_dir: self._reachable(app.modules_dir)
+            for app in apps
+            if app.modules_dir is not None
         }
 
     def _reachable(self, folder: Path) -> Path | CannotStart:
@@ -187,14 +202,18 @@ class Walls:
     def jail(self, app: App) -> Jail:
         """The jail for a process of an app. Raises CannotStart where its modules cannot be had."""
         modules = (
-            None if app.modules_dir is None else self._modules.get(app.modules_dir) or self._reachable(app.modules_dir)
+            None
+            if app.modules_dir is None
+            else self._modules.get(app.modules_dir) or self._reachable(app.modules_dir)
         )
         if isinstance(modules, CannotStart):
             raise modules
         return jail(app, self.place, modules, self.user(app.name), os.getpid(), self._compiled(app))
 
     def blank(self, like: App) -> Jail:
-        """The jail for a process that has no app yet: as of `like`, which has no modules of its own, but with a user of its own."""
+        """The jail for a process that has no app yet: as of `like`, which has no modules of its
+        own, but with a user of its own.
+        """
         user = None if self.users is None else self.users()
         return jail(like, self.place, None, user, os.getpid(), self._compiled(like))
 
@@ -215,7 +234,11 @@ class Walls:
 
     def _compiled(self, app: App) -> str | None:
         name = compiled_name(app)
-        return name if self.place.compiled is not None and (self.place.compiled / name).exists() else None
+        return (
+            name
+            if self.place.compiled is not None and (self.place.compiled / name).exists()
+            else None
+        )
 
     def user(self, app: str) -> int | None:
         """The user that an app runs as: its own, and no other app's as long as we live; None: ours."""

@@ -1,4 +1,6 @@
-"""A campaign: what users do, how many of them there are, what goes wrong meanwhile, and what the server is held to."""
+"""A campaign: what users do, how many of them there are, what goes wrong meanwhile, and what the
+server is held to.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ Plain = NewType("Plain", float)
 
 @frozen
 class Stage:
-    """New sessions a second for some time: the same all along (`rate`), or from one to another (`ramp`)."""
+    """New sessions a second for some time: the same all along (`rate`), or from one to another
+    (`ramp`).
+    """
 
     for_: Duration
     start: float
@@ -36,7 +40,9 @@ class Stage:
 
 @frozen
 class Users:
-    """Who calls: addresses made from a pattern with a digit for each `#`, so many of them; a share of sessions is by ones that were there before."""
+    """Who calls: addresses made from a pattern with a digit for each `#`, so many of them; a share
+    of sessions is by ones that were there before.
+    """
 
     from_: str = "+2782#######"
     pool: Count = Count(20_000)
@@ -53,7 +59,9 @@ class Think:
 
 @frozen
 class GiveUp:
-    """When users hang up: no reply came for so long, or at any step with a chance of so much; `how`: the network says `close`, or nothing."""
+    """When users hang up: no reply came for so long, or at any step with a chance of so much;
+    `how`: the network says `close`, or nothing.
+    """
 
     after: Duration = Duration(15.0)
     rate_per_step: Share = Share(0.0)
@@ -62,7 +70,9 @@ class GiveUp:
 
 @frozen
 class Step:
-    """What the user does, and what must come back. `dial` begins a session, `send` says something in it."""
+    """What the user does, and what must come back. `dial` begins a session, `send` says something
+    in it.
+    """
 
     dial: str | None = None
     send: str | None = None
@@ -82,7 +92,9 @@ class Dialogue:
 
 @frozen
 class Reply:
-    """What a stub answers: a body (a file where there is one of that name), how long it takes (lognormal by two percentiles), and errors."""
+    """What a stub answers: a body (a file where there is one of that name), how long it takes
+    (lognormal by two percentiles), and errors.
+    """
 
     body: str = ""
     status: Count = Count(200)
@@ -114,7 +126,8 @@ class Run:
     connections: Count = Count(1)
     window: Count = Count(1000)
     seed: int = 1
-    finish: Duration = Duration(60.0)  # for the conversations that are open when the last stage is over
+    # for the conversations that are open when the last stage is over
+    finish: Duration = Duration(60.0)
     stubs: Address = Address("127.0.0.1", 0)  # where stubs listen
 
 
@@ -158,5 +171,8 @@ class Campaign:
     def at_rate(self, rate: float) -> Campaign:
         """With all stages scaled so that the highest rate is this one."""
         factor = rate / max(max(stage.start, stage.end) for stage in self.run.stages)
-        stages = [evolve(stage, start=stage.start * factor, end=stage.end * factor) for stage in self.run.stages]
+        stages = [
+            evolve(stage, start=stage.start * factor, end=stage.end * factor)
+            for stage in self.run.stages
+        ]
         return evolve(self, run=evolve(self.run, stages=tuple(stages)))

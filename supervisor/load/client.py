@@ -1,5 +1,5 @@
-"""The harness's end of the gateway: sends what users say, hands each reply to the conversation it belongs to, and comes back when the
-connection is lost.
+"""The harness's end of the gateway: sends what users say, hands each reply to the conversation it
+belongs to, and comes back when the connection is lost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ SUBPROTOCOL = "jsbox.v1"
 RECONNECT_SECONDS = 0.5
 HELLO_SECONDS = 10.0
 WRITE_SIZE = 32 << 10
-SEEN_MAX = 100_000  # message_ids of replies that are remembered, to know one that is delivered again
+# message_ids of replies that are remembered, to know one that is delivered again
+SEEN_MAX = 100_000
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,8 @@ class Client:
     window: int
     _open: dict[
         str, Exchange
-    ]  # that somebody waits for, of all connections: what is delivered again may come over another one
+        # that somebody waits for, of all connections: what is delivered again may come over another one
+    ]
     _seen: dict[str, None]  # likewise, the replies that have come
     reconnects: int = field(default=0, init=False)
     redelivered: int = field(default=0, init=False)
@@ -108,7 +110,9 @@ class Client:
     def send(self, **message: Any) -> Exchange:
         """Send a user's message; never waits."""
         message_id = f"{self._prefix}-{next(self._ids)}"
-        frame = _encode({"type": "inbound", "id": message_id, "msg": {"message_id": message_id, **message}})
+        frame = _encode(
+            {"type": "inbound", "id": message_id, "msg": {"message_id": message_id, **message}}
+        )
         exchange = Exchange(message_id, frame)
         self._open[message_id] = exchange
         self._waiting.append(exchange)
@@ -153,7 +157,12 @@ class Client:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[WebSocketConnection]:
         async with open_corked(self.url, [SUBPROTOCOL]) as (socket, stream):
-            hello = {"type": "hello", "channel": self.channel, "window": self.window, "outcomes": True}
+            hello = {
+                "type": "hello",
+                "channel": self.channel,
+                "window": self.window,
+                "outcomes": True,
+            }
             if self.token is not None:
                 hello["token"] = self.token
             await socket.send_message(_encode(hello).decode())

@@ -55,7 +55,9 @@ def compare(before: Row, after: Row) -> list[Difference]:
         ratio = new / old if old else None
         worse = new > old * WORSE if not high_is_good else new * WORSE < old
         shown = [f"{value * 1000:.1f} ms" if is_time else f"{value:.4g}" for value in (old, new)]
-        found.append(Difference(name, shown[0], shown[1], "" if ratio is None else f"{ratio:.2f}x", worse))
+        found.append(
+            Difference(name, shown[0], shown[1], "" if ratio is None else f"{ratio:.2f}x", worse)
+        )
     return found
 
 

@@ -13,7 +13,9 @@ SLICE = 1.0  # seconds of one point of the timeline
 
 @define
 class Times:
-    """Latencies in seconds, each with the second of the run at which it was intended to begin. 16 bytes a sample."""
+    """Latencies in seconds, each with the second of the run at which it was intended to begin. 16
+    bytes a sample.
+    """
 
     at: array[float] = field(factory=lambda: array("d"))
     took: array[float] = field(factory=lambda: array("d"))
@@ -51,7 +53,9 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 @define
 class DialogueCounts:
-    """What became of the sessions of one dialogue; `stopped` counts those that went wrong or were left, by step."""
+    """What became of the sessions of one dialogue; `stopped` counts those that went wrong or were
+    left, by step.
+    """
 
     started: int = 0
     completed: int = 0
@@ -73,7 +77,9 @@ class Second:
 
 @define
 class Measures:
-    """Everything. Times are seconds since the start of the run; what begins before `since` (the warm-up) is not counted."""
+    """Everything. Times are seconds since the start of the run; what begins before `since` (the
+    warm-up) is not counted.
+    """
 
     since: float
     reply: Times = field(factory=Times)

@@ -42,15 +42,22 @@ def plot(title: str, at: Sequence[float], lines: Sequence[Line]) -> str:
         parts.append(
             f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#7a8598" stroke-opacity=".25"/>'
         )
-        parts.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
+        parts.append(
+            f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
+        )
         second = first + (last - first) * tick / 4
-        parts.append(f'<text x="{x(second):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{second:.0f} s</text>')
+        parts.append(
+            f'<text x="{x(second):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{second:.0f} s</text>'
+        )
     legend = LEFT
     for line in lines:
         points = " ".join(
-            f"{x(at[index]):.1f},{y(max(line.values[index : index + step])):.1f}" for index in range(0, len(at), step)
+            f"{x(at[index]):.1f},{y(max(line.values[index : index + step])):.1f}"
+            for index in range(0, len(at), step)
         )
-        parts.append(f'<polyline fill="none" stroke="{line.colour}" stroke-width="1.6" points="{points}"/>')
+        parts.append(
+            f'<polyline fill="none" stroke="{line.colour}" stroke-width="1.6" points="{points}"/>'
+        )
         parts.append(f'<text x="{legend}" y="14" fill="{line.colour}">{escape(line.name)}</text>')
         legend += 9 * len(line.name) + 16
     parts.append(f'<text x="{WIDTH - 8}" y="14" text-anchor="end">{escape(title)}</text></svg>')

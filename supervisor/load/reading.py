@@ -82,7 +82,9 @@ def _stage(raw: Any, _: Any) -> Stage:
         if key not in known:
             raise ValueError(unknown_key(key, known))
     if ("rate" in raw) is ("ramp" in raw) or "for" not in raw:
-        raise ValueError(f"expected `for` and one of `rate` and `ramp`, got {', '.join(raw) or 'nothing'}")
+        raise ValueError(
+            f"expected `for` and one of `rate` and `ramp`, got {', '.join(raw) or 'nothing'}"
+        )
     if not isinstance(raw.get("warmup", False), bool):
         raise ValueError(f"warmup: expected true or false, got {show(raw['warmup'])}")  # noqa: TRY004
     if "rate" in raw:
@@ -105,7 +107,9 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(Stage, _stage)
     tables: tuple[type[Any], ...] = (Users, Think, GiveUp, Step, Dialogue, Reply, Run)
     for table in tables:
-        renames: dict[str, Any] = {"from_": cattrs.override(rename="from")} if table is Users else {}
+        renames: dict[str, Any] = (
+            {"from_": cattrs.override(rename="from")} if table is Users else {}
+        )
         hook = make_dict_structure_fn(table, converter, _cattrs_forbid_extra_keys=True, **renames)
         converter.register_structure_hook(table, hook)
     return converter
@@ -156,7 +160,9 @@ class _Loader:
         self.check_thresholds(thresholds, dialogues)
         if self.problems or run is None:
             raise InvalidConfig(self.file, self.problems)
-        return Campaign(self.file, run, dialogues, stubs, sorted(faults, key=lambda one: one.at), thresholds)
+        return Campaign(
+            self.file, run, dialogues, stubs, sorted(faults, key=lambda one: one.at), thresholds
+        )
 
     def check_run(self, run: Run) -> None:
         if not run.stages:
@@ -169,9 +175,14 @@ class _Loader:
             self.fault(("run", "users", "from"), detail)
         warm = [stage.is_warmup for stage in run.stages]
         if warm and (all(warm) or sorted(warm, reverse=True) != warm):
-            self.fault(("run", "stages"), "stages with warmup = true come first, and at least one stage is measured")
+            self.fault(
+                ("run", "stages"),
+                "stages with warmup = true come first, and at least one stage is measured",
+            )
 
-    def check_thresholds(self, thresholds: Sequence[Threshold], dialogues: Sequence[Dialogue]) -> None:
+    def check_thresholds(
+        self, thresholds: Sequence[Threshold], dialogues: Sequence[Dialogue]
+    ) -> None:
         names = {dialogue.name for dialogue in dialogues}
         for one in thresholds:
             if one.dialogue is not None and one.dialogue not in names:
@@ -241,7 +252,12 @@ class _Loader:
             if reply is not None:
                 self.check_reply(reply, (*path, "reply"))
                 body = self.file.parent / reply.body
-                if reply.body and len(reply.body) < NAME_MAX and "\n" not in reply.body and body.is_file():
+                if (
+                    reply.body
+                    and len(reply.body) < NAME_MAX
+                    and "\n" not in reply.body
+                    and body.is_file()
+                ):
                     reply = evolve(reply, body=self.text(body, (*path, "reply", "body")))
                 found.append(Stub(url, reply))
         return found
@@ -260,7 +276,10 @@ class _Loader:
             if not HTTP_STATUS.fullmatch(status):
                 self.fault(path, f"expected an HTTP status from 200 to 599, got {show(status)}")
         if sum(reply.errors.values()) > 1:
-            self.fault((*path, "errors"), f"the shares are {sum(reply.errors.values()):g} together, more than 1")
+            self.fault(
+                (*path, "errors"),
+                f"the shares are {sum(reply.errors.values()):g} together, more than 1",
+            )
 
     def check_faults(self, faults: Sequence[Fault], run: Run) -> None:
         seconds = sum(stage.for_ for stage in run.stages)
@@ -273,7 +292,9 @@ class _Loader:
 
     def one_fault(self, at: str, kind: Any) -> Fault:
         if kind not in FAULTS:
-            raise ValueError(f"expected {' or '.join(show(one) for one in FAULTS)}, got {show(kind)}")
+            raise ValueError(
+                f"expected {' or '.join(show(one) for one in FAULTS)}, got {show(kind)}"
+            )
         return Fault(parse_duration(at), kind)
 
     def named(self, name: str, raw: Any, parse: Any) -> list[Any]:
@@ -314,5 +335,7 @@ class _Loader:
         return ENV.sub(put_in, text)
 
     def fault(self, path: Path, text: str) -> None:
-        line = next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 1)
+        line = next(
+            (self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 1
+        )
         self.problems.append(Problem(line, f"{'.'.join(map(str, path))}: {text}"))

@@ -1,4 +1,6 @@
-"""The report as files: summary.json, a page that needs nothing but itself, and JUnit XML for whatever runs it."""
+"""The report as files: summary.json, a page that needs nothing but itself, and JUnit XML for
+whatever runs it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ TIMES = ("p50", "p90", "p95", "p99", "p999", "p9999", "max", "mean")
 def write(folder: Path, summary: Row, baseline: Row | None) -> None:
     """All three files."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (folder / "summary.json").write_text(
+        json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8"
+    )
     (folder / "report.html").write_text(page(summary, baseline), "utf-8")
     (folder / "junit.xml").write_bytes(junit(summary))
 
@@ -48,7 +52,11 @@ def page(summary: Row, baseline: Row | None) -> str:
         _section("The generator", _generator(summary)),
     ]
     if summary["notes"]:
-        parts.append(_section("Events", _counts({f"{n['at']:.1f} s": n["text"] for n in summary["notes"]}, "none")))
+        parts.append(
+            _section(
+                "Events", _counts({f"{n['at']:.1f} s": n["text"] for n in summary["notes"]}, "none")
+            )
+        )
     if baseline is not None:
         parts.append(_section("Against the baseline", _differences(compare(baseline, summary))))
     body = "\n".join(parts)
@@ -86,7 +94,9 @@ def _thresholds(summary: Row) -> str:
 
 def ms(seconds: float | None) -> str:
     """Seconds as milliseconds, for a table."""
-    return "" if seconds is None else f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+    return (
+        "" if seconds is None else f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+    )
 
 
 def _latencies(summary: Row) -> str:
@@ -95,9 +105,14 @@ def _latencies(summary: Row) -> str:
         "service (from when it was sent)": "service",
         "whole conversation": "conversation",
     }
-    found = {"reply": summary["replies"], "service": summary["service"], "conversation": summary["conversations"]}
+    found = {
+        "reply": summary["replies"],
+        "service": summary["service"],
+        "conversation": summary["conversations"],
+    }
     rows = [
-        [label, str(found[key]["count"]), *(ms(found[key][name]) for name in TIMES)] for label, key in kinds.items()
+        [label, str(found[key]["count"]), *(ms(found[key][name]) for name in TIMES)]
+        for label, key in kinds.items()
     ]
     return _table(["", "count", *TIMES], rows)
 
@@ -123,13 +138,27 @@ def _dialogues(summary: Row) -> str:
         ]
         for name, one in summary["dialogues"].items()
     ]  # fmt: skip
-    return _table(["dialogue", "begun", "completed", "", "hung up", "failed", "unfinished", "stopped at step"], rows)
+    return _table(
+        [
+            "dialogue",
+            "begun",
+            "completed",
+            "",
+            "hung up",
+            "failed",
+            "unfinished",
+            "stopped at step",
+        ],
+        rows,
+    )
 
 
 def _counts(counts: Row, none: str) -> str:
     if not counts:
         return f"<p class=note>{none}</p>"
-    return _table(["", ""], [[escape(str(name)), escape(str(value))] for name, value in counts.items()])
+    return _table(
+        ["", ""], [[escape(str(name)), escape(str(value))] for name, value in counts.items()]
+    )
 
 
 def _phases(summary: Row) -> str:
@@ -137,7 +166,9 @@ def _phases(summary: Row) -> str:
     if not server.get("phases"):
         return "<p class=note>not known: no admin port was given</p>"
     total = sum(server["phases"].values())
-    rows = [[name, ms(seconds), f"{seconds / total:.0%}"] for name, seconds in server["phases"].items()]
+    rows = [
+        [name, ms(seconds), f"{seconds / total:.0%}"] for name, seconds in server["phases"].items()
+    ]
     note = f"<p class=note>{server['starts']} processes started; the largest had {server['rss_max'] / (1 << 20):.0f} MiB</p>"
     return _table(["", "of a run, on average", ""], rows) + note
 
@@ -145,9 +176,7 @@ def _phases(summary: Row) -> str:
 def _generator(summary: Row) -> str:
     one = summary["generator"]
     late = one["late"]
-    text = (
-        f"{one['cpu']:.0%} of a core; late by {ms(late['p50'])} (p50), {ms(late['p99'])} (p99), {ms(late['max'])} (max)"
-    )
+    text = f"{one['cpu']:.0%} of a core; late by {ms(late['p50'])} (p50), {ms(late['p99'])} (p99), {ms(late['max'])} (max)"
     return f"<p>{escape(text)}; {one['reconnects']} reconnects, {one['redelivered']} replies delivered again</p>"
 
 
@@ -173,7 +202,10 @@ def junit(summary: Row) -> bytes:
     )  # fmt: skip
     for one in judged:
         case = ET.SubElement(
-            suite, "testcase", classname=Path(summary["campaign"]).stem, name=f"{one['name']} {one['limit']}"
+            suite,
+            "testcase",
+            classname=Path(summary["campaign"]).stem,
+            name=f"{one['name']} {one['limit']}",
         )
         if not one["ok"]:
             message = f"found {one['got']}" + (

@@ -1,4 +1,6 @@
-"""One run, from the first connection to the last reply: begins each session when it is due, whatever became of those before."""
+"""One run, from the first connection to the last reply: begins each session when it is due,
+whatever became of those before.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ log = logging.getLogger(__name__)
 
 @frozen
 class Target:
-    """What is loaded: a gateway that runs (and its admin port, where that is known), or the config of a server to be started."""
+    """What is loaded: a gateway that runs (and its admin port, where that is known), or the config
+    of a server to be started.
+    """
 
     gateway: str = ""
     admin: str | None = None
@@ -57,7 +61,9 @@ class Running:
     ended: float = 0.0  # seconds after zero
     cpu: float = 0.0  # of this process, during the run
     is_stopped: bool = False  # by the user, before its end
-    host: dict[str, str] = field(factory=lambda: {"machine": platform.machine(), "python": platform.python_version()})
+    host: dict[str, str] = field(
+        factory=lambda: {"machine": platform.machine(), "python": platform.python_version()}
+    )
 
     @property
     def now(self) -> float:
@@ -87,10 +93,18 @@ class Running:
             async with trio.open_nursery() as conversations:
                 for number, arrival in enumerate(self.arrivals):
                     await trio.sleep_until(self.zero + arrival.due)
-                    self._begin(conversations, talk, users, arrival, self.clients[number % len(self.clients)])
+                    self._begin(
+                        conversations,
+                        talk,
+                        users,
+                        arrival,
+                        self.clients[number % len(self.clients)],
+                    )
                 finish.deadline = self.zero + self.campaign.seconds + self.campaign.run.finish
 
-    def _begin(self, nursery: trio.Nursery, talk: Talk, users: UserPool, arrival: Arrival, client: Client) -> None:
+    def _begin(
+        self, nursery: trio.Nursery, talk: Talk, users: UserPool, arrival: Arrival, client: Client
+    ) -> None:
         measures = self.measures
         measures.second(arrival.due).offered += 1
         measures.offered += 1
@@ -142,26 +156,37 @@ class Running:
                 return f"drained and started again in {trio.current_time() - began:.1f} s"
         if self.watch is None:
             return "not done: no admin port is known"
-        return await (self.watch.kill_one() if fault.kind == "kill-sandbox" else self.watch.reload())
+        return await (
+            self.watch.kill_one() if fault.kind == "kill-sandbox" else self.watch.reload()
+        )
 
 
 @asynccontextmanager
-async def open_run(campaign: Campaign, target: Target, seed: int, folder: Path) -> AsyncIterator[Running]:
-    """Everything that a run needs, ready to go; `folder` is for the data and the log of a server that is started.
+async def open_run(
+    campaign: Campaign, target: Target, seed: int, folder: Path
+) -> AsyncIterator[Running]:
+    """Everything that a run needs, ready to go; `folder` is for the data and the log of a server
+    that is started.
 
     Raises:
         CannotStart: The server does not start, or nobody listens, or we are not let in.
     """
     running = Running(campaign, seed, schedule(campaign, seed), Measures(campaign.warmup))
     async with AsyncExitStack() as stack:
-        running.stubs = await stack.enter_async_context(open_stubs(campaign.stubs, campaign.run.stubs, seed))
+        running.stubs = await stack.enter_async_context(
+            open_stubs(campaign.stubs, campaign.run.stubs, seed)
+        )
         gateway, admin = target.gateway, target.admin
         if target.serve is not None:
             stub = f"http://{campaign.run.stubs.host}:{running.stubs.port}"
             settings = Settings(
-                str(target.serve), str(folder / "data"), connect_to=dict.fromkeys(running.stubs.hosts, stub)
+                str(target.serve),
+                str(folder / "data"),
+                connect_to=dict.fromkeys(running.stubs.hosts, stub),
             )
-            running.server = await stack.enter_async_context(open_server(settings, folder / "server.log"))
+            running.server = await stack.enter_async_context(
+                open_server(settings, folder / "server.log")
+            )
             gateway, admin = running.server.ready.gateway, running.server.ready.admin
         if admin is not None and target.app is not None:
             running.watch = await stack.enter_async_context(open_watch(admin, target.app))

@@ -1,4 +1,6 @@
-"""The schedule: who begins what when, drawn before the start, so that nothing the server does can change what is asked of it."""
+"""The schedule: who begins what when, drawn before the start, so that nothing the server does can
+change what is asked of it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,9 @@ from .campaign import Campaign, Dialogue, Stage, Think
 
 @frozen
 class Arrival:
-    """One session. `due`: seconds after the start; `thinks`: seconds before each further step; `leaves_at`: the step at which the user
-    hangs up, None for one who stays. `draw` decides which known user it is (below `returning`) or that it is a new one.
+    """One session. `due`: seconds after the start; `thinks`: seconds before each further step;
+    `leaves_at`: the step at which the user hangs up, None for one who stays. `draw` decides which
+    known user it is (below `returning`) or that it is a new one.
     """
 
     due: float

@@ -1,4 +1,6 @@
-"""What the user sees while it goes: a screen where there is a terminal, a line now and then where there is none; and what is said at the end."""
+"""What the user sees while it goes: a screen where there is a terminal, a line now and then where
+there is none; and what is said at the end.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def line(running: Running) -> str:
     errors = " ".join(f"{name}={count}" for name, count in measures.errors.most_common(5)) or "none"
     watch = running.watch
     server = (
-        "" if watch is None else f" pool {watch.sight.busy}/{watch.sight.idle} rss {watch.sight.rss / (1 << 20):.0f}MiB"
+        ""
+        if watch is None
+        else f" pool {watch.sight.busy}/{watch.sight.idle} rss {watch.sight.rss / (1 << 20):.0f}MiB"
     )
     return (
         f"{now:6.0f}s  asked {rate_at(running.campaign.run.stages, max(now, 0)):.1f}/s  begun {measures.offered}  open {measures.open}"
@@ -72,10 +76,18 @@ def screen(running: Running) -> Group:
     )
     for name, found in kinds:
         ordered = found.newest(NEWEST)
-        times.add_row(name, *(ms(percentile(ordered, share)) for share in (0.5, 0.9, 0.99, 0.999, 1.0)))
+        times.add_row(
+            name, *(ms(percentile(ordered, share)) for share in (0.5, 0.9, 0.99, 0.999, 1.0))
+        )
     late = percentile(measures.late.newest(NEWEST), 0.99)
-    trust = Text("the generator is late: do not trust these figures", style="bold red") if late > LATE_BAD else Text("")
-    errors = ", ".join(f"{name} {count}" for name, count in measures.errors.most_common(8)) or "none"
+    trust = (
+        Text("the generator is late: do not trust these figures", style="bold red")
+        if late > LATE_BAD
+        else Text("")
+    )
+    errors = (
+        ", ".join(f"{name} {count}" for name, count in measures.errors.most_common(8)) or "none"
+    )
     parts: list[RenderableType] = [
         bar,
         rates,
@@ -125,7 +137,11 @@ def conclude(console: Console, summary: Row, differences: list[Difference]) -> N
         ("conversation", "conversations"),
     ):
         found = summary[key]
-        times.add_row(name, str(found["count"]), *(ms(found[p]) for p in ("p50", "p90", "p99", "p999", "p9999", "max")))
+        times.add_row(
+            name,
+            str(found["count"]),
+            *(ms(found[p]) for p in ("p50", "p90", "p99", "p999", "p9999", "max")),
+        )
     console.print(times)
     for name, one in summary["dialogues"].items():
         share = "" if one["completed_share"] is None else f" ({one['completed_share']:.1%})"
@@ -134,18 +150,22 @@ def conclude(console: Console, summary: Row, differences: list[Difference]) -> N
         console.print(text + (f"; stopped at {where}" if where else ""), highlight=False)
     if summary["errors"]:
         console.print(
-            "errors: " + ", ".join(f"{name} {count}" for name, count in summary["errors"].items()), highlight=False
+            "errors: " + ", ".join(f"{name} {count}" for name, count in summary["errors"].items()),
+            highlight=False,
         )
     phases = summary["server"].get("phases") or {}
     if phases:
         console.print(
-            "a run, on average: " + ", ".join(f"{name} {ms(value)}" for name, value in phases.items()), highlight=False
+            "a run, on average: "
+            + ", ".join(f"{name} {ms(value)}" for name, value in phases.items()),
+            highlight=False,
         )
     if summary["knee"]:
         held = summary["knee"]
         more = "" if held["reached"] else " (and no sign of more being too much)"
         console.print(
-            f"held {held['replies_per_second']:.1f} replies/s at p99 {ms(held['p99'])}{more}", highlight=False
+            f"held {held['replies_per_second']:.1f} replies/s at p99 {ms(held['p99'])}{more}",
+            highlight=False,
         )
     for one in differences:
         console.print(
@@ -153,10 +173,14 @@ def conclude(console: Console, summary: Row, differences: list[Difference]) -> N
             style="red" if one.is_worse else "",
             highlight=False,
         )
-    for text in [f"{note['at']:.0f} s  {note['text']}" for note in summary["notes"]] + summary["advice"]:
+    for text in [f"{note['at']:.0f} s  {note['text']}" for note in summary["notes"]] + summary[
+        "advice"
+    ]:
         console.print(text, highlight=False)
     style = "bold green" if summary["verdict"] == "passed" else "bold red"
     console.print(
-        {"passed": "passed", "missed": "missed", "void": "void: the generator was late"}[summary["verdict"]],
+        {"passed": "passed", "missed": "missed", "void": "void: the generator was late"}[
+            summary["verdict"]
+        ],
         style=style,
     )

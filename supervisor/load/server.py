@@ -1,6 +1,8 @@
-"""A server of the harness's own: the apps of a config file in a process beside it, with ports and data of their own, and stubs for back ends.
+"""A server of the harness's own: the apps of a config file in a process beside it, with ports and
+data of their own, and stubs for back ends.
 
-A load test must hurt nobody: neither the store of the config, nor its Graphite, nor a back end that no stub stands for is ever reached.
+A load test must hurt nobody: neither the store of the config, nor its Graphite, nor a back end that
+no stub stands for is ever reached.
 
 `python -m supervisor.load.server SETTINGS` serves; `open_server` starts that.
 """
@@ -27,7 +29,8 @@ from ..host.process import Process, open_process
 
 START_SECONDS = 30.0
 STOP_SECONDS = 40.0  # more than gateway.drain is by default
-NOBODY = "stubs.invalid"  # the only host that may be reached without a stub: there is none of that name
+# the only host that may be reached without a stub: there is none of that name
+NOBODY = "stubs.invalid"
 LOG_END = 2000  # characters of its log that are shown when it does not start
 
 
@@ -51,11 +54,17 @@ class Ready(msgspec.Struct):
 def changed(config: Config, settings: Settings) -> Config:
     """The config with what is different."""
     apps = {
-        name: evolve(app, http=_with_stubs(app.http, settings.connect_to), metrics=evolve(app.metrics, graphite=None))
+        name: evolve(
+            app,
+            http=_with_stubs(app.http, settings.connect_to),
+            metrics=evolve(app.metrics, graphite=None),
+        )
         for name, app in config.apps.items()
     }
     listen = Listen(_address(settings.gateway), _address(settings.admin))
-    return evolve(config, data_dir=Path(settings.data_dir), listen=listen, redis=RedisServer(), apps=apps)
+    return evolve(
+        config, data_dir=Path(settings.data_dir), listen=listen, redis=RedisServer(), apps=apps
+    )
 
 
 def _with_stubs(http: Http, connect_to: Mapping[str, str]) -> Http:
@@ -85,22 +94,35 @@ class Server:
         with trio.move_on_after(START_SECONDS):
             line = await self._nursery.start(self._hold)
         if not line:
-            raise CannotStart(f"the server did not start; it logged:\n{self.log.read_text()[-LOG_END:]}")
+            raise CannotStart(
+                f"the server did not start; it logged:\n{self.log.read_text()[-LOG_END:]}"
+            )
         self.ready = msgspec.json.decode(line, type=Ready)
         self.settings.gateway = self.ready.gateway.removeprefix("ws://").removesuffix("/v1")
         self.settings.admin = self.ready.admin.removeprefix("http://")
 
     async def _hold(self, *, task_status: trio.TaskStatus[bytes]) -> None:
-        """As long as the process; gives the first line that it says, empty where it ends without one."""
-        argv = [sys.executable, "-m", "supervisor.load.server", msgspec.json.encode(self.settings).decode()]
+        """As long as the process; gives the first line that it says, empty where it ends without
+        one.
+        """
+        argv = [
+            sys.executable,
+            "-m",
+            "supervisor.load.server",
+            msgspec.json.encode(self.settings).decode(),
+        ]
         try:
             async with (
-                open_process(argv, os.environ, {}, cwd=str(Path.cwd()), oom_score=None) as self._process,
+                open_process(
+                    argv, os.environ, {}, cwd=str(Path.cwd()), oom_score=None
+                ) as self._process,
                 trio.open_nursery() as nursery,
             ):
                 nursery.start_soon(self._keep_log)
                 line = b""
-                while not line.endswith(b"\n") and (data := await self._process.stdout.receive_some()):
+                while not line.endswith(b"\n") and (
+                    data := await self._process.stdout.receive_some()
+                ):
                     line += data
                 if line:
                     task_status.started(line)
@@ -159,7 +181,9 @@ def main(text: str) -> None:
         return changed(load(Path(settings.config)), settings)
 
     def ready(service: Service) -> None:
-        sys.stdout.write(msgspec.json.encode(Ready(service.gateway_url, service.admin_url)).decode() + "\n")
+        sys.stdout.write(
+            msgspec.json.encode(Ready(service.gateway_url, service.admin_url)).decode() + "\n"
+        )
         sys.stdout.flush()
 
     trio.run(partial(run, read(), read, ready))

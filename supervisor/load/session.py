@@ -12,8 +12,8 @@ from .client import Client, Exchange
 from .measures import Measures
 from .schedule import Arrival
 
-# Seconds that a reply may come after the outcome of its run: the connection may have been lost between them, and it takes
-# client.RECONNECT_SECONDS and more until there is another one.
+# Seconds that a reply may come after the outcome of its run: the connection may have been lost
+# between them, and it takes client.RECONNECT_SECONDS and more until there is another one.
 OUTCOME_GRACE = 3.0
 
 
@@ -98,7 +98,9 @@ class Talk:
                     await exchange.has_reply.wait()
 
     def _note_late(self, intended: float) -> None:
-        """How late the generator itself is; a lost connection, or a server that gives no credit, is not its fault."""
+        """How late the generator itself is; a lost connection, or a server that gives no credit, is
+        not its fault.
+        """
         if self.measures.is_measured(intended):
             self.measures.late.add(intended, max(0.0, self._now() - intended))
 
@@ -111,8 +113,12 @@ class Talk:
             self.measures.reply.add(intended, replied - intended)
             self.measures.service.add(intended, exchange.replied - exchange.sent)
 
-    def _hang_up_if_waiting(self, client: Client, envelope: dict[str, Any], exchange: Exchange) -> None:
-        """A user who got no reply in time leaves; so long as they waited counts among the latencies: it was at least that."""
+    def _hang_up_if_waiting(
+        self, client: Client, envelope: dict[str, Any], exchange: Exchange
+    ) -> None:
+        """A user who got no reply in time leaves; so long as they waited counts among the
+        latencies: it was at least that.
+        """
         if exchange.rejected is None and exchange.outcome is None:
             self.measures.reply.add(self._now() - self.run.give_up.after, self.run.give_up.after)
             self._hang_up(client, envelope)

@@ -1,4 +1,6 @@
-"""The app's back ends, played: an HTTP server that answers after as long as it is told to, and fails as often."""
+"""The app's back ends, played: an HTTP server that answers after as long as it is told to, and
+fails as often.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ Z99 = 2.3263478740408408  # of the standard normal distribution
 
 @define(eq=False)
 class Stubs:
-    """All stubs of a campaign behind one port. `requests` counts the answers by status, and those that no stub has by 0."""
+    """All stubs of a campaign behind one port. `requests` counts the answers by status, and those
+    that no stub has by 0.
+    """
 
     stubs: Sequence[Stub]
     _random: random.Random
@@ -64,12 +68,15 @@ class Stubs:
         return Response(reply.body, reply.status, media_type=reply.content_type)
 
     def _find(self, host: str, path: str) -> Stub | None:
-        """The stub with the longest pattern that fits; one of another host only where none of this host is there."""
+        """The stub with the longest pattern that fits; one of another host only where none of this
+        host is there.
+        """
         fitting = [stub for stub in self.stubs if _fits(stub.url, path)]
         own = [
             stub
             for stub in fitting
-            if _host(stub.url) == host or _host(stub.url).split(":")[0] == host.split(":", maxsplit=1)[0]
+            if _host(stub.url) == host
+            or _host(stub.url).split(":")[0] == host.split(":", maxsplit=1)[0]
         ]
         return max(own or fitting, key=lambda stub: len(stub.url), default=None)
 

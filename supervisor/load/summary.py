@@ -1,4 +1,6 @@
-"""What a run found, as data: the numbers of the report, held to the campaign's thresholds, with what to do about them."""
+"""What a run found, as data: the numbers of the report, held to the campaign's thresholds, with
+what to do about them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from .schedule import rate_at
 from .thresholds import LATE, LATE_LIMIT, PERCENTILES, Threshold, parse_threshold
 
 WINDOW = 5.0  # seconds of a stretch in which a rate must hold
-SLOW_MULTIPLE = 4.0  # a stretch holds while its p99 is below this many times the p99 of the quietest one
+# a stretch holds while its p99 is below this many times the p99 of the quietest one
+SLOW_MULTIPLE = 4.0
 BIG_SHARE = 0.4  # of a run's time: what takes more is what to look at
 
 Row = dict[str, Any]
@@ -21,7 +24,9 @@ Row = dict[str, Any]
 
 @frozen
 class Judged:
-    """A threshold and what was found. `got` is None where there is nothing to compare; `breach`: the second of its first breach."""
+    """A threshold and what was found. `got` is None where there is nothing to compare; `breach`:
+    the second of its first breach.
+    """
 
     threshold: Threshold
     got: float | None
@@ -104,7 +109,9 @@ def _judge(one: Threshold, running: Running) -> Judged:
     if not holds and times is not None and got is not None:
         share = PERCENTILES[one.name.rpartition(".")[2]]
         slices = times.slices(WINDOW).items()
-        breach = next((key * WINDOW for key, found in slices if not one.holds(_point(found, share))), None)
+        breach = next(
+            (key * WINDOW for key, found in slices if not one.holds(_point(found, share))), None
+        )
     return Judged(one, got, holds, breach)
 
 
@@ -135,7 +142,11 @@ def _value(one: Threshold, running: Running) -> float | None:
     if one.dialogue is not None:
         return _completed(measures.counts(one.dialogue))
     if name == "sandbox.rss.max":
-        return float(running.watch.sight.rss_max) if running.watch is not None and running.watch.sight.rss_max else None
+        return (
+            float(running.watch.sight.rss_max)
+            if running.watch is not None and running.watch.sight.rss_max
+            else None
+        )
     values: dict[str, float | None] = {
         "missing_replies": measures.missing_replies,
         "errors": sum(measures.errors.values()),
@@ -178,7 +189,9 @@ def _counts(counts: DialogueCounts) -> Row:
 
 
 def _dialogue(counts: DialogueCounts) -> Row:
-    return _counts(counts) | {"stopped_at_step": {str(step + 1): n for step, n in sorted(counts.stopped.items())}}
+    return _counts(counts) | {
+        "stopped_at_step": {str(step + 1): n for step, n in sorted(counts.stopped.items())}
+    }
 
 
 def _times(times: Times, measures: Measures) -> Row:
@@ -200,19 +213,31 @@ def _timeline(running: Running) -> list[Row]:
 
 
 def knee(running: Running) -> Row | None:
-    """The highest rate of replies in a stretch that held: without errors, and not many times slower than the quietest stretch."""
+    """The highest rate of replies in a stretch that held: without errors, and not many times slower
+    than the quietest stretch.
+    """
     measures = running.measures
     stretches: list[tuple[float, float]] = []
     for key, found in measures.service.slices(WINDOW).items():
         begin = key * WINDOW
-        seconds = [one for second, one in measures.timeline.items() if begin <= second < begin + WINDOW]
-        if begin >= measures.since and begin + WINDOW <= running.ended and not sum(one.errors for one in seconds):
+        seconds = [
+            one for second, one in measures.timeline.items() if begin <= second < begin + WINDOW
+        ]
+        if (
+            begin >= measures.since
+            and begin + WINDOW <= running.ended
+            and not sum(one.errors for one in seconds)
+        ):
             stretches.append((len(found) / WINDOW, percentile(found, 0.99)))
     if not stretches:
         return None
     quiet = min(p99 for _, p99 in stretches)
     rate, p99 = max(one for one in stretches if one[1] <= quiet * SLOW_MULTIPLE)
-    return {"replies_per_second": rate, "p99": p99, "reached": max(one[0] for one in stretches) > rate}
+    return {
+        "replies_per_second": rate,
+        "p99": p99,
+        "reached": max(one[0] for one in stretches) > rate,
+    }
 
 
 def advice(phases: dict[str, float], app: str) -> list[str]:
@@ -231,7 +256,9 @@ def advice(phases: dict[str, float], app: str) -> list[str]:
         text = f"{share['boot']:.0%} of the time runs wait for a process to start: keep some warm ([apps.{app}.pool] min_idle = ...)"
         lines.append(text)
     if share["calls"] > BIG_SHARE:
-        lines.append(f"{share['calls']:.0%} of the time the app waits for its commands: back ends, or the store")
+        lines.append(
+            f"{share['calls']:.0%} of the time the app waits for its commands: back ends, or the store"
+        )
     if share["app"] > BIG_SHARE:
         lines.append(f"{share['app']:.0%} of the time is the app's own JavaScript")
     return lines

@@ -70,7 +70,9 @@ def parse_threshold(name: str, text: Any) -> Threshold:
     unit, dialogue = _unit(name), _DIALOGUE.fullmatch(name)
     found = _LIMIT.fullmatch(text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f'expected a comparison, such as "< 1500ms", "> 97%" or "== 0", got {show(text)}')
+        raise ValueError(
+            f'expected a comparison, such as "< 1500ms", "> 97%" or "== 0", got {show(text)}'
+        )
     compared, limit = found[1], found[2].strip()
     try:
         value, unit = _value(limit, unit)
@@ -92,7 +94,9 @@ def _unit(name: str) -> str:
         return "count"
     known = ["reply.p99", "service.p99", "session.p99", LATE, *_COUNTS, "errors.REASON", "replies.rate", "sessions.completed",
              "dialogue.NAME.completed", "sandbox.rss.max"]  # fmt: skip
-    raise ValueError(f"unknown measure; known: {', '.join(known)} (times: {', '.join(PERCENTILES)})")
+    raise ValueError(
+        f"unknown measure; known: {', '.join(known)} (times: {', '.join(PERCENTILES)})"
+    )
 
 
 def _value(limit: str, unit: str) -> tuple[float, str]:

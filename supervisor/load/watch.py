@@ -1,4 +1,6 @@
-"""What the server under test says of itself while it is asked: processes, memory, and where the time of its runs went."""
+"""What the server under test says of itself while it is asked: processes, memory, and where the
+time of its runs went.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ log = logging.getLogger(__name__)
 
 @define
 class Totals:
-    """Counters of the server's at one moment, of one app: seconds and runs by phase, processes started."""
+    """Counters of the server's at one moment, of one app: seconds and runs by phase, processes
+    started.
+    """
 
     seconds: dict[str, float] = field(factory=dict)
     runs: float = 0.0
@@ -87,12 +91,15 @@ class Watch:
             return otherwise
 
     def phases(self) -> dict[str, float]:
-        """Seconds of a run on average, by phase, between begin and end; empty where the server did not say."""
+        """Seconds of a run on average, by phase, between begin and end; empty where the server did
+        not say.
+        """
         runs = self.after.runs - self.before.runs
         if runs <= 0:
             return {}
         return {
-            name: (self.after.seconds.get(name, 0.0) - self.before.seconds.get(name, 0.0)) / runs for name in PHASES
+            name: (self.after.seconds.get(name, 0.0) - self.before.seconds.get(name, 0.0)) / runs
+            for name in PHASES
         }
 
     @property
@@ -119,7 +126,9 @@ class Watch:
         return "the config was read again" if body.get("ok") else f"the config was refused: {body}"
 
     async def _sandboxes(self) -> list[dict[str, object]]:
-        found: list[dict[str, object]] = (await self._client.get("/v1/sandboxes")).json()["sandboxes"]
+        found: list[dict[str, object]] = (await self._client.get("/v1/sandboxes")).json()[
+            "sandboxes"
+        ]
         return found
 
     async def run(self) -> None:
@@ -140,7 +149,10 @@ class Watch:
 
 
 def _samples(text: str) -> list[tuple[str, dict[str, str], float]]:
-    return [(name, dict(_LABEL.findall(labels or "")), float(value)) for name, labels, value in _SAMPLE.findall(text)]
+    return [
+        (name, dict(_LABEL.findall(labels or "")), float(value))
+        for name, labels, value in _SAMPLE.findall(text)
+    ]
 
 
 @asynccontextmanager
@@ -148,7 +160,9 @@ async def open_watch(admin: str, app: str) -> AsyncIterator[Watch]:
     """A watch on an app; `admin` is the URL of the admin port, whose token is in JSBOX_TOKEN."""
     token = os.environ.get("JSBOX_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    async with httpx2.AsyncClient(base_url=admin, headers=headers, timeout=TIMEOUT, trust_env=False) as client:
+    async with httpx2.AsyncClient(
+        base_url=admin, headers=headers, timeout=TIMEOUT, trust_env=False
+    ) as client:
         watch = Watch(app, client)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch.run)

@@ -1,8 +1,10 @@
-"""Accepting connections on a port: counted from accept to close, bounded as a whole and per address, each inside a fence.
+"""Accepting connections on a port: counted from accept to close, bounded as a whole and per
+address, each inside a fence.
 
-Whoever comes when the port is full is turned away at once, in plain HTTP, and costs no descriptor. A connection that has not
-shown yet that it is more than an open socket makes way for a newer one after `GRACE_SECONDS`. Nothing that goes wrong with one
-connection, or with accepting one, ends the port.
+Whoever comes when the port is full is turned away at once, in plain HTTP, and costs no descriptor.
+A connection that has not shown yet that it is more than an open socket makes way for a newer one
+after `GRACE_SECONDS`. Nothing that goes wrong with one connection, or with accepting one, ends the
+port.
 """
 
 from __future__ import annotations
@@ -21,11 +23,14 @@ from attrs import define, field, frozen
 from resources.fence import fence, note
 
 GRACE_SECONDS = 1.0  # for which a connection that is not known yet does not have to make way
-SURPLUS = 16  # connections beyond the bound that are told so by the port's own protocol, when all others are known
+# connections beyond the bound that are told so by the port's own protocol, when all others are
+# known
+SURPLUS = 16
 PAUSE = (0.05, 1.0)  # seconds until accept is tried again: first, most
 READ_AWAY = (
     64 << 10
-)  # bytes read before a connection is refused: if any are left, TCP resets it, and the answer is lost
+    # bytes read before a connection is refused: if any are left, TCP resets it, and the answer is lost
+)
 LEAST = 8  # connections that a port takes however few descriptors there are
 
 REFUSAL = (
@@ -55,7 +60,8 @@ class Visit:
         stream: The plain socket.
         address: The client's IP address.
         is_surplus: The port is full: the client may be told so, and must not be served.
-        has_answered: Something was sent to the client; set by whoever serves it. Else it gets `REFUSAL` when it has to make way.
+        has_answered: Something was sent to the client; set by whoever serves it. Else it gets
+            `REFUSAL` when it has to make way.
     """
 
     stream: trio.SocketStream
@@ -90,7 +96,9 @@ class Door:
         """Connections at the moment."""
         return len(self._inside)
 
-    async def accept(self, listener: trio.abc.Listener[trio.SocketStream], serve: Serve, clients: trio.Nursery) -> None:
+    async def accept(
+        self, listener: trio.abc.Listener[trio.SocketStream], serve: Serve, clients: trio.Nursery
+    ) -> None:
         """Accept on one listener until it is closed; the tasks of the connections are in `clients`.
 
         Cancellation: the listener is closed, connections go on.
@@ -146,7 +154,9 @@ class Door:
                 del self._by_address[name]
 
     def _make_way(self, name: str | None = None) -> bool:
-        """End the oldest stranger (of one address, if given) that has had its grace; return whether there was one."""
+        """End the oldest stranger (of one address, if given) that has had its grace; return whether
+        there was one.
+        """
         latest = trio.current_time() - GRACE_SECONDS
         for visit in self.strangers:
             if visit.since > latest:
@@ -169,7 +179,9 @@ class Door:
 
 
 def turn_away(stream: trio.SocketStream, answer: bytes = REFUSAL) -> None:
-    """Send an answer, as far as that can be done at once, and close. Never waits, never raises OSError."""
+    """Send an answer, as far as that can be done at once, and close. Never waits, never raises
+    OSError.
+    """
     with suppress(OSError):
         os.read(stream.socket.fileno(), READ_AWAY)
     with suppress(OSError):
@@ -184,7 +196,9 @@ def is_loopback(address: str) -> bool:
 
 
 def counted_as(address: str) -> str:
-    """What connections from an address are counted as: the address; of IPv6 its /64; "" for loopback, which has no bound."""
+    """What connections from an address are counted as: the address; of IPv6 its /64; "" for
+    loopback, which has no bound.
+    """
     ip = _ip(address)
     if ip is None:
         return address
@@ -203,7 +217,9 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def affordable(setting: str, most: int) -> int:
-    """At most half of this process's file descriptors: sandboxes, the store and the other port need theirs."""
+    """At most half of this process's file descriptors: sandboxes, the store and the other port need
+    theirs.
+    """
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if descriptors == resource.RLIM_INFINITY or most <= descriptors // 2:
         return most

@@ -1,7 +1,8 @@
 """A port that speaks HTTP/1.1: an ASGI application, served on Trio.
 
-Each connection is in a fence from its first byte, each request in one of its own: whatever goes wrong ends that request, or
-that connection. There is no HTTP/2 and no WebSocket; a request to upgrade is answered as what it is without.
+Each connection is in a fence from its first byte, each request in one of its own: whatever goes
+wrong ends that request, or that connection. There is no HTTP/2 and no WebSocket; a request to
+upgrade is answered as what it is without.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from .http_head import Head, Unacceptable
 BOUNDS = Bounds(256, 64)
 LEFT_MAX = (
     64 << 10
-)  # bytes of a body that the application did not read, and that are read for the sake of the connection
+    # bytes of a body that the application did not read, and that are read for the sake of the
+    # connection
+)
 PATH_SHOWN = 100  # characters of a path in the log
 KNOWN = "jsbox.known"  # in the scope: to be called when the client has shown that it may be here
 
@@ -48,7 +51,8 @@ class _Exchange:
     _keeps_alive: bool = field(init=False)
     _has_told_end: bool = field(default=False, init=False)  # of the request's body
     _is_over: bool = field(default=False, init=False)
-    _head: bytes = field(default=b"", init=False)  # of the answer: sent with the first part of its body
+    # of the answer: sent with the first part of its body
+    _head: bytes = field(default=b"", init=False)
     _is_bare: bool = field(default=False, init=False)  # the answer has no body
     _is_chunked: bool = field(default=False, init=False)
 
@@ -95,7 +99,10 @@ class _Exchange:
         for name, value in headers:
             if _NEVER.search(name + value):
                 raise ValueError(f"the header {name!r} of an answer would be more than one")
-        lines = [f"HTTP/1.1 {status} {_phrase(status)}".encode(), *(b"%s: %s" % header for header in headers)]
+        lines = [
+            f"HTTP/1.1 {status} {_phrase(status)}".encode(),
+            *(b"%s: %s" % header for header in headers),
+        ]
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def _framed(self, data: bytes) -> bytes:
@@ -107,7 +114,9 @@ class _Exchange:
         return chunk + b"0\r\n\r\n" if self._is_over else chunk
 
     async def can_go_on(self) -> bool:
-        """Whether another request may follow: not after a body that has no end which could be found."""
+        """Whether another request may follow: not after a body that has no end which could be
+        found.
+        """
         try:
             return self._is_over and self._keeps_alive and await self._body.read_away(LEFT_MAX)
         except Unacceptable:
@@ -183,7 +192,9 @@ class _Port:
 
     async def _answer(self, visit: Visit, exchange: _Exchange) -> None:
         head = exchange.head
-        with fence(self.where, f"{head.method} {head.path[:PATH_SHOWN]!r} of {visit.address}") as caught:
+        with fence(
+            self.where, f"{head.method} {head.path[:PATH_SHOWN]!r} of {visit.address}"
+        ) as caught:
             try:
                 await self.app(self._scope(visit, head), exchange.receive, exchange.send)
             except (Gone, ClientDisconnect):
@@ -197,7 +208,8 @@ class _Port:
     def _scope(self, visit: Visit, head: Head) -> Scope:
         return {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.3"},  # 2.4 would not be told of clients that leave
+            # 2.4 would not be told of clients that leave
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": head.version,
             "method": head.method,
             "scheme": "http" if self.tls is None else "https",
@@ -242,9 +254,14 @@ async def open_http(
     tls: ssl.SSLContext | None = None,
     bounds: Bounds = BOUNDS,
 ) -> AsyncIterator[int]:
-    """Serve; gives the port number. At the end answers in progress have `stop_seconds` to end. `where`: as in `fence`."""
+    """Serve; gives the port number. At the end answers in progress have `stop_seconds` to end.
+    `where`: as in `fence`.
+    """
     port = _Port(app, where, tls)
-    door = Door(where, Bounds(affordable(f"the connections of port {where}", bounds.most), bounds.per_address))
+    door = Door(
+        where,
+        Bounds(affordable(f"the connections of port {where}", bounds.most), bounds.per_address),
+    )
     async with trio.open_nursery() as clients, trio.open_nursery() as accepting:
         for listener in listeners:
             accepting.start_soon(door.accept, listener, port.client, clients)

@@ -1,7 +1,8 @@
-"""A client of a port that speaks HTTP/1.1: its requests are read and its answers written, within bounds of bytes and time.
+"""A client of a port that speaks HTTP/1.1: its requests are read and its answers written, within
+bounds of bytes and time.
 
-A client that is silent, or that takes its answer too slowly, loses its connection. Of what it sends no more is kept than
-`READ` bytes and one head; the parts of a body are given out as they come.
+A client that is silent, or that takes its answer too slowly, loses its connection. Of what it sends
+no more is kept than `READ` bytes and one head; the parts of a body are given out as they come.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from .http_head import Head, Unacceptable, parse_head
 HEAD_SECONDS = 5.0  # from accept, or the end of the answer before, until a head is there
 BODY_SECONDS = 60.0  # until a body is there
 WRITE_SECONDS = 10.0  # for `WRITE` bytes to be taken
-LINGER_SECONDS = 1.0  # for a client to read the last answer, before what it still sends would reset the connection
+# for a client to read the last answer, before what it still sends would reset the connection
+LINGER_SECONDS = 1.0
 HEAD_MAX = 16 << 10  # bytes
 BODY_MAX = 16 << 20
 READ, WRITE = 64 << 10, 16 << 10
@@ -97,7 +99,9 @@ class HttpConnection:
         return bool(data)
 
     async def wait_gone(self) -> None:
-        """Return when the client has closed its end. What else it sends is kept for later, as far as there is room."""
+        """Return when the client has closed its end. What else it sends is kept for later, as far
+        as there is room.
+        """
         while len(self._buffer) < HEAD_MAX:
             if not await self.receive():
                 return
@@ -117,7 +121,9 @@ class HttpConnection:
                 raise Gone("the client reads too slowly")
 
     async def linger(self) -> None:
-        """After the last answer: say that no more will come, and read away what would make TCP throw the answer away."""
+        """After the last answer: say that no more will come, and read away what would make TCP
+        throw the answer away.
+        """
         with trio.move_on_after(LINGER_SECONDS):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 if isinstance(self.stream, trio.SocketStream):
@@ -134,7 +140,9 @@ class HttpConnection:
         return part
 
     def take_line(self, pattern: re.Pattern[bytes], most: int) -> re.Match[bytes] | None:
-        """A line from what was read, of at most so many bytes; None if it is not whole. Raises Unacceptable."""
+        """A line from what was read, of at most so many bytes; None if it is not whole. Raises
+        Unacceptable.
+        """
         end = self._buffer.find(b"\n", 0, most)
         if end < 0 and len(self._buffer) < most:
             return None
@@ -200,7 +208,9 @@ class Body:
         return b""
 
     async def read_away(self, most: int) -> bool:
-        """Read what the application left of it, if that is no more than so much; return whether it was."""
+        """Read what the application left of it, if that is no more than so much; return whether it
+        was.
+        """
         if self._awaits_continue:
             return False
         while not self.is_read and self._size + self._left <= most:
@@ -243,7 +253,9 @@ class Body:
                     self._trailers += 1
                     self.is_read = not line[0].strip()
                     if self._trailers > TRAILERS_MAX:
-                        raise Unacceptable(431, f"expected at most {TRAILERS_MAX} headers after the body")
+                        raise Unacceptable(
+                            431, f"expected at most {TRAILERS_MAX} headers after the body"
+                        )
         return b""
 
     def _data(self) -> bytes:

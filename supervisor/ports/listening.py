@@ -17,10 +17,14 @@ async def listen(setting: str, address: Address, manager: Manager) -> list[trio.
     Raises:
         CannotStart: The address cannot be had; the text names `setting`.
     """
-    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(held)) for held in manager.take(address)]
+    listeners = [
+        trio.SocketListener(trio.socket.from_stdlib_socket(held)) for held in manager.take(address)
+    ]
     if not listeners:
         try:
-            listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+            listeners = await trio.open_tcp_listeners(
+                address.port, host=address.host, backlog=BACKLOG
+            )
         except OSError as error:
             raise CannotStart(f"{setting}: cannot listen on {address}: {error.strerror}") from error
     for listener in listeners:

@@ -1,4 +1,6 @@
-"""What others are told of a run: the app's developer in its log, and a user who waits for an answer that the app did not give."""
+"""What others are told of a run: the app's developer in its log, and a user who waits for an answer
+that the app did not give.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ log = logging.getLogger(__name__)
 
 @frozen
 class Words:
-    """Says it where that can be done; else the process's own log has it. Raises nothing unless it says so."""
+    """Says it where that can be done; else the process's own log has it. Raises nothing unless it
+    says so.
+    """
 
     logbook: Logbook
     outbox: Outbox
@@ -47,7 +51,9 @@ class Words:
         except Exception as error:  # noqa: BLE001  # likewise
             _not_in_its_log(app.name, text, error)
 
-    async def report(self, caller: Caller, entry: Entry, outcome: Outcome, fault: SandboxFault | None) -> None:
+    async def report(
+        self, caller: Caller, entry: Entry, outcome: Outcome, fault: SandboxFault | None
+    ) -> None:
         """How a run ended that did not end well."""
         what = f"{entry.kind} {entry.id}"
         if fault is None:
@@ -59,7 +65,8 @@ class Words:
     async def fall_back(self, app: App, caller: Caller) -> None:
         """A session's user waits: send what the operator has for that.
 
-        An earlier run of the message may have answered it, before the server was ended: then that was the answer.
+        An earlier run of the message may have answered it, before the server was ended: then that
+        was the answer.
         """
         is_sent = False
         try:
@@ -69,16 +76,19 @@ class Words:
         self.observer.reply_missing(app.name, fallback=is_sent)
 
     async def fall_back_for(self, app: App, caller: Caller) -> bool:
-        """As `fall_back`, for a session's message that is not going to be run, unless a run of it has replied.
+        """As `fall_back`, for a session's message that is not going to be run, unless a run of it
+        has replied.
 
-        Should it be run after all, later, that run's reply is sent too. Counts nothing; returns whether there was
-        anything to send.
+        Should it be run after all, later, that run's reply is sent too. Counts nothing; returns
+        whether there was anything to send.
 
         Raises:
             StoreError: It could not be sent; once more does no harm.
         """
         try:
-            return await self._answer(app, caller, Slot(caller.origin, FALLBACK, unless=(FIRST_REPLY,)))
+            return await self._answer(
+                app, caller, Slot(caller.origin, FALLBACK, unless=(FIRST_REPLY,))
+            )
         except OutboxFull as error:
             log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
             return False

@@ -1,4 +1,6 @@
-"""Dead letters: what becomes of an entry of the journal that must not be run again, and how an operator gets it run all the same."""
+"""Dead letters: what becomes of an entry of the journal that must not be run again, and how an
+operator gets it run all the same.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,8 @@ class DeadLetterBox:
         self._counts = await self.store.counts()
 
     async def set_aside(self, program: Program, left: Left, deaths: int) -> Ended | None:
-        """Make a dead letter of an entry; its user gets the fallback reply. Returns its end, if anybody may wait for it.
+        """Make a dead letter of an entry; its user gets the fallback reply. Returns its end, if
+        anybody may wait for it.
 
         Raises:
             StoreError: It is still in the journal, or may be; once more does no harm.
@@ -98,7 +101,9 @@ class DeadLetterBox:
             return None
         if waits:
             self._observer.reply_missing(app.name, fallback=is_sent)
-        self._observer.run_ended(app.name, entry.kind, Outcome.DEAD_LETTER, Phases(0.0, 0.0, 0.0, 0.0))
+        self._observer.run_ended(
+            app.name, entry.kind, Outcome.DEAD_LETTER, Phases(0.0, 0.0, 0.0, 0.0)
+        )
         return Ended(entry, Outcome.DEAD_LETTER)
 
     async def drop(self, letter: Letter) -> bool:
@@ -106,11 +111,14 @@ class DeadLetterBox:
         was_there = await self.store.drop(letter)
         if was_there:
             self._one_less(letter)
-            log.info("dead letter %s of app %s was dropped by an operator", letter.id, letter.summary.app)
+            log.info(
+                "dead letter %s of app %s was dropped by an operator", letter.id, letter.summary.app
+            )
         return was_there
 
     async def retry(self, letter: Letter, raw: bytes, line: Line) -> str | None:
-        """Have a letter run again, after all that waits; returns its place in the journal, or None if it is gone.
+        """Have a letter run again, after all that waits; returns its place in the journal, or None
+        if it is gone.
 
         What it sent in earlier runs is not sent again, for as long as the outboxes know of it.
 
@@ -126,9 +134,14 @@ class DeadLetterBox:
         if program is None or program.app.account != letter.account:
             raise CannotRetry(f"app {app} of account {letter.account} is not in the config")
         if not line.has_room(app):
-            raise CannotRetry(f"{program.app.pool.queue} messages wait for app {app} already (pool.queue)")
-        entry = entry if entry.origin else msgspec.structs.replace(entry, origin=letter.summary.place)
-        with trio.CancelScope(shield=True):  # bounded by the store's patience; what is in the journal must be run
+            raise CannotRetry(
+                f"{program.app.pool.queue} messages wait for app {app} already (pool.queue)"
+            )
+        entry = (
+            entry if entry.origin else msgspec.structs.replace(entry, origin=letter.summary.place)
+        )
+        # bounded by the store's patience; what is in the journal must be run
+        with trio.CancelScope(shield=True):
             try:
                 place = await self.store.retry(letter, entry)
             except StoreError:

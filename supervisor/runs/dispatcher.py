@@ -1,8 +1,10 @@
-"""From an accepted message to the outcome of its run: admits, orders, starts runs, and says how each ended.
+"""From an accepted message to the outcome of its run: admits, orders, starts runs, and says how
+each ended.
 
-Nothing here belongs to a gateway connection: a run goes on when the connection that brought its message is gone, and what is in
-the journal is run whether or not anybody still waits for it. The state is what waits in the lanes and what is in progress; it
-changes only in methods that do not wait, and a run that has ended, however it did, leaves nothing in it.
+Nothing here belongs to a gateway connection: a run goes on when the connection that brought its
+message is gone, and what is in the journal is run whether or not anybody still waits for it. The
+state is what waits in the lanes and what is in progress; it changes only in methods that do not
+wait, and a run that has ended, however it did, leaves nothing in it.
 """
 
 from __future__ import annotations
@@ -35,7 +37,8 @@ from .lanes import Lanes, lane_of
 from .recovery import Recovery
 from .router import Router
 
-TURNS = (os.cpu_count() or 1) + 1  # runs of all apps that begin together; the others wait for theirs
+# runs of all apps that begin together; the others wait for theirs
+TURNS = (os.cpu_count() or 1) + 1
 TURN_SECONDS = 0.02  # that a run keeps others waiting: several times what an ordinary one takes
 
 log = logging.getLogger(__name__)
@@ -68,7 +71,8 @@ class Dispatcher:
     def update(self, programs: Mapping[str, Program]) -> None:
         """The apps as they are now; holds from the next run.
 
-        What waits for an app that is gone stays in the journal, and is run when the app is back; nobody waits for it here.
+        What waits for an app that is gone stays in the journal, and is run when the app is back;
+        nobody waits for it here.
         """
         before, self.programs = self.programs, programs
         self._by_channel = {}
@@ -79,7 +83,9 @@ class Dispatcher:
         for name, program in before.items():
             if not _is_same(program, programs.get(name)):
                 self._hand_back(name)
-        self.recovery.look_soon([name for name, new in programs.items() if not _is_same(before.get(name), new)])
+        self.recovery.look_soon(
+            [name for name, new in programs.items() if not _is_same(before.get(name), new)]
+        )
         for name in list(self._lanes):
             self._start_some(name)
 
@@ -88,7 +94,9 @@ class Dispatcher:
         return self._by_channel.get(channel, ())
 
     def has_room(self, app: str, more: int = 1) -> bool:
-        """Whether N more messages may wait for this app; there is no room for one that is not in the config."""
+        """Whether N more messages may wait for this app; there is no room for one that is not in
+        the config.
+        """
         program = self.programs.get(app)
         return program is not None and self.waiting(app) + more <= program.app.pool.queue
 
@@ -100,14 +108,19 @@ class Dispatcher:
     def oldest(self, app: str) -> float:
         """Seconds that the oldest of them has waited; 0 if none does."""
         lanes = self._lanes.get(app)
-        since = min((job.since for job in lanes.heads()), default=None) if lanes is not None and lanes.waiting else None
+        since = (
+            min((job.since for job in lanes.heads()), default=None)
+            if lanes is not None and lanes.waiting
+            else None
+        )
         return 0.0 if since is None else trio.current_time() - since
 
     def submit(self, entry: Entry, place: str, then: Then = nothing) -> None:
-        """Take on an entry that stands in the journal; one that is waiting or in progress already is left alone.
+        """Take on an entry that stands in the journal; one that is waiting or in progress already
+        is left alone.
 
-        `then` is called once, when its run has ended and what it sent was handed out, or at once if it stays in the
-        journal since its app has left the config meanwhile.
+        `then` is called once, when its run has ended and what it sent was handed out, or at once if
+        it stays in the journal since its app has left the config meanwhile.
         """
         self.take_on(Job(entry, place, then))
 
@@ -135,7 +148,9 @@ class Dispatcher:
             self._announce(ended, nothing)
 
     async def recover(self) -> int:
-        """At the start: take on everything that the journals still have; returns how much. Waits for the store."""
+        """At the start: take on everything that the journals still have; returns how much. Waits
+        for the store.
+        """
         return await self.recovery.start()
 
     def settle_soon(self) -> None:
@@ -143,18 +158,24 @@ class Dispatcher:
         self.recovery.look_soon(self.programs)
 
     async def drain(self, seconds: float) -> None:
-        """Start no more runs; wait for those in progress, at most so long. The others stay in the journal."""
+        """Start no more runs; wait for those in progress, at most so long. The others stay in the
+        journal.
+        """
         self._draining = self._is_stopped = True
         with trio.move_on_after(seconds):
             while any(lanes.in_hand for lanes in self._lanes.values()):
                 await self._quiet.park()
 
     def stop(self) -> None:
-        """An operator ends the service: runs in progress are going to be cut off, and that is not their fault."""
+        """An operator ends the service: runs in progress are going to be cut off, and that is not
+        their fault.
+        """
         self._draining = self._is_stopped = True
 
     def is_tripped(self, app: str) -> bool:
-        """Whether no runs of an app are started, since too many in a row ended with their process; until a reload."""
+        """Whether no runs of an app are started, since too many in a row ended with their process;
+        until a reload.
+        """
         program = self.programs.get(app)
         return program is not None and self._pool.crashes.is_tripped(program.app)
 
@@ -163,7 +184,11 @@ class Dispatcher:
         lanes = self._lanes.get(name)
         jobs = [] if lanes is None else lanes.clear()
         if jobs:
-            log.warning("app %s left the config: %d messages stay in its journal until it is back", name, len(jobs))
+            log.warning(
+                "app %s left the config: %d messages stay in its journal until it is back",
+                name,
+                len(jobs),
+            )
         for job in jobs:
             self._known.discard(job.key)
             self._tell(Ended(job.entry, Outcome.SHUTDOWN), job)
@@ -171,7 +196,11 @@ class Dispatcher:
 
     def _start_some(self, name: str) -> None:
         program, lanes = self.programs.get(name), self._lanes.get(name)
-        while program is not None and lanes is not None and self._may_start(program.app, lanes.in_hand):
+        while (
+            program is not None
+            and lanes is not None
+            and self._may_start(program.app, lanes.in_hand)
+        ):
             taken = lanes.take()
             if taken is None:
                 break
@@ -212,7 +241,8 @@ class Dispatcher:
     def _finish(self, job: Job) -> None:
         """Strike the entry from the journal; if that cannot be done now, later.
 
-        Nothing waits for it: whatever is asked of the store from now on, by the user's next message for one, comes after it.
+        Nothing waits for it: whatever is asked of the store from now on, by the user's next message
+        for one, comes after it.
         """
 
         def failed(_: Exception) -> None:
@@ -232,14 +262,21 @@ class Dispatcher:
         try:
             self._announce(ended, then)
         except Exception as error:  # noqa: BLE001  # a fence, without the cost of one for each run
-            note("run", error, f"app {job.entry.app}, the outcome of {job.entry.kind} {job.entry.id}")
+            note(
+                "run", error, f"app {job.entry.app}, the outcome of {job.entry.kind} {job.entry.id}"
+            )
             self.tell(Ended(job.entry, None))  # so that the way back to who brought it is forgotten
             then()
 
     def _forget_if_quiet(self, name: str) -> None:
         """Keep nothing of an app that is gone and has no run in progress."""
         lanes = self._lanes.get(name)
-        if name not in self.programs and lanes is not None and not lanes.waiting and not lanes.in_hand:
+        if (
+            name not in self.programs
+            and lanes is not None
+            and not lanes.waiting
+            and not lanes.in_hand
+        ):
             del self._lanes[name]
 
 
@@ -276,7 +313,9 @@ async def open_dispatcher(
     observer: Observer,
     announce: Callable[[Ended, Then], None],
 ) -> AsyncIterator[Dispatcher]:
-    """A dispatcher that announces how each run ended; at its end the runs in progress are cut off, and stay in the journal."""
+    """A dispatcher that announces how each run ended; at its end the runs in progress are cut off,
+    and stay in the journal.
+    """
     words = Words(logbook, outbox, observer)
     turns = Turns(TURNS, TURN_SECONDS)
     handler = Handler(pool, router, journal, logbook, words, history, observer, turns)

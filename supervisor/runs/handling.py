@@ -1,4 +1,6 @@
-"""One run: from its turn to its outcome. Whatever goes wrong in it, in the app or in us, ends this run and nothing else."""
+"""One run: from its turn to its outcome. Whatever goes wrong in it, in the app or in us, ends this
+run and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ class _Run:
     def unanswered(self) -> bool:
         """Whether a user waits for a reply that the app did not give."""
         entry = self.job.entry
-        return is_session_start(entry.payload) and entry.kind == "message" and not self.caller.replied
+        return (
+            is_session_start(entry.payload) and entry.kind == "message" and not self.caller.replied
+        )
 
 
 @define(eq=False)
@@ -116,10 +120,11 @@ class Handler:
         return ended
 
     async def _begin(self, job: Job) -> None:
-        """Have the journal note that the run begins: should we die in it, it must be known that it was in progress.
+        """Have the journal note that the run begins: should we die in it, it must be known that it
+        was in progress.
 
-        Not waited for, since it goes out before anything that the app could ask for; but an entry that may have killed a
-        supervisor before is not touched until its count is there.
+        Not waited for, since it goes out before anything that the app could ask for; but an entry
+        that may have killed a supervisor before is not touched until its count is there.
         """
         job.is_begun = True
         if not job.is_recovered:
@@ -140,7 +145,13 @@ class Handler:
         run.trace.payload = payload
         fault = await self._execute(app, run, payload, turn)
         ms = (trio.current_time() - began) * 1000
-        outcome = fault.outcome if fault is not None else Outcome.NO_REPLY if run.unanswered else Outcome.OK
+        outcome = (
+            fault.outcome
+            if fault is not None
+            else Outcome.NO_REPLY
+            if run.unanswered
+            else Outcome.OK
+        )
         run.trace.detail = "" if fault is None else fault.detail
         if outcome is not Outcome.OK:
             await self._words.report(caller, entry, outcome, fault)
@@ -155,7 +166,9 @@ class Handler:
             await self._words.fall_back(app, caller)
         return Ended(entry, outcome, round(ms, 1), run.commands)
 
-    async def _execute(self, app: App, run: _Run, payload: dict[str, Any], turn: object) -> SandboxFault | None:
+    async def _execute(
+        self, app: App, run: _Run, payload: dict[str, Any], turn: object
+    ) -> SandboxFault | None:
         """Run it in a sandbox. Returns what went wrong, if anything."""
         caller, trace = run.caller, run.trace
 
@@ -186,7 +199,9 @@ class Handler:
                 run.boot = began - asked
                 trace.start(sandbox.process.pid)
                 with trio.move_on_after(limits.wall) as wall:
-                    used = await sandbox.deliver(caller.run, run.job.entry.kind, payload, limits, answer, app.config)
+                    used = await sandbox.deliver(
+                        caller.run, run.job.entry.kind, payload, limits, answer, app.config
+                    )
                     run.calls = used.calls_seconds
                 ran = trio.current_time() - began
                 said = sandbox.take_stderr()
@@ -199,9 +214,16 @@ class Handler:
             return fault
         return None
 
-    async def _note_use(self, app: App, caller: Caller, sandbox: Sandbox, used: RunUse, wall: float) -> None:
+    async def _note_use(
+        self, app: App, caller: Caller, sandbox: Sandbox, used: RunUse, wall: float
+    ) -> None:
         """Keep what a run used; a word in the app's log where it came close to a limit."""
-        values = {"wall": wall, "cpu": used.cpu_seconds, "output": used.output_bytes, "commands": used.commands}
+        values = {
+            "wall": wall,
+            "cpu": used.cpu_seconds,
+            "output": used.output_bytes,
+            "commands": used.commands,
+        }
         if sandbox.runs % MEMORY_EVERY == 1:
             values["memory"] = sandbox.process.rss_bytes()
             if len(sandbox.heaps) == HEAPS:
@@ -222,7 +244,9 @@ class Handler:
         self._observer.run_ended(app.name, run.job.entry.kind, outcome or Outcome.OK, phases)
 
     async def _crashed(self, app: App, entry: Entry, run: _Run | None) -> Ended:
-        """A run in which something went wrong that nobody expected: the same end as any other, as far as it can be had."""
+        """A run in which something went wrong that nobody expected: the same end as any other, as
+        far as it can be had.
+        """
         if run is None:
             return Ended(entry, Outcome.CRASHED)
         what = _what(entry)
@@ -250,7 +274,9 @@ class Handler:
                 wants = isinstance(config, dict) and bool(config.get("process_events"))
             except ValueError as error:
                 await self._words.say_for(
-                    app, ERROR, f"The config key 'config' is not JSON ({error}); an event is ignored."
+                    app,
+                    ERROR,
+                    f"The config key 'config' is not JSON ({error}); an event is ignored.",
                 )
                 return False
         if not wants:

@@ -1,4 +1,6 @@
-"""What is kept of a run when it has ended: its trace, and where the operator wants that, a recording."""
+"""What is kept of a run when it has ended: its trace, and where the operator wants that, a
+recording.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,15 @@ class History:
         """It has ended, and `trace` says how."""
         if trace.is_too_large:
             log.warning(
-                "app %s: %s %s is not recorded: its commands and replies are too large", app.name, trace.kind, trace.id
+                "app %s: %s %s is not recorded: its commands and replies are too large",
+                app.name,
+                trace.kind,
+                trace.id,
             )
         elif trace.records:
-            self.recordings.keep_soon(self._recording(trace, app), app.trace.recorded, app.trace.recorded_for)
+            self.recordings.keep_soon(
+                self._recording(trace, app), app.trace.recorded, app.trace.recorded_for
+            )
         trace.forget_values()
         self.traces.keep(trace, app.trace)
 
@@ -51,6 +58,9 @@ class History:
             outcome=str(trace.outcome or ""),
             detail=trace.detail,
             source=app.digest,
-            exchanges=[Exchange(step.name, step.at, step.asked or {}, step.got, step.seconds) for step in trace.steps],
+            exchanges=[
+                Exchange(step.name, step.at, step.asked or {}, step.got, step.seconds)
+                for step in trace.steps
+            ],
             left_out=trace.left_out,
         )

@@ -27,7 +27,9 @@ class Program:
 
 @frozen
 class Ended:
-    """How a run ended: milliseconds it took, and commands. `outcome` is None where there was no run to do."""
+    """How a run ended: milliseconds it took, and commands. `outcome` is None where there was no run
+    to do.
+    """
 
     entry: Entry
     outcome: Outcome | None
@@ -50,7 +52,8 @@ class Job:
     Attributes:
         place: Where it stands in the journal.
         then: Called once, when its run has ended.
-        is_recovered: It was found in the journal, so it may have been in progress when a supervisor died.
+        is_recovered: It was found in the journal, so it may have been in progress when a supervisor
+            died.
         is_begun: The journal has been asked to note that its run began.
     """
 

@@ -1,4 +1,6 @@
-"""Who is next: the waiting work of one app, in lanes. Work in one lane is done one at a time and in order; lanes take turns."""
+"""Who is next: the waiting work of one app, in lanes. Work in one lane is done one at a time and in
+order; lanes take turns.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ class Lanes(Generic[T]):
     """A queue of queues. No method waits."""
 
     _lanes: dict[Hashable, deque[T]] = field(factory=dict, init=False)
-    _ready: deque[Hashable] = field(factory=deque, init=False)  # lanes with work, none of it in hand
+    # lanes with work, none of it in hand
+    _ready: deque[Hashable] = field(factory=deque, init=False)
     waiting: int = field(default=0, init=False)
     in_hand: int = field(default=0, init=False)
 
@@ -65,7 +68,9 @@ class Lanes(Generic[T]):
 
 
 def lane_of(entry: Entry) -> Hashable:
-    """Messages of one user on one channel are handled in order; so are the events of one outbound message."""
+    """Messages of one user on one channel are handled in order; so are the events of one outbound
+    message.
+    """
     if entry.kind == "message":
         return (entry.channel, entry.payload.get("from_addr"))
     return (entry.channel, "event", entry.payload["user_message_id"])

@@ -58,7 +58,9 @@ def program_of(config: Config, app: App) -> Program:
 
 
 def address_class(app: App) -> str:
-    """The kind of address that an app works with: of its own JSON config, else of its table; empty where neither says."""
+    """The kind of address that an app works with: of its own JSON config, else of its table; empty
+    where neither says.
+    """
     try:
         own = app.own_config()
     except ValueError:

@@ -1,7 +1,8 @@
-"""Push triggers: messages that nobody sent, which make an app begin a conversation with an address, or with everyone in a group.
+"""Push triggers: messages that nobody sent, which make an app begin a conversation with an address,
+or with everyone in a group.
 
-Whoever opted out is left alone. The opt-out commands let apps choose the type of an address freely, so each delivery class has the
-types under which an opt-out of such an address is looked for.
+Whoever opted out is left alone. The opt-out commands let apps choose the type of an address freely,
+so each delivery class has the types under which an opt-out of such an address is looked for.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class AppGone(Exception):
 
 @define
 class Pushed:
-    """What became of a push: addresses put in line, left alone because they opted out, and contacts without an address."""
+    """What became of a push: addresses put in line, left alone because they opted out, and contacts
+    without an address.
+    """
 
     queued: int = 0
     opted_out: int = 0
@@ -60,12 +63,15 @@ class PushStopped(Exception):
 
     Attributes:
         pushed: What had become of it until then.
-        cause: Why: the store, the search, an app that left the config, or something that nobody expected.
+        cause: Why: the store, the search, an app that left the config, or something that nobody
+            expected.
     """
 
     def __init__(self, pushed: Pushed, cause: Exception) -> None:
         is_expected = isinstance(cause, StoreError | SearchError | AppGone)
-        super().__init__(f"{cause if is_expected else 'internal error'}; {pushed.queued} were put in line before")
+        super().__init__(
+            f"{cause if is_expected else 'internal error'}; {pushed.queued} were put in line before"
+        )
         self.pushed = pushed
         self.cause = cause
 
@@ -100,7 +106,8 @@ class Pusher:
         Raises:
             NoSuchGroup: There is none.
             Refused: There is no such delivery class.
-            PushStopped: Not all of them are in line; for one, since the group's query makes no sense.
+            PushStopped: Not all of them are in line; for one, since the group's query makes no
+                sense.
         """
         result, seen = Pushed(), set[str]()
         name = address_field(delivery_class)
@@ -108,16 +115,24 @@ class Pusher:
             async with aclosing(self._members(app.account, group)) as pages:
                 async for keys in pages:
                     contacts = await self.contacts.many(app.account, keys)
-                    found = [contact[name] for contact in contacts if contact[name] not in (None, "", UNKNOWN)]
+                    found = [
+                        contact[name]
+                        for contact in contacts
+                        if contact[name] not in (None, "", UNKNOWN)
+                    ]
                     result.no_address += len(contacts) - len(found)
                     fresh = [address for address in dict.fromkeys(found) if address not in seen]
                     seen.update(fresh)
                     for start in range(0, len(fresh), BATCH):
-                        await self._push_some(app, delivery_class, fresh[start : start + BATCH], result)
+                        await self._push_some(
+                            app, delivery_class, fresh[start : start + BATCH], result
+                        )
         return result
 
     async def _members(self, account: str, key: str) -> AsyncGenerator[Sequence[str], None]:
-        """The keys of a group's contacts, in pages: those that list it, and those that its query finds."""
+        """The keys of a group's contacts, in pages: those that list it, and those that its query
+        finds.
+        """
         group = await self.groups.get(account, key)
         if group is None:
             raise NoSuchGroup(f"account {account} has no group {key!r}")
@@ -131,8 +146,12 @@ class Pusher:
             if len(keys) < PAGE:
                 break
 
-    async def _push_some(self, app: App, delivery_class: str, addresses: Sequence[str], result: Pushed) -> None:
-        out = await self.optouts.which(app.account, [_optout_names(delivery_class, address) for address in addresses])
+    async def _push_some(
+        self, app: App, delivery_class: str, addresses: Sequence[str], result: Pushed
+    ) -> None:
+        out = await self.optouts.which(
+            app.account, [_optout_names(delivery_class, address) for address in addresses]
+        )
         wanted = [address for address, is_out in zip(addresses, out, strict=True) if not is_out]
         result.opted_out += len(addresses) - len(wanted)
         while wanted:
@@ -143,7 +162,9 @@ class Pusher:
                 await trio.sleep(PAUSE)
                 continue
             batch, wanted = wanted[:fit], wanted[fit:]
-            await self._queue(app, [push_trigger(address, delivery_class) for address in batch], result)
+            await self._queue(
+                app, [push_trigger(address, delivery_class) for address in batch], result
+            )
 
     def _is_there(self, app: App) -> bool:
         program = self.dispatcher.programs.get(app.name)
@@ -152,8 +173,11 @@ class Pusher:
     async def _queue(self, app: App, triggers: Sequence[dict[str, object]], result: Pushed) -> None:
         """Put triggers in line, and count them; raises StoreError after those that could be."""
         channel = app.endpoints["default"]
-        entries = [Entry("message", app.account, app.name, channel, trigger) for trigger in triggers]
-        with trio.CancelScope(shield=True):  # bounded by the store's patience; what is journalled must be run
+        entries = [
+            Entry("message", app.account, app.name, channel, trigger) for trigger in triggers
+        ]
+        # bounded by the store's patience; what is journalled must be run
+        with trio.CancelScope(shield=True):
             try:
                 accepted = await self.journal.attempt(entries)
             except StoreError:

@@ -1,7 +1,9 @@
-"""The journals and what is known of them: entries that nobody has in line are found, those whose runs have ended are struck.
+"""The journals and what is known of them: entries that nobody has in line are found, those whose
+runs have ended are struck.
 
-Both are tried until the store does them, with pauses. What stands in a journal and cannot be run, or was in progress whenever a
-supervisor died, is set aside as a dead letter, and never keeps what comes after it.
+Both are tried until the store does them, with pauses. What stands in a journal and cannot be run,
+or was in progress whenever a supervisor died, is set aside as a dead letter, and never keeps what
+comes after it.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ from .jobs import Ended, Job, Key, Program, nothing
 
 RETRY = (0.25, 5.0)  # seconds between attempts: first, most
 START_PATIENCE = (
-    5.0  # seconds that a start waits for a journal which the store refuses to read out; then that app's comes later
+    # seconds that a start waits for a journal which the store refuses to read out; then that app's
+    # comes later
+    5.0
 )
 STRUCK_AT_ONCE = 200  # entries
-REFUSED_MAX = 10  # entries that the store refuses to set aside; then no more are tried in that round
+# entries that the store refuses to set aside; then no more are tried in that round
+REFUSED_MAX = 10
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +53,9 @@ class Line(Protocol):
 
 @define(eq=False)
 class Recovery:
-    """Keeps journals and line in step. `run` does it in the background; the other methods do not wait, but for `start`."""
+    """Keeps journals and line in step. `run` does it in the background; the other methods do not
+    wait, but for `start`.
+    """
 
     _journal: Journal
     _box: DeadLetterBox
@@ -60,7 +67,8 @@ class Recovery:
     )  # runs that ended and could not be struck from the journal
     _due: set[str] = field(factory=set, init=False)  # apps whose journals are to be read
     _ended: set[Key] | None = field(default=None, init=False)  # since a journal is being read
-    _uncounted: bool = field(default=True, init=False)  # how many dead letters there are is to be asked
+    # how many dead letters there are is to be asked
+    _uncounted: bool = field(default=True, init=False)
     _is_away: bool = field(default=False, init=False)  # the store
     _has_started: bool = field(default=False, init=False)
     _found: int = field(default=0, init=False)
@@ -84,7 +92,9 @@ class Recovery:
             self._work.set()
 
     async def start(self) -> int:
-        """Take on what the journals have; returns how much that was. Waits until the store can be reached."""
+        """Take on what the journals have; returns how much that was. Waits until the store can be
+        reached.
+        """
         self._due.update(self._line.programs)
         self._uncounted = True
         latest, pause, found = trio.current_time() + START_PATIENCE, RETRY[0], self._found
@@ -108,7 +118,9 @@ class Recovery:
                 await trio.sleep(pause)
                 pause = min(pause * 2, RETRY[1])
             if self._found > found:
-                log.info("found %d entries in the journal that were not in line", self._found - found)
+                log.info(
+                    "found %d entries in the journal that were not in line", self._found - found
+                )
 
     async def _settle(self) -> bool:
         """Do now what is to be done; returns whether that was all of it."""
@@ -128,7 +140,9 @@ class Recovery:
             return not (self._owed or self._due or self._uncounted)
 
     async def _strike(self) -> None:
-        """Strike the entries whose runs have ended; those of an app for which the store refuses it stay."""
+        """Strike the entries whose runs have ended; those of an app for which the store refuses it
+        stay.
+        """
         by_app: dict[tuple[str, str], list[Key]] = {}
         for key in self._owed:
             by_app.setdefault(key[:2], []).append(key)
@@ -142,15 +156,23 @@ class Recovery:
             except Unavailable:
                 raise
             except StoreError as error:
-                log.warning("app %s: %d entries that have ended are still in its journal: %s", app, len(keys), error)
+                log.warning(
+                    "app %s: %d entries that have ended are still in its journal: %s",
+                    app,
+                    len(keys),
+                    error,
+                )
 
     async def _look(self, name: str) -> None:
-        """Take on what the journal of an app has and nobody knows of; the app stays due if that cannot be done."""
+        """Take on what the journal of an app has and nobody knows of; the app stays due if that
+        cannot be done.
+        """
         self._due.discard(name)  # before: what makes it due meanwhile makes it due again
         program = self._line.programs.get(name)
         if program is None:
             return
-        # A page of the journal is a moment old when it is here: what has ended since it was asked for is in it, too.
+        # A page of the journal is a moment old when it is here: what has ended since it was asked
+        # for is in it, too.
         self._ended = set()
         is_whole = False
         try:
@@ -192,7 +214,9 @@ class Recovery:
         except Unavailable:
             raise
         except StoreError as error:
-            log.warning("app %s: entry %s cannot be set aside: %s", program.app.name, left.place, error)
+            log.warning(
+                "app %s: entry %s cannot be set aside: %s", program.app.name, left.place, error
+            )
             return False
         if ended is not None:
             self._line.tell(ended)

@@ -64,13 +64,17 @@ class Router:
     def route(
         self, caller: Caller, request: Request, limits: Limits, http_timeout: float
     ) -> dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]:
-        """The fields of the reply to a command, or, where that must be waited for, a coroutine of them."""
+        """The fields of the reply to a command, or, where that must be waited for, a coroutine of
+        them.
+        """
         began = trio.current_time()
         row = self.table.get(request.name)
         if row is None:
             return self._unknown(caller, request, began)
         try:
-            answer = row.command.handle(row.resource, caller, row.structure(request.fields, row.command.request))
+            answer = row.command.handle(
+                row.resource, caller, row.structure(request.fields, row.command.request)
+            )
             if isinstance(answer, Coroutine):
                 seconds = limits.command_timeout(request.name, http_timeout)
                 return self._wait(answer, caller, request, seconds, began)
@@ -82,7 +86,12 @@ class Router:
         return self._served(caller, request, "success", reply, began)
 
     async def _wait(
-        self, coming: Coroutine[Any, Any, Any], caller: Caller, request: Request, seconds: float, began: float
+        self,
+        coming: Coroutine[Any, Any, Any],
+        caller: Caller,
+        request: Request,
+        seconds: float,
+        began: float,
     ) -> dict[str, Any]:
         try:
             with trio.fail_after(seconds):
@@ -106,8 +115,12 @@ class Router:
             return await self._failed(caller, request, None, began)
         return self._served(caller, request, "success", reply, began)
 
-    async def _failed(self, caller: Caller, request: Request, error: Exception | None, began: float) -> dict[str, Any]:
-        """A bug of ours must not end the service of every app: it is logged with its cause, and counted."""
+    async def _failed(
+        self, caller: Caller, request: Request, error: Exception | None, began: float
+    ) -> dict[str, Any]:
+        """A bug of ours must not end the service of every app: it is logged with its cause, and
+        counted.
+        """
         if error is not None:
             note("command", error, _what(caller, request))
         await _tell(caller, f"{request.name}: {INTERNAL}")
@@ -117,7 +130,9 @@ class Router:
         self, caller: Caller, request: Request, outcome: str, reply: dict[str, Any], began: float
     ) -> dict[str, Any]:
         try:
-            self.observer.command_served(caller.app, request.name, outcome, trio.current_time() - began)
+            self.observer.command_served(
+                caller.app, request.name, outcome, trio.current_time() - began
+            )
         except Exception as error:  # noqa: BLE001  # a number that is not counted is not worth a reply
             note("command", error, _what(caller, request))
         return reply
@@ -134,7 +149,9 @@ class Router:
             resource, rest = "", resource
         text = f"Resource {resource} received unknown command '{rest}' from the app."
         await _tell(caller, text)
-        return self._served(caller, request, "unknown", _failure(f"unknown command '{request.name}'"), began)
+        return self._served(
+            caller, request, "unknown", _failure(f"unknown command '{request.name}'"), began
+        )
 
     def _names(self, kind: type) -> tuple[str, ...]:
         names = self._fields.get(kind)

@@ -1,4 +1,5 @@
-"""What each run did and when: its time line, for the newest runs of every app, in bounded memory. Lost with the process.
+"""What each run did and when: its time line, for the newest runs of every app, in bounded memory.
+Lost with the process.
 
 Runs that failed or were slow are kept apart, and longer: they are what somebody will look for.
 """
@@ -44,7 +45,8 @@ class Step(msgspec.Struct, eq=False, gc=False):
         asked: The request, and
         got: the fields of the reply; kept only where runs are recorded.
 
-    There are thousands of them: the garbage collector need not look at each (`gc=False`), since none refers to what refers to it.
+    There are thousands of them: the garbage collector need not look at each (`gc=False`), since
+    none refers to what refers to it.
     """
 
     name: str
@@ -58,7 +60,8 @@ class Step(msgspec.Struct, eq=False, gc=False):
 
 @define(eq=False)
 class Trace:
-    """A run: the seconds it waited for its turn (`queue`) and for a process (`boot`), then its steps, then how it ended.
+    """A run: the seconds it waited for its turn (`queue`) and for a process (`boot`), then its
+    steps, then how it ended.
 
     Attributes:
         room: Steps that it may have; of more their number is kept.
@@ -93,7 +96,9 @@ class Trace:
         self._zero = trio.current_time()
 
     def begin(self, asked: Request | ConsoleLine) -> Step | None:
-        """The app asks for something; None where there are too many already. Raises nothing, as `end`."""
+        """The app asks for something; None where there are too many already. Raises nothing, as
+        `end`.
+        """
         try:
             return self._begin(asked)
         except Exception as error:  # noqa: BLE001  # likewise
@@ -106,9 +111,19 @@ class Trace:
             return None
         at = trio.current_time() - self._zero
         if isinstance(asked, ConsoleLine):
-            step = Step(CONSOLE, at, asked.text[:NOTE_MAX], asked={"msg": asked.text} if self.records else None)
+            step = Step(
+                CONSOLE,
+                at,
+                asked.text[:NOTE_MAX],
+                asked={"msg": asked.text} if self.records else None,
+            )
         else:
-            step = Step(asked.name, at, note_of(asked.name, asked.fields), asked=asked.fields if self.records else None)
+            step = Step(
+                asked.name,
+                at,
+                note_of(asked.name, asked.fields),
+                asked=asked.fields if self.records else None,
+            )
         self.steps.append(step)
         return step
 
@@ -121,7 +136,9 @@ class Trace:
 
     def _end(self, step: Step, reply: dict[str, Any]) -> None:
         step.seconds = trio.current_time() - self._zero - step.at
-        step.outcome = "ok" if reply.get("success") else str(reply.get("reason", "refused"))[:NOTE_MAX]
+        step.outcome = (
+            "ok" if reply.get("success") else str(reply.get("reason", "refused"))[:NOTE_MAX]
+        )
         if self.records:
             step.got = reply
             self._values += _size(reply) + _size(step.asked)
@@ -136,7 +153,9 @@ class Trace:
         self.end(step, reply)
         return reply
 
-    async def _follow(self, step: Step, coming: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    async def _follow(
+        self, step: Step, coming: Coroutine[Any, Any, dict[str, Any]]
+    ) -> dict[str, Any]:
         reply = await coming
         self.end(step, reply)
         return reply
@@ -149,7 +168,11 @@ class Trace:
         self.detail = self.detail[:DETAIL_MAX]
         self._drop_values()
         texts = (text for step in self.steps for text in (step.name, step.note, step.outcome))
-        self.weight = TRACE_BYTES + STEP_BYTES * len(self.steps) + sum(map(getsizeof, (self.detail, self.id, *texts)))
+        self.weight = (
+            TRACE_BYTES
+            + STEP_BYTES * len(self.steps)
+            + sum(map(getsizeof, (self.detail, self.id, *texts)))
+        )
 
     def _drop_values(self) -> None:
         if self.records:
@@ -159,8 +182,14 @@ class Trace:
 
 
 def _size(values: Mapping[str, Any] | None) -> int:
-    """The bytes of a request or a reply, roughly: those of its long texts, and of its lists by their length."""
-    return 0 if values is None else sum(len(v) if isinstance(v, str | bytes) else _length(v) for v in values.values())
+    """The bytes of a request or a reply, roughly: those of its long texts, and of its lists by
+    their length.
+    """
+    return (
+        0
+        if values is None
+        else sum(len(v) if isinstance(v, str | bytes) else _length(v) for v in values.values())
+    )
 
 
 def _length(value: Any) -> int:
@@ -173,7 +202,9 @@ _TELLING = ("msg", "key", "query", "to_addr", "metric", "addr", "conversation_ke
 
 
 def note_of(name: str, fields: Mapping[str, Any]) -> str:
-    """A few words on a request: enough to tell it from its neighbours, and never a message's content or a header."""
+    """A few words on a request: enough to tell it from its neighbours, and never a message's
+    content or a header.
+    """
     if name.startswith("http."):
         # What is behind the question mark is as often a secret as not.
         return f"{name[5:].upper()} {str(fields.get('url', '')).split('?')[0]}"[:NOTE_MAX]
@@ -213,7 +244,9 @@ class Traces:
         """Take a run that has ended; older ones make room."""
         is_notable = trace.outcome is not Outcome.OK or trace.total >= settings.slow
         kept, most = (
-            (self._notable, settings.notable) if is_notable and settings.notable else (self._ordinary, settings.runs)
+            (self._notable, settings.notable)
+            if is_notable and settings.notable
+            else (self._ordinary, settings.runs)
         )
         if not most:
             return

@@ -1,10 +1,12 @@
-"""Who gets which process: the state that decides, and the one step that decides. No I/O, no waiting, no clock of its own.
+"""Who gets which process: the state that decides, and the one step that decides. No I/O, no
+waiting, no clock of its own.
 
-Every change is a call: a run asks, a process is given back, has booted, has ended, the apps are others now. It returns what is to
-be done: processes to end, to give to an app, to start; a run that has its process now is called back. Whoever has waited longest
-comes first, whichever app it is of. A process that somebody waits for is never left idle, and what nobody can use
-ends as soon as another app waits for its room. There are never more processes than may be on the host, nor more of an
-app than it may have, however they were started; one counts until it is reaped.
+Every change is a call: a run asks, a process is given back, has booted, has ended, the apps are
+others now. It returns what is to be done: processes to end, to give to an app, to start; a run that
+has its process now is called back. Whoever has waited longest comes first, whichever app it is of.
+A process that somebody waits for is never left idle, and what nobody can use ends as soon as
+another app waits for its room. There are never more processes than may be on the host, nor more of
+an app than it may have, however they were started; one counts until it is reaped.
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ class _Step(Generic[P]):
     free: int  # slots
     coming: int  # slots that will be free: what is in them is ending
     uncovered: Counter[Key]  # runs that are due, beyond the starts that are on their way for them
-    claimed: set[Slot[P]] = field(factory=set)  # busy, and by whoever waits for room: they take no more runs
+    # busy, and by whoever waits for room: they take no more runs
+    claimed: set[Slot[P]] = field(factory=set)
     is_exhausted: bool = False  # there is nothing left to end or to claim
 
 
@@ -56,7 +59,9 @@ class Assignment(Generic[P]):
     # What runs do.
 
     def take(self, app: App) -> Slot[P] | None:
-        """A process for a run at once, if one is idle; else `ask`. It is the one that was used last: others grow old and end."""
+        """A process for a run at once, if one is idle; else `ask`. It is the one that was used
+        last: others grow old and end.
+        """
         share = self.slots.shares.get(app.name)
         if share is None:
             return None
@@ -77,13 +82,19 @@ class Assignment(Generic[P]):
         return self.settle(now)
 
     def withdraw(self, request: Request[P], now: float) -> Todo[P]:
-        """A run wants no process any more: what was started for it is not needed, and what it got is as it was."""
+        """A run wants no process any more: what was started for it is not needed, and what it got
+        is as it was.
+        """
         if request.slot is not None:
             return self.give_back(request.slot, now)
         todo = Todo[P]()
         if request in self.waiting:
             del self.waiting[request]
-            starts = [slot for slot in self.slots.share(request.app.name).starts(request.key) if not slot.is_warm]
+            starts = [
+                slot
+                for slot in self.slots.share(request.app.name).starts(request.key)
+                if not slot.is_warm
+            ]
             if len(starts) > len(self._due(request.key, now)):
                 self._end(starts[-1], todo)
         return self.settle(now, todo)
@@ -116,8 +127,9 @@ class Assignment(Generic[P]):
         return self.settle(now, todo)
 
     def failed(self, slot: Slot[P], why: BootFailed, now: float) -> bool:
-        """A start has come to nothing; `ended` is to follow. The run that has waited longest is told, unless another process is
-        on its way for each that waits. Returns whether one was told.
+        """A start has come to nothing; `ended` is to follow. The run that has waited longest is
+        told, unless another process is on its way for each that waits. Returns whether one was
+        told.
         """
         if slot.state is not State.BOOTING:
             return False
@@ -173,8 +185,8 @@ class Assignment(Generic[P]):
         return self.settle(now, todo)
 
     def warm(self, app: App, now: float, retry: float) -> Todo[P]:
-        """Start what an app lacks of the idle processes that it wants, as far as there is room; `retry` seconds after one that
-        failed.
+        """Start what an app lacks of the idle processes that it wants, as far as there is room;
+        `retry` seconds after one that failed.
         """
         todo = Todo[P]()
         share = self.slots.share(app.name)
@@ -193,7 +205,9 @@ class Assignment(Generic[P]):
         return todo
 
     def start_spare(self, like: App) -> Slot[P] | None:
-        """Room for a process that is nobody's yet; the last free place is left to those who need it."""
+        """Room for a process that is nobody's yet; the last free place is left to those who need
+        it.
+        """
         if self.slots.free <= 1:
             return None
         return self.slots.add(Slot(like, State.SPARE_BOOTING, is_spare=True))
@@ -230,7 +244,9 @@ class Assignment(Generic[P]):
         return todo
 
     def _assign(self, request: Request[P], step: _Step[P]) -> Slot[P] | None:
-        """A process for a run; or one is started for it, or ended so that there is room, or it waits."""
+        """A process for a run; or one is started for it, or ended so that there is room, or it
+        waits.
+        """
         slot, is_due = self._idle_for(request, step), request.not_before <= step.now
         if slot is not None or (is_due and step.uncovered[request.key] <= 0):
             return slot  # if it has none: one is on its way
@@ -304,8 +320,8 @@ class Assignment(Generic[P]):
         return True
 
     def _dispensable(self, step: _Step[P]) -> Slot[P] | None:
-        """What may end at once for another app's run: a spare, a start that nobody waits for, or what has been idle longest, of
-        an app that has nobody waiting if there is one.
+        """What may end at once for another app's run: a spare, a start that nobody waits for, or
+        what has been idle longest, of an app that has nobody waiting if there is one.
         """
         for state in (State.SPARE, State.SPARE_BOOTING):
             if self.slots[state]:
@@ -318,7 +334,9 @@ class Assignment(Generic[P]):
         return min(idle, key=lambda one: (one.key in wanted, one.held.idle_since), default=None)
 
     def _claim(self, step: _Step[P]) -> None:
-        """There is no room and nothing to end: let the busy process that is likely to be free first take no more runs."""
+        """There is no room and nothing to end: let the busy process that is likely to be free first
+        take no more runs.
+        """
         busy = [slot for slot in self.slots[State.BUSY] if slot not in step.claimed]
         if busy:
             step.claimed.add(min(busy, key=lambda slot: (slot.lent, slot.held.idle_since)))
@@ -339,7 +357,9 @@ class Assignment(Generic[P]):
         return min(fit, key=lambda slot: slot.lent, default=None)
 
     def _swap(self, request: Request[P], step: _Step[P]) -> None:
-        """The app has all that it may: an idle process of another generation makes room for a run of this one."""
+        """The app has all that it may: an idle process of another generation makes room for a run
+        of this one.
+        """
         slots = self.slots.share(request.app.name).slots
         if slots[State.IDLE] and not slots[State.ENDING]:
             self._end(next(iter(slots[State.IDLE])), step.todo)
@@ -360,7 +380,9 @@ class Assignment(Generic[P]):
         return app is not None and app.generation == slot.app.generation
 
     def _is_worn(self, slot: Slot[P], now: float) -> bool:
-        """Whether a process takes no more runs: it had enough, is too old, or its app is another now."""
+        """Whether a process takes no more runs: it had enough, is too old, or its app is another
+        now.
+        """
         pool = self.apps.get(slot.app.name, slot.app).pool
         is_old = slot.held.runs >= pool.max_messages or now - slot.held.born > pool.max_age
         return is_old or not self._is_current(slot)

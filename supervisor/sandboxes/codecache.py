@@ -1,5 +1,6 @@
-"""The toolkits, compiled ahead: a process of a kind that will be started often loads them once and writes down what V8 made of them, for
-those that are started later. What a sandbox reads was made by our own code alone, in a jail like its own, before any app was near it.
+"""The toolkits, compiled ahead: a process of a kind that will be started often loads them once and
+writes down what V8 made of them, for those that are started later. What a sandbox reads was made by
+our own code alone, in a jail like its own, before any app was near it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ log = logging.getLogger(__name__)
 
 
 async def compile_toolkits(walls: Walls, apps: Iterable[App]) -> int:
-    """Compile for every kind of flags that the apps have and that is not compiled for yet. How many were."""
+    """Compile for every kind of flags that the apps have and that is not compiled for yet. How many
+    were.
+    """
     kinds = {walls.compiled_name(app): app for app in apps}
     done = 0
     for name, app in list(kinds.items())[:KINDS_MAX]:
@@ -51,13 +54,19 @@ def _write(file: Path, data: bytes) -> None:
 
 
 async def _run(walls: Walls, app: App) -> bytes:
-    jail = evolve(walls, place=evolve(walls.place, harness=PROGRAM)).blank(evolve(app, modules_dir=None))
+    jail = evolve(walls, place=evolve(walls.place, harness=PROGRAM)).blank(
+        evolve(app, modules_dir=None)
+    )
     written = bytearray()
     with trio.move_on_after(SECONDS):
-        async with open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped) as process:
+        async with open_process(
+            jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped
+        ) as process:
             process.set_background(on=True)
             with suppress(trio.BrokenResourceError):
-                while len(written) <= SIZE_MAX and (data := await process.stdout.receive_some(READ)):
+                while len(written) <= SIZE_MAX and (
+                    data := await process.stdout.receive_some(READ)
+                ):
                     written += data
             if await process.wait() == 0 and len(written) <= SIZE_MAX:
                 return bytes(written)

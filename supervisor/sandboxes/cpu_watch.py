@@ -1,4 +1,6 @@
-"""Looks at the CPU time of the processes that have runs: ends what uses it up, and has what uses much take turns."""
+"""Looks at the CPU time of the processes that have runs: ends what uses it up, and has what uses
+much take turns.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from ..outcomes import Outcome
 from .run import INTERNAL
 from .sandbox import Sandbox
 
-CORES_FOR_HEAVY = max(1, (os.cpu_count() or 1) - 1)  # that starts, and runs that use much CPU, may keep busy
+# that starts, and runs that use much CPU, may keep busy
+CORES_FOR_HEAVY = max(1, (os.cpu_count() or 1) - 1)
 HEAVY_TURN = 0.2  # seconds that such a run goes on before the next one's turn
 TICK = 0.05  # seconds between two looks
 
@@ -46,7 +49,9 @@ class CpuWatch:
             await trio.sleep(TICK)
 
     def _take_turns(self, heavy: Sequence[Sandbox]) -> None:
-        """Runs that use much CPU never have all cores together: some go on, the others stand still for a moment."""
+        """Runs that use much CPU never have all cores together: some go on, the others stand still
+        for a moment.
+        """
         turn = int(trio.current_time() / HEAVY_TURN)
         for place, sandbox in enumerate(heavy):
             sandbox.cpu.pause(on=(place - turn * CORES_FOR_HEAVY) % len(heavy) >= CORES_FOR_HEAVY)

@@ -1,5 +1,6 @@
-"""Apps whose processes keep ending. Each start costs the host as much as dozens of messages, so they are started more slowly; and where
-they end by themselves, in the end not at all, until a reload.
+"""Apps whose processes keep ending. Each start costs the host as much as dozens of messages, so
+they are started more slowly; and where they end by themselves, in the end not at all, until a
+reload.
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ from ..config.model import App
 from ..outcomes import Outcome
 
 CRASHES = frozenset({Outcome.BOOT, Outcome.CRASHED})
-HARMLESS = frozenset({Outcome.OK, Outcome.NO_REPLY, Outcome.SHUTDOWN, Outcome.KILLED_BY_OPERATOR, Outcome.HOST_OOM})
+HARMLESS = frozenset(
+    {Outcome.OK, Outcome.NO_REPLY, Outcome.SHUTDOWN, Outcome.KILLED_BY_OPERATOR, Outcome.HOST_OOM}
+)
 FREE = 3  # runs in a row that ended their process before the first pause
 FIRST_PAUSE = 0.25  # seconds; each further one doubles it
-OTHER_PAUSE = 1.0  # seconds at most, where the process was ended for what the app did; pool.crash_backoff where it ended by itself
+# seconds at most, where the process was ended for what the app did; pool.crash_backoff where it
+# ended by itself
+OTHER_PAUSE = 1.0
 
 
 @frozen
 class CrashState:
-    """How an app is doing: `running`, `backing off` or `tripped`; crashes in a row, and what the last one was."""
+    """How an app is doing: `running`, `backing off` or `tripped`; crashes in a row, and what the
+    last one was.
+    """
 
     state: str
     crashes: int
@@ -53,11 +60,17 @@ class CrashLoops:
         row = self._rows.get(app.name, _Row())
         if row.ended < FREE:
             return 0.0
-        most = app.pool.crash_backoff if row.crashes >= FREE else min(OTHER_PAUSE, app.pool.crash_backoff)
+        most = (
+            app.pool.crash_backoff
+            if row.crashes >= FREE
+            else min(OTHER_PAUSE, app.pool.crash_backoff)
+        )
         return min(FIRST_PAUSE * 2.0 ** min(row.ended - FREE, 30), most)
 
     def in_trouble(self, app: App) -> bool:
-        """Whether its last run ended its process: then the next one starts, and runs, in the background."""
+        """Whether its last run ended its process: then the next one starts, and runs, in the
+        background.
+        """
         return app.name in self._rows
 
     def is_tripped(self, app: App) -> bool:
@@ -68,7 +81,9 @@ class CrashLoops:
     def state(self, app: App) -> CrashState:
         """How an app is doing."""
         row = self._rows.get(app.name, _Row())
-        name = "tripped" if self.is_tripped(app) else "backing off" if self.pause(app) else "running"
+        name = (
+            "tripped" if self.is_tripped(app) else "backing off" if self.pause(app) else "running"
+        )
         return CrashState(name, row.crashes, row.last)
 
     def forgive(self) -> None:

@@ -19,20 +19,33 @@ OUT_OF_MEMORY = re.compile(
 def classify_exit(code: int, stderr: str, limits: Limits) -> SandboxFault:
     """What the end of a process that nobody killed means.
 
-    V8 aborts (SIGABRT, or SIGTRAP) in several ways when it cannot have memory, and says on stderr which.
+    V8 aborts (SIGABRT, or SIGTRAP) in several ways when it cannot have memory, and says on stderr
+    which.
     """
     last_words = f"; it last wrote: {stderr[-2000:]}" if stderr else ""
     if code == -signal.SIGXCPU:
         return LimitHit(Outcome.CPU, "cpu", f"{limits.cpu:g} s", "SIGXCPU from the kernel")
     if code in (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGILL):
         if OUT_OF_HEAP.search(stderr):
-            return LimitHit(Outcome.HEAP, "heap", f"{limits.heap} bytes", "more than that, and V8 could not free any")
+            return LimitHit(
+                Outcome.HEAP,
+                "heap",
+                f"{limits.heap} bytes",
+                "more than that, and V8 could not free any",
+            )
         if OUT_OF_MEMORY.search(stderr):
-            return LimitHit(Outcome.MEMORY, "memory", f"{limits.memory} bytes", "an allocation that the kernel refused")
+            return LimitHit(
+                Outcome.MEMORY,
+                "memory",
+                f"{limits.memory} bytes",
+                "an allocation that the kernel refused",
+            )
     if code < 0:
         try:
             name = signal.Signals(-code).name
         except ValueError:
             name = f"signal {-code}"
         return SandboxFault(Outcome.CRASHED, f"the process was ended by {name}{last_words}")
-    return SandboxFault(Outcome.CRASHED, f"the process exited with code {code} before the run was done{last_words}")
+    return SandboxFault(
+        Outcome.CRASHED, f"the process exited with code {code} before the run was done{last_words}"
+    )

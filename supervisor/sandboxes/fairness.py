@@ -1,7 +1,9 @@
-"""Fair queueing between apps: where more messages come than the host can run at once, apps take turns, whatever their numbers.
+"""Fair queueing between apps: where more messages come than the host can run at once, apps take
+turns, whatever their numbers.
 
-A turn is the first moments of a run, in which it wants the processor; one that lasts longer, or waits for somebody else, gives its turn to
-the next and goes on. Where nobody has to wait a turn costs nothing.
+A turn is the first moments of a run, in which it wants the processor; one that lasts longer, or
+waits for somebody else, gives its turn to the next and goes on. Where nobody has to wait a turn
+costs nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ class Turns:
 
     slots: int
     seconds: float
-    _taken: dict[object, float] = field(factory=dict, init=False)  # turn to when it ends at the latest
+    # turn to when it ends at the latest
+    _taken: dict[object, float] = field(factory=dict, init=False)
     _waiting: OrderedDict[str, deque[trio.Event]] = field(
         factory=OrderedDict, init=False
     )  # in the order of the apps' turns

@@ -1,4 +1,6 @@
-"""The life of a sandbox's process: spawned, made ready, handed out, reaped. Each is held by a task of the pool's, as long as the process."""
+"""The life of a sandbox's process: spawned, made ready, handed out, reaped. Each is held by a task
+of the pool's, as long as the process.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from ..outcomes import Outcome
 from .run import INTERNAL
 from .sandbox import ENDED_SECONDS, Sandbox
 
-CAN_STAND_BACK = os.geteuid() == 0  # for as long as nobody waits: only root may take that back when somebody does
+# for as long as nobody waits: only root may take that back when somebody does
+CAN_STAND_BACK = os.geteuid() == 0
 LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
 
 
@@ -45,14 +48,16 @@ async def hold(
     is_spare: bool = False,
     clock: float | None = None,
 ) -> None:
-    """One sandbox from spawn to reaped; ends when its process does. However it ends, also cancelled, nothing is left of it.
+    """One sandbox from spawn to reaped; ends when its process does. However it ends, also
+    cancelled, nothing is left of it.
 
     Args:
         app: Whose it is.
         jail: How it is started.
         on_ready: Called once, when it can take runs; only then there is somebody who may use it.
         in_background: It runs at idle priority until a run of it has ended well (Cpu.stand_back).
-        is_spare: It has the toolkits and no app, for one whose jail is of the same kind; `adopt` gives it one.
+        is_spare: It has the toolkits and no app, for one whose jail is of the same kind; `adopt`
+            gives it one.
         clock: Seconds since 1970 at which the app's clock begins; None: the real time.
 
     Raises:
@@ -115,7 +120,9 @@ def _lacks(pid: int) -> str:
 
 
 async def _make_ready(sandbox: Sandbox, tell: Callable[[], Awaitable[None]]) -> BootFailed | None:
-    """Tell a process what it needs and wait until it is ready; returns why it is not, and then ends it."""
+    """Tell a process what it needs and wait until it is ready; returns why it is not, and then ends
+    it.
+    """
     seconds = sandbox.app.limits.boot
     detail = INTERNAL
     with fence("process", f"app {sandbox.app.name}: its start") as caught:

@@ -1,4 +1,6 @@
-"""What runs use of their limits: the newest values of each, for operators who choose limits, and a word to the app when one comes close."""
+"""What runs use of their limits: the newest values of each, for operators who choose limits, and a
+word to the app when one comes close.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ from ..config.units import parse_count, parse_duration, parse_size
 KEPT = 512  # newest values of one limit of one app
 CLOSE = 0.8  # of a limit; from here on the app's log says so
 SAY_SECONDS = 3600.0  # between two such lines about one limit
-LIMITS = {"wall": "s", "cpu": "s", "output": "bytes", "commands": "", "memory": "bytes", "heap": "bytes", "boot": "s"}
+LIMITS = {
+    "wall": "s",
+    "cpu": "s",
+    "output": "bytes",
+    "commands": "",
+    "memory": "bytes",
+    "heap": "bytes",
+    "boot": "s",
+}
 """Those that are measured, and their units. `heap`: what is alive of it."""
 PER_RUN = ("wall", "cpu", "output", "commands")
 """Those that every run has a value of."""
@@ -22,7 +32,9 @@ PER_RUN = ("wall", "cpu", "output", "commands")
 
 @frozen
 class Seen:
-    """What was measured of one limit, over the newest runs (`boot`, `memory`, `heap`: now and then in a process's life)."""
+    """What was measured of one limit, over the newest runs (`boot`, `memory`, `heap`: now and then
+    in a process's life).
+    """
 
     count: int
     p50: float
@@ -53,7 +65,9 @@ class Usage:
     _rings: dict[tuple[str, str], _Ring] = field(factory=dict, init=False)
 
     def note(self, app: App, used: Mapping[str, float]) -> dict[str, str]:
-        """What a run or a process used; lines for the app's log, by limit, about those that it came close to."""
+        """What a run or a process used; lines for the app's log, by limit, about those that it came
+        close to.
+        """
         lines = {}
         for name, value in used.items():
             ring = self._rings.setdefault((app.name, name), _Ring())
@@ -76,16 +90,26 @@ class Usage:
             if ring is not None:
                 values = sorted(ring.values)
                 last = len(values) - 1
-                found[name] = Seen(len(values), values[last // 2], values[int(last * 0.99)], ring.most)
+                found[name] = Seen(
+                    len(values), values[last // 2], values[int(last * 0.99)], ring.most
+                )
         return found
 
-    def what_if(self, app: str, limits: Mapping[str, float]) -> tuple[dict[str, tuple[int, int]], tuple[int, int]]:
-        """Of the newest runs, how many used more than each of these limits, of how many; and how many used more than any."""
+    def what_if(
+        self, app: str, limits: Mapping[str, float]
+    ) -> tuple[dict[str, tuple[int, int]], tuple[int, int]]:
+        """Of the newest runs, how many used more than each of these limits, of how many; and how
+        many used more than any.
+        """
         each, over = {}, set[int]()
         runs = 0
         for name, limit in limits.items():
             ring = self._rings.get((app, name))
-            places = [at for at, value in enumerate(ring.values) if value > limit] if ring is not None else []
+            places = (
+                [at for at, value in enumerate(ring.values) if value > limit]
+                if ring is not None
+                else []
+            )
             each[name] = len(places), len(ring.values) if ring is not None else 0
             if name in PER_RUN:  # these have each run at the same place
                 over.update(places)

@@ -1,7 +1,8 @@
 """Which sandbox: the processes of all apps, lent for one run at a time.
 
-A process belongs to one app and one generation of it for its whole life. What is decided is decided in assignment.py, in one step at
-each change; here is what waits: runs for their process, and a task for each process, from its start until it is reaped.
+A process belongs to one app and one generation of it for its whole life. What is decided is decided
+in assignment.py, in one step at each change; here is what waits: runs for their process, and a task
+for each process, from its start until it is reaped.
 """
 
 from __future__ import annotations
@@ -111,13 +112,18 @@ class Pool:
 
     def __attrs_post_init__(self) -> None:
         self._assignment = Assignment(self._most, self.crashes.pause, self._can_adopt)
-        self.cpu_watch = CpuWatch(lambda: [slot.held for slot in self._assignment.slots[State.BUSY]])
-        self.spares = Spares(self._spare, self._walls.kind, self._count_spares, self._start_spare, self._end_spares)
+        self.cpu_watch = CpuWatch(
+            lambda: [slot.held for slot in self._assignment.slots[State.BUSY]]
+        )
+        self.spares = Spares(
+            self._spare, self._walls.kind, self._count_spares, self._start_spare, self._end_spares
+        )
 
     def update(self, apps: Mapping[str, App]) -> None:
         """The apps as they are now.
 
-        Idle processes of older generations, or of apps that are gone, end; who waits for such an app gets a BootFailed.
+        Idle processes of older generations, or of apps that are gone, end; who waits for such an
+        app gets a BootFailed.
         """
         self.crashes.forgive()
         self.usage.forget(apps)
@@ -128,12 +134,14 @@ class Pool:
 
     @asynccontextmanager
     async def lend(self, app: App) -> AsyncIterator[Sandbox]:
-        """A sandbox for one run. A run that raises, or is cancelled, ends its process, whatever it raises; but for NotDelivered.
+        """A sandbox for one run. A run that raises, or is cancelled, ends its process, whatever it
+        raises; but for NotDelivered.
 
         Cancelled while it waits, it leaves nothing.
 
         Raises:
-            BootFailed: There was no idle process, and a new one did not come up; or the app is gone.
+            BootFailed: There was no idle process, and a new one did not come up; or the app is
+                gone.
         """
         slot = self._assignment.take(app) or await self._wait_for_one(app)
         sandbox = slot.held
@@ -182,7 +190,9 @@ class Pool:
         return self._assignment.apps
 
     def kill(self, pid: int) -> bool:
-        """End a process; the run in progress in it ends as killed_by_operator. Returns whether there was one."""
+        """End a process; the run in progress in it ends as killed_by_operator. Returns whether
+        there was one.
+        """
         for slot in (*self._assignment.slots[State.IDLE], *self._assignment.slots[State.BUSY]):
             sandbox = slot.held
             if sandbox.process.pid == pid:
@@ -245,7 +255,9 @@ class Pool:
         return life
 
     async def _keep(self, slot: Slot[Sandbox], life: _Life) -> None:
-        """Hold a process from its start until it is reaped. Whatever goes wrong here ends this one alone."""
+        """Hold a process from its start until it is reaped. Whatever goes wrong here ends this one
+        alone.
+        """
         failure = BootFailed(INTERNAL)
         try:
             with fence("process", f"app {slot.app.name}"), life.scope:
@@ -268,8 +280,9 @@ class Pool:
         app, turn = slot.app, None
         is_spare = slot.is_spare
         in_background = CAN_STAND_BACK if is_spare else self.crashes.in_trouble(app)
-        # Starts are dear, and one of them keeps a core busy: there are fewer at a time than cores, so that those who run go
-        # on. One that takes only the time that nobody else wants may take long: it must not keep apps' from starting.
+        # Starts are dear, and one of them keeps a core busy: there are fewer at a time than cores,
+        # so that those who run go on. One that takes only the time that nobody else wants may take
+        # long: it must not keep apps' from starting.
         if not (is_spare and CAN_STAND_BACK):
             turn = await self._boots.take(app.name)
         began = trio.current_time()
@@ -392,8 +405,12 @@ def _status(sandbox: Sandbox, state: str) -> SandboxStatus:
 
 
 @asynccontextmanager
-async def open_pool(walls: MakesJails, max_processes: int, observer: Observer, spare: int = 0) -> AsyncIterator[Pool]:
-    """A pool for the whole host, with so many spare processes; at the end all processes are dead and reaped."""
+async def open_pool(
+    walls: MakesJails, max_processes: int, observer: Observer, spare: int = 0
+) -> AsyncIterator[Pool]:
+    """A pool for the whole host, with so many spare processes; at the end all processes are dead
+    and reaped.
+    """
     async with trio.open_nursery() as nursery:
         pool = Pool(nursery, walls, observer, max_processes, spare)
         nursery.start_soon(keep_running, "spares", pool.spares.run)

@@ -1,8 +1,9 @@
 """The wire protocol of a sandbox without I/O: bytes in, typed frames out, every size bounded.
 
-One JSON object a line, UTF-8. Every line from the sandbox names the run it belongs to. What is not such a line, or is too long
-or too deep, is a `ProtocolViolation`: the harness never writes one, so whoever did controls the process. Whatever
-the line, the time that it takes is proportional to its length.
+One JSON object a line, UTF-8. Every line from the sandbox names the run it belongs to. What is not
+such a line, or is too long or too deep, is a `ProtocolViolation`: the harness never writes one, so
+whoever did controls the process. Whatever the line, the time that it takes is proportional to its
+length.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from resources.text import is_deeper
 
 from ..errors import ProtocolViolation
 
-NAME_MAX = 200  # characters of a command's name; of a longer one, which nothing answers, as many are kept
+# characters of a command's name; of a longer one, which nothing answers, as many are kept
+NAME_MAX = 200
 ID_MAX = 64  # characters of a cmd_id
-ERROR_MAX = 16 << 10  # characters of an error's message and of its stack; the harness sends at most 8,000
+# characters of an error's message and of its stack; the harness sends at most 8,000
+ERROR_MAX = 16 << 10
 EXCERPT_MAX = 120  # bytes of a malformed line, and characters of a value in it, that are shown
 LARGE = 32 << 10  # bytes of a line that may hold enough objects to keep the garbage collector busy
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
@@ -34,7 +37,9 @@ class Ready:
 
 @frozen
 class Request:
-    """A command of the app's; `fields` has all that came with it but the envelope. `is_told`: the app has its reply already."""
+    """A command of the app's; `fields` has all that came with it but the envelope. `is_told`: the
+    app has its reply already.
+    """
 
     name: str
     id: str
@@ -87,7 +92,8 @@ _decode_line = msgspec.json.Decoder(float_hook=_float).decode
 def _decode(line: bytes) -> Any:
     if len(line) < LARGE or not gc.isenabled():
         return _decode_line(line)
-    # A hundred thousand small objects would have the collector look at all there is again and again.
+    # A hundred thousand small objects would have the collector look at all there is again and
+    # again.
     gc.disable()
     try:
         return _decode_line(line)
@@ -110,7 +116,9 @@ def parse(line: bytes, run: str | None, depth_max: int) -> Frame:
 def wrong_run(line: bytes, named: Any, *runs: str | None) -> ProtocolViolation:
     """A line names a run that is not in progress."""
     known = " or ".join(map(repr, runs)) or "none"
-    return ProtocolViolation(f"a line of run {_shown(named)} where run {known} is in progress: {_excerpt(line)}")
+    return ProtocolViolation(
+        f"a line of run {_shown(named)} where run {known} is in progress: {_excerpt(line)}"
+    )
 
 
 def parse_named(line: bytes, depth_max: int) -> tuple[Any, Frame]:
@@ -120,14 +128,18 @@ def parse_named(line: bytes, depth_max: int) -> tuple[Any, Frame]:
         ProtocolViolation: It is no frame.
     """
     if is_deeper(line, depth_max):
-        raise ProtocolViolation(f"limits.json_depth = {depth_max}, measured a command that is nested deeper")
+        raise ProtocolViolation(
+            f"limits.json_depth = {depth_max}, measured a command that is nested deeper"
+        )
     try:
         frame = _decode(line)
     except (msgspec.MsgspecError, ValueError, RecursionError, MemoryError) as error:
         why = str(error)[:EXCERPT_MAX]
         raise ProtocolViolation(f"a line that is not JSON ({why}): {_excerpt(line)}") from None
     if not isinstance(frame, dict):
-        raise ProtocolViolation(f"a line that is no command but {type(frame).__name__}: {_excerpt(line)}")
+        raise ProtocolViolation(
+            f"a line that is no command but {type(frame).__name__}: {_excerpt(line)}"
+        )
     name, cmd_id = frame.pop("cmd", None), frame.pop("cmd_id", None)
     if not isinstance(name, str) or not isinstance(cmd_id, str) or len(cmd_id) > ID_MAX:
         raise ProtocolViolation(f"a line without proper cmd and cmd_id: {_excerpt(line)}")
@@ -188,26 +200,40 @@ _encode = msgspec.json.Encoder().encode
 
 def encode_initialize(fields: dict[str, Any]) -> bytes:
     """The first line to a sandbox: the app and what it may have."""
-    return _encode({"reply": False, "cmd": "initialize", "cmd_id": "0", "run": None} | fields) + b"\n"
+    return (
+        _encode({"reply": False, "cmd": "initialize", "cmd_id": "0", "run": None} | fields) + b"\n"
+    )
 
 
 def encode_prepare(modules: Sequence[str]) -> bytes:
     """The first line to a spare process: what to load before there is an app."""
-    return _encode({"reply": False, "cmd": "prepare", "cmd_id": "0", "run": None, "modules": modules}) + b"\n"
+    return (
+        _encode({"reply": False, "cmd": "prepare", "cmd_id": "0", "run": None, "modules": modules})
+        + b"\n"
+    )
 
 
 def encode_config(values: Mapping[str, str], burst: int) -> bytes:
-    """What config.get finds, and of how many commands of a run the harness may answer those to which there is only one answer."""
+    """What config.get finds, and of how many commands of a run the harness may answer those to
+    which there is only one answer.
+    """
     fields = {"cmd": "config", "cmd_id": "0", "run": None, "values": values, "burst": burst}
     return _encode({"reply": False} | fields) + b"\n"
 
 
 def encode_delivery(run: str, kind: str, payload: dict[str, Any]) -> bytes:
     """The line that begins a run: `inbound-message` or `inbound-event`."""
-    return _encode({"reply": False, "cmd": f"inbound-{kind}", "cmd_id": run, "run": run, "msg": payload}) + b"\n"
+    return (
+        _encode(
+            {"reply": False, "cmd": f"inbound-{kind}", "cmd_id": run, "run": run, "msg": payload}
+        )
+        + b"\n"
+    )
 
 
 def encode_reply(run: str, request: Request, answer: dict[str, Any]) -> bytes:
-    """The answer to a command. `reply` stands first: the harness sorts lines by it without parsing them."""
+    """The answer to a command. `reply` stands first: the harness sorts lines by it without parsing
+    them.
+    """
     envelope = {"reply": True, "cmd": request.name, "cmd_id": request.id, "run": run}
     return _encode(envelope | answer) + b"\n"

@@ -1,4 +1,6 @@
-"""One run in progress: answers what its app asks, within its limits; and what is left of it when it ended well."""
+"""One run in progress: answers what its app asks, within its limits; and what is left of it when it
+ended well.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class RunUse:
 
 @define(eq=False)
 class Run:
-    """A run in progress. An error nobody expected in the handling of a command ends that command alone."""
+    """A run in progress. An error nobody expected in the handling of a command ends that command
+    alone.
+    """
 
     id: str
     app: str  # its name, for the log
@@ -62,7 +66,8 @@ class Run:
     calls_seconds: float = 0.0
     over: bool = False
     _in_flight: int = field(default=0, init=False)
-    _calls_since: float = field(default=0.0, init=False)  # when the first of those in flight was begun
+    # when the first of those in flight was begun
+    _calls_since: float = field(default=0.0, init=False)
     _waiting: deque[Request] = field(factory=deque, init=False)
 
     def settle(self, fault: SandboxFault | None = None) -> None:
@@ -118,7 +123,9 @@ class Run:
         return True
 
     async def _answer(self, request: Request, coming: Reply | Coroutine[Any, Any, Reply]) -> None:
-        """Answer a command (`coming`: its answer, if that was begun), and then those that had to wait."""
+        """Answer a command (`coming`: its answer, if that was begun), and then those that had to
+        wait.
+        """
         while True:
             if coming is None:
                 coming = self._ask(request)
@@ -130,7 +137,8 @@ class Run:
                 self._in_flight -= 1
                 if not self._in_flight:
                     self.calls_seconds += trio.current_time() - self._calls_since
-                return  # beyond the burst all but one of these tasks end here: only so the order stays
+                # beyond the burst all but one of these tasks end here: only so the order stays
+                return
             if is_beyond:
                 await trio.sleep(BEYOND_PAUSE)
             request, coming = self._waiting.popleft(), None
@@ -146,7 +154,9 @@ class Run:
         except Exception as error:  # noqa: BLE001  # as the fence in `_finish`, at no cost where all is well
             return self._failed(asked, error)
 
-    async def _finish(self, asked: Request | ConsoleLine, coming: Coroutine[Any, Any, Reply]) -> Reply:
+    async def _finish(
+        self, asked: Request | ConsoleLine, coming: Coroutine[Any, Any, Reply]
+    ) -> Reply:
         try:
             return await coming
         except BaseException:

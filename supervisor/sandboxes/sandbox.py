@@ -1,11 +1,12 @@
 """One sandbox: a Node process of one app, from spawn to reaped, and the runs it handles in between.
 
-Theory of operation. `hold_sandbox` is a task of the pool's, as long as the process: it boots it, hands the `Sandbox` out, drains
-its stderr, and reaps it. `Sandbox.deliver` is one run: it writes the message, reads the commands and has each answered (`Run`),
-until the app says done. If an app wants that (pool.messages_in_flight), several runs are in progress at a time: one of them
-reads for all. Whoever finds a reason to end the process from outside (a limit, an operator) calls `end`: the
-process dies, the reader in `deliver` sees the pipe close and raises that reason. A run that did not end well leaves the process
-in an unknown state, so it is never used again; the pool sees to that.
+Theory of operation. `hold_sandbox` is a task of the pool's, as long as the process: it boots it,
+hands the `Sandbox` out, drains its stderr, and reaps it. `Sandbox.deliver` is one run: it writes
+the message, reads the commands and has each answered (`Run`), until the app says done. If an app
+wants that (pool.messages_in_flight), several runs are in progress at a time: one of them reads for
+all. Whoever finds a reason to end the process from outside (a limit, an operator) calls `end`: the
+process dies, the reader in `deliver` sees the pipe close and raises that reason. A run that did not
+end well leaves the process in an unknown state, so it is never used again; the pool sees to that.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ from .run import INTERNAL, Answer, Run, RunUse
 
 PAST = 64  # runs that ended, of which a late line is known
 HEAPS = 8  # measurements of which the smallest is what is alive of the heap, the rest garbage
-LINES_AT_ONCE = 32  # lines that are acted on until others have their turn: some 20 us each, if they are short
+# lines that are acted on until others have their turn: some 20 us each, if they are short
+LINES_AT_ONCE = 32
 STDERR_READ = 16 << 10
 STDERR_KEPT = 64 << 10  # bytes of it that are kept, the newest
 TOOLKITS = ("vumigo_v02", "lodash", "moment", "q", "jed")  # that spare processes have loaded
@@ -65,12 +67,14 @@ class Sandbox:
     app: App
     process: Process
     _wire: Wire
-    _clock: float | None = None  # seconds since 1970 at which the app's clock begins; None: the real time
+    # seconds since 1970 at which the app's clock begins; None: the real time
+    _clock: float | None = None
     born: float = field(factory=trio.current_time, init=False)
     idle_since: float = field(factory=trio.current_time, init=False)
     runs: int = field(default=0, init=False)
     ended_for: str = field(default="", init=False)  # the outcome of the run that it was ended for
-    heaps: deque[int] = field(factory=lambda: deque(maxlen=HEAPS), init=False)  # bytes, at the ends of the newest runs
+    # bytes, at the ends of the newest runs
+    heaps: deque[int] = field(factory=lambda: deque(maxlen=HEAPS), init=False)
     cpu: Cpu = field(init=False)
     silent: trio.Event = field(factory=trio.Event, init=False)  # stderr has been read to its end
     ended: trio.Event = field(factory=trio.Event, init=False)  # the process is reaped
@@ -83,7 +87,8 @@ class Sandbox:
     _past: deque[str] = field(
         factory=lambda: deque(maxlen=PAST), init=False
     )  # runs that have ended, where there may be several
-    _turn: str = field(default="", init=False)  # the run that has it, as the harness says where there are several
+    # the run that has it, as the harness says where there are several
+    _turn: str = field(default="", init=False)
     _is_reading: bool = field(default=False, init=False)
     _is_gone: bool = field(default=False, init=False)  # there is nothing more to read
     _read: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
@@ -116,7 +121,9 @@ class Sandbox:
         self._is_retiring = True
 
     def end(self, reason: SandboxFault | None = None, run: Run | None = None) -> None:
-        """Kill the process; what is in hand ends for this reason (the first one given). With `run` it is that one's, and the others crash."""
+        """Kill the process; what is in hand ends for this reason (the first one given). With `run`
+        it is that one's, and the others crash.
+        """
         if self._reason is None:
             self._reason, self._reason_of = reason, run
         self._is_ending = True
@@ -125,8 +132,8 @@ class Sandbox:
     def check_cpu(self) -> None:
         """End what uses up its CPU time; what uses much of it stands back for all others.
 
-        Of one run all that the process used since it began counts; of several what was used since the process last said something, since nobody
-        can tell from outside which of them used it.
+        Of one run all that the process used since it began counts; of several what was used since
+        the process last said something, since nobody can tell from outside which of them used it.
         """
         if not self._runs:
             return
@@ -207,7 +214,8 @@ class Sandbox:
                 except SandboxGone:
                     run.settle(await self._why_gone(run))
                 if run.fault is not None and not isinstance(run.fault, AppFailed):
-                    tasks.cancel_scope.cancel()  # what an app asked for before it failed is still carried out
+                    # what an app asked for before it failed is still carried out
+                    tasks.cancel_scope.cancel()
                 run.over = True
         finally:
             self.cpu.share(self._runs.values())
@@ -215,12 +223,15 @@ class Sandbox:
             self._past.append(run_id)
             if not self._runs:
                 self.idle_since = trio.current_time()
-                # Not everyone may take back that a process stands back: then the next run gets another one.
+                # Not everyone may take back that a process stands back: then the next run gets
+                # another one.
                 self._is_ending = not self.cpu.rest() or self._is_ending
         return run
 
     async def _serve(self, run: Run) -> None:
-        """Have lines read and acted on, until the run is settled: by us, or by another run's task that reads at the moment."""
+        """Have lines read and acted on, until the run is settled: by us, or by another run's task
+        that reads at the moment.
+        """
         while not run.is_settled:
             if self._is_gone:
                 raise SandboxGone("the pipe was closed")
@@ -247,12 +258,14 @@ class Sandbox:
         has_begun_task = False
         for number, line in enumerate(lines, 1):
             if has_begun_task or number % LINES_AT_ONCE == 0:
-                # Trio starts tasks in no particular order. The checkpoint lets the last command take its place in the
-                # store's queue before the next is begun: they are carried out in the order in which the app asked.
+                # Trio starts tasks in no particular order. The checkpoint lets the last command
+                # take its place in the store's queue before the next is begun: they are carried out
+                # in the order in which the app asked.
                 await trio.lowlevel.checkpoint()
             has_begun_task = self._take(line, run.limits.json_depth)
         if not self._wire.send_pushed():
-            run.tasks.start_soon(run.send, b"")  # not here: an app that does not read must still be read
+            # not here: an app that does not read must still be read
+            run.tasks.start_soon(run.send, b"")
 
     def _take(self, line: bytes, depth_max: int) -> bool:
         """Do what a line asks for. Returns whether a task was begun."""
@@ -284,7 +297,8 @@ class Sandbox:
         return False
 
     async def boot(self, modules_dir: str) -> None:
-        """Hand over the app and wait until the harness is ready; `modules_dir` as the process sees it.
+        """Hand over the app and wait until the harness is ready; `modules_dir` as the process sees
+        it.
 
         Raises:
             SandboxFault: It said something else.
@@ -309,7 +323,9 @@ class Sandbox:
         await self._ready()
 
     async def _ready(self) -> None:
-        """Wait until the harness is ready. What toolkits print before that, or with it, belongs to nobody's run."""
+        """Wait until the harness is ready. What toolkits print before that, or with it, belongs to
+        nobody's run.
+        """
         self._wire.begin_run(self.app.limits.line)
         is_ready = False
         while not is_ready:

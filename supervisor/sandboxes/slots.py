@@ -1,4 +1,6 @@
-"""The rooms of processes on the host: which there are, whose, and in which state. Bookkeeping alone; assignment.py decides."""
+"""The rooms of processes on the host: which there are, whose, and in which state. Bookkeeping
+alone; assignment.py decides.
+"""
 
 from __future__ import annotations
 
@@ -86,7 +88,8 @@ class Slot(Generic[P]):
 
 @define(eq=False)
 class Request(Generic[P]):
-    """A run that wants a process. It is answered by a `slot` or by a `failure`, once; `on_answer` may only make a note of that.
+    """A run that wants a process. It is answered by a `slot` or by a `failure`, once; `on_answer`
+    may only make a note of that.
 
     Attributes:
         not_before: When a process may be started for it, since its app's last ones crashed.

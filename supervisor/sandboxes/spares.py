@@ -1,7 +1,9 @@
-"""Spare processes: booted with the toolkits loaded and no app, for the first one that needs a process and has none.
+"""Spare processes: booted with the toolkits loaded and no app, for the first one that needs a
+process and has none.
 
-A process can only take an app for which it would have been started the same way (`Jail.kind`): most apps of a host have the default limits,
-and so the spares are of the kind that most apps have. As root each has a user of its own, which was never another process's.
+A process can only take an app for which it would have been started the same way (`Jail.kind`): most
+apps of a host have the default limits, and so the spares are of the kind that most apps have. As
+root each has a user of its own, which was never another process's.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from attrs import define, field
 from ..config.model import App
 from ..errors import BootFailed
 
-AFTER = 0.5  # seconds after one was taken that the next is started: whoever took it has its first run now
+# seconds after one was taken that the next is started: whoever took it has its first run now
+AFTER = 0.5
 SETTLE = 2.0  # seconds after a reload that wants others: all apps may be starting new processes now
 RETRY = 10.0  # seconds after a failed start, or one for which there was no room
 
@@ -30,7 +33,8 @@ class Spares:
     Attributes:
         kind: What apps have in common that can take the same process.
         have: How many there are, those that boot included.
-        start: Starts one for an app of the kind; returns when it is ready, whether it was started; raises BootFailed.
+        start: Starts one for an app of the kind; returns when it is ready, whether it was started;
+            raises BootFailed.
         end_all: Ends those that are there.
     """
 
@@ -65,7 +69,9 @@ class Spares:
         return is_wanted and self._kind(app) == self._wanted
 
     def renew(self) -> None:
-        """End those that are there and start others: there is something now that they could not have had."""
+        """End those that are there and start others: there is something now that they could not
+        have had.
+        """
         self._end_all()
         self.ring()
 

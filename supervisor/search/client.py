@@ -1,13 +1,15 @@
 """Questions to the search process, which is kept alive.
 
-Theory of operation. `_hold` is a task as long as the service: it starts a process, reads its answers, and starts another when it
-ends. A question takes a turn first (there are as many as the process has workers, and few of them for one account), so a question
-that was sent is being worked on, and `search.timeout` is a fair deadline for it. The turn belongs to the question, not to whoever
+Theory of operation. `_hold` is a task as long as the service: it starts a process, reads its
+answers, and starts another when it ends. A question takes a turn first (there are as many as the
+process has workers, and few of them for one account), so a question that was sent is being worked
+on, and `search.timeout` is a fair deadline for it. The turn belongs to the question, not to whoever
 asked it: it ends with the answer or with the process, also where the one who asked was cancelled.
 
-A question past its deadline ends the process, for nothing less can stop the engine; it fails, is refused for a while, and the others
-that were being worked on are asked again. When the process ends by itself any of them may be the reason, so each is asked again
-alone. One that ends it once more gets its account's index built anew, in case that is what is broken; and if that does not help, it
+A question past its deadline ends the process, for nothing less can stop the engine; it fails, is
+refused for a while, and the others that were being worked on are asked again. When the process ends
+by itself any of them may be the reason, so each is asked again alone. One that ends it once more
+gets its account's index built anew, in case that is what is broken; and if that does not help, it
 fails as one that is past its deadline does.
 """
 
@@ -38,13 +40,15 @@ from ..observe import Observer
 from .keeper import ARGV, Ended, Question, Running, open_running
 
 PER_ACCOUNT = 2  # questions of one account that are worked on at a time; more wait
-PAUSE = (0.02, 5.0)  # seconds between restarts: first, and most, where the process answers nothing before it ends
+# seconds between restarts: first, and most, where the process answers nothing before it ends
+PAUSE = (0.02, 5.0)
 START_TRIES = 3  # of the first process, where each ends by itself
 PROCESS_SECONDS = 10.0  # that a question waits for a process
 BUILD_SECONDS = 60.0  # that a question waits for an index, where its command may take so long
 BUILD_PAUSE = (0.02, 0.5)  # seconds between two looks whether it is there
 REFUSED_SECONDS = 600.0  # that a query which ended the process is refused
-STRIKES, STRIKES_SECONDS = 3, 60.0  # so many of those of an account, and all its queries are refused for so long
+# so many of those of an account, and all its queries are refused for so long
+STRIKES, STRIKES_SECONDS = 3, 60.0
 REFUSED_MAX = 1000  # such queries that are remembered
 CRASHES_MAX = 2  # that a question may see; after them it is the reason
 
@@ -66,7 +70,8 @@ class Search:
     """A `resources.stores.search.ContactSearch`. Made by `open_search`.
 
     Attributes:
-        settings: May be replaced; the timeout and `while_building` hold from the next query on, the rest for the next process.
+        settings: May be replaced; the timeout and `while_building` hold from the next query on, the
+            rest for the next process.
     """
 
     settings: SearchSettings
@@ -116,10 +121,17 @@ class Search:
         if self._running is not None:
             await self._running.send(wire.Follow(list(accounts)))
 
-    async def _find(self, account: str, query: str, after: int, limit: int | None) -> list[wire.Keys]:
-        most = limit or 1 if limit is not None else None  # a query for no keys is checked all the same
+    async def _find(
+        self, account: str, query: str, after: int, limit: int | None
+    ) -> list[wire.Keys]:
+        # a query for no keys is checked all the same
+        most = limit or 1 if limit is not None else None
         pages = await self._ask(wire.Find(next(self._numbers), account, query, after, most))
-        return [wire.Keys(0, wire.NO_KEYS, after, more=False)] if limit == 0 else cast("list[wire.Keys]", pages)
+        return (
+            [wire.Keys(0, wire.NO_KEYS, after, more=False)]
+            if limit == 0
+            else cast("list[wire.Keys]", pages)
+        )
 
     async def _ask(self, request: wire.Query) -> list[wire.Answer]:
         """Ask until there is an answer, or a reason why there will be none."""
@@ -162,7 +174,9 @@ class Search:
             pause = min(pause * 1.5, BUILD_PAUSE[1])
 
     async def _ask_until_answered(self, request: wire.Query) -> list[wire.Answer]:
-        """Ask again where the process ended, and find out whether it did so because of this question."""
+        """Ask again where the process ended, and find out whether it did so because of this
+        question.
+        """
         crashes = 0
         while True:
             self._check_refused(request)
@@ -179,7 +193,8 @@ class Search:
                 self._refuse(request, "the query ended the search process")
             elif crashes == CRASHES_MAX:
                 log.warning(
-                    "account %s: a query ended the search process twice; its index is built anew", request.account
+                    "account %s: a query ended the search process twice; its index is built anew",
+                    request.account,
                 )
                 await (await self._process()).send(wire.Forget(request.account))
 
@@ -216,13 +231,17 @@ class Search:
         refused = self._refused.get((request.account, request.query))
         if refused is not None and now - refused.since < REFUSED_SECONDS:
             raise QueryError(None, refused.reason)
-        strikes = [one.since for (account, _), one in self._refused.items() if account == request.account]
+        strikes = [
+            one.since for (account, _), one in self._refused.items() if account == request.account
+        ]
         if (
             len(strikes) >= STRIKES
             and now - strikes[-1] < STRIKES_SECONDS
             and now - strikes[-STRIKES] < REFUSED_SECONDS
         ):
-            raise CannotSearch(f"{STRIKES} queries ended the search process; this account is refused for a minute")
+            raise CannotSearch(
+                f"{STRIKES} queries ended the search process; this account is refused for a minute"
+            )
 
     def _refuse(self, request: wire.Query, reason: str) -> None:
         log.warning("account %s: %s: %.200r", request.account, reason, request.query)
@@ -232,7 +251,9 @@ class Search:
             self._refused.popitem(last=False)
 
     def _on_guilty(self, request: wire.Query) -> None:
-        self._refuse(request, f"the query took longer than search.timeout = {self.settings.timeout:g} s")
+        self._refuse(
+            request, f"the query took longer than search.timeout = {self.settings.timeout:g} s"
+        )
 
     @asynccontextmanager
     async def _turn_of(self, account: str) -> AsyncIterator[None]:
@@ -249,7 +270,8 @@ class Search:
         """Keep a process alive, for ever.
 
         Raises:
-            CannotStart: The first one does not start, and it is not for being killed or for lack of something.
+            CannotStart: The first one does not start, and it is not for being killed or for lack of
+                something.
         """
         pause, is_first, failures, is_final = PAUSE[0], True, 0, False
         while True:
@@ -279,7 +301,10 @@ class Search:
             if answered:
                 pause = PAUSE[0]
             log.warning(
-                "the search process ended (%s); another is started in %.2f s%s", code, pause, text and f": {text}"
+                "the search process ended (%s); another is started in %.2f s%s",
+                code,
+                pause,
+                text and f": {text}",
             )
             self._observer.search_restarted()
             await trio.sleep(pause)

@@ -48,7 +48,9 @@ class Ended(Exception):
 
 @define(eq=False)
 class Question:
-    """A question that was sent, until it is answered; `on_over` is called then, also when nobody waits any more."""
+    """A question that was sent, until it is answered; `on_over` is called then, also when nobody
+    waits any more.
+    """
 
     request: wire.Query
     deadline: float
@@ -97,11 +99,14 @@ class Running:
 
     async def send(self, request: wire.Request) -> None:
         """Send a line; it goes out whole, whatever becomes of the one who sends it."""
-        with trio.CancelScope(shield=True), suppress(SandboxGone):  # bounded by the deadline that `watch` keeps
+        # bounded by the deadline that `watch` keeps
+        with trio.CancelScope(shield=True), suppress(SandboxGone):
             await self._wire.send(wire.encode(request) + b"\n")
 
     async def begin(self, begin: wire.Begin) -> None:
-        """Tell the process what it is to do, and wait until it is ready, or has ended, or takes too long."""
+        """Tell the process what it is to do, and wait until it is ready, or has ended, or takes too
+        long.
+        """
         with trio.move_on_after(START_SECONDS), suppress(SandboxGone):
             await self._wire.send(wire.encode(begin) + b"\n")
             (line,) = await self._wire.receive()
@@ -151,7 +156,9 @@ class Running:
         self.process.kill()
         while self._open:
             _, question = self._open.popitem()
-            question.settle(Ended(by_deadline=self._overdue is not None, guilty=question is self._overdue))
+            question.settle(
+                Ended(by_deadline=self._overdue is not None, guilty=question is self._overdue)
+            )
 
 
 @asynccontextmanager
@@ -162,7 +169,8 @@ async def open_running(
     on_guilty: Callable[[wire.Query], None],
     cwd: str = "/",
 ) -> AsyncIterator[Running]:
-    """A process that was told to begin; see `was_ready`. At the end it is dead and reaped, and all it was asked has ended.
+    """A process that was told to begin; see `was_ready`. At the end it is dead and reaped, and all
+    it was asked has ended.
 
     Raises:
         SpawnFailed: It cannot be started.

@@ -1,9 +1,13 @@
-"""The append-only files of the embedded store: repaired after a full disk or a power cut, so that the server takes them.
+"""The append-only files of the embedded store: repaired after a full disk or a power cut, so that
+the server takes them.
 
-Valkey keeps a base (a snapshot) and what was written since in increments, and names them all in a manifest. What goes wrong:
+Valkey keeps a base (a snapshot) and what was written since in increments, and names them all in a
+manifest. What goes wrong:
 
-- An increment ends in what is no whole command, or has holes: aof_scan.py finds what of it can be kept.
-- The manifest is missing, cut short, or names files that are not there: it is made again from the files.
+- An increment ends in what is no whole command, or has holes: aof_scan.py finds what of it can be
+  kept.
+- The manifest is missing, cut short, or names files that are not there: it is made again from the
+  files.
 
 What is replaced is kept beside, in `damaged`, as long as there is room for it.
 """
@@ -69,7 +73,9 @@ class Found:
 
     @property
     def forgotten(self) -> list[Listed]:
-        """Increments with something in them, newer than all that the manifest names: it has lost its end."""
+        """Increments with something in them, newer than all that the manifest names: it has lost
+        its end.
+        """
         newest = max((one.seq for one in self.listed or () if one.kind != "b"), default=0)
         return [one for one in self.increments if one.seq > newest and self.there[one.name]]
 
@@ -84,14 +90,25 @@ class Found:
         return self._of("base", "b")
 
     def _of(self, name: str, kind: str) -> list[Listed]:
-        named = [(found, one) for one in self.there if (found := _NAME.fullmatch(one)) and found[2].startswith(name)]
-        return sorted((Listed(one, int(found[1]), kind) for found, one in named), key=lambda listed: listed.seq)
+        named = [
+            (found, one)
+            for one in self.there
+            if (found := _NAME.fullmatch(one)) and found[2].startswith(name)
+        ]
+        return sorted(
+            (Listed(one, int(found[1]), kind) for found, one in named),
+            key=lambda listed: listed.seq,
+        )
 
 
 def look(folder: Path) -> Found:
     """What is in the server's folder; never raises for what is in it."""
     try:
-        there = {one.name: one.stat().st_size for one in (folder / FOLDER).iterdir() if _NAME.fullmatch(one.name)}
+        there = {
+            one.name: one.stat().st_size
+            for one in (folder / FOLDER).iterdir()
+            if _NAME.fullmatch(one.name)
+        }
     except FileNotFoundError:
         return Found(())
     try:
@@ -112,7 +129,9 @@ def increments(folder: Path) -> dict[str, int]:
 
 
 def remove_temporary(folder: Path) -> int:
-    """Remove what a rewrite left that was cut off; returns the bytes given back. Only while no server runs."""
+    """Remove what a rewrite left that was cut off; returns the bytes given back. Only while no
+    server runs.
+    """
     freed = 0
     for place in (folder, folder / FOLDER):
         with suppress(OSError):
@@ -124,14 +143,16 @@ def remove_temporary(folder: Path) -> int:
 
 
 def repair(folder: Path, reserve: int) -> list[str]:
-    """Repair the files in a server's folder while no server runs. Returns what was done, a line each; nothing: all was well.
+    """Repair the files in a server's folder while no server runs. Returns what was done, a line
+    each; nothing: all was well.
 
     Args:
         folder: Where the server runs.
         reserve: Bytes that are to be free besides copies of what was damaged.
 
     Raises:
-        CannotRepair: Something is missing that cannot be made again, or there is no room to repair it.
+        CannotRepair: Something is missing that cannot be made again, or there is no room to repair
+            it.
         OSError: The disk fails.
     """
     found = look(folder)
@@ -140,7 +161,9 @@ def repair(folder: Path, reserve: int) -> list[str]:
     for one in wanted:
         if one.kind == "i":
             done += _repair_increment(folder / FOLDER / one.name, copies)
-    if found.listed is None or tuple(wanted) != tuple(one for one in found.listed if one.kind != "h"):
+    if found.listed is None or tuple(wanted) != tuple(
+        one for one in found.listed if one.kind != "h"
+    ):
         _write_manifest(folder / FOLDER / MANIFEST, wanted, copies)
         done.append("the manifest was made again: " + ", ".join(one.name for one in wanted))
     return [*done, *copies.said(done)]
@@ -152,12 +175,19 @@ def _wanted(folder: Path, found: Found) -> tuple[list[Listed], list[str]]:
         raise CannotRepair(f"{folder / FOLDER} holds no data, and a manifest that names some")
     listed = [one for one in found.listed or () if one.kind != "h"]
     missing = [one for one in listed if one.name not in found.there]
-    # With two bases there (the newer one was not in the manifest yet) the older one and all increments are the whole.
+    # With two bases there (the newer one was not in the manifest yet) the older one and all
+    # increments are the whole.
     base = next((one for one in listed if one.kind == "b"), None) or next(iter(found.bases), None)
     if base is None or base in missing:
         name = "a base file" if base is None else base.name
-        raise CannotRepair(f"{name} is missing in {folder / FOLDER}: restore a backup (jsbox restore --replace)")
-    increments = [one for one in listed if one.kind == "i"] + found.forgotten if found.listed else found.increments
+        raise CannotRepair(
+            f"{name} is missing in {folder / FOLDER}: restore a backup (jsbox restore --replace)"
+        )
+    increments = (
+        [one for one in listed if one.kind == "i"] + found.forgotten
+        if found.listed
+        else found.increments
+    )
     done = [f"{one.name} is missing: what it held is lost" for one in missing]
     return [base, *(one for one in increments if one not in missing)], done
 
@@ -238,14 +268,18 @@ class _Copies:
         return shutil.disk_usage(self._folder).free
 
     def keep(self, file: Path) -> None:
-        """A second name for a file that is about to be replaced: it costs the room that the new one takes."""
+        """A second name for a file that is about to be replaced: it costs the room that the new one
+        takes.
+        """
         try:
             os.link(file, self._open() / file.name)
         except OSError as error:
             self._left_out.append(f"{file.name} ({error.strerror})")
 
     def keep_end(self, file: Path, start: int) -> None:
-        """A copy of a file whose end is about to be cut off; of the end alone if there is no room for more."""
+        """A copy of a file whose end is about to be cut off; of the end alone if there is no room
+        for more.
+        """
         size = file.stat().st_size
         for begin, name in ((0, file.name), (start, f"{file.name}.from-{start}")):
             if self.free() >= size - begin + self._reserve:
@@ -268,7 +302,10 @@ class _Copies:
             return [*lines, "what was replaced is not kept: there is no room for it"]
         with suppress(OSError):
             (self._place / "README").write_text("\n".join(done) + "\n", "utf-8")
-        return [*lines, f"what was replaced is kept in {self._place}; remove it when you no longer need it"]
+        return [
+            *lines,
+            f"what was replaced is kept in {self._place}; remove it when you no longer need it",
+        ]
 
     def _open(self) -> Path:
         if self._place is None:

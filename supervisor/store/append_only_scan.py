@@ -1,13 +1,15 @@
-"""Which bytes of an append-only file are whole commands: all of them, until a full disk or a power cut.
+"""Which bytes of an append-only file are whole commands: all of them, until a full disk or a power
+cut.
 
-- The last command is cut short, or followed by zeros or rubbish. What is not a whole command is lost; a MULTI without its EXEC
-  counts as one command.
-- Zeros between two commands. After a short write Valkey truncates the file to its last whole command, but writes on from where
-  the short write ended (9.1; an increment is not opened for appending until a restart). What follows the hole was answered and
-  is as good as what precedes it, so it is kept. Valkey's own tool (valkey-check-aof) would cut there.
+- The last command is cut short, or followed by zeros or rubbish. What is not a whole command is
+  lost; a MULTI without its EXEC counts as one command.
+- Zeros between two commands. After a short write Valkey truncates the file to its last whole
+  command, but writes on from where the short write ended (9.1; an increment is not opened for
+  appending until a restart). What follows the hole was answered and is as good as what precedes it,
+  so it is kept. Valkey's own tool (valkey-check-aof) would cut there.
 
-Anything else between two commands ends what is read of a file: to look for the next command in rubbish could run as a command
-what an app has written as a value.
+Anything else between two commands ends what is read of a file: to look for the next command in
+rubbish could run as a command what an app has written as a value.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ CHUNK = 1 << 20
 
 @frozen
 class Scan:
-    """What of an increment can be kept: from and to, in bytes. `lost`: bytes of commands that cannot be."""
+    """What of an increment can be kept: from and to, in bytes. `lost`: bytes of commands that
+    cannot be.
+    """
 
     size: int
     kept: tuple[tuple[int, int], ...]
@@ -44,7 +48,9 @@ class Scan:
 
 
 def scan(file: Path) -> Scan:
-    """Find the whole commands of an increment. Reads, and does not map: what a disk cannot read is an OSError."""
+    """Find the whole commands of an increment. Reads, and does not map: what a disk cannot read is
+    an OSError.
+    """
     with file.open("rb", buffering=0) as opened:
         return _scan(_Window(opened.fileno()), os.fstat(opened.fileno()).st_size)
 

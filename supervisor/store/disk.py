@@ -28,7 +28,8 @@ class Disk:
     folder: Path
     room: Room
     error: str = field(default="", init=False)
-    _since: float | None = field(default=None, init=False)  # when the look that has not ended yet began
+    # when the look that has not ended yet began
+    _since: float | None = field(default=None, init=False)
     _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
 
     @property
@@ -42,7 +43,9 @@ class Disk:
         """Once."""
         self._since = trio.current_time()
         try:
-            free = await trio.to_thread.run_sync(free_bytes, self.folder, abandon_on_cancel=True, limiter=self._thread)
+            free = await trio.to_thread.run_sync(
+                free_bytes, self.folder, abandon_on_cancel=True, limiter=self._thread
+            )
         except OSError as error:
             if not self.error:
                 log.error("data_dir %s cannot be looked at: %s", self.folder, error.strerror)  # noqa: TRY400  # no trace

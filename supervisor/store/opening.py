@@ -26,7 +26,8 @@ class Store:
 
     Attributes:
         redis: A client; it has been answered.
-        disk: That of data_dir; its room is that of the embedded server, and without end for another one.
+        disk: That of data_dir; its room is that of the embedded server, and without end for another
+            one.
         url: How a process of ours reaches the server that is started in `cwd`.
     """
 
@@ -38,7 +39,8 @@ class Store:
 
 @asynccontextmanager
 async def open_store(config: Config, tell: Callable[[str], None]) -> AsyncIterator[Store]:
-    """The store, once it answers. The embedded one is waited for, however long it takes; of another one only that it loads.
+    """The store, once it answers. The embedded one is waited for, however long it takes; of another
+    one only that it loads.
 
     Args:
         config: Says which.
@@ -52,12 +54,20 @@ async def open_store(config: Config, tell: Callable[[str], None]) -> AsyncIterat
         stack.enter_context(lock_data_dir(config.data_dir))
         url, there, cwd = settings.url, settings.url, "/"
         if is_embedded:
-            opening = open_valkey(config.data_dir, settings.fsync, reserve=settings.disk_reserve, tell=tell)
-            url, there, cwd = await stack.enter_async_context(opening), FROM_WITHIN, str(config.data_dir / FOLDER)
+            opening = open_valkey(
+                config.data_dir, settings.fsync, reserve=settings.disk_reserve, tell=tell
+            )
+            url, there, cwd = (
+                await stack.enter_async_context(opening),
+                FROM_WITHIN,
+                str(config.data_dir / FOLDER),
+            )
         client = await stack.enter_async_context(open_redis(url))
         try:
             ping = partial(client.execute, "PING")
-            await until_answered("its first answer", ping, tell, lambda error: is_embedded or is_loading(error))
+            await until_answered(
+                "its first answer", ping, tell, lambda error: is_embedded or is_loading(error)
+            )
         except StoreError as error:
             raise CannotStart(f"redis.url: {error}") from error
         disk = Disk(config.data_dir, Room(settings.disk_reserve if is_embedded else 0))

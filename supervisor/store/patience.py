@@ -1,4 +1,6 @@
-"""A start that waits for its store as the service does later: what is away comes back, what loads is soon there."""
+"""A start that waits for its store as the service does later: what is away comes back, what loads
+is soon there.
+"""
 
 from __future__ import annotations
 

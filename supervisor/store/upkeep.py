@@ -1,7 +1,9 @@
-"""What the embedded Valkey's append-only files need while it runs: to be on disk every second, and to be rewritten.
+"""What the embedded Valkey's append-only files need while it runs: to be on disk every second, and
+to be rewritten.
 
-Both are ours and not the server's: its own sync once a second lets answers overtake writes (valkey.py), and its own rewrite
-does not look whether the disk has room for it, and so fills the disk that it is to relieve.
+Both are ours and not the server's: its own sync once a second lets answers overtake writes
+(valkey.py), and its own rewrite does not look whether the disk has room for it, and so fills the
+disk that it is to relieve.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from . import append_only as aof
 
 SYNC_SECONDS = 1.0
 LOOK_EVERY = 5  # syncs between two looks at what has been written
-REWRITE_FROM = 64 << 20  # bytes of the files together, and twice what they were after the last rewrite
+# bytes of the files together, and twice what they were after the last rewrite
+REWRITE_FROM = 64 << 20
 RETRY_SECONDS = (60.0, 3600.0)  # after a rewrite that failed: first, most
 
 log = logging.getLogger(__name__)
@@ -36,8 +39,10 @@ class Upkeep:
     _fsync: str
     _reserve: int
     _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
-    _synced: dict[str, int] = field(factory=dict, init=False)  # increments, and the size of each that is on disk
-    _is_damaged: bool = field(default=False, init=False)  # a write failed: the file has a hole by now (aof.py)
+    # increments, and the size of each that is on disk
+    _synced: dict[str, int] = field(factory=dict, init=False)
+    # a write failed: the file has a hole by now (aof.py)
+    _is_damaged: bool = field(default=False, init=False)
     _is_asked: bool = field(default=False, init=False)  # for a rewrite
     _not_before: float = field(default=0.0, init=False)
     _retry: float = field(default=RETRY_SECONDS[0], init=False)
@@ -56,7 +61,9 @@ class Upkeep:
             self._client.close()
 
     async def _aside(self, work: Callable[[], None]) -> None:
-        """In a thread of our own: nobody else's keep it waiting, and a disk that hangs keeps nobody from stopping."""
+        """In a thread of our own: nobody else's keep it waiting, and a disk that hangs keeps nobody
+        from stopping.
+        """
         await trio.to_thread.run_sync(work, limiter=self._thread, abandon_on_cancel=True)
 
     def _sync(self) -> None:
@@ -92,7 +99,12 @@ class Upkeep:
     def _note_rewrite(self, now: float, *, is_done: bool) -> None:
         self._is_asked = False
         if is_done:
-            self._is_damaged, self._retry, self._not_before, self._said = False, RETRY_SECONDS[0], 0.0, ""
+            self._is_damaged, self._retry, self._not_before, self._said = (
+                False,
+                RETRY_SECONDS[0],
+                0.0,
+                "",
+            )
         else:
             self._not_before = now + self._retry
             self._retry = min(self._retry * 2, RETRY_SECONDS[1])

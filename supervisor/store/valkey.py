@@ -1,14 +1,18 @@
-"""The embedded Valkey: a server of our own on a unix socket in the data directory, kept alive as long as we live.
+"""The embedded Valkey: a server of our own on a unix socket in the data directory, kept alive as
+long as we live.
 
-A start is as patient as what comes after it: a server that ends is started again with back-off, one that loads is waited for,
-one whose files are damaged has them repaired (aof.py). Only what waiting cannot cure is a `CannotStart`.
+A start is as patient as what comes after it: a server that ends is started again with back-off, one
+that loads is waited for, one whose files are damaged has them repaired (aof.py). Only what waiting
+cannot cure is a `CannotStart`.
 
-Only one server at a time writes the files: it holds a record lock for as long as it lives (with_parent.py), and what a killed
-supervisor left behind is found by it, and ended, before another is started.
+Only one server at a time writes the files: it holds a record lock for as long as it lives
+(with_parent.py), and what a killed supervisor left behind is found by it, and ended, before another
+is started.
 
-What `fsync = "everysec"` means: Valkey's own `everysec` answers before it writes while a sync is under way, so that to kill it
-alone loses what was answered. So it is told never to sync; it then always writes before it answers, and we sync once a second
-(upkeep.py). `always` is Valkey's own: it syncs before it answers, once for all that came together.
+What `fsync = "everysec"` means: Valkey's own `everysec` answers before it writes while a sync is
+under way, so that to kill it alone loses what was answered. So it is told never to sync; it then
+always writes before it answers, and we sync once a second (upkeep.py). `always` is Valkey's own: it
+syncs before it answers, once for all that came together.
 """
 
 from __future__ import annotations
@@ -47,7 +51,8 @@ FROM_WITHIN = f"unix:///proc/self/cwd/{SOCKET}"
 """The server's URL for a process whose current folder is the server's, however long the path of that is."""
 SOCKET_PATH_MAX = 100  # bytes; the kernel takes 107
 PLAIN = re.compile(r"[A-Za-z0-9/._~-]+")  # a path that is the same in a URL
-SILENT_SECONDS = 60.0  # without any answer, not even that it is loading; twice as long for the next one
+# without any answer, not even that it is loading; twice as long for the next one
+SILENT_SECONDS = 60.0
 TRIES = 5  # starts that end by themselves at once, before the first that lasts
 STOP_SECONDS = 10.0  # to write out what is not yet on disk
 PAUSE = (0.1, 5.0)  # seconds between restarts: first, most
@@ -58,9 +63,11 @@ SPARE = 64 << 20  # bytes that copies of damaged files leave free, where nobody 
 
 # Started through this, the server ends with us even when we are killed: it saves and exits.
 WITH_PARENT = own_argv(Path(with_parent.__file__), "supervisor.host.with_parent")
-_FILES = re.compile(r"append.?only|aof|manifest", re.IGNORECASE)  # in what a server says that cannot read them
+# in what a server says that cannot read them
+_FILES = re.compile(r"append.?only|aof|manifest", re.IGNORECASE)
 _NO_ROOM = re.compile(
-    r"No space left|Disk quota|Cannot allocate|Out Of Memory|Too many open files|must be free", re.IGNORECASE
+    r"No space left|Disk quota|Cannot allocate|Out Of Memory|Too many open files|must be free",
+    re.IGNORECASE,
 )
 _FLOCK = "hhqqi"  # struct flock
 
@@ -85,7 +92,9 @@ def lock_data_dir(folder: Path) -> Iterator[None]:
         except OSError:
             file.seek(0)
             owner = file.read().strip() or "unknown"
-            raise CannotStart(f"{folder} is used by process {owner}; stop it, or set another data_dir") from None
+            raise CannotStart(
+                f"{folder} is used by process {owner}; stop it, or set another data_dir"
+            ) from None
         with suppress(OSError):  # the disk is full: the lock holds all the same
             file.truncate(0)
             file.write(str(os.getpid()))
@@ -97,7 +106,8 @@ def lock_data_dir(folder: Path) -> Iterator[None]:
 async def open_valkey(
     data_dir: Path, fsync: str, *, reserve: int = SPARE, tell: Callable[[str], None] = log.info
 ) -> AsyncIterator[str]:
-    """Run the server for as long as the block runs, restarting it should it die. Gives its URL, for this process.
+    """Run the server for as long as the block runs, restarting it should it die. Gives its URL, for
+    this process.
 
     Args:
         data_dir: Where its folder is.
@@ -126,7 +136,9 @@ async def open_valkey(
 
 @contextmanager
 def _socket_path(folder: Path) -> Iterator[Path]:
-    """The path of the socket as long as the block runs: short enough for the kernel, and the same in a URL."""
+    """The path of the socket as long as the block runs: short enough for the kernel, and the same
+    in a URL.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -142,7 +154,8 @@ def _socket_path(folder: Path) -> Iterator[Path]:
 
 @asynccontextmanager
 async def reach_valkey(data_dir: Path, fsync: str) -> AsyncIterator[str]:
-    """The URL of the server that runs on a data directory, or, if none does, of one that runs as long as the block.
+    """The URL of the server that runs on a data directory, or, if none does, of one that runs as
+    long as the block.
 
     Raises:
         CannotStart: It did not come up.
@@ -211,20 +224,28 @@ class _Server:
         # One that was killed, or that lacks room, may come up the next time.
         is_its_own_end = (code is None or code > 0) and not _NO_ROOM.search(said)
         if not self._was_up and (is_final or (is_its_own_end and self._failures >= TRIES)):
-            self._cannot = f"the embedded Valkey did not start in {self.folder}: {said or 'it said nothing'}"
+            self._cannot = (
+                f"the embedded Valkey did not start in {self.folder}: {said or 'it said nothing'}"
+            )
             return
         text = "ended" if is_up else "did not start"
         shown = "" if code is None else f" ({code})"
-        line = f"the embedded Valkey {text}{shown}; it is started again in {self._pause:.1f} s: {said}"
+        line = (
+            f"the embedded Valkey {text}{shown}; it is started again in {self._pause:.1f} s: {said}"
+        )
         log.error("%s", line)
         if not self._was_up:
             self.tell(line)
 
     def _prepare(self) -> None:
-        """End what a killed supervisor left behind, remove what a rewrite left, and look whether the files fit together."""
+        """End what a killed supervisor left behind, remove what a rewrite left, and look whether
+        the files fit together.
+        """
         _end_leftover(self.folder, self.path)
         if freed := aof.remove_temporary(self.folder):
-            log.info("%d bytes of a rewrite that was cut off are removed from %s", freed, self.folder)
+            log.info(
+                "%d bytes of a rewrite that was cut off are removed from %s", freed, self.folder
+            )
         if not aof.look(self.folder).is_sound:
             self._repair()
 
@@ -240,19 +261,24 @@ class _Server:
             str(get_binary_path()), "--port", "0", "--unixsocket", SOCKET, "--unixsocketperm", "700", "--dir", ".",
             "--appendonly", "yes", "--appendfsync", "always" if self.fsync == "always" else "no", "--save", "",
             "--daemonize", "no", "--loglevel", "warning", "--maxmemory-policy", "noeviction",
-            # What is damaged is ours to repair, and a rewrite is ours to start: neither without being said.
+            # What is damaged is ours to repair, and a rewrite is ours to start: neither without
+            # being said.
             "--aof-load-truncated", "no", "--auto-aof-rewrite-percentage", "0",
         )  # fmt: skip
         environment = {"PATH": os.environ.get("PATH", "")}
         output, is_up = bytearray(), False
-        async with open_process(argv, environment, {}, cwd=str(self.folder), oom_score=None) as process:
+        async with open_process(
+            argv, environment, {}, cwd=str(self.folder), oom_score=None
+        ) as process:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_collect, process.stdout, output)
                 nursery.start_soon(_collect, process.stderr, output)
                 try:
                     is_up = await self._answers(process)
                     if is_up:
-                        upkeep = Upkeep(self.folder, _client(self.path, STOP_SECONDS), self.fsync, self.reserve)
+                        upkeep = Upkeep(
+                            self.folder, _client(self.path, STOP_SECONDS), self.fsync, self.reserve
+                        )
                         nursery.start_soon(keep_running, "valkey upkeep", upkeep.run)
                         self._was_up = True
                         self._settled.set()
@@ -264,7 +290,9 @@ class _Server:
         return is_up, code, output.decode(errors="replace").strip()[-2000:]
 
     async def _answers(self, process: Process) -> bool:
-        """Wait until the server has loaded its data and answers; False if it ended, or says nothing for too long."""
+        """Wait until the server has loaded its data and answers; False if it ended, or says nothing
+        for too long.
+        """
         began = heard = trio.current_time()
         due = began + TELL_SECONDS
         while process.returncode is None:
@@ -275,7 +303,9 @@ class _Server:
             if state is not None:
                 heard = now
             elif now - heard > self._silent:
-                log.error("the embedded Valkey has said nothing for %.0f s, and is ended", self._silent)
+                log.error(
+                    "the embedded Valkey has said nothing for %.0f s, and is ended", self._silent
+                )
                 self._silent *= 2
                 return False
             if now >= due:
@@ -297,7 +327,9 @@ async def _collect(stream: trio.lowlevel.FdStream, into: bytearray) -> None:
 
 
 def _client(path: Path, seconds: float) -> redis.Redis:
-    return redis.Redis(unix_socket_path=str(path), socket_timeout=seconds, retry=Retry(NoBackoff(), 0))
+    return redis.Redis(
+        unix_socket_path=str(path), socket_timeout=seconds, retry=Retry(NoBackoff(), 0)
+    )
 
 
 def _state(path: Path) -> str | None:
@@ -333,7 +365,8 @@ async def _stop(process: Process) -> None:
 
 
 def _end_leftover(folder: Path, path: Path) -> None:
-    """A server that a killed supervisor left behind writes our files: it is asked to save and end, then killed.
+    """A server that a killed supervisor left behind writes our files: it is asked to save and end,
+    then killed.
 
     Raises:
         OSError: It does not end.
@@ -350,7 +383,11 @@ def _end_leftover(folder: Path, path: Path) -> None:
         trio.from_thread.check_cancelled()
         waited = time.monotonic() - began
         if waited > STOP_SECONDS and not is_killed:
-            log.error("the server that was left behind in %s (process %d) does not end, and is killed", folder, owner)
+            log.error(
+                "the server that was left behind in %s (process %d) does not end, and is killed",
+                folder,
+                owner,
+            )
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(owner, signal.SIGKILL)
             is_killed = True

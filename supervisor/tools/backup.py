@@ -1,7 +1,9 @@
-"""A backup of everything that the embedded store holds, taken while it serves, and put back on an empty host.
+"""A backup of everything that the embedded store holds, taken while it serves, and put back on an
+empty host.
 
-The file is a tar: `manifest.json`, then `store.rdb`, a snapshot of one moment in Valkey's own format. Contact indexes are not in it: they are
-built again. Config and apps are files of the operator's, and are backed up like all others.
+The file is a tar: `manifest.json`, then `store.rdb`, a snapshot of one moment in Valkey's own
+format. Contact indexes are not in it: they are built again. Config and apps are files of the
+operator's, and are backed up like all others.
 """
 
 from __future__ import annotations
@@ -34,8 +36,13 @@ POLL = 0.05
 CLIENT_SECONDS = 30.0
 CHUNK = 1 << 20
 MANIFEST_MAX = 1 << 20  # bytes
-# What Valkey reads at its start when it keeps an append-only file: a snapshot as the base, and nothing after it.
-AOF_FOLDER, AOF_BASE, AOF_MANIFEST = "appendonlydir", "appendonly.aof.1.base.rdb", "appendonly.aof.manifest"
+# What Valkey reads at its start when it keeps an append-only file: a snapshot as the base, and
+# nothing after it.
+AOF_FOLDER, AOF_BASE, AOF_MANIFEST = (
+    "appendonlydir",
+    "appendonly.aof.1.base.rdb",
+    "appendonly.aof.manifest",
+)
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -75,7 +82,9 @@ async def back_up(config: Config, target: Path) -> dict[str, Any]:
     """
     check_embedded(config)
     if not (config.data_dir / FOLDER).is_dir():
-        raise CannotBackUp(f"{config.data_dir} holds no data: is that the data_dir of the server's config?")
+        raise CannotBackUp(
+            f"{config.data_dir} holds no data: is that the data_dir of the server's config?"
+        )
     async with reach_valkey(config.data_dir, config.redis.fsync) as url:
         return await trio.to_thread.run_sync(_back_up, url, config.data_dir, target)
 
@@ -153,7 +162,8 @@ def _write_tar(file: IO[bytes], manifest: dict[str, Any], snapshot: Path) -> Non
 
 
 def restore(config: Config, source: Path, *, dry_run: bool, replace: bool) -> dict[str, Any]:
-    """Put a backup in an empty data directory; gives its manifest. With `replace` what is there is put aside first.
+    """Put a backup in an empty data directory; gives its manifest. With `replace` what is there is
+    put aside first.
 
     Raises:
         CannotBackUp: The file is none, or is damaged; or there is data already.
@@ -183,10 +193,14 @@ def _manifest(tar: tarfile.TarFile, source: Path) -> dict[str, Any]:
     try:
         version = msgspec.json.decode(text, type=_Version).version
         if version != VERSION:
-            raise CannotBackUp(f"{source} is a backup of version {version}, and this jsbox reads version {VERSION}")
+            raise CannotBackUp(
+                f"{source} is a backup of version {version}, and this jsbox reads version {VERSION}"
+            )
         found = msgspec.json.decode(text, type=_Manifest)
     except (ValueError, RecursionError) as error:
-        raise CannotBackUp(f"{source} is no backup: its {MANIFEST} cannot be read ({error})") from error
+        raise CannotBackUp(
+            f"{source} is no backup: its {MANIFEST} cannot be read ({error})"
+        ) from error
     if not all(one.isprintable() for one in (found.jsbox, found.valkey, found.taken)):
         raise CannotBackUp(f"{source} is no backup: its {MANIFEST} has control characters")
     return msgspec.structs.asdict(found)
@@ -199,7 +213,9 @@ def _check(tar: tarfile.TarFile, manifest: dict[str, Any], source: Path) -> None
 
 
 def _member(tar: tarfile.TarFile, name: str, source: Path) -> IO[bytes]:
-    """A file of the archive: not a link, which may lead anywhere, or to itself. Raises KeyError: there is none."""
+    """A file of the archive: not a link, which may lead anywhere, or to itself. Raises KeyError:
+    there is none.
+    """
     member = tar.getmember(name)
     file = tar.extractfile(member) if member.isreg() else None
     if file is None:
@@ -223,7 +239,8 @@ def _put_back(data_dir: Path, tar: tarfile.TarFile, *, replace: bool) -> None:
         if has_data:
             there.rename(data_dir / f"{FOLDER}.before-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
         shutil.rmtree(there, ignore_errors=True)  # without data: a socket at most
-        shutil.rmtree(data_dir / "search", ignore_errors=True)  # it knows of what may not be there any more
+        # it knows of what may not be there any more
+        shutil.rmtree(data_dir / "search", ignore_errors=True)
         draft.rename(there)
 
 
@@ -241,7 +258,9 @@ def _has_data(data_dir: Path) -> bool:
 
 
 def _there(data_dir: Path) -> str:
-    return f"{data_dir} holds data already; --replace puts it aside, as {FOLDER}.before-... beside it"
+    return (
+        f"{data_dir} holds data already; --replace puts it aside, as {FOLDER}.before-... beside it"
+    )
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,6 @@
-"""Everything that can be wrong with a host before anybody waits for it: each check says what it found, and where it failed, the remedy."""
+"""Everything that can be wrong with a host before anybody waits for it: each check says what it
+found, and where it failed, the remedy.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,13 @@ def _all_of(checks: Callable[[], Iterator[Check]]) -> list[Check]:
 
 def check_node(node: Path) -> Check:
     """Whether Node.js starts, with every flag that sandboxes are given."""
-    flags = ["--max-old-space-size=64", "--stack-size=864", "--jitless", *NODE_FLAGS, "--permission"]
+    flags = [
+        "--max-old-space-size=64",
+        "--stack-size=864",
+        "--jitless",
+        *NODE_FLAGS,
+        "--permission",
+    ]
     try:
         done = subprocess.run(
             [node, *flags, "-p", "process.version"], env={"OPENSSL_CONF": "/nonexistent"},
@@ -80,16 +88,25 @@ def check_node(node: Path) -> Check:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check(
-            "node", "failed", f"{node} does not start: {error}", "set node.path to a Node.js 24, or to 'bundled'"
+            "node",
+            "failed",
+            f"{node} does not start: {error}",
+            "set node.path to a Node.js 24, or to 'bundled'",
         )
     if done.returncode:
         said = (done.stderr or done.stdout).strip()[-300:]
         return Check(
-            "node", "failed", f"{node} does not take a sandbox's flags: {said}", "node.path must be a Node.js 24"
+            "node",
+            "failed",
+            f"{node} does not take a sandbox's flags: {said}",
+            "node.path must be a Node.js 24",
         )
     if not done.stdout.startswith("v24."):
         return Check(
-            "node", "failed", f"{node} is {done.stdout.strip() or 'no Node.js'}", "node.path must be a Node.js 24"
+            "node",
+            "failed",
+            f"{node} is {done.stdout.strip() or 'no Node.js'}",
+            "node.path must be a Node.js 24",
         )
     return Check("node", "ok", f"{done.stdout.strip()} at {node}")
 
@@ -102,11 +119,15 @@ async def _check_jail(config: Config, node: Path, harness: Path) -> AsyncIterato
         return
     try:
         with open_isolation(config.isolation, node, harness) as walls:
-            yield Check("isolation", "ok", f"level {level}, Landlock {walls.host.landlock}, {_who(config)}")
+            yield Check(
+                "isolation", "ok", f"level {level}, Landlock {walls.host.landlock}, {_who(config)}"
+            )
             for finding in await probe(walls):
                 status: Status = "ok" if finding.holds else "failed"
                 remedy = "" if finding.holds else _remedy(level, finding.detail)
-                yield Check(f"jail: {finding.name}", status, f"{finding.text} ({finding.detail})", remedy)
+                yield Check(
+                    f"jail: {finding.name}", status, f"{finding.text} ({finding.detail})", remedy
+                )
     except CannotStart as error:
         text, _, remedy = str(error).rpartition(": ")
         yield Check("isolation", "failed", text or remedy, remedy if text else "")
@@ -133,13 +154,27 @@ def check_cpu_backstop() -> Iterator[Check]:
         effective = next(int(line.split()[1], 16) for line in file if line.startswith("CapEff"))
     if os.geteuid() == 0 and not effective >> CAP_SYS_RESOURCE & 1:
         text = "RLIMIT_CPU of sandboxes cannot be set: only the supervisor itself ends what uses too much CPU time"
-        yield Check("cpu backstop", "note", text, "give the service CAP_SYS_RESOURCE, or run it as a user of its own")
+        yield Check(
+            "cpu backstop",
+            "note",
+            text,
+            "give the service CAP_SYS_RESOURCE, or run it as a user of its own",
+        )
     else:
-        yield Check("cpu backstop", "ok", "RLIMIT_CPU ends what uses too much CPU time even if the supervisor hangs")
+        yield Check(
+            "cpu backstop",
+            "ok",
+            "RLIMIT_CPU ends what uses too much CPU time even if the supervisor hangs",
+        )
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4096
     if hard < wanted:
-        yield Check("open files", "note", f"this process may open {hard} files", f"LimitNOFILE={wanted} or more")
+        yield Check(
+            "open files",
+            "note",
+            f"this process may open {hard} files",
+            f"LimitNOFILE={wanted} or more",
+        )
     else:
         yield Check("open files", "ok", f"{soft} files, {hard} at most")
 
@@ -147,8 +182,12 @@ def check_cpu_backstop() -> Iterator[Check]:
 def check_limits(config: Config) -> Iterator[Check]:
     """Whether this process may give sandboxes the limits that the apps are configured with."""
     for app in config.apps.values():
-        for kind, name in ((resource.RLIMIT_NOFILE, "open_files"), (resource.RLIMIT_DATA, "memory")):
-            wanted = rlimits_of(app)[kind][1] + (kind == resource.RLIMIT_NOFILE)  # one descriptor more, for node itself
+        for kind, name in (
+            (resource.RLIMIT_NOFILE, "open_files"),
+            (resource.RLIMIT_DATA, "memory"),
+        ):
+            # one descriptor more, for node itself
+            wanted = rlimits_of(app)[kind][1] + (kind == resource.RLIMIT_NOFILE)
             most = resource.getrlimit(kind)[1]
             if most not in (resource.RLIM_INFINITY, -1) and wanted > most:
                 text = f"apps.{app.name}.limits.{name} needs {wanted}, and this process may give {most}"
@@ -167,7 +206,12 @@ def check_ports(config: Config) -> Iterator[Check]:
                 probe_socket.bind((address.host, address.port))
         except OSError as error:
             text = f"{address} cannot be listened on: {error.strerror}"
-            yield Check(f"port: {name}", "failed", text, f"stop what uses it (a running jsbox?), or set listen.{name}")
+            yield Check(
+                f"port: {name}",
+                "failed",
+                text,
+                f"stop what uses it (a running jsbox?), or set listen.{name}",
+            )
         else:
             yield Check(f"port: {name}", "ok", f"{address} is free")
 
@@ -180,7 +224,9 @@ def check_disk(folder: Path) -> Iterator[Check]:
         yield Check("disk", "failed", f"{existing} cannot be written", "set data_dir, or its owner")
     elif free < DISK_LOW:
         status: Status = "failed" if free < DISK_EMPTY else "note"
-        yield Check("disk", status, f"{free >> 20} MiB are free in {existing}", "make room, or set data_dir")
+        yield Check(
+            "disk", status, f"{free >> 20} MiB are free in {existing}", "make room, or set data_dir"
+        )
     else:
         yield Check("disk", "ok", f"{free >> 30} GiB are free in {existing}")
 
@@ -192,7 +238,12 @@ def check_store(config: Config) -> Iterator[Check]:
 
         yield Check("redis", "ok", f"embedded: {get_binary_path()}")
         if time.time() < BUILT_AT:
-            yield Check("clock", "failed", f"the clock shows {time.ctime()}", "set the clock: timedatectl set-ntp true")
+            yield Check(
+                "clock",
+                "failed",
+                f"the clock shows {time.ctime()}",
+                "set the clock: timedatectl set-ntp true",
+            )
         else:
             yield Check("clock", "ok", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()))
         return
@@ -203,7 +254,12 @@ def check_store(config: Config) -> Iterator[Check]:
         (now,) = link.exchange([("TIME",)])
         (info,) = link.exchange([("INFO", "server")])
     except (redis.RedisError, OSError) as error:
-        yield Check("redis", "failed", f"redis.url does not answer: {error}", "start it, or correct redis.url")
+        yield Check(
+            "redis",
+            "failed",
+            f"redis.url does not answer: {error}",
+            "start it, or correct redis.url",
+        )
         return
     finally:
         link.close()
@@ -217,11 +273,19 @@ def check_store(config: Config) -> Iterator[Check]:
         "",
     )
     is_old = int(versions.get("redis_version", "0").split(".")[0]) < 7  # noqa: PLR2004
-    yield Check("redis", "failed" if is_old else "ok", name, "Redis 7 or Valkey 8, or newer" if is_old else "")
+    yield Check(
+        "redis",
+        "failed" if is_old else "ok",
+        name,
+        "Redis 7 or Valkey 8, or newer" if is_old else "",
+    )
     off = abs(int(now[0]) + int(now[1]) / 1e6 - before)
     if off > CLOCK_OFF:
         yield Check(
-            "clock", "failed", f"{off:.0f} s between this host's clock and Redis's", "timedatectl set-ntp true, on both"
+            "clock",
+            "failed",
+            f"{off:.0f} s between this host's clock and Redis's",
+            "timedatectl set-ntp true, on both",
         )
     else:
         yield Check("clock", "ok", f"{off:.3f} s from Redis's")
@@ -236,6 +300,8 @@ def check_search() -> Iterator[Check]:
             index = tantivy.Index(builder.build(), path=name)
             index.writer(15_000_000, 1).commit()
         except (ValueError, OSError) as error:
-            yield Check("search", "failed", f"tantivy cannot make an index: {error}", "free disk and memory")
+            yield Check(
+                "search", "failed", f"tantivy cannot make an index: {error}", "free disk and memory"
+            )
             return
     yield Check("search", "ok", f"tantivy {version('tantivy')}")

@@ -1,4 +1,6 @@
-"""From the YAML of a vxsandbox worker to a jsbox.toml: every key is converted, dropped with its reason, or refused."""
+"""From the YAML of a vxsandbox worker to a jsbox.toml: every key is converted, dropped with its
+reason, or refused.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,11 @@ def migrate(text: str, name: str, environment: Mapping[str, str]) -> Migrated:
     if not isinstance(old, dict):
         raise CannotMigrate("expected a YAML mapping, the config of a worker")
     old = {str(key): value for key, value in old.items()}
-    old |= {key[len(OPTION) :].lower(): value for key, value in environment.items() if key.startswith(OPTION)}
+    old |= {
+        key[len(OPTION) :].lower(): value
+        for key, value in environment.items()
+        if key.startswith(OPTION)
+    }
     worker = _Worker(name, old)
     worker.convert()
     if worker.unknown:
@@ -88,7 +94,10 @@ class _Worker:
 
     def convert(self) -> None:
         old = self.old
-        self.app = {"account": str(old.pop("sandbox_id", self.name)), "javascript": str(old.pop("javascript_file", ""))}
+        self.app = {
+            "account": str(old.pop("sandbox_id", self.name)),
+            "javascript": str(old.pop("javascript_file", "")),
+        }
         self.say(
             "sandbox_id",
             f'account = "{self.app["account"]}": apps of one account share key-value store and contacts, as those of one sandbox_id did',
@@ -107,7 +116,8 @@ class _Worker:
                 self.unknown.append(f"{key}: not known ({json.dumps(value, default=str)[:80]})")
 
     def say(self, key: str, text: str) -> None:
-        self.decisions.append(" ".join(f"{key}: {text}".split()))  # one line, whatever was in the YAML
+        # one line, whatever was in the YAML
+        self.decisions.append(" ".join(f"{key}: {text}".split()))
 
     def number(self, key: str, value: Any, least: int = 1) -> int:
         """A whole number of the old config (texts come from the environment)."""
@@ -131,7 +141,10 @@ class _Worker:
         recv = self.number("recv_limit", old.pop("recv_limit", OLD_RECV_LIMIT), 1024)
         limits["wall"] = f"{self.number('timeout', old.pop('timeout', OLD_TIMEOUT))}s"
         limits["output"] = f"{recv // 1024}KiB"
-        self.say("timeout, recv_limit", "limits.wall and limits.output, of each message; they were of a process's life")
+        self.say(
+            "timeout, recv_limit",
+            "limits.wall and limits.output, of each message; they were of a process's life",
+        )
         if recv < 256 * 1024:
             limits["line"] = limits["output"]
         for key, value in self.mapping("rlimits", old.pop("rlimits", None)).items():
@@ -140,7 +153,10 @@ class _Worker:
 
     def pool(self) -> None:
         old, pool = self.old, self.app.setdefault("pool", {})
-        for key, setting in (("messages_per_process", "max_messages"), ("max_sandboxes", "max_processes")):
+        for key, setting in (
+            ("messages_per_process", "max_messages"),
+            ("max_sandboxes", "max_processes"),
+        ):
             if (value := old.pop(key, None)) is not None:
                 pool[setting] = self.number(key, value)
                 self.say(key, f"pool.{setting} = {pool[setting]}")
@@ -165,15 +181,29 @@ class _Worker:
             )
         elif key == "RLIMIT_CPU":
             limits["cpu"] = f"{max(soft, 1)}s"
-            self.say("rlimits.RLIMIT_CPU", "limits.cpu, of each message; it was of a process's life")
+            self.say(
+                "rlimits.RLIMIT_CPU", "limits.cpu, of each message; it was of a process's life"
+            )
         elif key == "RLIMIT_STACK":
             limits["stack"] = f"{min(soft, MOST_STACK) >> 10}KiB"
             self.say("rlimits.RLIMIT_STACK", f"limits.stack = {limits['stack']}, of V8's stack")
         elif key == "RLIMIT_NOFILE":
             limits["open_files"] = max(soft, LEAST_FILES)
-            self.say("rlimits.RLIMIT_NOFILE", f"limits.open_files = {limits['open_files']} ({LEAST_FILES} or more)")
-        elif key in {"RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_RSS", "RLIMIT_NPROC", "RLIMIT_MEMLOCK"}:
-            self.say(f"rlimits.{key}", "dropped: the jail sets it (limits.memory is the one that counts)")
+            self.say(
+                "rlimits.RLIMIT_NOFILE",
+                f"limits.open_files = {limits['open_files']} ({LEAST_FILES} or more)",
+            )
+        elif key in {
+            "RLIMIT_AS",
+            "RLIMIT_CORE",
+            "RLIMIT_FSIZE",
+            "RLIMIT_RSS",
+            "RLIMIT_NPROC",
+            "RLIMIT_MEMLOCK",
+        }:
+            self.say(
+                f"rlimits.{key}", "dropped: the jail sets it (limits.memory is the one that counts)"
+            )
         else:
             self.unknown.append(f"rlimits.{key}: not known")
 
@@ -190,7 +220,9 @@ class _Worker:
                 fields.clear()
                 self.say(f"sandbox.{name}", "always there")
             else:
-                self.unknown.append(f"sandbox.{name}: there is no such resource here (cls {kind!r})")
+                self.unknown.append(
+                    f"sandbox.{name}: there is no such resource here (cls {kind!r})"
+                )
                 continue
             self.unknown += [f"sandbox.{name}.{key}: not known" for key in fields]
 
@@ -220,7 +252,9 @@ class _Worker:
         if (timeout := fields.pop("timeout", None)) is not None:
             made["timeout"] = f"{self.number('sandbox.http.timeout', timeout)}s"
         if (limit := fields.pop("data_limit", None)) is not None:
-            made["response_max"] = f"{self.number('sandbox.http.data_limit', limit, 1024) // 1024}KiB"
+            made["response_max"] = (
+                f"{self.number('sandbox.http.data_limit', limit, 1024) // 1024}KiB"
+            )
         fields.pop("https", None)
         self.say(
             "sandbox.http",
@@ -230,7 +264,9 @@ class _Worker:
     def outbound(self, fields: dict[str, Any]) -> None:
         allowed = fields.pop("allowed_helper_metadata", None)
         if allowed is not None and not isinstance(allowed, list):
-            self.unknown.append(f"sandbox.outbound.allowed_helper_metadata: expected a list, got {allowed!r}")
+            self.unknown.append(
+                f"sandbox.outbound.allowed_helper_metadata: expected a list, got {allowed!r}"
+            )
         elif allowed:
             self.app["allowed_helper_metadata"] = [str(key) for key in allowed]
         self.say("sandbox.outbound", "allowed_helper_metadata" if allowed else "always there")
@@ -275,7 +311,10 @@ class _Worker:
         channels = list(dict.fromkeys(str(name) for name in named if name)) or [self.name]
         endpoints = {"default": channels[0]}
         for endpoint, target in self.mapping("send_to", old.pop("send_to", None)).items():
-            channel = str(target.get("transport_name", "") if isinstance(target, dict) else target) or channels[0]
+            channel = (
+                str(target.get("transport_name", "") if isinstance(target, dict) else target)
+                or channels[0]
+            )
             endpoints[str(endpoint)] = channel
         if "static_tags" in old or "tag" in old:
             self.say("static_tags", "dropped: endpoints name channels directly")
@@ -283,7 +322,10 @@ class _Worker:
             old.pop("tag", None)
         self.app["endpoints"] = endpoints
         for channel in dict.fromkeys([*channels, *endpoints.values()]):
-            self.channels[channel] = {"type": "websocket", "app": self.name if channel in channels else ""}
+            self.channels[channel] = {
+                "type": "websocket",
+                "app": self.name if channel in channels else "",
+            }
         self.say(
             "transport_name",
             f"channels {', '.join(self.channels)}: over WebSocket (docs/gateway.md), where there was AMQP; set transport_type, and tokens",
@@ -326,7 +368,9 @@ def _key(text: str) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }"
+        return (
+            "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(_value(item) for item in value) + "]"
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,6 @@
-"""The key-value data of an old sandbox, out of its Redis and into ours: values, lifetimes, and the count of keys."""
+"""The key-value data of an old sandbox, out of its Redis and into ours: values, lifetimes, and the
+count of keys.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ async def copy_kv(
     dry_run: bool,
     told: Callable[[str], None],
 ) -> Copied:
-    """Copy all keys of a sandbox to an account. Keys that the account has already stay: a copy may be done again.
+    """Copy all keys of a sandbox to an account. Keys that the account has already stay: a copy may
+    be done again.
 
     Raises:
         redis.RedisError: The old server does not answer.
@@ -56,11 +59,23 @@ async def copy_kv(
     try:
         async with _own_store(config) as store:
             keyspace = Keyspace(store)
-            found = await trio.to_thread.run_sync(lambda: old.scan_iter(match=_literal(head) + "*", count=PAGE))
+            found = await trio.to_thread.run_sync(
+                lambda: old.scan_iter(match=_literal(head) + "*", count=PAGE)
+            )
             while page := await trio.to_thread.run_sync(_page, old, found):
                 for key, value, milliseconds in page:
                     name = key.decode("utf-8", "surrogateescape").removeprefix(head)
-                    await _copy_one(keyspace, account, name, value, milliseconds, quota, done, told, dry_run=dry_run)
+                    await _copy_one(
+                        keyspace,
+                        account,
+                        name,
+                        value,
+                        milliseconds,
+                        quota,
+                        done,
+                        told,
+                        dry_run=dry_run,
+                    )
     finally:
         old.close()
     return done
@@ -82,10 +97,18 @@ async def _copy_one(
         return
     if not dry_run:
         try:
-            await keyspace.set(account, name, value, max(milliseconds // 1000, 1) if milliseconds >= 0 else None, quota)
+            await keyspace.set(
+                account,
+                name,
+                value,
+                max(milliseconds // 1000, 1) if milliseconds >= 0 else None,
+                quota,
+            )
         except KeyspaceFull as full:
             done.full += 1
-            limit = f"bytes_max = {quota.most_bytes}" if full.is_bytes else f"keys_hard = {quota.hard}"
+            limit = (
+                f"bytes_max = {quota.most_bytes}" if full.is_bytes else f"keys_hard = {quota.hard}"
+            )
             told(f"{name!r} is more than accounts.{account}.kv.{limit}")
             return
     done.copied += 1

@@ -1,10 +1,11 @@
-"""A recorded run, played again: the same message to the same app, or to a changed one, in a fresh sandbox of the same kind, and the recorded
-replies to whatever it asks. No resource is touched.
+"""A recorded run, played again: the same message to the same app, or to a changed one, in a fresh
+sandbox of the same kind, and the recorded replies to whatever it asks. No resource is touched.
 
-What an app asks is matched with what it asked then: a command with the same name and the same fields first, else one with the same name.
-Replies come in the order in which they came then, as far as the app still asks for them in an order that allows it. The app's clock begins
-when the recorded run began. A run is played twice: where the two differ by themselves (random numbers, times) a difference from the recording
-says nothing, and is shown as one that varies.
+What an app asks is matched with what it asked then: a command with the same name and the same
+fields first, else one with the same name. Replies come in the order in which they came then, as far
+as the app still asks for them in an order that allows it. The app's clock begins when the recorded
+run began. A run is played twice: where the two differ by themselves (random numbers, times) a
+difference from the recording says nothing, and is shown as one that varies.
 """
 
 from __future__ import annotations
@@ -29,15 +30,19 @@ from ..sandboxes.run import Reply
 from ..sandboxes.sandbox import Sandbox
 
 TICK = 0.05  # seconds between two looks at the CPU time
-WHOLE = {Outcome.OK, Outcome.NO_REPLY, Outcome.APP_ERROR}  # outcomes of runs that came to their own end
+# outcomes of runs that came to their own end
+WHOLE = {Outcome.OK, Outcome.NO_REPLY, Outcome.APP_ERROR}
 TURN_SECONDS = 0.5  # that a reply waits for others that came before it then
-HARMLESS = ("log.", "metrics.", "outbound.")  # commands that were not recorded and to which success is the answer
+# commands that were not recorded and to which success is the answer
+HARMLESS = ("log.", "metrics.", "outbound.")
 NOT_RECORDED = {"success": False, "reason": "replay: nothing was recorded for this command"}
 
 
 @frozen
 class Asked:
-    """What the app asked in a replay; `match` is the place of the recorded exchange that answered it."""
+    """What the app asked in a replay; `match` is the place of the recorded exchange that answered
+    it.
+    """
 
     name: str
     request: Mapping[str, Any]
@@ -58,7 +63,8 @@ class Difference:
     """One line of a comparison.
 
     Attributes:
-        kind: `same`, `varies`, `changed`, `missing` (asked then, not now), `new` (asked now, not then).
+        kind: `same`, `varies`, `changed`, `missing` (asked then, not now), `new` (asked now, not
+            then).
         fields: Of `varies` and `changed`: path to then and now.
     """
 
@@ -80,7 +86,9 @@ class Compared:
     @property
     def is_same(self) -> bool:
         """Whether the app did what it did then."""
-        return self.then[0] == self.now[0] and all(line.kind in {"same", "varies"} for line in self.lines)
+        return self.then[0] == self.now[0] and all(
+            line.kind in {"same", "varies"} for line in self.lines
+        )
 
 
 async def replay(recording: Recording, app: App, walls: Walls) -> Compared:
@@ -103,9 +111,13 @@ async def play(recording: Recording, app: App, walls: Walls) -> Played:
         nursery.start_soon(_watch_cpu, sandbox)
         try:
             with trio.move_on_after(limits.wall) as wall:
-                await sandbox.deliver("r1", recording.kind, recording.payload, limits, answers.answer)
+                await sandbox.deliver(
+                    "r1", recording.kind, recording.payload, limits, answers.answer
+                )
             if wall.cancelled_caught:
-                fault = LimitHit(Outcome.WALL, "wall", f"{limits.wall:g} s", "a run that was not done by then")
+                fault = LimitHit(
+                    Outcome.WALL, "wall", f"{limits.wall:g} s", "a run that was not done by then"
+                )
         except SandboxFault as found:
             fault = found
         finally:
@@ -118,7 +130,9 @@ async def play(recording: Recording, app: App, walls: Walls) -> Played:
     return Played(str(Outcome.NO_REPLY if waits and not replied else Outcome.OK), "", answers.asked)
 
 
-async def _hold(app: App, walls: Walls, clock: float, *, task_status: trio.TaskStatus[Sandbox]) -> None:
+async def _hold(
+    app: App, walls: Walls, clock: float, *, task_status: trio.TaskStatus[Sandbox]
+) -> None:
     await hold_sandbox(app, walls.jail(app), clock=clock, task_status=task_status)
 
 
@@ -129,7 +143,9 @@ async def _watch_cpu(sandbox: Sandbox) -> None:
 
 
 def _replies(asked: Asked, message: Mapping[str, Any]) -> bool:
-    return asked.name.startswith("outbound.reply_to") and asked.request.get("in_reply_to") == message.get("message_id")
+    return asked.name.startswith("outbound.reply_to") and asked.request.get(
+        "in_reply_to"
+    ) == message.get("message_id")
 
 
 @define(eq=False)
@@ -161,8 +177,13 @@ class _Answers:
         return match
 
     def _match(self, name: str, request: Mapping[str, Any]) -> int | None:
-        places = [at for at, one in enumerate(self._recorded) if one.name == name and at not in self._used]
-        return next((at for at in places if self._recorded[at].request == request), places[0] if places else None)
+        places = [
+            at for at, one in enumerate(self._recorded) if one.name == name and at not in self._used
+        ]
+        return next(
+            (at for at in places if self._recorded[at].request == request),
+            places[0] if places else None,
+        )
 
     def _without(self, asked: Request) -> dict[str, Any]:
         if asked.name == "config.get":
@@ -170,12 +191,18 @@ class _Answers:
         return {"success": True} if asked.name.startswith(HARMLESS) else dict(NOT_RECORDED)
 
     async def _in_turn(self, match: int) -> Reply:
-        """The recorded reply, when those have been given that came before it; one that never came does not come."""
+        """The recorded reply, when those have been given that came before it; one that never came
+        does not come.
+        """
         one = self._recorded[match]
         if one.reply is None:
             await trio.sleep_forever()
         moment = _moment(one)
-        earlier = {at for at, other in enumerate(self._recorded) if other.reply is not None and _moment(other) < moment}
+        earlier = {
+            at
+            for at, other in enumerate(self._recorded)
+            if other.reply is not None and _moment(other) < moment
+        }
         with trio.move_on_after(TURN_SECONDS):
             while not earlier <= self._given:
                 await self._news.park()
@@ -189,7 +216,9 @@ def _moment(one: Exchange) -> float:
 
 
 def compare(recording: Recording, first: Played, second: Played) -> Compared:
-    """The recorded run beside a replay; `second` is another replay, that shows what varies by itself."""
+    """The recorded run beside a replay; `second` is another replay, that shows what varies by
+    itself.
+    """
     other = {one.match: one for one in second.asked if one.match is not None}
     lines: list[Difference] = []
     shown: set[int] = set()
@@ -204,7 +233,9 @@ def compare(recording: Recording, first: Played, second: Played) -> Compared:
         changes = differences(then, one.request)
         beside = other.get(one.match)
         varying = differences(one.request, beside.request) if beside is not None else {}
-        kind = "same" if not changes else "varies" if changes.keys() <= varying.keys() else "changed"
+        kind = (
+            "same" if not changes else "varies" if changes.keys() <= varying.keys() else "changed"
+        )
         lines.append(Difference(kind, one.name, then, one.request, changes))
     lines += _missing(recording, matched, shown, len(recording.exchanges))
     if recording.outcome == first.outcome and first.outcome not in WHOLE:
@@ -213,19 +244,30 @@ def compare(recording: Recording, first: Played, second: Played) -> Compared:
 
 
 def _without_the_end(lines: list[Difference]) -> list[Difference]:
-    """A run that was cut off was cut off at some moment: what came last says nothing where it is there in one and not in the other."""
-    last = max((at for at, line in enumerate(lines) if line.kind not in {"new", "missing"}), default=-1)
+    """A run that was cut off was cut off at some moment: what came last says nothing where it is
+    there in one and not in the other.
+    """
+    last = max(
+        (at for at, line in enumerate(lines) if line.kind not in {"new", "missing"}), default=-1
+    )
     return lines[: last + 1] + [evolve(line, kind="varies") for line in lines[last + 1 :]]
 
 
-def _missing(recording: Recording, matched: set[int | None], shown: set[int], before: int) -> list[Difference]:
+def _missing(
+    recording: Recording, matched: set[int | None], shown: set[int], before: int
+) -> list[Difference]:
     found = [at for at in range(before) if at not in matched and at not in shown]
     shown.update(found)
-    return [Difference("missing", recording.exchanges[at].name, recording.exchanges[at].request, None) for at in found]
+    return [
+        Difference("missing", recording.exchanges[at].name, recording.exchanges[at].request, None)
+        for at in found
+    ]
 
 
 def differences(then: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Where two JSON values differ: path, as `msg.to_addr` or `groups.0`, to the one and the other (None: not there)."""
+    """Where two JSON values differ: path, as `msg.to_addr` or `groups.0`, to the one and the other
+    (None: not there).
+    """
     if type(then) is not type(now) or not isinstance(then, dict | list):
         return {} if then == now and type(then) is type(now) else {path or ".": (then, now)}
     pairs = (

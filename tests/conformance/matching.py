@@ -40,12 +40,18 @@ def mismatch(expected: Any, actual: Any, names: dict[str, Any], path: str = "$")
     if isinstance(expected, dict):
         if not isinstance(actual, dict):
             return f"{path}: expected an object, got {actual!r}"
-        found = (mismatch(item, actual.get(key, ABSENT), names, f"{path}.{key}") for key, item in expected.items())
+        found = (
+            mismatch(item, actual.get(key, ABSENT), names, f"{path}.{key}")
+            for key, item in expected.items()
+        )
         return next((text for text in found if text), None)
     if isinstance(expected, list):
         if not isinstance(actual, list) or len(actual) != len(expected):
             return f"{path}: expected {expected!r}, got {actual!r}"
-        found = (mismatch(e, a, names, f"{path}[{n}]") for n, (e, a) in enumerate(zip(expected, actual, strict=True)))
+        found = (
+            mismatch(e, a, names, f"{path}[{n}]")
+            for n, (e, a) in enumerate(zip(expected, actual, strict=True))
+        )
         return next((text for text in found if text), None)
     return None if _same(expected, actual) else f"{path}: expected {expected!r}, got {actual!r}"
 
@@ -58,13 +64,17 @@ def _same(expected: Any, actual: Any) -> bool:
 
 def _deep_same(expected: Any, actual: Any) -> bool:
     if isinstance(expected, dict) and isinstance(actual, dict):
-        return expected.keys() == actual.keys() and all(_deep_same(expected[key], actual[key]) for key in expected)
+        return expected.keys() == actual.keys() and all(
+            _deep_same(expected[key], actual[key]) for key in expected
+        )
     if isinstance(expected, list) and isinstance(actual, list):
         return len(expected) == len(actual) and all(map(_deep_same, expected, actual))
     return _same(expected, actual)
 
 
-def _matcher(matcher: str, argument: Any, actual: Any, names: dict[str, Any], path: str) -> str | None:
+def _matcher(
+    matcher: str, argument: Any, actual: Any, names: dict[str, Any], path: str
+) -> str | None:
     text = f"{path}: expected {matcher} {argument!r}, got {actual!r}"
     if matcher == "$absent":
         return None if (actual is ABSENT) == bool(argument) else text
@@ -72,7 +82,9 @@ def _matcher(matcher: str, argument: Any, actual: Any, names: dict[str, Any], pa
         return text
     match matcher:
         case "$type":
-            right = isinstance(actual, TYPES[argument]) and (argument == "boolean" or not isinstance(actual, bool))
+            right = isinstance(actual, TYPES[argument]) and (
+                argument == "boolean" or not isinstance(actual, bool)
+            )
         case "$regex":
             right = isinstance(actual, str) and re.search(argument, actual, re.DOTALL) is not None
         case "$ref":
@@ -82,7 +94,11 @@ def _matcher(matcher: str, argument: Any, actual: Any, names: dict[str, Any], pa
         case "$len":
             right = isinstance(actual, str | list | dict) and len(actual) == argument
         case "$json":
-            return mismatch(argument, json.loads(actual), names, f"{path}(json)") if isinstance(actual, str) else text
+            return (
+                mismatch(argument, json.loads(actual), names, f"{path}(json)")
+                if isinstance(actual, str)
+                else text
+            )
         case "$contains":
             right = isinstance(actual, list) and all(
                 any(mismatch(one, item, names) is None for item in actual) for one in argument
@@ -95,7 +111,9 @@ def _matcher(matcher: str, argument: Any, actual: Any, names: dict[str, Any], pa
 def _same_unordered(expected: list[Any], actual: list[Any], names: dict[str, Any]) -> bool:
     left = list(actual)
     for one in expected:
-        found = next((index for index, item in enumerate(left) if mismatch(one, item, names) is None), None)
+        found = next(
+            (index for index, item in enumerate(left) if mismatch(one, item, names) is None), None
+        )
         if found is None:
             return False
         del left[found]

@@ -1,4 +1,6 @@
-"""Every conformance case of the resources that are there, black-box: through gateway, sandbox and store of a real server."""
+"""Every conformance case of the resources that are there, black-box: through gateway, sandbox and
+store of a real server.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ FOREIGN = {
     "id": "foreign",
     "account": {"can_manage_optouts": True},
     "steps": [
-        {"cmd": "groups.get_or_create_by_name", "fields": {"name": "foreign group"}, "save": {"group": "group.key"}},
+        {
+            "cmd": "groups.get_or_create_by_name",
+            "fields": {"name": "foreign group"},
+            "save": {"group": "group.key"},
+        },
         {
             "cmd": "contacts.new",
             "fields": {"contact": {"msisdn": "+27999999999", "groups": ["${group}"]}},
@@ -39,7 +45,11 @@ FOREIGN = {
         {"cmd": "kv.set", "fields": {"key": "secret", "value": "foreign"}},
         {
             "cmd": "optout.optout",
-            "fields": {"address_type": "msisdn", "address_value": "+27999999999", "message_id": "m"},
+            "fields": {
+                "address_type": "msisdn",
+                "address_value": "+27999999999",
+                "message_id": "m",
+            },
         },
     ],
 }
@@ -58,7 +68,9 @@ class Graphite:
     lines: list[str] = field(factory=list)
 
     async def wait_for(self, prefix: str, count: int) -> list[tuple[str, str, str, float]]:
-        """The (store, metric, agg, value) published under a prefix; waits for so many, and then for no more."""
+        """The (store, metric, agg, value) published under a prefix; waits for so many, and then for
+        no more.
+        """
         with trio.move_on_after(6):
             while len(self.find(prefix)) < count:
                 await trio.sleep(0.05)
@@ -101,7 +113,9 @@ def http_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, graphite: Graphite, http_url: str) -> Iterator[Server]:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, graphite: Graphite, http_url: str
+) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("conformance")
     config = folder / "jsbox.toml"
     parts = [
@@ -110,14 +124,17 @@ def server(tmp_path_factory: pytest.TempPathFactory, graphite: Graphite, http_ur
         '[defaults.pool]\nidle_stop = "2s"',
     ]
     parts += [
-        _case_config(index, case, folder, graphite.port, http_url) for index, case in enumerate((*CASES, FOREIGN))
+        _case_config(index, case, folder, graphite.port, http_url)
+        for index, case in enumerate((*CASES, FOREIGN))
     ]
     config.write_text("\n".join(parts))
     with serve(config) as running:
         yield running
 
 
-def _case_config(index: int, case: dict[str, Any], folder: Path, graphite: int, http_url: str) -> str:
+def _case_config(
+    index: int, case: dict[str, Any], folder: Path, graphite: int, http_url: str
+) -> str:
     """An account, an app and a channel of the case's own."""
     given = case["account"]
     name = f"c{index}"
@@ -138,7 +155,11 @@ def _case_config(index: int, case: dict[str, Any], folder: Path, graphite: int, 
         quota["keys_soft"] = given["keys_per_user_soft"]
 
     def table(items: dict[str, Any]) -> str:
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(value)}" for key, value in items.items()) + " }"
+        return (
+            "{ "
+            + ", ".join(f"{json.dumps(key)} = {_toml(value)}" for key, value in items.items())
+            + " }"
+        )
 
     return f"""
 [accounts.acct{index}]
@@ -173,13 +194,19 @@ app = "{name}-other"
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items()) + " }"
+        return (
+            "{ "
+            + ", ".join(f"{json.dumps(key)} = {_toml(item)}" for key, item in value.items())
+            + " }"
+        )
     return json.dumps(value)
 
 
 @define
 class Steps:
-    """What a case's run left: the replies, the known names, and per step the log entries and the outbound messages."""
+    """What a case's run left: the replies, the known names, and per step the log entries and the
+    outbound messages.
+    """
 
     replies: list[Any]
     names: dict[str, Any]
@@ -197,13 +224,18 @@ def foreign(server: Server) -> dict[str, str]:
             await _run(FOREIGN, client, server, app)
             steps = await _collect(server, app, client, len(FOREIGN["steps"]))
         assert all(reply["success"] for reply in steps.replies), steps.replies
-        return {"foreign.contact_key": steps.names["contact"], "foreign.group_key": steps.names["group"]}
+        return {
+            "foreign.contact_key": steps.names["contact"],
+            "foreign.group_key": steps.names["group"],
+        }
 
     return trio.run(make)
 
 
 async def _seed(case: dict[str, Any], server: Server, name: str) -> None:
-    """What the account's other conversation has had: messages as old as the case says, then its own sends, then events."""
+    """What the account's other conversation has had: messages as old as the case says, then its own
+    sends, then events.
+    """
     store = case["account"].get("other_store", {})
     assert "store" not in case["account"]
     if not store:
@@ -214,16 +246,24 @@ async def _seed(case: dict[str, Any], server: Server, name: str) -> None:
             moment = datetime.now(UTC) - timedelta(seconds=row.get("age", 0))
             for _ in range(row.get("count", 1)):
                 await client.say(
-                    "seed", from_addr=row["from_addr"], timestamp=moment.isoformat(" ").removesuffix("+00:00")
+                    "seed",
+                    from_addr=row["from_addr"],
+                    timestamp=moment.isoformat(" ").removesuffix("+00:00"),
                 )
         if sent:
-            async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
-                assert (await admin.post(f"/v1/apps/{name}/push", json={"addrs": ["seed"]})).status_code == 200
+            async with httpx2.AsyncClient(
+                base_url=server.admin, trust_env=False, timeout=PATIENCE
+            ) as admin:
+                assert (
+                    await admin.post(f"/v1/apps/{name}/push", json={"addrs": ["seed"]})
+                ).status_code == 200
             await client.expect("outcome", outcome="ok")
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=[case["id"] for case in CASES])
-async def test_case(index: int, server: Server, graphite: Graphite, foreign: dict[str, str]) -> None:
+async def test_case(
+    index: int, server: Server, graphite: Graphite, foreign: dict[str, str]
+) -> None:
     """The replies, the messages sent, the metrics and the log of each step are as the case says."""
     case = CASES[index]
     await _seed(case, server, f"c{index}-other")
@@ -235,24 +275,33 @@ async def test_case(index: int, server: Server, graphite: Graphite, foreign: dic
         if "sleep" in step:
             continue
         reply = steps.replies[number]
-        for name, path in step.get("save", {}).items():  # a later step may save another value under the same name
+        # a later step may save another value under the same name
+        for name, path in step.get("save", {}).items():
             names[name] = reduce(getitem, path.split("."), reply)
         where = f"{case['id']} step {number} {step['cmd']}"
         assert reply["cmd"] == step["cmd"], where
         assert reply["reply"] is True, where
         assert isinstance(reply["cmd_id"], str), where
-        assert (problem := mismatch(put_in(step["expect"], names), reply, names)) is None, f"{where}: {problem}"
+        assert (problem := mismatch(put_in(step["expect"], names), reply, names)) is None, (
+            f"{where}: {problem}"
+        )
         _check_sent(step, steps.sent[number], names, where)
         _check_logs(step, steps.logs[number], names, where)
     await _check_metrics(case, graphite, f"go.campaigns.acct{index}")
 
 
 async def _run(
-    case: dict[str, Any], client: Client, server: Server, app: str, names: dict[str, str] | None = None
+    case: dict[str, Any],
+    client: Client,
+    server: Server,
+    app: str,
+    names: dict[str, str] | None = None,
 ) -> None:
     given = dict(case["account"].get("inbound", {}))
     if given.pop("push_trigger", False):
-        async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
+        async with httpx2.AsyncClient(
+            base_url=server.admin, trust_env=False, timeout=PATIENCE
+        ) as admin:
             answer = await admin.post(f"/v1/apps/{app}/push", json={"addrs": [given["from_addr"]]})
         assert answer.status_code == 200, answer.text
         await client.expect("outcome", outcome="ok")
@@ -267,8 +316,12 @@ async def _run(
 
 
 async def _collect(server: Server, app: str, client: Client, count: int) -> Steps:
-    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
-        entries = (await admin.get(f"/v1/apps/{app}/logs", params={"limit": 1000})).json()["entries"][::-1]
+    async with httpx2.AsyncClient(
+        base_url=server.admin, trust_env=False, timeout=PATIENCE
+    ) as admin:
+        entries = (await admin.get(f"/v1/apps/{app}/logs", params={"limit": 1000})).json()[
+            "entries"
+        ][::-1]
     results, logs, starts = "", [[] for _ in range(count)], []
     for entry in entries:
         if entry["message"].startswith("RESULTS "):
@@ -286,7 +339,9 @@ async def _collect(server: Server, app: str, client: Client, count: int) -> Step
     return Steps(found["replies"], found["names"], logs, sent)
 
 
-def _check_sent(step: dict[str, Any], sent: list[dict[str, Any]], names: dict[str, Any], where: str) -> None:
+def _check_sent(
+    step: dict[str, Any], sent: list[dict[str, Any]], names: dict[str, Any], where: str
+) -> None:
     if "sent" not in step:
         return
     assert len(sent) == len(step["sent"]), f"{where}: sent {sent}"
@@ -295,10 +350,15 @@ def _check_sent(step: dict[str, Any], sent: list[dict[str, Any]], names: dict[st
         assert (problem := mismatch(expected, actual, names)) is None, f"{where}: {problem}"
 
 
-def _check_logs(step: dict[str, Any], logs: list[dict[str, str]], names: dict[str, Any], where: str) -> None:
+def _check_logs(
+    step: dict[str, Any], logs: list[dict[str, str]], names: dict[str, Any], where: str
+) -> None:
     def has(wanted: dict[str, str]) -> bool:
         pattern = put_in(wanted["regex"], names)
-        return any(entry["level"] == wanted["level"] and re.search(pattern, entry["message"]) for entry in logs)
+        return any(
+            entry["level"] == wanted["level"] and re.search(pattern, entry["message"])
+            for entry in logs
+        )
 
     for wanted in step.get("logs", []):
         assert has(wanted), f"{where}: expected {wanted} in {logs}"

@@ -1,4 +1,6 @@
-"""A service that lives while a property test tries its examples, and a neighbour who must be answered after each of them."""
+"""A service that lives while a property test tries its examples, and a neighbour who must be
+answered after each of them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The admin port under bytes of any kind: after each example the service lives, a neighbour is answered, no error was one of ours."""
+"""The admin port under bytes of any kind: after each example the service lives, a neighbour is
+answered, no error was one of ours.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,9 @@ payload = (
 def request(draw: st.DrawFn) -> bytes:
     """A request that is nearly one."""
     path = draw(st.sampled_from(PATHS)).replace("{}", draw(word))
-    query = "&".join(f"{draw(st.sampled_from(QUERIES))}={draw(word)}" for _ in range(draw(st.integers(0, 2))))
+    query = "&".join(
+        f"{draw(st.sampled_from(QUERIES))}={draw(word)}" for _ in range(draw(st.integers(0, 2)))
+    )
     if "follow=1" in query or "follow=true" in query:
         query = ""  # has no end
     body = draw(payload)
@@ -88,7 +92,12 @@ def request(draw: st.DrawFn) -> bytes:
     if framing == 1:
         headers.append("Transfer-Encoding: chunked")
         cut = draw(st.integers(0, len(body)))
-        body = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:cut], body[cut:]) if part) + b"0\r\n\r\n"
+        body = (
+            b"".join(
+                b"%x\r\n%s\r\n" % (len(part), part) for part in (body[:cut], body[cut:]) if part
+            )
+            + b"0\r\n\r\n"
+        )
     elif framing > 1:
         headers.append(f"Content-Length: {len(body)}")
     if draw(st.integers(0, 9)):
@@ -96,7 +105,9 @@ def request(draw: st.DrawFn) -> bytes:
     version = draw(st.sampled_from(("HTTP/1.1",) * 6 + ("HTTP/1.0", "HTTP/2.0", "HTTP/0.9", "")))
     target = path + (f"?{query}" if query else "")
     if draw(st.integers(0, 3)):
-        target = "".join(char if "!" <= char <= "~" else f"%{ord(char) & 255:02x}" for char in target)
+        target = "".join(
+            char if "!" <= char <= "~" else f"%{ord(char) & 255:02x}" for char in target
+        )
     lines = [f"{draw(st.sampled_from(METHODS))} {target} {version}", *headers]
     return "\r\n".join(lines).encode("utf-8", "surrogatepass") + b"\r\n\r\n" + body
 
@@ -131,7 +142,9 @@ NEIGHBOUR = b"GET /v1/apps HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
 
 
 def lives(service: Living, data: bytes, cuts: int = 1) -> None:
-    """An example: what came back is HTTP or nothing, nothing was an error of ours, and neighbours on both ports are answered."""
+    """An example: what came back is HTTP or nothing, nothing was an error of ours, and neighbours
+    on both ports are answered.
+    """
     before, port = fence.tally.copy(), service.service.admin_port
     answer = exchange(port, data, cuts)
     assert not answer or answer.startswith(b"HTTP/1.1 "), answer[:200]
@@ -144,7 +157,12 @@ def fuzz(tmp_path: Path, examples: int) -> None:
     """So many conversations with one service."""
     with living(folder_in(tmp_path)) as service:
 
-        @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(conversation(), st.integers(1, 4))
         def run(data: bytes, cuts: int) -> None:
             lives(service, data, cuts)
@@ -159,7 +177,9 @@ FOUND = [
     b"GET /v1/apps HTTP/1.1\r\nHost: localhost\r\nOrigin: http://[\r\n\r\n",
     b"POST /v1/sandboxes/" + b"9" * 5000 + b"/kill HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /v1/traces?limit=" + b"9" * 5000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    b"GET /v1/apps/phone/limits?what_if=wall=" + b"9" * 400 + b"s HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    b"GET /v1/apps/phone/limits?what_if=wall="
+    + b"9" * 400
+    + b"s HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b'POST /v1/accounts/acct/contacts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 34\r\n\r\n{"contacts":[{"key":"\\ud83d"}]}    ',
     b'POST /v1/accounts/acct/contacts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 23\r\n\r\n{"contacts":[10000.0e5]',
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

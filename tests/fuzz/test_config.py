@@ -1,4 +1,6 @@
-"""Config files of any kind: `load` gives a config that a start, a reload and a run take, or refuses it with lines."""
+"""Config files of any kind: `load` gives a config that a start, a reload and a run take, or refuses
+it with lines.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,13 @@ number = st.sampled_from(
 def quoted(value: str) -> str:
     """A TOML string: what is not allowed in one is spelt out as an escape, right or wrong."""
     plain = {'"': '\\"', "\\": "\\\\"}
-    return '"' + "".join(plain.get(c) or (c if c.isprintable() else f"\\u{ord(c) & 0xFFFF:04x}") for c in value) + '"'
+    return (
+        '"'
+        + "".join(
+            plain.get(c) or (c if c.isprintable() else f"\\u{ord(c) & 0xFFFF:04x}") for c in value
+        )
+        + '"'
+    )
 
 
 def fields_of(kind: type) -> list[str]:
@@ -69,7 +77,9 @@ names = {
     *(name for kind in (*PIECES.values(), *SECTIONS.values(), *TABLES.values()) for name in fields_of(kind)),
 }  # fmt: skip
 key = (
-    st.sampled_from(sorted(names)).map(quoted) | text.map(quoted) | st.sampled_from(("x", "a.b", "phone", "", "é", "1"))
+    st.sampled_from(sorted(names)).map(quoted)
+    | text.map(quoted)
+    | st.sampled_from(("x", "a.b", "phone", "", "é", "1"))
 )
 value = st.recursive(
     text.map(quoted) | number,
@@ -97,7 +107,13 @@ RIGHT = {
     "admin": ('"127.0.0.1:1"', '"localhost:0"'),
     "admin_tokens": ("[]", f'["{"0" * 64}"]'),
     "tokens": ("[]", f'["{"0" * 64}"]'),
-    "url": ('"embedded"', '"redis://x:1/2"', '"rediss://u:p@[::1]"', '"unix:///x"', '"redis+cluster://x"'),
+    "url": (
+        '"embedded"',
+        '"redis://x:1/2"',
+        '"rediss://u:p@[::1]"',
+        '"unix:///x"',
+        '"redis+cluster://x"',
+    ),
     "path": ('"bundled"', '"/bin/true"'),
     "first_user": ("1", "300000"),
     "javascript": ('"x.js"', '"./folder/../x.js"'),
@@ -114,7 +130,11 @@ RIGHT = {
     "delivery_class": ('""', '"sms"'),
     "app": ('""',),
     "type": ('"websocket"',),
-    "config": ("{}", '{ a = "\\u0000☃", config = { file = "bom.json" } }', '{ config = "[1e400, {" }'),
+    "config": (
+        "{}",
+        '{ a = "\\u0000☃", config = { file = "bom.json" } }',
+        '{ config = "[1e400, {" }',
+    ),
     "command_timeouts": ("{}", '{ "kv.*" = "1ms" }'),
     "allow": ("[]", '["*.example.org:80", "::/0", "10.1.2.3/8"]'),
     "connect_to": ("{}", '{ "A:80" = "http://[::1]:9000/", b = "https://zoë.example" }'),
@@ -146,8 +166,12 @@ def table(draw: st.DrawFn, kind: type) -> str:
     """Some fields of a table; in most tables all have values that may be right."""
     chosen = draw(st.lists(st.sampled_from(fields_of(kind)), max_size=5, unique=True))
     is_wild = draw(st.integers(0, 7)) == 0
-    names = [name for name in chosen if name not in {"name", "source", "certificate", "key", *SECTIONS}]
-    return "".join(f"{name} = {draw(value if is_wild else fitting(kind, name))}\n" for name in names)
+    names = [
+        name for name in chosen if name not in {"name", "source", "certificate", "key", *SECTIONS}
+    ]
+    return "".join(
+        f"{name} = {draw(value if is_wild else fitting(kind, name))}\n" for name in names
+    )
 
 
 @st.composite
@@ -169,12 +193,21 @@ def some(of: Iterable[Any]) -> st.SearchStrategy[list[Any]]:
 @st.composite
 def document(draw: st.DrawFn) -> str:
     """A file that is nearly one."""
-    parts = [draw(st.sampled_from(("version = 1\n", "", 'data_dir = "data"\n', 'data_dir = "x.js/x"\n')))]
+    parts = [
+        draw(st.sampled_from(("version = 1\n", "", 'data_dir = "data"\n', 'data_dir = "x.js/x"\n')))
+    ]
     parts += [f"[{name}]\n{draw(table(kind))}" for name, kind in draw(some(PIECES.items()))]
-    parts += [f"[defaults.{name}]\n{draw(table(kind))}" for name, kind in draw(some(SECTIONS.items()))]
+    parts += [
+        f"[defaults.{name}]\n{draw(table(kind))}" for name, kind in draw(some(SECTIONS.items()))
+    ]
     parts += [draw(app(name)) for name in draw(some(("x", "y", "z-1")))]
-    parts += [f"[channels.{name}]\n{draw(table(TABLES['channels']))}" for name in draw(some(("phone", "sms")))]
-    parts += [f"[accounts.{name}]\n{draw(table(TABLES['accounts']))}" for name in draw(some(("a", "b")))]
+    parts += [
+        f"[channels.{name}]\n{draw(table(TABLES['channels']))}"
+        for name in draw(some(("phone", "sms")))
+    ]
+    parts += [
+        f"[accounts.{name}]\n{draw(table(TABLES['accounts']))}" for name in draw(some(("a", "b")))
+    ]
     if draw(st.integers(0, 9)) == 0:
         parts.append(draw(key) + " = " + draw(value) + "\n")
     if draw(st.integers(0, 9)) == 0:
@@ -182,7 +215,19 @@ def document(draw: st.DrawFn) -> str:
     return "".join(draw(st.permutations(parts)) if draw(st.integers(0, 5)) == 0 else parts)
 
 
-BROKEN = ("[[apps]]\n", "[[", "'''", '"""', "x = [", "[a.b.c]\n", "\x00", "[defaults]\n", "#", "\r", "\ufeff")
+BROKEN = (
+    "[[apps]]\n",
+    "[[",
+    "'''",
+    '"""',
+    "x = [",
+    "[a.b.c]\n",
+    "\x00",
+    "[defaults]\n",
+    "#",
+    "\r",
+    "\ufeff",
+)
 
 
 @pytest.fixture(scope="module")

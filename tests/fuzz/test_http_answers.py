@@ -1,4 +1,6 @@
-"""Web servers that answer anything: an app gets text or a reason, no pass of the loop is long, and nothing is left over."""
+"""Web servers that answer anything: an app gets text or a reason, no pass of the loop is long, and
+nothing is left over.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,26 @@ BODIES = st.one_of(
     st.integers(1, 3000).map(lambda count: gzip.compress(b"") * count),
 )  # fmt: skip
 STATUS = (
-    st.sampled_from([b"200 OK", b"200", b"100 x", b"101 x", b"204 x", b"302 x", b"304 x", b"999 x", b"20", b"-1 x"])
+    st.sampled_from(
+        [
+            b"200 OK",
+            b"200",
+            b"100 x",
+            b"101 x",
+            b"204 x",
+            b"302 x",
+            b"304 x",
+            b"999 x",
+            b"20",
+            b"-1 x",
+        ]
+    )
     | ODD
 )
-VERSION = st.sampled_from([b"HTTP/1.1 ", b"HTTP/1.1 ", b"HTTP/1.1 ", b"HTTP/1.0 ", b"HTTP/2 ", b"ICY "]) | ODD
+VERSION = (
+    st.sampled_from([b"HTTP/1.1 ", b"HTTP/1.1 ", b"HTTP/1.1 ", b"HTTP/1.0 ", b"HTTP/2 ", b"ICY "])
+    | ODD
+)
 
 
 @st.composite
@@ -67,7 +85,9 @@ def answers(draw: st.DrawFn) -> bytes:
     data = bytearray()
     for _ in range(draw(st.sampled_from([1, 1, 1, 2, 5]))):
         lines = [draw(VERSION) + draw(STATUS), *draw(st.lists(HEADERS, max_size=5))]
-        data += b"\r\n".join(lines) + draw(st.sampled_from([b"\r\n\r\n", b"\r\n\r\n", b"\n\n", b"\r\n"]))
+        data += b"\r\n".join(lines) + draw(
+            st.sampled_from([b"\r\n\r\n", b"\r\n\r\n", b"\n\n", b"\r\n"])
+        )
         data += draw(BODIES | chunks())
     return bytes(data)
 
@@ -76,7 +96,9 @@ def answers(draw: st.DrawFn) -> bytes:
 @given(answers(), st.sampled_from(["close", "close", "keep", "reset"]))
 @example(plain(b"9" * 131_072, b"Content-Type: text/plain; charset=punycode"), "keep")
 @example(b"HTTP/1.1 100\r\n\r\n" * 5000, "close")
-@example(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 131_072, "close")
+@example(
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 131_072, "close"
+)
 def test_any_answer(data: bytes, then: str) -> None:
     """The same connection may be kept or not; the next request, to another server, is well."""
 
@@ -87,7 +109,8 @@ def test_any_answer(data: bytes, then: str) -> None:
             open_egress() as egress,
         ):
             async with lag(clean=False) as measured:
-                with trio.move_on_after(0.5):  # a server that keeps the connection may leave us waiting
+                # a server that keeps the connection may leave us waiting
+                with trio.move_on_after(0.5):
                     try:
                         assert is_clean((await get(egress, server.url)).body)
                     except EgressError as error:

@@ -1,5 +1,6 @@
-"""Lines from a sandbox: whatever its process writes is a frame or a `ProtocolViolation`, in a time that follows from its
-length."""
+"""Lines from a sandbox: whatever its process writes is a frame or a `ProtocolViolation`, in a time
+that follows from its length.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,9 @@ PIECES = st.sampled_from(
 SOUP = st.lists(PIECES | st.binary(max_size=4), max_size=24).map(b"".join)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 FIELDS = st.fixed_dictionaries(
@@ -47,7 +50,9 @@ FIELDS = st.fixed_dictionaries(
 def near_frames(draw: st.DrawFn) -> bytes:
     """What a harness could write, with a few bytes replaced."""
     line = json.dumps(draw(FIELDS)).encode()
-    at, more, less = draw(st.tuples(st.integers(0, len(line)), PIECES | st.just(b""), st.integers(0, 4)))
+    at, more, less = draw(
+        st.tuples(st.integers(0, len(line)), PIECES | st.just(b""), st.integers(0, 4))
+    )
     return line[:at] + more + line[at + less :]
 
 
@@ -56,7 +61,9 @@ def near_frames(draw: st.DrawFn) -> bytes:
 @example(b"[" * 65 + b'"' + b'\\"' * 2000)
 @example(b'{"cmd":"kv.get","cmd_id":"1","run":"r1","x":"\\ud83d"}')
 def test_a_line_is_a_frame_or_a_violation(line: bytes) -> None:
-    """Nothing else is raised, what is said of it can be logged, and what was asked can be answered, in one line."""
+    """Nothing else is raised, what is said of it can be logged, and what was asked can be answered,
+    in one line.
+    """
     try:
         named, frame = parse_named(line, DEPTH_MAX)
     except ProtocolViolation as violation:
@@ -81,7 +88,9 @@ def test_a_line_is_a_frame_or_a_violation(line: bytes) -> None:
     st.integers(1, 120),
 )
 def test_lines_are_cut_at_their_ends(data: bytes, sizes: list[int], line_max: int) -> None:
-    """Whatever the pieces are that they come in; a line that is too long is a violation, and only that."""
+    """Whatever the pieces are that they come in; a line that is too long is a violation, and only
+    that.
+    """
     reader, lines, at, is_refused = LineReader(line_max), list[bytes](), 0, False
     while at < len(data) and not is_refused:
         size = sizes[at % len(sizes)]

@@ -1,5 +1,6 @@
-"""A copy of the harness that hands its own realm to the app: what an escape from V8's context would give. The product has no such
-switch, so the tests make one, from the product's own files."""
+"""A copy of the harness that hands its own realm to the app: what an escape from V8's context would
+give. The product has no such switch, so the tests make one, from the product's own files.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""Every attack of the corpus against the real supervisor: at each level, with what the harness leaves to the app, and with the harness's
-own realm in its hands. Each attack's header says what must become of it; `BREACH` in a reply or in a log would be one that got
-through. Against level `none` the same attacks must get through: so it is known that they would be seen."""
+"""Every attack of the corpus against the real supervisor: at each level, with what the harness
+leaves to the app, and with the harness's own realm in its hands. Each attack's header says what
+must become of it; `BREACH` in a reply or in a log would be one that got through. Against level
+`none` the same attacks must get through: so it is known that they would be seen.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ ATTACKS = [Attack(file.stem, file.read_text("utf-8")) for file in FILES]
 
 @asynccontextmanager
 async def targets() -> AsyncIterator[dict[str, Any]]:
-    """What attacks try to reach, and all of it is there: a TCP port, a UDP port, an abstract and a path socket."""
+    """What attacks try to reach, and all of it is there: a TCP port, a UDP port, an abstract and a
+    path socket.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="jsbox-targets-") as name,
         socket.create_server(("127.0.0.1", 0)) as tcp,
@@ -98,13 +102,23 @@ async def targets() -> AsyncIterator[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def attacked(tmp_path: Path, level: Level, *, granted: bool) -> AsyncIterator[tuple[Service, dict[str, Any]]]:
+async def attacked(
+    tmp_path: Path, level: Level, *, granted: bool
+) -> AsyncIterator[tuple[Service, dict[str, Any]]]:
     """A service that runs every attack as an app of one account, and an app of another one."""
     folder = Folder(tmp_path)
-    folder.text += f'[isolation]\nlevel = "{level}"\n[defaults.pool]\nidle_stop = "1s"\nmax_processes = 1\n'
+    folder.text += (
+        f'[isolation]\nlevel = "{level}"\n[defaults.pool]\nidle_stop = "1s"\nmax_processes = 1\n'
+    )
     for attack in ATTACKS:
-        limits = 'wall = "1s", cpu = "400ms"' if attack.expect == "killed:timeout" else 'wall = "10s", cpu = "6s"'
-        folder.app(attack.name, PRELUDE + attack.text, f"limits = {{ {limits} }}", account="attacker")
+        limits = (
+            'wall = "1s", cpu = "400ms"'
+            if attack.expect == "killed:timeout"
+            else 'wall = "10s", cpu = "6s"'
+        )
+        folder.app(
+            attack.name, PRELUDE + attack.text, f"limits = {{ {limits} }}", account="attacker"
+        )
     folder.app("bystander", ECHO, account="victim")
     async with AsyncExitStack() as stack:
         if granted:
@@ -135,7 +149,9 @@ async def _answers(service: Service) -> None:
 @pytest.mark.parametrize("granted", [False, True], ids=["as it comes", "with the harness's realm"])
 @pytest.mark.parametrize("level", ["standard", "strict"])
 async def test_no_attack_gets_through(level: Level, granted: bool, tmp_path: Path) -> None:
-    """Each ends as its header says, twice; whoever else has a message is answered; the supervisor stands."""
+    """Each ends as its header says, twice; whoever else has a message is answered; the supervisor
+    stands.
+    """
     if level == "strict":
         bubblewrap()
     wrong = []
@@ -145,14 +161,20 @@ async def test_no_attack_gets_through(level: Level, granted: bool, tmp_path: Pat
         for attack in waiting:
             if granted and attack.name == ONLY_THE_HARNESS:
                 continue
-            for _ in range(2):  # the second message finds the app as able to answer, or to attack, as the first
+            # the second message finds the app as able to answer, or to attack, as the first
+            for _ in range(2):
                 outcome, said = await launch(service, attack, meta)
                 leaked = [marker for marker in LEAKS if marker in said]
                 if leaked or outcome not in attack.allowed(granted=granted):
-                    wrong.append(f"{attack.name}: {outcome}, expected {attack.expect}: {said[:300]}")
+                    wrong.append(
+                        f"{attack.name}: {outcome}, expected {attack.expect}: {said[:300]}"
+                    )
             await _answers(service)
 
-    async with attacked(tmp_path, level, granted=granted) as (service, meta), trio.open_nursery() as nursery:
+    async with (
+        attacked(tmp_path, level, granted=granted) as (service, meta),
+        trio.open_nursery() as nursery,
+    ):
         for _ in range(AT_A_TIME):
             nursery.start_soon(attack_on, service, meta)
     assert not wrong, "\n".join(wrong)

@@ -15,7 +15,9 @@ SLACK = 15.0  # ms: the 99th percentile of some hundred messages on a shared mac
 
 @pytest.mark.slow
 async def test_neighbours_of_an_attack_are_answered() -> None:
-    """p99 within twice that of a quiet host, for every kind of attack but plain traffic, which wants the same processors."""
+    """p99 within twice that of a quiet host, for every kind of attack but plain traffic, which
+    wants the same processors.
+    """
     quiet = quantiles((await measure(None, SECONDS)).latencies, n=100)[98]
     slow = {}
     for name, javascript in ATTACKS.items():

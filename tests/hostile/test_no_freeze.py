@@ -1,5 +1,7 @@
-"""Nothing that one tenant, client, web server or operator sends holds up the others: while it is dealt with, no pass of the
-supervisor's loop is long, and a neighbour is answered in a time that its quiet time bounds."""
+"""Nothing that one tenant, client, web server or operator sends holds up the others: while it is
+dealt with, no pass of the supervisor's loop is long, and a neighbour is answered in a time that its
+quiet time bounds.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,9 @@ class Measured:
         if measured.longest > step_bound():
             self.wrong.append(f"{name}: a pass of the loop took {measured.longest:.3f} s of CPU")
         if worst > TIMES * self.quiet:
-            self.wrong.append(f"{name}: the neighbour waited {worst:.3f} s; {self.quiet:.3f} s when it was quiet")
+            self.wrong.append(
+                f"{name}: the neighbour waited {worst:.3f} s; {self.quiet:.3f} s when it was quiet"
+            )
 
 
 @asynccontextmanager
@@ -124,7 +128,13 @@ async def test_lines_of_a_sandbox(folder: Folder) -> None:
 
 
 # One of each kind; tests/resources/test_hostile_answers.py has more of them, one at a time.
-ANSWERS = ("charset punycode", "one-byte chunks", "100 Continue for ever", "empty gzip members", "a bomb in a bomb")
+ANSWERS = (
+    "charset punycode",
+    "one-byte chunks",
+    "100 Continue for ever",
+    "empty gzip members",
+    "a bomb in a bomb",
+)
 
 
 async def test_answers_of_web_servers(folder: Folder) -> None:
@@ -147,7 +157,11 @@ async def test_answers_of_web_servers(folder: Folder) -> None:
 def frame(payload: bytes, first: int = 0x81) -> bytes:
     """A WebSocket frame of a client's, whose mask changes nothing."""
     size = len(payload)
-    head = struct.pack("!BB", first, 0x80 | size) if size < 126 else struct.pack("!BBH", first, 0xFE, size)
+    head = (
+        struct.pack("!BB", first, 0x80 | size)
+        if size < 126
+        else struct.pack("!BBH", first, 0xFE, size)
+    )
     return (head if size < 1 << 16 else struct.pack("!BBQ", first, 0xFF, size)) + bytes(4) + payload
 
 
@@ -180,12 +194,16 @@ async def test_frames_of_a_client(folder: Folder) -> None:
         for name, data in FRAMES.items():
 
             def attack(data: bytes = data) -> None:
-                with socket.create_connection(("127.0.0.1", service.gateway.port), 5) as client, suppress(OSError):
+                with (
+                    socket.create_connection(("127.0.0.1", service.gateway.port), 5) as client,
+                    suppress(OSError),
+                ):
                     client.sendall(OPENING)
                     client.recv(4096)
                     client.sendall(HELLO)
                     client.recv(4096)
-                    client.sendall(data)  # for as long as the timeout says, where nothing is taken any more
+                    # for as long as the timeout says, where nothing is taken any more
+                    client.sendall(data)
                     client.shutdown(socket.SHUT_WR)
 
             await measured.during(name, lambda attack=attack: trio.to_thread.run_sync(attack))
@@ -205,7 +223,10 @@ async def test_requests_of_an_operator(folder: Folder) -> None:
 
         def request(name: str, head: str, body: bytes) -> None:
             text = f"{head} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-            with socket.create_connection(("127.0.0.1", service.admin_port), 30) as client, suppress(OSError):
+            with (
+                socket.create_connection(("127.0.0.1", service.admin_port), 30) as client,
+                suppress(OSError),
+            ):
                 client.sendall(text.encode() + body)
                 while data := client.recv(1 << 20):
                     answered[name] = answered.get(name, 0) + len(data)
@@ -213,11 +234,16 @@ async def test_requests_of_an_operator(folder: Folder) -> None:
         requests = {
             "a long log": ("GET /v1/apps/evil/logs?limit=1000", b""),
             "long contacts": ("GET /v1/accounts/acct/contacts?limit=100", b""),
-            "a push of 50 MB": ("POST /v1/apps/evil/push", b'{"addrs":["' + b"1" * 50_000_000 + b'"]}'),
+            "a push of 50 MB": (
+                "POST /v1/apps/evil/push",
+                b'{"addrs":["' + b"1" * 50_000_000 + b'"]}',
+            ),
             "a deep push": ("POST /v1/apps/evil/push", b'{"addrs":' + b"[" * 1_000_000),
             "metrics": ("GET /metrics", b""),
         }
         for name, (head, body) in requests.items():
-            await measured.during(name, lambda ask=(name, head, body): trio.to_thread.run_sync(request, *ask))
+            await measured.during(
+                name, lambda ask=(name, head, body): trio.to_thread.run_sync(request, *ask)
+            )
         assert answered["a long log"] > 1_000_000  # pages are bounded in bytes
         assert answered["long contacts"] > 1_000_000

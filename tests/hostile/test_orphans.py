@@ -21,7 +21,10 @@ def _descendants(pid: int) -> set[int]:
     while waiting:
         parent = waiting.pop()
         try:
-            children = [int(child) for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+            children = [
+                int(child)
+                for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+            ]
         except OSError:
             continue
         found.update(children)
@@ -38,7 +41,9 @@ def _alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("level", ["standard", "strict"])
 async def test_a_killed_supervisor_leaves_no_sandbox(level: str, tmp_path: Path) -> None:
-    """kill -9: idle and spinning sandboxes, the search process and what wraps them are gone, long before a limit would end them."""
+    """kill -9: idle and spinning sandboxes, the search process and what wraps them are gone, long
+    before a limit would end them.
+    """
     if level == "strict":
         bubblewrap()
     folder = Folder(tmp_path)
@@ -47,7 +52,9 @@ async def test_a_killed_supervisor_leaves_no_sandbox(level: str, tmp_path: Path)
     folder.app("busy", SPIN, 'limits = { cpu = "1h", wall = "1h" }')
     with serve(folder.config, expect_code=None) as server:
         async with connect(server.gateway, "busy") as client:
-            await client.send({"type": "inbound", "id": "g", "msg": {"from_addr": "+1", "content": "x"}})
+            await client.send(
+                {"type": "inbound", "id": "g", "msg": {"from_addr": "+1", "content": "x"}}
+            )
             await client.expect("accepted")
             processes = await _three_sandboxes(server)
             server.process.send_signal(signal.SIGKILL)
@@ -58,14 +65,19 @@ async def test_a_killed_supervisor_leaves_no_sandbox(level: str, tmp_path: Path)
 
 
 async def _three_sandboxes(server: Server) -> set[int]:
-    """All descendants of the supervisor but Valkey, which saves what it has first; once three are Node.js."""
+    """All descendants of the supervisor but Valkey, which saves what it has first; once three are
+    Node.js.
+    """
     with trio.fail_after(PATIENCE):
         while True:
             names = {}
             for pid in _descendants(server.process.pid):
                 with_name = Path(f"/proc/{pid}/comm")
                 names[pid] = with_name.read_text().strip() if with_name.exists() else ""
-            if sum(name in ("node", "node-MainThread", "MainThread") for name in names.values()) >= 3:
+            if (
+                sum(name in ("node", "node-MainThread", "MainThread") for name in names.values())
+                >= 3
+            ):
                 await trio.sleep(0.3)  # let the spinning one spin
                 return {pid for pid, name in names.items() if not name.startswith("valkey")}
             await trio.sleep(0.05)

@@ -1,4 +1,6 @@
-"""Every way to recurse that we know: an error of the app's own, which it can catch; never the end of the process."""
+"""Every way to recurse that we know: an error of the app's own, which it can catch; never the end
+of the process.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,13 @@ async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
     level: Level = request.param
     if level == "strict":
         bubblewrap()
-    limits = {"commands": 1_000_000, "commands_burst": 1_000_000, "output": 1 << 30, "line": 1 << 24, "wall": 240.0}
+    limits = {
+        "commands": 1_000_000,
+        "commands_burst": 1_000_000,
+        "output": 1 << 30,
+        "line": 1 << 24,
+        "wall": 240.0,
+    }
     app = make_app(APP, limits=limits)
     async with trio.open_nursery() as nursery:
         sandbox: Sandbox = await nursery.start(hold_sandbox, app, walls(level).jail(app))
@@ -79,7 +87,9 @@ async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
 
 
 async def test_recursion_is_the_apps_own_error(sandbox: Sandbox) -> None:
-    """One process goes through all of it; each is caught, and the next is told to it as if nothing had been."""
+    """One process goes through all of it; each is caught, and the next is told to it as if nothing
+    had been.
+    """
     for name, way in WAYS.items():
         said: list[str] = []
 

@@ -35,8 +35,9 @@ async def talk(client: Client, *steps: tuple[str | None, str], **msg: object) ->
 
 
 async def test_a_vumigo_v01_app(folder: Folder) -> None:
-    """A state creator with choices, a free text, a counter in kv; a user who dials again is first shown the last state anew (v01's
-    way, so the counter moves once more)."""
+    """A state creator with choices, a free text, a counter in kv; a user who dials again is first
+    shown the last state anew (v01's way, so the counter moves once more).
+    """
     install(folder, "quiz_v01.js", 'modules = ["vumigo_v01", "jed"]')
     question = "Capital of Botswana?\n1. Windhoek\n2. Gaborone"
     async with running(folder) as service, connect(service.gateway_url) as client:
@@ -47,8 +48,9 @@ async def test_a_vumigo_v01_app(folder: Folder) -> None:
 
 
 async def test_a_vumigo_v02_app_with_translations_and_config(folder: Folder) -> None:
-    """The config's JSON reaches the app, and from the message after the choice every screen is in that language (the
-    toolkit loads it at the start of a run); another user's is their own."""
+    """The config's JSON reaches the app, and from the message after the choice every screen is in
+    that language (the toolkit loads it at the start of a run); another user's is their own.
+    """
     (folder.path / "config.json").write_text(
         json.dumps({"name": "survey", "towns": ["Kuruman", "Upington", "Kimberley", "Prieska"]})
     )
@@ -69,7 +71,9 @@ async def test_a_vumigo_v02_app_with_translations_and_config(folder: Folder) -> 
 
 
 async def test_a_vumigo_v02_app_with_http_back_ends(folder: Folder) -> None:
-    """Two back ends behind connect_to, headers and JSON both ways; when one is gone the app says so."""
+    """Two back ends behind connect_to, headers and JSON both ways; when one is gone the app says
+    so.
+    """
     (folder.path / "config.json").write_text('{"name": "registration", "hub_token": "t0ken"}')
     with echo_server() as url:
         more = f'config = {{ config = {{ file = "config.json" }} }}\nhttp = {{ connect_to = {{ "hub.example.org" = "{url}", "store.example.org:8080" = "{url}" }} }}'
@@ -79,7 +83,8 @@ async def test_a_vumigo_v02_app_with_http_back_ends(folder: Folder) -> None:
             await talk(client, (None, first), ("Thabo", '{"name":"Thabo"} PUT'), (None, first))
             # The store goes away between two screens.
             folder.text = folder.text.replace(
-                f'"store.example.org:8080" = "{url}"', '"store.example.org:8080" = "http://127.0.0.1:1"'
+                f'"store.example.org:8080" = "{url}"',
+                '"store.example.org:8080" = "http://127.0.0.1:1"',
             )
             _ = folder.config
             assert (await service.reload())["ok"]
@@ -87,10 +92,14 @@ async def test_a_vumigo_v02_app_with_http_back_ends(folder: Folder) -> None:
 
 
 async def test_an_sms_app_that_sends_to_endpoints(folder: Folder) -> None:
-    """Sends go out over the channel that the endpoint names, to its own clients, beside the reply on the first channel."""
+    """Sends go out over the channel that the endpoint names, to its own clients, beside the reply
+    on the first channel.
+    """
     folder.text += '[channels.bulk]\ntransport_type = "sms"\n'
     config = 'config = { config = \'{"name": "reminders", "endpoints": {"sms": {"delivery_class": "sms"}}}\' }'
-    install(folder, "reminders_sms.js", f'endpoints = {{ default = "phone", sms = "bulk" }}\n{config}')
+    install(
+        folder, "reminders_sms.js", f'endpoints = {{ default = "phone", sms = "bulk" }}\n{config}'
+    )
     async with (
         running(folder) as service,
         connect(service.gateway_url) as phone,

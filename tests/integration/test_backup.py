@@ -45,13 +45,17 @@ def host(path: Path) -> Folder:
 
 
 async def run(*arguments: str, folder: Folder, code: int = 0) -> str:
-    done = await trio.to_thread.run_sync(lambda: jsbox(*arguments, "-c", str(folder.path / "jsbox.toml")))
+    done = await trio.to_thread.run_sync(
+        lambda: jsbox(*arguments, "-c", str(folder.path / "jsbox.toml"))
+    )
     assert done.returncode == code, done.stdout + done.stderr
     return str(done.stderr if code else done.stdout)
 
 
 async def test_a_conversation_goes_on_on_an_empty_host(tmp_path: Path) -> None:
-    """Backed up while it serves, in the middle of a conversation and with a reply that nobody has taken; restored elsewhere."""
+    """Backed up while it serves, in the middle of a conversation and with a reply that nobody has
+    taken; restored elsewhere.
+    """
     here, there = host(tmp_path / "here"), host(tmp_path / "there")
     file = tmp_path / "backup.tar"
     with serve(here.config) as server:
@@ -68,7 +72,9 @@ async def test_a_conversation_goes_on_on_an_empty_host(tmp_path: Path) -> None:
             await client.say("Kuruman", "resume")
     assert file.stat().st_mode & 0o777 == 0o600
     assert [
-        path.name for path in (tmp_path / "here" / "jsbox-data" / "valkey").iterdir() if path.suffix == ".rdb"
+        path.name
+        for path in (tmp_path / "here" / "jsbox-data" / "valkey").iterdir()
+        if path.suffix == ".rdb"
     ] == []
     assert "it can be restored" in await run("restore", str(file), "--dry-run", folder=there)
     assert "restored to" in await run("restore", str(file), folder=there)
@@ -81,7 +87,9 @@ async def test_a_conversation_goes_on_on_an_empty_host(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_does_not_run_is_backed_up_too(tmp_path: Path) -> None:
-    """And what was restored once can be backed up again; data that is there is not overwritten, but put aside where that is asked for."""
+    """And what was restored once can be backed up again; data that is there is not overwritten, but
+    put aside where that is asked for.
+    """
     here = host(tmp_path / "here")
     with serve(here.config) as server:
         async with connect(server.gateway) as client:
@@ -104,7 +112,9 @@ async def test_a_running_server_is_not_restored_into(tmp_path: Path) -> None:
     file = tmp_path / "backup.tar"
     with serve(here.config):
         await run("backup", str(file), folder=here)
-        assert "is used by process" in await run("restore", str(file), "--replace", folder=here, code=1)
+        assert "is used by process" in await run(
+            "restore", str(file), "--replace", folder=here, code=1
+        )
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +134,9 @@ def backup_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "other"])
-async def test_a_damaged_file_changes_nothing(tmp_path: Path, backup_file: Path, damage: str) -> None:
+async def test_a_damaged_file_changes_nothing(
+    tmp_path: Path, backup_file: Path, damage: str
+) -> None:
     """Found before anything is touched."""
     there, file = host(tmp_path / "there"), tmp_path / "backup.tar"
     data = bytearray(backup_file.read_bytes())
@@ -141,14 +153,20 @@ async def test_a_damaged_file_changes_nothing(tmp_path: Path, backup_file: Path,
 
 
 async def test_what_cannot_be_backed_up_says_so(tmp_path: Path) -> None:
-    """A server elsewhere has its own means; a folder without data holds none; a target that cannot be written is named."""
+    """A server elsewhere has its own means; a folder without data holds none; a target that cannot
+    be written is named.
+    """
     here = host(tmp_path / "here")
     assert "holds no data" in await run("backup", str(tmp_path / "x.tar"), folder=here, code=1)
     with serve(here.config):
-        assert "/nonexistent/x.tar" in await run("backup", "/nonexistent/x.tar", folder=here, code=1)
+        assert "/nonexistent/x.tar" in await run(
+            "backup", "/nonexistent/x.tar", folder=here, code=1
+        )
     here.text += '[redis]\nurl = "redis://localhost:1"\n'
     assert here.config
-    assert "its own means of backup" in await run("backup", str(tmp_path / "x.tar"), folder=here, code=1)
+    assert "its own means of backup" in await run(
+        "backup", str(tmp_path / "x.tar"), folder=here, code=1
+    )
     shutil.rmtree(tmp_path / "here" / "jsbox-data")
 
 
@@ -216,7 +234,10 @@ async def test_an_archive_of_another_kind_is_refused_in_one_line(tmp_path: Path)
         *(json.dumps(RIGHT | {name: wrong}).encode() for name in RIGHT for wrong in (None, [], {}, "\x1b[31m")),
     ]  # fmt: skip
     files = [odd(tmp_path / f"{n}.tar", manifest) for n, manifest in enumerate(manifests)]
-    files += [odd(tmp_path / f"{kind}.tar", json.dumps(RIGHT).encode(), kind) for kind in ("link", "device", "none")]
+    files += [
+        odd(tmp_path / f"{kind}.tar", json.dumps(RIGHT).encode(), kind)
+        for kind in ("link", "device", "none")
+    ]
     config = load(folder.config)
     for file in files:
         with pytest.raises(CannotBackUp) as raised:

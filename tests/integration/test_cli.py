@@ -49,14 +49,20 @@ def test_demo_fails_when_a_reply_is_wrong(tmp_path: Path) -> None:
         "demo.FIRST_CALL = (demo.Step('dial', '^Something else$'),)\n"
         "from supervisor.cli import main\nmain(['demo', '--once'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 1
     assert "the demo failed: expected '^Something else$'" in done.stdout.replace("\n", " ")
 
 
 def test_demo_serves_until_interrupted() -> None:
-    """After the conversation it goes on, on free ports if the usual ones are taken, and Ctrl-C ends it cleanly."""
-    process = subprocess.Popen([sys.executable, "-m", "supervisor", "demo"], stdout=subprocess.PIPE, text=True)
+    """After the conversation it goes on, on free ports if the usual ones are taken, and Ctrl-C ends
+    it cleanly.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "supervisor", "demo"], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     with process.stdout:
         for line in process.stdout:
@@ -106,39 +112,59 @@ def test_a_server_that_is_not_there_is_4(folder: Folder) -> None:
 
 async def test_logs_ps_reload_and_push(folder: Folder) -> None:
     """Against a running server."""
-    folder.text = folder.text.replace('admin = "127.0.0.1:0"', f'admin = "127.0.0.1:{free_ports(1)[0]}"')
-    folder.app("phone", "api.log_info('first\\nsecond \\u001b[31mred', function () { " + ECHO + " });")
+    folder.text = folder.text.replace(
+        'admin = "127.0.0.1:0"', f'admin = "127.0.0.1:{free_ports(1)[0]}"'
+    )
+    folder.app(
+        "phone", "api.log_info('first\\nsecond \\u001b[31mred', function () { " + ECHO + " });"
+    )
     config = str(folder.config)
     with serve(folder.config) as server:
         follow = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-m", "supervisor", "logs", "phone", "-f", "-c", config], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "supervisor", "logs", "phone", "-f", "-c", config],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         async with connect(server.gateway) as client:
             await trio.sleep(0.5)
             await client.say("x", "new")
             pushed = await trio.to_thread.run_sync(jsbox, "push", "phone", "+1", "-c", config)
-            assert (pushed.returncode, pushed.stdout) == (0, "1 queued, 0 opted out, 0 without address\n")
+            assert (pushed.returncode, pushed.stdout) == (
+                0,
+                "1 queued, 0 opted out, 0 without address\n",
+            )
             await client.expect("outcome")
             shown = await trio.to_thread.run_sync(jsbox, "logs", "phone", "-n", "1", "-c", config)
             assert shown.stdout.splitlines()[0].endswith("INFO     first")
             assert shown.stdout.splitlines()[1] == "    second \\x1b[31mred"
             rows = json.loads(
-                (await trio.to_thread.run_sync(jsbox, "logs", "phone", "--json", "-c", config)).stdout.splitlines()[0]
+                (
+                    await trio.to_thread.run_sync(jsbox, "logs", "phone", "--json", "-c", config)
+                ).stdout.splitlines()[0]
             )
             assert rows["level"] == "INFO"
             processes = await trio.to_thread.run_sync(jsbox, "ps", "-c", config)
             assert processes.stdout.splitlines()[1].startswith("phone")
-            assert (await trio.to_thread.run_sync(jsbox, "reload", "-c", config)).stdout == "nothing has changed\n"
+            assert (
+                await trio.to_thread.run_sync(jsbox, "reload", "-c", config)
+            ).stdout == "nothing has changed\n"
             folder.text += "[apps.phone.limits]\nwall = '9s'\n"
-            assert "live             apps.phone.limits.wall" in (await trio.to_thread.run_sync(_reload, folder)).stdout
+            assert (
+                "live             apps.phone.limits.wall"
+                in (await trio.to_thread.run_sync(_reload, folder)).stdout
+            )
             folder.text += "[broken]\n"
-            refused = await trio.to_thread.run_sync(jsbox, "logs", "phone", "-c", str(folder.config))
+            refused = await trio.to_thread.run_sync(
+                jsbox, "logs", "phone", "-c", str(folder.config)
+            )
             assert refused.returncode == 3
             server.process.send_signal(signal.SIGHUP)
             with trio.fail_after(PATIENCE):
                 while "the config was not reloaded" not in server.log.read_text():
                     await trio.sleep(0.05)
-            unknown = await trio.to_thread.run_sync(jsbox, "logs", "nobody", "-c", str(_good(folder)))
+            unknown = await trio.to_thread.run_sync(
+                jsbox, "logs", "nobody", "-c", str(_good(folder))
+            )
             assert (unknown.returncode, unknown.stderr.strip().splitlines()[-1]) == (
                 1,
                 "jsbox: there is no app 'nobody'",
@@ -160,7 +186,9 @@ def _good(folder: Folder) -> Path:
 def test_dev_reads_lines_where_there_is_no_terminal() -> None:
     """A whole conversation by pipe; /words do what they say; it ends with the input."""
     typed = "9\n1\nSipho\n/new\n/hangup\n/as +27111\n/sms hello\n/nonsense\n/help\n"
-    done = jsbox("dev", str(SAMPLE / "clinic.js"), "--config", str(SAMPLE / "config.json"), input=typed)
+    done = jsbox(
+        "dev", str(SAMPLE / "clinic.js"), "--config", str(SAMPLE / "config.json"), input=typed
+    )
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
     places = [
@@ -205,7 +233,9 @@ def test_dev_is_a_phone_in_the_terminal_and_reloads(tmp_path: Path) -> None:
         os.write(screen, b"hello\n")
         _until(screen, "you said hello")
         app.write_text(
-            "api.on_inbound_message = function (command) { " + ECHO.replace("you said", "now you say") + " };"
+            "api.on_inbound_message = function (command) { "
+            + ECHO.replace("you said", "now you say")
+            + " };"
         )
         _until(screen, "the app was loaded anew")
         os.write(screen, b"again\n")
@@ -237,27 +267,44 @@ api.on_inbound_message = function (command) {
 
 
 async def test_chat_is_a_phone_of_a_running_server(folder: Folder) -> None:
-    """Sessions and text messages; what the app sends to other numbers is left for the channel's own gateway."""
+    """Sessions and text messages; what the app sends to other numbers is left for the channel's own
+    gateway.
+    """
     gateway, admin = free_ports(2)
-    folder.text = f'version = 1\n[listen]\ngateway = "127.0.0.1:{gateway}"\nadmin = "127.0.0.1:{admin}"\n'
+    folder.text = (
+        f'version = 1\n[listen]\ngateway = "127.0.0.1:{gateway}"\nadmin = "127.0.0.1:{admin}"\n'
+    )
     folder.app("phone", OTHERS)
-    down = await trio.to_thread.run_sync(lambda: jsbox("chat", "-c", str(folder.config), input="x\n"))
+    down = await trio.to_thread.run_sync(
+        lambda: jsbox("chat", "-c", str(folder.config), input="x\n")
+    )
     assert (down.returncode, "cannot be reached" in down.stderr) == (4, True)
     with serve(folder.config) as server:
         talked = await trio.to_thread.run_sync(
-            lambda: jsbox("chat", "-c", str(folder.config), "--as", "+27111", input="hello\n/quit\n")
+            lambda: jsbox(
+                "chat", "-c", str(folder.config), "--as", "+27111", input="hello\n/quit\n"
+            )
         )
         assert talked.returncode == 0, talked.stdout + talked.stderr
         assert "you said hello" in talked.stdout
         assert "+27111 dials *120*1#" in talked.stdout
         texted = await trio.to_thread.run_sync(
             lambda: jsbox(
-                "chat", "phone", "--sms", "--url", server.gateway, "-c", str(folder.config), input="hello again\n"
+                "chat",
+                "phone",
+                "--sms",
+                "--url",
+                server.gateway,
+                "-c",
+                str(folder.config),
+                input="hello again\n",
             )
         )
         assert "you said hello again" in texted.stdout
         async with connect(server.gateway) as client:
             left = [await client.expect_that(lambda f: f["type"] == "outbound") for _ in range(3)]
         assert {one["msg"]["to_addr"] for one in left} == {"+27999"}
-        wrong = await trio.to_thread.run_sync(lambda: jsbox("chat", "nope", "-c", str(folder.config)))
+        wrong = await trio.to_thread.run_sync(
+            lambda: jsbox("chat", "nope", "-c", str(folder.config))
+        )
         assert (wrong.returncode, "it has phone" in wrong.stderr) == (2, True)

@@ -1,4 +1,6 @@
-"""Against a real cluster of three Valkey nodes: every script's keys lie on one node, and what moves is followed."""
+"""Against a real cluster of three Valkey nodes: every script's keys lie on one node, and what moves
+is followed.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ class Cluster:
         self.nodes[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
         keys = self.nodes[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 10_000)
         if keys:
-            self.nodes[source].execute_command("MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *keys)
+            self.nodes[source].execute_command(
+                "MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *keys
+            )
         for node in (self.nodes[target], self.nodes[source], *self.nodes):
             node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
 
@@ -77,7 +81,9 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
                 "--bind",
                 "127.0.0.1",
             ]
-            process = subprocess.Popen([str(get_binary_path()), *options], cwd=folder, stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                [str(get_binary_path()), *options], cwd=folder, stdout=subprocess.DEVNULL
+            )
             stack.callback(process.wait)
             stack.callback(process.kill)
         nodes = [stack.enter_context(redis.Redis(port=port)) for port in ports[:3]]
@@ -87,8 +93,17 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
             node.execute_command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
         for port, bus in zip(ports[1:3], ports[4:], strict=True):
             nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port, bus)
-        _until(lambda: all(b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO") for node in nodes))
-        _until(lambda: all(b"cluster_known_nodes:3" in node.execute_command("CLUSTER", "INFO") for node in nodes))
+        _until(
+            lambda: all(
+                b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO") for node in nodes
+            )
+        )
+        _until(
+            lambda: all(
+                b"cluster_known_nodes:3" in node.execute_command("CLUSTER", "INFO")
+                for node in nodes
+            )
+        )
         yield Cluster(ports[:3], nodes)
 
 
@@ -114,16 +129,18 @@ async def test_every_store_works_on_a_cluster(cluster: Cluster) -> None:
         for account in (f"account{n}" for n in range(12)):
             fields = {"name": "a", "msisdn": "+27", "groups": ["g"], "created_at": "2014"}
             await contacts.create(account, "k", new_contact(fields), 10)
-            await contacts.change(account, "k", changed_contact({"surname": "b", "gtalk_id": "a@b/c"}))
+            await contacts.change(
+                account, "k", changed_contact({"surname": "b", "gtalk_id": "a@b/c"})
+            )
             assert (await contacts.find(account, "gtalk_id", "a@b") or {})["key"] == "k"
             found, created = await contacts.find_or_create(
                 account, "msisdn", "+28", "k2", new_contact({"msisdn": "+28"}), 10
             )
             assert (found["key"], created) == ("k2", True)
             assert len((await contacts.page(account, 0, 10)).contacts) == 2
-            assert await contacts.create_many(account, [("k3", new_contact({})), ("k4", new_contact({}))], 3) == {
-                1: "an account may have 3 contacts"
-            }
+            assert await contacts.create_many(
+                account, [("k3", new_contact({})), ("k4", new_contact({}))], 3
+            ) == {1: "an account may have 3 contacts"}
             assert await contacts.members(account, "g") == ["k"]
             await groups.find_or_create(account, "name", "g", "2014", 10)
             await groups.update(account, "g", "other", "q")
@@ -132,7 +149,10 @@ async def test_every_store_works_on_a_cluster(cluster: Cluster) -> None:
             await keyspace.set(account, "n", b"1", None, Quota(10, 10))
             assert await keyspace.delete(account, "n")
             await optouts.set(account, "msisdn", "+27", OptOut("m", "2014"), 10)
-            assert await optouts.which(account, [[("msisdn", "+27")], [("msisdn", "+1")]]) == [True, False]
+            assert await optouts.which(account, [[("msisdn", "+27")], [("msisdn", "+1")]]) == [
+                True,
+                False,
+            ]
             entry = Entry(
                 "message",
                 account,
@@ -142,7 +162,9 @@ async def test_every_store_works_on_a_cluster(cluster: Cluster) -> None:
                 counted=True,
             )
             (accepted,) = await journal.accept([entry])
-            assert [place async for place, _ in journal.unfinished(account, "app")] == [accepted.place]
+            assert [place async for place, _ in journal.unfinished(account, "app")] == [
+                accepted.place
+            ]
             await journal.finish(entry, accepted.place)
             sender = Sender(account, "app")
             message = {"to_addr": "+1", "in_reply_to": None, "timestamp": "2014-01-01 00:00:00"}
@@ -150,7 +172,9 @@ async def test_every_store_works_on_a_cluster(cluster: Cluster) -> None:
             assert await statistics.throughput(sender, "in", 60) == 1
             assert (await statistics.totals([sender]))[0].sent == 1
             for name in ("r1", "r2", "r3"):
-                recorded = Recording(account, "app", "phone", "message", name, {}, 0.0, "ok", "", "", [])
+                recorded = Recording(
+                    account, "app", "phone", "message", name, {}, 0.0, "ok", "", "", []
+                )
                 recordings.keep_soon(recorded, 2, 60)
             assert await recordings.find([(account, "app")], "r1") is None
         apps = [(f"account{n}", "app") for n in range(12)]

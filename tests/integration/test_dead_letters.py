@@ -1,4 +1,6 @@
-"""Dead letters: what cannot be read stops nothing, and what an operator sees of it and does with it."""
+"""Dead letters: what cannot be read stops nothing, and what an operator sees of it and does with
+it.
+"""
 
 from __future__ import annotations
 
@@ -42,19 +44,33 @@ def store(folder: Folder) -> Iterator[redis.Redis]:
 
 
 def entry(name: str, app: str = "phone", **fields: Any) -> Entry:
-    msg = {"message_id": name, "from_addr": "+1", "to_addr": "1", "content": name, "session_event": "new"} | fields
-    payload = complete_message(msg, transport_name="phone", transport_type="ussd", endpoint="default")
+    msg = {
+        "message_id": name,
+        "from_addr": "+1",
+        "to_addr": "1",
+        "content": name,
+        "session_event": "new",
+    } | fields
+    payload = complete_message(
+        msg, transport_name="phone", transport_type="ussd", endpoint="default"
+    )
     return Entry("message", "acct", app, "phone", payload)
 
 
 def an_event(name: str) -> Entry:
     event = {"event_id": name, "event_type": "ack", "user_message_id": "x", "sent_message_id": "y"}
     return Entry(
-        "event", "acct", "phone", "phone", complete_event(event, transport_name="phone", transport_type="ussd")
+        "event",
+        "acct",
+        "phone",
+        "phone",
+        complete_event(event, transport_name="phone", transport_type="ussd"),
     )
 
 
-def journal(store: redis.Redis, *texts: bytes | Entry, app: str = "phone", begun: int = 0) -> list[str]:
+def journal(
+    store: redis.Redis, *texts: bytes | Entry, app: str = "phone", begun: int = 0
+) -> list[str]:
     """Write entries as a server before us did; `begun`: how often a run of each was begun."""
     places = []
     for text in texts:
@@ -103,12 +119,18 @@ UNREADABLE = [
 
 
 async def test_what_cannot_be_read_stops_nothing(folder: Folder, store: redis.Redis) -> None:
-    """Each entry that is none is set aside, with its text; those round it are run, in order; only dropping helps."""
+    """Each entry that is none is set aside, with its text; those round it are run, in order; only
+    dropping helps.
+    """
     folder.app("phone", ECHO)
     for number, text in enumerate(UNREADABLE):
         journal(store, entry(f"m{number}"), text)
     store.xadd("jsbox:{acct}:in:phone", {"other": "fields", "of": "somebody"})
-    async with running(folder) as service, connect(service.gateway_url) as client, admin_of(service) as admin:
+    async with (
+        running(folder) as service,
+        connect(service.gateway_url) as client,
+        admin_of(service) as admin,
+    ):
         for number in range(len(UNREADABLE)):
             assert (await client.expect("outbound"))["msg"]["content"] == f"you said m{number}"
         found = await listed(admin)
@@ -116,7 +138,12 @@ async def test_what_cannot_be_read_stops_nothing(folder: Folder, store: redis.Re
         assert [one["size"] for one in reversed(found)][:-1] == [len(text) for text in UNREADABLE]
         for one in found:
             assert URL_SAFE.fullmatch(one["id"])
-            assert (one["app"], one["account"], one["attempts"], one["can_retry"]) == ("phone", "acct", 0, False)
+            assert (one["app"], one["account"], one["attempts"], one["can_retry"]) == (
+                "phone",
+                "acct",
+                0,
+                False,
+            )
             assert one["reason"]
             whole = (await admin.get(f"/v1/deadletters/{one['id']}")).json()
             assert len(whole["raw"].encode("utf-8", "replace")) >= min(one["size"], 1)
@@ -128,7 +155,10 @@ async def test_what_cannot_be_read_stops_nothing(folder: Folder, store: redis.Re
         assert await listed(admin) == []
         assert 'jsbox_dead_letters{app="phone"} 0.0' in (await admin.get("/metrics")).text
         assert store.hgetall("jsbox:{acct}:dead:counts") == {b"": b"0"}
-        assert (store.exists("jsbox:{acct}:dead:texts"), store.xlen("jsbox:{acct}:in:phone")) == (0, 0)
+        assert (store.exists("jsbox:{acct}:dead:texts"), store.xlen("jsbox:{acct}:in:phone")) == (
+            0,
+            0,
+        )
 
 
 async def test_an_event_is_set_aside_too(folder: Folder, store: redis.Redis) -> None:
@@ -136,7 +166,11 @@ async def test_an_event_is_set_aside_too(folder: Folder, store: redis.Redis) -> 
     folder.app("phone", "api.on_inbound_event = function (c) { api.log_info('event ' + c.msg.event_id, api.done); };",
                'events = "always"\nlimits = { fallback_reply = "sorry" }')  # fmt: skip
     journal(store, an_event("e1"), begun=3)
-    async with running(folder) as service, connect(service.gateway_url) as client, admin_of(service) as admin:
+    async with (
+        running(folder) as service,
+        connect(service.gateway_url) as client,
+        admin_of(service) as admin,
+    ):
         (one,) = await listed(admin)
         assert (one["kind"], one["message_id"]) == ("event", "e1")
         assert (await admin.post(f"/v1/deadletters/{one['id']}/retry")).status_code == 200
@@ -179,7 +213,9 @@ async def test_letters_of_an_app_that_is_gone(folder: Folder, store: redis.Redis
 def _at(service: Service, folder: Folder) -> Path:
     """A config by which a command reaches this server."""
     file = folder.path / "client.toml"
-    file.write_text(f'version = 1\n[listen]\nadmin = "{service.admin_url.removeprefix("http://")}"\n')
+    file.write_text(
+        f'version = 1\n[listen]\nadmin = "{service.admin_url.removeprefix("http://")}"\n'
+    )
     return file
 
 
@@ -192,14 +228,21 @@ async def test_the_command_shows_retries_and_drops(folder: Folder, store: redis.
         file = _at(service, folder)
 
         async def command(*arguments: str) -> tuple[int, str, str]:
-            done = await trio.to_thread.run_sync(lambda: jsbox("deadletters", *arguments, "-c", str(file)))
+            done = await trio.to_thread.run_sync(
+                lambda: jsbox("deadletters", *arguments, "-c", str(file))
+            )
             return done.returncode, done.stdout, done.stderr
 
         code, out, _ = await command()
         assert (code, out.count("in progress when the server died, 3 times")) == (0, 3)
         code, out, _ = await command("list", "--json")
         broken, third, second, first = json.loads(out)["deadletters"]
-        assert [one["message_id"] for one in (broken, third, second, first)] == ["", "m3", "m2", "m1"]
+        assert [one["message_id"] for one in (broken, third, second, first)] == [
+            "",
+            "m3",
+            "m2",
+            "m1",
+        ]
         code, out, _ = await command("show", first["id"])
         assert "content: m1" in out
         code, out, _ = await command("show", broken["id"])
@@ -218,7 +261,9 @@ async def test_the_command_shows_retries_and_drops(folder: Folder, store: redis.
 
 
 async def test_a_list_goes_on_at_its_cursor(folder: Folder, store: redis.Redis) -> None:
-    """All letters of all apps and accounts once each, newest first, over pages of any size; nonsense is refused."""
+    """All letters of all apps and accounts once each, newest first, over pages of any size;
+    nonsense is refused.
+    """
     for name, account in (("phone", "acct"), ("sms", "acct"), ("web", "other")):
         folder.app(name, ECHO, account=account)
     for number in range(30):
@@ -239,16 +284,33 @@ async def test_a_list_goes_on_at_its_cursor(folder: Folder, store: redis.Redis) 
             assert got == everything
         assert {one["app"] for one in await listed(admin, app="sms")} == {"sms"}
         assert await listed(admin, app="\x00☃") == []
-        for query in ({"limit": "0"}, {"limit": "1001"}, {"limit": "9" * 5000}, {"limit": "²"}, {"cursor": "x"}):
+        for query in (
+            {"limit": "0"},
+            {"limit": "1001"},
+            {"limit": "9" * 5000},
+            {"limit": "²"},
+            {"cursor": "x"},
+        ):
             assert (await admin.get("/v1/deadletters", params=query)).status_code == 400
-        for name in ("0", "1-1", "99999999999999999999-1-acct", "%00", "1-1-%C3%A9", "x" * 2000, "1-1-acct%0a"):
+        for name in (
+            "0",
+            "1-1",
+            "99999999999999999999-1-acct",
+            "%00",
+            "1-1-%C3%A9",
+            "x" * 2000,
+            "1-1-acct%0a",
+        ):
             assert (await admin.get(f"/v1/deadletters/{name}")).status_code == 404
             assert (await admin.delete(f"/v1/deadletters/{name}")).status_code == 404
             assert (await admin.post(f"/v1/deadletters/{name}/retry")).status_code == 404
 
 
 async def test_the_oldest_make_room_and_the_log_says_so(
-    folder: Folder, store: redis.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: Folder,
+    store: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Bounded in number and in bytes for each account; the newest stays, whatever its size."""
     monkeypatch.setattr(deadletters, "LETTERS_MAX", 4)
@@ -272,25 +334,33 @@ async def test_the_oldest_make_room_and_the_log_says_so(
 async def test_what_is_in_progress_at_the_start_of_a_retry_is_not_sent_twice(
     folder: Folder, store: redis.Redis
 ) -> None:
-    """A letter's runs keep the ids of its first place in the journal: a reply that an earlier run gave is not given again."""
+    """A letter's runs keep the ids of its first place in the journal: a reply that an earlier run
+    gave is not given again.
+    """
     folder.app("phone", ECHO, 'limits = { fallback_reply = "sorry" }')
     (place,) = journal(store, entry("m1"))
     async with running(folder) as service, connect(service.gateway_url) as client:
         assert (await client.expect("outbound"))["msg"]["content"] == "you said m1"
         await client.expect("outcome", message_id="m1")
-    # The same entry at the same place, as after a kill in which its reply was posted; three times over.
+    # The same entry at the same place, as after a kill in which its reply was posted; three times
+    # over.
     store.xadd("jsbox:{acct}:in:phone", {"e": msgspec.json.encode(entry("last"))})
     store.delete("jsbox:{acct}:in:phone")
     store.xadd("jsbox:{acct}:in:phone", {"e": msgspec.json.encode(entry("m1"))}, id=place)
     store.hset("jsbox:{acct}:begun:phone", place, 3)
-    async with running(folder) as service, connect(service.gateway_url) as client, admin_of(service) as admin:
+    async with (
+        running(folder) as service,
+        connect(service.gateway_url) as client,
+        admin_of(service) as admin,
+    ):
         (one,) = await listed(admin)
         assert (await admin.post(f"/v1/deadletters/{one['id']}/retry")).status_code == 200
         await client.expect("outcome", message_id="m1", outcome="dead_letter")
         await client.expect("outcome", message_id="m1", outcome="ok")
         await client.say("next", message_id="m2")
         said = [frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"]
-        assert said == ["you said next"]  # neither the fallback, since the app has replied, nor its reply once more
+        # neither the fallback, since the app has replied, nor its reply once more
+        assert said == ["you said next"]
         assert int(store.hget("jsbox:{acct}:stats:phone", "out") or 0) == 2
 
 
@@ -310,5 +380,16 @@ async def test_a_retry_respects_the_queue(folder: Folder, store: redis.Redis) ->
 def test_ids_are_parsed_exactly() -> None:
     """An id names an account and a place, whatever dashes the account has; nothing else is one."""
     assert deadletters.parse_id("5-1-a-b.c_d") == ("a-b.c_d", "5-1")
-    for text in ("", "5-1", "5-1-", "5--a", "-1-a", "5-1-a/b", "5-1-a\n", "٥-1-a", "18446744073709551616-0-a", "5-1-é"):
+    for text in (
+        "",
+        "5-1",
+        "5-1-",
+        "5--a",
+        "-1-a",
+        "5-1-a/b",
+        "5-1-a\n",
+        "٥-1-a",
+        "18446744073709551616-0-a",
+        "5-1-é",
+    ):
         assert deadletters.parse_id(text) is None

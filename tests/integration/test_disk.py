@@ -1,4 +1,6 @@
-"""A disk that gets full, for real: a file system of its own for data_dir, filled through the service and from outside."""
+"""A disk that gets full, for real: a file system of its own for data_dir, filled through the
+service and from outside.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from ..service import Folder
 PATIENCE = 90.0
 MIB = 1 << 20
 
-# Writes ten values of 60,000 random characters under keys of its own, and replies with what came of it.
+# Writes ten values of 60,000 random characters under keys of its own, and replies with what came of
+# it.
 WRITER = """
 var text = function () {
     var parts = [];
@@ -92,9 +95,13 @@ def volume(kind: Literal["tmpfs", "ext4"], path: Path) -> Iterator[Volume]:
     mount = f"mount -t tmpfs -o size=300m,mode=700 tmpfs {path}"
     if kind == "ext4":
         image = path.with_suffix(".img")
-        mount = f"truncate -s 330M {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} {path}"
+        mount = (
+            f"truncate -s 330M {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} {path}"
+        )
     script = f"mount --make-rprivate / && {mount} && head -c 150M /dev/zero >{path}/ballast && echo there && exec sleep infinity"
-    holder = subprocess.Popen(["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    holder = subprocess.Popen(
+        ["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     assert holder.stdout is not None
     assert holder.stderr is not None
     try:
@@ -119,7 +126,13 @@ class Traffic:
 
     async def send(self, client: Client, name: str) -> None:
         """One message of a user of its own, and its answer."""
-        message = {"message_id": name, "from_addr": name, "to_addr": "1", "content": name, "session_event": "new"}
+        message = {
+            "message_id": name,
+            "from_addr": name,
+            "to_addr": "1",
+            "content": name,
+            "session_event": "new",
+        }
         await client.send({"type": "inbound", "id": name, "msg": message})
         answer = await client.expect_that(lambda frame: frame.get("id") == name, PATIENCE)
         if answer["type"] == "accepted":
@@ -146,7 +159,9 @@ class Traffic:
 @pytest.fixture
 def folder() -> Iterator[Folder]:
     """Where the supervisor, and the users that its apps run as, can read."""
-    path = Path(subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip())
+    path = Path(
+        subprocess.run(["mktemp", "-d"], capture_output=True, text=True, check=True).stdout.strip()
+    )
     path.chmod(0o755)
     made = Folder(path)
     made.text = made.text.replace("version = 1\n", 'version = 1\ndata_dir = "data"\n')
@@ -173,7 +188,11 @@ async def until(server: Server, code: int) -> str:
 
 
 async def free_bytes(server: Server) -> float:
-    (line,) = (one for one in (await admin(server, "/metrics")).text.splitlines() if one.startswith("jsbox_disk_free"))
+    (line,) = (
+        one
+        for one in (await admin(server, "/metrics")).text.splitlines()
+        if one.startswith("jsbox_disk_free")
+    )
     return float(line.split()[1])
 
 
@@ -188,7 +207,9 @@ def keys_there(volume: Volume, wanted: set[str]) -> set[str]:
         "trio.run(main)\n"
     )
     enter = ("nsenter", "-m", "-t", str(volume.holder.pid))
-    done = subprocess.run([*enter, JSBOX[0], "-c", code, str(volume.path)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*enter, JSBOX[0], "-c", code, str(volume.path)], capture_output=True, text=True, check=True
+    )
     return wanted & {f"{name}" for name in done.stdout.split()}
 
 
@@ -204,9 +225,12 @@ def values_of(names: set[str]) -> set[str]:
         pytest.param("ext4", "always", marks=pytest.mark.slow),
     ],
 )
-async def test_an_app_cannot_fill_the_disk(folder: Folder, kind: Literal["tmpfs", "ext4"], fsync: str) -> None:
-    """It writes until there is only the reserve left: then it is told so, and so are gateways, /readyz and the log. The store never
-    meets a full disk. When there is room again all goes on by itself, and a restart finds everything.
+async def test_an_app_cannot_fill_the_disk(
+    folder: Folder, kind: Literal["tmpfs", "ext4"], fsync: str
+) -> None:
+    """It writes until there is only the reserve left: then it is told so, and so are gateways,
+    /readyz and the log. The store never meets a full disk. When there is room again all goes on by
+    itself, and a restart finds everything.
     """
     folder.text += f'[redis]\nfsync = "{fsync}"\n'
     traffic = Traffic()
@@ -224,7 +248,8 @@ async def test_an_app_cannot_fill_the_disk(folder: Folder, kind: Literal["tmpfs"
                 assert len(traffic.accepted) > 20
                 (refused,) = traffic.rejected.values()
                 assert re.fullmatch(
-                    r"unavailable: the server's disk is nearly full: \d+ MiB are free, 64 MiB .*", refused
+                    r"unavailable: the server's disk is nearly full: \d+ MiB are free, 64 MiB .*",
+                    refused,
                 )
                 text = await until(server, 503)
                 assert "disk: the server's disk is nearly full" in text
@@ -260,9 +285,12 @@ async def test_an_app_cannot_fill_the_disk(folder: Folder, kind: Literal["tmpfs"
         pytest.param("ext4", "always", marks=pytest.mark.slow),
     ],
 )
-async def test_a_disk_that_somebody_else_fills(folder: Folder, kind: Literal["tmpfs", "ext4"], fsync: str) -> None:
-    """To the last byte, at once, while messages are handled: the service lives and says so, and goes on when there is room; what
-    was accepted is run to its end, and what apps were told is stored is there after a restart. Three times.
+async def test_a_disk_that_somebody_else_fills(
+    folder: Folder, kind: Literal["tmpfs", "ext4"], fsync: str
+) -> None:
+    """To the last byte, at once, while messages are handled: the service lives and says so, and
+    goes on when there is room; what was accepted is run to its end, and what apps were told is
+    stored is there after a restart. Three times.
     """
     folder.text += f'[redis]\nfsync = "{fsync}"\n'
     traffic = Traffic()
@@ -300,7 +328,8 @@ async def test_a_disk_that_somebody_else_fills(folder: Folder, kind: Literal["tm
                             await traffic.send(client, f"after{round_}")
                             await trio.sleep(0.1)
                     await traffic.end(client)
-                if round_ == 1:  # not an orderly end: whatever the files look like now is what the next one finds
+                # not an orderly end: whatever the files look like now is what the next one finds
+                if round_ == 1:
                     os.killpg(server.process.pid, signal.SIGKILL)
                     server.process.wait()
         stored = {name for name, reply in traffic.replies.items() if reply == "stored"}

@@ -1,4 +1,6 @@
-"""The documentation is true: every example of docs/resources.md runs, and logs what it says; every command is in it."""
+"""The documentation is true: every example of docs/resources.md runs, and logs what it says; every
+command is in it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,12 @@ from ..gateway_client import PATIENCE, connect
 from ..programs import Server, serve
 from ..service import Folder, running
 
-INBOUND = {"from_addr": "+27831234567", "to_addr": "8181", "content": "hello", "session_event": "new"}
+INBOUND = {
+    "from_addr": "+27831234567",
+    "to_addr": "8181",
+    "content": "hello",
+    "session_event": "new",
+}
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "resources.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^### (\S.*?)\n.*?^```js\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
@@ -39,7 +46,9 @@ RESOURCES = (
 def test_every_command_is_documented_and_no_other() -> None:
     """The headings are the tables of the resources."""
     documented = {
-        name.strip() for heading in re.findall(r"^### (.*)$", TEXT, re.MULTILINE) for name in heading.split(",")
+        name.strip()
+        for heading in re.findall(r"^### (.*)$", TEXT, re.MULTILINE)
+        for name in heading.split(",")
     }
     assert documented == {name for resource in RESOURCES for name in resource.COMMANDS}
     assert len(EXAMPLES) == len(re.findall(r"^### ", TEXT, re.MULTILINE))
@@ -65,21 +74,28 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             yield server
 
 
-@pytest.mark.parametrize("number", range(len(EXAMPLES)), ids=[heading.split(",")[0] for heading, _ in EXAMPLES])
+@pytest.mark.parametrize(
+    "number", range(len(EXAMPLES)), ids=[heading.split(",")[0] for heading, _ in EXAMPLES]
+)
 async def test_an_example_does_what_it_says(number: int, server: Server) -> None:
     """Run as it stands; the log has exactly the lines of its comments, in order."""
     expected = re.findall(r"// => (.*)$", EXAMPLES[number][1], re.MULTILINE)
     assert expected
     async with connect(server.gateway, f"e{number}") as client:
-        # An example shows a command, not a whole app: nothing ends its run but the end of the service.
+        # An example shows a command, not a whole app: nothing ends its run but the end of the
+        # service.
         await client.send({"type": "inbound", "id": "1", "msg": INBOUND})
         lines = await _log(server, f"e{number}", len(expected))
     assert lines == expected
 
 
 async def _log(server: Server, app: str, count: int) -> list[str]:
-    """The app's log when it has so many lines, or as it is after a while; a moment more shows those that should not be."""
-    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
+    """The app's log when it has so many lines, or as it is after a while; a moment more shows those
+    that should not be.
+    """
+    async with httpx2.AsyncClient(
+        base_url=server.admin, trust_env=False, timeout=PATIENCE
+    ) as admin:
 
         async def lines() -> list[str]:
             entries = (await admin.get(f"/v1/apps/{app}/logs")).json()["entries"]
@@ -126,7 +142,9 @@ def test_the_readme_shows_the_defaults() -> None:
     readme = (DOCS.parent / "README.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| `(\w+)`[^|]*\| (\S+) \|", readme, re.MULTILINE))
     assert set(rows) == {
-        name for name in Limits.__annotations__ if name not in ("jit", "fallback_reply", "command_timeouts")
+        name
+        for name in Limits.__annotations__
+        if name not in ("jit", "fallback_reply", "command_timeouts")
     }
     values = {name: json.loads(value) if value.isdigit() else value for name, value in rows.items()}
     assert CONVERTER.structure(values, Limits) == Limits()
@@ -138,7 +156,10 @@ async def test_every_path_of_the_admin_port_is_documented_and_no_other(tmp_path:
     from supervisor.admin.console import FILES
 
     text = (DOCS / "admin.md").read_text("utf-8")
-    documented = {(verb, path) for verb, path in re.findall(r"^\| `(GET|POST|DELETE) ([^`? ]+)", text, re.MULTILINE)}
+    documented = {
+        (verb, path)
+        for verb, path in re.findall(r"^\| `(GET|POST|DELETE) ([^`? ]+)", text, re.MULTILINE)
+    }
     folder = Folder(tmp_path)
     folder.app("phone", "api.done();")
     async with running(folder) as service:

@@ -1,4 +1,6 @@
-"""Nothing of one account can be read, changed or counted by the apps of another, whatever they put into whatever command."""
+"""Nothing of one account can be read, changed or counted by the apps of another, whatever they put
+into whatever command.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ async def attack(tmp_path: Path) -> AsyncIterator[Attack]:
     folder.app(
         "prey",
         ECHO,
-        'endpoints = { default = "prey", "pool:tag" = "prey" }\nconfig = { key = "' + SECRET + '" }',
+        'endpoints = { default = "prey", "pool:tag" = "prey" }\nconfig = { key = "'
+        + SECRET
+        + '" }',
         account="victim",
     )
     folder.app("hunter", DRIVER, account="attacker")
@@ -53,9 +57,16 @@ async def attack(tmp_path: Path) -> AsyncIterator[Attack]:
         async with connect(service.gateway_url, channel="prey") as prey:
             await prey.say("hello", from_addr="+27999999999")
         stores = service.stores
-        fields = {"name": SECRET, "msisdn": "+27999999999", "groups": ["g-victim"], "extra": {"pin": SECRET}}
+        fields = {
+            "name": SECRET,
+            "msisdn": "+27999999999",
+            "groups": ["g-victim"],
+            "extra": {"pin": SECRET},
+        }
         await stores.contacts.create("victim", "c-victim", new_contact(fields), 10)
-        await stores.groups.find_or_create("victim", "their group", "g-victim", f"2014 {SECRET}", 10)
+        await stores.groups.find_or_create(
+            "victim", "their group", "g-victim", f"2014 {SECRET}", 10
+        )
         await stores.groups.find_or_create("victim", SECRET, "g-secret", "2014", 10)
         await stores.optouts.set("victim", "msisdn", "+27999999999", OptOut(SECRET, "2014"), 10)
         await service_kv(service, "k-victim", json.dumps(SECRET).encode())
@@ -70,7 +81,10 @@ async def service_kv(service: Service, key: str, value: bytes) -> None:
 
 async def everything_of_the_victim(service: Service) -> dict[bytes, bytes]:
     redis = service.stores.redis
-    found = [*await redis.execute("KEYS", "jsbox:{victim}:*"), *await redis.execute("KEYS", "jsbox:{channel:prey}:*")]
+    found = [
+        *await redis.execute("KEYS", "jsbox:{victim}:*"),
+        *await redis.execute("KEYS", "jsbox:{channel:prey}:*"),
+    ]
     return {key: await redis.execute("DUMP", key) for key in sorted(found)}
 
 
@@ -122,12 +136,17 @@ def test_every_command_is_tried() -> None:
     from .test_docs import RESOURCES
 
     known = {name for resource in RESOURCES for name in resource.COMMANDS}
-    alike = {name for name in known if name.startswith(("log.", "http."))} - {"log.info", "http.get"}
+    alike = {name for name in known if name.startswith(("log.", "http."))} - {
+        "log.info",
+        "http.get",
+    }
     assert {command for command, _ in attempts("x")} == known - alike
 
 
 async def test_no_command_reaches_another_account(attack: Attack) -> None:
-    """With the victim's keys, names, addresses and queries in every field: no secret comes back, and nothing of it changes."""
+    """With the victim's keys, names, addresses and queries in every field: no secret comes back,
+    and nothing of it changes.
+    """
     before = await everything_of_the_victim(attack.service)
     assert len(before) > 8
     for value in FOREIGN:
@@ -152,8 +171,15 @@ async def test_nothing_of_another_account_is_counted_or_found(attack: Attack) ->
     assert (await ask("kv.delete", {"key": "k-victim"}))["existed"] is False
     assert (await ask("config.get", {"key": "key"}))["value"] is None
     assert (await ask("groups.count_members", {"key": "g-victim"}))["reason"] == "Group not found"
-    assert (await ask("contacts.get", {"addr": "+27999999999", "delivery_class": "sms"}))["success"] is False
-    for command in ("progress_status", "count_replies", "count_inbound_uniques", "inbound_throughput"):
+    assert (await ask("contacts.get", {"addr": "+27999999999", "delivery_class": "sms"}))[
+        "success"
+    ] is False
+    for command in (
+        "progress_status",
+        "count_replies",
+        "count_inbound_uniques",
+        "inbound_throughput",
+    ):
         reply = await ask(f"messagestore.{command}", {"conversation_key": "prey"})
         assert reply["reason"] == "Invalid conversation_key"
 

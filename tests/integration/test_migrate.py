@@ -56,10 +56,22 @@ def test_a_worker_becomes_a_config_that_loads(tmp_path: Path) -> None:
     (tmp_path / "config" / "public.json").write_text('{"name": "public"}')
     (tmp_path / "config" / "zul.json").write_text("{}")
     (tmp_path / "env").write_text("# the container's\nVUMI_OPT_TIMEOUT=25\nAMQP_HOST=rabbit\n")
-    done = jsbox("migrate", "vxsandbox", "public.yaml", "--env-file", "env", "-o", "public.toml", cwd=tmp_path)
+    done = jsbox(
+        "migrate",
+        "vxsandbox",
+        "public.yaml",
+        "--env-file",
+        "env",
+        "-o",
+        "public.toml",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "worker_name: dropped: it named a heartbeat" in done.stdout
-    assert "jsbox migrate kv sandbox1 --redis URL --prefix vumi.jsbox.kv --sandbox-id sandbox1" in done.stdout
+    assert (
+        "jsbox migrate kv sandbox1 --redis URL --prefix vumi.jsbox.kv --sandbox-id sandbox1"
+        in done.stdout
+    )
     config = load(tmp_path / "public.toml")
     app = config.apps["public"]
     assert (app.account, app.javascript.name, app.modules, app.globals) == (
@@ -77,7 +89,12 @@ def test_a_worker_becomes_a_config_that_loads(tmp_path: Path) -> None:
         1920 << 10,
         22,
     )
-    assert (app.http.timeout, app.http.response_max, app.allowed_helper_metadata, app.metrics.prefix) == (
+    assert (
+        app.http.timeout,
+        app.http.response_max,
+        app.allowed_helper_metadata,
+        app.metrics.prefix,
+    ) == (
         20.0,
         262144,
         ("voice",),
@@ -96,10 +113,18 @@ def test_what_is_not_known_is_refused_whole(tmp_path: Path) -> None:
         .replace("RLIMIT_CPU", "RLIMIT_LUCK")
         .replace("timeout: 20, ", "retries: 3, ")
     )
-    (tmp_path / "w.yaml").write_text(text.replace("  - logging_mw:", "  - unidecode_mw: my.Unidecode\n  - logging_mw:"))
+    (tmp_path / "w.yaml").write_text(
+        text.replace("  - logging_mw:", "  - unidecode_mw: my.Unidecode\n  - logging_mw:")
+    )
     done = jsbox("migrate", "vxsandbox", "w.yaml", "-o", "w.toml", cwd=tmp_path)
     assert done.returncode == 3
-    for name in ("colour", "sandbox.fortune", "rlimits.RLIMIT_LUCK", "sandbox.http.retries", "middleware.unidecode_mw"):
+    for name in (
+        "colour",
+        "sandbox.fortune",
+        "rlimits.RLIMIT_LUCK",
+        "sandbox.http.retries",
+        "middleware.unidecode_mw",
+    ):
         assert f"w.yaml: {name}: " in done.stderr
     assert not (tmp_path / "w.toml").exists()
 
@@ -131,7 +156,10 @@ def test_what_is_no_worker_says_so(text: str) -> None:
         ),
         ("send_to: x", "send_to: expected a mapping, got 'x'"),
         ("middleware: x", "middleware: expected a list, got 'x'"),
-        ("messages_per_process: 0", "messages_per_process: expected a whole number of 1 or more, got 0"),
+        (
+            "messages_per_process: 0",
+            "messages_per_process: expected a whole number of 1 or more, got 0",
+        ),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_named(line: str, said: str) -> None:
@@ -144,7 +172,9 @@ def test_a_value_of_the_wrong_kind_is_named(line: str, said: str) -> None:
 def test_the_size_of_the_pool_is_kept() -> None:
     """And what is decided is one line each, whatever the names are."""
     made = migrate(
-        'javascript_file: a.js\nsandbox_id: "a\\nb = 1"\nmessages_per_process: 1\nmax_sandboxes: 3\n', "x", {}
+        'javascript_file: a.js\nsandbox_id: "a\\nb = 1"\nmessages_per_process: 1\nmax_sandboxes: 3\n',
+        "x",
+        {},
     )
     parsed = tomllib.loads(made.text)
     assert parsed["apps"]["x"]["pool"] == {"max_messages": 1, "max_processes": 3}
@@ -154,7 +184,9 @@ def test_the_size_of_the_pool_is_kept() -> None:
 def test_the_text_is_toml_whatever_the_names_are() -> None:
     """Quotes, dots and letters beyond ASCII in keys and values."""
     made = migrate(
-        'javascript_file: "a\\"b.js"\nsandbox: {config: {keys: {"translation.fr_é": "x y.json"}}}\n', "my app.é", {}
+        'javascript_file: "a\\"b.js"\nsandbox: {config: {keys: {"translation.fr_é": "x y.json"}}}\n',
+        "my app.é",
+        {},
     )
     parsed = tomllib.loads(made.text)
     assert parsed["apps"]["my app.é"]["config"] == {"translation.fr_é": {"file": "x y.json"}}
@@ -162,7 +194,11 @@ def test_the_text_is_toml_whatever_the_names_are() -> None:
 
 def test_an_env_file_is_read_as_docker_does() -> None:
     """Comments, quotes and `export` are no part of the values."""
-    assert read_env("# c\nA=1\nexport B='two words'\n\nC=a=b\n") == {"A": "1", "B": "two words", "C": "a=b"}
+    assert read_env("# c\nA=1\nexport B='two words'\n\nC=a=b\n") == {
+        "A": "1",
+        "B": "two words",
+        "C": "a=b",
+    }
 
 
 @pytest.fixture
@@ -182,7 +218,9 @@ def old(tmp_path: Path) -> Iterator[redis.Redis]:
 
 
 async def test_old_data_is_there_for_the_app(old: redis.Redis, tmp_path: Path) -> None:
-    """Values, counters and lifetimes, into a server that runs; again changes nothing; other sandboxes and the old server are left alone."""
+    """Values, counters and lifetimes, into a server that runs; again changes nothing; other
+    sandboxes and the old server are left alone.
+    """
     folder = Folder(tmp_path)
     folder.app("phone", "api.request('kv.incr', {key: 'count'}, function (n) { api.request('kv.get', {key: 'users.public.+27831234567'}, function (r) {"
                + REPLY % "n.value + ' ' + r.value.state" + "}); });")  # fmt: skip
@@ -230,15 +268,32 @@ async def test_an_old_server_that_is_not_there_is_one_line(tmp_path: Path) -> No
     folder.app("phone", "api.done();")
     done = await trio.to_thread.run_sync(
         lambda: jsbox(
-            "migrate", "kv", "acct", "--redis", "redis://127.0.0.1:1", "--sandbox-id", "x", "-c", str(folder.config)
+            "migrate",
+            "kv",
+            "acct",
+            "--redis",
+            "redis://127.0.0.1:1",
+            "--sandbox-id",
+            "x",
+            "-c",
+            str(folder.config),
         )
     )
-    assert (done.returncode, done.stderr.splitlines()[-1].startswith("jsbox: the old server: ")) == (1, True), (
-        done.stderr
-    )
+    assert (
+        done.returncode,
+        done.stderr.splitlines()[-1].startswith("jsbox: the old server: "),
+    ) == (1, True), done.stderr
     done = await trio.to_thread.run_sync(
         lambda: jsbox(
-            "migrate", "kv", "nobody", "--redis", "redis://127.0.0.1:1", "--sandbox-id", "x", "-c", str(folder.config)
+            "migrate",
+            "kv",
+            "nobody",
+            "--redis",
+            "redis://127.0.0.1:1",
+            "--sandbox-id",
+            "x",
+            "-c",
+            str(folder.config),
         )
     )
     assert "has no account 'nobody'" in done.stderr

@@ -1,4 +1,6 @@
-"""What a server that is killed leaves behind: a message that was in progress sends nothing twice, and does not kill it for ever."""
+"""What a server that is killed leaves behind: a message that was in progress sends nothing twice,
+and does not kill it for ever.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ def folder(tmp_path: Path) -> Folder:
 
 @define
 class BackEnd:
-    """A web server that notes who calls, and answers nothing to those who ask for what is in `silent`."""
+    """A web server that notes who calls, and answers nothing to those who ask for what is in
+    `silent`.
+    """
 
     port: int = 0
     called: list[str] = field(factory=list)
@@ -59,7 +63,9 @@ class BackEnd:
             if path in self.silent:
                 await stream.receive_some(1)  # until the caller is dead
             else:
-                await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+                await stream.send_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+                )
         except trio.BrokenResourceError:
             pass
         finally:
@@ -77,7 +83,13 @@ async def back_end() -> AsyncIterator[BackEnd]:
 
 
 def message(name: str, **fields: Any) -> dict[str, Any]:
-    msg = {"message_id": name, "from_addr": f"+{name}", "to_addr": "1", "content": name, "session_event": "new"}
+    msg = {
+        "message_id": name,
+        "from_addr": f"+{name}",
+        "to_addr": "1",
+        "content": name,
+        "session_event": "new",
+    }
     return {"type": "inbound", "id": name, "msg": msg | fields}
 
 
@@ -90,7 +102,9 @@ async def send(server: Server, *names: str) -> None:
 
 
 async def letters(server: Server, query: str = "") -> list[dict[str, Any]]:
-    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
+    async with httpx2.AsyncClient(
+        base_url=server.admin, trust_env=False, timeout=PATIENCE
+    ) as admin:
         answer = await admin.get(f"/v1/deadletters{query}")
         assert answer.status_code == 200, answer.text
         return list(answer.json()["deadletters"])
@@ -113,11 +127,15 @@ async def dies_of(
 
 
 async def test_a_message_that_kills_the_server_is_set_aside(folder: Folder) -> None:
-    """In progress at three deaths: not run at the fourth start; kept, counted, told to whoever asks; others are run, and so is it on request."""
+    """In progress at three deaths: not run at the fourth start; kept, counted, told to whoever
+    asks; others are run, and so is it on request.
+    """
     async with back_end() as stub:
         stub.silent.add("bad")
         done = REPLY % ("'done'", "api.done();")
-        folder.app("phone", ASK % (stub.port, done), f'{BACK_END}\nlimits = {{ fallback_reply = "sorry" }}')
+        folder.app(
+            "phone", ASK % (stub.port, done), f'{BACK_END}\nlimits = {{ fallback_reply = "sorry" }}'
+        )
         await dies_of(folder, stub, "bad", 1, lambda server: send(server, "good", "bad"))
         for life in (2, 3):
             await dies_of(folder, stub, "bad", life)
@@ -126,21 +144,37 @@ async def test_a_message_that_kills_the_server_is_set_aside(folder: Folder) -> N
                 outbounds = [await client.expect("outbound") for _ in range(2)]
                 said = {frame["msg"]["in_reply_to"]: frame["msg"]["content"] for frame in outbounds}
                 assert said == {"good": "done", "bad": "sorry"}
-                assert (await client.expect("outcome", message_id="bad"))["outcome"] == "dead_letter"
+                assert (await client.expect("outcome", message_id="bad"))[
+                    "outcome"
+                ] == "dead_letter"
                 (letter,) = await letters(server)
-                assert (letter["app"], letter["account"], letter["channel"]) == ("phone", "acct", "phone")
-                assert (letter["kind"], letter["message_id"], letter["attempts"]) == ("message", "bad", 3)
+                assert (letter["app"], letter["account"], letter["channel"]) == (
+                    "phone",
+                    "acct",
+                    "phone",
+                )
+                assert (letter["kind"], letter["message_id"], letter["attempts"]) == (
+                    "message",
+                    "bad",
+                    3,
+                )
                 assert "3 times" in letter["reason"]
                 assert stub.called.count("bad") == 3
-                async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
+                async with httpx2.AsyncClient(
+                    base_url=server.admin, trust_env=False, timeout=PATIENCE
+                ) as admin:
                     ready = await admin.get("/readyz?app=phone")
                     assert ready.status_code == 200
                     assert "app phone: dead letters: 1" in ready.text
-                    assert 'jsbox_dead_letters{app="phone"} 1.0' in (await admin.get("/metrics")).text
+                    assert (
+                        'jsbox_dead_letters{app="phone"} 1.0' in (await admin.get("/metrics")).text
+                    )
                     whole = (await admin.get(f"/v1/deadletters/{letter['id']}")).json()
                     assert whole["entry"]["content"] == "bad"
                     stub.silent.clear()
-                    assert (await admin.post(f"/v1/deadletters/{letter['id']}/retry")).status_code == 200
+                    assert (
+                        await admin.post(f"/v1/deadletters/{letter['id']}/retry")
+                    ).status_code == 200
                     assert (await admin.get(f"/v1/deadletters/{letter['id']}")).status_code == 404
                 assert (await client.expect("outcome", message_id="bad"))["outcome"] == "ok"
                 assert (await client.expect("outbound"))["msg"]["content"] == "done"
@@ -175,7 +209,9 @@ SENDS_AND_HANGS = COUNTED % (
 
 
 async def test_what_was_sent_before_a_kill_is_not_sent_again(folder: Folder) -> None:
-    """Killed after a reply and two sends: the run that follows sends them under the same ids, also in other words and an other order."""
+    """Killed after a reply and two sends: the run that follows sends them under the same ids, also
+    in other words and an other order.
+    """
     async with back_end() as stub:
         stub.silent.add("m1")
         more = 'endpoints = { default = "phone" }\n' + BACK_END
@@ -192,13 +228,17 @@ async def test_what_was_sent_before_a_kill_is_not_sent_again(folder: Folder) -> 
         with serve(folder.config) as server:
             async with connect(server.gateway) as client:
                 again = [await client.expect("outbound") for _ in range(3)]
-                assert {frame["msg"]["message_id"]: frame["msg"]["content"] for frame in again} == ids
+                assert {
+                    frame["msg"]["message_id"]: frame["msg"]["content"] for frame in again
+                } == ids
                 outcome = await client.expect("outcome", message_id="m1")
                 assert outcome["outcome"] == "ok"
                 await client.say("m2", message_id="m2")  # whatever m1 sent has come before this
                 assert {f["msg"]["content"] for f in client.frames if f["type"] == "outbound"} == {
                     "reply 3", "one 3", "two",
                 }  # fmt: skip
-            async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
+            async with httpx2.AsyncClient(
+                base_url=server.admin, trust_env=False, timeout=PATIENCE
+            ) as admin:
                 text = (await admin.get("/v1/apps/phone/logs")).text
                 assert text.count("is not sent: the message in progress was handled before") == 2

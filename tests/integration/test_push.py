@@ -1,4 +1,6 @@
-"""Push triggers: who gets one, who does not, and what it says; and whose message an event counts for."""
+"""Push triggers: who gets one, who does not, and what it says; and whose message an event counts
+for.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,12 @@ from ..gateway_client import PATIENCE, connect
 from ..service import ECHO, REPLY, Folder, eventually, running
 
 
-async def push(service: Service, body: dict[str, Any], app: str = "phone") -> tuple[int, dict[str, Any]]:
-    async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=PATIENCE) as admin:
+async def push(
+    service: Service, body: dict[str, Any], app: str = "phone"
+) -> tuple[int, dict[str, Any]]:
+    async with httpx2.AsyncClient(
+        base_url=service.admin_url, trust_env=False, timeout=PATIENCE
+    ) as admin:
         answer = await admin.post(f"/v1/apps/{app}/push", json=body)
         return answer.status_code, answer.json()
 
@@ -39,7 +45,9 @@ def folder(tmp_path: Path) -> Folder:
 
 
 async def test_a_group_gets_each_address_once(folder: Folder) -> None:
-    """Static members and those that the query finds, without duplicates, opted out or addressless ones."""
+    """Static members and those that the query finds, without duplicates, opted out or addressless
+    ones.
+    """
     async with running(folder) as service, connect(service.gateway_url) as client:
         group, _ = await service.stores.groups.find_or_create("acct", "g", "g1", "2014", 10)
         await service.stores.groups.update("acct", "g1", "g", "name:found")
@@ -50,7 +58,10 @@ async def test_a_group_gets_each_address_once(folder: Folder) -> None:
         await contact(service, "e", msisdn="+275", groups=["g1"])
         await contact(service, "f", msisdn="+276")
         await service.stores.optouts.set("acct", "msisdn", "275", OptOut("m", "2014"), 10)
-        assert await push(service, {"group": "g1"}) == (200, {"queued": 2, "opted_out": 1, "no_address": 1})
+        assert await push(service, {"group": "g1"}) == (
+            200,
+            {"queued": 2, "opted_out": 1, "no_address": 1},
+        )
         sent = [(await client.expect("outbound"))["msg"] for _ in range(2)]
         assert sorted((m["to_addr"], m["content"], m["session_event"]) for m in sent) == [
             ("+271", "sms", "new"), ("+272", "sms", "new"),
@@ -62,14 +73,19 @@ async def test_a_group_gets_each_address_once(folder: Folder) -> None:
 
 
 async def test_the_class_of_the_app_chooses_the_address(folder: Folder) -> None:
-    """As the app's own JSON config says; opt-outs are looked for under that class, whatever the device."""
+    """As the app's own JSON config says; opt-outs are looked for under that class, whatever the
+    device.
+    """
     async with running(folder) as service, connect(service.gateway_url, channel="chat") as client:
         await service.stores.groups.find_or_create("acct", "g", "g1", "2014", 10)
         await contact(service, "a", msisdn="+271", groups=["g1"])
         await contact(service, "b", gtalk_id="b@x/phone", groups=["g1"])
         await contact(service, "c", gtalk_id="c@x", groups=["g1"])
         await service.stores.optouts.set("acct", "gtalk", "b@x", OptOut("m", "2014"), 10)
-        assert await push(service, {"group": "g1"}, "chat") == (200, {"queued": 1, "opted_out": 1, "no_address": 1})
+        assert await push(service, {"group": "g1"}, "chat") == (
+            200,
+            {"queued": 1, "opted_out": 1, "no_address": 1},
+        )
         message = (await client.expect("outbound"))["msg"]
         assert (message["to_addr"], message["content"]) == ("c@x", "gtalk")
 
@@ -95,7 +111,9 @@ async def test_addresses_are_checked_and_pushed_once(folder: Folder) -> None:
 
 
 async def test_an_event_counts_for_the_app_that_sent_the_message(folder: Folder) -> None:
-    """Also over a channel that is another app's, or nobody's; one about an unknown message counts for nobody."""
+    """Also over a channel that is another app's, or nobody's; one about an unknown message counts
+    for nobody.
+    """
     folder.app("one", ECHO, 'endpoints = { default = "bulk", other = "shared" }\nevents = "always"')
     folder.app(
         "two",
@@ -114,9 +132,16 @@ async def test_an_event_counts_for_the_app_that_sent_the_message(folder: Folder)
         sent = (await shared.expect("outbound"))["msg"]["message_id"]
 
         async def report(client: Any, event_id: str, about: str) -> dict[str, Any]:
-            body = {"event_id": event_id, "event_type": "ack", "user_message_id": about, "sent_message_id": "s"}
+            body = {
+                "event_id": event_id,
+                "event_type": "ack",
+                "user_message_id": about,
+                "sent_message_id": "s",
+            }
             await client.send({"type": "event", "id": event_id, "event": body})
-            found: dict[str, Any] = await client.expect_that(lambda frame: frame.get("id") == event_id)
+            found: dict[str, Any] = await client.expect_that(
+                lambda frame: frame.get("id") == event_id
+            )
             return found
 
         assert (await report(shared, "e1", sent))["duplicate"] is False
@@ -145,9 +170,15 @@ async def test_graphite_is_told_of_each_conversation(folder: Folder) -> None:
         folder.text += f'[defaults.metrics]\ngraphite = "127.0.0.1:{port}"\nbucket = "200ms"\n'
         async with running(folder) as service, connect(service.gateway_url) as client:
             await client.say("x")
-            await eventually(lambda: any(f"{prefix}messages_sent.avg 1.0" in line for line in lines))
+            await eventually(
+                lambda: any(f"{prefix}messages_sent.avg 1.0" in line for line in lines)
+            )
         nursery.cancel_scope.cancel()
-    last = {line.split()[0].removeprefix(prefix): float(line.split()[1]) for line in lines if line.startswith(prefix)}
+    last = {
+        line.split()[0].removeprefix(prefix): float(line.split()[1])
+        for line in lines
+        if line.startswith(prefix)
+    }
     assert last == {
         "messages_sent.avg": 1, "messages_received.avg": 1, "inbound_unique_addresses.avg": 1,
         "outbound_unique_addresses.avg": 1,

@@ -1,4 +1,6 @@
-"""What stands in the journals at a start, and a store that refuses or breaks off: all of it is run, once, when the store is well."""
+"""What stands in the journals at a start, and a store that refuses or breaks off: all of it is run,
+once, when the store is well.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def entry(name: str, app: str = "phone") -> bytes:
-    msg = {"message_id": name, "from_addr": "+1", "to_addr": "1", "content": name, "session_event": "new"}
+    msg = {
+        "message_id": name,
+        "from_addr": "+1",
+        "to_addr": "1",
+        "content": name,
+        "session_event": "new",
+    }
     payload = complete_message(msg, transport_name=app, transport_type="ussd", endpoint="default")
     return msgspec.json.encode(Entry("message", "acct", app, app, payload))
 
@@ -78,18 +86,28 @@ async def send_until_accepted(client: Client, name: str) -> None:
         await trio.sleep(0.01)
 
 
-@pytest.mark.parametrize("code", ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "NOPERM", "BUSY", "CLUSTERDOWN"])
+@pytest.mark.parametrize(
+    "code", ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "NOPERM", "BUSY", "CLUSTERDOWN"]
+)
 async def test_refusals_are_tried_again_until_they_end(
     folder: Folder, proxy: StoreProxy, store: redis.Redis, code: str
 ) -> None:
-    """Strikes, counts and dead letters that the store refuses keep nothing from being run, and are done when it is well."""
+    """Strikes, counts and dead letters that the store refuses keep nothing from being run, and are
+    done when it is well.
+    """
     folder.app("phone", ECHO, 'limits = { fallback_reply = "sorry" }')
     add(store, entry("before"))
     add(store, b"unreadable")
     add(store, entry("poison"), begun=3)
     add(store, entry("after"))
-    rule = proxy.fault(refuse(code), "XDEL", "HDEL", "HINCRBY", "deadletter_put", "SADD", "SMEMBERS")
-    async with running(folder) as service, connect(service.gateway_url) as client, admin_of(service) as admin:
+    rule = proxy.fault(
+        refuse(code), "XDEL", "HDEL", "HINCRBY", "deadletter_put", "SADD", "SMEMBERS"
+    )
+    async with (
+        running(folder) as service,
+        connect(service.gateway_url) as client,
+        admin_of(service) as admin,
+    ):
         got = sorted([(await client.expect("outbound"))["msg"]["content"] for _ in range(3)])
         assert got == ["sorry", "you said after", "you said before"]
         outcome, _ = await client.say("new", "new", message_id="m1")
@@ -97,21 +115,27 @@ async def test_refusals_are_tried_again_until_they_end(
         await eventually(lambda: rule.hits > 30, 30)  # some rounds
         assert store.xlen(JOURNAL) == 5
         proxy.cure()
-        await eventually(lambda: store.xlen(JOURNAL) == 0 and not service.dispatcher.recovery._owed, 30)
+        await eventually(
+            lambda: store.xlen(JOURNAL) == 0 and not service.dispatcher.recovery._owed, 30
+        )
         letters = (await admin.get("/v1/deadletters")).json()["deadletters"]
         assert {one["message_id"] for one in letters} == {"poison", ""}
         assert store.hget("jsbox:{acct}:stats:phone", "out") == b"4"
         assert 'jsbox_missing_replies_total{app="phone"} 1.0' in (await service.metrics()).decode()
         await eventually(lambda: service.dispatcher.box.counts() == {"phone": 2})
         # Nothing was run or said twice meanwhile.
-        assert [f["msg"]["content"] for f in client.frames if f["type"] == "outbound"] == ["you said new"]
+        assert [f["msg"]["content"] for f in client.frames if f["type"] == "outbound"] == [
+            "you said new"
+        ]
         assert store.hgetall("jsbox:{acct}:begun:phone") == {}
 
 
 async def test_a_journal_that_cannot_be_read_keeps_no_other_app(
     folder: Folder, proxy: StoreProxy, store: redis.Redis
 ) -> None:
-    """A key of ours with another type: the service starts, the neighbour is served, and the app too when the key is right."""
+    """A key of ours with another type: the service starts, the neighbour is served, and the app too
+    when the key is right.
+    """
     folder.app("phone", ECHO)
     folder.app("other", ECHO)
     store.set(JOURNAL, "somebody's")
@@ -125,8 +149,12 @@ async def test_a_journal_that_cannot_be_read_keeps_no_other_app(
         await eventually(lambda: not service.dispatcher.recovery._due)
 
 
-async def test_a_start_waits_for_a_store_that_breaks_off(folder: Folder, proxy: StoreProxy, store: redis.Redis) -> None:
-    """The connection is cut each time that the journal is read, and while it is worked on: then it is read again."""
+async def test_a_start_waits_for_a_store_that_breaks_off(
+    folder: Folder, proxy: StoreProxy, store: redis.Redis
+) -> None:
+    """The connection is cut each time that the journal is read, and while it is worked on: then it
+    is read again.
+    """
     folder.app("phone", ECHO)
     for number in range(250):
         add(store, entry(f"m{number}"))
@@ -134,7 +162,11 @@ async def test_a_start_waits_for_a_store_that_breaks_off(folder: Folder, proxy: 
     proxy.fault(cut(), "XRANGE", times=3)
     proxy.fault(cut(after=True), "XRANGE", nth=5)
     proxy.fault(cut(after=True), "deadletter_put", times=1)
-    async with running(folder) as service, connect(service.gateway_url) as client, admin_of(service) as admin:
+    async with (
+        running(folder) as service,
+        connect(service.gateway_url) as client,
+        admin_of(service) as admin,
+    ):
         for number in range(250):
             assert (await client.expect("outbound", 60))["msg"]["content"] == f"you said m{number}"
         await eventually(lambda: store.xlen(JOURNAL) == 0, 30)
@@ -154,12 +186,18 @@ async def test_a_strike_that_is_cut_off_runs_nothing_twice(
             await send_until_accepted(client, f"m{number}")
             await client.expect("outcome", message_id=f"m{number}", outcome="ok")
         await eventually(lambda: store.xlen(JOURNAL) == 0, 30)
-        await eventually(lambda: not service.dispatcher.recovery._due and not service.dispatcher.recovery._owed)
+        await eventually(
+            lambda: not service.dispatcher.recovery._due and not service.dispatcher.recovery._owed
+        )
         assert len([frame for frame in client.frames if frame["type"] == "outbound"]) == 20
 
 
-async def test_a_push_says_what_it_has_queued(folder: Folder, proxy: StoreProxy, store: redis.Redis) -> None:
-    """Refused in the middle: 503 with what is in line already, and all of that is run, and nothing else."""
+async def test_a_push_says_what_it_has_queued(
+    folder: Folder, proxy: StoreProxy, store: redis.Redis
+) -> None:
+    """Refused in the middle: 503 with what is in line already, and all of that is run, and nothing
+    else.
+    """
     folder.app("phone", ECHO, 'endpoints = { default = "phone" }')
     async with (
         running(folder) as service,
@@ -183,7 +221,9 @@ async def test_a_push_says_what_it_has_queued(folder: Folder, proxy: StoreProxy,
         assert (await client.expect("outbound", 60))["msg"]["to_addr"] == "+1"
 
 
-async def test_a_push_to_an_app_that_leaves_the_config_ends(folder: Folder, proxy: StoreProxy) -> None:
+async def test_a_push_to_an_app_that_leaves_the_config_ends(
+    folder: Folder, proxy: StoreProxy
+) -> None:
     """It does not wait for room for ever."""
     others = folder.text
     hangs = "require('timers').setTimeout(api.done, 1e8);"
@@ -193,7 +233,9 @@ async def test_a_push_to_an_app_that_leaves_the_config_ends(folder: Folder, prox
         answers: list[Any] = []
 
         async def push() -> None:
-            answers.append(await admin.post("/v1/apps/phone/push", json={"addrs": ["+1", "+2", "+3", "+4"]}))
+            answers.append(
+                await admin.post("/v1/apps/phone/push", json={"addrs": ["+1", "+2", "+3", "+4"]})
+            )
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(push)

@@ -42,7 +42,9 @@ api.on_inbound_message = function (command) {
 
 
 async def test_a_reload_changes_what_holds_and_disturbs_nothing(folder: Folder) -> None:
-    """A run in progress ends as it began; the next has the new code and limits; a broken file changes nothing."""
+    """A run in progress ends as it began; the next has the new code and limits; a broken file
+    changes nothing.
+    """
     folder.app("phone", HELD % (REPLY % "'old'"), 'modules = ["timers"]')
     async with running(folder) as service, connect(service.gateway_url) as client:
         (folder.path / "phone.js").write_text(
@@ -58,7 +60,9 @@ async def test_a_reload_changes_what_holds_and_disturbs_nothing(folder: Folder) 
             with trio.fail_after(PATIENCE):
                 while not await service.stores.logbook.newest("acct", "phone", 1):
                     await trio.sleep(0.01)
-            async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=60) as admin:
+            async with httpx2.AsyncClient(
+                base_url=service.admin_url, trust_env=False, timeout=60
+            ) as admin:
                 answer = (await admin.post("/v1/reload")).json()
                 assert answer == {
                     "ok": True, "live": [], "next_process": ["apps.phone.javascript (its text)"], "restart": [],
@@ -76,8 +80,9 @@ async def test_a_reload_changes_what_holds_and_disturbs_nothing(folder: Folder) 
 
 
 async def test_reloads_under_load_disturb_nothing(folder: Folder) -> None:
-    """Limits that are live, limits of the next process and code, changed again and again while twenty users talk: every message is
-    answered once, in the old way or the new."""
+    """Limits that are live, limits of the next process and code, changed again and again while
+    twenty users talk: every message is answered once, in the old way or the new.
+    """
     folder.app("phone", ECHO, "limits = LIMITS")
     template = folder.text
     folder.text = template.replace("LIMITS", "{}")
@@ -103,16 +108,23 @@ async def test_reloads_under_load_disturb_nothing(folder: Folder) -> None:
                 limits = f'{{ wall = "{30 + n}s", heap = "{48 + n % 3}MiB", commands = {500 + n} }}'
                 folder.config.write_text(template.replace("LIMITS", limits))
                 source = ECHO.replace("'you said '", f"'version {n}: '")
-                (folder.path / "phone.js").write_text(f"api.on_inbound_message = function (command) {{ {source} }};")
+                (folder.path / "phone.js").write_text(
+                    f"api.on_inbound_message = function (command) {{ {source} }};"
+                )
                 answer = await service.reload()
                 assert answer["ok"]
                 seen |= {*answer["live"], *answer["next_process"]}
                 users_told.clear()
                 await eventually(lambda: len(users_told) == USERS)
-            users_told.clear()  # those were perhaps answers to messages from before the last reload; these are not
+            # those were perhaps answers to messages from before the last reload; these are not
+            users_told.clear()
             await eventually(lambda: len(users_told) == USERS)
             stop.set()
-        assert {"apps.phone.limits.wall", "apps.phone.limits.heap", "apps.phone.javascript (its text)"} <= seen
+        assert {
+            "apps.phone.limits.wall",
+            "apps.phone.limits.heap",
+            "apps.phone.javascript (its text)",
+        } <= seen
         said = [text.rpartition(" ")[2] for text in told]
         assert len(said) == len(set(said)) >= 13 * USERS
         assert told[-1].startswith("version 11: ")
@@ -129,25 +141,29 @@ def state_of(service: Service) -> list[Any]:
 
 async def refused(service: Service) -> str:
     """Reload by the admin port; return the one reason why not."""
-    async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=PATIENCE) as admin:
+    async with httpx2.AsyncClient(
+        base_url=service.admin_url, trust_env=False, timeout=PATIENCE
+    ) as admin:
         answer = await admin.post("/v1/reload")
     assert answer.status_code == 422
     (reason,) = answer.json()["errors"]
     return str(reason)
 
 
-@pytest.mark.parametrize("error", [RecursionError("deep"), OSError(24, "Too many open files"), KeyError("what")])
+@pytest.mark.parametrize(
+    "error", [RecursionError("deep"), OSError(24, "Too many open files"), KeyError("what")]
+)
 @pytest.mark.parametrize("place", ["read", "prepare", "update"])
 async def test_a_reload_that_nobody_foresaw_keeps_the_old_config_whole(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
 ) -> None:
-    """Wherever it fails, by SIGHUP or admin port: nothing is half applied, the reason is answered and counted, messages are answered."""
+    """Wherever it fails, by SIGHUP or admin port: nothing is half applied, the reason is answered
+    and counted, messages are answered.
+    """
     folder.app("phone", ECHO)
     async with running(folder) as service, connect(service.gateway_url) as client:
         before = state_of(service)
-        folder.text += (
-            '[accounts.other]\n[search]\ntimeout = "1s"\n[apps.second]\naccount = "b"\njavascript = "phone.js"\n'
-        )
+        folder.text += '[accounts.other]\n[search]\ntimeout = "1s"\n[apps.second]\naccount = "b"\njavascript = "phone.js"\n'
         assert folder.config.exists()
 
         def fails(*_: Any) -> Any:
@@ -217,7 +233,9 @@ async def test_a_reload_while_the_server_stops_is_refused(folder: Folder) -> Non
         before = state_of(service)
         folder.text += "[nonsense\n"
         assert folder.config.exists()
-        assert await refused(service) == "the server is about to stop: its next start reads the config"
+        assert (
+            await refused(service) == "the server is about to stop: its next start reads the config"
+        )
         assert state_of(service) == before
 
 
@@ -232,16 +250,23 @@ BROKEN = (
 async def test_a_signal_with_a_config_that_cannot_be_ends_nothing(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A real server and SIGHUP: each is refused in its log, without a traceback; messages are answered, and the right config is taken."""
+    """A real server and SIGHUP: each is refused in its log, without a traceback; messages are
+    answered, and the right config is taken.
+    """
     monkeypatch.setenv("JSBOX_LATIN", os.fsdecode(b"caf\xe9"))
     folder.app("phone", ECHO)
     right = folder.text
     with serve(folder.config) as server:
         for number, line in enumerate(BROKEN, 1):
-            folder.text = right.replace('javascript = "phone.js"\n', f'javascript = "phone.js"\n{line}\n')
+            folder.text = right.replace(
+                'javascript = "phone.js"\n', f'javascript = "phone.js"\n{line}\n'
+            )
             assert folder.config.exists()
             server.process.send_signal(signal.SIGHUP)
-            await eventually(lambda n=number: server.log.read_text().count("the config was not reloaded") == n, 60)
+            await eventually(
+                lambda n=number: server.log.read_text().count("the config was not reloaded") == n,
+                60,
+            )
         async with connect(server.gateway) as client:
             assert (await client.say("x", "new"))[1][0]["content"] == "you said x"
         folder.text = right

@@ -55,7 +55,9 @@ api.on_inbound_message = function (command) {
 def folder(tmp_path: Path) -> Folder:
     folder = Folder(tmp_path)
     gateway, admin = free_ports(2)
-    folder.text = f'version = 1\n[listen]\ngateway = "127.0.0.1:{gateway}"\nadmin = "127.0.0.1:{admin}"\n'
+    folder.text = (
+        f'version = 1\n[listen]\ngateway = "127.0.0.1:{gateway}"\nadmin = "127.0.0.1:{admin}"\n'
+    )
     return folder
 
 
@@ -77,7 +79,9 @@ async def command(*arguments: str, folder: Folder) -> subprocess.CompletedProces
 
 
 async def test_a_trace_has_the_time_line_of_a_run(folder: Folder) -> None:
-    """Queue, boot, every command with its time and outcome, in order; and no content of the message."""
+    """Queue, boot, every command with its time and outcome, in order; and no content of the
+    message.
+    """
     folder.app("phone", COUNTER)
     async with talking(folder) as (_, client, admin):
         await client.say("my secret", "new", message_id="m1")
@@ -106,7 +110,9 @@ async def test_a_trace_has_the_time_line_of_a_run(folder: Folder) -> None:
 
 
 async def test_failed_runs_outlive_the_ordinary_ones(folder: Folder) -> None:
-    """Of ordinary runs the newest so many are kept; one that failed stays, says why, and can be asked for alone."""
+    """Of ordinary runs the newest so many are kept; one that failed stays, says why, and can be
+    asked for alone.
+    """
     folder.text += "[defaults.trace]\nruns = 3\nnotable = 2\n"
     folder.app("phone", "if (command.msg.content === 'boom') throw new Error('boom'); " + ECHO)
     async with talking(folder) as (_, client, admin):
@@ -117,7 +123,9 @@ async def test_failed_runs_outlive_the_ordinary_ones(folder: Folder) -> None:
         assert [one["message"] for one in listed] == ["m4", "m3", "m2", "bad"]
         assert [one["outcome"] for one in listed] == ["ok", "ok", "ok", "app_error"]
         assert "Error: boom" in (await admin.get("/v1/traces/bad")).json()["detail"]
-        notable = (await admin.get("/v1/traces", params={"notable": "1", "app": "phone"})).json()["traces"]
+        notable = (await admin.get("/v1/traces", params={"notable": "1", "app": "phone"})).json()[
+            "traces"
+        ]
         assert [one["message"] for one in notable] == ["bad"]
         listing = await command("trace", "--notable", folder=folder)
         assert "app_error" in listing.stdout
@@ -167,11 +175,16 @@ async def test_a_changed_app_is_shown_to_do_something_else(folder: Folder, tmp_p
         await client.say("one", "new", message_id="m1")
         played = await command("replay", "m1", "--app", str(changed), "--json", folder=folder)
         assert played.returncode == 1, played.stderr
-        lines = {(line["kind"], line["name"]): line for line in json.loads(played.stdout)["commands"]}
+        lines = {
+            (line["kind"], line["name"]): line for line in json.loads(played.stdout)["commands"]
+        }
         assert ("new", "kv.get") in lines
         assert ("same", "kv.incr") in lines
         # The console line is there again, but another.
-        assert lines["changed", "console"]["fields"]["msg"]["now"] == "replay: nothing was recorded for this command"
+        assert (
+            lines["changed", "console"]["fields"]["msg"]["now"]
+            == "replay: nothing was recorded for this command"
+        )
         reply = lines["changed", "outbound.reply_to"]["fields"]
         assert reply == {"content": {"then": "visit 1, one", "now": "visit number 1, one"}}
         shown = await command("replay", "m1", "--app", str(changed), folder=folder)
@@ -186,7 +199,11 @@ async def test_replies_come_in_the_order_in_which_they_came(folder: Folder) -> N
         _, (reply,) = await client.say("one", "new", message_id="m1")
         played = await command("replay", "m1", "--json", folder=folder)
         assert played.returncode == 0, played.stdout
-        (line,) = (line for line in json.loads(played.stdout)["commands"] if line["name"] == "outbound.reply_to")
+        (line,) = (
+            line
+            for line in json.loads(played.stdout)["commands"]
+            if line["name"] == "outbound.reply_to"
+        )
         assert line["now"]["content"] == reply["content"]
 
 
@@ -236,7 +253,10 @@ async def test_recordings_are_few_and_only_of_apps_that_want_them(folder: Folder
         await eventually(lambda: service.dispatcher.waiting("phone") == 0)
         found = [(await admin.get(f"/v1/recordings/m{number}")).status_code for number in range(4)]
         assert found == [404, 404, 200, 200]
-        assert "recorded are the runs of phone" in (await admin.get("/v1/recordings/m0")).json()["error"]
+        assert (
+            "recorded are the runs of phone"
+            in (await admin.get("/v1/recordings/m0")).json()["error"]
+        )
         assert (await admin.get("/v1/recordings/m3", params={"app": "other"})).status_code == 404
         saved = folder.path / "m3.json"
         assert (await command("replay", "m3", "--save", str(saved), folder=folder)).returncode == 0
@@ -266,7 +286,9 @@ MANY = "for (var i = 0; i < 200; i++) api.request('kv.get', {key: 'k' + i}, func
         (MANY, "commands = 150", "commands"),
     ],
 )
-async def test_a_run_that_hit_a_limit_hits_it_again(folder: Folder, body: str, limits: str, outcome: str) -> None:
+async def test_a_run_that_hit_a_limit_hits_it_again(
+    folder: Folder, body: str, limits: str, outcome: str
+) -> None:
     """The limits hold in a replay too; at which moment the run was cut off makes no difference."""
     folder.app("phone", body, f"record = true\nlimits = {{ {limits} }}")
     async with talking(folder) as (_, client, _):

@@ -1,4 +1,6 @@
-"""Contact search as an app sees it: through a real sandbox, every query that Apache Lucene was asked."""
+"""Contact search as an app sees it: through a real sandbox, every query that Apache Lucene was
+asked.
+"""
 
 from __future__ import annotations
 
@@ -54,13 +56,16 @@ def change_of(contact: dict[str, object]) -> Change:
     fields = {
         name: value
         for name, value in contact.items()
-        if value is not None and (name in TEXTS or name in DATES or name.startswith(("extras-", "subscription-")))
+        if value is not None
+        and (name in TEXTS or name in DATES or name.startswith(("extras-", "subscription-")))
     }
     return Change(set=fields, groups=tuple(contact["groups"]))  # type: ignore[arg-type]
 
 
 @asynccontextmanager
-async def service(folder: Folder, javascript: str, more: str = "") -> AsyncIterator[tuple[Service, Client]]:
+async def service(
+    folder: Folder, javascript: str, more: str = ""
+) -> AsyncIterator[tuple[Service, Client]]:
     folder.app("phone", javascript, 'modules = ["crypto"]\n' + more)
     async with running(folder) as service, connect(service.gateway_url) as client:
         yield service, client
@@ -84,7 +89,9 @@ def folder(tmp_path: Path) -> Folder:
 
 
 async def test_every_query_finds_what_lucene_found(folder: Folder) -> None:
-    """360 of 360, asked by an app; what Lucene refused is refused, with the position where there is one."""
+    """360 of 360, asked by an app; what Lucene refused is refused, with the position where there is
+    one.
+    """
     async with service(folder, ASK_ALL) as (service_, client):
         new = [(contact["key"], change_of(contact)) for contact in contacts()]
         assert not await service_.stores.contacts.create_many("acct", new, 10**6)
@@ -95,7 +102,11 @@ async def test_every_query_finds_what_lucene_found(folder: Folder) -> None:
             for query, found in zip(some, json.loads(said), strict=True):
                 keys = sorted(query.get("keys", ()))
                 expected = [len(keys), hashlib.sha256(",".join(keys).encode()).hexdigest()]
-                right = str(found).startswith("Bad query") if query["expect"] == "error" else found == expected
+                right = (
+                    str(found).startswith("Bad query")
+                    if query["expect"] == "error"
+                    else found == expected
+                )
                 if not right:
                     wrong.append((query["query"], found))
         assert not wrong
@@ -103,21 +114,36 @@ async def test_every_query_finds_what_lucene_found(folder: Folder) -> None:
 
 
 async def test_a_smart_group_is_counted_by_its_query(folder: Folder) -> None:
-    """And groups are found by their names and queries; max_keys bounds the keys; a bad query says where it is bad."""
+    """And groups are found by their names and queries; max_keys bounds the keys; a bad query says
+    where it is bad.
+    """
     async with service(folder, ASK_ONE) as (_, client):
         for n in range(7):
-            contact = {"name": f"Person {n}", "msisdn": f"+2782{n}", "extra": {"clinic": "North" if n % 2 else "South"}}
+            contact = {
+                "name": f"Person {n}",
+                "msisdn": f"+2782{n}",
+                "extra": {"clinic": "North" if n % 2 else "South"},
+            }
             assert (await ask(client, "contacts.new", {"contact": contact}))["success"]
         group = (await ask(client, "groups.get_or_create_by_name", {"name": "The North"}))["group"]
-        fields = {"key": group["key"], "name": "The North", "query": "extras-clinic:north AND NOT msisdn:\\+27825"}
+        fields = {
+            "key": group["key"],
+            "name": "The North",
+            "query": "extras-clinic:north AND NOT msisdn:\\+27825",
+        }
         assert (await ask(client, "groups.update", fields))["success"]
         assert (await ask(client, "groups.count_members", {"key": group["key"]}))["count"] == 2
         for query in ("north", "name:nor*", "query:extras", f"key:{group['key']}"):
             found = await ask(client, "groups.search", {"query": query})
             assert [one["name"] for one in found["groups"]] == ["The North"], (query, found)
         assert (await ask(client, "groups.search", {"query": "south"}))["groups"] == []
-        assert len((await ask(client, "contacts.search", {"query": "person", "max_keys": 3}))["keys"]) == 3
-        assert (await ask(client, "contacts.search", {"query": "person", "max_keys": 0}))["keys"] == []
+        assert (
+            len((await ask(client, "contacts.search", {"query": "person", "max_keys": 3}))["keys"])
+            == 3
+        )
+        assert (await ask(client, "contacts.search", {"query": "person", "max_keys": 0}))[
+            "keys"
+        ] == []
         for command in ("contacts.search", "groups.search"):
             reply = await ask(client, command, {"query": "name:[BAD_QUERY!]"})
             assert reply["success"] is False
@@ -132,22 +158,33 @@ async def test_every_contact_of_many(folder: Folder) -> None:
     async with service(folder, ASK_ONE) as (service_, client):
         for start in range(0, count, 1000):
             new = [
-                (f"{n:032x}", Change(set={"name": "Many", "created_at": "2014-01-02 03:04:05.000000"}))
+                (
+                    f"{n:032x}",
+                    Change(set={"name": "Many", "created_at": "2014-01-02 03:04:05.000000"}),
+                )
                 for n in range(start, start + 1000)
             ]
             assert not await service_.stores.contacts.create_many("acct", new, 10**6)
         assert (await ask(client, "contacts.search", {"query": "many"}))["keys"] == count
         seen: list[str] = []
-        async with httpx2.AsyncClient(base_url=service_.admin_url, trust_env=False, timeout=PATIENCE) as admin:
+        async with httpx2.AsyncClient(
+            base_url=service_.admin_url, trust_env=False, timeout=PATIENCE
+        ) as admin:
             params = {"query": "name:many", "limit": "1000"}
             cursor: str | None = "0"
             for _ in range(3):
-                page = (await admin.get("/v1/accounts/acct/contacts", params=params | {"cursor": cursor or ""})).json()
+                page = (
+                    await admin.get(
+                        "/v1/accounts/acct/contacts", params=params | {"cursor": cursor or ""}
+                    )
+                ).json()
                 seen += page["keys"]
                 cursor = page["cursor"]
             assert seen == [f"{n:032x}" for n in range(3000)]
             params |= {"query": f"key:{'0' * 32}"}
-            assert (await admin.get("/v1/accounts/acct/contacts", params=params)).json()["cursor"] is None
+            assert (await admin.get("/v1/accounts/acct/contacts", params=params)).json()[
+                "cursor"
+            ] is None
             bad = await admin.get("/v1/accounts/acct/contacts", params={"query": "("})
             assert bad.status_code == 400
             metrics = (await admin.get("/metrics")).text
@@ -158,8 +195,14 @@ async def test_every_contact_of_many(folder: Folder) -> None:
 async def test_the_command_line_finds_what_an_app_wrote(folder: Folder) -> None:
     """`jsbox contacts search`, at once after the write."""
     async with service(folder, ASK_ONE) as (service_, client):
-        folder.text = folder.text.replace('admin = "127.0.0.1:0"', f'admin = "{service_.admin_url[7:]}"')
-        await ask(client, "contacts.new", {"contact": {"name": "Zoë", "surname": "O'Brien", "msisdn": "+27831112222"}})
+        folder.text = folder.text.replace(
+            'admin = "127.0.0.1:0"', f'admin = "{service_.admin_url[7:]}"'
+        )
+        await ask(
+            client,
+            "contacts.new",
+            {"contact": {"name": "Zoë", "surname": "O'Brien", "msisdn": "+27831112222"}},
+        )
 
         def search(query: str) -> str:
             return jsbox("contacts", "search", "acct", query, "-c", str(folder.config)).stdout

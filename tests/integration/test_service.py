@@ -1,4 +1,6 @@
-"""The whole service: neighbours that never meet, load, sudden death, a store that goes away, reloads."""
+"""The whole service: neighbours that never meet, load, sudden death, a store that goes away,
+reloads.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,9 @@ async def test_two_apps_of_two_accounts_never_meet(folder: Folder) -> None:
                 assert said["leaked"] == "undefined"
                 for status in service.pool.sandboxes():
                     pids[status.app].add(status.pid)
-            assert {f["msg"]["transport_name"] for f in client.frames if f["type"] == "outbound"} == {name}
+            assert {
+                f["msg"]["transport_name"] for f in client.frames if f["type"] == "outbound"
+            } == {name}
 
         async with (
             connect(service.gateway_url, "red") as red,
@@ -75,7 +79,10 @@ async def test_two_apps_of_two_accounts_never_meet(folder: Folder) -> None:
         assert pids["blue"]
         assert not pids["red"] & pids["blue"]
         for name in ("red", "blue"):
-            assert await service.stores.redis.execute("GET", f"jsbox:{{acct-{name}}}:kv:count") == b"60"
+            assert (
+                await service.stores.redis.execute("GET", f"jsbox:{{acct-{name}}}:kv:count")
+                == b"60"
+            )
 
 
 async def test_two_hundred_runs_on_one_sandbox(folder: Folder) -> None:
@@ -90,7 +97,9 @@ async def test_two_hundred_runs_on_one_sandbox(folder: Folder) -> None:
 
 
 async def test_fifty_users_at_once(folder: Folder) -> None:
-    """Each types five times; every reply is right, and in its own order; no process, task or descriptor is left over."""
+    """Each types five times; every reply is right, and in its own order; no process, task or
+    descriptor is left over.
+    """
     folder.text += "[gateway]\ncredit = 1000\n"
     folder.app(
         "phone",
@@ -115,15 +124,21 @@ async def test_fifty_users_at_once(folder: Folder) -> None:
         for frame in client.frames:
             if frame["type"] == "outbound":
                 replies.setdefault(frame["msg"]["to_addr"], []).append(frame["msg"]["content"])
-        assert replies == {f"+{user}": [f"{user}-{step}:{step + 1}" for step in range(5)] for user in range(50)}
+        assert replies == {
+            f"+{user}": [f"{user}-{step}:{step + 1}" for step in range(5)] for user in range(50)
+        }
         assert service.dispatcher.waiting("phone") == 0
-        assert [place async for place, _ in service.stores.journal.unfinished("acct", "phone")] == []
+        assert [
+            place async for place, _ in service.stores.journal.unfinished("acct", "phone")
+        ] == []
         await eventually(lambda: service.pool.statistics("phone").busy == 0)
         assert len(service.pool.sandboxes()) <= 4
 
 
 async def test_what_was_accepted_survives_a_killed_supervisor(folder: Folder) -> None:
-    """kill -9 in the middle of runs: the next start handles everything that was accepted, and nothing is left running."""
+    """kill -9 in the middle of runs: the next start handles everything that was accepted, and
+    nothing is left running.
+    """
     folder.app(
         "phone",
         "require('timers').setTimeout(function () { " + ECHO + " }, 400);",
@@ -133,12 +148,18 @@ async def test_what_was_accepted_survives_a_killed_supervisor(folder: Folder) ->
     with serve(folder.config, expect_code=None) as server:
         async with connect(server.gateway) as client:
             for name in sent:
-                msg = {"message_id": name, "from_addr": name, "content": name, "session_event": "new"}
+                msg = {
+                    "message_id": name,
+                    "from_addr": name,
+                    "content": name,
+                    "session_event": "new",
+                }
                 await client.send({"type": "inbound", "id": name, "msg": msg})
                 await client.expect("accepted")
             await client.expect("outcome")
             processes = await _processes(server)
-            assert len(processes) in (4, 5)  # two sandboxes, the search process, Valkey, and perhaps a spare one
+            # two sandboxes, the search process, Valkey, and perhaps a spare one
+            assert len(processes) in (4, 5)
             server.process.send_signal(signal.SIGKILL)
             server.process.wait()
             done = {f["msg"]["in_reply_to"] for f in client.frames if f["type"] == "outbound"}
@@ -154,9 +175,13 @@ async def test_what_was_accepted_survives_a_killed_supervisor(folder: Folder) ->
 
 async def _processes(server: Server) -> list[int]:
     """The pids of a server's sandboxes, its Valkey and its search process."""
-    async with httpx2.AsyncClient(base_url=server.admin, trust_env=False, timeout=PATIENCE) as admin:
+    async with httpx2.AsyncClient(
+        base_url=server.admin, trust_env=False, timeout=PATIENCE
+    ) as admin:
         sandboxes = (await admin.get("/v1/sandboxes")).json()["sandboxes"]
-    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    children = (
+        Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    )
     return sorted({*(sandbox["pid"] for sandbox in sandboxes), *map(int, children)})
 
 
@@ -189,14 +214,22 @@ async def test_a_port_that_is_taken_is_one_clear_line(folder: Folder) -> None:
 
 
 async def test_the_store_goes_away_and_comes_back(folder: Folder) -> None:
-    """The embedded Valkey is killed: apps are told, nothing hangs, it is started again, and nothing accepted is lost."""
+    """The embedded Valkey is killed: apps are told, nothing hangs, it is started again, and nothing
+    accepted is lost.
+    """
     folder.app(
         "phone",
-        "api.request('kv.incr', {key: 'n'}, function (r) {" + REPLY % "r.success ? 'ok' : r.reason" + "});",
+        "api.request('kv.incr', {key: 'n'}, function (r) {"
+        + REPLY % "r.success ? 'ok' : r.reason"
+        + "});",
     )
     async with running(folder) as service, connect(service.gateway_url) as client:
         assert (await client.say("x", "new"))[1][0]["content"] == "ok"
-        pid = int((await service.stores.redis.execute("INFO", "server")).split(b"process_id:")[1].split()[0])
+        pid = int(
+            (await service.stores.redis.execute("INFO", "server"))
+            .split(b"process_id:")[1]
+            .split()[0]
+        )
         os.kill(pid, signal.SIGKILL)
         accepted = 0
         with trio.fail_after(PATIENCE):
@@ -218,7 +251,8 @@ async def test_the_store_goes_away_and_comes_back(folder: Folder) -> None:
                 if accepted > 5:
                     break
             assert accepted > 5
-            # What was refused as unavailable may have been journalled all the same: then it is run, too.
+            # What was refused as unavailable may have been journalled all the same: then it is run,
+            # too.
             while [place async for place, _ in service.stores.journal.unfinished("acct", "phone")]:
                 await trio.sleep(0.05)
 
@@ -234,9 +268,7 @@ async def test_a_channel_that_is_removed_is_closed(folder: Folder) -> None:
 
 async def test_helper_metadata_of_a_command_does_not_stick(folder: Folder) -> None:
     """What one reply sets is not in the next one of the same run."""
-    reply = (
-        "api.request('outbound.reply_to', {content: '%s', in_reply_to: command.msg.message_id%s}, function () { %s });"
-    )
+    reply = "api.request('outbound.reply_to', {content: '%s', in_reply_to: command.msg.message_id%s}, function () { %s });"
     folder.app(
         "phone", reply % ("a", ", helper_metadata: {voice: 1}", reply % ("b", "", "api.done();")), 'allowed_helper_metadata = ["voice"]'
     )  # fmt: skip
@@ -259,7 +291,9 @@ async def test_helper_metadata_of_a_command_does_not_stick(folder: Folder) -> No
 async def test_whatever_ends_a_run_the_user_is_answered(
     folder: Folder, javascript: str, limits: str, outcome: str
 ) -> None:
-    """The outcome is named to the gateway and in the app's log, the fallback closes the session, and the next message is handled."""
+    """The outcome is named to the gateway and in the app's log, the fallback closes the session,
+    and the next message is handled.
+    """
     folder.app(
         "phone",
         f"if (command.msg.content === 'ok') {{ {ECHO} }} else {{ {javascript} }}",
@@ -274,7 +308,8 @@ async def test_whatever_ends_a_run_the_user_is_answered(
         result, replies = await client.say("ok", "resume")
         assert (result["outcome"], replies[0]["content"]) == ("ok", "you said ok")
         result, replies = await client.say("bad", None)
-        assert (result["outcome"] in (outcome, "ok"), replies) == (True, [])  # no session, nobody waits
+        # no session, nobody waits
+        assert (result["outcome"] in (outcome, "ok"), replies) == (True, [])
 
 
 async def test_a_process_that_cannot_boot_is_said_so(folder: Folder) -> None:
@@ -291,7 +326,9 @@ async def test_a_command_that_takes_too_long_is_answered(folder: Folder) -> None
     """Its handler is cancelled, the reply says so, and the run goes on."""
     folder.app(
         "phone",
-        "api.request('http.get', {url: 'http://127.0.0.1:9/'}, function (r) { " + REPLY % "r.reason" + " });",
+        "api.request('http.get', {url: 'http://127.0.0.1:9/'}, function (r) { "
+        + REPLY % "r.reason"
+        + " });",
         'http = { allow = ["127.0.0.1"] }\nlimits = { command_timeouts = { "http.get" = "200ms" } }',
     )
     async with trio.open_nursery() as nursery:
@@ -301,7 +338,9 @@ async def test_a_command_that_takes_too_long_is_answered(folder: Folder) -> None
         (folder.path / "phone.js").write_text(source)
         async with running(folder) as service, connect(service.gateway_url) as client:
             _, replies = await client.say("x")
-            assert replies[0]["content"] == "http.get took longer than limits.command allows (0.2 s)"
+            assert (
+                replies[0]["content"] == "http.get took longer than limits.command allows (0.2 s)"
+            )
         for listener in listeners:
             await listener.aclose()
         nursery.cancel_scope.cancel()
@@ -311,12 +350,19 @@ async def test_a_push_makes_the_app_begin(folder: Folder) -> None:
     """Each address gets a trigger; what the app replies is a fresh send with session_event new."""
     folder.app("phone", REPLY % "'hello ' + command.msg.inbound_push_trigger")
     async with running(folder) as service, connect(service.gateway_url) as client:
-        async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=PATIENCE) as admin:
+        async with httpx2.AsyncClient(
+            base_url=service.admin_url, trust_env=False, timeout=PATIENCE
+        ) as admin:
             answer = await admin.post("/v1/apps/phone/push", json={"addrs": ["+1", "+2"]})
-            assert (answer.status_code, answer.json()) == (200, {"queued": 2, "opted_out": 0, "no_address": 0})
+            assert (answer.status_code, answer.json()) == (
+                200,
+                {"queued": 2, "opted_out": 0, "no_address": 0},
+            )
             for bad in ({}, {"addrs": "x"}, {"addrs": [1]}, {"addrs": [""]}, []):
                 assert (await admin.post("/v1/apps/phone/push", json=bad)).status_code == 400
-        sent = sorted([(await client.expect("outbound"))["msg"] for _ in range(2)], key=lambda m: m["to_addr"])
+        sent = sorted(
+            [(await client.expect("outbound"))["msg"] for _ in range(2)], key=lambda m: m["to_addr"]
+        )
         assert [(m["to_addr"], m["content"], m["session_event"], m["in_reply_to"]) for m in sent] == [
             ("+1", "hello true", "new", None), ("+2", "hello true", "new", None)
         ]  # fmt: skip
@@ -327,6 +373,8 @@ async def test_it_starts_with_an_empty_file(tmp_path: Path) -> None:
     file = tmp_path / "jsbox.toml"
     file.write_text(HEAD)
     async with open_service(load(file), lambda: load(file)) as service:
-        async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=PATIENCE) as admin:
+        async with httpx2.AsyncClient(
+            base_url=service.admin_url, trust_env=False, timeout=PATIENCE
+        ) as admin:
             assert (await admin.get("/v1/apps")).json() == {"apps": []}
             assert (await admin.get("/readyz")).text == "ok\n"

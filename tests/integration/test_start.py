@@ -1,4 +1,6 @@
-"""How a server starts: as patient as it is later, and with an ear for signals from its first instruction."""
+"""How a server starts: as patient as it is later, and with an ear for signals from its first
+instruction.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +57,12 @@ def processes(what: str) -> set[int]:
     return found
 
 
-async def kill_each(what: str, others: set[int], delays: tuple[float, ...], killed: list[int]) -> None:
-    """Kill a child so many seconds after it is seen, and likewise those that come in its place; but not these others."""
+async def kill_each(
+    what: str, others: set[int], delays: tuple[float, ...], killed: list[int]
+) -> None:
+    """Kill a child so many seconds after it is seen, and likewise those that come in its place; but
+    not these others.
+    """
     for delay in delays:
         while not (found := processes(what) - others - set(killed)):
             await trio.sleep(0.002)
@@ -67,7 +73,9 @@ async def kill_each(what: str, others: set[int], delays: tuple[float, ...], kill
 
 
 @pytest.mark.parametrize(
-    "what", ["valkey-server", "resources.stores.search.process"], ids=["the store", "the search process"]
+    "what",
+    ["valkey-server", "resources.stores.search.process"],
+    ids=["the store", "the search process"],
 )
 async def test_what_dies_during_the_start_is_started_again(folder: Folder, what: str) -> None:
     """At any moment, four times in a row; then the service is there, and answers."""
@@ -110,7 +118,8 @@ async def test_a_store_of_ones_own_that_is_away_is_one_clear_line(folder: Folder
     folder.text += '[redis]\nurl = "redis://127.0.0.1:1"\n'
     file = folder.config
     with pytest.RaisesGroup(
-        pytest.RaisesExc(CannotStart, match=r"redis.url: Redis cannot be reached"), flatten_subgroups=True
+        pytest.RaisesExc(CannotStart, match=r"redis.url: Redis cannot be reached"),
+        flatten_subgroups=True,
     ):
         async with open_service(load(file), partial(load, file)):
             pass
@@ -138,12 +147,17 @@ class LoadingServer:
             except trio.BrokenResourceError:
                 pass
             return
-        async with await trio.open_unix_socket(str(self.path)) as behind, trio.open_nursery() as nursery:
+        async with (
+            await trio.open_unix_socket(str(self.path)) as behind,
+            trio.open_nursery() as nursery,
+        ):
             nursery.start_soon(_copy, stream, behind, nursery.cancel_scope)
             nursery.start_soon(_copy, behind, stream, nursery.cancel_scope)
 
 
-async def _copy(source: trio.SocketStream, target: trio.SocketStream, over: trio.CancelScope) -> None:
+async def _copy(
+    source: trio.SocketStream, target: trio.SocketStream, over: trio.CancelScope
+) -> None:
     try:
         while data := await source.receive_some():
             await target.send_all(data)
@@ -168,8 +182,8 @@ async def test_a_store_of_ones_own_that_loads_is_waited_for(folder: Folder, valk
 
 @contextmanager
 def starting(folder: Folder) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A `jsbox serve` that listens to signals, and may not have started yet; killed at the end where it still runs. It leaves
-    no process and no temporary file.
+    """A `jsbox serve` that listens to signals, and may not have started yet; killed at the end
+    where it still runs. It leaves no process and no temporary file.
     """
     log, temporary = folder.path / "serve.log", Path(tempfile.mkdtemp())
     temporary.chmod(0o755)  # every user can get at it, as at /tmp
@@ -195,14 +209,18 @@ def starting(folder: Folder) -> Iterator[tuple[subprocess.Popen[str], Path]]:
         left = list(temporary.iterdir())
         shutil.rmtree(temporary)
     assert left == []
-    found = subprocess.run(["ps", "-o", "pid,args", "-s", str(process.pid)], capture_output=True, text=True).stdout
+    found = subprocess.run(
+        ["ps", "-o", "pid,args", "-s", str(process.pid)], capture_output=True, text=True
+    ).stdout
     assert len(found.splitlines()) == 1, found
 
 
 def caught(pid: int) -> int:
     """The signals that a process has a handler of its own for."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1], 16)
+    return int(
+        next(line for line in status.splitlines() if line.startswith("SigCgt:")).split()[1], 16
+    )
 
 
 def wait_for(log: Path, text: str, process: subprocess.Popen[str]) -> None:
@@ -214,7 +232,9 @@ def wait_for(log: Path, text: str, process: subprocess.Popen[str]) -> None:
 
 
 def test_a_hangup_at_any_moment_of_the_start_is_a_reload_after_it(folder: Folder) -> None:
-    """From the first instruction on: one every few milliseconds, until it is ready. Then the config is read again."""
+    """From the first instruction on: one every few milliseconds, until it is ready. Then the config
+    is read again.
+    """
     with starting(folder) as (process, log):
         while not READY.search(log.read_text()):
             assert process.poll() is None, log.read_text()
@@ -226,8 +246,12 @@ def test_a_hangup_at_any_moment_of_the_start_is_a_reload_after_it(folder: Folder
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
-def test_a_termination_at_any_moment_of_the_start_is_a_good_end(folder: Folder, share: float) -> None:
-    """Exit code 0, and neither a process nor a file left, wherever in the start it comes: a share of how long one takes here."""
+def test_a_termination_at_any_moment_of_the_start_is_a_good_end(
+    folder: Folder, share: float
+) -> None:
+    """Exit code 0, and neither a process nor a file left, wherever in the start it comes: a share
+    of how long one takes here.
+    """
     with starting(folder) as (process, log):
         time.sleep(share * start_takes())
         process.send_signal(signal.SIGTERM)
@@ -244,7 +268,9 @@ def start_takes() -> float:
 
 
 def test_systemd_is_told_what_a_start_waits_for(folder: Folder, tmp_path: Path) -> None:
-    """And gives more time for it. The store's server here is one that takes its time before it is the real one."""
+    """And gives more time for it. The store's server here is one that takes its time before it is
+    the real one.
+    """
     path = tmp_path / "notify"
     slow = tmp_path / "slow.py"
     slow.write_text(
@@ -262,7 +288,8 @@ def test_systemd_is_told_what_a_start_waits_for(folder: Folder, tmp_path: Path) 
         manager.settimeout(PATIENCE)
         process = subprocess.Popen(
             [sys.executable, str(slow), "serve", "-c", str(folder.config)],
-            env=os.environ | {"NOTIFY_SOCKET": str(path), "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ
+            | {"NOTIFY_SOCKET": str(path), "PYTHONPATH": str(Path(__file__).parents[2])},
             stderr=subprocess.DEVNULL,
         )
         try:

@@ -1,4 +1,6 @@
-"""How a server ends: the first signal lets things end, the second does not wait, and nothing that was accepted is lost."""
+"""How a server ends: the first signal lets things end, the second does not wait, and nothing that
+was accepted is lost.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,13 @@ def message(name: str) -> dict[str, object]:
     return {
         "type": "inbound",
         "id": name,
-        "msg": {"message_id": name, "from_addr": name, "to_addr": "1", "content": name, "session_event": "new"},
+        "msg": {
+            "message_id": name,
+            "from_addr": name,
+            "to_addr": "1",
+            "content": name,
+            "session_event": "new",
+        },
     }
 
 
@@ -47,7 +55,9 @@ async def begin(client: Client) -> None:
 
 
 async def test_the_first_signal_lets_runs_end(folder: Folder) -> None:
-    """Gateways are told, nothing new is taken, the run in hand ends and its reply goes out, the connection is closed as a restart; exit 0."""
+    """Gateways are told, nothing new is taken, the run in hand ends and its reply goes out, the
+    connection is closed as a restart; exit 0.
+    """
     folder.app("phone", SLOW % 800, 'modules = ["timers"]')
     with serve(folder.config) as server:
         async with connect(server.gateway) as client:
@@ -63,7 +73,9 @@ async def test_the_first_signal_lets_runs_end(folder: Folder) -> None:
 
 
 async def test_the_second_signal_does_not_wait_and_loses_nothing(folder: Folder) -> None:
-    """A run that would take a minute is cut off, stays in the journal, and is run at the next start."""
+    """A run that would take a minute is cut off, stays in the journal, and is run at the next
+    start.
+    """
     folder.app("phone", SLOW % 60_000, 'modules = ["timers"]\nlimits = { wall = "2m" }')
     with serve(folder.config) as server:
         async with connect(server.gateway) as client:
@@ -75,7 +87,9 @@ async def test_the_second_signal_does_not_wait_and_loses_nothing(folder: Folder)
             assert await client.expect_close() == 1012
         assert await trio.to_thread.run_sync(server.process.wait) == 0
         assert time.monotonic() - began < 8
-    (folder.path / "phone.js").write_text("api.on_inbound_message = function (command) { " + ECHO + " };")
+    (folder.path / "phone.js").write_text(
+        "api.on_inbound_message = function (command) { " + ECHO + " };"
+    )
     with serve(folder.config) as server:
         async with connect(server.gateway) as client:
             assert (await client.expect("outbound"))["msg"]["content"] == "you said m1"
@@ -120,7 +134,9 @@ HOSTILE = {
 
 @pytest.mark.parametrize("times", [1, 2])
 async def test_no_client_holds_up_the_end(folder: Folder, times: int) -> None:
-    """However many there are that do nothing they should, and whatever was not acknowledged: exit 0, in time."""
+    """However many there are that do nothing they should, and whatever was not acknowledged: exit
+    0, in time.
+    """
     folder.text += '[gateway]\ndrain = "2s"\n'
     folder.app("phone", "for (var i = 0; i < 40; i++) api.request('outbound.send_to', {to_addr: '1', content: big}, function () {});"
                .replace("big", "Array(100000).join('x')") + ECHO)  # fmt: skip
@@ -150,11 +166,18 @@ async def test_no_tls_client_holds_up_the_end(folder: Folder) -> None:
     issued = trustme.CA().issue_cert("127.0.0.1")
     issued.cert_chain_pems[0].write_to_path(folder.path / "cert.pem")
     issued.private_key_pem.write_to_path(folder.path / "key.pem")
-    folder.text = folder.text.replace("[listen]\n", '[listen]\ncertificate = "cert.pem"\nkey = "key.pem"\n')
+    folder.text = folder.text.replace(
+        "[listen]\n", '[listen]\ncertificate = "cert.pem"\nkey = "key.pem"\n'
+    )
     folder.app("phone", ECHO)
     with serve(folder.config) as server, ExitStack() as stack:
         port = int(server.gateway.split(":")[2].split("/")[0])
-        for data in (b"", b"\x16\x03\x01\x02", b"\x16\x03\x01\x00\x05hello", b"GET / HTTP/1.1\r\n\r\n"):
+        for data in (
+            b"",
+            b"\x16\x03\x01\x02",
+            b"\x16\x03\x01\x00\x05hello",
+            b"GET / HTTP/1.1\r\n\r\n",
+        ):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
             client.sendall(data)
         await trio.sleep(0.2)
@@ -172,7 +195,9 @@ async def test_out_of_descriptors_a_port_waits_until_there_are_some(folder: Fold
         port = int(server.gateway.split(":")[2].split("/")[0])
         pid = server.process.pid
         soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(list(Path(f"/proc/{pid}/fd").iterdir())) + 3, hard))
+        resource.prlimit(
+            pid, resource.RLIMIT_NOFILE, (len(list(Path(f"/proc/{pid}/fd").iterdir())) + 3, hard)
+        )
         with ExitStack() as stack:
             for _ in range(10):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port)))

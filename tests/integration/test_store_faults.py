@@ -1,7 +1,8 @@
-"""A whole service on a store that refuses, is cut off, talks garbage or goes back in time: it lives, says so, and ends what it
-has accepted when the store is well again.
+"""A whole service on a store that refuses, is cut off, talks garbage or goes back in time: it
+lives, says so, and ends what it has accepted when the store is well again.
 
-One service meets one fault after the other; everything is checked after each. The full matrix is slow.
+One service meets one fault after the other; everything is checked after each. The full matrix is
+slow.
 """
 
 from __future__ import annotations
@@ -80,11 +81,20 @@ class Town:
     http: httpx2.AsyncClient
     accepted: list[str] = field(factory=list)  # message ids, of all faults
 
-    async def send(self, message_id: str | None = None, user: int = 0) -> tuple[str, dict[str, Any]]:
+    async def send(
+        self, message_id: str | None = None, user: int = 0
+    ) -> tuple[str, dict[str, Any]]:
         """One message, and what the gateway answers it with."""
         message_id = message_id or uuid4().hex
-        msg = {"message_id": message_id, "from_addr": f"+2783000{user:04}", "to_addr": "8181", "content": "hello"}
-        await self.client.send({"type": "inbound", "id": message_id, "msg": msg | {"session_event": "new"}})
+        msg = {
+            "message_id": message_id,
+            "from_addr": f"+2783000{user:04}",
+            "to_addr": "8181",
+            "content": "hello",
+        }
+        await self.client.send(
+            {"type": "inbound", "id": message_id, "msg": msg | {"session_event": "new"}}
+        )
         answer = await self.client.expect_that(lambda frame: frame.get("id") == message_id, SECONDS)
         if answer["type"] == "accepted":
             self.accepted.append(message_id)
@@ -105,7 +115,8 @@ class Town:
     async def reply_to(self, message_id: str) -> dict[str, Any]:
         """Its reply, whenever it comes or came."""
         frame = await self.client.expect_that(
-            lambda frame: frame["type"] == "outbound" and frame["msg"]["in_reply_to"] == message_id, SECONDS
+            lambda frame: frame["type"] == "outbound" and frame["msg"]["in_reply_to"] == message_id,
+            SECONDS,
         )
         return dict(frame["msg"])
 
@@ -114,7 +125,9 @@ class Town:
         return (await self.http.get("/readyz")).text
 
     async def is_well(self) -> None:
-        """All is as if nothing had been: ready, everything accepted has ended and is out, a new message is answered whole."""
+        """All is as if nothing had been: ready, everything accepted has ended and is out, a new
+        message is answered whole.
+        """
         with trio.fail_after(SECONDS):
             while (await self.http.get("/readyz")).status_code != 200:
                 await trio.sleep(0.05)
@@ -145,7 +158,9 @@ def proxy(valkey: str) -> Iterator[StoreProxy]:
 
 
 @asynccontextmanager
-async def town(proxy: StoreProxy, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Town]:
+async def town(
+    proxy: StoreProxy, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Town]:
     """A service whose store is the proxy, and which gives a server that hangs less time than usual."""
     monkeypatch.setattr(client_module, "link_to", lambda url: NodeLink(url, 1.0))
     monkeypatch.setattr(client_module, "TICK", 0.1)
@@ -162,7 +177,9 @@ async def town(proxy: StoreProxy, folder: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 async def _meets_refusal(found: Town, code: str, *names: str) -> None:
-    """While the store refuses (all, or these commands): whatever is asked of the service has an answer; then it is cured."""
+    """While the store refuses (all, or these commands): whatever is asked of the service has an
+    answer; then it is cured.
+    """
     first = await found.send_until_accepted()  # in progress when it begins
     rule = found.proxy.fault(refuse(code), *names)
     second, answer = await found.send()
@@ -172,11 +189,22 @@ async def _meets_refusal(found: Town, code: str, *names: str) -> None:
         assert said.startswith("not ready:"), said
         assert REFUSALS[code].split()[0] in said, said
         assert "jsbox_store_up 0.0" in (await found.http.get("/metrics")).text
-    for path in ("/v1/apps", "/v1/apps/app/logs", "/v1/accounts/acct/contacts", "/v1/sandboxes", "/v1/traces"):
+    for path in (
+        "/v1/apps",
+        "/v1/apps/app/logs",
+        "/v1/accounts/acct/contacts",
+        "/v1/sandboxes",
+        "/v1/traces",
+    ):
         assert (await found.http.get(path)).status_code in (200, 503), path
     pushed = await found.http.post("/v1/apps/app/push", json={"addrs": ["+27831234567"]})
     assert pushed.status_code in (200, 202, 503), pushed.text
-    event = {"event_type": "ack", "user_message_id": "x", "sent_message_id": "y", "event_id": uuid4().hex}
+    event = {
+        "event_type": "ack",
+        "user_message_id": "x",
+        "sent_message_id": "y",
+        "event_id": uuid4().hex,
+    }
     await found.client.send({"type": "event", "id": event["event_id"], "event": event})
     await found.client.expect_that(lambda frame: frame.get("id") == event["event_id"], SECONDS)
     rule.lift()
@@ -213,7 +241,9 @@ COMMANDS = ["XDEL", "XRANGE", "LPUSH", "GET", "HMGET", "HINCRBY", "HDEL"]
 async def _after_all(found: Town, before: dict[str, int]) -> None:
     await found.is_well()
     more = {
-        where: count - before.get(where, 0) for where, count in fence.tally.items() if count != before.get(where, 0)
+        where: count - before.get(where, 0)
+        for where, count in fence.tally.items()
+        if count != before.get(where, 0)
     }
     assert not more, "an error that somebody should have expected"
 
@@ -306,7 +336,15 @@ async def test_every_cut_of_everything(
     """Each way in which an exchange can break, of each command."""
     before = dict(fence.tally)
     async with town(proxy, tmp_path, monkeypatch) as found:
-        for act in (cut(), cut(after=True), garbage(), half(), half(then_cut=False), late(float("inf")), drip(0.01)):
+        for act in (
+            cut(),
+            cut(after=True),
+            garbage(),
+            half(),
+            half(then_cut=False),
+            late(float("inf")),
+            drip(0.01),
+        ):
             for times in (1, 3):
                 await _meets(found, act, *[name] if name else [], times=times)
             await found.is_well()
@@ -319,7 +357,9 @@ async def test_every_cut_of_everything(
 async def test_traffic_through_random_faults(
     proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """20 users, and a store that fails in a new way every 0.3 s: all that was accepted is answered, each once or with the same id."""
+    """20 users, and a store that fails in a new way every 0.3 s: all that was accepted is answered,
+    each once or with the same id.
+    """
     rng = random.Random(seed)
     before = dict(fence.tally)
     async with town(proxy, tmp_path, monkeypatch) as found:
@@ -340,7 +380,14 @@ async def test_traffic_through_random_faults(
             for n in range(20):
                 nursery.start_soon(user, n)
             for _ in range(60):
-                acts = [refuse(rng.choice([*REFUSALS])), cut(), cut(after=True), garbage(), half(), late(0.2)]
+                acts = [
+                    refuse(rng.choice([*REFUSALS])),
+                    cut(),
+                    cut(after=True),
+                    garbage(),
+                    half(),
+                    late(0.2),
+                ]
                 names = [rng.choice([*SCRIPTS, *COMMANDS])] if rng.random() < 0.6 else []
                 proxy.fault(rng.choice(acts), *names, every=rng.choice([1, 2, 5, 20]))
                 await trio.sleep(0.3)
@@ -352,7 +399,9 @@ async def test_traffic_through_random_faults(
         replies: dict[str, set[str]] = {}
         for frame in found.client.frames:
             if frame["type"] == "outbound":
-                replies.setdefault(frame["msg"]["in_reply_to"], set()).add(frame["msg"]["message_id"])
+                replies.setdefault(frame["msg"]["in_reply_to"], set()).add(
+                    frame["msg"]["message_id"]
+                )
         assert all(len(ids) == 1 for ids in replies.values())
         await _after_all(found, before)
         await eventually(lambda: not found.service.dispatcher.waiting("app"))

@@ -1,4 +1,6 @@
-"""The points that real apps rely on (found by running them on the old system), one test each or more."""
+"""The points that real apps rely on (found by running them on the old system), one test each or
+more.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ async def logged(service: object, app: str = "phone") -> list[tuple[str, str]]:
     return [(entry.level, entry.message) for entry in reversed(entries)]
 
 
-async def test_the_reply_leaves_before_the_state_is_saved_and_the_lane_waits(folder: Folder) -> None:
+async def test_the_reply_leaves_before_the_state_is_saved_and_the_lane_waits(
+    folder: Folder,
+) -> None:
     """Saving comes after the reply, yet the user's next message, sent at once, sees what was saved."""
     folder.app(
         "phone",
@@ -41,17 +45,23 @@ async def test_the_reply_leaves_before_the_state_is_saved_and_the_lane_waits(fol
     )
     async with running(folder) as service, connect(service.gateway_url) as client:
         for n in range(5):
-            await client.send({"type": "inbound", "id": str(n), "msg": {"message_id": str(n), "from_addr": "+27"}})
+            await client.send(
+                {"type": "inbound", "id": str(n), "msg": {"message_id": str(n), "from_addr": "+27"}}
+            )
             await client.expect("outbound")  # the next is sent the moment the reply is there
             assert not [
-                frame for frame in client.frames if frame["type"] == "outcome" and frame["message_id"] == str(n)
+                frame
+                for frame in client.frames
+                if frame["type"] == "outcome" and frame["message_id"] == str(n)
             ]
         await client.expect("outcome", message_id="4")
         assert await service.stores.redis.execute("GET", "jsbox:{acct}:kv:state") == b"5"
 
 
 async def test_a_failed_reply_means_no_save(folder: Folder) -> None:
-    """The toolkit saves the user only after a successful reply: a reply that is refused keeps the old state."""
+    """The toolkit saves the user only after a successful reply: a reply that is refused keeps the
+    old state.
+    """
     folder.app(
         "phone",
         "api.request('outbound.reply_to', {content: 'x', in_reply_to: 'another'}, function (reply) {"
@@ -76,7 +86,9 @@ async def test_every_log_command_is_answered_and_done_writes_no_line(folder: Fol
 
 
 async def test_code_is_a_script_with_api_a_global(folder: Folder) -> None:
-    """`typeof api`, then `var api = ...`, `this.api`, api.im; `this` in handlers and callbacks is api."""
+    """`typeof api`, then `var api = ...`, `this.api`, api.im; `this` in handlers and callbacks is
+    api.
+    """
     folder.app(
         "phone",
         """
@@ -111,7 +123,9 @@ async def test_code_is_a_script_with_api_a_global(folder: Folder) -> None:
 
 
 async def test_the_globals_are_the_languages_and_four_more(folder: Folder) -> None:
-    """api, require, Buffer, and a console that may be called; no setTimeout, process, URL, module, global, fetch."""
+    """api, require, Buffer, and a console that may be called; no setTimeout, process, URL, module,
+    global, fetch.
+    """
     names = [
         "setTimeout",
         "setInterval",
@@ -149,7 +163,9 @@ async def test_buffer_is_there_only_where_it_is_granted(folder: Folder) -> None:
 
 
 async def test_modules_come_from_the_apps_own_node_modules_first(folder: Folder) -> None:
-    """The app's version wins over the bundled one, is loaded once a process, and what is not listed is null."""
+    """The app's version wins over the bundled one, is loaded once a process, and what is not listed
+    is null.
+    """
     own = folder.path / "node_modules"
     for name, text in {
         "lodash/index.js": "exports.VERSION = '2.4-own'; exports.loads = (globalThis.loads = (globalThis.loads || 0) + 1);",
@@ -165,7 +181,9 @@ async def test_modules_come_from_the_apps_own_node_modules_first(folder: Folder)
         "phone",
         "var _ = require('lodash'), facts = [_.VERSION, _.loads, require('needs').value, require('fs'), require('child_process'), require('./x'),"
         " require('q').Promise !== undefined, require('crypto').createHash('md5').update('a').digest('hex')];"
-        "try { require('broken'); } catch (e) { facts.push(e.message); }" + REPLY % "JSON.stringify(facts)",
+        "try { require('broken'); } catch (e) { facts.push(e.message); }"
+        + REPLY
+        % "JSON.stringify(facts)",
         'modules = ["lodash", "needs", "q", "crypto", "broken"]\nmodules_dir = "node_modules"',
     )
     async with running(folder) as service, connect(service.gateway_url) as client:
@@ -186,7 +204,18 @@ async def test_modules_come_from_the_apps_own_node_modules_first(folder: Folder)
 
 async def test_the_built_in_modules_that_apps_may_have(folder: Folder) -> None:
     """All of the list, when they are asked for."""
-    names = ["assert", "buffer", "crypto", "events", "path", "querystring", "string_decoder", "timers", "url", "util"]
+    names = [
+        "assert",
+        "buffer",
+        "crypto",
+        "events",
+        "path",
+        "querystring",
+        "string_decoder",
+        "timers",
+        "url",
+        "util",
+    ]
     folder.app(
         "phone",
         REPLY % f"{json.dumps(names)}.map(function (n) {{ return typeof require(n); }}).join()",
@@ -210,7 +239,9 @@ async def test_a_config_key_that_is_not_there_is_null(folder: Folder) -> None:
 
 
 async def test_small_things_that_toolkits_send(folder: Folder) -> None:
-    """kv.incr without amount, kv.set with integer seconds, null helper_metadata, header lists, and a 500 that is a success."""
+    """kv.incr without amount, kv.set with integer seconds, null helper_metadata, header lists, and
+    a 500 that is a success.
+    """
     with echo_server() as url:
         folder.app(
             "phone",
@@ -250,13 +281,22 @@ async def test_events_to_a_v02_app_do_no_harm(folder: Folder) -> None:
         'config = { config = { file = "config.json" } }',
     )
     async with running(folder) as service, connect(service.gateway_url) as client:
-        event = {"event_type": "ack", "user_message_id": "u", "sent_message_id": "s", "event_id": "e1"}
+        event = {
+            "event_type": "ack",
+            "user_message_id": "u",
+            "sent_message_id": "s",
+            "event_id": "e1",
+        }
         await client.send({"type": "event", "id": "1", "event": event})
         assert (await client.expect("outcome"))["outcome"] == "ok"
 
 
-async def test_a_runaway_is_ended_by_its_limits_and_the_user_gets_the_fallback(folder: Folder) -> None:
-    """An app that asks http.get for ever because its back end answers 500: commands ends it, the host and the user are safe."""
+async def test_a_runaway_is_ended_by_its_limits_and_the_user_gets_the_fallback(
+    folder: Folder,
+) -> None:
+    """An app that asks http.get for ever because its back end answers 500: commands ends it, the
+    host and the user are safe.
+    """
     with echo_server() as url:
         folder.app(
             "phone",
@@ -276,7 +316,9 @@ async def test_a_runaway_is_ended_by_its_limits_and_the_user_gets_the_fallback(f
 
 
 async def test_a_reused_process_does_not_grow(folder: Folder) -> None:
-    """Hundreds of runs with callbacks that never come, in one process: its memory stays within a few megabytes."""
+    """Hundreds of runs with callbacks that never come, in one process: its memory stays within a
+    few megabytes.
+    """
     folder.app(
         "phone",
         "for (var i = 0; i < 20; i++) api.request('log.debug', {msg: 'x'}); api.request('http.get', {}, function () {}); api.done();",
@@ -306,8 +348,12 @@ async def test_a_reused_process_does_not_grow(folder: Folder) -> None:
         ("require('q').reject(new Error('in q')).done();", "Error: in q"),
     ],
 )
-async def test_errors_reach_the_log_with_file_and_line(folder: Folder, javascript: str, text: str) -> None:
-    """Load errors, throws, rejections, and q's own end of a promise chain; the next message is handled again."""
+async def test_errors_reach_the_log_with_file_and_line(
+    folder: Folder, javascript: str, text: str
+) -> None:
+    """Load errors, throws, rejections, and q's own end of a promise chain; the next message is
+    handled again.
+    """
     folder.app("phone", javascript)
     async with running(folder) as service, connect(service.gateway_url) as client:
         for _ in range(2):
@@ -318,7 +364,9 @@ async def test_errors_reach_the_log_with_file_and_line(folder: Folder, javascrip
         assert all(level == "ERROR" and text in message for level, message in lines), lines
 
 
-async def test_a_moment_deprecation_warning_is_a_line_in_the_log_and_no_failure(folder: Folder) -> None:
+async def test_a_moment_deprecation_warning_is_a_line_in_the_log_and_no_failure(
+    folder: Folder,
+) -> None:
     """Text that would have gone to stderr."""
     folder.app("phone", "require('moment')('not a date'); " + ECHO)
     async with running(folder) as service, connect(service.gateway_url) as client:
@@ -329,9 +377,15 @@ async def test_a_moment_deprecation_warning_is_a_line_in_the_log_and_no_failure(
         assert "Deprecation warning" in message
 
 
-@pytest.mark.parametrize("start", ["v.interact(this.api, A);", "new v.InteractionMachine(api, new A());"])
-async def test_a_throw_inside_a_state_leaves_a_stack_and_an_answer(folder: Folder, start: str) -> None:
-    """The toolkit logs the message alone and sends nothing; here the developer sees where, and the user is told something."""
+@pytest.mark.parametrize(
+    "start", ["v.interact(this.api, A);", "new v.InteractionMachine(api, new A());"]
+)
+async def test_a_throw_inside_a_state_leaves_a_stack_and_an_answer(
+    folder: Folder, start: str
+) -> None:
+    """The toolkit logs the message alone and sends nothing; here the developer sees where, and the
+    user is told something.
+    """
     folder.app(
         "phone",
         """var v = require('vumigo_v02');
@@ -358,7 +412,9 @@ async def test_a_throw_inside_a_state_leaves_a_stack_and_an_answer(folder: Folde
             "close",
         )
         errors = [message for level, message in await logged(service) if level == "ERROR"]
-        assert errors[0].startswith("in state states:menu: TypeError: content.no_such_method is not a function")
+        assert errors[0].startswith(
+            "in state states:menu: TypeError: content.no_such_method is not a function"
+        )
         assert "phone.js:6:" in errors[0]
         assert errors[1] == "content.no_such_method is not a function"  # the toolkit's own line
         assert errors[2].startswith("[no_reply]")
@@ -366,7 +422,9 @@ async def test_a_throw_inside_a_state_leaves_a_stack_and_an_answer(folder: Folde
 
 async def test_the_process_has_the_apps_time_zone(folder: Folder) -> None:
     """TZ as configured."""
-    folder.app("phone", REPLY % "String(new Date(0).getHours())", 'timezone = "Africa/Johannesburg"')
+    folder.app(
+        "phone", REPLY % "String(new Date(0).getHours())", 'timezone = "Africa/Johannesburg"'
+    )
     async with running(folder) as service, connect(service.gateway_url) as client:
         assert (await client.say("x"))[1][0]["content"] == "2"
 
@@ -385,8 +443,12 @@ async def test_a_throw_while_a_state_is_made_leaves_a_stack(folder: Folder) -> N
     )
     async with running(folder) as service, connect(service.gateway_url) as client:
         outcome, replies = await client.say(None, "new")
-        assert (outcome["outcome"], replies[0]["content"]) == ("ok", "An error occurred. Please try again later.")
+        assert (outcome["outcome"], replies[0]["content"]) == (
+            "ok",
+            "An error occurred. Please try again later.",
+        )
         errors = [message for level, message in await logged(service) if level == "ERROR"]
         assert any(
-            "TypeError: v.NoSuchState is not a constructor" in error and "phone.js:4:" in error for error in errors
+            "TypeError: v.NoSuchState is not a constructor" in error and "phone.js:4:" in error
+            for error in errors
         ), errors

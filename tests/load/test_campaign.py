@@ -12,9 +12,7 @@ from supervisor.load.reading import load_campaign
 from supervisor.load.thresholds import parse_threshold
 
 RUN = '[run]\nchannel = "phone"\nstages = [ { rate = "5/s", for = "30s" } ]\n'
-TALK = (
-    '[[dialogue]]\nname = "register"\nsteps = [ { dial = "*1#", expect = "Hi" }, { send = "1", expect_end = true } ]\n'
-)
+TALK = '[[dialogue]]\nname = "register"\nsteps = [ { dial = "*1#", expect = "Hi" }, { send = "1", expect_end = true } ]\n'
 
 UNKNOWN = (
     "17: thresholds.reply.p98: unknown measure; known: reply.p99, service.p99, session.p99, generator.late.p99, missing_replies, errors, "
@@ -36,7 +34,9 @@ def errors(folder: Path, text: str) -> list[str]:
 
 
 def test_a_whole_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stages and ramps, users, think times, a recorded chat, stubs with a body from a file, faults in order, thresholds."""
+    """Stages and ramps, users, think times, a recorded chat, stubs with a body from a file, faults
+    in order, thresholds.
+    """
     monkeypatch.setenv("TOKEN", "secret")
     (tmp_path / "optout.chat.toml").write_text('steps = [ { send = "STOP", expect = "out" } ]')
     (tmp_path / "hub.json").write_text('{"a": 1}')
@@ -51,7 +51,11 @@ def test_a_whole_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         '[faults]\n"3m" = "kill-sandbox"\n"10s" = "reload-limits"\n[thresholds]\n"reply.p99" = "< 1500ms"\n"errors" = "< 1%"\n'
     )
     found = read(tmp_path, text)
-    assert found.run.stages == (Stage(30.0, 5.0, 5.0, True), Stage(120.0, 5.0, 80.0), Stage(60.0, 1.5, 1.5))
+    assert found.run.stages == (
+        Stage(30.0, 5.0, 5.0, True),
+        Stage(120.0, 5.0, 80.0),
+        Stage(60.0, 1.5, 1.5),
+    )
     assert (found.warmup, found.seconds, found.run.token) == (30.0, 210.0, "secret")
     assert [(one.name, one.weight, len(one.steps)) for one in found.dialogues] == [
         ("register", 1.0, 2),
@@ -113,13 +117,17 @@ def test_every_error_is_said_with_its_line(tmp_path: Path) -> None:
         (("steps = [", 'file = "nowhere.toml"\nsteps = ['), "6: dialogue.0.file: expected `steps` or `file`, got both"),
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused(tmp_path: Path, change: tuple[str, str], error: str) -> None:
+def test_what_makes_no_sense_is_refused(
+    tmp_path: Path, change: tuple[str, str], error: str
+) -> None:
     """Each rule of the file, one at a time."""
     assert error in errors(tmp_path, (RUN + TALK).replace(*change))
 
 
 def test_what_could_never_happen_is_refused(tmp_path: Path) -> None:
-    """A fault after the end, a status that is none, more errors than answers: a mistake that a run would hide."""
+    """A fault after the end, a status that is none, more errors than answers: a mistake that a run
+    would hide.
+    """
     text = (
         RUN
         + TALK
@@ -147,7 +155,9 @@ def test_what_is_no_toml_is_said_with_its_line(tmp_path: Path) -> None:
         ("errors", "< 1%", 0.02, False, "2%"), ("errors.wall", "< 3", 2, True, "2"),
     ],
 )  # fmt: skip
-def test_a_threshold_compares_in_its_own_unit(name: str, text: str, value: float, holds: bool, shown: str) -> None:
+def test_a_threshold_compares_in_its_own_unit(
+    name: str, text: str, value: float, holds: bool, shown: str
+) -> None:
     """Times, sizes, shares, rates and counts."""
     threshold = parse_threshold(name, text)
     assert threshold.holds(value) is holds

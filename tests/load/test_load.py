@@ -38,7 +38,9 @@ def campaign(
     run: str = "",
     give_up: str = "",
 ) -> str:
-    """A campaign file. Users, and the run, are patient: that a machine is slow is no error of the app's."""
+    """A campaign file. Users, and the run, are patient: that a machine is slow is no error of the
+    app's.
+    """
     text = (
         f'[run]\nchannel = "phone"\nstages = [ {{ rate = "{rate}", for = "{seconds}" }} ]\nthink = {{ lognormal = "50ms" }}\nfinish = "120s"\n'
         f'give_up = {{ after = "120s"{give_up} }}\n'
@@ -49,9 +51,19 @@ def campaign(
     return str(file)
 
 
-def load(folder: Folder, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
+def load(
+    folder: Folder, *arguments: str
+) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
     out = folder.path / "out"
-    done = jsbox("load", str(folder.path / "campaign.toml"), "-c", str(folder.config), "--out", str(out), *arguments)
+    done = jsbox(
+        "load",
+        str(folder.path / "campaign.toml"),
+        "-c",
+        str(folder.config),
+        "--out",
+        str(out),
+        *arguments,
+    )
     summary = out / "summary.json"
     return done, json.loads(summary.read_text()) if summary.exists() else {}
 
@@ -82,7 +94,9 @@ def test_conversations_that_go_as_expected_pass(folder: Folder) -> None:
 
 
 def test_what_the_app_does_otherwise_is_counted_by_its_name(folder: Folder) -> None:
-    """A wrong text, no reply, an end where none was expected: exit 99, each error under its reason, and the step at which it happened."""
+    """A wrong text, no reply, an end where none was expected: exit 99, each error under its reason,
+    and the step at which it happened.
+    """
     javascript = (
         "var msg = command.msg, n = Number(msg.from_addr.slice(-1)) % 4, content = msg.content;"
         "if (msg.session_event === 'close' || (content === '7' && n === 1)) return api.done();"
@@ -105,8 +119,14 @@ def test_what_the_app_does_otherwise_is_counted_by_its_name(folder: Folder) -> N
 
 
 def test_a_slow_server_is_measured_from_when_replies_were_due(folder: Folder) -> None:
-    """More comes than one process can do: the times from when messages were due grow with the queue, and the phases say that it is the queue."""
-    folder.app("phone", "var end = Date.now() + 60; while (Date.now() < end) {}" + ECHO, "pool = { max_processes = 1 }")
+    """More comes than one process can do: the times from when messages were due grow with the
+    queue, and the phases say that it is the queue.
+    """
+    folder.app(
+        "phone",
+        "var end = Date.now() + 60; while (Date.now() < end) {}" + ECHO,
+        "pool = { max_processes = 1 }",
+    )
     campaign(
         folder,
         '{ dial = "*1#" }',
@@ -137,10 +157,12 @@ def test_back_ends_are_played(folder: Folder) -> None:
 
 
 def test_faults_happen_when_they_are_due_and_no_reply_is_lost(folder: Folder) -> None:
-    """The config is read again, the connection dropped, a process killed, the server drained and started again; the users notice at most
-    a wait."""
+    """The config is read again, the connection dropped, a process killed, the server drained and
+    started again; the users notice at most a wait.
+    """
     folder.app("phone", ECHO, "pool = { min_idle = 1 }")
-    # Nothing is due after the drain: how long a server takes to start again is the machine's business.
+    # Nothing is due after the drain: how long a server takes to start again is the machine's
+    # business.
     campaign(folder, '{ dial = "*1#", expect = "you said" }, { send = "7", expect = "you said 7" }',
              '[faults]\n"500ms" = "reload-limits"\n"1s" = "gateway-disconnect"\n"3s" = "kill-sandbox"\n"3500ms" = "drain"\n'
              '[thresholds]\n"errors.timeout" = "== 0"\n"errors" = "< 2"\n"generator.late.p99" = "< 60s"\n', seconds="5s", rate="8/s")  # fmt: skip
@@ -153,11 +175,18 @@ def test_faults_happen_when_they_are_due_and_no_reply_is_lost(folder: Folder) ->
     assert "not killed" not in notes["kill-sandbox"]
     assert "started again" in notes["drain"]
     due = {note["text"].split(":")[0]: note["at"] for note in summary["notes"]}  # type: ignore[attr-defined]
-    assert due == {"reload-limits": 0.5, "gateway-disconnect": 1.0, "kill-sandbox": 3.0, "drain": 3.5}
+    assert due == {
+        "reload-limits": 0.5,
+        "gateway-disconnect": 1.0,
+        "kill-sandbox": 3.0,
+        "drain": 3.5,
+    }
 
 
 def test_replies_that_come_over_another_connection_are_known(folder: Folder) -> None:
-    """Three connections are lost while replies are on their way: each reply finds its conversation, whichever connection it comes over."""
+    """Three connections are lost while replies are on their way: each reply finds its conversation,
+    whichever connection it comes over.
+    """
     folder.app(
         "phone",
         "require('timers').setTimeout(function () { " + ECHO + " }, 300);",
@@ -172,14 +201,33 @@ def test_replies_that_come_over_another_connection_are_known(folder: Folder) -> 
 
 
 def test_a_running_server_is_loaded_through_its_config(folder: Folder) -> None:
-    """Without --serve the gateway and the admin port of the config are used; users who hang up are counted as such, and a baseline is compared."""
+    """Without --serve the gateway and the admin port of the config are used; users who hang up are
+    counted as such, and a baseline is compared.
+    """
     folder.app("phone", REPLY % "'fine'")
     campaign(folder, '{ dial = "*1#" }, { send = "1" }, { send = "2" }', '[thresholds]\n"generator.late.p99" = "< 60s"\n',
              give_up=", rate_per_step = 0.5")  # fmt: skip
     with serve(folder.config) as server:
-        arguments = ("--target", server.gateway, "--admin", server.admin, "--app", "phone", "--no-tui")
+        arguments = (
+            "--target",
+            server.gateway,
+            "--admin",
+            server.admin,
+            "--app",
+            "phone",
+            "--no-tui",
+        )
         done, summary = load(folder, *arguments)
-        again, _ = load(folder, *arguments, "--baseline", str(folder.path / "out"), "--rate", "10/s", "--seed", "5")
+        again, _ = load(
+            folder,
+            *arguments,
+            "--baseline",
+            str(folder.path / "out"),
+            "--rate",
+            "10/s",
+            "--seed",
+            "5",
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     assert isinstance(summary["sessions"], dict)
     assert summary["sessions"]["gave_up"] > 0
@@ -193,18 +241,28 @@ def test_a_running_server_is_loaded_through_its_config(folder: Folder) -> None:
 def test_a_run_is_void_when_the_generator_was_late(folder: Folder) -> None:
     """Nothing can be said of the server then: exit 1."""
     folder.app("phone", ECHO)
-    campaign(folder, '{ dial = "*1#" }', '[thresholds]\n"generator.late.p99" = "< 0.001ms"\n', seconds="1s")
+    campaign(
+        folder,
+        '{ dial = "*1#" }',
+        '[thresholds]\n"generator.late.p99" = "< 0.001ms"\n',
+        seconds="1s",
+    )
     done, summary = load(folder, "--serve", "--no-tui")
     assert (done.returncode, summary["verdict"]) == (1, "void"), done.stdout + done.stderr
 
 
 def test_a_campaign_that_cannot_run_says_why(folder: Folder) -> None:
-    """Exit 3 for what the files have wrong, 4 where nobody listens, 2 for arguments that contradict each other."""
+    """Exit 3 for what the files have wrong, 4 where nobody listens, 2 for arguments that contradict
+    each other.
+    """
     folder.app("phone", ECHO)
     file = campaign(folder, '{ dial = "*1#", sned = "x" }')
     done, _ = load(folder)
     assert done.returncode == 3
-    assert f"{file}:11: dialogue.0.steps.0.sned: unknown key `sned`; did you mean `send`?" in done.stderr
+    assert (
+        f"{file}:11: dialogue.0.steps.0.sned: unknown key `sned`; did you mean `send`?"
+        in done.stderr
+    )
     campaign(folder, '{ dial = "*1#" }', '[faults]\n"1s" = "drain"\n')
     assert "can only be done with --serve" in load(folder)[0].stderr
     campaign(folder, '{ dial = "*1#" }')
@@ -213,12 +271,16 @@ def test_a_campaign_that_cannot_run_says_why(folder: Folder) -> None:
     assert "no gateway at ws://127.0.0.1:9/v1" in unreachable.stderr
     assert load(folder, "--serve", "--target", "ws://127.0.0.1:9/v1")[0].returncode == 2
     assert load(folder, "--rate", "fast")[0].returncode == 2
-    (folder.path / "campaign.toml").write_text((folder.path / "campaign.toml").read_text().replace('"phone"', '"fax"'))
+    (folder.path / "campaign.toml").write_text(
+        (folder.path / "campaign.toml").read_text().replace('"phone"', '"fax"')
+    )
     assert "the config has no channel 'fax'; it has phone" in load(folder)[0].stderr
 
 
 def test_a_load_test_reaches_nobody_else(folder: Folder) -> None:
-    """With --serve: a back end without a stub is refused, and the store of the config is left alone, even were it not there."""
+    """With --serve: a back end without a stub is refused, and the store of the config is left
+    alone, even were it not there.
+    """
     folder.text += '[redis]\nurl = "redis://127.0.0.1:9"\n'
     folder.app("phone", BACK_END.replace("reply.body", "reply.success"))
     campaign(
@@ -234,7 +296,9 @@ def test_a_load_test_reaches_nobody_else(folder: Folder) -> None:
 def test_on_a_terminal_there_is_a_screen_and_ctrl_c_reports(folder: Folder) -> None:
     """Rates, percentiles and the pool while it goes; the first Ctrl-C ends the run with its report."""
     folder.app("phone", ECHO)
-    file = campaign(folder, '{ dial = "*1#" }', '[thresholds]\n"generator.late.p99" = "< 60s"\n', seconds="60s")
+    file = campaign(
+        folder, '{ dial = "*1#" }', '[thresholds]\n"generator.late.p99" = "< 60s"\n', seconds="60s"
+    )
     terminal, inside = pty.openpty()
     argv = [
         sys.executable,
@@ -249,7 +313,9 @@ def test_on_a_terminal_there_is_a_screen_and_ctrl_c_reports(folder: Folder) -> N
         str(folder.path / "out"),
     ]
     environment = os.environ | {"TERM": "xterm", "COLUMNS": "120", "LINES": "40"}
-    with subprocess.Popen(argv, stdout=inside, stderr=inside, stdin=inside, env=environment) as process:
+    with subprocess.Popen(
+        argv, stdout=inside, stderr=inside, stdin=inside, env=environment
+    ) as process:
         os.close(inside)
         shown = b""
         deadline = time.monotonic() + 120

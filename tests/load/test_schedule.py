@@ -1,4 +1,6 @@
-"""The schedule and the users: drawn before the start, the same for the same seed, at the rate that was asked for."""
+"""The schedule and the users: drawn before the start, the same for the same seed, at the rate that
+was asked for.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def test_the_same_seed_draws_the_same_schedule() -> None:
 
 
 def test_sessions_come_at_the_rate_of_each_stage() -> None:
-    """A Poisson process: as many as the rate says, give or take four standard deviations; a ramp has more of them at its end."""
+    """A Poisson process: as many as the rate says, give or take four standard deviations; a ramp
+    has more of them at its end.
+    """
     one = campaign(Stage(100.0, 20.0, 20.0), Stage(100.0, 0.0001, 40.0))
     due = [arrival.due for arrival in schedule(one, 1)]
     assert due == sorted(due)
@@ -37,11 +41,17 @@ def test_sessions_come_at_the_rate_of_each_stage() -> None:
     assert abs(flat - 2000) < 4 * 2000**0.5
     assert abs(first - 500) < 4 * 500**0.5
     assert abs(second - 1500) < 4 * 1500**0.5
-    assert [rate_at(one.run.stages, at) for at in (0, 150, 300)] == [20.0, pytest.approx(20.0, abs=0.01), 0.0]
+    assert [rate_at(one.run.stages, at) for at in (0, 150, 300)] == [
+        20.0,
+        pytest.approx(20.0, abs=0.01),
+        0.0,
+    ]
 
 
 def test_weights_think_times_and_leavers_are_as_asked_for() -> None:
-    """Three of four take the dialogue of weight 3; half of the think times are below the median; one in ten leaves at a step."""
+    """Three of four take the dialogue of weight 3; half of the think times are below the median;
+    one in ten leaves at a step.
+    """
     arrivals = schedule(campaign(Stage(400.0, 20.0, 20.0), leave=0.1), 3)
     share = sum(one.dialogue is TALK for one in arrivals) / len(arrivals)
     assert abs(share - 0.75) < 0.03
@@ -65,7 +75,11 @@ def test_a_user_is_never_in_two_conversations() -> None:
 
 def test_addresses_fill_the_pattern_from_the_right() -> None:
     """Digits stand where the # are."""
-    assert [address("+27#-##", number) for number in (0, 7, 123)] == ["+270-00", "+270-07", "+271-23"]
+    assert [address("+27#-##", number) for number in (0, 7, 123)] == [
+        "+270-00",
+        "+270-07",
+        "+271-23",
+    ]
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
@@ -74,6 +88,11 @@ def test_percentiles_are_values_that_were_measured() -> None:
     for at, took in enumerate(range(1, 101)):
         times.add(float(at), took / 1000)
     ordered = times.measured(0.0)
-    assert [percentile(ordered, share) for share in (0.5, 0.99, 0.999, 1.0)] == [0.05, 0.099, 0.1, 0.1]
+    assert [percentile(ordered, share) for share in (0.5, 0.99, 0.999, 1.0)] == [
+        0.05,
+        0.099,
+        0.1,
+        0.1,
+    ]
     assert times.measured(90.0) == [took / 1000 for took in range(91, 101)]
     assert percentile([], 0.5) == 0.0

@@ -43,7 +43,9 @@ def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if given := os.environ.get("JSBOX_BINARY"):
         return Path(given)
     out = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, ROOT / "packaging" / "build.py", "--level", "3", "--out", out], check=True)
+    subprocess.run(
+        [sys.executable, ROOT / "packaging" / "build.py", "--level", "3", "--out", out], check=True
+    )
     (file,) = (path for path in out.iterdir() if path.suffix != ".files")
     return file
 
@@ -61,7 +63,14 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run it with an environment that has nothing in it, above all no PATH."""
     env = {"PATH": ""} | ({"JSBOX_UNPACK_DIR": str(cache)} if cache is not None else {})
-    options = {"capture_output": True, "text": True, "timeout": 120, "check": False, "cwd": "/", "env": env} | options
+    options = {
+        "capture_output": True,
+        "text": True,
+        "timeout": 120,
+        "check": False,
+        "cwd": "/",
+        "env": env,
+    } | options
     return subprocess.run([binary, *arguments], **options)  # type: ignore[call-overload]
 
 
@@ -82,7 +91,9 @@ def test_a_user_without_a_home_plays_the_demo_from_a_folder_that_nobody_can_writ
         done = run(copy, "demo", "--once", user=NOBODY, group=NOBODY, extra_groups=[])
         assert done.returncode == 0, done.stdout + done.stderr
         assert "the conversation went as it should" in done.stdout
-        looked = run(copy, "doctor", "--json", user=NOBODY, group=NOBODY, extra_groups=[], cwd="/tmp")
+        looked = run(
+            copy, "doctor", "--json", user=NOBODY, group=NOBODY, extra_groups=[], cwd="/tmp"
+        )
         assert looked.returncode == 0, looked.stdout + looked.stderr
         assert '"jail: control"' in looked.stdout
     finally:
@@ -90,10 +101,16 @@ def test_a_user_without_a_home_plays_the_demo_from_a_folder_that_nobody_can_writ
         shutil.rmtree(f"/tmp/jsbox-{NOBODY}", ignore_errors=True)
 
 
-async def test_a_real_app_runs_with_contacts_and_search(binary: Path, tmp_path: Path, cache: Path) -> None:
-    """The processes that it starts of its own kind are there: the search process, the embedded Valkey, the sandboxes."""
+async def test_a_real_app_runs_with_contacts_and_search(
+    binary: Path, tmp_path: Path, cache: Path
+) -> None:
+    """The processes that it starts of its own kind are there: the search process, the embedded
+    Valkey, the sandboxes.
+    """
     folder = Folder(tmp_path)
-    folder.text = folder.text.replace('admin = "127.0.0.1:0"', f'admin = "127.0.0.1:{free_ports(1)[0]}"')
+    folder.text = folder.text.replace(
+        'admin = "127.0.0.1:0"', f'admin = "127.0.0.1:{free_ports(1)[0]}"'
+    )
     folder.app("phone", CONTACTS)
     env = {"PATH": "", "JSBOX_UNPACK_DIR": str(cache)}
     with serve(folder.config, program=[str(binary)], env=env) as server:
@@ -103,7 +120,15 @@ async def test_a_real_app_runs_with_contacts_and_search(binary: Path, tmp_path: 
         async with httpx.AsyncClient(base_url=server.admin, timeout=PATIENCE) as admin:
             assert "console.js" in (await admin.get("/")).text
         listed = run(
-            binary, "contacts", "search", "acct", "thabo", "--json", "-c", str(folder.path / "jsbox.toml"), cache=cache
+            binary,
+            "contacts",
+            "search",
+            "acct",
+            "thabo",
+            "--json",
+            "-c",
+            str(folder.path / "jsbox.toml"),
+            cache=cache,
         )
         assert listed.returncode == 0, listed.stderr
         assert [contact["name"] for contact in json.loads(listed.stdout)] == ["Thabo"]
@@ -118,7 +143,16 @@ def test_it_loads_a_server_that_it_starts_itself(binary: Path, tmp_path: Path, c
         '[[dialogue]]\nname = "talk"\nsteps = [ { dial = "*1#", expect = "found" } ]\n[thresholds]\n"missing_replies" = "== 0"\n'
     )
     done = run(
-        binary, "load", "campaign.toml", "--serve", "-c", str(folder.config), "--out", "out", cache=cache, cwd=tmp_path
+        binary,
+        "load",
+        "campaign.toml",
+        "--serve",
+        "-c",
+        str(folder.config),
+        "--out",
+        "out",
+        cache=cache,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -139,7 +173,9 @@ def test_unpacked_it_starts_in_under_a_second(binary: Path, cache: Path) -> None
 
 
 def test_it_carries_all_its_files(binary: Path, cache: Path) -> None:
-    """The unit, the rules and the dashboard; what the other tests need besides they miss by themselves."""
+    """The unit, the rules and the dashboard; what the other tests need besides they miss by
+    themselves.
+    """
     for name, what in (
         ("jsbox.service", "Type=notify-reload"),
         ("alerts.yml", "JsboxMissingReplies"),
@@ -152,7 +188,10 @@ def test_it_carries_all_its_files(binary: Path, cache: Path) -> None:
 def test_first_starts_at_the_same_time_unpack_once(binary: Path, cache: Path) -> None:
     """Whoever is first unpacks, the others wait for it."""
     with ThreadPoolExecutor(6) as threads:
-        codes = [done.returncode for done in threads.map(lambda _: run(binary, "--version", cache=cache), range(6))]
+        codes = [
+            done.returncode
+            for done in threads.map(lambda _: run(binary, "--version", cache=cache), range(6))
+        ]
     assert codes == [0] * 6
     assert len(unpacked(cache)) == 1
 
@@ -167,7 +206,9 @@ def test_a_version_that_runs_is_kept_and_one_that_nobody_runs_is_removed(
         shutil.copytree(cache / name / "_internal" / "supervisor", cache / other)
         (cache / other / ".in-use").touch()
     shutil.rmtree(cache / name)
-    holder = subprocess.Popen(["/usr/bin/flock", "-s", cache / ("1" * 16) / ".in-use", "/bin/sleep", "60"])
+    holder = subprocess.Popen(
+        ["/usr/bin/flock", "-s", cache / ("1" * 16) / ".in-use", "/bin/sleep", "60"]
+    )
     try:
         time.sleep(0.3)
         assert run(binary, "--version", cache=cache).returncode == 0
@@ -180,7 +221,9 @@ def test_a_version_that_runs_is_kept_and_one_that_nobody_runs_is_removed(
 
 @pytest.mark.parametrize("damage", ["a little cut off", "much cut off", "a byte changed"])
 def test_a_damaged_copy_says_so(binary: Path, tmp_path: Path, cache: Path, damage: str) -> None:
-    """Exit code 126, and nothing left behind that a later start would take for the program: the archive has a checksum."""
+    """Exit code 126, and nothing left behind that a later start would take for the program: the
+    archive has a checksum.
+    """
     data = bytearray(binary.read_bytes())
     if damage == "a byte changed":
         data[len(data) // 2] ^= 1
@@ -206,7 +249,9 @@ def test_a_folder_that_others_can_write_to_is_refused(binary: Path, cache: Path)
 
 def test_a_start_from_a_killed_unpack_unpacks_again(binary: Path, cache: Path) -> None:
     """A draft never counts."""
-    process = subprocess.Popen([binary, "--version"], env={"JSBOX_UNPACK_DIR": str(cache)}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [binary, "--version"], env={"JSBOX_UNPACK_DIR": str(cache)}, stdout=subprocess.DEVNULL
+    )
     while not any(name.startswith(".new-") for name in unpacked(cache)) and process.poll() is None:
         time.sleep(0.005)
     process.kill()

@@ -1,4 +1,6 @@
-"""An HTTP proxy on loopback: it forwards, and it makes tunnels to this host; what it was asked is kept."""
+"""An HTTP proxy on loopback: it forwards, and it makes tunnels to this host; what it was asked is
+kept.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class ProxyServer:
 
 @asynccontextmanager
 async def proxy_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[ProxyServer]:
-    """Answer "forwarded" to any URL; tunnels go to their port on this host, whatever host they name."""
+    """Answer "forwarded" to any URL; tunnels go to their port on this host, whatever host they
+    name.
+    """
 
     async def serve(transport: trio.SocketStream) -> None:
         stream: Any = transport
@@ -55,7 +59,10 @@ async def proxy_server(tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy
 
 
 async def _join(stream: Any, port: int) -> None:
-    async with await trio.open_tcp_stream("127.0.0.1", port) as other, trio.open_nursery() as nursery:
+    async with (
+        await trio.open_tcp_stream("127.0.0.1", port) as other,
+        trio.open_nursery() as nursery,
+    ):
 
         async def copy(source: Any, target: Any) -> None:
             try:

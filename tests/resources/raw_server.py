@@ -31,7 +31,9 @@ def plain(body: bytes, *headers: bytes) -> bytes:
 
 @frozen
 class Reply:
-    """What a server does with one request: what it sends, and then (keep, close, reset, wait or endless)."""
+    """What a server does with one request: what it sends, and then (keep, close, reset, wait or
+    endless).
+    """
 
     data: bytes = b""
     then: str = "keep"
@@ -53,7 +55,9 @@ class RawServer:
 
 
 @asynccontextmanager
-async def raw_server(script: Script | Reply | bytes, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[RawServer]:
+async def raw_server(
+    script: Script | Reply | bytes, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[RawServer]:
     """A server on loopback that replies as the script says, whatever it is asked."""
     if isinstance(script, bytes):
         script = Reply(script)
@@ -74,7 +78,9 @@ async def raw_server(script: Script | Reply | bytes, *, tls: ssl.SSLContext | No
                 reply = reply_to(number, index)
                 await _send(stream, reply)
                 if reply.then == "reset":
-                    transport.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    transport.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                    )
                 if reply.then == "wait":
                     await trio.sleep_forever()
                 if reply.then in ("close", "reset"):
@@ -157,7 +163,9 @@ def no_socket_left() -> Iterator[None]:
 
 
 def is_idle(egress: Egress, kept: int | None = None) -> bool:
-    """Whether nothing is in use any more: no connection, no slice of work, no thread; and so many connections are kept."""
+    """Whether nothing is in use any more: no connection, no slice of work, no thread; and so many
+    connections are kept.
+    """
     pace, lookups = egress._pace, egress._connector._lookups
     return (
         not egress._places

@@ -25,7 +25,9 @@ from resources.stores.allow import AllowList, is_public
     ],
 )  # fmt: skip
 def test_what_is_not_public(address: str) -> None:
-    """Private, loopback, link-local, shared, documentation, multicast and reserved addresses, and IPv6 forms of them."""
+    """Private, loopback, link-local, shared, documentation, multicast and reserved addresses, and
+    IPv6 forms of them.
+    """
     assert not is_public(ipaddress.ip_address(address))
     assert not AllowList().allows_address("host", ipaddress.ip_address(address), 80)
 
@@ -68,7 +70,8 @@ def test_a_mapped_address_is_as_public_as_its_own(address: ipaddress.IPv4Address
         ("*.example.org", "a.example.org", "8.8.8.8", 80, True),
         ("*.example.org", "a.b.example.org", "8.8.8.8", 80, True),
         ("*.example.org", "example.org", "8.8.8.8", 80, False),
-        ("*.example.org", "a.example.org", "127.0.0.1", 80, False),  # a name below a pattern may lead anywhere
+        # a name below a pattern may lead anywhere
+        ("*.example.org", "a.example.org", "127.0.0.1", 80, False),
         ("*.example.org", "evilexample.org", "8.8.8.8", 80, False),
         ("10.0.0.0/8", "anything", "10.1.2.3", 80, True),
         ("10.0.0.0/8", "anything", "::ffff:10.1.2.3", 80, True),
@@ -80,7 +83,8 @@ def test_a_mapped_address_is_as_public_as_its_own(address: ipaddress.IPv4Address
         ("fd00::/8", "x", "fd12::1", 80, True),
         ("8.8.8.8", "dns.google", "8.8.8.8", 80, True),
         ("168.63.129.16", "168.63.129.16", "168.63.129.16", 80, True),
-        ("127.1:9000", "127.0.0.1", "127.0.0.1", 9000, True),  # an address in another spelling is the address
+        # an address in another spelling is the address
+        ("127.1:9000", "127.0.0.1", "127.0.0.1", 9000, True),
         ("0x7f000001", "127.0.0.1", "127.0.0.1", 80, True),
         ("*.Example.org.", "a.example.org", "8.8.8.8", 80, True),
     ],
@@ -88,7 +92,9 @@ def test_a_mapped_address_is_as_public_as_its_own(address: ipaddress.IPv4Address
 def test_rules(entry: str, host: str, address: str, port: int, allowed: bool) -> None:
     """Names, patterns, addresses and networks, with and without a port."""
     rules = AllowList.parse([entry])
-    passes = rules.allows_name(host, port) and rules.allows_address(host, ipaddress.ip_address(address), port)
+    passes = rules.allows_name(host, port) and rules.allows_address(
+        host, ipaddress.ip_address(address), port
+    )
     assert passes is allowed
 
 

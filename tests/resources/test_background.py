@@ -1,4 +1,6 @@
-"""What works on the store in the background: an error ends one attempt, nothing that can be kept is lost, and what is lost is counted."""
+"""What works on the store in the background: an error ends one attempt, nothing that can be kept is
+lost, and what is lost is counted.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +82,9 @@ def _fill(graphite: Graphite, port: int, count: int, text: str = "") -> None:
 
 
 async def test_the_batch_of_a_broken_connection_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that reads nothing and then resets the connection in the middle of a batch has all of it from the next one."""
+    """A server that reads nothing and then resets the connection in the middle of a batch has all
+    of it from the next one.
+    """
     monkeypatch.setattr(module, "BACKOFF", (0.01, 0.1))
     async with carbon() as server, open_graphite() as graphite:
         server.reads = False
@@ -94,8 +98,12 @@ async def test_the_batch_of_a_broken_connection_is_kept(monkeypatch: pytest.Monk
         assert graphite.dropped == 0
 
 
-async def test_a_connection_that_was_closed_meanwhile_loses_no_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a Graphite that was restarted between two buckets: it is noticed before anything is sent."""
+async def test_a_connection_that_was_closed_meanwhile_loses_no_bucket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As by a Graphite that was restarted between two buckets: it is noticed before anything is
+    sent.
+    """
     monkeypatch.setattr(module, "BACKOFF", (0.01, 0.1))
     async with carbon() as server, open_graphite() as graphite:
         for n in range(3):
@@ -117,7 +125,9 @@ async def test_dropped_lines_are_counted(monkeypatch: pytest.MonkeyPatch) -> Non
         assert (graphite.dropped, graphite.waiting) == (30, 100)
 
 
-async def test_a_graphite_with_no_possible_name_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_graphite_with_no_possible_name_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """An error nobody expected in one sender: it is counted, tried again, and the others go on."""
     monkeypatch.setattr(module, "BACKOFF", (0.01, 0.05))
     monkeypatch.setattr(module, "LAST_SECONDS", 0.05)
@@ -149,7 +159,9 @@ async def test_conversations_are_reported_when_the_store_is_well_again(
         trio.open_nursery() as n,
     ):
         statistics = Statistics(redis)
-        statistics.count_outbound(Sender("acct", "app"), {"to_addr": "+1", "timestamp": "2014-01-01 00:00:00"})
+        statistics.count_outbound(
+            Sender("acct", "app"), {"to_addr": "+1", "timestamp": "2014-01-01 00:00:00"}
+        )
         await redis.flush()
         await redis.execute("PING")
         if fault == "away":
@@ -165,14 +177,19 @@ async def test_conversations_are_reported_when_the_store_is_well_again(
         await trio.testing.wait_all_tasks_blocked(0.01)
         graphite._flush(float("inf"))
         await eventually(lambda: len(server.lines) == 4)
-        assert any(line.startswith("go.campaigns.acct.conversations.app.messages_sent.avg 1") for line in server.lines)
+        assert any(
+            line.startswith("go.campaigns.acct.conversations.app.messages_sent.avg 1")
+            for line in server.lines
+        )
         n.cancel_scope.cancel()
 
 
 async def test_one_conversation_that_cannot_be_told_hides_no_other(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key of another type, an app that cannot be named: the others of the same exchange are reported."""
+    """A key of another type, an app that cannot be named: the others of the same exchange are
+    reported.
+    """
     monkeypatch.setattr(reporting, "TICK", 0.01)
     monkeypatch.setattr(module, "LAST_SECONDS", 0.05)
     await redis.execute("SET", "jsbox:{acct}:stats:bad", "no hash")
@@ -208,7 +225,9 @@ async def test_counting_never_fails_what_was_sent(redis: Redis, message: dict[st
 
 
 @pytest.mark.parametrize("code", [*REFUSALS])
-async def test_a_log_that_cannot_be_kept_is_an_error_of_its_writer(proxy: StoreProxy, code: str) -> None:
+async def test_a_log_that_cannot_be_kept_is_an_error_of_its_writer(
+    proxy: StoreProxy, code: str
+) -> None:
     """Typed for who waits, logged for who does not; followers have the line either way."""
     async with open_redis(proxy.url) as redis:
         logbook = Logbook(redis)
@@ -217,7 +236,8 @@ async def test_a_log_that_cannot_be_kept_is_an_error_of_its_writer(proxy: StoreP
             with proxy.fault(refuse(code), "LPUSH", "LTRIM"):
                 with pytest.raises(StoreError):
                     await logbook.write("acct", "app", 20, "second", 10)
-                is_taken = logbook.write_soon("acct", "app", 20, "third", 10)  # not while the connection is made anew
+                # not while the connection is made anew
+                is_taken = logbook.write_soon("acct", "app", 20, "third", 10)
                 await redis.flush()
             expected = ["second", "third"] if is_taken else ["second"]
             with trio.fail_after(5):
@@ -235,7 +255,9 @@ async def test_a_log_that_cannot_be_kept_is_an_error_of_its_writer(proxy: StoreP
 
 
 async def test_a_log_takes_any_text_and_shows_what_is_there(redis: Redis) -> None:
-    """Half of a surrogate pair becomes U+FFFD; an entry that somebody else left there is shown as such."""
+    """Half of a surrogate pair becomes U+FFFD; an entry that somebody else left there is shown as
+    such.
+    """
     logbook = Logbook(redis)
     await logbook.write("acct", "app", 20, "half \ud83d!", 10)
     await redis.execute("LPUSH", "jsbox:{acct}:log:app", b"\xff\xfe not ours", b"[1]", b"")
@@ -262,7 +284,9 @@ async def test_what_waits_for_a_slow_follower_is_bounded_in_bytes(
 
 def _recording(**fields: object) -> Recording:
     whole = Recording("acct", "app", "phone", "message", "m1", {}, 0.0, "ok", "", "", [])
-    return Recording(**{name: fields.get(name, getattr(whole, name)) for name in whole.__struct_fields__})
+    return Recording(
+        **{name: fields.get(name, getattr(whole, name)) for name in whole.__struct_fields__}
+    )
 
 
 @pytest.mark.parametrize(
@@ -270,7 +294,9 @@ def _recording(**fields: object) -> Recording:
     [{"payload": {"content": "\ud83d"}}, {"payload": {"n": 10**5000}}, {"id": "\ud83d"}, {"payload": {"o": object()}},
      {"exchanges": [Exchange("x", 0.0, {"deep": object()})]}, {"began": float("nan")}],
 )  # fmt: skip
-async def test_a_recording_that_cannot_be_kept_ends_nothing(redis: Redis, fields: dict[str, object]) -> None:
+async def test_a_recording_that_cannot_be_kept_ends_nothing(
+    redis: Redis, fields: dict[str, object]
+) -> None:
     """It is logged; the run that it was made of, and the store, go on."""
     recordings = Recordings(redis)
     recordings.keep_soon(_recording(**fields), 2, 60)
@@ -292,7 +318,9 @@ async def test_a_recording_that_is_none_is_not_found(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("code", ["READONLY", "OOM", "MISCONF", "NOREPLICAS", "NOPERM"])
-async def test_a_store_that_takes_no_writes_will_do_for_a_start(proxy: StoreProxy, code: str) -> None:
+async def test_a_store_that_takes_no_writes_will_do_for_a_start(
+    proxy: StoreProxy, code: str
+) -> None:
     """The secret of the ids is only written at the first one."""
     async with open_redis(proxy.url) as redis:
         with proxy.fault(refuse(code)):
@@ -305,7 +333,9 @@ async def test_a_store_that_takes_no_writes_will_do_for_a_start(proxy: StoreProx
     assert again.is_from(ids.new("phone", sender), "phone", sender)
 
 
-@pytest.mark.parametrize("command", [("SET", SECRET, ""), ("SET", SECRET, "x" * 100), ("LPUSH", SECRET, "x")])
+@pytest.mark.parametrize(
+    "command", [("SET", SECRET, ""), ("SET", SECRET, "x" * 100), ("LPUSH", SECRET, "x")]
+)
 async def test_what_is_no_secret_is_not_used(redis: Redis, command: tuple[str, ...]) -> None:
     """An id that anybody could make up is worse than no start."""
     await redis.execute(*command)

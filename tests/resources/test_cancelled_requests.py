@@ -71,7 +71,9 @@ async def in_slices(_: ssl.SSLContext) -> AsyncIterator[tuple[str, Policy]]:
 
 @asynccontextmanager
 async def on_a_connection_that_died(_: ssl.SSLContext) -> AsyncIterator[tuple[str, Policy]]:
-    async with raw_server(lambda _, index: Reply(b"", "close") if index else Reply(plain(b"ok"))) as server:
+    async with raw_server(
+        lambda _, index: Reply(b"", "close") if index else Reply(plain(b"ok"))
+    ) as server:
         yield server.url, policy("127.0.0.1")
 
 
@@ -89,11 +91,15 @@ class CancelAtStep(trio.abc.Instrument):
 
 
 async def cancelled_at(step: int, ask: Callable[[], Awaitable[object]]) -> tuple[bool, bool]:
-    """Ask in a task that is cancelled at this step; return whether it came so far, and whether it was cancelled."""
+    """Ask in a task that is cancelled at this step; return whether it came so far, and whether it
+    was cancelled.
+    """
     done = False
     go = trio.Event()
 
-    async def run(scope: trio.CancelScope, task_status: trio.TaskStatus[trio.lowlevel.Task]) -> None:
+    async def run(
+        scope: trio.CancelScope, task_status: trio.TaskStatus[trio.lowlevel.Task]
+    ) -> None:
         nonlocal done
         task_status.started(trio.lowlevel.current_task())
         await go.wait()
@@ -118,20 +124,34 @@ def tls() -> ssl.SSLContext:
     return context
 
 
-WAYS = [over_http, by_name, over_tls, through_a_tunnel, by_redirect, in_slices, on_a_connection_that_died]
+WAYS = [
+    over_http,
+    by_name,
+    over_tls,
+    through_a_tunnel,
+    by_redirect,
+    in_slices,
+    on_a_connection_that_died,
+]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
-async def test_a_cancelled_request_leaves_nothing(way: Way, kept: bool, tls: ssl.SSLContext) -> None:
-    """At each step, on a new and on a kept connection: no socket, place, slice or thread, and the next request is well."""
+async def test_a_cancelled_request_leaves_nothing(
+    way: Way, kept: bool, tls: ssl.SSLContext
+) -> None:
+    """At each step, on a new and on a kept connection: no socket, place, slice or thread, and the
+    next request is well.
+    """
     cancelled = 0
     async with way(tls) as (url, rules):
         for step in itertools.count(1):
             async with open_egress() as egress:
                 if kept:
                     await get(egress, url, rules, verify=False)
-                reached, was = await cancelled_at(step, lambda egress=egress: get(egress, url, rules, verify=False))
+                reached, was = await cancelled_at(
+                    step, lambda egress=egress: get(egress, url, rules, verify=False)
+                )
                 cancelled += was
                 await settled(egress)
                 assert len(egress._kept) <= 1

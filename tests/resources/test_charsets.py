@@ -35,13 +35,17 @@ def text(body: bytes, content_type: str) -> str:
 
 @pytest.fixture(scope="module")
 def encodings() -> dict[str, tuple[str, list[str]]]:
-    """What Node, which follows the Encoding Standard, makes of each label: the encoding, and the 256 bytes."""
+    """What Node, which follows the Encoding Standard, makes of each label: the encoding, and the
+    256 bytes.
+    """
     run = subprocess.run([NODE, "-e", DECODE_BYTES, *_LABELS], capture_output=True, check=True)
     return json.loads(run.stdout)
 
 
 def test_labels_are_those_of_the_standard(encodings: dict[str, tuple[str, list[str]]]) -> None:
-    """Labels that are one encoding there are one here, and two are two; but gbk, which decodes as gb18030."""
+    """Labels that are one encoding there are one here, and two are two; but gbk, which decodes as
+    gb18030.
+    """
     theirs: dict[str, set[str]] = {}
     for label, (encoding, _) in encodings.items():
         same = {"gbk": "gb18030", "iso-8859-8-i": "iso-8859-8"}
@@ -50,11 +54,16 @@ def test_labels_are_those_of_the_standard(encodings: dict[str, tuple[str, list[s
     assert len({name for names in theirs.values() for name in names}) == len(theirs)
 
 
-def test_single_bytes_are_those_of_the_standard(encodings: dict[str, tuple[str, list[str]]]) -> None:
+def test_single_bytes_are_those_of_the_standard(
+    encodings: dict[str, tuple[str, list[str]]],
+) -> None:
     """All 256 of every single-byte encoding."""
     for label, (_, characters) in encodings.items():
         if _LABELS[label] in _SINGLE_BYTE:
-            assert [text(b"x" + bytes([byte]), f"text/plain; charset={label}")[1:] for byte in range(256)] == characters
+            assert [
+                text(b"x" + bytes([byte]), f"text/plain; charset={label}")[1:]
+                for byte in range(256)
+            ] == characters
 
 
 @pytest.mark.parametrize(
@@ -103,11 +112,24 @@ def test_any_content_type_will_do(body: bytes, content_type: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "label", ["utf-8", "utf-16le", "utf-16be", "gb18030", "big5", "euc-jp", "shift_jis", "euc-kr", "iso-2022-jp"]
+    "label",
+    [
+        "utf-8",
+        "utf-16le",
+        "utf-16be",
+        "gb18030",
+        "big5",
+        "euc-jp",
+        "shift_jis",
+        "euc-kr",
+        "iso-2022-jp",
+    ],
 )
 def test_long_bodies_are_decoded_across_pieces(label: str) -> None:
     """A character that lies across two pieces is one, at every offset."""
-    python = {"utf-16le": "utf-16-le", "utf-16be": "utf-16-be", "iso-2022-jp": "iso2022_jp"}.get(label, label)
+    python = {"utf-16le": "utf-16-le", "utf-16be": "utf-16-be", "iso-2022-jp": "iso2022_jp"}.get(
+        label, label
+    )
     character = "语" if label == "gb18030" else "한" if label == "euc-kr" else "語"
     for offset in range(4):
         written = "x" * offset + character * (PIECE // 2)
@@ -132,7 +154,9 @@ def test_long_bodies_are_decoded_across_pieces(label: str) -> None:
     ],
 )
 def test_byte_order_marks(content_type: str, body: bytes, expected: str) -> None:
-    """They win over what is declared, and are no part of the text; UTF-16's only in what is said to be text."""
+    """They win over what is declared, and are no part of the text; UTF-16's only in what is said to
+    be text.
+    """
     assert text(body, content_type) == expected
 
 
@@ -144,7 +168,9 @@ HOSTILE = [
 
 
 def test_no_charset_takes_long() -> None:
-    """The longest step of any, and all steps of a body, beside those of ordinary text in the same run."""
+    """The longest step of any, and all steps of a body, beside those of ordinary text in the same
+    run.
+    """
     step = ordinary = longest = 0.0
     for body in ("Zoë ☃ ".encode() * 14563, *HOSTILE):
         for label in {python: label for label, python in _LABELS.items()}.values():

@@ -1,4 +1,6 @@
-"""Contacts and groups in a real store: what moves together, what is refused whole, and what concurrent runs may never break."""
+"""Contacts and groups in a real store: what moves together, what is refused whole, and what
+concurrent runs may never break.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ MOST = 1000
 
 
 async def create(contacts: Contacts, key: str, account: str = "acct", **fields: Any) -> Contact:
-    return await contacts.create(account, key, new_contact({"created_at": "2014-01-01", **fields}), MOST)
+    return await contacts.create(
+        account, key, new_contact({"created_at": "2014-01-01", **fields}), MOST
+    )
 
 
 async def test_a_contact_has_its_sixteen_fields_and_its_own(redis: Redis) -> None:
@@ -58,7 +62,9 @@ async def test_a_contact_has_its_sixteen_fields_and_its_own(redis: Redis) -> Non
     assert await contacts.get("acct", "nothing") is None
 
 
-@pytest.mark.parametrize("key", ["seq", "changes", "changed", "}", "{x}", "", "a:b", "\0", "☃", "x" * 10_000])
+@pytest.mark.parametrize(
+    "key", ["seq", "changes", "changed", "}", "{x}", "", "a:b", "\0", "☃", "x" * 10_000]
+)
 async def test_any_text_can_be_a_key(redis: Redis, key: str) -> None:
     """None is mistaken for something else that is stored."""
     contacts = Contacts(redis)
@@ -79,7 +85,9 @@ async def test_any_text_can_be_a_key(redis: Redis, key: str) -> None:
         ("wechat_id", "a:b|c", "a:b|c"),
     ],
 )
-async def test_addresses_are_found_in_the_forms_they_have(redis: Redis, name: str, stored: str, asked: str) -> None:
+async def test_addresses_are_found_in_the_forms_they_have(
+    redis: Redis, name: str, stored: str, asked: str
+) -> None:
     """With and without plus, on whatever device; of several contacts the one created last."""
     contacts = Contacts(redis)
     await create(contacts, "old", created_at="2013-05-05", **{name: stored})
@@ -103,10 +111,14 @@ async def test_a_write_beyond_a_limit_changes_nothing(redis: Redis) -> None:
         await contacts.find_or_create("acct", "msisdn", "+2", "b", new_contact({}), 1)
     before = await contacts.get("acct", "a")
     with pytest.raises(ContactLimit, match="1000 fields"):
-        await contacts.change("acct", "a", added_entries(EXTRAS, {str(n): "x" for n in range(1000)}))
+        await contacts.change(
+            "acct", "a", added_entries(EXTRAS, {str(n): "x" for n in range(1000)})
+        )
     with pytest.raises(ContactLimit, match="262144 bytes"):
         await contacts.change(
-            "acct", "a", changed_contact({"msisdn": "+9", "groups": ["g"], "extra": {"x": "x" * 300_000}})
+            "acct",
+            "a",
+            changed_contact({"msisdn": "+9", "groups": ["g"], "extra": {"x": "x" * 300_000}}),
         )
     assert await contacts.get("acct", "a") == before
     assert await contacts.find("acct", "msisdn", "+9") is None
@@ -122,9 +134,13 @@ async def test_get_or_create_never_makes_two(redis: Redis, valkey: str) -> None:
 
         async def ask(client: Redis, key: str) -> None:
             new = new_contact({"msisdn": "+27831234567", "created_at": "2014-01-01"})
-            contact, created = await Contacts(client).find_or_create("acct", "msisdn", "+27831234567", key, new, MOST)
+            contact, created = await Contacts(client).find_or_create(
+                "acct", "msisdn", "+27831234567", key, new, MOST
+            )
             made.append((contact["key"], created))
-            group, created = await Groups(client).find_or_create("acct", "name", key, "2014-01-01", MOST)
+            group, created = await Groups(client).find_or_create(
+                "acct", "name", key, "2014-01-01", MOST
+            )
             groups.append((group["key"], created))
 
         for n in range(20):
@@ -205,7 +221,11 @@ STEP = st.one_of(
     st.tuples(st.just("new"), KEY, FIELDS),
     st.tuples(st.just("save"), KEY, FIELDS),
     st.tuples(st.just("update"), KEY, FIELDS),
-    st.tuples(st.just("extras"), KEY, st.dictionaries(st.sampled_from(["e1", "e2", "e3"]), TEXT, max_size=2)),
+    st.tuples(
+        st.just("extras"),
+        KEY,
+        st.dictionaries(st.sampled_from(["e1", "e2", "e3"]), TEXT, max_size=2),
+    ),
     st.tuples(st.just("find"), st.sampled_from(["msisdn", "gtalk_id"]), ADDRESS),
     st.tuples(st.just("find_or_create"), KEY, ADDRESS),
 )
@@ -229,7 +249,11 @@ class Model:
             change = changed_contact(given)
         else:
             change = added_entries(EXTRAS, given)
-        kept = {} if how in ("new", "save") else {k: v for k, v in (old or {}).items() if k != "groups"}
+        kept = (
+            {}
+            if how in ("new", "save")
+            else {k: v for k, v in (old or {}).items() if k != "groups"}
+        )
         if how == "update":
             for name, prefix in (("extra", EXTRAS), ("subscription", SUBSCRIPTIONS)):
                 if name in given:
@@ -246,7 +270,11 @@ class Model:
         def normal(text: str) -> str:
             return text.removeprefix("+") if name == "msisdn" else text.partition("/")[0]
 
-        same = [c for c in self.contacts.values() if c[name] is not None and normal(c[name]) == normal(address)]
+        same = [
+            c
+            for c in self.contacts.values()
+            if c[name] is not None and normal(c[name]) == normal(address)
+        ]
         return max(same, key=lambda c: (c["created_at"], c["key"]))["key"] if same else None
 
 
@@ -266,13 +294,24 @@ def blank(key: str) -> Contact:
             "dob",
         )
     )
-    return {"key": key, "user_account": "acct", "$VERSION": 2, "created_at": None, "groups": [], **empty}
+    return {
+        "key": key,
+        "user_account": "acct",
+        "$VERSION": 2,
+        "created_at": None,
+        "groups": [],
+        **empty,
+    }
 
 
 @examples(40, 600)
 @given(runs=st.lists(st.lists(STEP, min_size=10, max_size=40), min_size=1, max_size=3))
-def test_random_commands_do_what_a_plain_model_does(valkey: str, runs: list[list[tuple[str, str, Any]]]) -> None:
-    """Sequences of several runs at once, each step compared in the order in which the store was asked; then all that is derived."""
+def test_random_commands_do_what_a_plain_model_does(
+    valkey: str, runs: list[list[tuple[str, str, Any]]]
+) -> None:
+    """Sequences of several runs at once, each step compared in the order in which the store was
+    asked; then all that is derived.
+    """
 
     async def play() -> None:
         async with open_redis(valkey) as redis:
@@ -288,7 +327,8 @@ def test_random_commands_do_what_a_plain_model_does(valkey: str, runs: list[list
 
 async def play_run(contacts: Contacts, model: Model, steps: list[tuple[str, str, Any]]) -> None:
     for step, key, given_ in steps:
-        # The store is asked in this order, and the model at the same moment: no checkpoint lies between.
+        # The store is asked in this order, and the model at the same moment: no checkpoint lies
+        # between.
         match step:
             case "find":
                 expected = model.find(key, given_)
@@ -297,7 +337,11 @@ async def play_run(contacts: Contacts, model: Model, steps: list[tuple[str, str,
             case "find_or_create":
                 known = model.find("msisdn", given_)
                 fields = {"msisdn": given_, "created_at": "2012-01-01"}
-                expected_contact = dict(model.contacts[known]) if known else dict(model.write(key, fields, "new") or {})
+                expected_contact = (
+                    dict(model.contacts[known])
+                    if known
+                    else dict(model.write(key, fields, "new") or {})
+                )
                 contact, created = await contacts.find_or_create(
                     "acct", "msisdn", given_, key, new_contact(fields), MOST
                 )
@@ -320,12 +364,16 @@ async def play_run(contacts: Contacts, model: Model, steps: list[tuple[str, str,
 async def check_derived(redis: Redis, contacts: Contacts, model: Model) -> None:
     assert {c["key"]: c for c in (await contacts.page("acct", 0, 100)).contacts} == model.contacts
     for group in ("g1", "g2", "g3"):
-        members = sorted(key for key, contact in model.contacts.items() if group in contact["groups"])
+        members = sorted(
+            key for key, contact in model.contacts.items() if group in contact["groups"]
+        )
         assert await contacts.members("acct", group) == members
         assert await contacts.count_members("acct", group) == len(members)
     # No look-up is left of an address that no contact has any more.
     keys = [key.decode() for key in await redis.execute("KEYS", "jsbox:{acct}:addr:*")]
-    entries = sorted([entry.decode() for key in keys for entry in await redis.execute("ZRANGE", key, 0, -1)])
+    entries = sorted(
+        [entry.decode() for key in keys for entry in await redis.execute("ZRANGE", key, 0, -1)]
+    )
     assert entries == sorted(
         f"{contact['created_at']}|{key}"
         for key, contact in model.contacts.items()

@@ -41,9 +41,13 @@ async def egress() -> AsyncIterator[Egress]:
 LOCAL = policy("127.0.0.0/8")
 
 
-async def get(egress: Egress, url: str, rules: Policy = LOCAL, method: str = "GET", **fields: Any) -> tuple[int, str]:
+async def get(
+    egress: Egress, url: str, rules: Policy = LOCAL, method: str = "GET", **fields: Any
+) -> tuple[int, str]:
     with trio.fail_after(10):
-        answer = await egress.fetch("app", httpx2.Request(method, url, **fields), rules, verify=True)
+        answer = await egress.fetch(
+            "app", httpx2.Request(method, url, **fields), rules, verify=True
+        )
     return answer.code, answer.body
 
 
@@ -63,8 +67,13 @@ async def test_what_is_not_allowed_is_not_connected_to(egress: Egress, server: s
     ):
         with pytest.raises(EgressError) as raised:
             await get(egress, f"http://{host}:{port}/echo", policy())
-        assert isinstance(raised.value, Forbidden) or "not known" in str(raised.value), (host, raised.value)
-    with pytest.raises(Forbidden, match=r"127.0.0.1 is not a public address, and http.allow does not name it"):
+        assert isinstance(raised.value, Forbidden) or "not known" in str(raised.value), (
+            host,
+            raised.value,
+        )
+    with pytest.raises(
+        Forbidden, match=r"127.0.0.1 is not a public address, and http.allow does not name it"
+    ):
         await get(egress, f"{server}/echo", policy())
     with pytest.raises(Forbidden, match=r"127.0.0.1:\d+ is not in this app's http.allow"):
         await get(egress, f"{server}/echo", policy("hub.example.org"))
@@ -93,16 +102,28 @@ async def test_a_name_that_leads_to_a_private_address_is_refused(
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     with pytest.raises(Forbidden, match=r"innocent.example.org \(127.0.0.1\)"):
         await get(egress, f"http://innocent.example.org:{port}/echo", policy())
-    assert (await get(egress, f"http://innocent.example.org:{port}/echo", policy("innocent.example.org")))[0] == 200
+    assert (
+        await get(
+            egress, f"http://innocent.example.org:{port}/echo", policy("innocent.example.org")
+        )
+    )[0] == 200
 
 
-async def test_connect_to_goes_elsewhere_and_keeps_host_and_path(egress: Egress, server: str) -> None:
-    """The operator names another place for a host; the request looks as if it had gone there. Others cannot use that door."""
+async def test_connect_to_goes_elsewhere_and_keeps_host_and_path(
+    egress: Egress, server: str
+) -> None:
+    """The operator names another place for a host; the request looks as if it had gone there.
+    Others cannot use that door.
+    """
     rules = policy(connect_to={"hub.example.org": server, "other.example.org:8000": server})
     code, body = await get(egress, "https://hub.example.org/echo?q=1", rules)
     assert code == 200
     said = __import__("json").loads(body)
-    assert (said["headers"]["host"], said["path"], said["query"]) == ("hub.example.org", "/echo", "q=1")
+    assert (said["headers"]["host"], said["path"], said["query"]) == (
+        "hub.example.org",
+        "/echo",
+        "q=1",
+    )
     assert (await get(egress, "http://other.example.org:8000/echo", rules))[0] == 200
     with pytest.raises(Forbidden):
         await get(egress, f"{server}/echo", rules)
@@ -125,15 +146,21 @@ async def test_two_apps_do_not_share_connections(egress: Egress, server: str) ->
         (308, "GET", "GET"),
     ],
 )
-async def test_redirects_are_followed(egress: Egress, server: str, code: int, method: str, seen: str | None) -> None:
+async def test_redirects_are_followed(
+    egress: Egress, server: str, code: int, method: str, seen: str | None
+) -> None:
     """GET and HEAD any of them; 303 makes a GET of a POST."""
     status, body = await get(egress, f"{server}/to/{code}?{server}/echo", method=method)
     assert status == 200
     assert seen is None or f'"method": "{seen}"' in body
 
 
-@pytest.mark.parametrize(("code", "method"), [(301, "POST"), (302, "PUT"), (307, "DELETE"), (308, "PATCH")])
-async def test_other_methods_are_not_redirected(egress: Egress, server: str, code: int, method: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "method"), [(301, "POST"), (302, "PUT"), (307, "DELETE"), (308, "PATCH")]
+)
+async def test_other_methods_are_not_redirected(
+    egress: Egress, server: str, code: int, method: str
+) -> None:
     """A write is not repeated elsewhere; the reason says where it was sent."""
     with pytest.raises(EgressError, match=rf"{method} was redirected \({code}\) to http.*/echo"):
         await get(egress, f"{server}/to/{code}?{server}/echo", method=method)
@@ -179,7 +206,15 @@ async def test_bodies_become_text(egress: Egress, server: str, path: str, body: 
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:1/", "http://no-such-host.invalid/", "not a url", "ftp://x/", "http:///x", ""]
+    "url",
+    [
+        "http://127.0.0.1:1/",
+        "http://no-such-host.invalid/",
+        "not a url",
+        "ftp://x/",
+        "http:///x",
+        "",
+    ],
 )
 async def test_what_cannot_be_had_says_why(egress: Egress, url: str) -> None:
     """In words, not in Python's."""
@@ -196,7 +231,9 @@ async def tls_server(context: ssl.SSLContext) -> AsyncIterator[int]:
     async def answer(stream: trio.SSLStream[trio.SocketStream]) -> None:
         try:
             await stream.receive_some()
-            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+            await stream.send_all(
+                b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+            )
         except trio.BrokenResourceError:
             pass  # the client did not like the certificate
 
@@ -214,7 +251,9 @@ async def test_certificates_are_checked_unless_the_app_says_not_to(egress: Egres
     async with tls_server(context) as port:
         with pytest.raises(EgressError, match="the certificate is not trusted: "):
             await get(egress, f"https://127.0.0.1:{port}/")
-        answer = await egress.fetch("app", httpx2.Request("GET", f"https://127.0.0.1:{port}/"), LOCAL, verify=False)
+        answer = await egress.fetch(
+            "app", httpx2.Request("GET", f"https://127.0.0.1:{port}/"), LOCAL, verify=False
+        )
         assert answer.body == "ok"
 
 

@@ -12,15 +12,21 @@ from resources.fence import cause_of, fence, keep_running, tally
 
 
 def test_an_error_is_held_counted_and_logged_cause_first(caplog: pytest.LogCaptureFixture) -> None:
-    """The cause stands in the line itself, whatever groups it is wrapped in; the owner can ask for it."""
+    """The cause stands in the line itself, whatever groups it is wrapped in; the owner can ask for
+    it.
+    """
     before = tally["test"]
     with caplog.at_level(logging.ERROR), fence("test", "channel x") as caught:
-        raise ExceptionGroup("outer", [ExceptionGroup("inner", [ValueError("half a \ud83d\n2026 forged")])])
+        raise ExceptionGroup(
+            "outer", [ExceptionGroup("inner", [ValueError("half a \ud83d\n2026 forged")])]
+        )
     assert caught.error is not None
     assert tally["test"] == before + 1
     (record,) = caplog.records
     line = record.getMessage()
-    assert line.startswith("internal error in test (channel x): ValueError: half a \\ud83d\\n2026 forged")
+    assert line.startswith(
+        "internal error in test (channel x): ValueError: half a \\ud83d\\n2026 forged"
+    )
     assert "\n" not in line
 
 

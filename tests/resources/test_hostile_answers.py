@@ -1,4 +1,6 @@
-"""Answers made to hold up or to end everybody else, from real servers: each has an end, a reason, and short steps."""
+"""Answers made to hold up or to end everybody else, from real servers: each has an end, a reason,
+and short steps.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,9 @@ def big() -> dict[str, bytes]:
         "plain": plain(b"x" * size),
         "gzip": plain(gzip.compress(b"x" * size), b"Content-Encoding: gzip"),
         "utf-16": plain(b"\0\xd8" * (size // 2), b"Content-Type: text/plain; charset=utf-16"),
-        "gb18030": plain(b"\x81\x30\x81\x30" * (size // 4), b"Content-Type: text/plain; charset=gb18030"),
+        "gb18030": plain(
+            b"\x81\x30\x81\x30" * (size // 4), b"Content-Type: text/plain; charset=gb18030"
+        ),
         "small chunks": CHUNKED + b"20\r\n%s\r\n" % (b"x" * 32) * (size // 32) + b"0\r\n\r\n",
     }
 
@@ -107,10 +111,16 @@ async def outcome(egress: Egress, url: str, **fields: Any) -> int | str:
 
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_no_answer_holds_up_the_loop(name: str) -> None:
-    """It ends with a body or a reason; no pass of the loop is long; nothing is left over; the next request is well."""
+    """It ends with a body or a reason; no pass of the loop is long; nothing is left over; the next
+    request is well.
+    """
     reply, expected = HOSTILE[name]
     with no_socket_left():
-        async with raw_server(reply) as server, raw_server(plain(b"well")) as other, open_egress() as egress:
+        async with (
+            raw_server(reply) as server,
+            raw_server(plain(b"well")) as other,
+            open_egress() as egress,
+        ):
             async with lag() as measured:
                 found = await outcome(egress, server.url)
             if isinstance(expected, int):
@@ -128,15 +138,26 @@ async def test_large_bodies_are_read_in_short_steps(name: str, big: dict[str, by
     """Of the size that the operator allows."""
     async with raw_server(big[name]) as server, open_egress() as egress:
         async with lag() as measured:
-            assert await outcome(egress, server.url, rules=policy("127.0.0.0/8", response_max=4 << 20)) > 500_000
+            assert (
+                await outcome(egress, server.url, rules=policy("127.0.0.0/8", response_max=4 << 20))
+                > 500_000
+            )
         assert measured.longest < step_bound()
 
 
-@pytest.mark.parametrize("name", ["chunks of 32 bytes", "charset utf-16, halves of pairs", "empty gzip members"])
+@pytest.mark.parametrize(
+    "name", ["chunks of 32 bytes", "charset utf-16, halves of pairs", "empty gzip members"]
+)
 async def test_many_such_answers_at_once_leave_others_their_time(name: str) -> None:
-    """Ten of one app: between two passes there is work on one of them, and another app's request is soon answered."""
+    """Ten of one app: between two passes there is work on one of them, and another app's request is
+    soon answered.
+    """
     reply, _ = HOSTILE[name]
-    async with raw_server(reply) as server, raw_server(plain(b"x" * 131072)) as other, open_egress() as egress:
+    async with (
+        raw_server(reply) as server,
+        raw_server(plain(b"x" * 131072)) as other,
+        open_egress() as egress,
+    ):
         await get(egress, other.url, app="neighbour")
         async with lag() as quiet:
             await get(egress, other.url, app="neighbour")
@@ -229,7 +250,13 @@ def test_any_bytes_are_an_answer_or_a_failure(parts: list[bytes], begun: bool) -
 
 async def test_a_slow_answer_is_bounded_by_whoever_asks() -> None:
     """Cut off in the middle of anything, nothing is left."""
-    for data in (b"", b"HTTP/1.1 2", OK, OK + b"Content-Length: 9\r\n\r\n123", CHUNKED + b"5\r\nab"):
+    for data in (
+        b"",
+        b"HTTP/1.1 2",
+        OK,
+        OK + b"Content-Length: 9\r\n\r\n123",
+        CHUNKED + b"5\r\nab",
+    ):
         with no_socket_left():
             async with raw_server(Reply(data, "wait")) as server, open_egress() as egress:
                 with trio.move_on_after(0.05) as scope:

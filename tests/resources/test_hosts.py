@@ -60,7 +60,8 @@ def test_addresses_are_those_of_the_c_library(written: str) -> None:
     try:
         assert canonical(written) == address
     except ValueError:
-        assert written.lower().endswith("x")  # "0x" alone, which not all read as 0: refusing it is as good
+        # "0x" alone, which not all read as 0: refusing it is as good
+        assert written.lower().endswith("x")
 
 
 @given(st.text(max_size=40))
@@ -74,7 +75,9 @@ def test_any_text_is_a_host_or_refused(written: str) -> None:
     assert canonical(host) == host
 
 
-@pytest.mark.parametrize("name", ["localhost", "localhost.", "a.localhost", "localhost.localdomain", "ip6-localhost"])
+@pytest.mark.parametrize(
+    "name", ["localhost", "localhost.", "a.localhost", "localhost.localdomain", "ip6-localhost"]
+)
 def test_names_of_the_machine_itself(name: str) -> None:
     """Known without asking anybody."""
     assert is_local_name(name)

@@ -34,7 +34,9 @@ async def command(server: str, **fields: Any) -> Any:
     settings = {HttpSettings: HttpSettings(LOCAL, 5.0)}
     caller = Caller("r1", "acct", "app", "phone", None, settings, log)
     async with open_egress() as egress:
-        return await Http(egress).post(caller, STRUCTURE({"url": f"{server}/echo"} | fields, Request))
+        return await Http(egress).post(
+            caller, STRUCTURE({"url": f"{server}/echo"} | fields, Request)
+        )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,9 @@ async def command(server: str, **fields: Any) -> Any:
         ({"files": {f"f{n}": {"data": ""} for n in range(600)}, "data": "a=1&" * 600 + "a=1"}, "1000 fields and files together"),
     ],
 )  # fmt: skip
-async def test_bad_fields_are_refused_by_name(server: str, fields: dict[str, Any], reason: str) -> None:
+async def test_bad_fields_are_refused_by_name(
+    server: str, fields: dict[str, Any], reason: str
+) -> None:
     """The reason names the field and what is wrong with it."""
     with pytest.raises(Refused) as raised:
         await command(server, **fields)
@@ -88,19 +92,30 @@ async def test_bad_fields_are_refused_by_name(server: str, fields: dict[str, Any
 
 
 async def test_headers_files_and_fields_arrive(server: str) -> None:
-    """Header values as strings or lists, files as an object or the documented list, data beside files as form fields."""
+    """Header values as strings or lists, files as an object or the documented list, data beside
+    files as form fields.
+    """
     file = {"file_name": "a.txt", "content_type": "text/x", "data": "aMOp"}
     said = json.loads(
-        (await command(server, headers={"X-A": "1", "X-B": ["2", "3"], "Content-Length": "999"}, data="é")).body
+        (
+            await command(
+                server, headers={"X-A": "1", "X-B": ["2", "3"], "Content-Length": "999"}, data="é"
+            )
+        ).body
     )
     assert (said["headers"]["x-a"], said["headers"]["x-b"], said["body"]) == ("1", "2, 3", "é")
     assert "content-type" not in said["headers"]
     for files in ({"one": file, "two": file}, [{"one": file}, {"two": file}]):
         said = json.loads(
-            (await command(server, files=files, data="a=1&b=x+y", headers={"Content-Type": ["wrong"]})).body
+            (
+                await command(
+                    server, files=files, data="a=1&b=x+y", headers={"Content-Type": ["wrong"]}
+                )
+            ).body
         )
         assert said["files"] == {
-            name: {"file_name": "a.txt", "content_type": "text/x", "data": "hé"} for name in ("one", "two")
+            name: {"file_name": "a.txt", "content_type": "text/x", "data": "hé"}
+            for name in ("one", "two")
         }
         assert said["fields"] == {"a": "1", "b": "x y"}
 
@@ -119,7 +134,9 @@ async def sent(**fields: Any) -> bytes:
 
 
 async def test_header_values_are_sent_in_utf_8() -> None:
-    """Empty ones too; spaces round a value, which HTTP does not count, are left out; a half of a surrogate pair becomes U+FFFD."""
+    """Empty ones too; spaces round a value, which HTTP does not count, are left out; a half of a
+    surrogate pair becomes U+FFFD.
+    """
     values = {
         "X-Name": ["Zoë"],
         "Authorization": "Bearer ",
@@ -139,6 +156,7 @@ async def test_bodies_with_halves_of_pairs_are_sent() -> None:
     """With U+FFFD in their place, in data, fields, names and contents of files alike."""
     assert (await sent(data="a\ud83d😀")).endswith("\r\n\r\na\ufffd😀".encode())
     body = await sent(
-        data="a=\ud83d", files={"\ud83d": {"file_name": "\ud83d.x", "data": "eA==", "content_type": "x\ud83d"}}
+        data="a=\ud83d",
+        files={"\ud83d": {"file_name": "\ud83d.x", "data": "eA==", "content_type": "x\ud83d"}},
     )
     assert body.count("\ufffd".encode()) == 4

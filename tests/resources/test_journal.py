@@ -18,7 +18,9 @@ def entry(message_id: str, app: str = "app", channel: str = "phone") -> Entry:
 
 
 async def test_an_id_is_taken_once(redis: Redis) -> None:
-    """A second entry with the same id on the channel is a duplicate, and is given the place of the first."""
+    """A second entry with the same id on the channel is a duplicate, and is given the place of the
+    first.
+    """
     journal = Journal(redis)
     first, second, again = await journal.accept([entry("m1"), entry("m2"), entry("m1")])
     assert (first.duplicate, second.duplicate, again.duplicate) == (False, False, True)
@@ -50,13 +52,20 @@ async def test_what_is_unfinished_comes_back_in_order(redis: Redis) -> None:
 
 
 def message(n: int) -> dict[str, object]:
-    return {"in_reply_to": None, "content": str(n), "to_addr": "+27", "timestamp": "2026-01-01 00:00:00.000000"}
+    return {
+        "in_reply_to": None,
+        "content": str(n),
+        "to_addr": "+27",
+        "timestamp": "2026-01-01 00:00:00.000000",
+    }
 
 
 async def test_parcels_are_numbered_and_kept_until_acknowledged(redis: Redis) -> None:
     """Delivery numbers rise by one; what is acknowledged is gone, the rest is read in order."""
     announced: list[Parcel | None] = []
-    outbox = Outbox(redis, MessageIds(b"secret"), Statistics(redis), lambda _, parcel: announced.append(parcel))
+    outbox = Outbox(
+        redis, MessageIds(b"secret"), Statistics(redis), lambda _, parcel: announced.append(parcel)
+    )
     numbers = [await outbox.post("phone", SENDER, message(n)) for n in range(5)]
     assert numbers == [1, 2, 3, 4, 5]
     assert [parcel.delivery for parcel in announced if parcel] == numbers
@@ -69,9 +78,13 @@ async def test_parcels_are_numbered_and_kept_until_acknowledged(redis: Redis) ->
 
 
 async def test_a_post_that_is_cut_off_is_announced_as_a_doubt(redis: Redis) -> None:
-    """Cancelling a post leaves it unknown whether the parcel is there: whoever delivers is told to look."""
+    """Cancelling a post leaves it unknown whether the parcel is there: whoever delivers is told to
+    look.
+    """
     announced: list[Parcel | None] = []
-    outbox = Outbox(redis, MessageIds(b"secret"), Statistics(redis), lambda _, parcel: announced.append(parcel))
+    outbox = Outbox(
+        redis, MessageIds(b"secret"), Statistics(redis), lambda _, parcel: announced.append(parcel)
+    )
     with trio.move_on_after(0):
         await outbox.post("phone", SENDER, message(1))
     assert announced == [None]

@@ -1,4 +1,6 @@
-"""Connections that are used again: when they are, when not, and what happens when the server has had enough of them."""
+"""Connections that are used again: when they are, when not, and what happens when the server has
+had enough of them.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,9 @@ def tls() -> ssl.SSLContext:
     return context
 
 
-async def ask(egress: Egress, url: str, times: int = 1, method: str = "GET", *, verify: bool = True) -> list[str]:
+async def ask(
+    egress: Egress, url: str, times: int = 1, method: str = "GET", *, verify: bool = True
+) -> list[str]:
     return [(await get(egress, url, method=method, verify=verify)).body for _ in range(times)]
 
 
@@ -57,7 +61,9 @@ async def test_a_connection_is_used_again(egress: Egress) -> None:
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 x\r\n\r\n",
         b"HTTP/1.1 304 x\r\nContent-Length: 9\r\n\r\n",
     ]
-    async with raw_server(lambda _, index: Reply(replies[index] if index < 5 else ANSWER)) as server:
+    async with raw_server(
+        lambda _, index: Reply(replies[index] if index < 5 else ANSWER)
+    ) as server:
         assert await ask(egress, server.url, 4) == ["ok", "ok", "", ""]
         assert (server.connections, len(server.requests)) == (1, 5)
         assert is_idle(egress, kept=1)
@@ -65,22 +71,30 @@ async def test_a_connection_is_used_again(egress: Egress) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
 @pytest.mark.parametrize("then", ["reset", "close"])
-async def test_a_kept_connection_that_died_is_replaced(egress: Egress, method: str, then: str) -> None:
+async def test_a_kept_connection_that_died_is_replaced(
+    egress: Egress, method: str, then: str
+) -> None:
     """The request is sent once more, with its body, whatever its method: all 20 succeed."""
     async with raw_server(lambda *_: Reply(ANSWER, then)) as server:
         for _ in range(20):
-            answer = await get(egress, server.url, method=method, content=None if method == "GET" else b"body")
+            answer = await get(
+                egress, server.url, method=method, content=None if method == "GET" else b"body"
+            )
             assert answer.body == "ok"
         assert all(request.endswith(b"body") for request in server.requests if method != "GET")
 
 
 async def test_a_server_that_hangs_up_when_it_is_asked_again(egress: Egress) -> None:
     """Its idle time-out met our request: nothing had come, so it is sent on a new connection, once."""
-    async with raw_server(lambda _, index: Reply(ANSWER) if index == 0 else Reply(b"", "close")) as server:
+    async with raw_server(
+        lambda _, index: Reply(ANSWER) if index == 0 else Reply(b"", "close")
+    ) as server:
         assert await ask(egress, server.url, 20) == ["ok"] * 20
         assert server.connections == 20
         assert len(server.requests) == 39
-    async with raw_server(lambda number, _: Reply(ANSWER) if number == 0 else Reply(b"", "close")) as server:
+    async with raw_server(
+        lambda number, _: Reply(ANSWER) if number == 0 else Reply(b"", "close")
+    ) as server:
         assert await ask(egress, server.url) == ["ok"]
     # A new connection that dies is not tried again.
     async with raw_server(Reply(b"", "close")) as server:
@@ -91,7 +105,9 @@ async def test_a_server_that_hangs_up_when_it_is_asked_again(egress: Egress) -> 
 
 async def test_a_request_that_was_begun_to_be_answered_is_not_sent_again(egress: Egress) -> None:
     """One byte is enough: the server has taken it."""
-    async with raw_server(lambda _, index: Reply(ANSWER) if index == 0 else Reply(b"H", "close")) as server:
+    async with raw_server(
+        lambda _, index: Reply(ANSWER) if index == 0 else Reply(b"H", "close")
+    ) as server:
         await get(egress, server.url)
         with pytest.raises(EgressError, match="cut off in its headers"):
             await get(egress, server.url, method="POST", content=b"x")
@@ -104,7 +120,8 @@ JUNK = {
     "more than its length": ANSWER + b"junk",
     "an answer that nobody asked for": ANSWER + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
     "more after chunks": OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n\r\n",
-    "two lengths": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    "two lengths": OK
+    + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n",
     "Connection: close": plain(b"ok", b"Connection: Keep-Alive, Close"),
     "HTTP/1.0": b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
     "a redirect with more": b"HTTP/1.1 302 x\r\nLocation: /\r\nContent-Length: 0\r\n\r\njunk",
@@ -185,8 +202,12 @@ class Collected:
 
 
 @pytest.mark.parametrize("garbage", [b"", b"no TLS at all"])
-async def test_a_second_answer_in_the_same_packet_is_seen(egress: Egress, tls: ssl.SSLContext, garbage: bytes) -> None:
-    """A TLS record of its own, received with the one before and not decrypted yet: the socket is empty."""
+async def test_a_second_answer_in_the_same_packet_is_seen(
+    egress: Egress, tls: ssl.SSLContext, garbage: bytes
+) -> None:
+    """A TLS record of its own, received with the one before and not decrypted yet: the socket is
+    empty.
+    """
 
     async def serve(transport: trio.SocketStream) -> None:
         stream = trio.SSLStream(transport, tls, server_side=True)
@@ -212,7 +233,9 @@ async def test_a_second_answer_in_the_same_packet_is_seen(egress: Egress, tls: s
 
 
 async def test_idle_connections_are_closed_in_time(nursery: trio.Nursery) -> None:
-    """After their seconds, at the next request of any app; more than so many of an app are not kept."""
+    """After their seconds, at the next request of any app; more than so many of an app are not
+    kept.
+    """
     clock = trio.testing.MockClock()
 
     async def main() -> None:
@@ -268,7 +291,9 @@ async def test_an_app_has_so_many_connections_at_a_time(egress: Egress) -> None:
 
 
 async def test_a_kept_connection_is_for_equal_requests_alone(egress: Egress) -> None:
-    """Not for another app, another policy that forbids its address, another host on the same address, or another check."""
+    """Not for another app, another policy that forbids its address, another host on the same
+    address, or another check.
+    """
     async with raw_server(ANSWER) as server:
         await get(egress, server.url)
         await get(egress, server.url, app="other")
@@ -288,7 +313,9 @@ async def test_large_requests_and_early_answers(egress: Egress) -> None:
 
     async def serve(stream: trio.SocketStream) -> None:
         await stream.receive_some(100)
-        await stream.send_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
+        await stream.send_all(
+            b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig"
+        )
         await stream.send_eof()
         with trio.move_on_after(5):
             while await stream.receive_some(65536):
@@ -299,6 +326,8 @@ async def test_large_requests_and_early_answers(egress: Egress) -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, serve, listeners)
         url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/"
-        answer = await egress.fetch("app", httpx2.Request("POST", url, content=b"x" * 5_000_000), LOCAL, verify=True)
+        answer = await egress.fetch(
+            "app", httpx2.Request("POST", url, content=b"x" * 5_000_000), LOCAL, verify=True
+        )
         assert (answer.code, answer.body) == (413, "big")
         nursery.cancel_scope.cancel()

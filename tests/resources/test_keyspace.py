@@ -50,7 +50,9 @@ async def test_two_deletes_of_one_key_free_one_place(redis: Redis) -> None:
 
 
 async def test_the_warnings_come_once(redis: Redis) -> None:
-    """Passing the soft limit warns, passing it again within the hour does not; the hard limit likewise."""
+    """Passing the soft limit warns, passing it again within the hour does not; the hard limit
+    likewise.
+    """
     keyspace = Keyspace(redis)
     warns = [await keyspace.set("a", f"k{n}", b"1", None, QUOTA) for n in range(5)]
     assert warns == [Warn.NONE, Warn.NONE, Warn.NONE, Warn.SOFT, Warn.NONE]
@@ -83,7 +85,9 @@ async def test_odd_names_are_just_names(redis: Redis, name: str) -> None:
 
 
 async def test_incr_keeps_the_expiry_and_all_64_bits(redis: Redis) -> None:
-    """The time to live survives; values beyond the 53 bits of a Lua number are exact; overflow is refused."""
+    """The time to live survives; values beyond the 53 bits of a Lua number are exact; overflow is
+    refused.
+    """
     keyspace = Keyspace(redis)
     await keyspace.set("a", "n", b"9007199254740993", 100, QUOTA)
     assert await keyspace.incr("a", "n", 2, QUOTA) == (9007199254740995, Warn.NONE)
@@ -106,10 +110,18 @@ async def test_expired_keys_are_released(redis: Redis) -> None:
 
 
 async def sums(redis: Redis, account: str = "a") -> tuple[int, int, int]:
-    """The bytes that are counted for an account, the sum of those of its keys, and what really is there."""
-    names = [name.decode() for name in await redis.execute("ZRANGE", f"jsbox:{{{account}}}:kvkeys", 0, -1)]
+    """The bytes that are counted for an account, the sum of those of its keys, and what really is
+    there.
+    """
+    names = [
+        name.decode()
+        for name in await redis.execute("ZRANGE", f"jsbox:{{{account}}}:kvkeys", 0, -1)
+    ]
     sizes = await redis.execute("HVALS", f"jsbox:{{{account}}}:kvsizes")
-    real = [len(name.encode()) + await redis.execute("STRLEN", f"jsbox:{{{account}}}:kv:{name}") for name in names]
+    real = [
+        len(name.encode()) + await redis.execute("STRLEN", f"jsbox:{{{account}}}:kv:{name}")
+        for name in names
+    ]
     return await Keyspace(redis).bytes_of(account), sum(map(int, sizes)), sum(real)
 
 
@@ -118,7 +130,9 @@ def bytes_quota(most: int) -> Quota:
 
 
 async def test_bytes_have_a_quota_too(redis: Redis) -> None:
-    """Of names and values together: what would be too much is refused, what shrinks or is deleted gives room."""
+    """Of names and values together: what would be too much is refused, what shrinks or is deleted
+    gives room.
+    """
     keyspace, quota = Keyspace(redis), bytes_quota(100)
     await keyspace.set("a", "k1", b"x" * 48, None, quota)
     await keyspace.set("a", "k2", b"x" * 48, None, quota)
@@ -158,7 +172,9 @@ async def test_the_warning_about_bytes_comes_once(redis: Redis) -> None:
 
 
 async def test_concurrent_writes_never_break_the_quota_of_bytes(redis: Redis) -> None:
-    """Sets, increments and deletes of the same few keys at once: the count is exact, and never above the quota."""
+    """Sets, increments and deletes of the same few keys at once: the count is exact, and never
+    above the quota.
+    """
     keyspace, quota = Keyspace(redis), bytes_quota(300)
 
     async def work(n: int) -> None:
@@ -167,7 +183,9 @@ async def test_concurrent_writes_never_break_the_quota_of_bytes(redis: Redis) ->
             try:
                 match (n + step) % 4:
                     case 0 | 1:
-                        await keyspace.set("a", name, b"9" * ((n * step) % 17 + 1), step % 3 or None, quota)
+                        await keyspace.set(
+                            "a", name, b"9" * ((n * step) % 17 + 1), step % 3 or None, quota
+                        )
                     case 2:
                         await keyspace.incr("a", name, 10**step % 10**9, quota)
                     case 3:
@@ -189,13 +207,17 @@ async def test_bytes_of_expired_keys_are_given_back(redis: Redis) -> None:
     for start in range(0, 3000, 500):
         async with trio.open_nursery() as nursery:
             for n in range(start, start + 500):
-                nursery.start_soon(keyspace.set, "a", f"{n:04}", b"123456", 9999, Quota(5000, 5000, 30_000))
+                nursery.start_soon(
+                    keyspace.set, "a", f"{n:04}", b"123456", 9999, Quota(5000, 5000, 30_000)
+                )
     assert await keyspace.bytes_of("a") == 30_000
     with pytest.raises(KeyspaceFull):
         await keyspace.set("a", "0000", b"1234567", None, quota)
     for n in range(3000):  # their time has come
         name = f"{n:04}"
-        await redis.execute_many([("DEL", f"jsbox:{{a}}:kv:{name}"), ("ZADD", "jsbox:{a}:kvkeys", "XX", 1, name)])
+        await redis.execute_many(
+            [("DEL", f"jsbox:{{a}}:kv:{name}"), ("ZADD", "jsbox:{a}:kvkeys", "XX", 1, name)]
+        )
     await keyspace.set("a", "large", b"x" * 29_000, None, quota)
     with pytest.raises(KeyspaceFull):
         await keyspace.set("a", "more", b"x" * 1000, None, quota)
@@ -207,7 +229,10 @@ async def old_store(redis: Redis, count: int) -> int:
     """Keys as they were stored before bytes were counted; how many bytes they have."""
     for n in range(count):
         await redis.execute_many(
-            [("SET", f"jsbox:{{a}}:kv:ключ{n}", "x" * n), ("ZADD", "jsbox:{a}:kvkeys", "+inf", f"ключ{n}")]
+            [
+                ("SET", f"jsbox:{{a}}:kv:ключ{n}", "x" * n),
+                ("ZADD", "jsbox:{a}:kvkeys", "+inf", f"ключ{n}"),
+            ]
         )
     return sum(len(f"ключ{n}".encode()) + n for n in range(1, count))
 
@@ -233,7 +258,9 @@ async def test_what_was_stored_before_bytes_were_counted_is_counted(redis: Redis
     assert await keyspace.bytes_of("a") == expected - len("ключ5".encode()) - 5
 
 
-async def test_accounts_that_come_later_are_counted_too(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_accounts_that_come_later_are_counted_too(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A reload may bring them."""
     monkeypatch.setattr("resources.stores.keyspace.COUNT_EVERY", 0.01)
     await redis.execute("FLUSHALL")

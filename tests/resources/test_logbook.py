@@ -15,7 +15,9 @@ async def test_the_newest_are_kept(redis: Redis) -> None:
     for n in range(100):
         await logbook.write("acct", "app", 20, str(n), kept=10)
     await logbook.write("acct", "other", 20, "mine", kept=10)
-    assert [entry.message for entry in await logbook.newest("acct", "app", 10)] == [str(n) for n in range(99, 89, -1)]
+    assert [entry.message for entry in await logbook.newest("acct", "app", 10)] == [
+        str(n) for n in range(99, 89, -1)
+    ]
     assert await redis.execute("LLEN", "jsbox:{acct}:log:app") <= 10 + module.TRIM_EVERY
     assert [entry.message for entry in await logbook.newest("acct", "other", 10)] == ["mine"]
 
@@ -49,8 +51,13 @@ async def test_a_follower_sees_what_comes_and_learns_what_it_missed(redis: Redis
         for n in range(module.FOLLOWER_MAX + 7):
             await logbook.write("acct", "app", 20, f"flood {n}", kept=10)
         got = [await anext(entries) for _ in range(module.FOLLOWER_MAX + 1)]
-        assert [entry.message for entry in got[:-1]] == [f"flood {n}" for n in range(module.FOLLOWER_MAX)]
-        assert (got[-1].level, got[-1].message) == ("MISSED", "7 entries came faster than they were read")
+        assert [entry.message for entry in got[:-1]] == [
+            f"flood {n}" for n in range(module.FOLLOWER_MAX)
+        ]
+        assert (got[-1].level, got[-1].message) == (
+            "MISSED",
+            "7 entries came faster than they were read",
+        )
         with trio.move_on_after(0.05) as waiting:
             await anext(entries)
         assert waiting.cancelled_caught

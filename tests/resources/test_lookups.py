@@ -23,7 +23,9 @@ ANY = policy("*.example", "hanging.example", "127.0.0.0/8")
 
 
 class NameServer:
-    """Stands in for the C library, which asks no name server of ours: names that begin with "hanging" are not answered before the end."""
+    """Stands in for the C library, which asks no name server of ours: names that begin with
+    "hanging" are not answered before the end.
+    """
 
     def __init__(self) -> None:
         self.answer = Event()
@@ -68,7 +70,9 @@ async def drained(egress: Egress) -> None:
 
 
 async def test_names_that_hang_delay_no_other_app(names: NameServer) -> None:
-    """A hundred of one app: another app's names, and everybody else's threads, are as quick as ever."""
+    """A hundred of one app: another app's names, and everybody else's threads, are as quick as
+    ever.
+    """
     async with raw_server(plain(b"ok")) as server, open_egress() as egress:
         async with trio.open_nursery() as nursery:
             for _ in range(100):
@@ -76,7 +80,12 @@ async def test_names_that_hang_delay_no_other_app(names: NameServer) -> None:
             while names.hanging < SHARE:
                 await trio.sleep(0.001)
             with trio.fail_after(30):
-                answer = await get(egress, f"http://quick.example:{server.port}/", policy("quick.example"), app="other")
+                answer = await get(
+                    egress,
+                    f"http://quick.example:{server.port}/",
+                    policy("quick.example"),
+                    app="other",
+                )
                 # Its own requests that need no look-up go on, too.
                 await get(egress, server.url, ANY, app="hostile")
                 await trio.to_thread.run_sync(int)
@@ -84,14 +93,17 @@ async def test_names_that_hang_delay_no_other_app(names: NameServer) -> None:
             assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
             assert names.hanging == SHARE
             nursery.cancel_scope.cancel()
-        assert egress._connector._lookups._running == {"hostile": SHARE}  # abandoned, and still counted
+        # abandoned, and still counted
+        assert egress._connector._lookups._running == {"hostile": SHARE}
         assert not egress._connector._lookups._waiting
         names.answer.set()
         await drained(egress)
 
 
 async def test_abandoned_look_ups_count_until_they_end(names: NameServer) -> None:
-    """Requests that gave up do not make room for more threads; when the threads end, the waiting ones have their turn."""
+    """Requests that gave up do not make room for more threads; when the threads end, the waiting
+    ones have their turn.
+    """
     async with raw_server(plain(b"ok")) as server, open_egress() as egress:
         for _ in range(3):
             async with trio.open_nursery() as nursery:
@@ -99,7 +111,9 @@ async def test_abandoned_look_ups_count_until_they_end(names: NameServer) -> Non
                     nursery.start_soon(hang, egress, "app", 0.05)
         assert names.hanging == SHARE
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(get, egress, f"http://quick.example:{server.port}/", policy("quick.example"))
+            nursery.start_soon(
+                get, egress, f"http://quick.example:{server.port}/", policy("quick.example")
+            )
             await trio.testing.wait_all_tasks_blocked()
             assert names.asked["quick.example"] == 0
             names.answer.set()

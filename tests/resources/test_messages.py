@@ -25,7 +25,9 @@ FIELDS = {
 
 
 def inbound(**fields: object) -> dict[str, object]:
-    return complete_message(fields, transport_name="phone", transport_type="ussd", endpoint="default")
+    return complete_message(
+        fields, transport_name="phone", transport_type="ussd", endpoint="default"
+    )
 
 
 def test_every_field_is_there() -> None:
@@ -50,7 +52,9 @@ def test_what_the_gateway_gives_wins_and_unknown_fields_stay() -> None:
 
 def test_apps_see_their_own_conversation_and_the_delivery_class() -> None:
     """In helper_metadata; what the gateway put there stays, a forged `go` does not."""
-    seen = for_app(inbound(helper_metadata={"x": 1, "go": {"user_account": "other"}}), "acct", "app")
+    seen = for_app(
+        inbound(helper_metadata={"x": 1, "go": {"user_account": "other"}}), "acct", "app"
+    )
     go = {"user_account": "acct", "conversation_type": "jsbox", "conversation_key": "app"}
     assert seen["helper_metadata"] == {"x": 1, "go": go, "delivery_class": "ussd"}
 
@@ -68,7 +72,12 @@ def test_delivery_classes(transport: str | None, expected: str) -> None:
 def test_a_reply_swaps_the_addresses_and_keeps_the_rest() -> None:
     """To the sender, over the same transport and endpoint, in reply."""
     to = inbound(
-        from_addr="a", to_addr="b", from_addr_type="msisdn", group="#g", provider="p", transport_metadata={"t": 1}
+        from_addr="a",
+        to_addr="b",
+        from_addr_type="msisdn",
+        group="#g",
+        provider="p",
+        transport_metadata={"t": 1},
     )
     made = reply(to, "hi", close=True, to_group=False, helper_metadata={"h": 1})
     assert set(made) == FIELDS - {"message_id"}
@@ -89,10 +98,17 @@ def test_a_reply_swaps_the_addresses_and_keeps_the_rest() -> None:
 def test_a_reply_to_a_group_has_no_address_of_its_own() -> None:
     """Unless there is no group."""
     assert (
-        reply(inbound(from_addr="a", group="#g"), "x", close=False, to_group=True, helper_metadata={})["to_addr"]
+        reply(
+            inbound(from_addr="a", group="#g"), "x", close=False, to_group=True, helper_metadata={}
+        )["to_addr"]
         is None
     )
-    assert reply(inbound(from_addr="a"), "x", close=False, to_group=True, helper_metadata={})["to_addr"] == "a"
+    assert (
+        reply(inbound(from_addr="a"), "x", close=False, to_group=True, helper_metadata={})[
+            "to_addr"
+        ]
+        == "a"
+    )
 
 
 def test_a_send_comes_from_nowhere() -> None:
@@ -100,7 +116,14 @@ def test_a_send_comes_from_nowhere() -> None:
     made = send("a", None, endpoint="sms", helper_metadata={})
     assert set(made) == FIELDS - {"message_id"}
     assert [
-        made[name] for name in ("from_addr", "transport_name", "transport_type", "in_reply_to", "session_event")
+        made[name]
+        for name in (
+            "from_addr",
+            "transport_name",
+            "transport_type",
+            "in_reply_to",
+            "session_event",
+        )
     ] == [None] * 5
     assert made["routing_metadata"] == {"endpoint_name": "sms"}
 
@@ -109,9 +132,10 @@ def test_a_push_trigger_is_a_message_that_nobody_sent() -> None:
     """Marked, from the address, with nothing in it."""
     trigger = push_trigger("+27")
     assert trigger["inbound_push_trigger"] is True
-    assert [trigger[name] for name in ("to_addr", "content", "transport_name", "transport_type", "session_event")] == [
-        None
-    ] * 5
+    assert [
+        trigger[name]
+        for name in ("to_addr", "content", "transport_name", "transport_type", "session_event")
+    ] == [None] * 5
 
 
 def test_an_event_is_completed() -> None:

@@ -1,4 +1,6 @@
-"""Metrics: values in buckets, aggregated each by its own aggregator, sent by the plaintext protocol."""
+"""Metrics: values in buckets, aggregated each by its own aggregator, sent by the plaintext
+protocol.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ async def sink(port: int = 0) -> AsyncIterator[Sink]:
 
 
 async def test_each_aggregator_has_its_own_values(monkeypatch: pytest.MonkeyPatch) -> None:
-    """sum, avg, min, max and last of what was fired under each, stamped with the start of the bucket."""
+    """sum, avg, min, max and last of what was fired under each, stamped with the start of the
+    bucket.
+    """
     monkeypatch.setattr(module.time, "time", lambda: 1_400_000_000.75)
     async with sink() as server:
         target = Target("127.0.0.1", server.port, 0.5)
@@ -89,7 +93,9 @@ async def test_lines_wait_for_a_graphite_that_is_away(monkeypatch: pytest.Monkey
 async def test_lines_of_a_connection_that_breaks_are_sent_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """More lines than fit on their way are cut off in the middle: over the next connection all of them come."""
+    """More lines than fit on their way are cut off in the middle: over the next connection all of
+    them come.
+    """
     monkeypatch.setattr(module, "BACKOFF", (0.05, 0.1))
     monkeypatch.setattr(module, "LAST_SECONDS", PATIENCE)
     server, connections = Sink(), 0
@@ -136,8 +142,18 @@ async def test_carbon_takes_what_we_send(tmp_path: Path) -> None:
     """The lines end up in a real carbon-cache, asked for through its own query port."""
     with carbon(tmp_path) as server:
         async with open_graphite() as graphite:
-            graphite.fire(Target("127.0.0.1", server.line_port, 1), "acct", "go.campaigns.acct.stores.s.m", "max", 42.5)
+            graphite.fire(
+                Target("127.0.0.1", server.line_port, 1),
+                "acct",
+                "go.campaigns.acct.stores.s.m",
+                "max",
+                42.5,
+            )
             with trio.fail_after(PATIENCE):
-                while (found := await trio.to_thread.run_sync(server.query, "go.campaigns.acct.stores.s.m.max")) == []:
+                while (
+                    found := await trio.to_thread.run_sync(
+                        server.query, "go.campaigns.acct.stores.s.m.max"
+                    )
+                ) == []:
                     await trio.sleep(0.1)
         assert [value for _, value in found] == [42.5]

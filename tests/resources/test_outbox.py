@@ -21,7 +21,10 @@ def open_outbox(redis: Redis) -> Outbox:
 
 async def post(outbox: Outbox, *texts: str) -> list[int]:
     return [
-        await outbox.post("phone", SENDER, send("+27", text, endpoint="default", helper_metadata={})) for text in texts
+        await outbox.post(
+            "phone", SENDER, send("+27", text, endpoint="default", helper_metadata={})
+        )
+        for text in texts
     ]
 
 
@@ -34,7 +37,9 @@ async def size_of(redis: Redis) -> int:
 
 
 async def test_a_channel_holds_so_many_bytes(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond them the app is told; what is acknowledged makes room, to the byte; one message fits, however large."""
+    """Beyond them the app is told; what is acknowledged makes room, to the byte; one message fits,
+    however large.
+    """
     monkeypatch.setattr(outbox_module, "WAITING_SIZE", 3000)
     outbox = open_outbox(redis)
     assert await post(outbox, "x" * 5000) == [1]
@@ -103,7 +108,9 @@ async def test_a_page_has_so_many_bytes(redis: Redis, monkeypatch: pytest.Monkey
 
 
 async def test_how_often_a_message_was_handed_out_is_kept(redis: Redis) -> None:
-    """Once for those up to the newest one handed out, more where that was noted; it goes with the message."""
+    """Once for those up to the newest one handed out, more where that was noted; it goes with the
+    message.
+    """
     outbox = open_outbox(redis)
     await post(outbox, "a", "b", "c", "d")
     assert outbox.note_handed("phone", 2, {1: 3, 4: 1}, never)

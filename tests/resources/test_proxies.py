@@ -1,4 +1,6 @@
-"""Behind an HTTP proxy: hosts are judged in every spelling, tunnels carry TLS, and the proxy's credentials are the operator's."""
+"""Behind an HTTP proxy: hosts are judged in every spelling, tunnels carry TLS, and the proxy's
+credentials are the operator's.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ async def test_no_spelling_of_a_private_address_passes(egress: Egress, scheme: s
             with pytest.raises((Forbidden, httpx2.InvalidURL)):
                 await get(egress, f"{scheme}://{host}/", rules)
         for host in NO_HOST:
-            with pytest.raises((EgressError, httpx2.InvalidURL), match=r"is no host name|Invalid IPv4"):
+            with pytest.raises(
+                (EgressError, httpx2.InvalidURL), match=r"is no host name|Invalid IPv4"
+            ):
                 await get(egress, f"{scheme}://{host}/", rules)
         assert proxy.requests == []
 
@@ -101,13 +105,24 @@ async def test_names_behind_a_proxy_are_judged_by_name(egress: Egress) -> None:
                     await get(egress, f"http://{host}/", rules)
 
 
-async def test_credentials_of_the_proxy_are_the_operators(egress: Egress, tls: ssl.SSLContext) -> None:
-    """What an app sets is dropped, over http and https; what the URL of the proxy has is sent, to the proxy alone."""
-    headers = {"Proxy-Authorization": "Basic app", "Proxy-Connection": "keep-alive", "Authorization": "kept"}
+async def test_credentials_of_the_proxy_are_the_operators(
+    egress: Egress, tls: ssl.SSLContext
+) -> None:
+    """What an app sets is dropped, over http and https; what the URL of the proxy has is sent, to
+    the proxy alone.
+    """
+    headers = {
+        "Proxy-Authorization": "Basic app",
+        "Proxy-Connection": "keep-alive",
+        "Authorization": "kept",
+    }
     async with proxy_server() as proxy, raw_server(plain(b"ok"), tls=tls) as server:
         for user in ("", "user:p%40ss@"):
             rules = policy(proxy=f"http://{user}127.0.0.1:{proxy.port}")
-            for url in ("http://service.example.org/", f"https://service.example.org:{server.port}/"):
+            for url in (
+                "http://service.example.org/",
+                f"https://service.example.org:{server.port}/",
+            ):
                 await get(egress, url, rules, headers=headers, verify=False)
                 head = proxy.requests[-1].lower()
                 assert (b"proxy-authorization: basic " in head) is bool(user)
@@ -125,7 +140,9 @@ async def test_a_tunnel_is_kept_for_its_own_host(egress: Egress, tls: ssl.SSLCon
     async with proxy_server() as proxy, raw_server(plain(b"ok"), tls=tls) as server:
         rules = policy(proxy=proxy.url)
         for host in ("service.example.org", "service.example.org", "other.example.org"):
-            assert (await get(egress, f"https://{host}:{server.port}/", rules, verify=False)).body == "ok"
+            assert (
+                await get(egress, f"https://{host}:{server.port}/", rules, verify=False)
+            ).body == "ok"
         assert len(proxy.requests) == 2
         assert server.requests[0].startswith(b"GET / HTTP/1.1\r\nHost: service.example.org:")
         with pytest.raises(EgressError, match="the certificate is not trusted"):
@@ -155,12 +172,16 @@ async def test_a_tunnel_that_is_not_made(egress: Egress, answer: bytes, reason: 
         assert is_idle(egress, kept=0)
 
 
-async def test_a_proxy_over_tls_is_checked_whatever_the_app_says(egress: Egress, tls: ssl.SSLContext) -> None:
+async def test_a_proxy_over_tls_is_checked_whatever_the_app_says(
+    egress: Egress, tls: ssl.SSLContext
+) -> None:
     """VERIFY_NONE is about the app's server, not about the operator's proxy."""
     async with proxy_server(tls) as proxy:
         for url in ("http://service.example.org/", "https://service.example.org/"):
             with pytest.raises(EgressError, match="the certificate is not trusted"):
-                await get(egress, url, policy(proxy=f"https://127.0.0.1:{proxy.port}"), verify=False)
+                await get(
+                    egress, url, policy(proxy=f"https://127.0.0.1:{proxy.port}"), verify=False
+                )
         assert proxy.requests == []
 
 

@@ -37,7 +37,9 @@ async def test_each_caller_gets_its_own_result(redis: Redis) -> None:
 
 
 async def test_an_error_reaches_its_caller_alone(redis: Redis) -> None:
-    """A command that the server refuses raises for its caller; those beside it in the pipeline succeed."""
+    """A command that the server refuses raises for its caller; those beside it in the pipeline
+    succeed.
+    """
     outcomes: list[object] = []
 
     async def caller(*command: str) -> None:
@@ -54,7 +56,9 @@ async def test_an_error_reaches_its_caller_alone(redis: Redis) -> None:
 
 
 async def test_a_cancelled_caller_disturbs_nobody(redis: Redis) -> None:
-    """Of the callers in one pipeline some are cancelled; the others get their results, and the client goes on."""
+    """Of the callers in one pipeline some are cancelled; the others get their results, and the
+    client goes on.
+    """
     done: list[int] = []
 
     async def caller(n: int, scope: trio.CancelScope) -> None:
@@ -86,7 +90,9 @@ async def test_a_script_that_the_server_forgot_is_sent_again(redis: Redis) -> No
     """EVALSHA of an unknown script becomes EVAL; its neighbours in the pipeline are not disturbed."""
     await redis.execute("SCRIPT", "FLUSH")
     keys = script_keys("a", "x")
-    results = await redis.execute_many([("SET", keys[0], 1), script("kv_delete").call(keys, "x"), ("PING",)])
+    results = await redis.execute_many(
+        [("SET", keys[0], 1), script("kv_delete").call(keys, "x"), ("PING",)]
+    )
     assert results == [b"OK", 1, b"PONG"]
     assert await redis.execute("GET", keys[0]) is None
 
@@ -99,7 +105,9 @@ async def test_scripts_keep_their_place_in_the_pipeline(redis: Redis) -> None:
 
 
 async def test_nothing_hangs_when_the_server_dies(tmp_path: Path) -> None:
-    """Callers whose commands were sent are told that it is not known; later ones wait for the server to come back."""
+    """Callers whose commands were sent are told that it is not known; later ones wait for the
+    server to come back.
+    """
     with valkey_server(tmp_path) as server:
         async with open_redis(server.url) as client:
             await client.execute("SET", "before", 1)
@@ -127,8 +135,12 @@ async def test_nothing_hangs_when_the_server_dies(tmp_path: Path) -> None:
             assert reconnected == [True]
 
 
-async def test_callers_are_told_when_the_server_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that cannot be reached: each caller learns of it within the client's patience, and nothing was sent."""
+async def test_callers_are_told_when_the_server_stays_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that cannot be reached: each caller learns of it within the client's patience, and
+    nothing was sent.
+    """
     monkeypatch.setattr(module, "PATIENCE", 0.3)
     async with open_redis(f"unix://{tmp_path}/nothing.sock") as client:
         for _ in range(2):
@@ -138,7 +150,9 @@ async def test_callers_are_told_when_the_server_stays_away(tmp_path: Path, monke
         assert not client.statistics().up
 
 
-async def test_a_server_that_hangs_counts_as_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_hangs_counts_as_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A frozen server is given up after the socket's time; when it thaws the client works again."""
     monkeypatch.setattr(module, "link_to", lambda url: link_to(url, 0.3))
     with valkey_server(tmp_path) as server:

@@ -1,4 +1,6 @@
-"""The Redis client against a store that fails in every way: who asked learns of it, nobody else does, and it comes back."""
+"""The Redis client against a store that fails in every way: who asked learns of it, nobody else
+does, and it comes back.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,9 @@ async def _beside(client: Redis, *command: object) -> list[object]:
     ],
 )  # fmt: skip
 async def test_what_cannot_be_encoded_is_an_error_of_its_caller(redis: Redis, bad: Command) -> None:
-    """It raises at once, nothing is sent, and nobody else in the pipeline notices; also what is posted, and a list."""
+    """It raises at once, nothing is sent, and nobody else in the pipeline notices; also what is
+    posted, and a list.
+    """
     before = redis.statistics().commands
     found = await _beside(redis, *bad)
     assert found[::2] == [1, 1]
@@ -131,8 +135,12 @@ async def test_nothing_asked_is_nothing_answered(redis: Redis) -> None:
 
 
 @pytest.mark.parametrize("code", [*REFUSALS, "NEWCODE", "ERR something nobody knows", ""])
-async def test_every_refusal_is_typed_with_its_words(proxy: StoreProxy, code: str, quick: None) -> None:
-    """The one whose command it was learns the code and the server's own words; those beside it do not, and it can be asked again."""
+async def test_every_refusal_is_typed_with_its_words(
+    proxy: StoreProxy, code: str, quick: None
+) -> None:
+    """The one whose command it was learns the code and the server's own words; those beside it do
+    not, and it can be asked again.
+    """
     async with open_redis(proxy.url) as client:
         await client.execute("SET", "victim", 1)
         with proxy.fault(refuse(code), "GETDEL", times=1):
@@ -160,7 +168,9 @@ async def test_every_refusal_is_typed_with_its_words(proxy: StoreProxy, code: st
 async def test_a_broken_exchange_is_told_and_overcome(
     proxy: StoreProxy, act: Act, carried_out: bool | None, quick: None
 ) -> None:
-    """Whatever comes instead of an answer: whoever waits learns that nothing is known, and the next gets his own answer."""
+    """Whatever comes instead of an answer: whoever waits learns that nothing is known, and the next
+    gets his own answer.
+    """
     async with open_redis(proxy.url) as client:
         await client.execute("SET", "x", "value")
         with proxy.fault(act, "SETNX", times=1), trio.fail_after(20):
@@ -176,7 +186,9 @@ async def test_a_broken_exchange_is_told_and_overcome(
 
 
 async def test_answers_never_go_to_another_caller(plain: StoreProxy, quick: None) -> None:
-    """A server that says more than it was asked, after its answer and on its own: the connection is given up."""
+    """A server that says more than it was asked, after its answer and on its own: the connection is
+    given up.
+    """
     async with open_redis(plain.url) as client:
         for n in range(20):
             with plain.fault(EXTRA, "ECHO", times=1):
@@ -202,7 +214,9 @@ async def test_a_connection_that_was_closed_meanwhile_is_nobodys_error(plain: St
         assert await client.execute("INCR", "n") == 1
 
 
-async def test_a_store_that_goes_while_nobody_asks_is_noticed(plain: StoreProxy, quick: None) -> None:
+async def test_a_store_that_goes_while_nobody_asks_is_noticed(
+    plain: StoreProxy, quick: None
+) -> None:
     """It is told as a problem, and when it is back that is noticed, too, without a command."""
     told: list[bool] = []
 
@@ -238,7 +252,9 @@ async def test_a_server_that_loads_is_waited_for(plain: StoreProxy, quick: None)
 
 @pytest.mark.parametrize("code", ["READONLY", "MASTERDOWN", "NOAUTH"])
 async def test_a_promoted_server_is_found(plain: StoreProxy, code: str, quick: None) -> None:
-    """Behind the same address: what refuses as a replica does is left for a new connection, again and again with pauses."""
+    """Behind the same address: what refuses as a replica does is left for a new connection, again
+    and again with pauses.
+    """
     async with open_redis(plain.url) as client:
         await client.execute("PING")
         rule = plain.fault(refuse(code), "SET", "INCR")
@@ -258,8 +274,12 @@ async def test_a_promoted_server_is_found(plain: StoreProxy, code: str, quick: N
 
 
 @pytest.mark.parametrize("code", ["MISCONF", "OOM", "NOREPLICAS", "BUSY", "READONLY"])
-async def test_a_problem_is_over_when_the_store_is_well(plain: StoreProxy, code: str, quick: None) -> None:
-    """As long as it lasts it is named, also without traffic; when it is over that is noticed, also without traffic."""
+async def test_a_problem_is_over_when_the_store_is_well(
+    plain: StoreProxy, code: str, quick: None
+) -> None:
+    """As long as it lasts it is named, also without traffic; when it is over that is noticed, also
+    without traffic.
+    """
     async with open_redis(plain.url) as client:
         await client.execute("PING")
         rule = plain.fault(refuse(code))
@@ -275,7 +295,9 @@ async def test_a_problem_is_over_when_the_store_is_well(plain: StoreProxy, code:
 
 
 def test_what_concerns_one_command_passes_by_itself() -> None:
-    """It is named, not as a problem of all; a success of its kind ends it, or time does. Our own scripts' limits are none."""
+    """It is named, not as a problem of all; a success of its kind ends it, or time does. Our own
+    scripts' limits are none.
+    """
     condition = Condition()
     condition.refused(("XADD", "s"), StoreRefused("WRONGTYPE Operation against a key"), 100)
     assert condition.problem(100, of_all=True) == ""
@@ -286,7 +308,9 @@ def test_what_concerns_one_command_passes_by_itself() -> None:
     assert condition.problem(100, of_all=False) == ""
     condition.refused(("GET", "s"), StoreRefused("ERR unknown command"), 100)
     assert condition.problem(100 + STANDS_SECONDS + 0.1, of_all=False) == ""
-    condition.refused(script("contact_write").call(["{a}k"], 1), StoreRefused("LIMIT an account may have 5"), 100)
+    condition.refused(
+        script("contact_write").call(["{a}k"], 1), StoreRefused("LIMIT an account may have 5"), 100
+    )
     assert condition.problem(100, of_all=False) == condition.problem(100, of_all=True) == ""
     for n in range(1000):
         condition.refused(("GET", "s"), StoreRefused(f"CODE{n} x"), 100)
@@ -294,10 +318,16 @@ def test_what_concerns_one_command_passes_by_itself() -> None:
 
 
 def test_what_a_refusal_means() -> None:
-    """Whether it may have been carried out in part, whether it passes, and what its words are without the place in a script."""
+    """Whether it may have been carried out in part, whether it passes, and what its words are
+    without the place in a script.
+    """
     where = f" script: {'a' * 40}, on @user_script:7."
     wrong = StoreRefused("WRONGTYPE Operation against a key" + where)
-    assert (wrong.sent, wrong.may_retry, wrong.plain) == (True, False, "WRONGTYPE Operation against a key")
+    assert (wrong.sent, wrong.may_retry, wrong.plain) == (
+        True,
+        False,
+        "WRONGTYPE Operation against a key",
+    )
     full = StoreRefused("OOM command not allowed" + where)
     assert (full.sent, full.may_retry, full.is_wide) == (False, False, True)
     assert StoreRefused("READONLY You can't write" + where).may_retry
@@ -308,7 +338,9 @@ def test_what_a_refusal_means() -> None:
 
 
 async def test_closing_lets_everybody_go(proxy: StoreProxy) -> None:
-    """A server that has stopped answering: whoever waits, or stands in line, is told at once that the client was closed."""
+    """A server that has stopped answering: whoever waits, or stands in line, is told at once that
+    the client was closed.
+    """
     found: list[object] = []
 
     async def caller(client: Redis, number: int) -> None:
@@ -330,7 +362,9 @@ async def test_closing_lets_everybody_go(proxy: StoreProxy) -> None:
 
 
 async def test_closing_does_not_wait_for_a_connection(valkey: str) -> None:
-    """Nor for a thread that is still connecting; should it succeed, its connection is closed all the same."""
+    """Nor for a thread that is still connecting; should it succeed, its connection is closed all
+    the same.
+    """
     with store_proxy(valkey) as proxy:
         proxy.fault(late(1.5), "SCRIPT", times=1)
         began = trio.current_time()
@@ -368,8 +402,12 @@ class _Strange:
         self.connects.set()
 
 
-@pytest.mark.parametrize("strange", [RuntimeError("never heard of"), KeyError(3), [], [1, 2], MemoryError(), 5])
-async def test_an_error_nobody_expected_ends_one_batch(monkeypatch: pytest.MonkeyPatch, strange: object) -> None:
+@pytest.mark.parametrize(
+    "strange", [RuntimeError("never heard of"), KeyError(3), [], [1, 2], MemoryError(), 5]
+)
+async def test_an_error_nobody_expected_ends_one_batch(
+    monkeypatch: pytest.MonkeyPatch, strange: object
+) -> None:
     """Whoever waited is told, it is counted, and the next batch is well."""
     link = _Strange([strange])
     link.connects.set()
@@ -383,7 +421,9 @@ async def test_an_error_nobody_expected_ends_one_batch(monkeypatch: pytest.Monke
 
 
 async def test_a_listener_that_fails_keeps_nobody_waiting(plain: StoreProxy) -> None:
-    """What is told of a posted command raises: it is counted, and the others of the batch have their answers."""
+    """What is told of a posted command raises: it is counted, and the others of the batch have
+    their answers.
+    """
 
     def failed(_: Exception) -> None:
         raise RuntimeError("a listener that fails")
@@ -397,8 +437,12 @@ async def test_a_listener_that_fails_keeps_nobody_waiting(plain: StoreProxy) -> 
     assert fence.tally["store"] == before + 1
 
 
-async def test_patience_ends_while_a_connection_is_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An attempt to connect that hangs (a name server that does not answer) is no reason to wait longer."""
+async def test_patience_ends_while_a_connection_is_being_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An attempt to connect that hangs (a name server that does not answer) is no reason to wait
+    longer.
+    """
     link = _Strange()
     monkeypatch.setattr(module, "link_to", lambda _: link)
     monkeypatch.setattr(module, "PATIENCE", 0.2)
@@ -411,7 +455,9 @@ async def test_patience_ends_while_a_connection_is_being_made(monkeypatch: pytes
 
 
 async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One command may be of any size; what comes when too much waits is refused at once, also to be posted."""
+    """One command may be of any size; what comes when too much waits is refused at once, also to be
+    posted.
+    """
     monkeypatch.setattr(module, "WAITING_BYTES", 10_000)
     client = Redis(_Strange())
     async with trio.open_nursery() as nursery:
@@ -422,7 +468,9 @@ async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -
         nursery.cancel_scope.cancel()
 
 
-async def test_large_commands_go_in_several_batches(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_commands_go_in_several_batches(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pipeline is bounded in bytes, and their order is kept."""
     monkeypatch.setattr(module, "BATCH_BYTES", 100_000)
     before = redis.statistics().batches
@@ -430,12 +478,16 @@ async def test_large_commands_go_in_several_batches(redis: Redis, monkeypatch: p
         for n in range(20):
             nursery.start_soon(redis.execute, "RPUSH", "l", f"{n:05}" + "x" * 40_000)
             await trio.lowlevel.checkpoint()
-    assert [value[:5] for value in await redis.execute("LRANGE", "l", 0, -1)] == [b"%05d" % n for n in range(20)]
+    assert [value[:5] for value in await redis.execute("LRANGE", "l", 0, -1)] == [
+        b"%05d" % n for n in range(20)
+    ]
     assert redis.statistics().batches - before >= 6
 
 
 async def test_scripts_that_are_all_forgotten_come_again_together(proxy: StoreProxy) -> None:
-    """As after a failover: two exchanges, not one for each; a script of somebody else's stays unknown."""
+    """As after a failover: two exchanges, not one for each; a script of somebody else's stays
+    unknown.
+    """
     async with open_redis(proxy.url) as client:
         await client.execute("SCRIPT", "FLUSH")
         kv_set = script("kv_set")
@@ -459,7 +511,9 @@ async def test_a_server_that_will_not_load_scripts_is_used(plain: StoreProxy) ->
         assert await client.run(one, script_keys("a", "k"), "k") == 0
 
 
-async def test_a_password_that_changed_is_told(plain: StoreProxy, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_password_that_changed_is_told(
+    plain: StoreProxy, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server's own words are the problem, and after the cure all is well."""
     monkeypatch.setattr(module, "PATIENCE", 0.2)
     rule = plain.fault(refuse("WRONGPASS"), "AUTH", "HELLO")
@@ -471,7 +525,9 @@ async def test_a_password_that_changed_is_told(plain: StoreProxy, quick: None, m
         rule.lift()
 
 
-@pytest.mark.parametrize("url", ["redis://localhost:notaport", "redis://[::1", "nonsense", "redis://127.0.0.1:1", ""])
+@pytest.mark.parametrize(
+    "url", ["redis://localhost:notaport", "redis://[::1", "nonsense", "redis://127.0.0.1:1", ""]
+)
 async def test_a_url_that_leads_nowhere_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the reason, within the client's patience."""
     monkeypatch.setattr(module, "PATIENCE", 0.1)

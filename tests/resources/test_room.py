@@ -43,7 +43,9 @@ def test_what_is_let_through_counts_until_the_next_look() -> None:
 
 
 def test_what_ends_runs_may_use_half_of_the_reserve() -> None:
-    """A reply that a user waits for is the last to be refused; and that, too, before the disk is full."""
+    """A reply that a user waits for is the last to be refused; and that, too, before the disk is
+    full.
+    """
     some = room(40 * MIB)
     assert some.refusal(0) is not None
     assert some.refusal(7 * MIB, is_urgent=True) is None
@@ -51,7 +53,9 @@ def test_what_ends_runs_may_use_half_of_the_reserve() -> None:
 
 
 def test_it_does_not_come_and_go_with_every_byte() -> None:
-    """A little more than the reserve must be free before all is let through again; then whoever waits for it is told."""
+    """A little more than the reserve must be free before all is let through again; then whoever
+    waits for it is told.
+    """
     some, calls = room(64 * MIB - 1), []
     some.on_again.append(lambda: calls.append(some.problem))
     for free in (64 * MIB, 71 * MIB):
@@ -71,7 +75,9 @@ def test_there_is_no_end_where_nobody_looks_or_nothing_is_kept(some: Room) -> No
     assert some.problem == ""
 
 
-def test_one_line_says_when_it_begins_and_one_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_one_line_says_when_it_begins_and_one_when_it_ends(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """Not one for every message."""
     caplog.set_level("INFO")
     some = room(MIB)
@@ -83,8 +89,8 @@ def test_one_line_says_when_it_begins_and_one_when_it_ends(caplog: pytest.LogCap
 
 
 async def test_what_each_store_does_when_the_disk_is_nearly_full(redis: Redis) -> None:
-    """Nothing new is taken: journal, kv, contacts, groups, sends. What ends runs is: replies, opt-outs, logs, deletions. What is
-    read is read, and what exists is found.
+    """Nothing new is taken: journal, kv, contacts, groups, sends. What ends runs is: replies,
+    opt-outs, logs, deletions. What is read is read, and what exists is found.
     """
     some = room(100 * MIB)
     ids = await open_message_ids(redis)
@@ -93,7 +99,9 @@ async def test_what_each_store_does_when_the_disk_is_nearly_full(redis: Redis) -
     outbox = Outbox(redis, ids, Statistics(redis), room=some)
     sender, message = Sender("a", "app"), {"to_addr": "1", "content": "x", "in_reply_to": None}
     message["timestamp"] = "2026-01-01 00:00:00.000000"
-    entry = Entry("event", "a", "app", "ch", {"event_id": "e", "event_type": "ack", "user_message_id": "m"})
+    entry = Entry(
+        "event", "a", "app", "ch", {"event_id": "e", "event_type": "ack", "user_message_id": "m"}
+    )
     change = Change({"msisdn": "+27", "created_at": "2026-01-01 00:00:00.000000"}, {})
     await keyspace.set("a", "there", b"1", None, QUOTA)
     await contacts.create("a", "c0", change, 10)

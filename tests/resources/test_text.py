@@ -67,6 +67,8 @@ def test_hostile_lines_take_linear_time(line: bytes) -> None:
 def test_depth_is_bounded_and_brackets_in_strings_do_not_count() -> None:
     """The bound is exact."""
     assert read_json(b"[" * 64 + b"]" * 64)
-    assert read_json(b'["' + b"[" * 100 + b'\\"' + b"[" * 100 + b'"]') == ["[" * 100 + '"' + "[" * 100]
+    assert read_json(b'["' + b"[" * 100 + b'\\"' + b"[" * 100 + b'"]') == [
+        "[" * 100 + '"' + "[" * 100
+    ]
     with pytest.raises(TooDeep, match="at most 64"):
         read_json(b"[" * 65 + b"]" * 65)

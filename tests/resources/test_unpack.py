@@ -53,11 +53,15 @@ PACKED = {
 @pytest.mark.parametrize("encoding", PACKED)
 @given(cuts=st.lists(st.integers(0, 300), max_size=6))
 def test_bodies_come_out_whole_however_they_come_in(encoding: str, cuts: list[int]) -> None:
-    """Gzip with several members, deflate with and without zlib's frame, one encoding in the other; names of charsets are none."""
+    """Gzip with several members, deflate with and without zlib's frame, one encoding in the other;
+    names of charsets are none.
+    """
     assert undo(encoding, PACKED[encoding], cuts) == TEXT
 
 
-@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "deflate", " DEFLATE ", "gzip, gzip", "deflate,gzip"])
+@pytest.mark.parametrize(
+    "encoding", ["gzip", "x-gzip", "deflate", " DEFLATE ", "gzip, gzip", "deflate,gzip"]
+)
 def test_a_cut_off_body_is_a_failure(encoding: str) -> None:
     """Wherever it is cut, but where a member is complete and no other has begun."""
     body = PACKED[encoding]
@@ -76,7 +80,9 @@ def test_damage_is_a_failure() -> None:
     for at in (1, 2, 3, 20, len(body) - 6, len(body) - 2):
         damaged = bytearray(body)
         damaged[at] ^= 0xFF
-        with pytest.raises(EgressError, match=r"the body is not the gzip that it says it is|was cut off"):
+        with pytest.raises(
+            EgressError, match=r"the body is not the gzip that it says it is|was cut off"
+        ):
             undo("gzip", bytes(damaged))
         with pytest.raises(EgressError):
             undo("gzip", bytes(body) + b"\x1f\x8b" + bytes(damaged[2:] if at > 1 else b"\xff" * 20))
@@ -94,7 +100,9 @@ def test_padding_after_a_body_is_no_part_of_it(padding: bytes) -> None:
     assert undo("deflate", PACKED["deflate"] + padding) == TEXT
 
 
-@pytest.mark.parametrize("encoding", ["br", "zstd", "compress", "gzip, br", "x-made-up", "é", "gzip" * 5000, "\x00"])
+@pytest.mark.parametrize(
+    "encoding", ["br", "zstd", "compress", "gzip, br", "x-made-up", "é", "gzip" * 5000, "\x00"]
+)
 def test_unknown_encodings_are_refused(encoding: str) -> None:
     """With their name, of a sensible length."""
     with pytest.raises(EgressError, match="gzip and deflate can be read") as raised:

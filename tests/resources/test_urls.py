@@ -47,7 +47,16 @@ async def test_locations_lead_where_browsers_go(egress: Egress, location: bytes,
 
 @pytest.mark.parametrize(
     "location",
-    [b"//[", b"http://[::1", b"http://a:b/", b"http://xn--a/", b"\x01", b"http:///x", b"//a b/", b"http://h:99999/"],
+    [
+        b"//[",
+        b"http://[::1",
+        b"http://a:b/",
+        b"http://xn--a/",
+        b"\x01",
+        b"http:///x",
+        b"//a b/",
+        b"http://h:99999/",
+    ],
 )
 async def test_locations_that_lead_nowhere(egress: Egress, location: bytes) -> None:
     """A reason, whatever they are."""
@@ -59,7 +68,9 @@ async def test_locations_that_lead_nowhere(egress: Egress, location: bytes) -> N
 
 
 async def test_urls_take_no_time() -> None:
-    """The longest that there may be, of the characters that take longest, as an app's URL and as a Location."""
+    """The longest that there may be, of the characters that take longest, as an app's URL and as a
+    Location.
+    """
     for text in (
         "é" * 5400,
         " " * 10_000,

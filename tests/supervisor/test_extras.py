@@ -1,4 +1,6 @@
-"""The files that go with a service: they name metrics that there are, and Prometheus itself takes them."""
+"""The files that go with a service: they name metrics that there are, and Prometheus itself takes
+them.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,11 @@ def test_prometheus_takes_the_rules_and_the_metrics(tmp_path: Path) -> None:
     program = promtool()
     shutil.copy(FOLDER / "alerts.yml", tmp_path / "alerts.yml")
     done = subprocess.run(
-        [program, "check", "rules", "alerts.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [program, "check", "rules", "alerts.yml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (tmp_path / "test.yml").write_text(
@@ -77,6 +83,10 @@ def test_prometheus_takes_the_rules_and_the_metrics(tmp_path: Path) -> None:
         "        action: 'jsbox logs phone; mend it, then jsbox reload'\n"
     )
     done = subprocess.run(
-        [program, "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [program, "test", "rules", "test.yml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -28,7 +28,9 @@ def deep(error: Callable[[], BaseException], levels: int = 15) -> Callable[[], A
     return main
 
 
-def ended(main: Callable[[], Awaitable[int]], capsys: pytest.CaptureFixture[str], **options: Any) -> tuple[Any, str]:
+def ended(
+    main: Callable[[], Awaitable[int]], capsys: pytest.CaptureFixture[str], **options: Any
+) -> tuple[Any, str]:
     """The exit code and what was said."""
     with pytest.raises(SystemExit) as raised:
         run_or_exit(main, **options)
@@ -58,7 +60,12 @@ def test_several_errors_are_all_named(capsys: pytest.CaptureFixture[str]) -> Non
 
     async def main() -> int:
         async with trio.open_nursery() as nursery:
-            for error in (CannotStart("no port"), ValueError("one"), ValueError("two"), KeyboardInterrupt()):
+            for error in (
+                CannotStart("no port"),
+                ValueError("one"),
+                ValueError("two"),
+                KeyboardInterrupt(),
+            ):
                 nursery.start_soon(deep(lambda error=error: error, 3))
         return 0
 
@@ -71,7 +78,8 @@ def test_several_errors_are_all_named(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(KeyboardInterrupt, 130), (lambda: SystemExit(4), 4), (lambda: SystemExit("words"), 1)]
+    ("error", "code"),
+    [(KeyboardInterrupt, 130), (lambda: SystemExit(4), 4), (lambda: SystemExit("words"), 1)],
 )
 def test_an_interrupt_and_an_exit_are_what_they_are(
     capsys: pytest.CaptureFixture[str], error: Callable[[], BaseException], code: int
@@ -81,7 +89,9 @@ def test_an_interrupt_and_an_exit_are_what_they_are(
     assert ended(deep(error, 0), capsys) == (code, "")
 
 
-def test_an_error_whose_text_cannot_be_printed_is_named_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_whose_text_cannot_be_printed_is_named_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """Half of a surrogate pair, escapes of a terminal."""
     code, said = ended(deep(lambda: ValueError("a\ud83d\x1b[31m")), capsys)
     assert code == 1

@@ -14,7 +14,8 @@ from .unpack import layers_of, unpacked
 from .wire import Wire
 
 SMALL_PIECES_MAX = 4096  # of a body, beyond those of 32 bytes and more
-EXCESS_MAX = 16 * 1024  # bytes about chunks beyond what bodies are worth, as in Go: 16 a chunk and 2 a byte are free
+# bytes about chunks beyond what bodies are worth, as in Go: 16 a chunk and 2 a byte are free
+EXCESS_MAX = 16 * 1024
 
 
 @define(eq=False)
@@ -39,7 +40,9 @@ class _Worth:
             raise EgressError(f"the answer has more than {SMALL_PIECES_MAX} chunks of a few bytes")
 
 
-async def read_body(pieces: AsyncIterator[bytes], head: Head, method: str, most: int, wire: Wire, work: Work) -> str:
+async def read_body(
+    pieces: AsyncIterator[bytes], head: Head, method: str, most: int, wire: Wire, work: Work
+) -> str:
     """Read a body to its end, and return it as text. `work` is entered.
 
     Raises:

@@ -19,7 +19,9 @@ TYPE_MAX = 1024  # characters of a Content-Type that are looked at
 PIECE = 8 * 1024  # bytes that are decoded at a time
 
 _SPACE = " \t\r\n\f"
-_TEXTUAL = re.compile(r"text/|[^;]*[/+](json|xml|javascript|ecmascript|x-www-form-urlencoded)\s*(;|$)", re.IGNORECASE)
+_TEXTUAL = re.compile(
+    r"text/|[^;]*[/+](json|xml|javascript|ecmascript|x-www-form-urlencoded)\s*(;|$)", re.IGNORECASE
+)
 
 # Labels of the Encoding Standard, by Python's name of the encoding.
 _BY_PYTHON = {
@@ -95,7 +97,9 @@ def decoded(body: bytes | bytearray, content_type: str) -> Iterator[str]:
     declared = _declared(content_type)
     charset, mark = declared or "utf_8", b""
     for sign, marked in _MARKS:
-        if body.startswith(sign) and (marked == "utf_8" or declared or _TEXTUAL.match(content_type)):
+        if body.startswith(sign) and (
+            marked == "utf_8" or declared or _TEXTUAL.match(content_type)
+        ):
             charset, mark = marked, sign
             break
     decode = _decoder(charset)

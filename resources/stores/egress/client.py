@@ -1,4 +1,6 @@
-"""The HTTP client of all apps: a request to its answer, over kept or new connections, and on where redirects lead."""
+"""The HTTP client of all apps: a request to its answer, over kept or new connections, and on where
+redirects lead.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,10 @@ from .urls import joined, location_text
 
 CONNECTIONS = 128  # of one app at a time; more requests wait
 DROPPED = frozenset({"connection", "content-length", "transfer-encoding", "host"})  # ours to set
-CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})  # not sent on to another origin
-FOR_PROXIES = frozenset({b"proxy-authorization", b"proxy-connection"})  # the operator's to set, behind a proxy
+# not sent on to another origin
+CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
+# the operator's to set, behind a proxy
+FOR_PROXIES = frozenset({b"proxy-authorization", b"proxy-connection"})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 SKIPPED_MAX = 16 * 1024  # bytes of a redirect's body that are read, to keep the connection
 SEE_OTHER = 303  # the redirect that means "GET this"
@@ -46,14 +50,18 @@ class _Places:
 
 @define(eq=False)
 class Egress:
-    """The HTTP client of all apps: each app has connections of its own, under its own policy. Made by `open_egress`."""
+    """The HTTP client of all apps: each app has connections of its own, under its own policy. Made
+    by `open_egress`.
+    """
 
     _connector: Connector = field(factory=Connector, init=False)
     _kept: Kept = field(factory=Kept, init=False)
     _pace: Pace = field(factory=Pace, init=False)
     _places: dict[str, _Places] = field(factory=dict, init=False)
 
-    async def fetch(self, app: str, request: httpx2.Request, policy: Policy, *, verify: bool) -> Answer:
+    async def fetch(
+        self, app: str, request: httpx2.Request, policy: Policy, *, verify: bool
+    ) -> Answer:
         """Send a request, follow its redirects (GET and HEAD only), and read the answer.
 
         Raises:
@@ -65,7 +73,9 @@ class Egress:
             if isinstance(answer, Answer):
                 return answer
             request = _redirected(request, answer)
-        raise EgressError(f"more than {policy.redirects} redirects, the last to {excerpt(str(request.url))}")
+        raise EgressError(
+            f"more than {policy.redirects} redirects, the last to {excerpt(str(request.url))}"
+        )
 
     def close(self) -> None:
         """Close the connections that are kept."""
@@ -83,11 +93,14 @@ class Egress:
             if not places.wanted:
                 del self._places[app]
 
-    async def _exchange(self, app: str, request: httpx2.Request, policy: Policy, *, verify: bool) -> Answer | Head:
+    async def _exchange(
+        self, app: str, request: httpx2.Request, policy: Policy, *, verify: bool
+    ) -> Answer | Head:
         """Send one request; return its answer, or the head of a redirect.
 
-        A request on a kept connection that ends before any byte of the answer is sent once more, on a new connection,
-        whatever its method: as a rule the server had closed the connection before the request came.
+        A request on a kept connection that ends before any byte of the answer is sent once more, on
+        a new connection, whatever its method: as a rule the server had closed the connection before
+        the request came.
         """
         target = target_of(request.url, policy)
         headers = _headers(request, target, policy)
@@ -100,9 +113,13 @@ class Egress:
             except Unanswered:
                 pass
         connection = await self._connector.open(app, target, policy.allow, work, verify=verify)
-        return await self._converse(Exchanges(connection), request, target, headers, policy, work, key)
+        return await self._converse(
+            Exchanges(connection), request, target, headers, policy, work, key
+        )
 
-    async def _take_kept(self, key: tuple[object, ...], target: Target, policy: Policy) -> Exchanges | None:
+    async def _take_kept(
+        self, key: tuple[object, ...], target: Target, policy: Policy
+    ) -> Exchanges | None:
         """A connection that is still open, and that the policy, which may be newer than it, allows."""
         place = target.route.place
         while (kept := self._kept.take(key)) is not None:
@@ -129,11 +146,16 @@ class Egress:
         work: Work,
         key: tuple[object, ...],
     ) -> Answer | Head:
-        """Send a request on a connection and read the answer; keep the connection or close it, whatever happens."""
+        """Send a request on a connection and read the answer; keep the connection or close it,
+        whatever happens.
+        """
         is_free = False
         method = request.method
         try:
-            async with work, exchanges.ask(method, target.path, headers, request.read(), work) as (head, pieces):
+            async with (
+                work,
+                exchanges.ask(method, target.path, headers, request.read(), work) as (head, pieces),
+            ):
                 if head.status in REDIRECTS:
                     length = head.length(method)
                     if length is not None and length <= SKIPPED_MAX:
@@ -141,7 +163,9 @@ class Egress:
                             pass
                     answer: Answer | Head = head
                 else:
-                    text = await read_body(pieces, head, method, policy.response_max, exchanges.wire, work)
+                    text = await read_body(
+                        pieces, head, method, policy.response_max, exchanges.wire, work
+                    )
                     answer = Answer(head.status, text)
             is_free = head.keeps_alive() and exchanges.is_free()
             return answer
@@ -163,12 +187,18 @@ async def open_egress() -> AsyncIterator[Egress]:
 
 
 def _headers(request: httpx2.Request, target: Target, policy: Policy) -> list[tuple[bytes, bytes]]:
-    """The headers of a request. Values are sent in UTF-8, without the spaces round them, which HTTP does not count."""
+    """The headers of a request. Values are sent in UTF-8, without the spaces round them, which HTTP
+    does not count.
+    """
     headers = [(b"Host", target.host.encode("ascii"))]
     if target.route.is_forwarded and target.proxy_authorization is not None:
         headers.append((b"Proxy-Authorization", target.proxy_authorization.encode("ascii")))
     left_out = {b"host"} | (FOR_PROXIES if policy.proxy else set())
-    headers += [(name, value.strip(b" \t")) for name, value in request.headers.raw if name.lower() not in left_out]
+    headers += [
+        (name, value.strip(b" \t"))
+        for name, value in request.headers.raw
+        if name.lower() not in left_out
+    ]
     for _, value in headers:
         if any(byte in value for byte in b"\r\n\0"):
             raise EgressError("a header has a line break or a NUL")
@@ -191,9 +221,19 @@ def _redirected(request: httpx2.Request, head: Head) -> httpx2.Request:
     try:
         url = joined(request.url, text)
     except httpx2.InvalidURL as error:
-        raise EgressError(f"a redirect ({head.status}) to '{excerpt(text)}', which is no URL: {error}") from error
-    left_out = {b"host", b"content-length", *((b"content-type",) if method != request.method else ())}
-    if (url.scheme, url.raw_host, url.port) != (request.url.scheme, request.url.raw_host, request.url.port):
+        raise EgressError(
+            f"a redirect ({head.status}) to '{excerpt(text)}', which is no URL: {error}"
+        ) from error
+    left_out = {
+        b"host",
+        b"content-length",
+        *((b"content-type",) if method != request.method else ()),
+    }
+    if (url.scheme, url.raw_host, url.port) != (
+        request.url.scheme,
+        request.url.raw_host,
+        request.url.port,
+    ):
         left_out |= CREDENTIALS
     headers = [(name, value) for name, value in request.headers.raw if name.lower() not in left_out]
     headers.append((b"Host", url.netloc))

@@ -25,7 +25,9 @@ class Connector:
     _lookups: Lookups = field(factory=Lookups, init=False)
     _contexts: Contexts = field(factory=Contexts, init=False)
 
-    async def open(self, app: str, target: Target, allow: AllowList, work: Work, *, verify: bool) -> Connection:
+    async def open(
+        self, app: str, target: Target, allow: AllowList, work: Work, *, verify: bool
+    ) -> Connection:
         """Open a connection; whatever else happens, also a cancellation, leaves none.
 
         Raises:
@@ -35,7 +37,8 @@ class Connector:
         connection = await self._connect(app, route, allow)
         try:
             if route.place.is_tls:
-                is_proxy = route.tunnel is not None or route.is_forwarded  # not the app's to trust without a check
+                # not the app's to trust without a check
+                is_proxy = route.tunnel is not None or route.is_forwarded
                 name = route.place.host if is_proxy else route.server_name
                 await self._contexts.start_tls(connection, name, verify=verify or is_proxy)
             if route.tunnel is not None:
@@ -51,7 +54,9 @@ class Connector:
         addresses = await self._lookups.addresses(app, host)
         allowed = addresses
         if route.is_guarded:
-            allowed = [address for address in addresses if allow.allows_address(host, address, port)]
+            allowed = [
+                address for address in addresses if allow.allows_address(host, address, port)
+            ]
             if not allowed:
                 raise forbidden(host, addresses, allow)
         if not allowed:
@@ -80,7 +85,9 @@ async def _connect_to(address: IPAddress, port: int) -> Connection:
         raise
 
 
-async def _open_tunnel(connection: Connection, place: Place, authorization: str | None, work: Work) -> None:
+async def _open_tunnel(
+    connection: Connection, place: Place, authorization: str | None, work: Work
+) -> None:
     host = f"[{place.host}]" if ":" in place.host else place.host
     name = f"{host}:{place.port}"
     headers = [(b"Host", name.encode("ascii")), (b"Accept", b"*/*")]

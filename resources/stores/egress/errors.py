@@ -55,7 +55,11 @@ def explain(error: BaseException) -> str:
 
 def explain_lookup(host: str, error: Exception) -> str:
     """Say why a host has no address: nobody knows it, or nobody answered."""
-    if isinstance(error, socket.gaierror) and error.errno in (socket.EAI_AGAIN, socket.EAI_SYSTEM, socket.EAI_MEMORY):
+    if isinstance(error, socket.gaierror) and error.errno in (
+        socket.EAI_AGAIN,
+        socket.EAI_SYSTEM,
+        socket.EAI_MEMORY,
+    ):
         return f"the host {host} cannot be looked up at the moment: {error.strerror}"
     return f"the host {host} is not known"
 

@@ -1,4 +1,6 @@
-"""One request and its answer on one connection, by httpcore2's engine; its errors as the app's developer may read them."""
+"""One request and its answer on one connection, by httpcore2's engine; its errors as the app's
+developer may read them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from .connection import Connection
     from .pace import Work
 
-_SOMEWHERE = httpcore2.Origin(b"http", b"server", 80)  # the connection stands: the engine need not know where it leads
+# the connection stands: the engine need not know where it leads
+_SOMEWHERE = httpcore2.Origin(b"http", b"server", 80)
 _TOO_LONG = "Receive buffer too long"  # of h11
 _ERRORS = (httpcore2.NetworkError, httpcore2.ProtocolError)
 
@@ -47,9 +50,15 @@ class Exchanges:
 
     @asynccontextmanager
     async def ask(
-        self, method: str, target: str, headers: Sequence[tuple[bytes, bytes]], body: bytes, work: Work
+        self,
+        method: str,
+        target: str,
+        headers: Sequence[tuple[bytes, bytes]],
+        body: bytes,
+        work: Work,
     ) -> AsyncIterator[tuple[Head, AsyncIterator[bytes]]]:
-        """Send a request; gives the head of the answer and the pieces of its body. `work` is entered.
+        """Send a request; gives the head of the answer and the pieces of its body. `work` is
+        entered.
 
         Raises:
             Unanswered: The connection ended before any byte of the answer came.
@@ -75,13 +84,20 @@ class Exchanges:
                 await response.aclose()  # ends at once: nothing in it waits
 
     @asynccontextmanager
-    async def tunnel(self, name: str, headers: Sequence[tuple[bytes, bytes]], work: Work) -> AsyncIterator[int]:
-        """Ask a proxy for a tunnel; gives the status of its answer. The connection stays open. Raises as `ask` does."""
+    async def tunnel(
+        self, name: str, headers: Sequence[tuple[bytes, bytes]], work: Work
+    ) -> AsyncIterator[int]:
+        """Ask a proxy for a tunnel; gives the status of its answer. The connection stays open.
+        Raises as `ask` does.
+        """
         url = httpcore2.URL(scheme="http", host="server", port=80, target=name.encode("ascii"))
         self._wire.begin(work)
         with self._explained():
-            response = await self._engine.handle_async_request(httpcore2.Request("CONNECT", url, headers=list(headers)))
-        yield response.status  # not closed: that would close the connection, which is the tunnel now
+            response = await self._engine.handle_async_request(
+                httpcore2.Request("CONNECT", url, headers=list(headers))
+            )
+        # not closed: that would close the connection, which is the tunnel now
+        yield response.status
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -95,10 +111,14 @@ class Exchanges:
             if not self._wire.received:
                 raise Unanswered(excerpt(str(error))) from error
             if str(error) == _TOO_LONG:
-                raise EgressError(f"the answer has a line of more than {CHUNK_LINE_MAX} bytes about a chunk") from error
+                raise EgressError(
+                    f"the answer has a line of more than {CHUNK_LINE_MAX} bytes about a chunk"
+                ) from error
             raise not_http(excerpt(str(error))) from error
 
 
 def _head_of(response: httpcore2.Response) -> Head:
     version = response.extensions["http_version"].removeprefix(b"HTTP/")
-    return Head(version, response.status, [(name.lower(), value) for name, value in response.headers])
+    return Head(
+        version, response.status, [(name.lower(), value) for name, value in response.headers]
+    )

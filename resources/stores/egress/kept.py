@@ -20,7 +20,8 @@ Key = tuple[object, ...]
 class Kept:
     """The idle connections of all apps, the oldest first."""
 
-    _all: dict[Exchanges, tuple[Key, float]] = field(factory=dict, init=False)  # with the time at which they are closed
+    # with the time at which they are closed
+    _all: dict[Exchanges, tuple[Key, float]] = field(factory=dict, init=False)
     _by_key: dict[Key, list[Exchanges]] = field(factory=dict, init=False)
     _by_app: Counter[object] = field(factory=Counter, init=False)
 
@@ -38,7 +39,9 @@ class Kept:
         self._by_app[key[0]] += 1
 
     def take(self, key: Key) -> Exchanges | None:
-        """Return the connection that was used last, or None; from now on it is the caller's to close."""
+        """Return the connection that was used last, or None; from now on it is the caller's to
+        close.
+        """
         self.close_expired()
         connections = self._by_key.get(key)
         if not connections:

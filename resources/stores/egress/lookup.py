@@ -40,11 +40,15 @@ class Lookups:
             return [address]
         share = _Share(self, app)
         try:
-            found = await trio.to_thread.run_sync(_look_up, host, abandon_on_cancel=True, limiter=share)  # type: ignore[arg-type]  # documented: anything with its two methods
+            found = await trio.to_thread.run_sync(
+                _look_up, host, abandon_on_cancel=True, limiter=share
+            )  # type: ignore[arg-type]  # documented: anything with its two methods
         except (OSError, UnicodeError) as error:
             raise EgressError(explain_lookup(host, error)) from error
         except RuntimeError as error:  # no thread can be started
-            raise EgressError(f"the host {host} cannot be looked up at the moment: {error}") from error
+            raise EgressError(
+                f"the host {host} cannot be looked up at the moment: {error}"
+            ) from error
         addresses = [address for address in map(as_address, found) if address is not None]
         return sorted(addresses, key=lambda address: address.version)
 

@@ -73,7 +73,9 @@ class Work:
             self._ends = perf_counter() + self._free
 
     async def leave(self) -> None:
-        """Stop working, to wait for something or for good; safe after a cancellation, and when it was left already."""
+        """Stop working, to wait for something or for good; safe after a cancellation, and when it
+        was left already.
+        """
         if not self._slice:
             self._free = min(self._free, self._ends - perf_counter())
             return
@@ -88,7 +90,10 @@ class Work:
         await self.enter()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.leave()
 

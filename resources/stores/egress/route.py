@@ -90,11 +90,18 @@ def target_of(url: httpx2.URL, policy: Policy) -> Target:
     if not policy.allow.allows_name(host, port):
         raise Forbidden(f"{host}:{port} is not in this app's http.allow")
     if not policy.proxy:
-        return Target(Route(wanted, None, name, is_guarded=True, is_forwarded=False), netloc, path, None)
+        return Target(
+            Route(wanted, None, name, is_guarded=True, is_forwarded=False), netloc, path, None
+        )
     _check_behind_proxy(host, port, policy.allow)
     proxy, authorization = _proxy(policy.proxy)
     if wanted.is_tls:
-        return Target(Route(proxy, wanted, name, is_guarded=False, is_forwarded=False), netloc, path, authorization)
+        return Target(
+            Route(proxy, wanted, name, is_guarded=False, is_forwarded=False),
+            netloc,
+            path,
+            authorization,
+        )
     route = Route(proxy, None, proxy.host, is_guarded=False, is_forwarded=True)
     return Target(route, netloc, f"http://{netloc}{path}", authorization)
 
@@ -127,7 +134,11 @@ def _place(url: str, setting: str) -> Place:
     """The place of a URL in the config."""
     try:
         parts = urlsplit(url)
-        return Place(canonical(parts.hostname or ""), parts.port or PORTS[parts.scheme], parts.scheme == "https")
+        return Place(
+            canonical(parts.hostname or ""),
+            parts.port or PORTS[parts.scheme],
+            parts.scheme == "https",
+        )
     except (ValueError, KeyError) as error:
         raise EgressError(f"{setting} has a URL that cannot be reached: {error}") from error
 
@@ -149,5 +160,7 @@ def _check_behind_proxy(host: str, port: int, allow: AllowList) -> None:
             raise forbidden(host, [address], allow)
     elif not allow.allows_unresolved(host, port):
         if allow.rules:
-            raise Forbidden(f"{host}:{port} is not in this app's http.allow, and behind a proxy has no address")
+            raise Forbidden(
+                f"{host}:{port} is not in this app's http.allow, and behind a proxy has no address"
+            )
         raise Forbidden(f"{host} is not a public address, and http.allow does not name it")

@@ -39,7 +39,11 @@ class Contexts:
         try:
             stream = trio.SSLStream(transport, context, server_hostname=name, https_compatible=True)
             await stream.do_handshake()
-        except (OSError, ValueError, trio.BrokenResourceError) as error:  # ValueError: a name that TLS cannot have
+        except (
+            OSError,
+            ValueError,
+            trio.BrokenResourceError,
+        ) as error:  # ValueError: a name that TLS cannot have
             raise EgressError(explain(error)) from error
         transport.silent = 0
         connection.stream = stream
@@ -58,7 +62,9 @@ class _Transport(trio.abc.Stream):
         data = await self._inner.receive_some(READ if max_bytes is None else min(max_bytes, READ))
         self.silent += len(data)
         if self.silent > SILENT_MAX:
-            raise trio.BrokenResourceError(f"TLS failed: {SILENT_MAX} bytes came without any data in them")
+            raise trio.BrokenResourceError(
+                f"TLS failed: {SILENT_MAX} bytes came without any data in them"
+            )
         return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

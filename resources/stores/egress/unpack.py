@@ -36,10 +36,14 @@ def layers_of(head: Head, most: int) -> list[Layer]:
     named = [item.decode("latin-1") for item in reversed(head.items(b"content-encoding"))]
     named = [name for name in named if name not in NONE and charset_of(name) is None]
     if len(named) > ENCODINGS_MAX:
-        raise EgressError(f"the body is encoded {len(named)} times over, at most {ENCODINGS_MAX} are undone")
+        raise EgressError(
+            f"the body is encoded {len(named)} times over, at most {ENCODINGS_MAX} are undone"
+        )
     for name in named:
         if name != "deflate" and name not in GZIP:
-            raise EgressError(f"the body is encoded as {excerpt(name)!r}; gzip and deflate can be read")
+            raise EgressError(
+                f"the body is encoded as {excerpt(name)!r}; gzip and deflate can be read"
+            )
     return [Layer(name, _input_max(most)) for name in named]
 
 
@@ -64,7 +68,8 @@ class Layer:
     _name: str
     _most: int
     _fed: int = field(default=0, init=False)
-    _start: bytes = field(default=b"", init=False)  # the first bytes, until there are enough to know what they begin
+    # the first bytes, until there are enough to know what they begin
+    _start: bytes = field(default=b"", init=False)
     _members: int = field(default=0, init=False)
     _inner: zlib._Decompress | None = field(default=None, init=False)
     _over: bool = field(default=False, init=False)  # whatever comes now is padding
@@ -73,7 +78,9 @@ class Layer:
         """Unpack some more, piece by piece; pieces may be empty."""
         self._fed += len(data)
         if self._fed > self._most:
-            raise EgressError(f"the {self._name} body has more than {self._most} bytes and little in them")
+            raise EgressError(
+                f"the {self._name} body has more than {self._most} bytes and little in them"
+            )
         while not self._over:
             if self._inner is None:
                 data = self._start + data
@@ -87,7 +94,9 @@ class Layer:
             try:
                 piece = self._inner.decompress(data, PIECE)
             except zlib.error as error:
-                raise EgressError(f"the body is not the {self._name} that it says it is, or is damaged") from error
+                raise EgressError(
+                    f"the body is not the {self._name} that it says it is, or is damaged"
+                ) from error
             yield piece
             if self._inner.eof:
                 data = self._inner.unused_data

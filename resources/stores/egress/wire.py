@@ -1,8 +1,10 @@
-"""Between the HTTP engine (httpcore2 on h11) and a connection: what comes is handed over in bounded pieces.
+"""Between the HTTP engine (httpcore2 on h11) and a connection: what comes is handed over in bounded
+pieces.
 
-h11 parses whatever it is given in one step, and some input costs it the square of its length: a header of 16 KiB of
-spaces takes two seconds. So a head is handed over whole, checked, and never with a piece of the body; and a body in chunks
-in pieces so small that no line among them can be long. Between two pieces everybody else has a turn.
+h11 parses whatever it is given in one step, and some input costs it the square of its length: a
+header of 16 KiB of spaces takes two seconds. So a head is handed over whole, checked, and never
+with a piece of the body; and a body in chunks in pieces so small that no line among them can be
+long. Between two pieces everybody else has a turn.
 """
 
 from __future__ import annotations
@@ -32,11 +34,14 @@ _SWITCHING = re.compile(rb"HTTP/[0-9.]+ 101")
 
 @define(eq=False)
 class Wire(httpcore2.AsyncNetworkStream):
-    """The stream that the engine reads from and writes to, for one connection and one request after the other."""
+    """The stream that the engine reads from and writes to, for one connection and one request after
+    the other.
+    """
 
     connection: Connection
     is_over: bool = field(default=False, init=False)  # the server has closed its side
-    received: int = field(default=0, init=False)  # bytes of this answer handed over, its heads included
+    # bytes of this answer handed over, its heads included
+    received: int = field(default=0, init=False)
     _work: Work | None = field(default=None, init=False)
     _piece: int = field(default=0, init=False)  # 0: the head is not complete
     _size: int = field(default=0, init=False)  # bytes of the heads so far
@@ -44,7 +49,9 @@ class Wire(httpcore2.AsyncNetworkStream):
     _informational: int = field(default=0, init=False)
 
     def begin(self, work: Work) -> None:
-        """A request follows; reading its answer is part of `work`, which is entered while the engine runs."""
+        """A request follows; reading its answer is part of `work`, which is entered while the
+        engine runs.
+        """
         self._work = work
         self.received = self._piece = self._size = self._lines = self._informational = 0
 
@@ -87,7 +94,9 @@ class Wire(httpcore2.AsyncNetworkStream):
         if _BLANKS.search(head):
             raise EgressError(f"a header has more than {BLANKS_MAX} spaces in a row")
         if _SWITCHING.match(head):
-            raise EgressError("the server switches to another protocol (101), which nobody asked for")
+            raise EgressError(
+                "the server switches to another protocol (101), which nobody asked for"
+            )
         if _INFORMATIONAL.match(head):
             self._informational += 1
             if self._informational > INFORMATIONAL_MAX:
@@ -129,7 +138,9 @@ class Wire(httpcore2.AsyncNetworkStream):
 
 
 class Engine(httpcore2.AsyncHTTP11Connection):
-    """HTTP/1.1 on one connection. A head comes whole, so that what is incomplete is a line about a chunk."""
+    """HTTP/1.1 on one connection. A head comes whole, so that what is incomplete is a line about a
+    chunk.
+    """
 
     MAX_INCOMPLETE_EVENT_SIZE = CHUNK_LINE_MAX
 

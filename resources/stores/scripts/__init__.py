@@ -1,7 +1,7 @@
 """The Lua scripts: one file each beside this one, one atomic step each, on keys of one hash tag.
 
-Each file says at its head what its KEYS and ARGV are and what it returns. A file whose name begins with "_" is no script: its
-functions are put before the scripts named in `PRELUDES`.
+Each file says at its head what its KEYS and ARGV are and what it returns. A file whose name begins
+with "_" is no script: its functions are put before the scripts named in `PRELUDES`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Script:
 def _all() -> dict[str, Script]:
     scripts = {}
     preludes = {
-        name: (_FOLDER / f"{prelude}.lua").read_text("utf-8") for prelude, names in PRELUDES.items() for name in names
+        name: (_FOLDER / f"{prelude}.lua").read_text("utf-8")
+        for prelude, names in PRELUDES.items()
+        for name in names
     }
     for file in sorted(_FOLDER.glob("[!_]*.lua")):
         text = preludes.get(file.stem, "") + file.read_text("utf-8")
@@ -70,7 +72,11 @@ def script(name: str) -> Script:
 
 def is_known(command: Sequence[Any]) -> bool:
     """Whether a command calls one of our scripts by its digest."""
-    return len(command) > 1 and command[0] == "EVALSHA" and any(one.digest == command[1] for one in _all().values())
+    return (
+        len(command) > 1
+        and command[0] == "EVALSHA"
+        and any(one.digest == command[1] for one in _all().values())
+    )
 
 
 def in_full(command: Sequence[Any]) -> tuple[Any, ...]:

@@ -1,4 +1,6 @@
-"""What has changed in an account, read from Redis by the search process: blocking, and each thread over a connection of its own."""
+"""What has changed in an account, read from Redis by the search process: blocking, and each thread
+over a connection of its own.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,8 @@ class Page:
         epoch: Names the history that the change numbers belong to.
         newest: The account's newest change number.
         left: How many contacts have changed after the number that was asked about, these included.
-        last: The change number up to which nothing is missing; the one asked about where nothing has changed.
+        last: The change number up to which nothing is missing; the one asked about where nothing
+            has changed.
     """
 
     epoch: str
@@ -58,7 +61,9 @@ class Changes:
     def after(self, account: str, number: int, limit: int) -> Page:
         """The first contacts, `limit` at most, that changed after a change number."""
         prefix = account_key(account, "")
-        command = script("contacts_changed").call([account_key(account, "contacts", "changed")], prefix, number, limit)
+        command = script("contacts_changed").call(
+            [account_key(account, "contacts", "changed")], prefix, number, limit
+        )
         ((epoch, newest, left, flat),) = self._exchange([command])
         changed = []
         for key, at, fields in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
@@ -70,12 +75,16 @@ class Changes:
 
     def newest(self, accounts: Sequence[str]) -> list[int]:
         """The newest change number of each account."""
-        commands: list[Command] = [("GET", account_key(account, "contacts", "changes")) for account in accounts]
+        commands: list[Command] = [
+            ("GET", account_key(account, "contacts", "changes")) for account in accounts
+        ]
         return [int(answer or 0) for answer in self._exchange(commands)]
 
     def contacts(self, account: str, keys: Sequence[str]) -> list[Contact]:
         """The contacts with those keys, those that exist."""
-        answers = self._exchange([("HGETALL", account_key(account, "contact", key)) for key in keys])
+        answers = self._exchange(
+            [("HGETALL", account_key(account, "contact", key)) for key in keys]
+        )
         found = (contact_of(account, key, flat) for key, flat in zip(keys, answers, strict=True))
         return [contact for contact in found if contact is not None]
 

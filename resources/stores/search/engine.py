@@ -1,4 +1,6 @@
-"""The indexes of all accounts: opened when asked for, closed when idle, and kept up with Redis in the background."""
+"""The indexes of all accounts: opened when asked for, closed when idle, and kept up with Redis in
+the background.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from .lucene import parse
 from .nodes import Node, QueryError
 
 FOLLOW_SECONDS = 5.0  # between two looks at how far all accounts have come
-FOLLOW_BEHIND = 1000  # changes; an account whose index is further behind catches up before anybody asks
+# changes; an account whose index is further behind catches up before anybody asks
+FOLLOW_BEHIND = 1000
 RETRY_SECONDS = 10.0  # after an index could not be built
 PROGRESS_SECONDS = 2.0  # between two lines of the log about one index that catches up
 CACHED_QUERY = 1000  # characters; the meaning of shorter queries is remembered
@@ -40,7 +43,9 @@ class CannotBuild(Exception):
 
 @frozen
 class Page:
-    """Some keys, as a JSON array. `last` is the number of the last contact of all pages; `more` are to come."""
+    """Some keys, as a JSON array. `last` is the number of the last contact of all pages; `more` are
+    to come.
+    """
 
     keys: bytes
     last: int
@@ -67,10 +72,12 @@ class _Line:
 
 @define(eq=False)
 class Engine:
-    """All indexes below one folder. Any number of threads may ask; some more do what is to be done in the background (`keep_up`, `keep_flushed`).
+    """All indexes below one folder. Any number of threads may ask; some more do what is to be done
+    in the background (`keep_up`, `keep_flushed`).
 
     Attributes:
-        open_max: Indexes that stay open; of more, those asked least recently are closed when nobody uses them.
+        open_max: Indexes that stay open; of more, those asked least recently are closed when nobody
+            uses them.
         idle_close: Seconds until an index that nobody asks is closed.
     """
 
@@ -86,8 +93,11 @@ class Engine:
     _followed_at: float = field(default=0.0, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
-    def find(self, account: str, query: str, after: int, limit: int | None, size: int) -> Iterator[Page]:
-        """The keys of the contacts that a query finds, the oldest first, in pages of so many; at least one.
+    def find(
+        self, account: str, query: str, after: int, limit: int | None, size: int
+    ) -> Iterator[Page]:
+        """The keys of the contacts that a query finds, the oldest first, in pages of so many; at
+        least one.
 
         Raises:
             QueryError: The query makes no sense, or is too much.
@@ -112,7 +122,11 @@ class Engine:
     def groups(self, account: str, query: str) -> list[Group]:
         """The groups that a query finds, by name. Raises QueryError and StoreGone."""
         node = meaning(query)
-        return [group for group in self.changes.groups(account) if matches(node, Document(group, GROUP_FIELDS))]
+        return [
+            group
+            for group in self.changes.groups(account)
+            if matches(node, Document(group, GROUP_FIELDS))
+        ]
 
     def forget(self, account: str) -> None:
         """Throw the index of an account away."""
@@ -199,7 +213,8 @@ class Engine:
             log.warning("account %s: its index cannot follow: %s", account, error)
         except (
             BaseException
-        ) as error:  # panics of tantivy are BaseExceptions; whatever it is, the next account's turn comes
+            # panics of tantivy are BaseExceptions; whatever it is, the next account's turn comes
+        ) as error:
             log.exception("account %s: its index cannot be written", account)
             self._failures[account] = (time.monotonic(), str(error))
         finally:
@@ -219,11 +234,21 @@ class Engine:
             if now - told >= PROGRESS_SECONDS:
                 told = now
                 rate = done / (now - began)
-                log.info("account %s: %d contacts are in the index, %d to go (%.0f/s)", index.account, done, left, rate)
+                log.info(
+                    "account %s: %d contacts are in the index, %d to go (%.0f/s)",
+                    index.account,
+                    done,
+                    left,
+                    rate,
+                )
 
         if index.left:
             index.catch_up(progress)
-            log.info("account %s: the index is up to date after %.1f s", index.account, time.monotonic() - began)
+            log.info(
+                "account %s: the index is up to date after %.1f s",
+                index.account,
+                time.monotonic() - began,
+            )
 
     def _look_around(self) -> None:
         """Close what nobody asks, and see which accounts are far behind."""

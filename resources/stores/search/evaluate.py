@@ -1,4 +1,6 @@
-"""Whether one document matches a node: the whole query language in plain Python, for few documents and as the measure of the index."""
+"""Whether one document matches a node: the whole query language in plain Python, for few documents
+and as the measure of the index.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ from .nodes import (
 
 REGEX_SECONDS = 0.5  # for one regular expression on one token
 PLACES_MAX = 200_000  # of all words of a sloppy phrase in one field
-SLOPPY_STEPS = 20_000  # of the search for a sloppy phrase with repeated words in one field; beyond, it does not match
+# of the search for a sloppy phrase with repeated words in one field; beyond, it does not match
+SLOPPY_STEPS = 20_000
 
 
 def matches(node: Node, document: Document) -> bool:
@@ -46,7 +49,11 @@ def matches(node: Node, document: Document) -> bool:
             return field in document.tokens
         case Period(field, first, last):
             moment = document.dates.get(field)
-            return moment is not None and (first is None or moment >= first) and (last is None or moment <= last)
+            return (
+                moment is not None
+                and (first is None or moment >= first)
+                and (last is None or moment <= last)
+            )
         case Phrase(field, words, slop):
             return _phrase(document.tokens.get(field, ()), words, slop)
     return any(_token_matches(node, token) for token in document.tokens.get(node.field, ()))
@@ -90,7 +97,9 @@ def regex_matches(pattern: str, token: str) -> bool:
     try:
         return _compiled(pattern).fullmatch(token, timeout=REGEX_SECONDS) is not None
     except TimeoutError:
-        raise QueryError(None, f"a regular expression took longer than {REGEX_SECONDS:g} s") from None
+        raise QueryError(
+            None, f"a regular expression took longer than {REGEX_SECONDS:g} s"
+        ) from None
 
 
 @lru_cache(256)
@@ -124,7 +133,9 @@ def wildcard_matches(pattern: Sequence[str | Any], token: str) -> bool:
 
 
 def distance(one: str, other: str, most: int) -> int:
-    """Edits from one text to the other, a swap of neighbours being one; anything above `most` when there are more."""
+    """Edits from one text to the other, a swap of neighbours being one; anything above `most` when
+    there are more.
+    """
     if abs(len(one) - len(other)) > most:
         return most + 1
     before: list[int] = []
@@ -144,11 +155,14 @@ def _phrase(tokens: Sequence[str], words: Sequence[str], slop: int) -> bool:
     if slop:
         return sloppy(tokens, words, slop)
     count = len(words)
-    return any(tuple(tokens[start : start + count]) == words for start in range(len(tokens) - count + 1))
+    return any(
+        tuple(tokens[start : start + count]) == words for start in range(len(tokens) - count + 1)
+    )
 
 
 def sloppy(tokens: Sequence[str], words: Sequence[str], slop: int) -> bool:
-    """Whether the words can be given different places p of the tokens so that the p - index differ by at most `slop`.
+    """Whether the words can be given different places p of the tokens so that the p - index differ
+    by at most `slop`.
 
     This is what Lucene's sloppy phrases come to.
     """
@@ -161,7 +175,9 @@ def sloppy(tokens: Sequence[str], words: Sequence[str], slop: int) -> bool:
         return False
     if sum(len(places[word]) for word in words) > PLACES_MAX:
         raise QueryError(None, "a sloppy phrase of words that stand too often in one field")
-    shifted = [[(place - index, place) for place in places[word]] for index, word in enumerate(words)]
+    shifted = [
+        [(place - index, place) for place in places[word]] for index, word in enumerate(words)
+    ]
     if len(set(words)) == len(words):
         return _narrowest(shifted) <= slop
     shifted.sort(key=len)

@@ -1,8 +1,10 @@
-"""The fields of a contact that can be searched, and how texts become what is compared: the same for contacts and for queries.
+"""The fields of a contact that can be searched, and how texts become what is compared: the same for
+contacts and for queries.
 
-Whole values, as they are: key, user_account, groups. Whole values in lower case: the addresses. Words in lower case: names, extras,
-subscriptions. Moments: dates; patterns on them see their text. Words are those of Unicode's text segmentation (UAX 29), as in
-Lucene's StandardAnalyzer without stop words.
+Whole values, as they are: key, user_account, groups. Whole values in lower case: the addresses.
+Words in lower case: names, extras, subscriptions. Moments: dates; patterns on them see their text.
+Words are those of Unicode's text segmentation (UAX 29), as in Lucene's StandardAnalyzer without
+stop words.
 """
 
 from __future__ import annotations
@@ -36,7 +38,16 @@ class Kind(Enum):
 FIELDS = {
     **dict.fromkeys(("key", "user_account", "groups"), Kind.EXACT),
     **dict.fromkeys(
-        ("msisdn", "email_address", "twitter_handle", "facebook_id", "bbm_pin", "gtalk_id", "mxit_id", "wechat_id"),
+        (
+            "msisdn",
+            "email_address",
+            "twitter_handle",
+            "facebook_id",
+            "bbm_pin",
+            "gtalk_id",
+            "mxit_id",
+            "wechat_id",
+        ),
         Kind.FOLDED,
     ),
     **dict.fromkeys(("name", "surname"), Kind.WORDS),
@@ -50,7 +61,9 @@ def kind_of(name: str) -> Kind:
 
 
 def lower(text: str) -> str:
-    """Each character in lower case by itself, as Lucene does it: no rule for a final sigma, one dotless i."""
+    """Each character in lower case by itself, as Lucene does it: no rule for a final sigma, one
+    dotless i.
+    """
     return text.replace("\u0130", "i").replace("\u03a3", "\u03c3").lower()
 
 
@@ -88,7 +101,8 @@ def _segmented(text: str) -> list[str]:
 
 
 _DATE = re.compile(
-    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?)?Z?)?)?)?", re.ASCII
+    r"(\d{4})(?:-(\d\d)(?:-(\d\d)(?:[T ](\d\d)(?::(\d\d)(?::(\d\d)(?:\.(\d{1,6}))?)?)?Z?)?)?)?",
+    re.ASCII,
 )
 _STEPS = (
     timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1), timedelta(microseconds=1),
@@ -98,24 +112,34 @@ _WHOLE_DATE = len("2014-06-01 10:30:00.000000")
 
 
 def period(text: str, position: int | None = None) -> tuple[int, int]:
-    """The first and last microsecond of a date that may be cut short: `2014`, `2014-06`, `2014-06-01 10:30`.
+    """The first and last microsecond of a date that may be cut short: `2014`, `2014-06`,
+    `2014-06-01 10:30`.
 
     Raises:
         QueryError: It is no date.
     """
     found = _DATE.fullmatch(text.strip())
     if found is None:
-        raise QueryError(position, f'expected a date such as 2014, 2014-06-01 or "2014-06-01 10:30", got {text!r}')
-    year, month, day, hour, minute, second = (int(part) if part else None for part in found.groups()[:6])
+        raise QueryError(
+            position,
+            f'expected a date such as 2014, 2014-06-01 or "2014-06-01 10:30", got {text!r}',
+        )
+    year, month, day, hour, minute, second = (
+        int(part) if part else None for part in found.groups()[:6]
+    )
     assert year is not None
     fraction = found[7]
     try:
         micros = int((fraction or "0").ljust(6, "0"))
-        begin = datetime(year, month or 1, day or 1, hour or 0, minute or 0, second or 0, micros, tzinfo=UTC)
+        begin = datetime(
+            year, month or 1, day or 1, hour or 0, minute or 0, second or 0, micros, tzinfo=UTC
+        )
         if month is None:
             last = begin.replace(month=12, day=31) + timedelta(days=1, microseconds=-1)
         elif day is None:
-            last = begin.replace(day=monthrange(year, month)[1]) + timedelta(days=1, microseconds=-1)
+            last = begin.replace(day=monthrange(year, month)[1]) + timedelta(
+                days=1, microseconds=-1
+            )
         else:
             given = sum(part is not None for part in (hour, minute, second, fraction))
             last = begin + _STEPS[given] - timedelta(microseconds=1)
@@ -137,19 +161,24 @@ def _moment(text: str) -> int:
 
 
 class Document:
-    """A contact as it is searched: field to its tokens (keywords: whole values; dates: their text), and dates as microseconds."""
+    """A contact as it is searched: field to its tokens (keywords: whole values; dates: their text),
+    and dates as microseconds.
+    """
 
     __slots__ = ("dates", "tokens")
 
     def __init__(self, contact: Mapping[str, Any], also: Collection[str] = ()) -> None:
-        """Of a contact in its JSON shape, or of something else with fields of those names and others (`also`), which have words.
+        """Of a contact in its JSON shape, or of something else with fields of those names and
+        others (`also`), which have words.
 
         Fields that are null or empty are not there.
         """
         self.tokens: dict[str, list[str]] = {}
         self.dates: dict[str, int] = {}
         for name, value in contact.items():
-            if value in (None, "", []) or not (name in FIELDS or name.startswith(DYNAMIC) or name in also):
+            if value in (None, "", []) or not (
+                name in FIELDS or name.startswith(DYNAMIC) or name in also
+            ):
                 continue
             tokens = self._tokens(name, value)
             if tokens:
@@ -158,7 +187,11 @@ class Document:
     def _tokens(self, name: str, value: Any) -> list[str]:
         match kind_of(name):
             case Kind.EXACT:
-                return [one[:WHOLE_MAX] for one in value] if isinstance(value, list) else [fold(name, value)]
+                return (
+                    [one[:WHOLE_MAX] for one in value]
+                    if isinstance(value, list)
+                    else [fold(name, value)]
+                )
             case Kind.FOLDED:
                 return [fold(name, value)]
             case Kind.DATE:

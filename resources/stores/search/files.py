@@ -1,6 +1,8 @@
-"""The files of one account's index: tantivy's own, the keys of the contacts by their numbers, and how far the index has come.
+"""The files of one account's index: tantivy's own, the keys of the contacts by their numbers, and
+how far the index has come.
 
-Everything here is derived from Redis: what is missing, broken or of another version is thrown away, and built anew.
+Everything here is derived from Redis: what is missing, broken or of another version is thrown away,
+and built anew.
 """
 
 from __future__ import annotations

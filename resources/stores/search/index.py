@@ -1,12 +1,16 @@
-"""The index of one account, followed from Redis: what is on disk, and on top of it what has changed since.
+"""The index of one account, followed from Redis: what is on disk, and on top of it what has changed
+since.
 
-Theory of operation. Redis numbers the changes of an account. The index on disk has all up to `applied`; contacts that changed after
-that stand in the `overlay`, in memory, all up to `seen`. Before each search `refresh` reads what changed after `seen`, so a search
-sees every write that was answered before it. A search asks the index, leaves out the contacts that the overlay has, and tries those
-one by one. `flush` moves the overlay into the index, beside searches that run. Where more has changed than the overlay may hold, and
-at first everything has, `catch_up` reads it into the index directly; until then there is no search (`Behind`). An index that is
-missing, broken, of another version or of another history of Redis is one that is behind from the beginning: there is no other
-rebuild. Nothing is lost with it, whenever the process ends: what is not noted as applied is read again.
+Theory of operation. Redis numbers the changes of an account. The index on disk has all up to
+`applied`; contacts that changed after that stand in the `overlay`, in memory, all up to `seen`.
+Before each search `refresh` reads what changed after `seen`, so a search sees every write that was
+answered before it. A search asks the index, leaves out the contacts that the overlay has, and tries
+those one by one. `flush` moves the overlay into the index, beside searches that run. Where more has
+changed than the overlay may hold, and at first everything has, `catch_up` reads it into the index
+directly; until then there is no search (`Behind`). An index that is missing, broken, of another
+version or of another history of Redis is one that is behind from the beginning: there is no other
+rebuild. Nothing is lost with it, whenever the process ends: what is not noted as applied is read
+again.
 """
 
 from __future__ import annotations
@@ -58,7 +62,9 @@ class Entry:
 
 @frozen
 class View:
-    """One state of an account's contacts, to search in. Its `keys` are those of the index, and may have more by now."""
+    """One state of an account's contacts, to search in. Its `keys` are those of the index, and may
+    have more by now.
+    """
 
     index: tantivy.Index | None
     searcher: tantivy.Searcher | None
@@ -72,7 +78,9 @@ class View:
             return []
         hidden = {seq for seq, _ in self.overlay}
         found = self._search(node, after, limit, hidden)
-        more = sorted(seq for seq, entry in self.overlay if seq > after and matches(node, entry.document))
+        more = sorted(
+            seq for seq, entry in self.overlay if seq > after and matches(node, entry.document)
+        )
         if more:
             found = sorted(found + more)
         return found if limit is None else found[:limit]
@@ -82,11 +90,17 @@ class View:
             return []
         query = self._query(node)
         if after:
-            later = tantivy.Query.range_query(SCHEMA, SEQ, tantivy.FieldType.Unsigned, after, None, include_lower=False)
-            query = tantivy.Query.boolean_query([(tantivy.Occur.Must, query), (tantivy.Occur.Must, later)])
+            later = tantivy.Query.range_query(
+                SCHEMA, SEQ, tantivy.FieldType.Unsigned, after, None, include_lower=False
+            )
+            query = tantivy.Query.boolean_query(
+                [(tantivy.Occur.Must, query), (tantivy.Occur.Must, later)]
+            )
         if limit is not None:
             most = min(most, limit + len(hidden))
-        hits = self.searcher.search(query, limit=most, count=False, order_by_field=SEQ, order=tantivy.Order.Asc).hits
+        hits = self.searcher.search(
+            query, limit=most, count=False, order_by_field=SEQ, order=tantivy.Order.Asc
+        ).hits
         if hidden:
             return [seq for seq, _ in hits if seq not in hidden]
         return [seq for seq, _ in hits]
@@ -130,13 +144,16 @@ class AccountIndex:
     epoch: str = field(default="", init=False)
     applied: int = field(default=0, init=False)
     seen: int = field(default=0, init=False)
-    left: int = field(default=0, init=False)  # contacts to catch up with; 0 where it can be searched
+    # contacts to catch up with; 0 where it can be searched
+    left: int = field(default=0, init=False)
     _index: tantivy.Index | None = field(default=None, init=False)
     _searcher: tantivy.Searcher | None = field(default=None, init=False)
-    _unsaved: dict[int, str] = field(factory=dict, init=False)  # keys that the file does not have yet
+    # keys that the file does not have yet
+    _unsaved: dict[int, str] = field(factory=dict, init=False)
     _flushed_at: float = field(default=0.0, init=False)
     _state: threading.Lock = field(factory=threading.Lock, init=False)  # for all of the above
-    _writing: threading.Lock = field(factory=threading.Lock, init=False)  # for who writes to the index; taken first
+    # for who writes to the index; taken first
+    _writing: threading.Lock = field(factory=threading.Lock, init=False)
 
     @classmethod
     def open(cls, root: Path, account: str, changes: Changes) -> AccountIndex:
@@ -181,7 +198,9 @@ class AccountIndex:
             raise Behind(self.left)
 
     def _has_other_history(self, page: Page) -> bool:
-        """Whether the numbers that we know are not those of what Redis has now: it was emptied, or restored."""
+        """Whether the numbers that we know are not those of what Redis has now: it was emptied, or
+        restored.
+        """
         return bool(self.epoch) and (page.epoch != self.epoch or page.newest < self.seen)
 
     def _note_key(self, changed: Changed) -> None:
@@ -218,7 +237,9 @@ class AccountIndex:
                 self._commit(index, writer, upto, batch)
 
     def catch_up(self, progress: Callable[[int, int], None]) -> None:
-        """Read all that has changed into the index; it can be searched again then. Told of how many are done and left."""
+        """Read all that has changed into the index; it can be searched again then. Told of how many
+        are done and left.
+        """
         with self._writing:
             first = self._begin_catching_up()
             is_new = self._index is None
@@ -256,7 +277,9 @@ class AccountIndex:
             self.left = left
 
     def _pages(self, page: Page) -> Iterator[Page]:
-        """This page and those after it, without end; Redis is asked for the next one while one is in use."""
+        """This page and those after it, without end; Redis is asked for the next one while one is
+        in use.
+        """
         with ThreadPoolExecutor(1) as reading:
             while True:
                 following = reading.submit(self.changes.after, self.account, page.last, PAGE)
@@ -283,8 +306,9 @@ class AccountIndex:
 
     @contextmanager
     def _open_writer(self) -> Iterator[tuple[tantivy.Index, tantivy.IndexWriter]]:
-        """A writer, for one batch only: it has many threads and much memory, and after an error it may take documents and store
-        nothing. What it did not commit is gone with it, and read again.
+        """A writer, for one batch only: it has many threads and much memory, and after an error it
+        may take documents and store nothing. What it did not commit is gone with it, and read
+        again.
         """
         if self._index is None:
             self._index = self.files.create()
@@ -293,7 +317,9 @@ class AccountIndex:
         yield self._index, writer
         writer.wait_merging_threads()  # else no merge ever gets to its end
 
-    def _commit(self, index: tantivy.Index, writer: tantivy.IndexWriter, upto: int, batch: dict[int, Entry]) -> None:
+    def _commit(
+        self, index: tantivy.Index, writer: tantivy.IndexWriter, upto: int, batch: dict[int, Entry]
+    ) -> None:
         writer.commit()
         index.reload()
         searcher = index.searcher()

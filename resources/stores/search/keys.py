@@ -1,8 +1,10 @@
-"""The keys of an account's contacts by their numbers, kept as a search gives them: in JSON, and side by side.
+"""The keys of an account's contacts by their numbers, kept as a search gives them: in JSON, and
+side by side.
 
-A search may give very many keys. As Python's strings they lie scattered, and waiting for memory at each cost more than finding them
-(measured: 46,000 of 200,000 took 11 ms, here 4 ms, and all of them 9 ms, here 1 ms). Keys that are no 32 plain characters, as an
-import may bring them, are kept by themselves.
+A search may give very many keys. As Python's strings they lie scattered, and waiting for memory at
+each cost more than finding them (measured: 46,000 of 200,000 took 11 ms, here 4 ms, and all of them
+9 ms, here 1 ms). Keys that are no 32 plain characters, as an import may bring them, are kept by
+themselves.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ class NoKey(Exception):
 
 @define(eq=False)
 class KeyTable:
-    """Keys by number. Any number of threads may read while one puts; a key that is there never changes."""
+    """Keys by number. Any number of threads may read while one puts; a key that is there never
+    changes.
+    """
 
     _slots: bytearray = field(factory=bytearray, init=False)
     _others: dict[int, bytes] = field(factory=dict, init=False)
@@ -56,7 +60,9 @@ class KeyTable:
                 yield number, self.key(number)
 
     def arrays(self, numbers: Sequence[int], size: int) -> Iterator[bytes]:
-        """The keys of rising numbers as JSON arrays of so many keys each, the last one of fewer; at least one. Raises NoKey."""
+        """The keys of rising numbers as JSON arrays of so many keys each, the last one of fewer; at
+        least one. Raises NoKey.
+        """
         for start in range(0, len(numbers) or 1, size):
             yield self._array(numbers[start : start + size])
 

@@ -1,4 +1,6 @@
-"""The tokens of Lucene's classic query language: the longest one wins, and among equally long ones the first of the list."""
+"""The tokens of Lucene's classic query language: the longest one wins, and among equally long ones
+the first of the list.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _QUERY = _compiled(
     ("PREFIX", rf"{_START}{_INNER}*\*"), ("WILDCARD", rf"(?:{_START}|[*?])(?:{_INNER}|[*?])*"),
     ("REGEX", r"/(?:\\/|[^/])*/"), ("[", r"\["), ("{", r"\{"),
 )  # fmt: skip
-_RANGE = _compiled(("TO", "TO"), ("]", r"\]"), ("}", r"\}"), ("QUOTED", r'"(?:\\"|[^"])+"'), ("BOUND", r"[^ \]}]+"))
+_RANGE = _compiled(
+    ("TO", "TO"), ("]", r"\]"), ("}", r"\}"), ("QUOTED", r'"(?:\\"|[^"])+"'), ("BOUND", r"[^ \]}]+")
+)
 _BOOST = _compiled(("NUMBER", r"[0-9]+(?:\.[0-9]+)?"))
 _EXPECTED = {id(_QUERY): "a term", id(_RANGE): "a bound of the range", id(_BOOST): "a number"}
 

@@ -1,7 +1,8 @@
-"""Lucene's classic query language, as its QueryParser 8 reads it: default operator OR, leading wildcards allowed.
+"""Lucene's classic query language, as its QueryParser 8 reads it: default operator OR, leading
+wildcards allowed.
 
-As there, AND, OR and NOT have no precedence: each clause is marked as it is read (`_Clauses.add`), and a clause that analysis leaves
-nothing of is dropped at that moment.
+As there, AND, OR and NOT have no precedence: each clause is marked as it is read (`_Clauses.add`),
+and a clause that analysis leaves nothing of is dropped at that moment.
 """
 
 from __future__ import annotations
@@ -135,7 +136,9 @@ class _Parser:
             case "QUOTED":
                 fuzz = self.fuzz_and_boost()
                 slop = int(_number(fuzz, 0.0)) if fuzz else 0
-                return _phrase(name, _unescaped(token.text[1:-1], token.position + 1), slop, token.position)
+                return _phrase(
+                    name, _unescaped(token.text[1:-1], token.position + 1), slop, token.position
+                )
             case "TERM" | "LONE" | "*" | "PREFIX" | "WILDCARD" | "REGEX":
                 return _term(name, token, self.fuzz_and_boost())
         raise _unexpected(token, "a term")
@@ -164,7 +167,14 @@ class _Parser:
             raise _unexpected(self.next, "a closing ] or }")
         closing = self.take()
         self.boost()
-        return _range(name, low, high, with_low=opening.kind == "[", with_high=closing.kind == "]", at=opening.position)
+        return _range(
+            name,
+            low,
+            high,
+            with_low=opening.kind == "[",
+            with_high=closing.kind == "]",
+            at=opening.position,
+        )
 
     def bound(self) -> str | None:
         token = self.take()
@@ -192,7 +202,9 @@ def _unescaped(text: str, position: int) -> str:
         elif text[at + 1 : at + 2] == "u":
             digits = text[at + 2 : at + 6]
             if not _HEX.fullmatch(digits):
-                raise QueryError(position + at, f"expected four hexadecimal digits after \\u, got {digits!r}")
+                raise QueryError(
+                    position + at, f"expected four hexadecimal digits after \\u, got {digits!r}"
+                )
             found.append(chr(int(digits, 16)))
             at += 6
         elif at + 1 == len(text):
@@ -268,7 +280,9 @@ def _fuzzy(name: str, text: str, fuzz: str, position: int) -> Node:
     return Fuzzy(name, folded, edits) if edits else Term(name, folded)
 
 
-def _range(name: str, low: str | None, high: str | None, *, with_low: bool, with_high: bool, at: int) -> Node:
+def _range(
+    name: str, low: str | None, high: str | None, *, with_low: bool, with_high: bool, at: int
+) -> Node:
     if low is None and high is None:
         return Exists(name)
     if kind_of(name) is Kind.DATE:

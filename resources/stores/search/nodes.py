@@ -1,4 +1,6 @@
-"""What a query means, after parsing and analysis: texts are as the index has them, and clauses that no text can match are gone."""
+"""What a query means, after parsing and analysis: texts are as the index has them, and clauses that
+no text can match are gone.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,17 @@ class QueryError(SearchError):
     """A query that cannot be understood or is too much.
 
     Attributes:
-        position: Of the character at which it went wrong, from 1; None where the whole query is meant.
+        position: Of the character at which it went wrong, from 1; None where the whole query is
+            meant.
         detail: What was expected there.
     """
 
     def __init__(self, position: int | None, detail: str) -> None:
-        super().__init__(f"Bad query: {detail}" if position is None else f"Bad query at character {position}: {detail}")
+        super().__init__(
+            f"Bad query: {detail}"
+            if position is None
+            else f"Bad query at character {position}: {detail}"
+        )
         self.position = position
         self.detail = detail
 
@@ -96,7 +103,9 @@ class Fuzzy:
 
 @frozen
 class Range:
-    """Tokens from `low` to `high` in the order of code points; None is open. At least one of them is given."""
+    """Tokens from `low` to `high` in the order of code points; None is open. At least one of them
+    is given.
+    """
 
     field: str
     low: str | None
@@ -107,7 +116,9 @@ class Range:
 
 @frozen
 class Period:
-    """Dates from `first` to `last`, both included, in microseconds since 1970; None is open. Nothing where `first` is later."""
+    """Dates from `first` to `last`, both included, in microseconds since 1970; None is open.
+    Nothing where `first` is later.
+    """
 
     field: str
     first: int | None
@@ -124,10 +135,24 @@ class Regex:
 
 @frozen
 class Boolean:
-    """Clauses: all that must, none that must not, and at least one of the others where nothing must."""
+    """Clauses: all that must, none that must not, and at least one of the others where nothing
+    must.
+    """
 
     clauses: tuple[tuple[Occur, Node], ...]
 
 
-Node = Everything | Exists | Term | Phrase | Prefix | Wildcard | Fuzzy | Range | Period | Regex | Boolean
+Node = (
+    Everything
+    | Exists
+    | Term
+    | Phrase
+    | Prefix
+    | Wildcard
+    | Fuzzy
+    | Range
+    | Period
+    | Regex
+    | Boolean
+)
 NOTHING = Boolean(())

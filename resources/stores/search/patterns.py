@@ -41,23 +41,30 @@ def wildcard_of(name: str, raw: str) -> tuple[str | Any, ...]:
             pattern.append(Any.MANY)
         at += 1
     if len(pattern) > PATTERN_MAX:
-        raise QueryError(None, f"a wildcard of {len(pattern)} characters, {PATTERN_MAX} are allowed")
+        raise QueryError(
+            None, f"a wildcard of {len(pattern)} characters, {PATTERN_MAX} are allowed"
+        )
     return tuple(pattern)
 
 
 def literal(text: str) -> str:
     """A text in a regular expression."""
-    return "".join(char if char.isascii() and char.isalnum() else f"\\U{ord(char):08x}" for char in text)
+    return "".join(
+        char if char.isascii() and char.isalnum() else f"\\U{ord(char):08x}" for char in text
+    )
 
 
 def regex_of(name: str, raw: str, position: int) -> str:
     """Lucene's regular expression in the common syntax.
 
     Raises:
-        QueryError: It is none, or uses one of the operators ~ & < # and quotes, which no engine here has.
+        QueryError: It is none, or uses one of the operators ~ & < # and quotes, which no engine
+            here has.
     """
     if len(raw) > PATTERN_MAX:
-        raise QueryError(position, f"a regular expression of {len(raw)} characters, {PATTERN_MAX} are allowed")
+        raise QueryError(
+            position, f"a regular expression of {len(raw)} characters, {PATTERN_MAX} are allowed"
+        )
     return _Regex(raw, position, lambda text: fold(name, text)).translate()
 
 

@@ -1,8 +1,10 @@
-"""The search process: owns every index, and answers the supervisor over its standard input and output.
+"""The search process: owns every index, and answers the supervisor over its standard input and
+output.
 
-It is a process of its own since the engine can hold Python's lock, or end the process, on a hostile query: the supervisor then kills
-it and starts another. Its workers take turns at reading a request; whoever has read one answers it, while the next one reads. So a
-slow query holds up nobody as long as there are workers, and a request costs no change of threads.
+It is a process of its own since the engine can hold Python's lock, or end the process, on a hostile
+query: the supervisor then kills it and starts another. Its workers take turns at reading a request;
+whoever has read one answers it, while the next one reads. So a slow query holds up nobody as long
+as there are workers, and a request costs no change of threads.
 
 It ends when its standard input does, and with its parent.
 """
@@ -103,7 +105,9 @@ def work(engine: Engine, pipes: Pipes) -> None:
                 try:
                     answer(engine, request, pipes)
                 except QueryError as error:
-                    pipes.send(wire.Failed(request.id, "query", error.detail, position=error.position))
+                    pipes.send(
+                        wire.Failed(request.id, "query", error.detail, position=error.position)
+                    )
                 except Behind as error:
                     pipes.send(wire.Failed(request.id, "behind", str(error), error.left))
                 except CannotBuild as error:
@@ -111,10 +115,15 @@ def work(engine: Engine, pipes: Pipes) -> None:
                 except StoreGone as error:
                     pipes.send(wire.Failed(request.id, "store", str(error)))
                 except BaseException as error:
-                    # Panics of the engine are BaseExceptions. Whatever it is, the one who asked is told, and the rest goes on.
+                    # Panics of the engine are BaseExceptions. Whatever it is, the one who asked is
+                    # told, and the rest goes on.
                     log.exception("account %s: the engine failed on a query", request.account)
                     pipes.send(
-                        wire.Failed(request.id, "engine", f"the engine failed on this query ({type(error).__name__})")
+                        wire.Failed(
+                            request.id,
+                            "engine",
+                            f"the engine failed on this query ({type(error).__name__})",
+                        )
                     )
                 engine.tidy(request.account)
 
@@ -135,7 +144,9 @@ def main() -> None:
     begin = wire.decode_begin(pipes.receive())
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[PipeHandler(pipes)])
     changes = Changes(lambda: link_to(begin.redis, STORE_SECONDS))
-    engine = Engine(Path(begin.folder), changes, begin.open_indexes, begin.idle_close, begin.accounts)
+    engine = Engine(
+        Path(begin.folder), changes, begin.open_indexes, begin.idle_close, begin.accounts
+    )
     pipes.send(wire.Ready())
     threading.stack_size(STACK_BYTES)
     for keep in (*[engine.keep_up] * KEEPERS, engine.keep_flushed):

@@ -1,8 +1,10 @@
-"""How contacts stand in a tantivy index: which of its fields has what, and how a contact becomes one of its documents.
+"""How contacts stand in a tantivy index: which of its fields has what, and how a contact becomes
+one of its documents.
 
-The contact's own number (`seq`) is what a search gives back, so it is kept as a column; the text of the fields is not kept. All
-extras and subscriptions share one field, in which each token carries a hash of its field's name, so that the fields that apps
-invent cost nothing. `has` lists the fields that a contact has.
+The contact's own number (`seq`) is what a search gives back, so it is kept as a column; the text of
+the fields is not kept. All extras and subscriptions share one field, in which each token carries a
+hash of its field's name, so that the fields that apps invent cost nothing. `has` lists the fields
+that a contact has.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ VERSION = 1
 """Of the schema and of the analysis in `fields`: an index of another version is built anew."""
 
 SEQ, HAS, OTHERS = "seq", "has", "others"
-_DIGEST = 12  # hexadecimal digits; two names of one account meet with a chance of one in 10^14 / names^2
+# hexadecimal digits; two names of one account meet with a chance of one in 10^14 / names^2
+_DIGEST = 12
 
 
 @frozen
 class Column:
-    """Where a contact's field is: the index's field, and what stands before each of its tokens there."""
+    """Where a contact's field is: the index's field, and what stands before each of its tokens
+    there.
+    """
 
     field: str
     prefix: str = ""
@@ -75,7 +80,9 @@ def _digest(name: str) -> str:
 
 
 def delete(writer: tantivy.IndexWriter, key: str) -> None:
-    """Take a contact out of the index. By its key: terms of number fields are taken and delete nothing (tantivy 0.27)."""
+    """Take a contact out of the index. By its key: terms of number fields are taken and delete
+    nothing (tantivy 0.27).
+    """
     writer.delete_documents_by_term("key", fold("key", key))
 
 

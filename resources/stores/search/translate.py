@@ -1,8 +1,9 @@
-"""From nodes to queries of a tantivy index. The table is `Translation.query`; `schema` says what stands in which field.
+"""From nodes to queries of a tantivy index. The table is `Translation.query`; `schema` says what
+stands in which field.
 
-What tantivy cannot do, or does wrong, is done here: a sloppy phrase of three words or more (its slop is wrong for those) is checked
-contact by contact; a pattern that needs too large an automaton, and a range whose bounds its syntax cannot carry, walk the
-dictionary of terms.
+What tantivy cannot do, or does wrong, is done here: a sloppy phrase of three words or more (its
+slop is wrong for those) is checked contact by contact; a pattern that needs too large an automaton,
+and a range whose bounds its syntax cannot carry, walk the dictionary of terms.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ _OCCUR = {
     Occur.SHOULD: tantivy.Occur.Should,
 }
 # A bound that tantivy's own syntax takes as it is; it has no way to quote one.
-_PLAIN = re.compile(r"""[^\s"'()\[\]{}`\\*?:<>/^~!\-][^\s"'()\[\]{}`\\*?:<>/^~!]*(?::[^\s"'()\[\]{}`\\*?:<>/^~!]*)?""")
+_PLAIN = re.compile(
+    r"""[^\s"'()\[\]{}`\\*?:<>/^~!\-][^\s"'()\[\]{}`\\*?:<>/^~!]*(?::[^\s"'()\[\]{}`\\*?:<>/^~!]*)?"""
+)
 
 
 @define
@@ -95,16 +98,22 @@ class Translation:
                 return self._wildcard(column, node)
             case Regex(_, pattern):
                 self._count_pattern()
-                return self._pattern(column, pattern, lambda token: regex_matches(pattern, token), "")
+                return self._pattern(
+                    column, pattern, lambda token: regex_matches(pattern, token), ""
+                )
             case Fuzzy(_, text, edits):
-                return Query.fuzzy_term_query(SCHEMA, column.field, column.prefix + text, edits, True)  # noqa: FBT003
+                return Query.fuzzy_term_query(
+                    SCHEMA, column.field, column.prefix + text, edits, True
+                )
             case Range():
                 return self._range(column, node)
 
     def _boolean(self, node: Boolean) -> Query:
         if node == NOTHING:
             return Query.empty_query()
-        return Query.boolean_query([(_OCCUR[occur], self.query(clause)) for occur, clause in node.clauses])
+        return Query.boolean_query(
+            [(_OCCUR[occur], self.query(clause)) for occur, clause in node.clauses]
+        )
 
     def _term(self, column: Column, text: str) -> Query:
         return Query.term_query(SCHEMA, column.field, column.prefix + text, "basic")
@@ -120,9 +129,13 @@ class Translation:
             return Query.phrase_query(SCHEMA, column.field, tokens, min(node.slop, SLOP_MAX))
         terms = [self._term(column, token) for token in sorted(set(node.tokens))]
         every = Query.boolean_query([(tantivy.Occur.Must, term) for term in terms])
-        hits = self.searcher.search(every, limit=CANDIDATES_MAX + 1, count=False, order_by_field=SEQ).hits
+        hits = self.searcher.search(
+            every, limit=CANDIDATES_MAX + 1, count=False, order_by_field=SEQ
+        ).hits
         if len(hits) > CANDIDATES_MAX:
-            raise QueryError(None, f"a sloppy phrase of words that more than {CANDIDATES_MAX} contacts have")
+            raise QueryError(
+                None, f"a sloppy phrase of words that more than {CANDIDATES_MAX} contacts have"
+            )
         found = [
             seq
             for seq, document in self.documents([seq for seq, _ in hits])
@@ -135,9 +148,12 @@ class Translation:
         fixed = [part if isinstance(part, str) else None for part in node.pattern]
         start = "".join(part for part in fixed[: fixed.index(None)] if part is not None)
         pattern = "".join(
-            f"{ANY}*" if part is Any.MANY else ANY if part is Any.ONE else literal(part) for part in node.pattern
+            f"{ANY}*" if part is Any.MANY else ANY if part is Any.ONE else literal(part)
+            for part in node.pattern
         )
-        return self._pattern(column, pattern, lambda token: wildcard_matches(node.pattern, token), start)
+        return self._pattern(
+            column, pattern, lambda token: wildcard_matches(node.pattern, token), start
+        )
 
     def _count_pattern(self) -> None:
         self.patterns += 1
@@ -151,10 +167,16 @@ class Translation:
             found = self._between(column, text, after, with_low=True, with_high=False)
             if found is not None:
                 return found
-        return self._pattern(column, literal(text) + f"{ANY}*", lambda token: token.startswith(text), text)
+        return self._pattern(
+            column, literal(text) + f"{ANY}*", lambda token: token.startswith(text), text
+        )
 
-    def _pattern(self, column: Column, pattern: str, matches: Callable[[str], bool], start: str) -> Query:
-        """Tokens that a regular expression matches; `matches` says the same of one of them, and all begin with `start`."""
+    def _pattern(
+        self, column: Column, pattern: str, matches: Callable[[str], bool], start: str
+    ) -> Query:
+        """Tokens that a regular expression matches; `matches` says the same of one of them, and all
+        begin with `start`.
+        """
         prefix = literal(column.prefix)
         try:
             return _regex_query(column.field, f"{prefix}(?:{pattern})" if prefix else pattern)
@@ -172,18 +194,25 @@ class Translation:
         found = self._between(column, low, high, with_low=node.with_low, with_high=node.with_high)
         if found is not None:
             return found
-        return self._walk(column, lambda token: range_matches(node, token), _shared_start(low or "", high or ""))
+        return self._walk(
+            column, lambda token: range_matches(node, token), _shared_start(low or "", high or "")
+        )
 
     def _between(
         self, column: Column, low: str | None, high: str | None, *, with_low: bool, with_high: bool
     ) -> Query | None:
-        """Tokens from one to another; None where tantivy's syntax, which alone has ranges of texts, cannot carry them."""
-        if not all(_PLAIN.fullmatch(column.prefix + bound) for bound in (low, high) if bound is not None):
+        """Tokens from one to another; None where tantivy's syntax, which alone has ranges of texts,
+        cannot carry them.
+        """
+        if not all(
+            _PLAIN.fullmatch(column.prefix + bound) for bound in (low, high) if bound is not None
+        ):
             return None
         opening, closing = "{["[with_low or low is None], "}]"[with_high or high is None]
         first = "*" if low is None else column.prefix + low
         last = "*" if high is None else column.prefix + high
-        if column.prefix:  # an open end is that of the field's tokens, not of all there are: ";" follows ":"
+        # an open end is that of the field's tokens, not of all there are: ";" follows ":"
+        if column.prefix:
             first = column.prefix if low is None else first
             last, closing = (column.prefix[:-1] + ";", "}") if high is None else (last, closing)
         return self.index.parse_query(f"{column.field}:{opening}{first} TO {last}{closing}", [])
@@ -193,7 +222,9 @@ class Translation:
         terms = self.searcher.terms_with_prefix(column.field, column.prefix + start)
         self.walked += len(terms)
         if self.walked > WALK_MAX:
-            raise QueryError(None, f"it would have to look at more than {WALK_MAX} terms one by one")
+            raise QueryError(
+                None, f"it would have to look at more than {WALK_MAX} terms one by one"
+            )
         skip = len(column.prefix)
         found = [term for term, _ in terms if matches(term[skip:])]
         return Query.term_set_query(SCHEMA, column.field, found)

@@ -21,7 +21,9 @@ class Begin(msgspec.Struct, tag="begin"):
 
 
 class Find(msgspec.Struct, tag="find"):
-    """Keys of the contacts that a query finds, oldest first, from the one after the number `after` on."""
+    """Keys of the contacts that a query finds, oldest first, from the one after the number `after`
+    on.
+    """
 
     id: int
     account: str
@@ -74,7 +76,9 @@ class Log(msgspec.Struct, tag="log"):
 
 
 class Keys(msgspec.Struct, tag="keys"):
-    """Some of the keys that were found, as a JSON array. `last` is the number of the last one, to go on after."""
+    """Some of the keys that were found, as a JSON array. `last` is the number of the last one, to
+    go on after.
+    """
 
     id: int
     keys: msgspec.Raw
@@ -100,8 +104,9 @@ class Failed(msgspec.Struct, tag="failed"):
     """There is no answer.
 
     Attributes:
-        why: `query`: it makes no sense, or is too much. `behind`: the index has to catch up with `left` contacts. `store`: Redis does
-            not answer. `index`: the index cannot be built. `engine`: the engine failed on the query.
+        why: `query`: it makes no sense, or is too much. `behind`: the index has to catch up with
+            `left` contacts. `store`: Redis does not answer. `index`: the index cannot be built.
+            `engine`: the engine failed on the query.
     """
 
     id: int

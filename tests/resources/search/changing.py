@@ -1,4 +1,6 @@
-"""Contacts that change, as an index sees them in Redis: without Redis, so that tests are quick and in order."""
+"""Contacts that change, as an index sees them in Redis: without Redis, so that tests are quick and
+in order.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ class ContactsThatChange:
 
     epoch: str = "e1"
     newest: int = 0
-    rows: dict[str, tuple[int, Changed]] = field(factory=dict)  # key: when it changed, and the contact
+    # key: when it changed, and the contact
+    rows: dict[str, tuple[int, Changed]] = field(factory=dict)
 
     def write(self, contact: dict[str, Any]) -> None:
         """Make or replace a contact."""
@@ -26,10 +29,16 @@ class ContactsThatChange:
         self.rows[key] = (self.newest, Changed(key, seq, contact))
 
     def after(self, account: str, number: int, limit: int) -> Page:
-        later = sorted((row for row in self.rows.values() if row[0] > number), key=lambda row: row[0])
+        later = sorted(
+            (row for row in self.rows.values() if row[0] > number), key=lambda row: row[0]
+        )
         some = later[:limit]
         return Page(
-            self.epoch, self.newest, len(later), some[-1][0] if some else number, [changed for _, changed in some]
+            self.epoch,
+            self.newest,
+            len(later),
+            some[-1][0] if some else number,
+            [changed for _, changed in some],
         )
 
     def contacts(self, account: str, keys: Sequence[str]) -> list[dict[str, Any]]:
@@ -37,4 +46,6 @@ class ContactsThatChange:
 
     def all(self) -> list[dict[str, Any]]:
         """Every contact as it is now, in the order in which they were made."""
-        return [changed.contact for _, changed in sorted(self.rows.values(), key=lambda row: row[1].seq)]
+        return [
+            changed.contact for _, changed in sorted(self.rows.values(), key=lambda row: row[1].seq)
+        ]

@@ -1,4 +1,6 @@
-"""An account's index: against Lucene, against the plain evaluator, and through everything that can happen to its files."""
+"""An account's index: against Lucene, against the plain evaluator, and through everything that can
+happen to its files.
+"""
 
 from __future__ import annotations
 
@@ -46,13 +48,20 @@ def caught_up(folder: Path, changes: ContactsThatChange) -> AccountIndex:
 
 def people(count: int, start: int = 0) -> list[dict[str, Any]]:
     return [
-        {"key": f"k{n}", "name": f"Name{n % 7} Other", "created_at": "2014-01-02 03:04:05.000000", "groups": []}
+        {
+            "key": f"k{n}",
+            "name": f"Name{n % 7} Other",
+            "created_at": "2014-01-02 03:04:05.000000",
+            "groups": [],
+        }
         for n in range(start, start + count)
     ]
 
 
 @pytest.fixture(scope="module", params=["all in the index", "half of them changed since"])
-def lucene_index(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountIndex]:
+def lucene_index(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[AccountIndex]:
     changes = ContactsThatChange()
     every = contacts()
     if request.param == "all in the index":
@@ -124,7 +133,9 @@ CONTACTS = st.fixed_dictionaries(
     },
 )  # fmt: skip
 
-WORD = st.sampled_from([word for word in WORDS if word.isalnum()] + [r"o'brien", r"a\-b", r"\+27821", "nobody"])
+WORD = st.sampled_from(
+    [word for word in WORDS if word.isalnum()] + [r"o'brien", r"a\-b", r"\+27821", "nobody"]
+)
 DATE = st.sampled_from(["2014", "2014-06", "2014-06-01", "1980-02-29", "2016"])
 PATTERN = st.text(st.sampled_from("ab*?ozx2"), min_size=1, max_size=6).filter(
     lambda text: text.strip("*?") or "*" in text
@@ -156,7 +167,9 @@ RandomIndex = tuple[AccountIndex, list[tuple[str, Document]]]
 
 @pytest.fixture(scope="module")
 def random_index(tmp_path_factory: pytest.TempPathFactory) -> RandomIndex:
-    """400 random contacts, of which some have changed since the index was written; and those contacts, by key, as they are now."""
+    """400 random contacts, of which some have changed since the index was written; and those
+    contacts, by key, as they are now.
+    """
     source = random.Random(20261125)
     changes = ContactsThatChange()
 
@@ -164,7 +177,9 @@ def random_index(tmp_path_factory: pytest.TempPathFactory) -> RandomIndex:
         text = lambda: " ".join(source.choices(WORDS, k=source.randrange(5)))  # noqa: E731
         contact: dict[str, Any] = {
             "groups": source.sample(["g1", "G1", "g 2"], source.randrange(3)),
-            "created_at": source.choice(["2014-06-01 10:30:00.000001", "2015-12-31 23:59:59.999999"]),
+            "created_at": source.choice(
+                ["2014-06-01 10:30:00.000001", "2015-12-31 23:59:59.999999"]
+            ),
         }
         for name in ("name", "surname", "extras-a", "extras-b c"):
             if source.random() < 0.6:
@@ -205,7 +220,9 @@ def test_index_and_evaluator_agree(query: str, random_index: RandomIndex) -> Non
 
 
 def test_pages_follow_one_another(tmp_path: Path) -> None:
-    """Each page begins after the last number of the one before, also where contacts have changed since."""
+    """Each page begins after the last number of the one before, also where contacts have changed
+    since.
+    """
     changes = ContactsThatChange()
     for contact in people(700):
         changes.write(contact)
@@ -273,7 +290,9 @@ def test_more_than_the_overlay_holds_is_caught_up_with(tmp_path: Path) -> None:
 
 
 def test_another_history_is_noticed(tmp_path: Path) -> None:
-    """Redis was emptied, or an older copy of it restored: the index is built anew from what is there."""
+    """Redis was emptied, or an older copy of it restored: the index is built anew from what is
+    there.
+    """
     changes = ContactsThatChange()
     for contact in people(400):
         changes.write(contact)
@@ -380,7 +399,9 @@ SOUP = st.lists(
 )
 @examples(300, 3000)
 def test_whatever_is_asked_is_answered_or_refused(query: str, random_index: RandomIndex) -> None:
-    """Token soup and random characters: contacts, the same as one at a time, or a QueryError that says where or what."""
+    """Token soup and random characters: contacts, the same as one at a time, or a QueryError that
+    says where or what.
+    """
     index, now = random_index
     try:
         found = find(index, query)

@@ -29,7 +29,9 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def client_of(service: Service, **headers: str) -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(base_url=service.admin_url, headers=headers, trust_env=False) as client:
+    async with httpx2.AsyncClient(
+        base_url=service.admin_url, headers=headers, trust_env=False
+    ) as client:
         yield client
 
 
@@ -45,19 +47,25 @@ async def test_what_it_shows(service: Service) -> None:
             0,
             {"default": "phone"},
         )
-        assert (app["processes"], app["connections"]) == ({"busy": 0, "idle": 1, "booting": 0}, {"phone": 1})
+        assert (app["processes"], app["connections"]) == (
+            {"busy": 0, "idle": 1, "booting": 0},
+            {"phone": 1},
+        )
         (process,) = (await admin.get("/v1/sandboxes")).json()["sandboxes"]
         assert (process["app"], process["state"], process["runs"]) == ("phone", "idle", 2)
         assert process["rss"] > 10 << 20
         assert process["cpu"] > 0
         assert Path(f"/proc/{process['pid']}").exists()
         entries = (await admin.get("/v1/apps/phone/logs", params={"limit": 1})).json()["entries"]
-        assert [(entry["level"], entry["message"]) for entry in entries] == [("INFO", "line\nforged")]
+        assert [(entry["level"], entry["message"]) for entry in entries] == [
+            ("INFO", "line\nforged")
+        ]
         metrics = (await admin.get("/metrics")).text
         assert 'jsbox_missing_replies_total{app="phone"} 0.0' in metrics  # before the first one
         assert 'jsbox_messages_total{app="phone",kind="message",outcome="ok"} 2.0' in metrics
         assert (
-            'jsbox_resource_requests_total{app="phone",command="info",outcome="success",resource="log"} 2.0' in metrics
+            'jsbox_resource_requests_total{app="phone",command="info",outcome="success",resource="log"} 2.0'
+            in metrics
         )
         assert 'jsbox_sandbox_processes{app="phone",state="idle"} 1.0' in metrics
         assert 'jsbox_inbound_total{answer="accepted",channel="phone"} 2.0' in metrics
@@ -79,7 +87,9 @@ async def test_what_it_shows(service: Service) -> None:
         ("GET", "/nothing", 404, ""),
     ],
 )
-async def test_what_it_refuses(service: Service, method: str, path: str, code: int, text: str) -> None:
+async def test_what_it_refuses(
+    service: Service, method: str, path: str, code: int, text: str
+) -> None:
     """With a reason."""
     async with client_of(service) as admin:
         answer = await admin.request(method, path, content=b"{")
@@ -88,7 +98,9 @@ async def test_what_it_refuses(service: Service, method: str, path: str, code: i
 
 
 async def test_web_pages_and_made_up_names_are_kept_out(service: Service) -> None:
-    """Without tokens it is for programs on this host: not for another site's page, not under a name that leads here."""
+    """Without tokens it is for programs on this host: not for another site's page, not under a name
+    that leads here.
+    """
     async with client_of(service, Origin="https://evil.example") as admin:
         assert (await admin.post("/v1/reload")).status_code == 403
     async with client_of(service, Host="evil.example") as admin:
@@ -131,10 +143,16 @@ async def test_a_log_is_followed(service: Service) -> None:
 
 
 @asynccontextmanager
-async def following(service: Service, app: str) -> AsyncIterator[Callable[[], Awaitable[dict[str, str]]]]:
-    """Gives a function that waits for the next entry. (By hand: httpx leaves its generators to the garbage collector.)"""
+async def following(
+    service: Service, app: str
+) -> AsyncIterator[Callable[[], Awaitable[dict[str, str]]]]:
+    """Gives a function that waits for the next entry. (By hand: httpx leaves its generators to the
+    garbage collector.)
+    """
     async with await trio.open_tcp_stream("127.0.0.1", service.admin_port) as stream:
-        await stream.send_all(f"GET /v1/apps/{app}/logs?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        await stream.send_all(
+            f"GET /v1/apps/{app}/logs?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
         received = b""
 
         async def entry() -> dict[str, str]:
@@ -162,17 +180,26 @@ async def test_draining_is_not_ready(service: Service) -> None:
     await service.drain()
     async with client_of(service) as admin:
         answer = await admin.get("/readyz")
-        assert (answer.status_code, answer.text) == (503, "not ready:\nserver: the server is about to restart\n")
+        assert (answer.status_code, answer.text) == (
+            503,
+            "not ready:\nserver: the server is about to restart\n",
+        )
         assert (await admin.get("/livez")).status_code == 200
 
 
 async def test_what_other_limits_would_have_ended(service: Service) -> None:
-    """Counted over the newest runs, each limit by itself and all together; what cannot be asked says what can."""
+    """Counted over the newest runs, each limit by itself and all together; what cannot be asked
+    says what can.
+    """
     async with connect(service.gateway_url) as client, client_of(service) as admin:
         for _ in range(65):
             await client.say("x", "new")
         path = "/v1/apps/phone/limits"
-        answer = (await admin.get(path, params={"what_if": ["wall=1ms", "cpu=10s", "commands=1", "heap=1MiB"]})).json()
+        answer = (
+            await admin.get(
+                path, params={"what_if": ["wall=1ms", "cpu=10s", "commands=1", "heap=1MiB"]}
+            )
+        ).json()
         found = answer["what_if"]
         assert found["limits"]["cpu"] == {"value": 10.0, "over": 0, "of": 65}
         assert found["limits"]["commands"] == {"value": 1.0, "over": 65, "of": 65}

@@ -26,15 +26,22 @@ def folder(tmp_path: Path) -> Folder:
 
 
 async def test_its_files_are_served_to_whoever_reaches_the_port(folder: Folder) -> None:
-    """Without a token, since they hold nothing; what the page asks for needs it. Nothing else may run on it, and nobody frame it."""
+    """Without a token, since they hold nothing; what the page asks for needs it. Nothing else may
+    run on it, and nobody frame it.
+    """
     digest = hashlib.sha256(b"secret").hexdigest()
     folder.text = folder.text.replace("[listen]\n", f'[listen]\nadmin_tokens = ["{digest}"]\n')
-    async with running(folder) as service, httpx.AsyncClient(base_url=service.admin_url, timeout=PATIENCE) as admin:
+    async with (
+        running(folder) as service,
+        httpx.AsyncClient(base_url=service.admin_url, timeout=PATIENCE) as admin,
+    ):
         for path, (name, kind) in FILES.items():
             answer = await admin.get(path)
             assert (answer.status_code, answer.text) == (200, (FOLDER / name).read_text())
             assert answer.headers["content-type"].startswith(kind)
-            assert "default-src 'none'; script-src 'self'" in answer.headers["content-security-policy"]
+            assert (
+                "default-src 'none'; script-src 'self'" in answer.headers["content-security-policy"]
+            )
             assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
         assert (await admin.get("/v1/info")).status_code == 401
         told = (await admin.get("/v1/info", headers={"Authorization": "Bearer secret"})).json()
@@ -45,7 +52,9 @@ async def test_its_files_are_served_to_whoever_reaches_the_port(folder: Folder) 
 def test_it_puts_nothing_on_the_page_but_text() -> None:
     """No way by which what an app logs could become HTML or code; nothing from elsewhere."""
     script, page = (FOLDER / "console.js").read_text(), (FOLDER / "index.html").read_text()
-    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|new Function", script)
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(|new Function", script
+    )
     assert not re.search(r"https?://|<script(?! type=\"module\" src=\"console.js\")|\son\w+=", page)
 
 

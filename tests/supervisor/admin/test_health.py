@@ -43,7 +43,9 @@ async def test_all_well(folder: Folder) -> None:
 
 async def test_a_tripped_app_is_named_and_counts_where_it_is_asked_for(folder: Folder) -> None:
     """The host stays ready for the others."""
-    folder.app("bad", DYING, 'pool = { trip_after = 1 }\nlimits = { output = "64KiB", line = "32KiB" }')
+    folder.app(
+        "bad", DYING, 'pool = { trip_after = 1 }\nlimits = { output = "64KiB", line = "32KiB" }'
+    )
     folder.app("good", ECHO)
     async with running(folder) as service:
         async with connect(service.gateway_url, "bad") as client:
@@ -64,17 +66,28 @@ async def test_a_tripped_app_is_named_and_counts_where_it_is_asked_for(folder: F
         assert (await ready(service.admin_url, app="nobody"))[0] == 404
 
 
-async def test_a_full_and_old_queue_is_named(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_and_old_queue_is_named(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """How many wait, of how many, how long, and how many processes are busy."""
     monkeypatch.setattr(health, "QUEUE_OLD", 0.1)
-    folder.app("phone", "command = null;", 'pool = { queue = 2, max_processes = 1 }\nlimits = { wall = "2s" }')
+    folder.app(
+        "phone",
+        "command = null;",
+        'pool = { queue = 2, max_processes = 1 }\nlimits = { wall = "2s" }',
+    )
     async with running(folder) as service, connect(service.gateway_url) as client:
         for number in range(3):
             await client.send(
                 {
                     "type": "inbound",
                     "id": f"g{number}",
-                    "msg": {"message_id": f"m{number}", "from_addr": f"+2{number}", "to_addr": "1", "content": "x"},
+                    "msg": {
+                        "message_id": f"m{number}",
+                        "from_addr": f"+2{number}",
+                        "to_addr": "1",
+                        "content": "x",
+                    },
                 }
             )
             await client.expect("accepted", id=f"g{number}")
@@ -87,12 +100,18 @@ async def test_a_full_and_old_queue_is_named(folder: Folder, monkeypatch: pytest
         async with httpx.AsyncClient(base_url=service.admin_url) as admin:
             metrics = (await admin.get("/metrics")).text
         assert 'jsbox_queue_depth{app="phone"} 2.0' in metrics
-        (oldest,) = (line for line in metrics.splitlines() if line.startswith("jsbox_queue_oldest_seconds"))
+        (oldest,) = (
+            line for line in metrics.splitlines() if line.startswith("jsbox_queue_oldest_seconds")
+        )
         assert float(oldest.split()[1]) > 0.1
 
 
-async def test_a_full_disk_and_a_lost_search_process_are_named(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk with no room ends the promise that nothing is lost; search is missed by some commands only."""
+async def test_a_full_disk_and_a_lost_search_process_are_named(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk with no room ends the promise that nothing is lost; search is missed by some commands
+    only.
+    """
     folder.app("phone", ECHO)
     async with running(folder) as service:
         monkeypatch.setattr(health, "DISK_LOW", 1 << 60)
@@ -104,7 +123,10 @@ async def test_a_full_disk_and_a_lost_search_process_are_named(folder: Folder, m
         await service.disk.look()
         assert await ready(service.admin_url) == (
             503,
-            ["not ready:", "disk: the server's disk is nearly full: 7 MiB are free, 64 MiB are kept in reserve"],
+            [
+                "not ready:",
+                "disk: the server's disk is nearly full: 7 MiB are free, 64 MiB are kept in reserve",
+            ],
         )
         monkeypatch.undo()
         await service.disk.look()

@@ -1,4 +1,6 @@
-"""What people and programs can do to the admin port: an answer that says what is wrong, and nobody else notices."""
+"""What people and programs can do to the admin port: an answer that says what is wrong, and nobody
+else notices.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,13 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
         yield service
 
 
-async def ask(service: Service, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, Any]:
+async def ask(
+    service: Service, method: str, path: str, body: bytes = b"", **headers: str
+) -> tuple[int, Any]:
     """The status and the JSON (else the text) of an answer."""
-    async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, headers=headers) as client:
+    async with httpx2.AsyncClient(
+        base_url=service.admin_url, trust_env=False, headers=headers
+    ) as client:
         answer = await client.request(method, path, content=body or None)
     try:
         return answer.status_code, answer.json()
@@ -92,12 +98,22 @@ ODD = [
 async def test_a_contact_that_cannot_be_is_an_error_by_its_index(service: Service) -> None:
     """And the others of its request are written."""
     for wrong in (*map(json.dumps, HALVES), *ODD):
-        body = '{"contacts": [{"key": "one", "name": "Zoë \\ud83d\\ude00"}, ' + wrong + ', {"key": "three"}]}'
+        body = (
+            '{"contacts": [{"key": "one", "name": "Zoë \\ud83d\\ude00"}, '
+            + wrong
+            + ', {"key": "three"}]}'
+        )
         status, answer = await ask(service, "POST", CONTACTS, body.encode())
-        assert (status, answer["written"], list(answer["errors"])) == (200, 2, ["1"]), (wrong, answer)
+        assert (status, answer["written"], list(answer["errors"])) == (200, 2, ["1"]), (
+            wrong,
+            answer,
+        )
         assert "internal" not in answer["errors"]["1"], wrong
     status, page = await ask(service, "GET", CONTACTS)
-    assert [(one["key"], one["name"]) for one in page["contacts"]] == [("one", "Zoë \U0001f600"), ("three", None)]
+    assert [(one["key"], one["name"]) for one in page["contacts"]] == [
+        ("one", "Zoë \U0001f600"),
+        ("three", None),
+    ]
 
 
 DEEP = b"[" * 100_000
@@ -115,12 +131,17 @@ BODIES = [
 
 
 async def test_a_body_that_cannot_be_used_is_refused(service: Service) -> None:
-    """With what was expected, in a few words of valid text; nothing is an internal error, nothing is pushed or written."""
+    """With what was expected, in a few words of valid text; nothing is an internal error, nothing
+    is pushed or written.
+    """
     before = fence.tally["admin"]
     for body, code in BODIES:
         for path in (PUSH, CONTACTS):
             status, answer = await ask(service, "POST", path, body)
-            assert status == (400 if path == CONTACTS and code == 404 else code), (body[:100], answer)
+            assert status == (400 if path == CONTACTS and code == 404 else code), (
+                body[:100],
+                answer,
+            )
             assert "expected" in answer["error"] or code in {404, 413}, (body[:100], answer)
             assert len(answer["error"]) < 1000
             assert clean(answer["error"]) == answer["error"]
@@ -131,7 +152,9 @@ async def test_a_body_that_cannot_be_used_is_refused(service: Service) -> None:
 async def test_the_address_that_is_wrong_is_named(service: Service) -> None:
     """By its index."""
     for value in (b'"\\ud83d"', b"5", b'""', b"1e999"):
-        status, answer = await ask(service, "POST", PUSH, b'{"addrs": ["+271", "+272", %s]}' % value)
+        status, answer = await ask(
+            service, "POST", PUSH, b'{"addrs": ["+271", "+272", %s]}' % value
+        )
         assert status == 400
         assert answer["error"].startswith("addrs[2]: ")
 
@@ -165,22 +188,43 @@ async def test_a_path_that_leads_nowhere_is_said_to(service: Service) -> None:
     assert fence.tally["admin"] == before
 
 
-NAMES = ("[", "http://[", "http://[::1", "http://[x]", "a]b", "http://h:notaport", "\xff", "xn--1-zhc.evil", "null", "")
+NAMES = (
+    "[",
+    "http://[",
+    "http://[::1",
+    "http://[x]",
+    "a]b",
+    "http://h:notaport",
+    "\xff",
+    "xn--1-zhc.evil",
+    "null",
+    "",
+)
 
 
 async def test_a_name_that_cannot_be_split_is_kept_out(service: Service) -> None:
     """403 for a Host or an Origin that is none; what is open for all is open."""
-    paths = {b"/v1/apps": b"403", b"/": b"200", b"/livez": b"200", b"/readyz?verbose": b"200", b"/x/": b"403"}
+    paths = {
+        b"/v1/apps": b"403",
+        b"/": b"200",
+        b"/livez": b"200",
+        b"/readyz?verbose": b"200",
+        b"/x/": b"403",
+    }
     for value in NAMES:
         text = value.encode("latin-1")
         for path, code in paths.items():
             answer = await raw(service, b"GET %s HTTP/1.1\r\nHost: %s\r\n\r\n" % (path, text))
             assert answer.split(b" ")[1] == code, (value, path, answer)
-            answer = await raw(service, b"GET %s HTTP/1.1\r\nHost: localhost\r\nOrigin: %s\r\n\r\n" % (path, text))
+            answer = await raw(
+                service, b"GET %s HTTP/1.1\r\nHost: localhost\r\nOrigin: %s\r\n\r\n" % (path, text)
+            )
             assert answer.split(b" ")[1] == code, (value, path, answer)
 
 
-async def test_what_nobody_expected_is_500_and_counted(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_nobody_expected_is_500_and_counted(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As JSON, once in `jsbox_internal_errors_total{where="admin"}`; the next request is answered."""
 
     def fails(*_: Any) -> None:
@@ -191,7 +235,10 @@ async def test_what_nobody_expected_is_500_and_counted(service: Service, monkeyp
         patch.setattr(Pool, "sandboxes", fails)
         assert await ask(service, "GET", "/v1/sandboxes") == (500, {"error": "internal error"})
     assert fence.tally["admin"] == before + 1
-    assert f'jsbox_internal_errors_total{{where="admin"}} {before + 1}.0' in (await ask(service, "GET", "/metrics"))[1]
+    assert (
+        f'jsbox_internal_errors_total{{where="admin"}} {before + 1}.0'
+        in (await ask(service, "GET", "/metrics"))[1]
+    )
     assert (await ask(service, "GET", "/v1/sandboxes"))[0] == 200
 
 
@@ -213,7 +260,10 @@ async def test_readyz_says_states_not_names_to_whoever_has_no_token(tmp_path: Pa
             if query:
                 assert "apps: 0 not ok" in text
                 assert "redis: ok" in text
-                assert "app secret-name: state: ok" in (await ask(service, "GET", "/readyz?verbose", **right))[1]
+                assert (
+                    "app secret-name: state: ok"
+                    in (await ask(service, "GET", "/readyz?verbose", **right))[1]
+                )
         assert (await ask(service, "GET", "/readyz?app=secret-name"))[0] == 401
         assert (await ask(service, "GET", "/readyz?app=nobody"))[0] == 401
         assert (await ask(service, "GET", "/readyz?app=secret-name", **right))[0] == 200
@@ -238,20 +288,33 @@ def get(path: str) -> bytes:
 
 
 async def test_large_contacts_come_in_pages_of_a_bounded_size(service: Service) -> None:
-    """Fewer than were asked for; all of them, each once, by the cursor; by a query too. The loop goes on meanwhile."""
+    """Fewer than were asked for; all of them, each once, by the cursor; by a query too. The loop
+    goes on meanwhile.
+    """
     large = "x" * 190_000
     new = [(f"k{n:02}", Change(set={"name": "thandi", "msisdn": f"+27{n:09}", "extras-x": large, "created_at": "2020-01-01 00:00:00"}, groups=()))
            for n in range(60)]  # fmt: skip
     for start in range(0, 60, 10):
-        assert await service.stores.contacts.create_many("acct", new[start : start + 10], 1000) == {}
+        assert (
+            await service.stores.contacts.create_many("acct", new[start : start + 10], 1000) == {}
+        )
     answers: list[list[bytes]] = []
     async with loop_watched():
         for query in ("", "&query=thandi"):
             answers.append([])
             cursor: str | None = "0"
             while cursor is not None:
-                answers[-1].append(await raw(service, get(f"{CONTACTS}?limit=1000&cursor={cursor}{query}")))
-                cursor = answers[-1][-1].rpartition(b'"cursor":')[2].strip(b'"}').decode().replace("null", "") or None
+                answers[-1].append(
+                    await raw(service, get(f"{CONTACTS}?limit=1000&cursor={cursor}{query}"))
+                )
+                cursor = (
+                    answers[-1][-1]
+                    .rpartition(b'"cursor":')[2]
+                    .strip(b'"}')
+                    .decode()
+                    .replace("null", "")
+                    or None
+                )
     for pages in answers:
         assert len(pages) > 1
         assert all(len(page) < PAGE_BYTES + 33 * 200_000 for page in pages)
@@ -276,14 +339,21 @@ async def test_a_long_log_is_cut_to_a_bounded_size(service: Service) -> None:
         answer = await raw(service, get("/v1/apps/phone/logs?limit=10000"))
         nursery.cancel_scope.cancel()
     assert PAGE_BYTES < len(answer) < PAGE_BYTES + 33 * 100_000
-    numbers = [entry["message"][:4] for entry in body_of(answer)["entries"] if entry["message"] != "meanwhile"]
+    numbers = [
+        entry["message"][:4]
+        for entry in body_of(answer)["entries"]
+        if entry["message"] != "meanwhile"
+    ]
     assert numbers == sorted(set(numbers), reverse=True)
     assert numbers[0] == "0899"
 
 
 async def test_a_large_import_does_not_stop_the_loop(service: Service) -> None:
     """16 MiB of contacts, and bodies that take long to parse."""
-    rows = [{"key": f"k{n}", "name": "x", "extra": {f"e{m}": "v" * 100 for m in range(100)}} for n in range(1000)]
+    rows = [
+        {"key": f"k{n}", "name": "x", "extra": {f"e{m}": "v" * 100 for m in range(100)}}
+        for n in range(1000)
+    ]
     bodies = [
         json.dumps({"contacts": rows}).encode(),
         b'{"contacts": [' + b"{}," * 390_000 + b"{}]}",
@@ -310,7 +380,13 @@ async def test_a_thousand_apps_do_not_stop_the_loop(tmp_path: Path) -> None:
             for outcome in ("ok", "app_error"):
                 observer.command_served(f"app-{n}", "kv.get", outcome, 0.01)
         async with loop_watched():
-            for path in ("/metrics", "/v1/apps", "/readyz?verbose", "/v1/sandboxes", "/v1/traces?limit=1000"):
+            for path in (
+                "/metrics",
+                "/v1/apps",
+                "/readyz?verbose",
+                "/v1/sandboxes",
+                "/v1/traces?limit=1000",
+            ):
                 answer = await raw(service, get(path))
                 assert answer.startswith(b"HTTP/1.1 200 ")
                 if path in ("/metrics", "/v1/apps", "/readyz?verbose"):

@@ -1,4 +1,6 @@
-"""Values that break what looks at them: each is an error of its line, and `jsbox check` exits with 0 or 3."""
+"""Values that break what looks at them: each is an error of its line, and `jsbox check` exits with
+0 or 3.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,11 @@ def usable(config: Config) -> None:
         program_of(config, app)
         encode_config(app.config, 1)
         encode_initialize(
-            {"source": app.source, "javascript": str(app.javascript), "modules_dir": str(app.modules_dir)}
+            {
+                "source": app.source,
+                "javascript": str(app.javascript),
+                "modules_dir": str(app.modules_dir),
+            }
         )
         assert app.generation
         assert app.digest
@@ -154,7 +160,9 @@ BAD = [
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD, ids=[str(number) for number in range(len(BAD))])
-def test_a_value_that_breaks_its_check_is_an_error_of_its_line(folder: Path, text: str | bytes, expected: str) -> None:
+def test_a_value_that_breaks_its_check_is_an_error_of_its_line(
+    folder: Path, text: str | bytes, expected: str
+) -> None:
     """In one line of a bounded length, with exit code 3."""
     code, found = check(folder, text)
     assert code == 3, found
@@ -163,7 +171,9 @@ def test_a_value_that_breaks_its_check_is_an_error_of_its_line(folder: Path, tex
 
 
 @pytest.mark.parametrize("value", [b"caf\xe9", b"\xed\xa0\xbd", b"\xff"])
-def test_a_variable_that_is_not_text_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch, value: bytes) -> None:
+def test_a_variable_that_is_not_text_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, value: bytes
+) -> None:
     """And what is in it is not shown."""
     monkeypatch.setenv("JSBOX_LATIN", os.fsdecode(value))
     code, found = check(folder, APP + 'config = { a = "${JSBOX_LATIN}" }')
@@ -171,7 +181,9 @@ def test_a_variable_that_is_not_text_is_an_error(folder: Path, monkeypatch: pyte
     assert (code, found) == (3, [f"4: apps.x.config.a: {shown}"])
 
 
-def test_what_was_put_in_for_a_variable_is_shown_in_no_message(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_put_in_for_a_variable_is_shown_in_no_message(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the message is made of."""
     monkeypatch.setenv("JSBOX_SECRET", "hunter2")
     text = (
@@ -199,7 +211,9 @@ def test_a_byte_order_mark_is_no_part_of_a_file(folder: Path) -> None:
     bom = b"\xef\xbb\xbf"
     (folder / "x.js").write_bytes(bom + b"api.on_inbound_message = function () {};\r\n")
     (folder / "x.json").write_bytes(bom + b'{"name": "x"}')
-    (folder / "jsbox.toml").write_bytes(bom + APP.encode() + b'config = { config = { file = "x.json" } }')
+    (folder / "jsbox.toml").write_bytes(
+        bom + APP.encode() + b'config = { config = { file = "x.json" } }'
+    )
     app = load(folder / "jsbox.toml").apps["x"]
     assert app.source == "api.on_inbound_message = function () {};\n"
     assert app.config == {"config": '{"name": "x"}'}
@@ -212,7 +226,9 @@ def known() -> str:
     return ", ".join(TOP_LEVEL)
 
 
-@pytest.mark.parametrize("name", ["fifo", "zero", "folder", "loop", "nowhere", "not-there", "huge.js", "/proc/kmsg"])
+@pytest.mark.parametrize(
+    "name", ["fifo", "zero", "folder", "loop", "nowhere", "not-there", "huge.js", "/proc/kmsg"]
+)
 def test_a_config_that_is_no_regular_file_is_refused_at_once(folder: Path, name: str) -> None:
     """By the real command: it waits for no writer, and does not read a device."""
     for extra in ([], ["--json"]):
@@ -246,7 +262,9 @@ def test_a_key_with_a_password_is_refused_without_asking_for_it(folder: Path) ->
     key = serialization.load_pem_private_key(certificate.private_key_pem.bytes(), None)
     (folder / "key.pem").write_bytes(
         key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"x")
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"x"),
         )
     )
     code, found = check(folder, '[listen]\ncertificate = "cert.pem"\nkey = "key.pem"')
@@ -262,7 +280,9 @@ def test_there_is_an_end_to_errors(folder: Path) -> None:
     assert found[-1].endswith("there may be more errors: 1000 are enough")
 
 
-@pytest.mark.parametrize("unit", ["[[]]\n", '"""\\"', "'''", "a.", "[{", '"\\', "#", "''''", '""""', "a . "])
+@pytest.mark.parametrize(
+    "unit", ["[[]]\n", '"""\\"', "'''", "a.", "[{", '"\\', "#", "''''", '""""', "a . "]
+)
 def test_depth_is_found_in_linear_time(unit: str) -> None:
     """Whatever the text is made of: four times as long takes no more than some six times as long."""
 
@@ -278,7 +298,9 @@ def test_depth_is_found_in_linear_time(unit: str) -> None:
     assert seconds(80_000) < 10 * seconds(20_000) + 0.02
 
 
-def test_an_error_that_nobody_foresaw_is_one_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_that_nobody_foresaw_is_one_of_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In the loader itself, and in looking for lines."""
     module = sys.modules["supervisor.config.load"]  # the package has a function of that name
 
@@ -301,7 +323,9 @@ def refused(file: Path) -> InvalidConfig:
 
 
 def test_what_is_odd_but_right_is_taken(folder: Path) -> None:
-    """International host names, deep JSON and control characters in texts, an app without a line, CRLF."""
+    """International host names, deep JSON and control characters in texts, an app without a line,
+    CRLF.
+    """
     (folder / "x.js").write_text("")
     text = APP + (
         'http = { proxy = "http://user:p%40ss@[::1]:3128", connect_to = { a = "https://zoë.example:8443/" } }\n'

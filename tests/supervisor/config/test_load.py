@@ -41,7 +41,9 @@ def errors(folder: Path, text: str) -> list[str]:
     """The errors as `LINE: text`."""
     with pytest.raises(InvalidConfig) as raised:
         read(folder, text)
-    assert all(line.startswith(f"{folder / 'jsbox.toml'}:") for line in str(raised.value).splitlines())
+    assert all(
+        line.startswith(f"{folder / 'jsbox.toml'}:") for line in str(raised.value).splitlines()
+    )
     return [f"{problem.line}: {problem.text}" for problem in raised.value.problems]
 
 
@@ -58,12 +60,27 @@ def test_the_smallest_config_has_the_documented_defaults(folder: Path) -> None:
         "standard",
     )
     pool, limits, http = app.pool, app.limits, app.http
-    assert (pool.min_idle, pool.max_processes, pool.max_messages, pool.max_age) == (0, 4, 1000, 3600)
+    assert (pool.min_idle, pool.max_processes, pool.max_messages, pool.max_age) == (
+        0,
+        4,
+        1000,
+        3600,
+    )
     assert (pool.idle_stop, pool.queue) == (600, 1000)
     assert (limits.wall, limits.cpu, limits.boot, limits.command) == (60, 5, 10, 30)
     assert (limits.heap, limits.memory, limits.stack) == (64 << 20, 256 << 20, 864 << 10)
-    assert (limits.jit, limits.json_depth, limits.line, limits.output) == (False, 64, 256 << 10, 1 << 20)
-    assert (limits.commands, limits.commands_in_flight, limits.open_files, limits.fallback_reply) == (
+    assert (limits.jit, limits.json_depth, limits.line, limits.output) == (
+        False,
+        64,
+        256 << 10,
+        1 << 20,
+    )
+    assert (
+        limits.commands,
+        limits.commands_in_flight,
+        limits.open_files,
+        limits.fallback_reply,
+    ) == (
         1000,
         32,
         64,
@@ -77,11 +94,18 @@ def test_the_smallest_config_has_the_documented_defaults(folder: Path) -> None:
         60,
     )
     assert app.modules == ("vumigo_v02", "lodash", "moment", "q", "jed")
-    assert (app.timezone, app.globals, app.events, app.delivery_class) == ("UTC", ("Buffer",), "app", "")
+    assert (app.timezone, app.globals, app.events, app.delivery_class) == (
+        "UTC",
+        ("Buffer",),
+        "app",
+        "",
+    )
     quota = config.account("acme").kv
     assert (quota.keys_hard, quota.soft, quota.value_max) == (10000, 8000, 64 << 10)
     assert app.endpoints == {"default": "phone"}
-    assert config.warnings == ('apps.survey: account "acme" has no [accounts.acme]; the defaults hold for it',)
+    assert config.warnings == (
+        'apps.survey: account "acme" has no [accounts.acme]; the defaults hold for it',
+    )
 
 
 def test_apps_override_the_defaults_key_by_key(folder: Path) -> None:
@@ -110,9 +134,14 @@ javascript = "survey.js"
 
 def test_command_timeouts_go_by_name_then_longest_prefix(folder: Path) -> None:
     """A name beats a prefix, a longer prefix a shorter one; http has 5 s more than its own timeout."""
-    text = APP + '[apps.survey.limits.command_timeouts]\n"kv.*" = "3s"\n"kv.s*" = "4s"\n"kv.set" = "5s"\n'
+    text = (
+        APP
+        + '[apps.survey.limits.command_timeouts]\n"kv.*" = "3s"\n"kv.s*" = "4s"\n"kv.set" = "5s"\n'
+    )
     limits = read(folder, text).apps["survey"].limits
-    assert [limits.command_timeout(name, 30) for name in ("kv.get", "kv.sort", "kv.set", "log.info")] == [
+    assert [
+        limits.command_timeout(name, 30) for name in ("kv.get", "kv.sort", "kv.set", "log.info")
+    ] == [
         3,
         4,
         5,
@@ -156,7 +185,9 @@ tokens = ["abc"]
 [channels."bad name"]
 """
     found = errors(folder, text)
-    bundled = "(assert, buffer, crypto, events, path, querystring, string_decoder, timers, url, util)"
+    bundled = (
+        "(assert, buffer, crypto, events, path, querystring, string_decoder, timers, url, util)"
+    )
     assert found == [
         "2: data_dirr: unknown key `data_dirr`; did you mean `data_dir`?",
         '4: listen.gateway: expected "host:port", such as "127.0.0.1:8430" or "[::1]:8430", got "nowhere"',
@@ -232,9 +263,13 @@ def test_each_kind_of_mistake_has_its_message(folder: Path, text: str, expected:
 
 
 def test_a_broken_piece_does_not_hide_errors_elsewhere(folder: Path) -> None:
-    """Errors of shape in one app, and of meaning in another, are told together; no error follows from another."""
+    """Errors of shape in one app, and of meaning in another, are told together; no error follows
+    from another.
+    """
     text = (
-        APP + 'limits = { wall = 5 }\n[apps.two]\naccount = "a"\njavascript = "survey.js"\ntimezone = "x"\n' + CHANNEL
+        APP
+        + 'limits = { wall = 5 }\n[apps.two]\naccount = "a"\njavascript = "survey.js"\ntimezone = "x"\n'
+        + CHANNEL
     )
     assert [line.split(":")[0] for line in errors(folder, text)] == ["5", "9"]
 
@@ -244,7 +279,9 @@ def test_environment_variables_are_put_in(folder: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("JSBOX_TEST_HOST", "10.0.0.9")
     config = read(
         folder,
-        '[redis]\nurl = "redis://${JSBOX_TEST_HOST}/1"\n' + APP + 'config = { a = "$$5 ${JSBOX_TEST_HOST}" }',
+        '[redis]\nurl = "redis://${JSBOX_TEST_HOST}/1"\n'
+        + APP
+        + 'config = { a = "$$5 ${JSBOX_TEST_HOST}" }',
     )
     assert config.redis.url == "redis://10.0.0.9/1"
     assert config.apps["survey"].config == {"a": "$5 10.0.0.9"}
@@ -257,7 +294,9 @@ def test_environment_variables_are_put_in(folder: Path, monkeypatch: pytest.Monk
     assert '"mysql://${JSBOX_SECRET}"' in found
 
 
-def test_paths_start_at_the_folder_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_start_at_the_folder_of_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not at the folder that the command was called in."""
     monkeypatch.chdir("/")
     config = read(folder, 'data_dir = "data"\n' + APP)
@@ -268,7 +307,9 @@ def test_paths_start_at_the_folder_of_the_file(folder: Path, monkeypatch: pytest
 def test_files_that_cannot_be_text_are_refused(folder: Path) -> None:
     """A config or an app that is not UTF-8, and one that is not there."""
     (folder / "survey.js").write_bytes(b"\xff\xfe")
-    assert errors(folder, APP) == [f"4: apps.survey.javascript: cannot read {folder}/survey.js: it is not UTF-8 text"]
+    assert errors(folder, APP) == [
+        f"4: apps.survey.javascript: cannot read {folder}/survey.js: it is not UTF-8 text"
+    ]
     (folder / "jsbox.toml").write_bytes(b"\xff")
     with pytest.raises(InvalidConfig, match="not UTF-8"):
         load(folder / "jsbox.toml")
@@ -292,7 +333,9 @@ def test_durations_scale_with_their_unit(amount: float, unit: str) -> None:
     assert parse_duration(f"{amount:.6f}{unit}") == pytest.approx(float(f"{amount:.6f}") * seconds)
 
 
-@pytest.mark.parametrize("value", [None, True, 5, 1.5, "", "s", "5", "5 minutes", "-5s", "5s5", "٥s", "1e3s", [], {}])
+@pytest.mark.parametrize(
+    "value", [None, True, 5, 1.5, "", "s", "5", "5 minutes", "-5s", "5s5", "٥s", "1e3s", [], {}]
+)
 def test_what_has_no_unit_is_no_duration(value: object) -> None:
     """No guessing."""
     with pytest.raises(ValueError, match="expected"):
@@ -364,7 +407,10 @@ def test_a_reload_says_when_each_change_holds(folder: Path) -> None:
     )  # fmt: skip
     changes = plan(old, new)
     assert changes["restart"] == ["listen.admin"]
-    assert changes["next_process"] == ["apps.survey.limits.heap", "apps.survey.javascript (its text)"]
+    assert changes["next_process"] == [
+        "apps.survey.limits.heap",
+        "apps.survey.javascript (its text)",
+    ]
     assert sorted(changes["live"]) == [
         "accounts.acme",
         "apps.survey.events",

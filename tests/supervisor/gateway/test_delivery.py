@@ -20,7 +20,9 @@ from .test_server import inbound
 
 
 async def test_what_is_not_acknowledged_comes_again(service: Service) -> None:
-    """With attempt rising, on the same connection while it lasts, then on the next; not after the ack."""
+    """With attempt rising, on the same connection while it lasts, then on the next; not after the
+    ack.
+    """
     async with connect(service.gateway_url, acknowledge=False) as client:
         await client.send(inbound("m1"))
         first = await client.expect("outbound", attempt=1)
@@ -40,7 +42,9 @@ async def test_what_is_not_acknowledged_comes_again(service: Service) -> None:
 
 
 async def answered(client: Client) -> None:
-    """Wait until the server has sent all that it had to: its answer to one more frame comes after that."""
+    """Wait until the server has sent all that it had to: its answer to one more frame comes after
+    that.
+    """
     await client.send({"type": "event", "id": "last", "event": {}})
     await client.expect("rejected", id="last")
 
@@ -49,7 +53,9 @@ async def post(service: Service, count: int) -> None:
     """Messages to the channel, with their numbers as content."""
     sender = Sender("acct", "phone")
     for n in range(count):
-        await service.stores.outbox.post("phone", sender, send("+27", str(n), endpoint="default", helper_metadata={}))
+        await service.stores.outbox.post(
+            "phone", sender, send("+27", str(n), endpoint="default", helper_metadata={})
+        )
 
 
 async def test_outbounds_wait_while_nobody_is_connected(folder: Folder) -> None:
@@ -59,7 +65,9 @@ async def test_outbounds_wait_while_nobody_is_connected(folder: Folder) -> None:
         await post(service, 1500)
         async with connect(service.gateway_url, window=50) as client:
             await client.expect("outbound", seconds=60, delivery=1500)
-            got = [frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"]
+            got = [
+                frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"
+            ]
     assert got == [str(n) for n in range(1499)]
 
 
@@ -75,7 +83,9 @@ async def test_the_window_bounds_what_is_unacknowledged(service: Service) -> Non
 
 
 async def test_replies_go_back_where_the_message_came_from(service: Service) -> None:
-    """With two connections of one channel each gets the replies to what it brought; outcomes go to all that asked."""
+    """With two connections of one channel each gets the replies to what it brought; outcomes go to
+    all that asked.
+    """
     async with (
         connect(service.gateway_url) as one,
         connect(service.gateway_url) as other,
@@ -92,11 +102,18 @@ async def test_replies_go_back_where_the_message_came_from(service: Service) -> 
 
 async def test_what_nobody_announced_goes_out_when_the_store_is_back(service: Service) -> None:
     """A message that was posted, as far as the store knows, while the connection to it was lost."""
-    async with connect(service.gateway_url) as client, open_redis(service.stores.redis._link.url) as other:
+    async with (
+        connect(service.gateway_url) as client,
+        open_redis(service.stores.redis._link.url) as other,
+    ):
         await client.say("a")
         await client.expect("outbound", delivery=1)
         theirs = Outbox(other, service.stores.outbox.ids, Statistics(other))
-        await theirs.post("phone", Sender("acct", "phone"), send("+27", "b", endpoint="default", helper_metadata={}))
+        await theirs.post(
+            "phone",
+            Sender("acct", "phone"),
+            send("+27", "b", endpoint="default", helper_metadata={}),
+        )
         killed = await other.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         assert killed >= 1
         with suppress(StoreError):
@@ -136,7 +153,10 @@ async def test_attempts_go_on_when_the_server_starts_again(folder: Folder) -> No
     """A reply that was handed out says so."""
     folder.app("phone", ECHO)
     for attempt in (1, 2, 3):
-        async with running(folder) as service, connect(service.gateway_url, acknowledge=False) as client:
+        async with (
+            running(folder) as service,
+            connect(service.gateway_url, acknowledge=False) as client,
+        ):
             if attempt == 1:
                 await client.send(inbound("m1", session_event="new"))
             assert (await client.expect("outbound"))["attempt"] == attempt
@@ -144,7 +164,9 @@ async def test_attempts_go_on_when_the_server_starts_again(folder: Folder) -> No
 
 
 async def test_a_phone_beside_a_gateway_takes_nothing_from_it(folder: Folder) -> None:
-    """`jsbox chat` on a live channel: 60 messages to users are with the gateway at once, and the phone has its own replies."""
+    """`jsbox chat` on a live channel: 60 messages to users are with the gateway at once, and the
+    phone has its own replies.
+    """
     folder.app("phone", ECHO)
     async with (
         running(folder) as service,
@@ -156,8 +178,13 @@ async def test_a_phone_beside_a_gateway_takes_nothing_from_it(folder: Folder) ->
             await service.stores.outbox.post("phone", Sender("acct", "phone"), message)
             if n % 20 == 0:
                 turn = await phone.dial()
-                assert ([reply["to_addr"] for reply in turn.replies], turn.others) == (["+27111"], ())
+                assert ([reply["to_addr"] for reply in turn.replies], turn.others) == (
+                    ["+27111"],
+                    (),
+                )
         for n in range(60):
-            frame = await gate.expect_that(lambda f, n=n: f["type"] == "outbound" and f["msg"]["to_addr"] == f"+27{n}")
+            frame = await gate.expect_that(
+                lambda f, n=n: f["type"] == "outbound" and f["msg"]["to_addr"] == f"+27{n}"
+            )
             assert frame["attempt"] == 1
         assert not [f for f in gate.frames if f["type"] == "outbound"]

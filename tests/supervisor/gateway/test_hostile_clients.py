@@ -1,4 +1,6 @@
-"""Clients of the gateway that do anything but what they should: each ends alone, and others are served."""
+"""Clients of the gateway that do anything but what they should: each ends alone, and others are
+served.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ from ...gateway_client import connect
 from ...service import ECHO, Folder, eventually, running
 
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-UPGRADE = b"GET /v1 HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" + KEY
+UPGRADE = (
+    b"GET /v1 HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    + KEY
+)
 HELLO = {"type": "hello", "channel": "phone", "outcomes": True}
 
 
@@ -69,10 +74,13 @@ async def assert_serves(service: Service) -> None:
         UPGRADE + b"Host: x\r\nSec-WebSocket-Protocol: jsbox.v1\xe9\r\n\r\n",
         UPGRADE + b"Host: x\r\nSec-WebSocket-Extensions: \x80\r\n\r\n",
         UPGRADE.replace(b"Connection: Upgrade", b"Connection: Upgrade, \xff") + b"Host: x\r\n\r\n",
-        UPGRADE.replace(KEY, b"Sec-WebSocket-Key: \xff\r\n") + b"Host: x\r\nSec-WebSocket-Protocol: \xfe\r\n\r\n",
+        UPGRADE.replace(KEY, b"Sec-WebSocket-Key: \xff\r\n")
+        + b"Host: x\r\nSec-WebSocket-Protocol: \xfe\r\n\r\n",
     ],
 )
-async def test_a_request_that_no_library_understands_is_a_bad_request(service: Service, request_head: bytes) -> None:
+async def test_a_request_that_no_library_understands_is_a_bad_request(
+    service: Service, request_head: bytes
+) -> None:
     """Whatever is raised over it: HTTP 400, counted, and nobody else notices."""
     before = tally["gateway"]
     async with plain(service) as stream:
@@ -98,9 +106,12 @@ async def test_what_is_no_websocket_is_closed(service: Service, data: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    "origin", [b"http://[", b"http://[::1", b"//[x]]", b"http://a]b", b"\xff", b"http://\xe2\x84\xaa"]
+    "origin",
+    [b"http://[", b"http://[::1", b"//[x]]", b"http://a]b", b"\xff", b"http://\xe2\x84\xaa"],
 )
-async def test_an_origin_that_makes_no_sense_is_no_page_of_this_host(service: Service, origin: bytes) -> None:
+async def test_an_origin_that_makes_no_sense_is_no_page_of_this_host(
+    service: Service, origin: bytes
+) -> None:
     """4401, as for any other page."""
     async with connect(service.gateway_url, headers=[(b"Origin", origin)]) as client:
         assert await client.expect_close() == 4401
@@ -125,7 +136,9 @@ TEXT, BINARY, CLOSE, PING, PONG, MORE = 1, 2, 8, 9, 10, 0
 
 
 @asynccontextmanager
-async def raw(service: Service, *, hello: bool = True, **fields: Any) -> AsyncIterator[trio.SocketStream]:
+async def raw(
+    service: Service, *, hello: bool = True, **fields: Any
+) -> AsyncIterator[trio.SocketStream]:
     """A WebSocket whose frames the test writes itself."""
     async with plain(service) as stream:
         await stream.send_all(UPGRADE + b"Host: x\r\n\r\n")
@@ -151,7 +164,11 @@ async def test_messages_come_in_any_pieces(service: Service) -> None:
     """Fragments, empty ones, pings between them, several frames in one packet, one frame in many."""
     text = json.dumps({"type": "event", "id": "é" * 20, "event": {}}, ensure_ascii=False).encode()
     cut = text.index("é".encode()) + 1  # in the middle of a character
-    pieces = masked(TEXT, text[:cut], last=False) + masked(PING, b"here?") + masked(MORE, b"", last=False)
+    pieces = (
+        masked(TEXT, text[:cut], last=False)
+        + masked(PING, b"here?")
+        + masked(MORE, b"", last=False)
+    )
     whole = pieces + masked(MORE, text[cut:-1], last=False) + masked(PONG) + masked(MORE, text[-1:])
     async with raw(service) as stream:
         await stream.send_all(whole + whole)
@@ -184,7 +201,9 @@ async def test_messages_come_in_any_pieces(service: Service) -> None:
         (masked(TEXT, b"x" * 5000, last=False) + masked(MORE, b"x" * 5000), 4413),
     ],
 )  # fmt: skip
-async def test_frames_that_break_the_protocol_close_the_connection(service: Service, data: bytes, code: int) -> None:
+async def test_frames_that_break_the_protocol_close_the_connection(
+    service: Service, data: bytes, code: int
+) -> None:
     """With the code that says why, and an error frame before it; nobody else notices."""
     async with raw(service) as stream, trio.open_nursery() as nursery:
         got: list[bytes] = []
@@ -203,7 +222,9 @@ async def test_frames_that_break_the_protocol_close_the_connection(service: Serv
 
 
 async def test_who_has_not_said_hello_has_a_small_budget(service: Service) -> None:
-    """A message that does not end, pings without end, a long head: closed long before it costs anything."""
+    """A message that does not end, pings without end, a long head: closed long before it costs
+    anything.
+    """
     async with raw(service, hello=False) as stream:
         with suppress(trio.BrokenResourceError):
             for _ in range(1000):
@@ -218,7 +239,9 @@ async def test_who_has_not_said_hello_has_a_small_budget(service: Service) -> No
 
 
 async def test_the_silent_are_closed(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the request, in the middle of it, before the hello, in the middle of that, and however slowly they go on."""
+    """Before the request, in the middle of it, before the hello, in the middle of that, and however
+    slowly they go on.
+    """
     monkeypatch.setattr(greeting, "HELLO_SECONDS", 0.5)
     starts = [b"", b"GET", UPGRADE]
     for start in starts:
@@ -253,8 +276,12 @@ async def bounded(folder: Folder, connections: int) -> AsyncIterator[Service]:
         yield service
 
 
-async def test_a_full_port_turns_away_at_once(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """503 while nobody is known; when those that are silent had their grace, whoever comes takes their place."""
+async def test_a_full_port_turns_away_at_once(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """503 while nobody is known; when those that are silent had their grace, whoever comes takes
+    their place.
+    """
     monkeypatch.setattr(greeting, "HELLO_SECONDS", 1000.0)
     monkeypatch.setattr(accepting, "GRACE_SECONDS", 1000.0)
     async with bounded(folder, 3) as service, trio.open_nursery() as nursery:
@@ -286,7 +313,9 @@ async def test_when_all_are_known_the_next_is_told(folder: Folder) -> None:
         await assert_serves(service)
 
 
-async def test_an_error_of_ours_closes_that_connection_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_of_ours_closes_that_connection_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In a handler, in a timer, in the greeting: 1011, said once, counted."""
     before = tally["gateway"]
     async with connect(service.gateway_url) as other:
@@ -338,7 +367,9 @@ RUDE: dict[str, Callable[[int], bytes]] = {
 async def test_who_asks_and_does_not_read_costs_little_and_is_closed(
     service: Service, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its frames are not read while so much waits for it; then it is closed, and nothing of it is left."""
+    """Its frames are not read while so much waits for it; then it is closed, and nothing of it is
+    left.
+    """
     monkeypatch.setattr(connection, "WRITE_SECONDS", 0.5)
     most = 0
     async with raw(service) as stream, trio.open_nursery() as nursery:
@@ -422,7 +453,11 @@ async def test_what_was_being_journalled_when_its_client_left_is_run(service: Se
     service.gateway.services = evolve(service.gateway.services, journal=slow)
     async with connect(service.gateway_url) as client:
         await client.send(
-            {"type": "inbound", "id": "x", "msg": {"message_id": "m1", "session_event": "new", "content": "x"}}
+            {
+                "type": "inbound",
+                "id": "x",
+                "msg": {"message_id": "m1", "session_event": "new", "content": "x"},
+            }
         )
         await slow.asked.wait()
     slow.go_on.set()
@@ -454,7 +489,9 @@ async def test_one_entry_that_breaks_the_journal_takes_no_other_with_it(service:
             if any(entry.id == "bad" for entry in entries):
                 raise OverflowError("an error of ours")
             return [
-                StoreRefused("WRONGTYPE") if one.id == "refused" else (await journal.attempt([one]))[0]
+                StoreRefused("WRONGTYPE")
+                if one.id == "refused"
+                else (await journal.attempt([one]))[0]
                 for one in entries
             ]
 
@@ -463,18 +500,30 @@ async def test_one_entry_that_breaks_the_journal_takes_no_other_with_it(service:
     async with connect(service.gateway_url) as client:
         for name in ("a", "bad", "refused", "b"):
             await client.send(
-                {"type": "inbound", "id": name, "msg": {"message_id": name, "content": "x", "from_addr": name}}
+                {
+                    "type": "inbound",
+                    "id": name,
+                    "msg": {"message_id": name, "content": "x", "from_addr": name},
+                }
             )
         assert (await client.expect("rejected", id="bad"))["code"] == "unavailable"
         refused = await client.expect("rejected", id="refused")
-        assert (refused["code"], refused["detail"], refused["retry_after"]) == ("unavailable", "WRONGTYPE", 1.0)
+        assert (refused["code"], refused["detail"], refused["retry_after"]) == (
+            "unavailable",
+            "WRONGTYPE",
+            1.0,
+        )
         for name in ("a", "b"):
             await client.expect("outcome", message_id=name, outcome="ok")
     assert tally["gateway.intake"] > before
 
 
-async def test_messages_in_progress_are_bounded_in_bytes(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for the journal stops the reading; more than so much in progress is rejected, whatever credit is left."""
+async def test_messages_in_progress_are_bounded_in_bytes(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for the journal stops the reading; more than so much in progress is rejected,
+    whatever credit is left.
+    """
     monkeypatch.setattr(connection, "WORK_MAX", 2000)
     monkeypatch.setattr(connection, "HELD_MAX", 15_000)
     slow = SlowJournal(service.stores.journal)

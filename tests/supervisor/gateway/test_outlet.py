@@ -1,4 +1,6 @@
-"""A channel's way out: in order, at least once, to whom it belongs, and never more in memory than it may be."""
+"""A channel's way out: in order, at least once, to whom it belongs, and never more in memory than
+it may be.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ class Rig:
 
     async def post(self, *texts: str, in_reply_to: str | None = None) -> None:
         for text in texts:
-            message = send("+27", text, endpoint="default", helper_metadata={}) | {"in_reply_to": in_reply_to}
+            message = send("+27", text, endpoint="default", helper_metadata={}) | {
+                "in_reply_to": in_reply_to
+            }
             await self.outbox.post("phone", SENDER, message)
 
     def ack(self, gate: Gate, *numbers: int) -> None:
@@ -125,7 +129,9 @@ async def test_what_a_client_leaves_goes_to_the_next_in_order(redis: Redis) -> N
         await rig.settled()
 
 
-async def test_parcels_that_come_back_together_stand_in_order_with_those_before_them(redis: Redis) -> None:
+async def test_parcels_that_come_back_together_stand_in_order_with_those_before_them(
+    redis: Redis,
+) -> None:
     """Two clients that hold every other parcel leave one after the other."""
     async with rigged(redis) as rig:
         one, two = rig.gate(window=3), rig.gate(window=3)
@@ -139,7 +145,9 @@ async def test_parcels_that_come_back_together_stand_in_order_with_those_before_
 
 
 async def test_only_who_was_handed_a_parcel_may_acknowledge_it(redis: Redis) -> None:
-    """Also late, when it went to another meanwhile; not somebody else, and not with numbers that were guessed."""
+    """Also late, when it went to another meanwhile; not somebody else, and not with numbers that
+    were guessed.
+    """
     async with rigged(redis, ack_timeout=0.05) as rig:
         holder = rig.gate(window=1)
         await rig.post("a")
@@ -199,7 +207,10 @@ async def test_attempts_go_on_after_a_restart(redis: Redis) -> None:
         gate = rig.gate(window=2)
         await rig.post("b", "c", "d")
         await gate.has(2)
-        assert [(frame["delivery"], frame["attempt"]) for frame in gate.parcels] == [(1, times + 1), (2, 1)]
+        assert [(frame["delivery"], frame["attempt"]) for frame in gate.parcels] == [
+            (1, times + 1),
+            (2, 1),
+        ]
         await redis.flush()
     async with rigged(redis) as rig:
         gate = rig.gate()
@@ -233,10 +244,17 @@ async def test_attempts_are_noted_when_the_store_takes_them_again(redis: Redis) 
 
 
 @pytest.mark.parametrize(
-    "lost", [["FLUSHALL"], ["SET", channel_key("phone", "posted"), 1], ["DEL", channel_key("phone", "posted")]]
+    "lost",
+    [
+        ["FLUSHALL"],
+        ["SET", channel_key("phone", "posted"), 1],
+        ["DEL", channel_key("phone", "posted")],
+    ],
 )
 async def test_a_store_that_forgot_while_it_serves(redis: Redis, lost: list[object]) -> None:
-    """What was handed out goes on, what is new goes out, and late acknowledgements strike what they mean."""
+    """What was handed out goes on, what is new goes out, and late acknowledgements strike what they
+    mean.
+    """
     async with rigged(redis) as rig:
         gate = rig.gate(window=4)
         await rig.post("a", "b", "c", "d")
@@ -259,7 +277,9 @@ async def test_a_store_that_forgot_while_it_serves(redis: Redis, lost: list[obje
 
 
 async def test_a_failover_to_a_replica_that_was_behind(redis: Redis) -> None:
-    """Three deliveries are forgotten and two strikes: nothing new is lost, nothing that was acknowledged goes out or stays."""
+    """Three deliveries are forgotten and two strikes: nothing new is lost, nothing that was
+    acknowledged goes out or stays.
+    """
     with store_proxy(str(redis._link.url)) as proxy:
         async with open_redis(proxy.url) as client, rigged(client) as rig:
             gate = rig.gate()
@@ -297,7 +317,13 @@ async def test_what_another_server_put_there_goes_out_after_a_lost_connection(re
         rig.ack(gate, 1, 2)
         await eventually(lambda: not rig.outlet._acked and rig.outlet.unacked == 1)
         await redis.execute("DEL", channel_key("phone", "out"))
-        await redis.execute("XADD", channel_key("phone", "out"), "2-1", "m", b'{"content":"theirs","in_reply_to":null}')
+        await redis.execute(
+            "XADD",
+            channel_key("phone", "out"),
+            "2-1",
+            "m",
+            b'{"content":"theirs","in_reply_to":null}',
+        )
         rig.outlet.doubt()
         await gate.has(4)
         assert gate.texts == ["a", "b", "c", "theirs"]
@@ -340,16 +366,23 @@ async def test_a_phone_gets_its_own_replies_and_nothing_else(redis: Redis) -> No
         await rig.post("mine", in_reply_to="test")
         await phone.has(1)
         await rig.post("4", in_reply_to="real")
-        await eventually(lambda: phone.parcels[-1]["attempt"] == 3 and gate.parcels[-1]["attempt"] == 3)
+        await eventually(
+            lambda: phone.parcels[-1]["attempt"] == 3 and gate.parcels[-1]["attempt"] == 3
+        )
         assert set(phone.texts) == {"mine"}
         assert "mine" not in gate.texts
         rig.outlet.ended("test", lambda: b'{"type":"outcome","message_id":"test"}')
         rig.outlet.ended("real", lambda: b'{"type":"outcome","message_id":"real"}')
-        assert [frame["message_id"] for frame in phone.frames if frame["type"] == "outcome"] == ["test"]
+        assert [frame["message_id"] for frame in phone.frames if frame["type"] == "outcome"] == [
+            "test"
+        ]
         gate.window = 10
         rig.ack(gate, 1, 2)
         await eventually(lambda: {"3", "4"} <= set(gate.texts))
-        assert [frame["message_id"] for frame in gate.frames if frame["type"] == "outcome"] == ["test", "real"]
+        assert [frame["message_id"] for frame in gate.frames if frame["type"] == "outcome"] == [
+            "test",
+            "real",
+        ]
 
 
 async def test_a_phone_alone_takes_nothing_of_others_and_is_not_held_up(redis: Redis) -> None:
@@ -386,13 +419,17 @@ async def test_what_a_phone_leaves_goes_to_the_gateway(redis: Redis) -> None:
 
 
 async def test_a_phone_that_waits_for_what_is_read_from_the_store(redis: Redis) -> None:
-    """Whose reply was not announced: it is found behind what is for others, as long as somebody takes that."""
+    """Whose reply was not announced: it is found behind what is for others, as long as somebody
+    takes that.
+    """
     async with rigged(redis) as rig:
         gate, phone = rig.gate(), rig.gate(only_own=True)
         rig.outlet.brought("m1", phone)
         silent = Outbox(redis, MessageIds(b"s"), Statistics(redis))
         for reply_to in (None, "m1"):
-            message = send("+27", str(reply_to), endpoint="default", helper_metadata={}) | {"in_reply_to": reply_to}
+            message = send("+27", str(reply_to), endpoint="default", helper_metadata={}) | {
+                "in_reply_to": reply_to
+            }
             await silent.post("phone", SENDER, message)
         rig.outlet.announce(None)
         await phone.has(1)
@@ -404,7 +441,9 @@ def bytes_in(rig: Rig) -> int:
 
 
 async def test_memory_is_bounded_in_bytes(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what waits, of what a connection holds; one that does not read gets nothing more. Nothing is left out."""
+    """Of what waits, of what a connection holds; one that does not read gets nothing more. Nothing
+    is left out.
+    """
     monkeypatch.setattr(outlet_module, "READY_SIZE", 20_000)
     monkeypatch.setattr(lines, "WINDOW_SIZE", 8_000)
     monkeypatch.setattr("resources.stores.outbox.PAGE_SIZE", 4_000)
@@ -413,7 +452,13 @@ async def test_memory_is_bounded_in_bytes(redis: Redis, monkeypatch: pytest.Monk
             await rig.post(f"{n} " + "x" * 1000)
             assert bytes_in(rig) < 25_000
         gate = rig.gate(window=1000)
-        await eventually(lambda: 8_000 <= sum(item.size for item in rig.outlet._items.values() if item.holder) < 10_000)
+        await eventually(
+            lambda: (
+                8_000
+                <= sum(item.size for item in rig.outlet._items.values() if item.holder)
+                < 10_000
+            )
+        )
         gate.is_free = False
         seen = 0
         while seen < 60:
@@ -430,7 +475,9 @@ async def test_memory_is_bounded_in_bytes(redis: Redis, monkeypatch: pytest.Monk
         assert (rig.outlet._line.parcels, rig.outlet._line.size, bytes_in(rig)) == (0, 0, 0)
 
 
-async def test_one_parcel_may_be_larger_than_any_bound(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_parcel_may_be_larger_than_any_bound(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It goes out by itself."""
     monkeypatch.setattr(outlet_module, "READY_SIZE", 100)
     monkeypatch.setattr(lines, "WINDOW_SIZE", 100)
@@ -448,7 +495,9 @@ async def test_nothing_is_kept_for_outcomes_that_nobody_waits_for(redis: Redis) 
     async with rigged(redis) as rig:
         for n in range(3):
             await rig.post(str(n))
-            rig.outlet.ended(f"m{n}", lambda: pytest.fail("nobody wants it"), lambda: calls.append(1))
+            rig.outlet.ended(
+                f"m{n}", lambda: pytest.fail("nobody wants it"), lambda: calls.append(1)
+            )
         assert calls == [1, 1, 1]
         gate = rig.gate(outcomes=False, window=1)
         await gate.has(1)
@@ -456,7 +505,9 @@ async def test_nothing_is_kept_for_outcomes_that_nobody_waits_for(redis: Redis) 
         assert (list(rig.outlet._notices), rig.outlet._line.take_notices()) == ([], [])
 
 
-async def test_outcomes_of_pushes_are_bounded(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_outcomes_of_pushes_are_bounded(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Those beyond are not told; those that a connection's credit depends on always are."""
     monkeypatch.setattr(outlet_module, "NOTICES_MAX", 5)
     calls: list[int] = []
@@ -465,9 +516,13 @@ async def test_outcomes_of_pushes_are_bounded(redis: Redis, monkeypatch: pytest.
         await rig.post("a", "b")
         await gate.has(1)
         for n in range(50):
-            rig.outlet.ended(f"push{n}", lambda n=n: b'{"type":"outcome","message_id":"push%d"}' % n)
+            rig.outlet.ended(
+                f"push{n}", lambda n=n: b'{"type":"outcome","message_id":"push%d"}' % n
+            )
         rig.outlet.brought("m1", gate)
-        rig.outlet.ended("m1", lambda: b'{"type":"outcome","message_id":"m1"}', lambda: calls.append(1))
+        rig.outlet.ended(
+            "m1", lambda: b'{"type":"outcome","message_id":"m1"}', lambda: calls.append(1)
+        )
         assert calls == []
         rig.ack(gate, 1)
         await eventually(lambda: calls == [1])
@@ -479,7 +534,9 @@ async def test_outcomes_of_pushes_are_bounded(redis: Redis, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("behind", [False, True])
-async def test_when_the_last_client_leaves_credit_is_given_back(redis: Redis, *, behind: bool) -> None:
+async def test_when_the_last_client_leaves_credit_is_given_back(
+    redis: Redis, *, behind: bool
+) -> None:
     """Also of runs whose outbounds nobody has taken."""
     calls: list[int] = []
     async with rigged(redis) as rig:
@@ -508,7 +565,9 @@ async def test_announcements_out_of_order_go_out_in_order(redis: Redis) -> None:
         assert {frame["attempt"] for frame in gate.parcels} == {1}
 
 
-async def test_what_is_no_message_is_dropped(redis: Redis, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_no_message_is_dropped(
+    redis: Redis, caplog: pytest.LogCaptureFixture
+) -> None:
     """It could not be given to anybody, and must not stop what comes after it."""
     async with rigged(redis) as rig:
         await redis.execute("XADD", channel_key("phone", "out"), "1-1", "m", b"\xff{")
@@ -521,7 +580,9 @@ async def test_what_is_no_message_is_dropped(redis: Redis, caplog: pytest.LogCap
     assert "what is in its outbox as 1 is no message" in caplog.text
 
 
-async def test_an_error_of_ours_does_not_reach_who_posts(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_of_ours_does_not_reach_who_posts(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A connection that raises: the app's command succeeds, and another connection gets the parcel."""
     async with rigged(redis) as rig:
         broken = rig.gate()

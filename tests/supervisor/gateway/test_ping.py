@@ -22,7 +22,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "PONG_SECONDS", 2.0)
 
 
-async def test_an_idle_client_that_answers_pings_stays(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_idle_client_that_answers_pings_stays(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many of them, and however late the server is woken to look for the answer."""
     sleep = trio.sleep
 
@@ -52,6 +54,8 @@ async def test_a_client_that_answers_nothing_goes(service: Service) -> None:
         await stream.send_all(client.send(events.Request(host="localhost", target="/v1")))
         client.receive_data(await stream.receive_some(4096))
         assert any(isinstance(event, events.AcceptConnection) for event in client.events())
-        await stream.send_all(client.send(events.TextMessage('{"type": "hello", "channel": "phone"}')))
+        await stream.send_all(
+            client.send(events.TextMessage('{"type": "hello", "channel": "phone"}'))
+        )
         await eventually(lambda: service.gateway.connections("phone") == 1, PATIENCE)
         await eventually(lambda: service.gateway.connections("phone") == 0, PATIENCE)

@@ -1,4 +1,6 @@
-"""The gateway protocol, black-box over WebSocket: every message, every close code, nothing lost, nothing twice."""
+"""The gateway protocol, black-box over WebSocket: every message, every close code, nothing lost,
+nothing twice.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,9 @@ async def test_the_server_fills_in_and_keeps(service: Service, folder: Folder) -
         ({"message_type": "event"}, "msg.message_type", "expected 'user_message'"),
     ],
 )  # fmt: skip
-async def test_a_bad_message_is_rejected_with_the_field(service: Service, msg: Any, path: str, detail: str) -> None:
+async def test_a_bad_message_is_rejected_with_the_field(
+    service: Service, msg: Any, path: str, detail: str
+) -> None:
     """code bad_message, the path, what was expected and what came; the connection goes on."""
     async with connect(service.gateway_url) as client:
         await client.send({"type": "inbound", "id": "x", "msg": msg})
@@ -122,7 +126,9 @@ async def test_a_bad_message_is_rejected_with_the_field(service: Service, msg: A
         ),
     ],
 )
-async def test_a_bad_event_is_rejected_with_the_field(service: Service, event: Any, path: str) -> None:
+async def test_a_bad_event_is_rejected_with_the_field(
+    service: Service, event: Any, path: str
+) -> None:
     """Each type of event has a field that it needs."""
     async with connect(service.gateway_url) as client:
         await client.send({"type": "event", "id": "x", "event": event})
@@ -153,7 +159,9 @@ async def test_a_repeated_id_is_a_duplicate_and_runs_once(service: Service) -> N
         await client.send(inbound("m1"))
         await client.expect("outcome", message_id="m1")
         await client.send(inbound("m1"))
-        assert (await client.expect_that(lambda f: f["type"] == "accepted" and f["duplicate"]))["message_id"] == "m1"
+        assert (await client.expect_that(lambda f: f["type"] == "accepted" and f["duplicate"]))[
+            "message_id"
+        ] == "m1"
     async with connect(service.gateway_url) as client:
         await client.send(inbound("m1"))
         assert (await client.expect("accepted"))["duplicate"] is True
@@ -163,12 +171,16 @@ async def test_a_repeated_id_is_a_duplicate_and_runs_once(service: Service) -> N
 
 
 async def test_credit_is_spent_and_granted(service: Service) -> None:
-    """Without credit a message is rejected as overloaded; credit comes back as runs end, and then messages are taken again."""
+    """Without credit a message is rejected as overloaded; credit comes back as runs end, and then
+    messages are taken again.
+    """
     async with connect(service.gateway_url, "slow") as client:
         for n in range(6):
             await client.send(inbound(f"m{n}", from_addr=str(n)))
         rejected = [await client.expect("rejected", id=f"g-m{n}") for n in (4, 5)]
-        assert all((frame["code"], frame["retry_after"]) == ("overloaded", 1.0) for frame in rejected)
+        assert all(
+            (frame["code"], frame["retry_after"]) == ("overloaded", 1.0) for frame in rejected
+        )
         assert (await client.expect("credit"))["inbound"] == 2
         await client.expect("credit")
         await client.send(inbound("m4"))
@@ -197,7 +209,9 @@ async def test_a_full_queue_rejects(folder: Folder) -> None:
 
 
 async def test_the_messages_of_one_user_are_handled_in_order(folder: Folder) -> None:
-    """A user's next message waits for the run of the one before; other users' run beside it: a0 does not end before b0 was there."""
+    """A user's next message waits for the run of the one before; other users' run beside it: a0
+    does not end before b0 was there.
+    """
     javascript = """
     var setTimeout = require('timers').setTimeout;
     api.on_inbound_message = function (command) {
@@ -219,7 +233,10 @@ async def test_the_messages_of_one_user_are_handled_in_order(folder: Folder) -> 
         for n in range(4):
             for user in "ab":
                 await client.expect("outcome", 60, message_id=f"{user}{n}", outcome="ok")
-        lines = [entry.message for entry in reversed(await service.stores.logbook.newest("acct", "phone", 100))]
+        lines = [
+            entry.message
+            for entry in reversed(await service.stores.logbook.newest("acct", "phone", 100))
+        ]
     for user in "ab":
         own = [line for line in lines if line.split()[1][0] == user]
         assert own == [f"{word} {user}{n}" for n in range(4) for word in ("begin", "end")]
@@ -242,7 +259,9 @@ async def test_the_messages_of_one_user_are_handled_in_order(folder: Folder) -> 
         ('{"type":"hello","channel":"phone","x":"' + "y" * 9000 + '"}', 4413, "frame_too_big"),
     ],
 )
-async def test_a_bad_start_is_closed_with_its_code(service: Service, first: str, code: int, name: str) -> None:
+async def test_a_bad_start_is_closed_with_its_code(
+    service: Service, first: str, code: int, name: str
+) -> None:
     """The reason is said in an error frame first."""
     async with connect(service.gateway_url, None) as client:
         await client.send(first)
@@ -261,7 +280,9 @@ async def test_a_bad_start_is_closed_with_its_code(service: Service, first: str,
         ("[" * 5000, 4400),
     ],
 )  # fmt: skip
-async def test_a_bad_frame_later_is_closed_with_its_code(service: Service, frame: str, code: int) -> None:
+async def test_a_bad_frame_later_is_closed_with_its_code(
+    service: Service, frame: str, code: int
+) -> None:
     """The protocol holds to the end."""
     async with connect(service.gateway_url) as client:
         await client.send(frame)
@@ -287,15 +308,22 @@ async def test_tokens_come_in_the_header_or_in_hello(service: Service) -> None:
 
 async def test_web_pages_may_not_use_a_channel_without_tokens(service: Service) -> None:
     """A browser on this host says which page it shows; only pages from this host may."""
-    async with connect(service.gateway_url, headers=[(b"Origin", b"https://evil.example")]) as client:
+    async with connect(
+        service.gateway_url, headers=[(b"Origin", b"https://evil.example")]
+    ) as client:
         assert await client.expect_close() == 4401
-    async with connect(service.gateway_url, headers=[(b"Origin", b"http://localhost:8420")]) as client:
+    async with connect(
+        service.gateway_url, headers=[(b"Origin", b"http://localhost:8420")]
+    ) as client:
         assert (await client.say("x"))[0]["outcome"] == "ok"
 
 
 async def test_other_paths_and_protocols_are_refused(service: Service) -> None:
     """Before there is a WebSocket."""
-    for url, protocols in ((service.gateway_url + "2", ["jsbox.v1"]), (service.gateway_url, ["chat"])):
+    for url, protocols in (
+        (service.gateway_url + "2", ["jsbox.v1"]),
+        (service.gateway_url, ["chat"]),
+    ):
         with pytest.raises((HandshakeError, ExceptionGroup)):
             async with open_websocket(url, protocols):
                 pass
@@ -319,10 +347,16 @@ async def test_a_run_outlives_the_connection_that_brought_its_message(service: S
 
 
 async def test_a_drain_is_announced_and_runs_end(folder: Folder) -> None:
-    """drain, then nothing new is taken, what is in hand ends and is delivered, and the connection closes with 1012."""
+    """drain, then nothing new is taken, what is in hand ends and is delivered, and the connection
+    closes with 1012.
+    """
     javascript = "require('timers').setTimeout(function () { " + ECHO + " }, 300);"
     folder.app("phone", javascript, 'modules = ["timers"]')
-    async with running(folder) as service, connect(service.gateway_url) as client, trio.open_nursery() as nursery:
+    async with (
+        running(folder) as service,
+        connect(service.gateway_url) as client,
+        trio.open_nursery() as nursery,
+    ):
         await client.send(inbound("m1"))
         await client.expect("accepted")
         await trio.sleep(0.1)
@@ -337,7 +371,9 @@ async def test_a_drain_is_announced_and_runs_end(folder: Folder) -> None:
 
 
 async def test_events_reach_the_app_as_configured(folder: Folder) -> None:
-    """always: they do; never and by default: they do not, and the log says so; app: as its own JSON config says."""
+    """always: they do; never and by default: they do not, and the log says so; app: as its own JSON
+    config says.
+    """
     event = {"event_type": "ack", "user_message_id": "u1", "sent_message_id": "s1"}
     handler = "api.on_inbound_event = function (command) { api.log_info('event ' + command.msg.event_type, function () { api.done(); }); };"
     cases = {

@@ -1,4 +1,6 @@
-"""Both ports over TLS, and the secrets of the config: where they come from, and that they are shown nowhere."""
+"""Both ports over TLS, and the secrets of the config: where they come from, and that they are shown
+nowhere.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def problems(folder: Folder) -> list[str]:
 
 
 async def test_both_ports_speak_tls(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gateways by wss, operators by https, the commands by the certificate in the config; plain text gets nowhere."""
+    """Gateways by wss, operators by https, the commands by the certificate in the config; plain
+    text gets nowhere.
+    """
     made = json.loads(jsbox("token", "new", "--json").stdout)
     assert made["sha256"] == hashlib.sha256(made["token"].encode()).hexdigest()
     folder.text += f'admin_tokens = ["{made["sha256"]}"]\n'
@@ -53,16 +57,22 @@ async def test_both_ports_speak_tls(folder: Folder, monkeypatch: pytest.MonkeyPa
             _, (reply,) = await client.say("hi", "new")
             assert reply["content"] == "you said hi"
         address = server.admin.replace("0.0.0.0", "127.0.0.1")
-        async with httpx.AsyncClient(base_url=address, verify=ssl.create_default_context(cafile=ca)) as admin:
+        async with httpx.AsyncClient(
+            base_url=address, verify=ssl.create_default_context(cafile=ca)
+        ) as admin:
             assert (await admin.get("/livez")).status_code == 200
             assert (await admin.get("/v1/apps")).status_code == 401
-            allowed = await admin.get("/v1/apps", headers={"Authorization": f"Bearer {made['token']}"})
+            allowed = await admin.get(
+                "/v1/apps", headers={"Authorization": f"Bearer {made['token']}"}
+            )
             assert allowed.status_code == 200
         async with httpx.AsyncClient(base_url=address.replace("https", "http")) as plain:
             with pytest.raises(httpx.TransportError):
                 await plain.get("/livez")
         began = trio.current_time()
-        plain = await trio.open_tcp_stream("127.0.0.1", int(server.gateway.split(":")[2].split("/")[0]))
+        plain = await trio.open_tcp_stream(
+            "127.0.0.1", int(server.gateway.split(":")[2].split("/")[0])
+        )
         async with plain:
             await plain.send_all(b"GET /v1 HTTP/1.1\r\n\r\n")
             with pytest.raises(trio.BrokenResourceError):
@@ -83,7 +93,9 @@ def test_beyond_loopback_the_admin_port_needs_both(folder: Folder) -> None:
     assert problems(folder) == [
         f"listen.admin: {_admin(folder)} can be reached from other hosts: set listen.admin_tokens first"
     ]
-    folder.text = folder.text.replace('certificate = "cert.pem"\nkey = "key.pem"\n', f'admin_tokens = ["{"a" * 64}"]\n')
+    folder.text = folder.text.replace(
+        'certificate = "cert.pem"\nkey = "key.pem"\n', f'admin_tokens = ["{"a" * 64}"]\n'
+    )
     assert problems(folder) == [
         f"listen.admin: {_admin(folder)} can be reached from other hosts: set listen.certificate, listen.key first"
     ]
@@ -107,8 +119,12 @@ def test_wrong_files_are_named(folder: Folder) -> None:
     assert "make no certificate with its key" in problems(folder)[0]
 
 
-def test_a_credential_of_systemd_stands_in_for_a_variable(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment comes first; what neither has is an error that names both places; no error shows a value."""
+def test_a_credential_of_systemd_stands_in_for_a_variable(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The environment comes first; what neither has is an error that names both places; no error
+    shows a value.
+    """
     folder.text = folder.text.replace("0.0.0.0", "127.0.0.1")
     folder.app("phone", ECHO, 'config = { token = "${HUB_TOKEN}" }')
     monkeypatch.delenv("HUB_TOKEN", raising=False)
@@ -118,7 +134,9 @@ def test_a_credential_of_systemd_stands_in_for_a_variable(folder: Folder, monkey
     assert load(folder.config).apps["phone"].config["token"] == "from systemd"
     monkeypatch.setenv("HUB_TOKEN", "from the environment")
     assert load(folder.config).apps["phone"].config["token"] == "from the environment"
-    folder.text = folder.text.replace('config = { token = "${HUB_TOKEN}" }', 'timezone = "${HUB_TOKEN}"')
+    folder.text = folder.text.replace(
+        'config = { token = "${HUB_TOKEN}" }', 'timezone = "${HUB_TOKEN}"'
+    )
     assert "from the environment" not in "".join(problems(folder))
 
 

@@ -34,11 +34,14 @@ def opened() -> set[str]:
 
 
 async def test_short_of_descriptors_it_is_a_failed_spawn_and_nothing_is_left() -> None:
-    """Whichever of them is the one that cannot be had; and the process works where there are just enough."""
+    """Whichever of them is the one that cannot be had; and the process works where there are just
+    enough.
+    """
     async with open_process(CAT, {}, {}):
         pass  # whatever is loaded at a first spawn is loaded
     before = opened()
-    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]  # so that no low number is free but a few
+    # so that no low number is free but a few
+    held = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
     free = os.dup(0)
     os.close(free)
     results = []
@@ -61,7 +64,9 @@ async def test_short_of_descriptors_it_is_a_failed_spawn_and_nothing_is_left() -
     assert {"", "there"} == set(results)
 
 
-async def test_a_child_that_cannot_be_watched_is_killed_and_reaped(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_that_cannot_be_watched_is_killed_and_reaped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The last descriptor, that of the process itself, is the one that is missing."""
     children = []
 
@@ -122,12 +127,19 @@ async def test_no_more_processes_is_a_failed_spawn_that_may_be_tried_again(tmp_p
     )
     root = str(Path(__file__).parents[3])
     done = await trio.run_process([sys.executable, "-c", code, root], capture_stdout=True)
-    assert done.stdout.decode().strip() == "cannot start /bin/cat: Resource temporarily unavailable False"
+    assert (
+        done.stdout.decode().strip()
+        == "cannot start /bin/cat: Resource temporarily unavailable False"
+    )
 
 
 async def test_the_kernel_ends_children_first() -> None:
     """When memory is short: their score is the highest there is, unless another is asked for."""
-    for asked, given in ((None, Path("/proc/self/oom_score_adj").read_text()), (OOM_SCORE, "1000"), (800, "800")):
+    for asked, given in (
+        (None, Path("/proc/self/oom_score_adj").read_text()),
+        (OOM_SCORE, "1000"),
+        (800, "800"),
+    ):
         async with open_process(CAT, {}, {}, oom_score=asked) as process:
             assert Path(f"/proc/{process.pid}/oom_score_adj").read_text().strip() == given.strip()
     async with open_process(CAT, {}, {}) as process:

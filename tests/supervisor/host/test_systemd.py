@@ -1,4 +1,6 @@
-"""The service manager's protocol, with the test in systemd's place: a real `jsbox serve`, a real notify socket, real listening sockets."""
+"""The service manager's protocol, with the test in systemd's place: a real `jsbox serve`, a real
+notify socket, real listening sockets.
+"""
 
 from __future__ import annotations
 
@@ -78,20 +80,26 @@ def systemd(tmp_path: Path) -> Iterator[Systemd]:
 def folder(tmp_path: Path) -> Folder:
     folder = Folder(tmp_path)
     gateway, admin = free_ports(2)
-    folder.text = f'version = 1\n[listen]\ngateway = "127.0.0.1:{gateway}"\nadmin = "127.0.0.1:{admin}"\n'
+    folder.text = (
+        f'version = 1\n[listen]\ngateway = "127.0.0.1:{gateway}"\nadmin = "127.0.0.1:{admin}"\n'
+    )
     folder.app("phone", ECHO)
     return folder
 
 
 @contextmanager
-def started(folder: Folder, systemd: Systemd, watchdog: str = "0") -> Iterator[subprocess.Popen[str]]:
+def started(
+    folder: Folder, systemd: Systemd, watchdog: str = "0"
+) -> Iterator[subprocess.Popen[str]]:
     """A server that systemd starts: with what it had stored, if anything."""
     env = os.environ | {"NOTIFY_SOCKET": systemd.path}
     if watchdog != "0":
         env["WATCHDOG_USEC"] = watchdog
     command = PASSING
     if systemd.stored:
-        redirects = " ".join(f"{3 + place}<&{descriptor}" for place, descriptor in enumerate(systemd.stored.values()))
+        redirects = " ".join(
+            f"{3 + place}<&{descriptor}" for place, descriptor in enumerate(systemd.stored.values())
+        )
         command += redirects
         env |= {"LISTEN_FDS": str(len(systemd.stored)), "LISTEN_FDNAMES": ":".join(systemd.stored)}
     with (folder.path / "log").open("a") as log:
@@ -115,7 +123,9 @@ def folder_port(folder: Folder, name: str) -> int:
 
 
 def test_it_says_ready_reloading_and_stopping(folder: Folder, systemd: Systemd) -> None:
-    """READY when both ports listen, RELOADING with the monotonic clock and READY round a reload, the reason in STATUS, STOPPING at the end."""
+    """READY when both ports listen, RELOADING with the monotonic clock and READY round a reload,
+    the reason in STATUS, STOPPING at the end.
+    """
     with started(folder, systemd) as process:
         assert "1 apps; gateway ws://127.0.0.1:" in systemd.until("READY")["STATUS"]
         log = (folder.path / "log").read_text
@@ -146,7 +156,9 @@ def test_the_watchdog_hears_of_it(folder: Folder, systemd: Systemd) -> None:
         process.send_signal(signal.SIGCONT)
 
 
-async def test_the_watchdog_hears_of_it_in_time(systemd: Systemd, autojump_clock: MockClock) -> None:
+async def test_the_watchdog_hears_of_it_in_time(
+    systemd: Systemd, autojump_clock: MockClock
+) -> None:
     """Three times in each interval."""
     manager = from_environment({"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "600000"})
     with trio.move_on_after(1.9):
@@ -159,7 +171,9 @@ async def test_the_watchdog_hears_of_it_in_time(systemd: Systemd, autojump_clock
 
 
 async def test_a_restart_refuses_no_connection(folder: Folder, systemd: Systemd) -> None:
-    """The sockets outlive the process: whoever connects while nobody is there waits for the next one, on both ports."""
+    """The sockets outlive the process: whoever connects while nobody is there waits for the next
+    one, on both ports.
+    """
     refused: list[OSError] = []
     stop = threading.Event()
     with started(folder, systemd) as first:
@@ -214,7 +228,9 @@ def test_an_address_that_left_the_config_is_given_back(folder: Folder, systemd: 
 
 def test_only_sockets_that_are_meant_for_us_are_taken() -> None:
     """LISTEN_PID and WATCHDOG_PID name another process: then it has nothing to do with us."""
-    manager = from_environment({"LISTEN_PID": "1", "LISTEN_FDS": "2", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"})
+    manager = from_environment(
+        {"LISTEN_PID": "1", "LISTEN_FDS": "2", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}
+    )
     assert manager.take(Address("127.0.0.1", 80)) == []
     assert manager.watchdog == 0.0
 
@@ -226,7 +242,9 @@ def test_without_a_manager_nothing_happens() -> None:
 
 
 async def test_a_manager_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
-    """What finds no room waits, in order and bounded, and is sent when there is some; the loop is not blocked meanwhile."""
+    """What finds no room waits, in order and bounded, and is sent when there is some; the loop is
+    not blocked meanwhile.
+    """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "notify"))
         end.setblocking(False)
@@ -282,11 +300,19 @@ async def test_the_watchdog_is_told_without_descriptors_to_spare(tmp_path: Path)
 
 
 def test_the_unit_is_one(tmp_path: Path) -> None:
-    """systemd reads it without a complaint, but for the type that it may be too old for and the binary that is not installed here."""
+    """systemd reads it without a complaint, but for the type that it may be too old for and the
+    binary that is not installed here.
+    """
     unit = tmp_path / "jsbox.service"
-    unit.write_text((EXTRAS / "jsbox.service").read_text().replace("/usr/local/bin/jsbox", sys.executable))
+    unit.write_text(
+        (EXTRAS / "jsbox.service").read_text().replace("/usr/local/bin/jsbox", sys.executable)
+    )
     done = subprocess.run(
-        [systemd_analyze(), "verify", "--man=no", unit], capture_output=True, text=True, timeout=60, check=False
+        [systemd_analyze(), "verify", "--man=no", unit],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     said = [line for line in done.stderr.splitlines() if "notify-reload" not in line]
     assert (done.returncode, [line for line in said if "jsbox.service" in line]) == (0, [])

@@ -48,7 +48,9 @@ def test_a_kernel_without_landlock_is_refused(monkeypatch: pytest.MonkeyPatch) -
     """At both levels that need it."""
     monkeypatch.setattr(isolation, "_output", lambda argv, env=None: "0\n")
     for level in ("standard", "strict"):
-        with pytest.raises(CannotStart, match=r"needs Landlock, which this kernel .* Linux 5\.13 or newer"):
+        with pytest.raises(
+            CannotStart, match=r"needs Landlock, which this kernel .* Linux 5\.13 or newer"
+        ):
             inspect_host(level, NODE)
 
 
@@ -56,7 +58,8 @@ def test_a_missing_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """An install without it says how to get it."""
     monkeypatch.setattr(isolation, "LAUNCHER", Path("/no/such/launcher"))
     with pytest.raises(
-        CannotStart, match="needs the launcher /no/such/launcher, which is built when jsbox is installed"
+        CannotStart,
+        match="needs the launcher /no/such/launcher, which is built when jsbox is installed",
     ):
         inspect_host("standard", NODE)
 
@@ -74,21 +77,32 @@ def test_limits_of_the_config_reach_the_launcher() -> None:
         "-R /opt/js -R /srv/modules -X /lib/libc.so.6 -X /opt/node -e /opt/node -- node --max-old-space-size=32 "
         in argv
     )
-    assert argv.endswith("--permission --allow-fs-read=/opt/js/* --allow-fs-read=/srv/modules/* /opt/js/harness.js")
+    assert argv.endswith(
+        "--permission --allow-fs-read=/opt/js/* --allow-fs-read=/srv/modules/* /opt/js/harness.js"
+    )
     assert (made.modules_dir, made.must_hold) == ("/srv/modules", True)
 
 
 def test_strict_has_no_file_system_but_what_is_bound() -> None:
-    """bubblewrap is given the program, its libraries, the harness and the app's modules, all read-only; the launcher is inside."""
+    """bubblewrap is given the program, its libraries, the harness and the app's modules, all
+    read-only; the launcher is inside.
+    """
     made = jail(make_app(""), evolve(PLACE, level="strict"), Path("/srv/modules"), 300_007, 4711)
     argv = " ".join(made.argv)
     outside, _, inside = argv.partition(" -- ")
-    assert outside.startswith("/usr/bin/bwrap --unshare-user --unshare-ipc --unshare-pid --unshare-net ")
+    assert outside.startswith(
+        "/usr/bin/bwrap --unshare-user --unshare-ipc --unshare-pid --unshare-net "
+    )
     assert outside.count("--ro-bind") == 5
     assert "--bind" not in outside.replace("--ro-bind", "")
     assert inside.startswith("/sb/jail -r ")
     assert "-R /sb/code -R /sb/modules -X /lib/libc.so.6 -X /sb/node -e /sb/node -- node " in inside
-    assert (made.user, made.modules_dir, made.is_wrapped, made.must_hold) == (300_007, "/sb/modules", True, True)
+    assert (made.user, made.modules_dir, made.is_wrapped, made.must_hold) == (
+        300_007,
+        "/sb/modules",
+        True,
+        True,
+    )
 
 
 def test_none_is_resource_limits_only() -> None:
@@ -109,7 +123,9 @@ def test_each_app_has_a_user_of_its_own() -> None:
 
 
 def _launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([LAUNCHER, *arguments], capture_output=True, text=True, timeout=10, check=False)
+    return subprocess.run(
+        [LAUNCHER, *arguments], capture_output=True, text=True, timeout=10, check=False
+    )
 
 
 USER = ("-u", "300000") if os.geteuid() == 0 else ()
@@ -127,11 +143,16 @@ FILES = ("-r", f"{int(resource.RLIMIT_NOFILE)}:64:64")
         ((*FILES, "-r", "1:2", "-e", "/bin/true", "--", "true"), "-r"),
         ((*FILES, "-R", "/no/such", "-e", "/bin/true", "--", "true"), "/no/such"),
         ((*FILES, *USER, "-p", "1", "-e", "/bin/true", "--", "true"), "finding the parent"),
-        ((*FILES, *USER, "-r", "99:1:1", "-e", "/bin/true", "--", "true"), "setting a resource limit"),
+        (
+            (*FILES, *USER, "-r", "99:1:1", "-e", "/bin/true", "--", "true"),
+            "setting a resource limit",
+        ),
         ((*FILES, *USER, "-e", "/etc/hostname", "--", "true"), "executing the program"),
     ],
 )
-def test_the_launcher_starts_nothing_that_is_half_held(arguments: tuple[str, ...], step: str) -> None:
+def test_the_launcher_starts_nothing_that_is_half_held(
+    arguments: tuple[str, ...], step: str
+) -> None:
     """Each step that fails is named, and the exit code is 126."""
     done = _launch(*arguments)
     assert (done.returncode, done.stdout) == (126, "")
@@ -142,7 +163,10 @@ def test_the_launcher_starts_nothing_that_is_half_held(arguments: tuple[str, ...
 def test_the_launcher_does_not_run_as_root() -> None:
     """Without a user to become it refuses."""
     done = _launch(*FILES, "-e", "/bin/true", "--", "true")
-    assert (done.returncode, done.stderr) == (126, "jail: not being root failed: Operation not permitted\n")
+    assert (done.returncode, done.stderr) == (
+        126,
+        "jail: not being root failed: Operation not permitted\n",
+    )
 
 
 def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
@@ -159,9 +183,20 @@ def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
 def test_the_launcher_is_portable(machine: str, tmp_path: Path) -> None:
     """Both kinds of processors, musl, and another compiler: no warnings, and a static program."""
     command, env = zig(tmp_path / "zig")
-    flags = ["-target", f"{machine}-linux-musl", "-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror"]
+    flags = [
+        "-target",
+        f"{machine}-linux-musl",
+        "-static",
+        "-Os",
+        "-s",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+    ]
     source = LAUNCHER.with_name("launcher.c")
-    subprocess.run([*command, *flags, "-o", tmp_path / "jail", source], check=True, env=env, timeout=300)
+    subprocess.run(
+        [*command, *flags, "-o", tmp_path / "jail", source], check=True, env=env, timeout=300
+    )
     image = (tmp_path / "jail").read_bytes()
     assert image[:4] == b"\x7fELF"
     assert int.from_bytes(image[18:20], "little") == {"x86_64": 62, "aarch64": 183}[machine]
@@ -169,7 +204,9 @@ def test_the_launcher_is_portable(machine: str, tmp_path: Path) -> None:
 
 
 def test_what_other_users_cannot_reach_is_copied(tmp_path: Path) -> None:
-    """A folder behind a closed door; what can be reached stays where it is; a change makes a new copy."""
+    """A folder behind a closed door; what can be reached stays where it is; a change makes a new
+    copy.
+    """
     closed, stage_folder = tmp_path / "closed", tmp_path / "stage"
     (closed / "modules" / "m").mkdir(parents=True)
     (closed / "modules" / "m" / "index.js").write_text("1")
@@ -191,7 +228,9 @@ def test_what_other_users_cannot_reach_is_copied(tmp_path: Path) -> None:
 
 
 def test_a_copy_holds_nothing_that_a_link_leads_to(tmp_path: Path) -> None:
-    """A link out of the folder stays a link, so that an app cannot have root copy what the app may not read; links inside still work."""
+    """A link out of the folder stays a link, so that an app cannot have root copy what the app may
+    not read; links inside still work.
+    """
     closed, stage_folder, secret = tmp_path / "closed", tmp_path / "stage", tmp_path / "secret"
     secret.write_text("s3cret")
     secret.chmod(0o600)
@@ -241,8 +280,9 @@ async def test_a_level_that_does_not_hold_is_not_served() -> None:
     await probing.run(fake)
     with pytest.raises(CannotStart) as raised:
         await probing.must_hold()
-    assert "isolation.level = 'standard' does not hold on this host: no file of the host's can be read: ALLOWED" in str(
-        raised.value
+    assert (
+        "isolation.level = 'standard' does not hold on this host: no file of the host's can be read: ALLOWED"
+        in str(raised.value)
     )
     assert "no TCP connection can be made: ALLOWED" in str(raised.value)
 
@@ -250,7 +290,9 @@ async def test_a_level_that_does_not_hold_is_not_served() -> None:
 def test_limits_that_the_host_cannot_give_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what may be given, and where that is set."""
     monkeypatch.setattr(
-        doctor.resource, "getrlimit", lambda kind: (64, 64) if kind == resource.RLIMIT_NOFILE else (-1, -1)
+        doctor.resource,
+        "getrlimit",
+        lambda kind: (64, 64) if kind == resource.RLIMIT_NOFILE else (-1, -1),
     )
     config = Config(
         apps={

@@ -39,11 +39,16 @@ def a_stream(stack: ExitStack) -> trio.SocketStream:
     return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
 
 
-async def test_connections_are_counted_for_the_port_and_for_each_address(sockets: ExitStack) -> None:
+async def test_connections_are_counted_for_the_port_and_for_each_address(
+    sockets: ExitStack,
+) -> None:
     """Loopback has no bound of its own; whoever leaves makes room."""
     door = Door("test", Bounds(most=6, per_address=2))
     stream = a_stream(sockets)
-    visits = [door.admit(stream, address) for address in ("10.0.0.1", "10.0.0.1", "127.0.0.1", "::1", "127.0.0.1")]
+    visits = [
+        door.admit(stream, address)
+        for address in ("10.0.0.1", "10.0.0.1", "127.0.0.1", "::1", "127.0.0.1")
+    ]
     assert all(visits)
     assert door.admit(stream, "10.0.0.1") is None
     assert door.admit(stream, "10.0.0.2") is not None
@@ -98,7 +103,11 @@ async def test_when_all_are_known_some_more_are_told_so(sockets: ExitStack) -> N
 
 def test_what_an_address_is_counted_as() -> None:
     """IPv6 by its /64, IPv4 in IPv6 as IPv4; loopback apart."""
-    assert counted_as("2001:db8:1:2:3::1") == counted_as("2001:db8:1:2:ffff::2") != counted_as("2001:db8:1:3::1")
+    assert (
+        counted_as("2001:db8:1:2:3::1")
+        == counted_as("2001:db8:1:2:ffff::2")
+        != counted_as("2001:db8:1:3::1")
+    )
     assert counted_as("::ffff:10.0.0.1") == counted_as("10.0.0.1") == "10.0.0.1"
     assert counted_as("::ffff:127.0.0.1") == counted_as("::1") == counted_as("127.9.9.9") == ""
     assert counted_as("fe80::1%eth0") == "fe80::"
@@ -174,7 +183,9 @@ async def test_accepting_goes_on_whatever_it_raises(autojump_clock: trio.testing
             if len(served) == 1:
                 raise ValueError("of one connection")
 
-        listener = Listener(*TROUBLES, streams[0], *TROUBLES, streams[1], trio.ClosedResourceError())
+        listener = Listener(
+            *TROUBLES, streams[0], *TROUBLES, streams[1], trio.ClosedResourceError()
+        )
         before = tally["test"]
         async with trio.open_nursery() as clients:
             await door.accept(listener, serve, clients)

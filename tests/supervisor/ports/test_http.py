@@ -1,4 +1,6 @@
-"""The HTTP port by its bytes: what it answers, what it bounds, and that nothing ends more than its own connection."""
+"""The HTTP port by its bytes: what it answers, what it bounds, and that nothing ends more than its
+own connection.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
             return
         case _:
             body = await request.body()
-            shown = {"path": scope["path"], "query": scope["query_string"].decode(), "size": len(body)}
+            shown = {
+                "path": scope["path"],
+                "query": scope["query_string"].decode(),
+                "size": len(body),
+            }
             await Response(json.dumps(shown))(scope, receive, send)
 
 
@@ -121,9 +127,7 @@ async def test_requests_of_every_form_are_answered() -> None:
 
 async def test_bytes_that_come_one_by_one_are_the_same_request() -> None:
     """Wherever it is cut."""
-    request = (
-        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-    )
+    request = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     async with port() as number, await trio.open_tcp_stream("127.0.0.1", number) as stream:
         for byte in request:
             await stream.send_all(bytes((byte,)))
@@ -167,17 +171,38 @@ REFUSED: list[tuple[bytes, int]] = [
     (head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: gzip, chunked"), 501),
     (head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + b"xyz\r\n", 400),
     (head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + b"-1\r\n", 400),
-    (head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + b"fffffffffffffff\r\n", 413),
-    (head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + b"ffffffffffffffffffff\r\n", 400),
-    (head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + b"1;" + b"x" * 5000 + b"\r\n", 400),
+    (
+        head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
+        + b"fffffffffffffff\r\n",
+        413,
+    ),
+    (
+        head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
+        + b"ffffffffffffffffffff\r\n",
+        400,
+    ),
+    (
+        head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
+        + b"1;"
+        + b"x" * 5000
+        + b"\r\n",
+        400,
+    ),
     (head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + b"1\r\nab\r\n", 400),
-    (head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked") + b"0\r\n" + b"A: b\r\n" * 50, 431),
+    (
+        head_of("POST / HTTP/1.1", "Host: a", "Transfer-Encoding: chunked")
+        + b"0\r\n"
+        + b"A: b\r\n" * 50,
+        431,
+    ),
 ]
 
 
 @pytest.mark.parametrize(("request_", "code"), REFUSED, ids=[str(n) for n in range(len(REFUSED))])
 async def test_what_is_no_request_is_refused(request_: bytes, code: int) -> None:
-    """With a status of 4xx or 5xx that fits, and the connection is closed; the next client is served; nothing is counted."""
+    """With a status of 4xx or 5xx that fits, and the connection is closed; the next client is
+    served; nothing is counted.
+    """
     caught = fence.tally["test"]
     async with port() as number:
         answer = await ask(number, request_, close=False)
@@ -204,7 +229,9 @@ async def test_an_upgrade_is_answered_as_what_it_is_without(lines: tuple[str, ..
 
 
 async def test_an_error_that_nobody_expected_ends_its_request_alone() -> None:
-    """500 as JSON, counted once; the connection goes on. After the answer has begun: the connection is cut."""
+    """500 as JSON, counted once; the connection goes on. After the answer has begun: the connection
+    is cut.
+    """
     caught = fence.tally["test"]
     async with port() as number:
         raising = b"GET /raise HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -216,7 +243,8 @@ async def test_an_error_that_nobody_expected_ends_its_request_alone() -> None:
         assert status(answer) == 500
         assert b"\r\nb: c" not in answer
         answer = await ask(number, b"GET /late HTTP/1.1\r\nHost: h\r\n\r\n" + GET)
-        assert answer.endswith(b"4\r\nhalf\r\n")  # no last chunk: the client knows that it is cut off
+        # no last chunk: the client knows that it is cut off
+        assert answer.endswith(b"4\r\nhalf\r\n")
         assert await ask(number, b"GET /silent HTTP/1.1\r\nHost: h\r\n\r\n") == b""
         assert status(await ask(number, GET)) == 200
     assert fence.tally["test"] == caught + 3
@@ -225,7 +253,9 @@ async def test_an_error_that_nobody_expected_ends_its_request_alone() -> None:
 async def test_answers_without_a_body_have_none() -> None:
     """HEAD, and 204; the next answer on the connection is whole."""
     async with port() as number:
-        answer = await ask(number, b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\nGET /none HTTP/1.1\r\nHost: h\r\n\r\n" + GET)
+        answer = await ask(
+            number, b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\nGET /none HTTP/1.1\r\nHost: h\r\n\r\n" + GET
+        )
     heads = answer.split(b"\r\n\r\n")
     assert [head.split(b"\r\n")[0] for head in heads[:3]] == [
         b"HTTP/1.1 200 OK", b"HTTP/1.1 204 No Content", b"HTTP/1.1 200 OK",
@@ -262,17 +292,30 @@ async def test_a_body_is_asked_for_where_the_client_waits_for_that() -> None:
 async def test_a_body_nobody_reads_does_not_become_a_request() -> None:
     """A short one is read away; after a long one the connection is closed."""
     inner = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
-    short = b"POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s" % (len(inner), inner)
+    short = b"POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(inner),
+        inner,
+    )
     long = b"POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n" + inner * 2000
     async with port() as number:
         answer = await ask(number, short + GET)
-        assert (answer.count(b"unread"), answer.count(b"smuggled"), answer.count(b"200 OK")) == (1, 0, 2)
+        assert (answer.count(b"unread"), answer.count(b"smuggled"), answer.count(b"200 OK")) == (
+            1,
+            0,
+            2,
+        )
         answer = await ask(number, long + GET)
-        assert (answer.count(b"unread"), answer.count(b"smuggled"), answer.count(b"200 OK")) == (1, 0, 1)
+        assert (answer.count(b"unread"), answer.count(b"smuggled"), answer.count(b"200 OK")) == (
+            1,
+            0,
+            1,
+        )
 
 
 async def test_a_silent_client_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that sends nothing, one that does not end its head, one that asks no more; a body that does not come is 408."""
+    """One that sends nothing, one that does not end its head, one that asks no more; a body that
+    does not come is 408.
+    """
     monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.2)
     monkeypatch.setattr(http_connection, "BODY_SECONDS", 0.2)
     async with port() as number:
@@ -280,7 +323,14 @@ async def test_a_silent_client_is_closed(monkeypatch: pytest.MonkeyPatch) -> Non
         assert status(await ask(number, b"GET / HT", close=False)) == 408
         assert (await ask(number, GET, close=False)).count(b"200 OK") == 1
         assert (
-            status(await ask(number, b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab", close=False)) == 408
+            status(
+                await ask(
+                    number,
+                    b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nab",
+                    close=False,
+                )
+            )
+            == 408
         )
 
 
@@ -328,7 +378,9 @@ async def test_a_port_that_closes_leaves_idle_clients_and_ends_streams() -> None
 
 
 async def test_connections_are_counted_at_accept() -> None:
-    """When the port is full of those that are known to it, others hear 503; one that is not known makes way."""
+    """When the port is full of those that are known to it, others hear 503; one that is not known
+    makes way.
+    """
     async with port(Bounds(4, 4)) as number:
         async with trio.open_nursery() as nursery:
             streams = [await trio.open_tcp_stream("127.0.0.1", number) for _ in range(4)]
@@ -367,8 +419,12 @@ async def test_clients_that_reset_their_connection_are_no_error() -> None:
     assert fence.tally["test"] == caught
 
 
-async def test_what_is_no_tls_ends_its_connection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain HTTP, garbage, silence, and half of a handshake, on a port that speaks TLS; the next client is served."""
+async def test_what_is_no_tls_ends_its_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain HTTP, garbage, silence, and half of a handshake, on a port that speaks TLS; the next
+    client is served.
+    """
     monkeypatch.setattr(http_port, "HEAD_SECONDS", 0.3)
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
@@ -398,14 +454,18 @@ LOOP_MAX = step_bound()
 @pytest.mark.parametrize(
     "request_",
     [
-        head_of("POST / HTTP/1.1", "Host: h", "Transfer-Encoding: chunked") + b"1\r\na\r\n" * 100_000 + b"0\r\n\r\n",
+        head_of("POST / HTTP/1.1", "Host: h", "Transfer-Encoding: chunked")
+        + b"1\r\na\r\n" * 100_000
+        + b"0\r\n\r\n",
         head_of("POST / HTTP/1.1", "Host: h", f"Content-Length: {16 << 20}") + b"x" * (16 << 20),
         b"GET / HTTP/1.1\r\nHost: h\r\n" + b"a:" + b" " * 16_000 + b"\0\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: h\r\n" + b"a:" + b"\t" * 16_000 + b"x\r\n\r\n",
         GET * 5000,
         b"\r\n" * 500_000 + GET,
         b"GET /" + b"%" * 15_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b";" * 1000 + b"\r\n",
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1;"
+        + b";" * 1000
+        + b"\r\n",
     ],
     ids=["chunks", "large", "spaces", "tabs", "pipelined", "empty lines", "percent", "extension"],
 )
@@ -427,7 +487,9 @@ async def test_no_request_holds_up_others(request_: bytes) -> None:
     assert measured.longest < LOOP_MAX
 
 
-@given(st.binary(max_size=300) | st.text("GETPOS/ HTP1.0:host\r\n\x00%;", max_size=200).map(str.encode))
+@given(
+    st.binary(max_size=300) | st.text("GETPOS/ HTP1.0:host\r\n\x00%;", max_size=200).map(str.encode)
+)
 def test_any_bytes_are_a_head_or_refused(data: bytes) -> None:
     """Never anything else."""
     try:

@@ -1,4 +1,6 @@
-"""One message that cannot be read is rejected, and is nobody else's business; what gets in gets all the way to the app."""
+"""One message that cannot be read is rejected, and is nobody else's business; what gets in gets all
+the way to the app.
+"""
 
 from __future__ import annotations
 
@@ -66,9 +68,11 @@ async def test_one_bad_message_is_rejected_and_the_connection_goes_on(service: S
         for text, path in UNREADABLE:
             await client.send(text)
             rejected = await client.expect("rejected", id="x")
-            assert (rejected["code"], rejected["path"], rejected["retry_after"]) == ("bad_message", path, None), text[
-                :99
-            ]
+            assert (rejected["code"], rejected["path"], rejected["retry_after"]) == (
+                "bad_message",
+                path,
+                None,
+            ), text[:99]
             assert 0 < len(rejected["detail"]) < 300, text[:99]
         assert (await client.say("still there"))[0]["outcome"] == "ok"
 
@@ -94,7 +98,9 @@ def test_what_is_no_frame_is_a_protocol_error(text: bytes) -> None:
 
 
 async def test_half_a_surrogate_pair_becomes_a_replacement_character(service: Service) -> None:
-    """What JSON.stringify makes of a text cut in an emoji: in content, ids, metadata and names; whole pairs stay."""
+    """What JSON.stringify makes of a text cut in an emoji: in content, ids, metadata and names;
+    whole pairs stay.
+    """
     async with connect(service.gateway_url) as client:
         fields = {
             "session_event": "new",
@@ -102,19 +108,29 @@ async def test_half_a_surrogate_pair_becomes_a_replacement_character(service: Se
             "from_addr": "\udc00+27",
             "extra\ud800": ["\ud83d\ude00"],
         }
-        msg = json.dumps({"content": "cut \ud83d.", "transport_metadata": {"\ud83d": "\ude00\ud83d"}, **fields})
+        msg = json.dumps(
+            {"content": "cut \ud83d.", "transport_metadata": {"\ud83d": "\ude00\ud83d"}, **fields}
+        )
         await client.send(an_inbound(msg, "g\\ud83d"))
         accepted = await client.expect("accepted")
         assert (accepted["id"], accepted["message_id"]) == ("g\ufffd", "m\ufffd")
         reply = (await client.expect("outbound"))["msg"]
         assert (reply["content"], reply["to_addr"]) == ("you said cut \ufffd.", "\ufffd+27")
         assert reply["transport_metadata"] == {"\ufffd": "\ufffd\ufffd"}
-        await client.send(an_inbound(json.dumps({"content": "\U0001f600 \\ud83d \\\\ud83d", "session_event": "new"})))
-        assert (await client.expect("outbound"))["msg"]["content"] == "you said \U0001f600 \\ud83d \\\\ud83d"
+        await client.send(
+            an_inbound(
+                json.dumps({"content": "\U0001f600 \\ud83d \\\\ud83d", "session_event": "new"})
+            )
+        )
+        assert (await client.expect("outbound"))["msg"][
+            "content"
+        ] == "you said \U0001f600 \\ud83d \\\\ud83d"
 
 
 async def test_what_gets_in_gets_all_the_way(service: Service) -> None:
-    """The deepest, the longest and the oddest that a frame may hold: through the journal, to the app and back in its reply."""
+    """The deepest, the longest and the oddest that a frame may hold: through the journal, to the
+    app and back in its reply.
+    """
     odd: list[Any] = [
         json.loads(nested(61)), 2**64, -(2**70), 10**300, 5e-324, 1.7976931348623157e308, "\x00\x7f\u2028\ufffe\U0010ffff",
         {"": {"__proto__": 1, "constructor": None}}, "x" * 3000, [[]] * 300,
@@ -122,7 +138,10 @@ async def test_what_gets_in_gets_all_the_way(service: Service) -> None:
     async with connect(service.gateway_url) as client:
         for value in odd:
             _, (reply,) = await client.say(
-                "x", "new", transport_metadata={"v": value} if value is not odd[0] else {}, extra=value
+                "x",
+                "new",
+                transport_metadata={"v": value} if value is not odd[0] else {},
+                extra=value,
             )
             if value is not odd[0]:
                 assert reply["transport_metadata"] == {"v": value}
@@ -131,12 +150,16 @@ async def test_what_gets_in_gets_all_the_way(service: Service) -> None:
 
 
 async def test_only_we_make_push_triggers(folder: Folder) -> None:
-    """A client that says so is not believed: the answer is a reply to its message, over the channel that it came from."""
+    """A client that says so is not believed: the answer is a reply to its message, over the channel
+    that it came from.
+    """
     folder.app("phone", REPLY % "'hi'", 'endpoints = { default = "sms" }')
     folder.text += "[channels.sms]\n"
     async with running(folder) as service, connect(service.gateway_url) as client:
         for value in (True, "yes", {"a": 1}):
-            _, (reply,) = await client.say("x", "new", from_addr="+2782PREMIUM", inbound_push_trigger=value)
+            _, (reply,) = await client.say(
+                "x", "new", from_addr="+2782PREMIUM", inbound_push_trigger=value
+            )
             assert reply["in_reply_to"] is not None
         assert await service.stores.outbox.waiting("sms") == 0
     assert "inbound_push_trigger" not in complete_message(
@@ -151,7 +174,9 @@ async def test_a_delivery_status_counts_in_delivery_reports_only(service: Servic
     event = {"event_type": "ack", "user_message_id": message_id, "sent_message_id": "s"}
     async with connect(service.gateway_url) as client:
         for n, status in enumerate([True, "x" * 5000, {"a": []}, 7, "delivered", "", None]):
-            await client.send({"type": "event", "id": f"e{n}", "event": event | {"delivery_status": status}})
+            await client.send(
+                {"type": "event", "id": f"e{n}", "event": event | {"delivery_status": status}}
+            )
             await client.expect("accepted", id=f"e{n}")
         for n, wrong in enumerate([True, "lost", None, 1, ["delivered"]]):
             report = event | {"event_type": "delivery_report", "delivery_status": wrong}
@@ -163,7 +188,9 @@ async def test_a_delivery_status_counts_in_delivery_reports_only(service: Servic
 
 
 async def test_an_event_goes_to_the_app_that_sent_the_message(folder: Folder) -> None:
-    """Not to the channel's own, nor to another that sends over the channel; one that nobody sent goes to the channel's."""
+    """Not to the channel's own, nor to another that sends over the channel; one that nobody sent
+    goes to the channel's.
+    """
     handler = "api.on_inbound_event = function (command) { api.log_info('event', function () { api.done(); }); };"
     folder.app("own", handler, 'events = "always"', channel="phone")
     for name in ("first", "second"):
@@ -172,13 +199,18 @@ async def test_an_event_goes_to_the_app_that_sent_the_message(folder: Folder) ->
 
         async def went_to(message_id: str) -> set[str]:
             before = {
-                name: len(await service.stores.logbook.newest("acct", name, 99)) for name in ("own", "first", "second")
+                name: len(await service.stores.logbook.newest("acct", name, 99))
+                for name in ("own", "first", "second")
             }
             event = {"event_type": "ack", "user_message_id": message_id, "sent_message_id": "s"}
-            await client.send({"type": "event", "id": message_id, "event": event | {"event_id": message_id}})
+            await client.send(
+                {"type": "event", "id": message_id, "event": event | {"event_id": message_id}}
+            )
             await client.expect("outcome", event_id=message_id)
             return {
-                name for name in before if len(await service.stores.logbook.newest("acct", name, 99)) > before[name]
+                name
+                for name in before
+                if len(await service.stores.logbook.newest("acct", name, 99)) > before[name]
             }
 
         ids = service.stores.outbox.ids
@@ -202,7 +234,14 @@ def test_ids_are_of_one_sender_and_one_channel() -> None:
     assert not ids.is_from(message_id, "phone", Sender("acct", "other"))
     assert not ids.is_from(message_id, "phone", Sender("other", "app"))
     assert not MessageIds(b"other").is_from(message_id, "phone", sender)
-    for wrong in ("", "zz", message_id[:-2], message_id + "00", message_id[:-1] + "\u0660", "\ud800"):
+    for wrong in (
+        "",
+        "zz",
+        message_id[:-2],
+        message_id + "00",
+        message_id[:-1] + "\u0660",
+        "\ud800",
+    ):
         assert not ids.is_from(wrong, "phone", sender)
 
 
@@ -235,7 +274,12 @@ def test_what_is_shown_is_what_it_was() -> None:
 
 def test_events_say_where_their_date_is_wrong() -> None:
     """event.timestamp, not msg.timestamp."""
-    event = {"event_type": "ack", "sent_message_id": "s", "user_message_id": "u", "timestamp": "2013-99-01 00:00:00"}
+    event = {
+        "event_type": "ack",
+        "sent_message_id": "s",
+        "user_message_id": "u",
+        "timestamp": "2013-99-01 00:00:00",
+    }
     with pytest.raises(BadMessage) as caught:
         complete_event(event, transport_name="a", transport_type=None)
     assert caught.value.path == "event.timestamp"

@@ -1,4 +1,6 @@
-"""The dispatcher: a run ends alone, gives back all that it had, and leaves nothing behind, whatever goes wrong in it."""
+"""The dispatcher: a run ends alone, gives back all that it had, and leaves nothing behind, whatever
+goes wrong in it.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ ERRORS: list[Callable[[], Exception]] = [
     lambda: KeyError("no such thing"),
     lambda: RecursionError("too deep"),
     lambda: UnicodeEncodeError("utf-8", "\ud83d", 0, 1, "surrogates not allowed"),
-    lambda: ExceptionGroup("many", [ValueError("one"), ExceptionGroup("more", [OSError(24, "Too many open files")])]),
+    lambda: ExceptionGroup(
+        "many", [ValueError("one"), ExceptionGroup("more", [OSError(24, "Too many open files")])]
+    ),
     trio.ClosedResourceError,
     AssertionError,
     MemoryError,
@@ -48,7 +52,13 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def inbound(name: str, user: str = "+1") -> dict[str, Any]:
-    msg = {"message_id": name, "from_addr": user, "to_addr": "1", "content": name, "session_event": "new"}
+    msg = {
+        "message_id": name,
+        "from_addr": user,
+        "to_addr": "1",
+        "content": name,
+        "session_event": "new",
+    }
     return {"type": "inbound", "id": name, "msg": msg}
 
 
@@ -64,14 +74,22 @@ def assert_nothing_left(service: Service, before: int) -> None:
     for name in dispatcher.programs:
         assert service.pool.statistics(name).busy == 0
         share = service.pool._assignment.slots.shares.get(name)
-        assert share is None or not any(slot.lent for slots in share.slots.values() for slot in slots)
+        assert share is None or not any(
+            slot.lent for slots in share.slots.values() for slot in slots
+        )
     for outlet in service.deliveries._outlets.values():
         assert outlet._origins == {}
     assert len(dispatcher._nursery.child_tasks) == before
 
 
 def fails_now_and_then(
-    patch: pytest.MonkeyPatch, owner: Any, name: str, every: int, raised: Counter[str], *, after: bool = False
+    patch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    every: int,
+    raised: Counter[str],
+    *,
+    after: bool = False,
 ) -> None:
     """Let every n-th call of a function raise something, before or after it does what it does."""
     real, calls, errors = getattr(owner, name), itertools.count(1), itertools.cycle(ERRORS)
@@ -102,7 +120,9 @@ def fails_now_and_then(
 async def test_a_thousand_runs_in_which_anything_fails(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """Each has one outcome and gives back its credit, lane, turn and process; nothing is left of any of them."""
+    """Each has one outcome and gives back its credit, lane, turn and process; nothing is left of
+    any of them.
+    """
     folder.text += "[gateway]\ncredit = 100\n"
     folder.app("phone", ECHO, 'limits = { fallback_reply = "sorry" }')
     raised: Counter[str] = Counter()
@@ -137,8 +157,13 @@ async def test_a_thousand_runs_in_which_anything_fails(
             outcome, replies = await client.say(
                 "hello", "new", message_id=f"after{number}", from_addr=f"+{number % 50}"
             )
-            assert (outcome["outcome"], [one["content"] for one in replies]) == ("ok", ["you said hello"])
-        outcomes = Counter(frame["outcome"] for frame in client.frames if frame["type"] == "outcome")
+            assert (outcome["outcome"], [one["content"] for one in replies]) == (
+                "ok",
+                ["you said hello"],
+            )
+        outcomes = Counter(
+            frame["outcome"] for frame in client.frames if frame["type"] == "outcome"
+        )
         told = 1000 if seed else 1000 - raised["run_ended"]
         assert outcomes.total() >= told - raised.total() // 10
         assert set(outcomes) <= {"ok", "crashed", "no_reply"}
@@ -148,7 +173,9 @@ async def test_a_thousand_runs_in_which_anything_fails(
 async def test_an_internal_error_ends_as_crashed_and_the_user_is_answered(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Outcome crashed, `internal error` in the app's log, the fallback reply, a count, a trace; the neighbour notices nothing."""
+    """Outcome crashed, `internal error` in the app's log, the fallback reply, a count, a trace; the
+    neighbour notices nothing.
+    """
     folder.app("phone", ECHO, 'limits = { fallback_reply = "sorry" }')
     folder.app("other", ECHO)
     real = handling.for_app
@@ -160,14 +187,25 @@ async def test_an_internal_error_ends_as_crashed_and_the_user_is_answered(
 
     monkeypatch.setattr(handling, "for_app", breaks)
     async with running(folder) as service:
-        async with connect(service.gateway_url) as client, connect(service.gateway_url, channel="other") as neighbour:
+        async with (
+            connect(service.gateway_url) as client,
+            connect(service.gateway_url, channel="other") as neighbour,
+        ):
             outcome, replies = await client.say("hi", "new", message_id="m1")
-            assert (outcome["outcome"], [one["content"] for one in replies]) == ("crashed", ["sorry"])
+            assert (outcome["outcome"], [one["content"] for one in replies]) == (
+                "crashed",
+                ["sorry"],
+            )
             outcome, replies = await client.say("hi", message_id="m2")  # nobody waits
             assert (outcome["outcome"], replies) == ("crashed", [])
             outcome, replies = await neighbour.say("hi", "new")
-            assert (outcome["outcome"], [one["content"] for one in replies]) == ("ok", ["you said hi"])
-        lines = [entry.message for entry in await service.stores.logbook.newest("acct", "phone", 10)]
+            assert (outcome["outcome"], [one["content"] for one in replies]) == (
+                "ok",
+                ["you said hi"],
+            )
+        lines = [
+            entry.message for entry in await service.stores.logbook.newest("acct", "phone", 10)
+        ]
         assert "[crashed] message m1: internal error" in lines
         trace = service.history.traces.find("m1")
         assert trace is not None
@@ -177,8 +215,12 @@ async def test_an_internal_error_ends_as_crashed_and_the_user_is_answered(
         assert 'jsbox_internal_errors_total{where="run"}' in metrics
 
 
-async def test_a_group_with_a_cancellation_in_it_is_sorted(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that is cut off while something breaks is cut off: it stays in the journal, and the error is logged."""
+async def test_a_group_with_a_cancellation_in_it_is_sorted(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is cut off while something breaks is cut off: it stays in the journal, and the
+    error is logged.
+    """
     started = trio.Event()
 
     async def breaks(*_: Any) -> None:
@@ -215,7 +257,9 @@ async def test_a_group_with_a_cancellation_in_it_is_sorted(folder: Folder, monke
 async def kill_busy(service: Service) -> None:
     """End the process that has a run, when it has come up."""
     await eventually(lambda: service.pool.statistics("phone").busy, 30)
-    assert service.pool.kill(next(one.pid for one in service.pool.sandboxes() if one.state == "busy"))
+    assert service.pool.kill(
+        next(one.pid for one in service.pool.sandboxes() if one.state == "busy")
+    )
 
 
 SLOW = f"require('timers').setTimeout(function () {{ {ECHO} }}, command.msg.content === 'slow' ? 1e8 : 0);"
@@ -223,7 +267,9 @@ SLOW_APP = 'modules = ["timers"]\npool = { max_processes = 1 }\nlimits = { wall 
 
 
 async def test_a_reload_that_removes_an_app_answers_what_waited(folder: Folder) -> None:
-    """Credit comes back at once, each message has an outcome, nothing is counted as waiting; the run in progress ends as usual."""
+    """Credit comes back at once, each message has an outcome, nothing is counted as waiting; the
+    run in progress ends as usual.
+    """
     folder.text += "[gateway]\ncredit = 10\n"
     folder.app("other", ECHO)
     others = folder.text
@@ -255,12 +301,16 @@ async def test_a_reload_that_removes_an_app_answers_what_waited(folder: Folder) 
             assert (await service.reload())["ok"]
             for number in range(1, 10):
                 await client.expect("outcome", message_id=f"m{number}", outcome="ok")
-            said = {frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"}
+            said = {
+                frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"
+            }
             assert said == {f"you said m{number}" for number in range(1, 10)}
 
 
 async def test_an_app_that_moves_to_another_account_takes_no_messages_along(folder: Folder) -> None:
-    """What waited was for the app of the old account; it is run when the app is back there, and never by the new one's."""
+    """What waited was for the app of the old account; it is run when the app is back there, and
+    never by the new one's.
+    """
     folder.app("phone", SLOW, SLOW_APP)
     whole = folder.text
     async with running(folder) as service, connect(service.gateway_url) as client:
@@ -276,23 +326,33 @@ async def test_an_app_that_moves_to_another_account_takes_no_messages_along(fold
         await client.expect("outcome", message_id="slow")
         outcome, _ = await client.say("hi", "new", message_id="m2")
         assert outcome["outcome"] == "ok"
-        assert not [f for f in client.frames if f["type"] == "outbound" and f["msg"]["in_reply_to"] == "m1"]
+        assert not [
+            f for f in client.frames if f["type"] == "outbound" and f["msg"]["in_reply_to"] == "m1"
+        ]
         folder.text = whole
         assert folder.config
         assert (await service.reload())["ok"]
         await client.expect("outcome", message_id="m1", outcome="ok")
-        assert (await client.expect_that(lambda f: f["type"] == "outbound" and f["msg"]["in_reply_to"] == "m1"))["msg"][
-            "helper_metadata"
-        ]["go"]["user_account"] == "acct"
+        assert (
+            await client.expect_that(
+                lambda f: f["type"] == "outbound" and f["msg"]["in_reply_to"] == "m1"
+            )
+        )["msg"]["helper_metadata"]["go"]["user_account"] == "acct"
 
 
-async def test_what_is_accepted_while_its_app_is_removed_gives_its_credit_back(folder: Folder) -> None:
-    """An entry that comes when its app is gone already stays in the journal, and whoever brought it is told at once."""
+async def test_what_is_accepted_while_its_app_is_removed_gives_its_credit_back(
+    folder: Folder,
+) -> None:
+    """An entry that comes when its app is gone already stays in the journal, and whoever brought it
+    is told at once.
+    """
     folder.app("phone", ECHO)
     async with running(folder) as service:
         told: list[str] = []
         fields = {"message_id": "m1", "from_addr": "+1"}
-        message = complete_message(fields, transport_name="phone", transport_type="ussd", endpoint="default")
+        message = complete_message(
+            fields, transport_name="phone", transport_type="ussd", endpoint="default"
+        )
         for account, app in (("acct", "gone"), ("another", "phone")):
             service.dispatcher.submit(
                 Entry("message", account, app, "phone", message), "1-1", lambda: told.append("then")
@@ -306,7 +366,9 @@ async def test_what_is_accepted_while_its_app_is_removed_gives_its_credit_back(f
 async def test_what_the_store_refuses_to_strike_is_struck_later(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without a lost connection to remind us; meanwhile it is not run again, whoever looks for what is in the journal."""
+    """Without a lost connection to remind us; meanwhile it is not run again, whoever looks for what
+    is in the journal.
+    """
     folder.app("phone", ECHO)
     async with running(folder) as service, connect(service.gateway_url) as client:
         real, refuses = Journal.finish_all, True
@@ -319,10 +381,14 @@ async def test_what_the_store_refuses_to_strike_is_struck_later(
         monkeypatch.setattr(Journal, "finish_all", refusing)
         with monkeypatch.context() as patch:
             patch.setattr(
-                Journal, "finish_soon", lambda self, entry, place, failed: failed(StoreRefused("OOM")) or True
+                Journal,
+                "finish_soon",
+                lambda self, entry, place, failed: failed(StoreRefused("OOM")) or True,
             )
             for number in range(5):
-                assert (await client.say("hi", "new", message_id=f"m{number}"))[0]["outcome"] == "ok"
+                assert (await client.say("hi", "new", message_id=f"m{number}"))[0][
+                    "outcome"
+                ] == "ok"
         assert len(service.dispatcher.recovery._owed) == 5
         service.dispatcher.settle_soon()
         await client.say("hi", "new", message_id="last")

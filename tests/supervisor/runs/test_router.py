@@ -99,8 +99,12 @@ async def route(
 
 
 async def test_a_command_is_answered_with_its_reply() -> None:
-    """success and the fields of the reply; unknown fields are ignored; two names may share a handler."""
-    reply, lines = await route("sample.alias", {"text": "a", "number": 5, "thing": {"x": [1]}, "unknown": 1})
+    """success and the fields of the reply; unknown fields are ignored; two names may share a
+    handler.
+    """
+    reply, lines = await route(
+        "sample.alias", {"text": "a", "number": 5, "thing": {"x": [1]}, "unknown": 1}
+    )
     assert reply == {"success": True, "seen": ["a", 5, False, None, {"x": [1]}]}
     assert lines == []
 
@@ -124,7 +128,9 @@ async def test_a_command_is_answered_with_its_reply() -> None:
     ],
 )
 async def test_types_are_taken_exactly(fields: dict[str, Any], reason: str) -> None:
-    """Nothing is converted; the first field that is wrong is named, in the order of the request. Nothing is logged."""
+    """Nothing is converted; the first field that is wrong is named, in the order of the request.
+    Nothing is logged.
+    """
     reply, lines = await route("sample.ask", fields)
     assert reply == {"success": False, "reason": reason}
     assert lines == []

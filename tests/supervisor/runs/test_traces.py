@@ -53,7 +53,9 @@ async def test_the_newest_are_kept_and_failed_or_slow_ones_apart() -> None:
 
 
 async def test_the_last_run_of_a_message_is_found() -> None:
-    """A message may run again after a killed supervisor; when the later run makes room too, nothing is left."""
+    """A message may run again after a killed supervisor; when the later run makes room too, nothing
+    is left.
+    """
     traces = Traces()
     first, second = ended("m"), ended("m")
     traces.keep(first, SETTINGS)
@@ -65,14 +67,18 @@ async def test_the_last_run_of_a_message_is_found() -> None:
 
 
 async def test_all_apps_together_have_a_bound() -> None:
-    """However many apps and however long their runs: ordinary ones go first, the oldest of all apps."""
+    """However many apps and however long their runs: ordinary ones go first, the oldest of all
+    apps.
+    """
     traces = Traces(weight_max=200_000)
     settings = Settings(runs=1000, notable=1000)
     traces.keep(ended("bad", outcome=Outcome.HEAP, steps=10), settings)
     for number in range(300):
         traces.keep(ended(f"m{number}", app=f"app{number}", steps=18), settings)
     kept = names(traces)
-    assert 100_000 < sum(trace.weight for trace in traces.newest(None, only_notable=False)) <= 200_000
+    assert (
+        100_000 < sum(trace.weight for trace in traces.newest(None, only_notable=False)) <= 200_000
+    )
     assert kept == [*(f"m{number}" for number in range(299, 299 - len(kept) + 1, -1)), "bad"]
 
 

@@ -1,4 +1,6 @@
-"""Who gets which process: the deciding step by itself, with processes that are only said to be there."""
+"""Who gets which process: the deciding step by itself, with processes that are only said to be
+there.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ class Host:
     def of(cls, most: int, *apps: App) -> Host:
         host = cls(None)  # type: ignore[arg-type]
         host.state = Assignment(
-            most, lambda app: host.pauses.get(app.name, 0.0), lambda app: app.name in host.spare_kind
+            most,
+            lambda app: host.pauses.get(app.name, 0.0),
+            lambda app: app.name in host.spare_kind,
         )
         host.do(host.state.update({app.name: app for app in apps}, host.now))
         return host
@@ -130,7 +134,9 @@ class Host:
             self.reap(self.ends[0])
 
     def update(self, *apps: App, keep_spares: bool = True) -> Todo[Fake]:
-        return self.do(self.state.update({app.name: app for app in apps}, self.now, keep_spares=keep_spares))
+        return self.do(
+            self.state.update({app.name: app for app in apps}, self.now, keep_spares=keep_spares)
+        )
 
     def all(self, state: State) -> list[Slot[Fake]]:
         return list(self.state.slots[state])
@@ -145,7 +151,9 @@ class Host:
 
     def finishing(self, name: str) -> int:
         """Processes that take no more of the several runs that they may have."""
-        return sum(not self.takes_more(slot) for slot in self.all(State.BUSY) if slot.app.name == name)
+        return sum(
+            not self.takes_more(slot) for slot in self.all(State.BUSY) if slot.app.name == name
+        )
 
     def takes_more(self, slot: Slot[Fake]) -> bool:
         app = self.state.apps.get(slot.app.name)
@@ -161,7 +169,10 @@ class Host:
     def may_have_more(self, app: App) -> bool:
         most = self.state.apps[app.name].pool.max_processes
         several = app.pool.messages_in_flight > 1
-        return len(self.live(app.name)) - (min(self.finishing(app.name), most) if several else 0) < most
+        return (
+            len(self.live(app.name)) - (min(self.finishing(app.name), most) if several else 0)
+            < most
+        )
 
     def starving(self) -> list[Request[Fake]]:
         """Runs that wait for room on the host, and to which nothing is promised."""
@@ -183,7 +194,9 @@ class Host:
 
 def app(name: str = "a", source: str = "", **pool: Any) -> App:
     return make_app(
-        source, name=name, pool={"max_age": MAX_AGE, "idle_stop": IDLE_STOP, "max_messages": MAX_MESSAGES} | pool
+        source,
+        name=name,
+        pool={"max_age": MAX_AGE, "idle_stop": IDLE_STOP, "max_messages": MAX_MESSAGES} | pool,
     )
 
 
@@ -232,7 +245,9 @@ def test_a_process_that_ends_by_itself_or_does_not_come_up_frees_its_room() -> N
 
 
 def test_apps_that_share_one_process_take_turns() -> None:
-    """Neither starves, however much the other has to do: the one that has waited longer comes first."""
+    """Neither starves, however much the other has to do: the one that has waited longer comes
+    first.
+    """
     a, b = app(max_processes=4), app("b", max_processes=4)
     host = Host.of(1, a, b)
     served: list[str] = []
@@ -279,7 +294,10 @@ def test_processes_with_several_runs_do_not_starve_others() -> None:
 
 def test_a_waiter_that_can_share_after_all_keeps_nobody_from_sharing() -> None:
     """Only a run that really waits for room claims a busy process."""
-    a, b = app(messages_in_flight=2, max_processes=2), app("b", messages_in_flight=2, max_processes=2)
+    a, b = (
+        app(messages_in_flight=2, max_processes=2),
+        app("b", messages_in_flight=2, max_processes=2),
+    )
     host = Host.of(2, a, b)
     for one in (a, b):
         host.lend(one)
@@ -289,7 +307,9 @@ def test_a_waiter_that_can_share_after_all_keeps_nobody_from_sharing() -> None:
 
 
 def test_a_warm_start_counts_and_whoever_waits_gets_it() -> None:
-    """max_processes holds against min_idle: a message that comes while the warm one boots waits for that."""
+    """max_processes holds against min_idle: a message that comes while the warm one boots waits for
+    that.
+    """
     a = app(min_idle=1, max_processes=1)
     host = Host.of(5, a)
     host.do(host.state.warm(a, host.now, 10))
@@ -359,7 +379,9 @@ def test_a_spare_of_no_use_is_ended_for_whoever_needs_its_room(is_booted: bool) 
 
 
 def test_a_reload_answers_whoever_waits() -> None:
-    """With a reason if the app is gone; else the run gets a process of the generation that it knows."""
+    """With a reason if the app is gone; else the run gets a process of the generation that it
+    knows.
+    """
     a, b, c = app(max_processes=1), app("b"), app("c")
     host = Host.of(2, a, b, c)
     busy = [host.lend(a), host.lend(b)]
@@ -387,7 +409,9 @@ def test_a_reload_answers_whoever_waits() -> None:
 
 
 def test_a_run_of_an_older_generation_does_not_wait_for_ever() -> None:
-    """It was begun before the reload and asks when the app has all that it may: an idle process of the new one makes room."""
+    """It was begun before the reload and asks when the app has all that it may: an idle process of
+    the new one makes room.
+    """
     a, changed = app(max_processes=1), app(max_processes=1, source="// other")
     host = Host.of(5, changed)
     first = host.lend(changed)
@@ -403,7 +427,9 @@ def test_a_run_of_an_older_generation_does_not_wait_for_ever() -> None:
 
 
 def test_fewer_processes_after_a_reload() -> None:
-    """What is idle and too many ends at once, what is busy when its run has ended; new ones are as many as may be."""
+    """What is idle and too many ends at once, what is busy when its run has ended; new ones are as
+    many as may be.
+    """
     a = app(max_processes=4)
     host = Host.of(10, a)
     runs = [host.lend(a) for _ in range(4)]
@@ -422,7 +448,9 @@ def test_fewer_processes_after_a_reload() -> None:
 
 
 def test_a_run_that_no_longer_waits_leaves_nothing() -> None:
-    """Its start is cut off, unless another run waits for it; a process that it had by then is as it was."""
+    """Its start is cut off, unless another run waits for it; a process that it had by then is as it
+    was.
+    """
     a = app()
     host = Host.of(5, a)
     first, second = host.lend(a), host.lend(a)
@@ -488,7 +516,9 @@ def test_a_start_that_fails_is_the_oldest_runs_that_is_due() -> None:
 
 
 def test_of_those_that_could_make_room_the_one_goes_that_has_been_idle_longest() -> None:
-    """One of an app that has nobody waiting, if there is one; and never one that the run could use itself."""
+    """One of an app that has nobody waiting, if there is one; and never one that the run could use
+    itself.
+    """
     a, b, c = app(), app("b"), app("c")
     host = Host.of(3, a, b, c)
     runs = [host.lend(b), host.lend(a), host.lend(a)]
@@ -526,7 +556,9 @@ class Anything(RuleBasedStateMachine):
             configured = self.apps[name].pool
             live = len(host.live(name))
             several = slot.app.pool.messages_in_flight > 1
-            allowed = configured.max_processes + (min(host.finishing(name), configured.max_processes) if several else 0)
+            allowed = configured.max_processes + (
+                min(host.finishing(name), configured.max_processes) if several else 0
+            )
             assert live <= allowed, (live, allowed)
         starving = host.starving()
         if starving:
@@ -536,12 +568,16 @@ class Anything(RuleBasedStateMachine):
                 due = [one for one in order if one.not_before <= host.now]
                 same = [order.index(request) for request in due if request.key == slot.key]
                 starts = sum(other.key == slot.key for other in host.all(State.BOOTING))
-                assert slot.is_warm or same[min(starts, len(same)) - 1] < oldest, "a younger one was served first"
+                assert slot.is_warm or same[min(starts, len(same)) - 1] < oldest, (
+                    "a younger one was served first"
+                )
 
     @rule(name=st.sampled_from(NAMES), is_old=st.booleans())
     def lend(self, name: str, is_old: bool) -> None:
         known = self.apps.get(name) or app(name)
-        self.host.lend(evolve(known, source="// as it was") if is_old and self.generation % 3 == 0 else known)
+        self.host.lend(
+            evolve(known, source="// as it was") if is_old and self.generation % 3 == 0 else known
+        )
 
     @precondition(lambda self: self.host.runs)
     @rule(data=st.data(), good=st.sampled_from([True, True, True, False]))
@@ -577,7 +613,11 @@ class Anything(RuleBasedStateMachine):
     def crash(self, data: st.DataObject) -> None:
         """A process ends by itself, whatever it is doing."""
         host = self.host
-        live = [slot for slot in host.live() if slot.process is not None and slot not in host.ends + host.adoptions]
+        live = [
+            slot
+            for slot in host.live()
+            if slot.process is not None and slot not in host.ends + host.adoptions
+        ]
         if live:
             slot = _one_of(live, data)
             assert slot.process is not None
@@ -623,12 +663,16 @@ class Anything(RuleBasedStateMachine):
         warm=st.integers(0, 2),
         keep_spares=st.booleans(),
     )
-    def update(self, name: str, what: str, most: int, several: int, warm: int, keep_spares: bool) -> None:
+    def update(
+        self, name: str, what: str, most: int, several: int, warm: int, keep_spares: bool
+    ) -> None:
         self.generation += 1
         self.apps.pop(name, None)
         if what != "gone":
             source = f"// {self.generation}" if what == "other code" else ""
-            self.apps[name] = app(name, source, max_processes=most, messages_in_flight=several, min_idle=warm)
+            self.apps[name] = app(
+                name, source, max_processes=most, messages_in_flight=several, min_idle=warm
+            )
         self.watched(self.host.update(*self.apps.values(), keep_spares=keep_spares))
         for request in self.host.waits:
             assert request.app.name in self.apps
@@ -642,7 +686,12 @@ class Anything(RuleBasedStateMachine):
     @invariant()
     def every_slot_is_in_its_place_alone(self) -> None:
         slots = self.host.state.slots
-        owned = [slot for share in slots.shares.values() for state in share.slots.values() for slot in state]
+        owned = [
+            slot
+            for share in slots.shares.values()
+            for state in share.slots.values()
+            for slot in state
+        ]
         assert len(owned) == len(set(owned))
         assert set(owned) == {slot for slot in self.host.live() if not slot.is_spare}
         for state, found in slots.by_state.items():
@@ -675,7 +724,11 @@ class Anything(RuleBasedStateMachine):
     @invariant()
     def what_can_be_had_is_had(self) -> None:
         host = self.host
-        idle = {slot.key for slot in host.all(State.IDLE) if slot.process is not None and slot.process.is_clean()}
+        idle = {
+            slot.key
+            for slot in host.all(State.IDLE)
+            if slot.process is not None and slot.process.is_clean()
+        }
         assert not idle & {request.key for request in host.waits}
         waits = Counter(request.key for request in host.waits)
         starts = Counter(slot.key for slot in host.all(State.BOOTING))
@@ -689,12 +742,18 @@ class Anything(RuleBasedStateMachine):
         else:
             for slot in host.all(State.BUSY):
                 if slot.lent < slot.app.pool.messages_in_flight and host.takes_more(slot):
-                    due = [one for one in host.waits if one.key == slot.key and one.not_before <= host.now]
+                    due = [
+                        one
+                        for one in host.waits
+                        if one.key == slot.key and one.not_before <= host.now
+                    ]
                     promised = starts[slot.key] + len(host.all(State.ENDING))
                     assert len(due) <= promised, "a run waits that could share"
 
     def teardown(self) -> None:
-        """When all goes well from here on, everybody who waits gets a process, and at most as many are left as may be."""
+        """When all goes well from here on, everybody who waits gets a process, and at most as many
+        are left as may be.
+        """
         if not hasattr(self, "host"):
             return
         host = self.host

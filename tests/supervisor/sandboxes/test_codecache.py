@@ -1,4 +1,6 @@
-"""The toolkits compiled ahead: made in a jail, used by processes with the same flags, and of no consequence where they do not fit."""
+"""The toolkits compiled ahead: made in a jail, used by processes with the same flags, and of no
+consequence where they do not fit.
+"""
 
 from __future__ import annotations
 
@@ -67,5 +69,7 @@ async def test_what_was_compiled_with_other_flags_is_refused_by_v8(walls: Walls)
     """And compiled again, in silence."""
     other = evolve(TOOLKIT, limits=evolve(TOOLKIT.limits, jit=True))
     await compile_toolkits(walls, [other])
-    (walls.compiled / walls.compiled_name(other)).rename(walls.compiled / walls.compiled_name(TOOLKIT))
+    (walls.compiled / walls.compiled_name(other)).rename(
+        walls.compiled / walls.compiled_name(TOOLKIT)
+    )
     assert (await said(TOOLKIT, walls)).startswith("function4.")

@@ -23,15 +23,23 @@ from ...service import ECHO, Folder, running
 
 
 def test_pauses_grow_and_then_it_is_over() -> None:
-    """The first crashes are free; each further one doubles the pause, up to the limit; ends for what an app did cost a second at most; a run that ends well begins anew."""
+    """The first crashes are free; each further one doubles the pause, up to the limit; ends for
+    what an app did cost a second at most; a run that ends well begins anew.
+    """
     loops = CrashLoops()
     app = make_app("", pool={"trip_after": 12, "crash_backoff": 4.0})
     pauses = []
     for n in range(12):
-        assert loops.note(app, Outcome.CRASHED if n % 2 else Outcome.BOOT, f"crash {n}") is (n == 11)
+        assert loops.note(app, Outcome.CRASHED if n % 2 else Outcome.BOOT, f"crash {n}") is (
+            n == 11
+        )
         pauses.append(loops.pause(app))
     assert pauses == [0, 0, 0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0]
-    assert (loops.state(app).state, loops.state(app).crashes, loops.state(app).last) == ("tripped", 12, "crash 11")
+    assert (loops.state(app).state, loops.state(app).crashes, loops.state(app).last) == (
+        "tripped",
+        12,
+        "crash 11",
+    )
     loops.forgive()
     assert loops.state(app).state == "running"
     for _ in range(3):
@@ -47,9 +55,13 @@ def test_pauses_grow_and_then_it_is_over() -> None:
 async def test_an_app_that_keeps_crashing_is_tripped_until_a_reload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its log and the admin port say so, its messages are rejected, other apps go on; a reload tries again."""
+    """Its log and the admin port say so, its messages are rejected, other apps go on; a reload
+    tries again.
+    """
     folder = Folder(tmp_path)
-    folder.app("bad", "__test_host.process.exit(3);", 'pool = { trip_after = 4, crash_backoff = "50ms" }')
+    folder.app(
+        "bad", "__test_host.process.exit(3);", 'pool = { trip_after = 4, crash_backoff = "50ms" }'
+    )
     folder.app("good", ECHO)
     with granted_harness() as harness:
         monkeypatch.setattr("supervisor.service.HARNESS", harness)
@@ -57,19 +69,32 @@ async def test_an_app_that_keeps_crashing_is_tripped_until_a_reload(
             for _ in range(4):
                 outcome, _ = await client.say("x")
                 assert outcome["outcome"] == "crashed"
-            await client.send({"type": "inbound", "id": "g", "msg": {"from_addr": "+1", "content": "x"}})
+            await client.send(
+                {"type": "inbound", "id": "g", "msg": {"from_addr": "+1", "content": "x"}}
+            )
             rejected = await client.expect("rejected")
             assert (rejected["code"], rejected["retry_after"]) == ("tripped", 60)
             entries = await service.stores.logbook.newest("acct", "bad", 5)
-            assert "[tripped] 4 runs in a row ended with their process (pool.trip_after)" in entries[0].message
-            async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=PATIENCE) as admin:
+            assert (
+                "[tripped] 4 runs in a row ended with their process (pool.trip_after)"
+                in entries[0].message
+            )
+            async with httpx2.AsyncClient(
+                base_url=service.admin_url, trust_env=False, timeout=PATIENCE
+            ) as admin:
                 apps = {app["name"]: app for app in (await admin.get("/v1/apps")).json()["apps"]}
-            assert (apps["bad"]["state"], apps["bad"]["crashes"], apps["good"]["state"]) == ("tripped", 4, "running")
+            assert (apps["bad"]["state"], apps["bad"]["crashes"], apps["good"]["state"]) == (
+                "tripped",
+                4,
+                "running",
+            )
             assert "exited with code 3" in apps["bad"]["last"]
             async with connect(service.gateway_url, "good") as other:
                 outcome, _ = await other.say("x")
                 assert outcome["outcome"] == "ok"
-            (tmp_path / "bad.js").write_text(f"api.on_inbound_message = function (command) {{ {ECHO} }};")
+            (tmp_path / "bad.js").write_text(
+                f"api.on_inbound_message = function (command) {{ {ECHO} }};"
+            )
             assert (await service.reload())["ok"]
             outcome, replies = await client.say("again")
             assert (outcome["outcome"], replies[0]["content"]) == ("ok", "you said again")
@@ -112,8 +137,12 @@ async def test_limits_are_explained(tmp_path: Path) -> None:
         for _ in range(3):
             await client.say("x")
         config = str(folder.config)
-        shown = await trio.to_thread.run_sync(lambda: jsbox("limits", "phone", "--explain", "-c", config).stdout)
-        as_json = await trio.to_thread.run_sync(lambda: jsbox("limits", "phone", "--json", "-c", config).stdout)
+        shown = await trio.to_thread.run_sync(
+            lambda: jsbox("limits", "phone", "--explain", "-c", config).stdout
+        )
+        as_json = await trio.to_thread.run_sync(
+            lambda: jsbox("limits", "phone", "--json", "-c", config).stdout
+        )
         unknown = await trio.to_thread.run_sync(lambda: jsbox("limits", "nobody", "-c", config))
     rows = {line.split()[0]: line.split() for line in shown.splitlines()[1:]}
     assert rows["commands"][1:6] == ["50", "1", "1", "1", "50.0x"]

@@ -19,7 +19,9 @@ async def test_nobody_waits_while_there_is_room(autojump_clock: MockClock) -> No
 
 
 async def test_apps_take_turns_whatever_their_numbers(autojump_clock: MockClock) -> None:
-    """A message of one app waits for one of each other app at most, not for the hundred that stood in line before it."""
+    """A message of one app waits for one of each other app at most, not for the hundred that stood
+    in line before it.
+    """
     turns, order = Turns(1, 10.0), list[str]()
 
     async def run(app: str) -> None:

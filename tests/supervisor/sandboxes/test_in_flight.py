@@ -1,4 +1,6 @@
-"""Several messages in one process (pool.messages_in_flight): each run is its own, and when one must be ended the others are told why."""
+"""Several messages in one process (pool.messages_in_flight): each run is its own, and when one must
+be ended the others are told why.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from supervisor.service import Service
 from ...gateway_client import Client, connect
 from ...service import ECHO, Folder, eventually, running
 
-# Waits as long as the message says, without computing; then replies, and counts in a global that every run has for itself.
+# Waits as long as the message says, without computing; then replies, and counts in a global that
+# every run has for itself.
 WAITING = """
 api.on_inbound_message = function (command) {
     var parts = command.msg.content.split(' '), timers = require('timers'), q = require('q');
@@ -41,7 +44,13 @@ def message(user: str, content: str) -> dict[str, Any]:
     return {
         "type": "inbound",
         "id": user,
-        "msg": {"message_id": user, "from_addr": user, "to_addr": "1", "content": content, "session_event": "new"},
+        "msg": {
+            "message_id": user,
+            "from_addr": user,
+            "to_addr": "1",
+            "content": content,
+            "session_event": "new",
+        },
     }
 
 
@@ -49,7 +58,9 @@ async def together(client: Client, **contents: str) -> dict[str, tuple[str, list
     """Send one message of each user at once; the outcome of each, and the replies."""
     for user, content in contents.items():
         await client.send(message(user, content))
-    outcomes = {user: (await client.expect("outcome", message_id=user))["outcome"] for user in contents}
+    outcomes = {
+        user: (await client.expect("outcome", message_id=user))["outcome"] for user in contents
+    }
     sent = [frame["msg"] for frame in client.frames if frame["type"] == "outbound"]
     return {
         user: (outcome, [msg["content"] for msg in sent if msg["in_reply_to"] == user])
@@ -80,7 +91,10 @@ async def test_no_more_than_may_be_in_flight_are(folder: Folder) -> None:
         for user in "abcde":
             await client.send(message(user, "ok 400"))
         await eventually(
-            lambda: service.pool.statistics("phone").busy == 1 and service.dispatcher.waiting("phone") == 1
+            lambda: (
+                service.pool.statistics("phone").busy == 1
+                and service.dispatcher.waiting("phone") == 1
+            )
         )
         assert service.pool.sandboxes()[0].runs <= 4
         for user in "abcde":
@@ -111,7 +125,9 @@ async def test_one_that_throws_leaves_the_others_alone(folder: Folder) -> None:
 async def test_one_that_must_be_ended_takes_the_others_along_and_they_are_told(
     folder: Folder, what: str, limits: str, outcome: str
 ) -> None:
-    """It has the outcome of the limit that it hit; the others are `crashed`, with the reason, and their users get the fallback."""
+    """It has the outcome of the limit that it hit; the others are `crashed`, with the reason, and
+    their users get the fallback.
+    """
     delay = {"never": 60_000}.get(what, 200)
     folder.app("phone", WAITING, POOL + f'limits = {{ fallback_reply = "Sorry", {limits} }}')
     async with running(folder) as service, connect(service.gateway_url) as client:
@@ -123,7 +139,10 @@ async def test_one_that_must_be_ended_takes_the_others_along_and_they_are_told(
         assert found == dict.fromkeys("ac", ("crashed", ["Sorry"]))
         lines = [line for line in await log_of(service) if line.startswith("[crashed]")]
         assert len(lines) == 2
-        assert all(f"its process had another run in hand, which ended it ({outcome}: " in line for line in lines)
+        assert all(
+            f"its process had another run in hand, which ended it ({outcome}: " in line
+            for line in lines
+        )
         assert (await together(client, e="ok 1"))["e"] == ("ok", ["ok 1"])
 
 
@@ -133,7 +152,9 @@ async def test_an_operator_ends_them_all(folder: Folder) -> None:
     async with running(folder) as service, connect(service.gateway_url) as client:
         for user in "ab":
             await client.send(message(user, "ok 5000"))
-        await eventually(lambda: len(service.pool.sandboxes()) == 1 and service.pool.sandboxes()[0].runs == 2)
+        await eventually(
+            lambda: len(service.pool.sandboxes()) == 1 and service.pool.sandboxes()[0].runs == 2
+        )
         async with httpx.AsyncClient(base_url=service.admin_url) as admin:
             await admin.post(f"/v1/sandboxes/{service.pool.sandboxes()[0].pid}/kill")
         for user in "ab":
@@ -146,14 +167,18 @@ async def test_a_reload_replaces_a_process_that_is_never_idle(folder: Folder) ->
     async with running(folder) as service, connect(service.gateway_url) as client:
         await client.send(message("old", "ok 1500"))
         await eventually(lambda: service.pool.statistics("phone").busy == 1)
-        (folder.path / "phone.js").write_text("api.on_inbound_message = function (command) { " + ECHO + " };")
+        (folder.path / "phone.js").write_text(
+            "api.on_inbound_message = function (command) { " + ECHO + " };"
+        )
         assert (await service.reload())["ok"]
         assert (await together(client, new="hi"))["new"] == ("ok", ["you said hi"])
         await client.expect("outcome", message_id="old", outcome="ok")
 
 
 async def test_many_users_talk_at_once_and_none_gets_what_is_anothers(folder: Folder) -> None:
-    """Conversations of a vumigo_v02 app, interleaved at random in two processes: each user sees its own answers, in order."""
+    """Conversations of a vumigo_v02 app, interleaved at random in two processes: each user sees its
+    own answers, in order.
+    """
     from ...integration.test_backup import STATEFUL
 
     folder.app(
@@ -162,7 +187,11 @@ async def test_many_users_talk_at_once_and_none_gets_what_is_anothers(folder: Fo
         'config = { config = \'{"name": "survey"}\' }\npool = { max_processes = 2, messages_in_flight = 8 }',
     )
     seen: dict[str, list[str]] = {}
-    async with running(folder) as service, connect(service.gateway_url) as client, trio.open_nursery() as nursery:
+    async with (
+        running(folder) as service,
+        connect(service.gateway_url) as client,
+        trio.open_nursery() as nursery,
+    ):
 
         async def talk(user: str) -> None:
             shuffled = random.Random(user)
@@ -184,7 +213,10 @@ async def test_many_users_talk_at_once_and_none_gets_what_is_anothers(folder: Fo
                     }
                 )
                 reply = await client.expect_that(
-                    lambda f, name=name: f["type"] == "outbound" and f["msg"]["in_reply_to"] == name, 60
+                    lambda f, name=name: (
+                        f["type"] == "outbound" and f["msg"]["in_reply_to"] == name
+                    ),
+                    60,
                 )
                 seen.setdefault(user, []).append(reply["msg"]["content"])
                 await client.expect("outcome", 60, message_id=name, outcome="ok")
@@ -194,24 +226,38 @@ async def test_many_users_talk_at_once_and_none_gets_what_is_anothers(folder: Fo
             nursery.start_soon(talk, f"u{number}")
         await eventually(lambda: sum(map(len, seen.values())) == 120, 60)
         assert len(service.pool.sandboxes()) <= 2
-    assert seen == {f"u{n}": ["Your name?", "Your town?", f"nameu{n} of townu{n}"] for n in range(40)}
+    assert seen == {
+        f"u{n}": ["Your name?", "Your town?", f"nameu{n} of townu{n}"] for n in range(40)
+    }
 
 
-async def test_a_process_that_was_started_for_one_message_at_a_time_stays_so(folder: Folder) -> None:
-    """After a reload that allows several, they go to new processes: the old one's harness takes one at a time."""
+async def test_a_process_that_was_started_for_one_message_at_a_time_stays_so(
+    folder: Folder,
+) -> None:
+    """After a reload that allows several, they go to new processes: the old one's harness takes one
+    at a time.
+    """
     folder.app("phone", WAITING, 'modules = ["q", "timers"]\npool = { max_processes = 1 }')
     async with running(folder) as service, connect(service.gateway_url) as client:
         await together(client, warm="ok 1")
         (before,) = service.pool.sandboxes()
-        folder.config.write_text(folder.text.replace("max_processes = 1", "max_processes = 1, messages_in_flight = 4"))
+        folder.config.write_text(
+            folder.text.replace("max_processes = 1", "max_processes = 1, messages_in_flight = 4")
+        )
         assert (await service.reload())["next_process"] == ["apps.phone.pool.messages_in_flight"]
-        assert await together(client, a="ok 300", b="ok 300", c="ok 300") == dict.fromkeys("abc", ("ok", ["ok 1"]))
+        assert await together(client, a="ok 300", b="ok 300", c="ok 300") == dict.fromkeys(
+            "abc", ("ok", ["ok 1"])
+        )
         (after,) = service.pool.sandboxes()
         assert after.pid != before.pid
 
 
-async def test_what_a_run_said_before_it_was_ended_is_not_held_against_the_only_other(folder: Folder) -> None:
-    """Its last lines are still in the pipe when it is over: they are no violation of the protocol by the one that is left."""
+async def test_what_a_run_said_before_it_was_ended_is_not_held_against_the_only_other(
+    folder: Folder,
+) -> None:
+    """Its last lines are still in the pipe when it is over: they are no violation of the protocol
+    by the one that is left.
+    """
     folder.app("phone", WAITING, POOL + 'limits = { fallback_reply = "Sorry", output = "256KiB" }')
     async with running(folder) as service, connect(service.gateway_url) as client:
         await together(client, warm="ok 1")
@@ -220,7 +266,9 @@ async def test_what_a_run_said_before_it_was_ended_is_not_held_against_the_only_
 
 
 async def test_a_run_that_waits_for_long_does_not_pay_for_its_neighbours(folder: Folder) -> None:
-    """CPU time counts from one sign of life to the next, also where the neighbours come one after the other."""
+    """CPU time counts from one sign of life to the next, also where the neighbours come one after
+    the other.
+    """
     work = "var end = Date.now() + 60; while (Date.now() < end) {} "
     folder.app("phone", WAITING.replace("if (parts[0] === 'throw')", "if (parts[0] === 'work') { " + work + "} if (parts[0] === 'throw')"),
                POOL + 'limits = { cpu = "300ms" }')  # fmt: skip

@@ -1,4 +1,6 @@
-"""The life of a sandbox's process: starts that fail or are cancelled, what it is born with, what dies with it."""
+"""The life of a sandbox's process: starts that fail or are cancelled, what it is born with, what
+dies with it.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ from .test_sandbox import booted, deliver
         (("/bin/sh", "-c", "echo hello; sleep 60"), "not JSON"),
     ],
 )
-async def test_a_process_that_does_not_come_up_is_a_boot_failure(argv: tuple[str, ...], text: str) -> None:
+async def test_a_process_that_does_not_come_up_is_a_boot_failure(
+    argv: tuple[str, ...], text: str
+) -> None:
     """Missing, dying, hanging or babbling programs; nothing is left of them."""
     assert text in (await boot_failure(argv, 0.3 if "sleep" in argv[0] else 60))
 
@@ -63,7 +67,9 @@ PRINTED = '{"cmd":"js.console","cmd_id":"h","reply":false,"run":null,"level":"in
 NAMED = READY.replace("null", '"r1"')
 
 
-@pytest.mark.parametrize("lines", [(READY,), (PRINTED, READY), (READY, PRINTED), (PRINTED, PRINTED, READY, PRINTED)])
+@pytest.mark.parametrize(
+    "lines", [(READY,), (PRINTED, READY), (READY, PRINTED), (PRINTED, PRINTED, READY, PRINTED)]
+)
 async def test_what_is_printed_with_the_word_that_all_is_ready_is_understood(
     lines: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -96,7 +102,9 @@ async def test_what_is_printed_with_the_word_that_all_is_ready_is_understood(
     ],
 )  # fmt: skip
 async def test_whatever_is_said_instead_is_a_boot_failure(command: str, text: str) -> None:
-    """Twice ready, half a line, nothing, ten megabytes: the start fails, with a reason, and nothing is left of it."""
+    """Twice ready, half a line, nothing, ten megabytes: the start fails, with a reason, and nothing
+    is left of it.
+    """
     assert text in (await boot_failure(("/bin/sh", "-c", command)))
 
 
@@ -122,7 +130,9 @@ def few_descriptors(left: int) -> Iterator[None]:
 
 
 async def test_a_start_without_descriptors_is_a_boot_failure() -> None:
-    """However few are left: no process stays behind (the fixture looks), no descriptor either, and later ones start."""
+    """However few are left: no process stays behind (the fixture looks), no descriptor either, and
+    later ones start.
+    """
     app = make_app("")
     made = jail_of(app)
     said = []
@@ -143,7 +153,9 @@ async def test_a_start_without_descriptors_is_a_boot_failure() -> None:
     assert len(said) < 20
 
 
-async def test_a_process_that_cannot_be_looked_at_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_cannot_be_looked_at_is_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """No descriptor is left for its /proc, or it has just ended: the start fails."""
 
     def unheld(pid: int) -> str:
@@ -157,7 +169,9 @@ async def test_a_process_that_cannot_be_looked_at_is_not_used(monkeypatch: pytes
     assert "cannot be seen: No such file" in (await boot_failure(argv, must_hold=True))
 
 
-@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), UnicodeError("no"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [OSError(24, "Too many open files"), UnicodeError("no"), MemoryError()]
+)
 async def test_an_error_of_the_task_that_reads_stderr_ends_its_process_alone(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,12 +201,16 @@ async def test_a_start_may_be_cancelled_at_any_moment(delay: float) -> None:
     for _ in range(5):
         with trio.move_on_after(delay):
             async with trio.open_nursery() as nursery:
-                sandbox: Sandbox = await nursery.start(hold_sandbox, make_app(""), jail_of(make_app("")))
+                sandbox: Sandbox = await nursery.start(
+                    hold_sandbox, make_app(""), jail_of(make_app(""))
+                )
                 await deliver(sandbox)
 
 
 async def test_the_environment_is_empty_and_descriptors_are_closed() -> None:
-    """What a sandbox process gets: three variables of ours, three pipes, a session of its own, no core dumps."""
+    """What a sandbox process gets: three variables of ours, three pipes, a session of its own, no
+    core dumps.
+    """
     os.environ["JSBOX_TEST_SECRET"] = "x"
     with open("/etc/hostname") as held:  # noqa: ASYNC230
         os.set_inheritable(held.fileno(), True)

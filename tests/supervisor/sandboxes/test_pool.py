@@ -155,7 +155,9 @@ async def test_new_code_gets_new_processes() -> None:
 
 
 async def test_a_full_host_makes_room_from_what_is_idle() -> None:
-    """With as many processes as the host may have, another app's idle one ends; with none idle, the run gets the first that is."""
+    """With as many processes as the host may have, another app's idle one ends; with none idle, the
+    run gets the first that is.
+    """
     other = evolve(APP, name="other")
     async with pool_of(APP, other, most=1) as pool:
         await run(pool, APP)
@@ -209,8 +211,12 @@ async def test_a_run_that_stops_waiting_leaves_nothing() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyError, MemoryError, OSError, ExceptionGroup])
-async def test_whatever_a_run_raises_leaves_no_process_and_takes_no_room(error: type[Exception]) -> None:
-    """Its process ends, and is counted; the next run gets a new one, also where there may be only one."""
+async def test_whatever_a_run_raises_leaves_no_process_and_takes_no_room(
+    error: type[Exception],
+) -> None:
+    """Its process ends, and is counted; the next run gets a new one, also where there may be only
+    one.
+    """
     app = evolve(APP, pool=evolve(APP.pool, max_processes=1))
     ends = Ends()
     async with open_pool(walls(), 1, ends) as pool:
@@ -245,7 +251,9 @@ class Ends(NullObserver):
 
 
 async def test_every_end_of_a_process_is_counted_once() -> None:
-    """By itself while idle, also a spare one that was adopted; for the outcome of its run; because it was worn; by an operator."""
+    """By itself while idle, also a spare one that was adopted; for the outcome of its run; because
+    it was worn; by an operator.
+    """
     once = evolve(APP, name="once", pool=evolve(APP.pool, max_messages=1))
     ends = Ends()
     async with open_pool(walls(), 10, ends, 1) as pool:
@@ -262,7 +270,9 @@ async def test_every_end_of_a_process_is_counted_once() -> None:
         with pytest.raises(LimitHit):
             async with pool.lend(APP) as sandbox:
                 sandbox.end(LimitHit(Outcome.CPU, "cpu", "1 s", "2 s"))
-                await sandbox.deliver("r1", "message", {"message_id": "m"}, APP.limits, lambda _: {})
+                await sandbox.deliver(
+                    "r1", "message", {"message_id": "m"}, APP.limits, lambda _: {}
+                )
         await eventually(lambda: ends.seen[3:] == [("app", "cpu")], 60)
     assert len(ends.seen) == 4
 
@@ -300,7 +310,9 @@ class Trouble:
         (CannotStart("the modules are gone"), "the modules are gone"),
     ],
 )
-async def test_a_jail_that_cannot_be_made_is_a_boot_failure_of_who_waits(error: Exception, text: str) -> None:
+async def test_a_jail_that_cannot_be_made_is_a_boot_failure_of_who_waits(
+    error: Exception, text: str
+) -> None:
     """Of spare and warm processes too; all goes on when it can be made again."""
     app = evolve(APP, pool=evolve(APP.pool, min_idle=1))
     jails = Trouble()
@@ -314,7 +326,9 @@ async def test_a_jail_that_cannot_be_made_is_a_boot_failure_of_who_waits(error: 
         await run(pool, app)
 
 
-async def test_an_error_in_the_task_of_one_process_ends_that_one_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_in_the_task_of_one_process_ends_that_one_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It is killed and reaped, its run crashes; the others, and the service, go on."""
     doomed, other = evolve(APP, name="doomed"), evolve(APP, name="other")
     wait = Process.wait
@@ -344,7 +358,9 @@ async def test_an_error_in_the_task_of_one_process_ends_that_one_alone(monkeypat
             async with pool.lend(doomed) as sandbox:
                 ends.set()
                 await sandbox.ended.wait()
-                await sandbox.deliver("r1", "message", {"message_id": "m"}, doomed.limits, lambda _: {})
+                await sandbox.deliver(
+                    "r1", "message", {"message_id": "m"}, doomed.limits, lambda _: {}
+                )
         assert sandbox.process.returncode == -9
         assert pool.statistics("doomed") == module.PoolStatistics(0, 0, 0)
         assert await run(pool, other) == pid
@@ -374,7 +390,9 @@ async def test_a_process_whose_cpu_cannot_be_looked_at_ends_and_the_others_are_w
 
 
 @pytest.mark.parametrize("name", ["tend", "warm", "start_spare"])
-async def test_what_looks_after_processes_goes_on_after_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_looks_after_processes_goes_on_after_an_error(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is tried again after a moment."""
     app = evolve(APP, pool=evolve(APP.pool, min_idle=1))
     real, calls = getattr(Assignment, name), []
@@ -392,7 +410,9 @@ async def test_what_looks_after_processes_goes_on_after_an_error(name: str, monk
 
 
 async def test_processes_that_are_started_ahead_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    """max_processes and node.max_processes hold against min_idle and spares, whatever comes while they boot."""
+    """max_processes and node.max_processes hold against min_idle and spares, whatever comes while
+    they boot.
+    """
     monkeypatch.setattr(module, "TEND", 0.01)
     app = evolve(APP, pool=evolve(APP.pool, min_idle=2, max_processes=2, max_messages=2))
     other = evolve(app, name="other")
@@ -424,7 +444,9 @@ async def test_processes_that_are_started_ahead_count(monkeypatch: pytest.Monkey
     assert most["all"] <= 3
 
 
-async def test_the_pause_of_an_app_that_crashes_is_waited_out_and_not_more(mock_clock: MockClock) -> None:
+async def test_the_pause_of_an_app_that_crashes_is_waited_out_and_not_more(
+    mock_clock: MockClock,
+) -> None:
     """On the clock; and a reload ends it."""
     async with pool_of(APP) as pool:
         for _ in range(4):
@@ -447,7 +469,11 @@ async def test_the_pause_of_an_app_that_crashes_is_waited_out_and_not_more(mock_
 
 
 # A process that is ready at once, and does nothing.
-QUICK = ("/bin/sh", "-c", """echo '{"cmd":"js.ready","cmd_id":"h","reply":false,"run":null}'; cat > /dev/null""")
+QUICK = (
+    "/bin/sh",
+    "-c",
+    """echo '{"cmd":"js.ready","cmd_id":"h","reply":false,"run":null}'; cat > /dev/null""",
+)
 
 
 class Quick:
@@ -455,7 +481,11 @@ class Quick:
 
     def jail(self, app: App) -> Jail:
         """See MakesJails."""
-        return Jail(QUICK, {"PATH": "/usr/bin:/bin"}) if app.name != "broken" else Jail(("/bin/false",), {})
+        return (
+            Jail(QUICK, {"PATH": "/usr/bin:/bin"})
+            if app.name != "broken"
+            else Jail(("/bin/false",), {})
+        )
 
     blank = jail
 
@@ -472,7 +502,9 @@ def children() -> int:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_many_apps_on_a_small_host(seed: int) -> None:
-    """Everybody is served or told, whatever ends in between; there are never more processes than may be, and none at the end."""
+    """Everybody is served or told, whatever ends in between; there are never more processes than
+    may be, and none at the end.
+    """
     rng = random.Random(seed)
     before = children()
     apps = {
@@ -515,7 +547,9 @@ async def test_many_apps_on_a_small_host(seed: int) -> None:
                         nursery.start_soon(some, pool, name, random.Random(f"{seed}{name}{number}"))
                 for number in range(10):
                     await trio.sleep(0.02)
-                    changed = {name: evolve(app, source=f"// {number // 2}") for name, app in apps.items()}
+                    changed = {
+                        name: evolve(app, source=f"// {number // 2}") for name, app in apps.items()
+                    }
                     apps.update(changed)
                     pool.update({name: app for name, app in apps.items() if rng.random() < 0.9})
                 pool.update(apps)
@@ -538,7 +572,9 @@ async def test_warm_processes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_boot_failure_reaches_the_borrower(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And only the borrower; warm processes that do not come up are tried again later, not in a loop."""
+    """And only the borrower; warm processes that do not come up are tried again later, not in a
+    loop.
+    """
     monkeypatch.setattr(module, "TEND", 0.02)
     starts = []
 

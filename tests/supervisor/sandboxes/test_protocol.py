@@ -68,12 +68,12 @@ def test_the_harness_has_frames_of_its_own() -> None:
     assert parse(line(cmd="js.ready", run=None), None, 64) == Ready()
     assert parse(line(cmd="js.console", level="warning", msg="m"), "r1", 64) == ConsoleLine(30, "m")
     stack = "Error: x\n    at app.js:1:2"
-    assert parse(line(cmd="js.error", kind="throw", message="Error: x", stack=stack), "r1", 64) == Failed(
-        "throw", stack
-    )
-    assert parse(line(cmd="js.error", kind="throw", message="made up", stack="lies"), "r1", 64) == Failed(
-        "throw", "made up\nlies"
-    )
+    assert parse(
+        line(cmd="js.error", kind="throw", message="Error: x", stack=stack), "r1", 64
+    ) == Failed("throw", stack)
+    assert parse(
+        line(cmd="js.error", kind="throw", message="made up", stack="lies"), "r1", 64
+    ) == Failed("throw", "made up\nlies")
 
 
 @pytest.mark.parametrize(
@@ -126,14 +126,24 @@ def test_depth_counts_brackets_outside_strings() -> None:
     with pytest.raises(ProtocolViolation, match="json_depth"):
         parse(_nested(100_000), "r1", 64)
     text = json.dumps(
-        {"cmd": "a.b", "cmd_id": "1", "reply": False, "run": "r1", "x": '["\\' * 500, "y": [{}] * 100}
+        {
+            "cmd": "a.b",
+            "cmd_id": "1",
+            "reply": False,
+            "run": "r1",
+            "x": '["\\' * 500,
+            "y": [{}] * 100,
+        }
     ).encode()
     assert isinstance(parse(text, "r1", 3), Request)
 
 
 _JSON = st.recursive(
     st.text('[]{}"\\\\x', max_size=6),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('{"\\\\', max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text('{"\\\\', max_size=3), inner, max_size=3)
+    ),
     max_leaves=30,
 )
 
@@ -163,11 +173,14 @@ def test_a_command_may_have_a_name_of_any_length(length: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["[" + "[]," * 50_000 + "1]", "9" * 4000, '"' + "\\u00e9" * 40_000 + '"', "1.5", "true"]
+    "value",
+    ["[" + "[]," * 50_000 + "1]", "9" * 4000, '"' + "\\u00e9" * 40_000 + '"', "1.5", "true"],
 )
 @pytest.mark.parametrize("name", ["message", "stack", "kind", "msg", "level", "run", "heap"])
 def test_what_the_harness_would_not_send_is_not_shown_at_length(name: str, value: str) -> None:
-    """Values of other types in lines of the harness's, and names of runs, are cut or named by their type."""
+    """Values of other types in lines of the harness's, and names of runs, are cut or named by their
+    type.
+    """
     for command in ("js.error", "js.console", "js.done", "a.b"):
         run = "" if name == "run" else ',"run":"r1"'
         line = f'{{"cmd":"{command}","cmd_id":"1","reply":false{run},"{name}":{value}}}'.encode()
@@ -184,7 +197,9 @@ def test_what_the_harness_would_not_send_is_not_shown_at_length(name: str, value
 LINE = 256 << 10
 
 
-def _command(value: Callable[[int], str], name: str = "x", command: str = "a.b") -> Callable[[int], bytes]:
+def _command(
+    value: Callable[[int], str], name: str = "x", command: str = "a.b"
+) -> Callable[[int], bytes]:
     """A command of so many bytes, with a value of so many as are left."""
 
     def make(size: int) -> bytes:
@@ -198,7 +213,9 @@ def _list(of: str) -> Callable[[int], str]:
     return lambda size: "[" + ",".join([of] * ((size - 2) // (len(of) + 1))) + "]"
 
 
-ORDINARY = _command(lambda size: "[" + ",".join(f'{{"name":"u{n}","n":{n}}}' for n in range(size // 26)) + "]")
+ORDINARY = _command(
+    lambda size: "[" + ",".join(f'{{"name":"u{n}","n":{n}}}' for n in range(size // 26)) + "]"
+)
 HOSTILE = {
     "digits": _command(lambda size: "9" * size),
     "a long fraction": _command(lambda size: "0." + "9" * (size - 2)),
@@ -251,7 +268,9 @@ def _cost(line: bytes) -> float:
 
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_no_line_takes_much_longer_than_an_ordinary_one_of_its_length(kind: str) -> None:
-    """A quadratic step in any of these would take a thousand times as long, and keep everybody waiting."""
+    """A quadratic step in any of these would take a thousand times as long, and keep everybody
+    waiting.
+    """
     line = HOSTILE[kind](LINE)
     assert LINE * 0.75 < len(line) <= LINE
     ordinary = _cost(ORDINARY(LINE))

@@ -66,7 +66,9 @@ async def deliver(
     return use, asked
 
 
-async def fault_of(javascript: str, limits: dict[str, Any] | None = None, **fields: Any) -> SandboxFault:
+async def fault_of(
+    javascript: str, limits: dict[str, Any] | None = None, **fields: Any
+) -> SandboxFault:
     async with booted(make_app(javascript, limits=limits, **fields)) as sandbox:
         with pytest.raises(SandboxFault) as raised:
             await deliver(sandbox)
@@ -86,7 +88,9 @@ async def test_a_run_is_commands_and_replies_until_done() -> None:
 
 
 async def test_a_run_sees_nothing_of_the_one_before() -> None:
-    """Each run has a fresh context: globals, prototypes and pending callbacks of an earlier run are gone."""
+    """Each run has a fresh context: globals, prototypes and pending callbacks of an earlier run are
+    gone.
+    """
     app = make_app(
         "var seen = typeof leaked + typeof Object.prototype.leaked; leaked = 1; Object.prototype.leaked = 1;"
         "api.log_info(seen); api.done();"
@@ -147,10 +151,15 @@ async def test_more_commands_than_may_be_in_flight_wait() -> None:
             ["the app cannot be loaded", "app.js:2", "SyntaxError: Unexpected token ';'"],
         ),
         ("api.on_nothing = 1;", ["the app has no api.on_inbound_message"]),
-        ("api.on_; require('lodash').nope();", ["the app cannot be loaded", "TypeError", "app.js:1:"]),
+        (
+            "api.on_; require('lodash').nope();",
+            ["the app cannot be loaded", "TypeError", "app.js:1:"],
+        ),
     ],
 )
-async def test_what_the_app_does_wrong_is_an_app_error(javascript: str, expected: list[str]) -> None:
+async def test_what_the_app_does_wrong_is_an_app_error(
+    javascript: str, expected: list[str]
+) -> None:
     """Load errors, throws and rejections end the run as app_error, with message, file and line."""
     fault = await fault_of(javascript)
     assert isinstance(fault, AppFailed)
@@ -206,7 +215,9 @@ def granted() -> Iterator[Path]:
 
 async def test_deep_recursion_is_the_apps_own_error() -> None:
     """Beyond limits.stack a RangeError, which the app may catch; never a crash."""
-    app = make_app("function f() { f(); } try { f(); } catch (e) { api.log_info(e.name); } api.done();")
+    app = make_app(
+        "function f() { f(); } try { f(); } catch (e) { api.log_info(e.name); } api.done();"
+    )
     async with booted(app) as sandbox:
         _, asked = await deliver(sandbox)
     assert asked[0].fields["msg"] == "RangeError"  # type: ignore[union-attr]
@@ -232,7 +243,9 @@ async def test_deep_recursion_is_the_apps_own_error() -> None:
 async def test_an_app_that_has_the_process_in_hand_is_contained(
     statement: str, outcome: Outcome, text: str, level: Level, granted: Path
 ) -> None:
-    """With the harness's own realm in hand (granted here, as a real escape would) the supervisor still decides how it ends."""
+    """With the harness's own realm in hand (granted here, as a real escape would) the supervisor
+    still decides how it ends.
+    """
     # A pipe that is full for the moment throws EAGAIN, which is for the app to try again.
     flood = "function flood(host, fd) { for (;;) try { host.f.writeSync(fd, 'x'.repeat(4096)); } catch (e) { if (e.code !== 'EAGAIN') throw e; } }"
     app = make_app(
@@ -241,17 +254,26 @@ async def test_an_app_that_has_the_process_in_hand_is_contained(
     )
     if level == "strict":
         bubblewrap()
-        if "closed its pipes" in text:  # bubblewrap keeps them open: what ends the run is its CPU time
-            app, outcome, text = evolve(app, limits=evolve(app.limits, cpu=0.3)), Outcome.CPU, "limits.cpu = 0.3 s"
+        # bubblewrap keeps them open: what ends the run is its CPU time
+        if "closed its pipes" in text:
+            app, outcome, text = (
+                evolve(app, limits=evolve(app.limits, cpu=0.3)),
+                Outcome.CPU,
+                "limits.cpu = 0.3 s",
+            )
     with open_isolation(Isolation(level), NODE, granted) as walls:
         async with booted(app, walls.jail(app)) as sandbox:
             with pytest.raises(SandboxFault) as raised:
                 await deliver(sandbox)
-    assert (raised.value.outcome, text in raised.value.detail) == (outcome, True), raised.value.detail
+    assert (raised.value.outcome, text in raised.value.detail) == (outcome, True), (
+        raised.value.detail
+    )
 
 
 async def test_a_stopped_process_is_ended_by_the_clock() -> None:
-    """SIGSTOP, which nothing inside can undo: the caller's deadline still ends the run, and the process."""
+    """SIGSTOP, which nothing inside can undo: the caller's deadline still ends the run, and the
+    process.
+    """
     async with booted(make_app("")) as sandbox:
         with trio.move_on_after(0.3) as scope:
             os.kill(sandbox.process.pid, signal.SIGSTOP)
@@ -295,8 +317,9 @@ async def test_console_lines_are_not_commands_and_have_a_bound() -> None:
 
 
 async def test_done_waits_for_quick_commands_and_not_for_slow_ones() -> None:
-    """As the old `done` did in effect: callbacks of commands asked before it run, an http call in flight holds nothing up; yet it is
-    carried out."""
+    """As the old `done` did in effect: callbacks of commands asked before it run, an http call in
+    flight holds nothing up; yet it is carried out.
+    """
     app = make_app(
         "api.request('http.get', {}, function () { api.log_info('never'); });"
         "api.request('kv.get', {}, function () { api.log_info('chained'); }); api.done();"
@@ -334,7 +357,9 @@ async def test_commands_beyond_the_burst_are_answered_in_order_and_not_at_once()
         began = trio.current_time()
         _, asked = await deliver(sandbox)
         taken = trio.current_time() - began
-    assert [request.fields["n"] for request in asked if isinstance(request, Request)] == list(range(60))
+    assert [request.fields["n"] for request in asked if isinstance(request, Request)] == list(
+        range(60)
+    )
     assert taken > 40 * 0.002
 
 
@@ -365,7 +390,9 @@ UNENCODABLE = [
 
 @pytest.mark.parametrize("is_quick", [True, False])
 @pytest.mark.parametrize("value", UNENCODABLE, ids=lambda value: type(value).__name__)
-async def test_a_reply_that_cannot_be_sent_is_an_internal_error_of_that_command(value: Any, is_quick: bool) -> None:
+async def test_a_reply_that_cannot_be_sent_is_an_internal_error_of_that_command(
+    value: Any, is_quick: bool
+) -> None:
     """The app is told so, and goes on; so does everybody else."""
     asked: list[Request] = []
 
@@ -390,7 +417,17 @@ async def test_a_reply_that_cannot_be_sent_is_an_internal_error_of_that_command(
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), 1e308, (1 << 64) - 1, 1 << 64, 10**4000, -(1 << 63), "\x00\ud7ff\uffff"]
+    "value",
+    [
+        float("nan"),
+        float("inf"),
+        1e308,
+        (1 << 64) - 1,
+        1 << 64,
+        10**4000,
+        -(1 << 63),
+        "\x00\ud7ff\uffff",
+    ],
 )
 async def test_what_can_be_encoded_is_sent(value: Any) -> None:
     """NaN and infinity as null: so JavaScript's own JSON has it."""
@@ -406,7 +443,9 @@ async def test_what_can_be_encoded_is_sent(value: Any) -> None:
 @pytest.mark.parametrize("when", ["at once", "later", "in a group"])
 @pytest.mark.parametrize("error", [RuntimeError("\ud83d"), KeyError(1), RecursionError(), MemoryError(), OSError(24, "x"),
                                    UnicodeDecodeError("utf-8", b"", 0, 1, "y"), AssertionError()])  # fmt: skip
-async def test_an_error_in_the_answer_to_a_command_is_that_commands(error: Exception, when: str) -> None:
+async def test_an_error_in_the_answer_to_a_command_is_that_commands(
+    error: Exception, when: str
+) -> None:
     """At once, after a while, or from tasks of its own: `success: false`, and the run goes on."""
     asked: list[Request] = []
 
@@ -449,7 +488,9 @@ async def test_an_error_in_what_takes_a_console_line_is_nobodys() -> None:
         await trio.lowlevel.checkpoint()
         raise ZeroDivisionError
 
-    app = make_app("console.log('now'); console.log('later'); api.request('kv.get', {}, function () { api.done(); });")
+    app = make_app(
+        "console.log('now'); console.log('later'); api.request('kv.get', {}, function () { api.done(); });"
+    )
     before = tally["command"]
     async with booted(app) as sandbox:
         with trio.fail_after(60):
@@ -459,7 +500,9 @@ async def test_an_error_in_what_takes_a_console_line_is_nobodys() -> None:
 
 
 async def test_a_cancelled_answer_is_no_error() -> None:
-    """A run that is cut off while a command is answered: nothing is counted, and the cancellation goes on."""
+    """A run that is cut off while a command is answered: nothing is counted, and the cancellation
+    goes on.
+    """
     app = make_app(ASKS_TWICE)
     began = trio.Event()
 
@@ -471,7 +514,9 @@ async def test_a_cancelled_answer_is_no_error() -> None:
     async with booted(app) as sandbox:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(sandbox.deliver, "r1", "message", {"message_id": "m"}, app.limits, answer)
+                nursery.start_soon(
+                    sandbox.deliver, "r1", "message", {"message_id": "m"}, app.limits, answer
+                )
                 with trio.fail_after(60):
                     await began.wait()
                 scope.cancel()
@@ -480,7 +525,9 @@ async def test_a_cancelled_answer_is_no_error() -> None:
 
 
 @pytest.mark.parametrize("value", UNENCODABLE, ids=lambda value: type(value).__name__)
-async def test_a_message_or_config_that_cannot_be_sent_is_the_end_of_that_run_alone(value: Any) -> None:
+async def test_a_message_or_config_that_cannot_be_sent_is_the_end_of_that_run_alone(
+    value: Any,
+) -> None:
     """The process was told nothing, and takes the next."""
     app = make_app(
         "api.request('config.get', {key: 'a'}, function (r) { api.request('kv.set', {v: r.value}); api.done(); });"
@@ -493,16 +540,23 @@ async def test_a_message_or_config_that_cannot_be_sent_is_the_end_of_that_run_al
 
     async with booted(app) as sandbox:
         with trio.fail_after(60):
-            for payload, config in (({"x": value}, {"a": "b"}), ({"message_id": "m"}, {"a": value})):
+            for payload, config in (
+                ({"x": value}, {"a": "b"}),
+                ({"message_id": "m"}, {"a": value}),
+            ):
                 with pytest.raises(NotDelivered, match="internal error") as raised:
                     await sandbox.deliver("r1", "message", payload, app.limits, answer, config)  # type: ignore[arg-type]
                 assert raised.value.outcome is Outcome.CRASHED
                 assert sandbox.is_clean()
-            await sandbox.deliver("r2", "message", {"message_id": "m"}, app.limits, answer, {"a": "b"})
+            await sandbox.deliver(
+                "r2", "message", {"message_id": "m"}, app.limits, answer, {"a": "b"}
+            )
     assert asked[-1].fields == {"v": "b"}
 
 
-async def test_an_error_nobody_expected_in_the_reading_ends_the_run_as_crashed(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_error_nobody_expected_in_the_reading_ends_the_run_as_crashed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With its process; whatever the error is, and wherever it arises."""
     app = make_app(ASKS_TWICE)
     for name in ("receive", "send", "begin_run"):
@@ -550,7 +604,10 @@ async def test_a_closed_pipe_is_found_before_the_next_run(granted: Path) -> None
 
 async def test_a_flood_of_lines_keeps_nobody_waiting() -> None:
     """Others have their turn after every few lines, also of those that need no waiting."""
-    app = make_app("for (var i = 0; i < 900; i++) api.log_info('x'); api.done();", limits={"commands_burst": 1000})
+    app = make_app(
+        "for (var i = 0; i < 900; i++) api.log_info('x'); api.done();",
+        limits={"commands_burst": 1000},
+    )
     turns, seen, over = 0, [], trio.Event()
 
     def answer(_: object) -> Any:
@@ -579,4 +636,7 @@ async def test_a_command_with_a_name_of_any_length_is_answered() -> None:
     )
     async with booted(app) as sandbox:
         _, asked = await deliver(sandbox, 60)
-    assert [request.name for request in asked if isinstance(request, Request)] == ["x" * 200 + "...", "a.b"]
+    assert [request.name for request in asked if isinstance(request, Request)] == [
+        "x" * 200 + "...",
+        "a.b",
+    ]

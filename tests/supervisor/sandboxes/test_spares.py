@@ -25,7 +25,9 @@ def spares(pool: Pool) -> list[int]:
     return [status.pid for status in pool.spare_processes()]
 
 
-async def test_the_first_app_that_needs_a_process_gets_the_spare_and_another_is_made_ready() -> None:
+async def test_the_first_app_that_needs_a_process_gets_the_spare_and_another_is_made_ready() -> (
+    None
+):
     """With the toolkit loaded already; it is that app's process from then on."""
     async with pool_of(APP, TOOLKIT, spare=1) as pool:
         await eventually(lambda: len(spares(pool)) == 1)
@@ -66,7 +68,10 @@ async def test_as_root_a_spare_has_a_user_of_its_own() -> None:
         pids = spares(pool)
         users = {
             os.stat(f"/proc/{pid}").st_uid
-            for pid in (*pids, await run(pool, make_app("api.done();", limits={"stack": 500 << 10})))
+            for pid in (
+                *pids,
+                await run(pool, make_app("api.done();", limits={"stack": 500 << 10})),
+            )
         }
         assert len(users) == (3 if os.geteuid() == 0 else 1)
 
@@ -95,7 +100,9 @@ async def test_a_spare_takes_no_time_from_those_who_run_until_it_has_an_app() ->
     async with pool_of(TOOLKIT, spare=1) as pool:
         await eventually(lambda: len(spares(pool)) == 1)
         (spare,) = spares(pool)
-        assert os.sched_getscheduler(spare) == (os.SCHED_IDLE if os.geteuid() == 0 else os.SCHED_OTHER)
+        assert os.sched_getscheduler(spare) == (
+            os.SCHED_IDLE if os.geteuid() == 0 else os.SCHED_OTHER
+        )
         async with pool.lend(TOOLKIT) as sandbox:
             assert sandbox.process.pid == spare
             assert os.sched_getscheduler(spare) == os.SCHED_OTHER

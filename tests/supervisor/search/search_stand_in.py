@@ -1,7 +1,9 @@
-"""Stands in for the search process: speaks its wire, and does what the query says. For tests of the one who asks.
+"""Stands in for the search process: speaks its wire, and does what the query says. For tests of the
+one who asks.
 
-`hang`: never answers. `crash`: ends. `crash FILE`: ends as long as there is no FILE, and makes it when its index is forgotten. `slow N`:
-answers after N seconds. `behind N`: the index is behind until asked for the Nth time. Anything else: answered with one key, the pid.
+`hang`: never answers. `crash`: ends. `crash FILE`: ends as long as there is no FILE, and makes it
+when its index is forgotten. `slow N`: answers after N seconds. `behind N`: the index is behind
+until asked for the Nth time. Anything else: answered with one key, the pid.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ def answer(request: wire.Find) -> None:
     if verb == "slow":
         time.sleep(float(rest))
     if verb == "behind" and seen[request.query] < int(rest):
-        send(wire.Failed(request.id, "behind", f"{rest} contacts are not in the index yet", int(rest)))
+        send(
+            wire.Failed(
+                request.id, "behind", f"{rest} contacts are not in the index yet", int(rest)
+            )
+        )
         return
     if verb == "store":
         send(wire.Failed(request.id, "store", "Redis did not answer"))

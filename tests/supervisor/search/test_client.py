@@ -1,4 +1,6 @@
-"""The one who asks the search process: deadlines, ends of the process, turns; first with a stand-in, then with the real one."""
+"""The one who asks the search process: deadlines, ends of the process, turns; first with a
+stand-in, then with the real one.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,14 @@ class Restarts(NullObserver):
 
 
 @asynccontextmanager
-async def stand_in(folder: Path, settings: SearchSettings = QUICK) -> AsyncIterator[tuple[Search, Restarts]]:
+async def stand_in(
+    folder: Path, settings: SearchSettings = QUICK
+) -> AsyncIterator[tuple[Search, Restarts]]:
     observer = Restarts()
     with trio.fail_after(30):
-        async with open_search(settings, "unix:///none", folder, ["a"], observer, STAND_IN) as search:
+        async with open_search(
+            settings, "unix:///none", folder, ["a"], observer, STAND_IN
+        ) as search:
             yield search, observer
 
 
@@ -52,14 +58,17 @@ async def keys(search: Search, query: str, account: str = "a") -> list[str]:
 
 
 async def test_a_query_past_its_deadline_ends_the_process(tmp_path: Path) -> None:
-    """It fails and says why; it is not asked again for a while; another process answers the others, who notice nothing."""
+    """It fails and says why; it is not asked again for a while; another process answers the others,
+    who notice nothing.
+    """
     async with stand_in(tmp_path, evolve(QUICK, timeout=Duration(1.0))) as (search, observer):
         (before,) = await keys(search, "x")
         slow: list[str] = []
 
         async def ask_another() -> None:
             await trio.sleep(0.7)
-            slow.extend(await keys(search, "slow 0.5", "b"))  # in the middle of which the process ends
+            # in the middle of which the process ends
+            slow.extend(await keys(search, "slow 0.5", "b"))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask_another)
@@ -78,7 +87,9 @@ async def test_a_query_past_its_deadline_ends_the_process(tmp_path: Path) -> Non
 
 
 async def test_the_deadline_holds_when_nobody_waits_any_more(tmp_path: Path) -> None:
-    """The one who asked was cancelled: its turn is not free until the process has ended, and the query is refused."""
+    """The one who asked was cancelled: its turn is not free until the process has ended, and the
+    query is refused.
+    """
     async with stand_in(tmp_path) as (search, observer):
         with trio.move_on_after(0.05):
             await keys(search, "hang")
@@ -92,7 +103,9 @@ async def test_the_deadline_holds_when_nobody_waits_any_more(tmp_path: Path) -> 
 
 
 async def test_a_query_that_ends_the_process_is_found_out(tmp_path: Path) -> None:
-    """Each that was being worked on is asked again alone: the others are answered, and that one is refused."""
+    """Each that was being worked on is asked again alone: the others are answered, and that one is
+    refused.
+    """
     async with stand_in(tmp_path, evolve(QUICK, timeout=Duration(5.0))) as (search, observer):
         answers: list[str] = []
 
@@ -114,7 +127,9 @@ async def test_a_query_that_ends_the_process_is_found_out(tmp_path: Path) -> Non
 
 
 async def test_an_index_that_ends_the_process_is_thrown_away(tmp_path: Path) -> None:
-    """Before a query is refused its account's index is forgotten, in case it is broken; then the query is answered."""
+    """Before a query is refused its account's index is forgotten, in case it is broken; then the
+    query is answered.
+    """
     async with stand_in(tmp_path, evolve(QUICK, timeout=Duration(5.0))) as (search, _):
         assert await keys(search, f"crash {tmp_path / 'forgotten'}")
 
@@ -148,7 +163,10 @@ async def test_a_search_waits_for_its_index_or_fails(tmp_path: Path) -> None:
     async with stand_in(tmp_path) as (search, _):
         assert await keys(search, "behind 3")
         search.settings = evolve(QUICK, while_building="fail")
-        with pytest.raises(CannotSearch, match="cannot be searched at the moment: 2 contacts are not in the index yet"):
+        with pytest.raises(
+            CannotSearch,
+            match="cannot be searched at the moment: 2 contacts are not in the index yet",
+        ):
             await keys(search, "behind 2")
         assert await keys(search, "behind 2")
 
@@ -169,9 +187,13 @@ async def test_a_process_that_cannot_start_is_told(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
-async def real(url: str, folder: Path, settings: SearchSettings | None = None) -> AsyncIterator[Search]:
+async def real(
+    url: str, folder: Path, settings: SearchSettings | None = None
+) -> AsyncIterator[Search]:
     with trio.fail_after(60):
-        async with open_search(settings or SearchSettings(), url, folder, ["acct"], Restarts()) as search:
+        async with open_search(
+            settings or SearchSettings(), url, folder, ["acct"], Restarts()
+        ) as search:
             yield search
 
 
@@ -182,13 +204,18 @@ def pid_of(search: Search) -> int:
 
 async def write(redis: Redis, first: int, count: int, account: str = "acct") -> None:
     new = [
-        (f"k{n}", Change(set={"name": f"Name{n} Common", "created_at": "2014-01-02 03:04:05.000000"}))
+        (
+            f"k{n}",
+            Change(set={"name": f"Name{n} Common", "created_at": "2014-01-02 03:04:05.000000"}),
+        )
         for n in range(first, first + count)
     ]
     assert not await Contacts(redis).create_many(account, new, 10**7)
 
 
-async def test_a_search_sees_every_write_before_it(redis: Redis, valkey: str, tmp_path: Path) -> None:
+async def test_a_search_sees_every_write_before_it(
+    redis: Redis, valkey: str, tmp_path: Path
+) -> None:
     """Written from anywhere, found at once; of its own account alone."""
     async with real(valkey, tmp_path) as search:
         for n in range(600):
@@ -201,7 +228,9 @@ async def test_a_search_sees_every_write_before_it(redis: Redis, valkey: str, tm
         assert await keys(search, "renamed", "acct") == ["k5"]
 
 
-async def test_nothing_is_lost_when_the_process_is_killed(redis: Redis, valkey: str, tmp_path: Path) -> None:
+async def test_nothing_is_lost_when_the_process_is_killed(
+    redis: Redis, valkey: str, tmp_path: Path
+) -> None:
     """kill -9 at any moment, again and again, while contacts are written and searched."""
     async with real(valkey, tmp_path) as search:
         written = 0
@@ -217,7 +246,9 @@ async def test_nothing_is_lost_when_the_process_is_killed(redis: Redis, valkey: 
 
 
 async def test_all_keys_come_without_a_stall(redis: Redis, valkey: str, tmp_path: Path) -> None:
-    """60,000 keys, while the supervisor goes on: it never computes longer than 50 ms for them at a time."""
+    """60,000 keys, while the supervisor goes on: it never computes longer than 50 ms for them at a
+    time.
+    """
     for start in range(0, 60_000, 1000):
         await write(redis, start, 1000)
     async with real(valkey, tmp_path) as search:
@@ -240,7 +271,9 @@ async def _watch_stalls(stalls: list[float]) -> None:
 
 
 async def test_no_query_stalls_the_supervisor(redis: Redis, valkey: str, tmp_path: Path) -> None:
-    """Whatever is asked, and however long it is: an answer or a refusal, and the supervisor goes on meanwhile."""
+    """Whatever is asked, and however long it is: an answer or a refusal, and the supervisor goes on
+    meanwhile.
+    """
     await write(redis, 0, 500)
     hostile = [
         "(" * 60_000, "a AND " * 10_000, '"' + "a " * 30_000 + '"~9', "!" * 60_000, "[" * 60_000, "\\" * 60_001, "~" * 60_000,

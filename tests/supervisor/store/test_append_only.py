@@ -1,4 +1,6 @@
-"""The store's files after a full disk or a power cut: what can be kept is kept, what is lost is said, what was replaced is there."""
+"""The store's files after a full disk or a power cut: what can be kept is kept, what is lost is
+said, what was replaced is there.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ BASE, INCR = "appendonly.aof.1.base.rdb", "appendonly.aof.1.incr.aof"
 
 
 def command(*words: bytes) -> bytes:
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+    return b"*%d\r\n" % len(words) + b"".join(
+        b"$%d\r\n%s\r\n" % (len(word), word) for word in words
+    )
 
 
 SET = command(b"SET", b"key", b"value with \r\n*1\r\n$4\r\nPING\r\n in it")
@@ -47,7 +51,9 @@ def kept_of(tmp_path: Path, data: bytes) -> bytes:
     ],
 )
 def test_a_whole_file_is_whole(tmp_path: Path, data: bytes) -> None:
-    """Empty, one command, transactions, annotations, values that are larger than what is read at a time."""
+    """Empty, one command, transactions, annotations, values that are larger than what is read at a
+    time.
+    """
     found = scan_of(tmp_path, data)
     assert found.is_whole
     assert found.lost == 0
@@ -62,10 +68,12 @@ def test_a_whole_file_is_whole(tmp_path: Path, data: bytes) -> None:
         (SET + b"*3\r\n$3\r\nSET\r\n$1000000000\r\nx", SET, 27),
         (SET + b"\0" * 5000, SET, 0),  # nothing but zeros after it
         (SET + b"\0" * (2 * CHUNK), SET, 0),
-        (SET + b"rubbish" + GET, SET, 7 + len(GET)),  # what follows rubbish may be what an app wrote
+        # what follows rubbish may be what an app wrote
+        (SET + b"rubbish" + GET, SET, 7 + len(GET)),
         (SET + b"rub\0\0\0", SET, 3),
         (SET + b"\0\0rubbish", SET, 9),
-        (SET + GET[:-3] + b"\0\0\0" + SET, SET, len(GET) + len(SET)),  # zeros within a command are no hole between two
+        # zeros within a command are no hole between two
+        (SET + GET[:-3] + b"\0\0\0" + SET, SET, len(GET) + len(SET)),
         (SET + b"\0" * 25855 + GET + SET, SET + GET + SET, 0),  # a hole
         (SET + b"\0" + GET + b"\0" * CHUNK + SET + b"\0\0", SET + GET + SET, 0),
         (b"\0" * 100 + SET, SET, 0),
@@ -82,8 +90,12 @@ def test_a_whole_file_is_whole(tmp_path: Path, data: bytes) -> None:
         (SET + b"#" * 5000, SET, 5000),
     ],
 )
-def test_what_is_kept_of_a_damaged_file(tmp_path: Path, data: bytes, kept: bytes, lost: int) -> None:
-    """Every whole command up to rubbish, and beyond holes; and how many bytes were commands, or may have been."""
+def test_what_is_kept_of_a_damaged_file(
+    tmp_path: Path, data: bytes, kept: bytes, lost: int
+) -> None:
+    """Every whole command up to rubbish, and beyond holes; and how many bytes were commands, or may
+    have been.
+    """
     assert kept_of(tmp_path, data) == kept
     assert scan_of(tmp_path, data).lost == lost
 
@@ -96,7 +108,9 @@ def test_what_is_kept_of_a_damaged_file(tmp_path: Path, data: bytes, kept: bytes
 def test_whatever_follows_whole_commands_is_never_more_than_cut_off(
     tmp_path_factory: pytest.TempPathFactory, commands: list[bytes], tail: bytes, cut: int
 ) -> None:
-    """Rubbish of any kind, a cut anywhere: what is kept begins with all the commands before, and is whole itself."""
+    """Rubbish of any kind, a cut anywhere: what is kept begins with all the commands before, and is
+    whole itself.
+    """
     place = tmp_path_factory.mktemp("scan")
     data = (b"".join(commands) + tail)[: cut or None]
     kept = kept_of(place, data)
@@ -131,7 +145,9 @@ def incr(seq: int) -> str:
 
 
 def listed(folder: Path) -> list[str]:
-    return [line.split()[1] for line in (folder / aof.FOLDER / aof.MANIFEST).read_text().splitlines()]
+    return [
+        line.split()[1] for line in (folder / aof.FOLDER / aof.MANIFEST).read_text().splitlines()
+    ]
 
 
 def test_nothing_is_done_where_all_is_well(folder: Path) -> None:
@@ -144,9 +160,16 @@ def test_nothing_is_done_where_all_is_well(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("damage", "kept"),
-    [(SET + GET[:5], SET), (SET + b"\0" * 4000, SET), (SET + b"\0" * 4000 + GET, SET + GET), (SET + b"?" * 99, SET)],
+    [
+        (SET + GET[:5], SET),
+        (SET + b"\0" * 4000, SET),
+        (SET + b"\0" * 4000 + GET, SET + GET),
+        (SET + b"?" * 99, SET),
+    ],
 )
-def test_an_increment_is_repaired_and_the_damaged_one_is_kept(folder: Path, damage: bytes, kept: bytes) -> None:
+def test_an_increment_is_repaired_and_the_damaged_one_is_kept(
+    folder: Path, damage: bytes, kept: bytes
+) -> None:
     """With a line that has the bytes, beside the copy too; a second time there is nothing to do."""
     file = folder / aof.FOLDER / INCR
     file.write_bytes(damage)
@@ -218,7 +241,9 @@ def zeros(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [gone, empty, half, one_line, rubbish, zeros])
-def test_a_manifest_is_made_again_from_the_files(folder: Path, damage: Callable[[Path], None]) -> None:
+def test_a_manifest_is_made_again_from_the_files(
+    folder: Path, damage: Callable[[Path], None]
+) -> None:
     """All increments are in it, in the order of their numbers."""
     (folder / aof.FOLDER / incr(12)).write_bytes(GET)
     (folder / aof.FOLDER / incr(2)).write_bytes(GET)
@@ -232,7 +257,9 @@ def test_a_manifest_is_made_again_from_the_files(folder: Path, damage: Callable[
 
 
 def test_of_two_bases_the_one_that_is_not_in_the_manifest_yet_is_not_taken(folder: Path) -> None:
-    """A rewrite that had not ended: the older base and all increments are the whole, whether the manifest says so or is gone."""
+    """A rewrite that had not ended: the older base and all increments are the whole, whether the
+    manifest says so or is gone.
+    """
     newer = "appendonly.aof.2.base.rdb"
     (folder / aof.FOLDER / newer).write_bytes(b"REDIS0011")
     (folder / aof.FOLDER / incr(2)).write_bytes(b"")
@@ -253,7 +280,13 @@ def test_an_increment_that_is_missing_is_said_and_left_out(folder: Path) -> None
 
 def test_history_is_not_missed(folder: Path) -> None:
     """What a rewrite made superfluous may be removed at any time."""
-    write_manifest(folder, ("appendonly.aof.2.base.rdb", 2, "b"), (BASE, 1, "h"), (incr(1), 1, "h"), (incr(2), 2, "i"))
+    write_manifest(
+        folder,
+        ("appendonly.aof.2.base.rdb", 2, "b"),
+        (BASE, 1, "h"),
+        (incr(1), 1, "h"),
+        (incr(2), 2, "i"),
+    )
     for name in ("appendonly.aof.2.base.rdb", incr(2)):
         (folder / aof.FOLDER / name).write_bytes(b"")
     (folder / aof.FOLDER / BASE).unlink()

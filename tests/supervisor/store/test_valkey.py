@@ -82,7 +82,10 @@ async def test_what_was_answered_survives_a_killed_server(tmp_path: Path, fsync:
                 wanted = len(answered) + 200
                 await eventually(lambda wanted=wanted: len(answered) > wanted, 60)
                 await trio.sleep(round_ * 0.013)
-                os.kill(await answer_of(client, "CONFIG", "GET", "port") and await _pid(client), signal.SIGKILL)
+                os.kill(
+                    await answer_of(client, "CONFIG", "GET", "port") and await _pid(client),
+                    signal.SIGKILL,
+                )
             over.set()
         there = [
             f"{writer} {int(number)}"
@@ -93,7 +96,9 @@ async def test_what_was_answered_survives_a_killed_server(tmp_path: Path, fsync:
 
 
 async def test_fsync_is_what_the_config_says(tmp_path: Path) -> None:
-    """always: the server syncs before it answers. everysec: it never syncs, so that it always writes before it answers, and we do."""
+    """always: the server syncs before it answers. everysec: it never syncs, so that it always
+    writes before it answers, and we do.
+    """
     for name, more, expected in (("a", "", "no"), ("b", '[redis]\nfsync = "always"\n', "always")):
         folder = Folder(tmp_path / name)
         folder.path.mkdir()
@@ -103,8 +108,12 @@ async def test_fsync_is_what_the_config_says(tmp_path: Path) -> None:
             assert await setting(service.stores.redis, "appendfsync") == expected
 
 
-async def test_what_was_written_is_synced_every_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The increment that the server writes to; once for what was written, and not again until there is more."""
+async def test_what_was_written_is_synced_every_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The increment that the server writes to; once for what was written, and not again until there
+    is more.
+    """
     synced, looks = list[Path](), 0
     real, increments = upkeep.sync_file, aof.increments
 
@@ -169,10 +178,21 @@ async def test_a_deep_folder_is_no_obstacle(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["d" * 193, "/".join(["e" * 120] * 5), "with spaces", "ünïcode ☃", "a%41b", "a#b?c=d", "new\nline", "quote'\""],
+    [
+        "d" * 193,
+        "/".join(["e" * 120] * 5),
+        "with spaces",
+        "ünïcode ☃",
+        "a%41b",
+        "a#b?c=d",
+        "new\nline",
+        "quote'\"",
+    ],
 )
 async def test_searches_work_wherever_the_data_is(tmp_path: Path, name: str) -> None:
-    """The search process has the path of the socket too: long paths, and characters that mean something in a URL."""
+    """The search process has the path of the socket too: long paths, and characters that mean
+    something in a URL.
+    """
     folder = Folder(tmp_path)
     folder.app("phone", ECHO)
     folder.text = folder.text.replace("version = 1\n", f"version = 1\ndata_dir = {toml(name)}\n")
@@ -193,7 +213,8 @@ async def test_a_folder_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "appendonly.aof.manifest").write_text("nonsense\n")
     with pytest.RaisesGroup(
-        pytest.RaisesExc(CannotStart, match="the embedded Valkey did not start in"), flatten_subgroups=True
+        pytest.RaisesExc(CannotStart, match="the embedded Valkey did not start in"),
+        flatten_subgroups=True,
     ):
         async with open_valkey(tmp_path, "everysec"):
             pass
@@ -203,7 +224,9 @@ def test_one_process_at_a_time_has_the_data_directory(tmp_path: Path) -> None:
     """The second is told who has it; a lock of a dead process is no lock."""
     with lock_data_dir(tmp_path):
         code = "from supervisor.valkey import *; import sys; from pathlib import Path\nwith lock_data_dir(Path(sys.argv[1])): pass"
-        other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+        other = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+        )
         assert f"is used by process {os.getpid()}" in other.stderr
     with lock_data_dir(tmp_path):
         pass
@@ -222,7 +245,9 @@ async def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         "        await trio.sleep_forever()\n"
         "trio.run(main)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     with process.stdout:
         url = process.stdout.readline().strip()
@@ -263,7 +288,11 @@ def binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [(None, "No such file"), ("\0", "Exec format error"), ("#!/bin/sh\necho no good\nexit 3\n", "no good")],
+    [
+        (None, "No such file"),
+        ("\0", "Exec format error"),
+        ("#!/bin/sh\necho no good\nexit 3\n", "no good"),
+    ],
 )
 async def test_a_server_that_cannot_be_run_is_one_clear_line(
     tmp_path: Path, binary: Path, text: str | None, said: str
@@ -272,7 +301,9 @@ async def test_a_server_that_cannot_be_run_is_one_clear_line(
     if text is not None:
         binary.write_text(text)
         binary.chmod(0o755)
-    expected = pytest.RaisesExc(CannotStart, match=f"the embedded Valkey did not start in (?s:.*){said}")
+    expected = pytest.RaisesExc(
+        CannotStart, match=f"the embedded Valkey did not start in (?s:.*){said}"
+    )
     with pytest.RaisesGroup(expected, flatten_subgroups=True):
         async with open_valkey(tmp_path / "data", "everysec"):
             pass
@@ -288,7 +319,11 @@ async def test_a_store_that_loads_for_long_is_waited_for(
             await client.execute("SET", f"k{n}", "v" * 1000)
         await client.execute("BGREWRITEAOF")
         info: list[bytes] = [b""]
-        while b"aof_base_size:0" in info[0] or b"aof_rewrite_in_progress:0" not in info[0] or len(info[0]) < 10:
+        while (
+            b"aof_base_size:0" in info[0]
+            or b"aof_rewrite_in_progress:0" not in info[0]
+            or len(info[0]) < 10
+        ):
             info[0] = await client.execute("INFO", "persistence")
             await trio.sleep(0.01)
     slow = "--key-load-delay 5000 --loading-process-events-interval-bytes 1024"
@@ -298,7 +333,10 @@ async def test_a_store_that_loads_for_long_is_waited_for(
     monkeypatch.setattr(valkey, "SILENT_SECONDS", 0.5)
     monkeypatch.setattr(valkey, "TELL_SECONDS", 0.1)
     told: list[str] = []
-    async with open_valkey(tmp_path, "everysec", tell=told.append) as url, open_redis(url) as client:
+    async with (
+        open_valkey(tmp_path, "everysec", tell=told.append) as url,
+        open_redis(url) as client,
+    ):
         assert await client.execute("DBSIZE") == 400
     assert any("it has loaded" in line for line in told), told
 
@@ -313,7 +351,12 @@ HOLE = b"\0" * 777
         (lambda data: data[:-3], 1),
         (lambda data: data + b"garbage", 0),
         (lambda data: data + b"*3\r\n$3\r\nSET\r\n$1\r\nk", 0),
-        (lambda data: data.replace(b"*3\r\n$3\r\nSET\r\n$2\r\nk5", HOLE + b"*3\r\n$3\r\nSET\r\n$2\r\nk5"), 0),
+        (
+            lambda data: data.replace(
+                b"*3\r\n$3\r\nSET\r\n$2\r\nk5", HOLE + b"*3\r\n$3\r\nSET\r\n$2\r\nk5"
+            ),
+            0,
+        ),
     ],
     ids=["zeros", "cut", "garbage", "half a command", "a hole"],
 )
@@ -346,7 +389,9 @@ async def test_a_lost_manifest_does_not_begin_an_empty_store(tmp_path: Path) -> 
         assert await client.execute("GET", "kept") == b"1"
 
 
-async def test_files_grow_and_are_rewritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_files_grow_and_are_rewritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """When they have doubled; where there is no room for it, it is said and not done."""
     monkeypatch.setattr(upkeep, "SYNC_SECONDS", 0.01)
     monkeypatch.setattr(upkeep, "REWRITE_FROM", 100_000)
