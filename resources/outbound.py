@@ -52,7 +52,7 @@ class Reply:
     )
     in_reply_to: str = given("in_reply_to", "in replies")
     continue_session: bool = parameter(
-        True, wrong="'continue_session' must be either true or false if given."
+        default=True, wrong="'continue_session' must be either true or false if given."
     )
     helper_metadata: Json = None
 

@@ -20,7 +20,7 @@ from .common import (
 @click.command()
 @config_option
 @json_option
-def check(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def check(config_file: Path, as_json: bool) -> None:
     """Check a config file: every error at once, as FILE:LINE: what is wrong, and what is allowed."""
     if as_json:
         _check_json(config_file)

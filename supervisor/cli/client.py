@@ -19,9 +19,8 @@ SECONDS = 10.0
 
 def reachable(address: Address) -> Address:
     """Where to connect to what listens on an address."""
-    return Address(
-        {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host), address.port
-    )
+    loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
+    return Address(loopback.get(address.host, address.host), address.port)
 
 
 @contextmanager

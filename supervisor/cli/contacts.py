@@ -34,7 +34,7 @@ def contacts() -> None:
 )
 @config_option
 @json_option
-def import_(account: str, file: Path, restart: bool, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def import_(account: str, file: Path, restart: bool, config_file: Path, as_json: bool) -> None:
     """Write the contacts of a JSON Lines file, each line wholly or not at all.
 
     A line has the fields of a contact, with `extra` and `subscription` as objects or as
@@ -152,7 +152,7 @@ def get(account: str, key: str, config_file: Path) -> None:
 @click.argument("query")
 @config_option
 @json_option
-def search(account: str, query: str, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def search(account: str, query: str, config_file: Path, as_json: bool) -> None:
     """Print the contacts that a query in Lucene's language finds."""
     with admin_client(load_or_exit(config_file)) as client:
         found = _pages(client, account, {"query": query})

@@ -47,7 +47,7 @@ def deadletters(
 @click.option("-n", "--lines", default=100, show_default=True, help="How many of the newest.")
 @config_option
 @json_option
-def list_letters(app: str | None, lines: int, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def list_letters(app: str | None, lines: int, config_file: Path, as_json: bool) -> None:
     """List them, newest first."""
     _list(app, lines, config_file, as_json=as_json)
 
@@ -56,7 +56,7 @@ def list_letters(app: str | None, lines: int, config_file: Path, as_json: bool) 
 @click.argument("letter", metavar="ID")
 @config_option
 @json_option
-def show(letter: str, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def show(letter: str, config_file: Path, as_json: bool) -> None:
     """Show one as a whole."""
     with admin_client(load_or_exit(config_file)) as client:
         body = json_of(client.get(_path(letter)))
@@ -76,7 +76,7 @@ def show(letter: str, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
 @click.option("--app", help="All those of this app.")
 @config_option
 @json_option
-def retry(letters: tuple[str, ...], app: str | None, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def retry(letters: tuple[str, ...], app: str | None, config_file: Path, as_json: bool) -> None:
     """Have some run again, after all that waits."""
     _each(
         letters,
@@ -93,7 +93,7 @@ def retry(letters: tuple[str, ...], app: str | None, config_file: Path, as_json:
 @click.option("--app", help="All those of this app.")
 @config_option
 @json_option
-def drop(letters: tuple[str, ...], app: str | None, config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def drop(letters: tuple[str, ...], app: str | None, config_file: Path, as_json: bool) -> None:
     """Forget some."""
     _each(
         letters,

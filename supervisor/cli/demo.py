@@ -65,7 +65,7 @@ class DemoFailed(Exception):
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning"
 )
-def demo(once: bool, data_dir: Path | None, isolation: Level, log_level: str) -> None:  # noqa: FBT001
+def demo(once: bool, data_dir: Path | None, isolation: Level, log_level: str) -> None:
     """Play a USSD conversation with a sample app through the real sandbox, then serve it until
     Ctrl-C.
 

@@ -113,7 +113,7 @@ def dev(
     state: Path | None,
     allow: tuple[str, ...],
     isolation: Level,
-    sms: bool,  # noqa: FBT001
+    sms: bool,
     log_level: str,
 ) -> None:
     """Talk to your own app: a phone in the terminal, or one line a message from standard input.

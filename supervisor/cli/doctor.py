@@ -24,7 +24,7 @@ MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "failed": ("FAILED",
 @click.command()
 @config_option
 @json_option
-def doctor(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def doctor(config_file: Path, as_json: bool) -> None:
     """Examine this host: Node.js, every guarantee of the jail, ports, Redis, disk, clock; each
     failure with its remedy.
 
@@ -39,7 +39,7 @@ def doctor(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
     sys.exit(EXIT_FAILED if failed else 0)
 
 
-async def _examine(config: Config, as_json: bool) -> bool:  # noqa: FBT001
+async def _examine(config: Config, as_json: bool) -> bool:
     from ..host.version import node_path
     from ..service import HARNESS
     from ..tools.doctor import examine

@@ -36,7 +36,7 @@ COLOURS = {
     "-n", "--lines", default=100, show_default=True, help="How many of the newest entries."
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with new entries as they come.")
-def logs(app: str, config_file: Path, as_json: bool, lines: int, follow: bool) -> None:  # noqa: FBT001
+def logs(app: str, config_file: Path, as_json: bool, lines: int, follow: bool) -> None:
     """Show an app's log, oldest first."""
     config = load_or_exit(config_file)
     path = f"/v1/apps/{app}/logs"
@@ -79,7 +79,7 @@ def harmless(text: str) -> str:
 @click.command()
 @config_option
 @json_option
-def ps(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def ps(config_file: Path, as_json: bool) -> None:
     """Show the sandbox processes."""
     with admin_client(load_or_exit(config_file)) as client:
         body = json_of(client.get("/v1/sandboxes"))
@@ -96,7 +96,7 @@ def ps(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
 @click.command()
 @config_option
 @json_option
-def reload(config_file: Path, as_json: bool) -> None:  # noqa: FBT001
+def reload(config_file: Path, as_json: bool) -> None:
     """Make the server read its config again: applied as a whole, or not at all."""
     with admin_client(load_or_exit(config_file)) as client:
         body = json_of(client.post("/v1/reload"))

@@ -69,8 +69,8 @@ EXIT_MISSED = 99
 )
 @click.option("--no-tui", is_flag=True, help="Lines instead of a screen.")
 def load(
-    campaign: Path, config_file: Path, serve: bool, target: str | None, admin: str | None, app_name: str | None,  # noqa: FBT001
-    rate: str | None, seed: int | None, out: Path | None, baseline: Path | None, no_tui: bool,  # noqa: FBT001
+    campaign: Path, config_file: Path, serve: bool, target: str | None, admin: str | None, app_name: str | None,
+    rate: str | None, seed: int | None, out: Path | None, baseline: Path | None, no_tui: bool,
 ) -> None:  # fmt: skip
     """Hold the conversations of a campaign at its rate, and say whether the server keeps what the
     campaign asks of it.

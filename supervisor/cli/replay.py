@@ -112,7 +112,7 @@ def _app(config: Config, name: str, source: Path | None) -> App:
         fail(f"{source} cannot be read: {error}")
 
 
-async def _play(recording: Recording, app: App, config: Config, as_json: bool) -> int:  # noqa: FBT001
+async def _play(recording: Recording, app: App, config: Config, as_json: bool) -> int:
     from ..errors import BootFailed
     from ..host.version import node_path
     from ..jail.walls import open_isolation

@@ -184,10 +184,9 @@ def _is_at(found: socket.socket, address: Address) -> bool:
     if port != address.port or not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return False
     try:
-        wanted = {
-            each[4][0]
-            for each in socket.getaddrinfo(address.host or "0.0.0.0", port, type=socket.SOCK_STREAM)
-        }
+        host_asked = address.host or "0.0.0.0"  # noqa: S104  # compared, not bound
+        found_all = socket.getaddrinfo(host_asked, port, type=socket.SOCK_STREAM)
+        wanted = {each[4][0] for each in found_all}
     except OSError:
         return False
     return host in wanted

@@ -169,9 +169,11 @@ async def test_logs_ps_reload_and_push(folder: Folder) -> None:
                 1,
                 "jsbox: there is no app 'nobody'",
             )
+        assert follow.stdout is not None
+        followed = await trio.to_thread.run_sync(follow.stdout.readline)
+        assert followed.endswith("INFO     first\n")
         follow.terminate()
-        followed, _ = follow.communicate(timeout=10)
-    assert followed.splitlines()[0].endswith("INFO     first")
+        follow.communicate(timeout=10)
 
 
 def _reload(folder: Folder) -> subprocess.CompletedProcess[str]:

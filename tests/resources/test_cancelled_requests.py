@@ -192,5 +192,5 @@ async def test_cancelled_in_a_queue_for_slices() -> None:
             while not egress._pace._waiting:
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
-        assert is_idle(egress, kept=0)
+        await settled(egress)
         assert len((await get(egress, server.url)).body) == 131072

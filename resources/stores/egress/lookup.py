@@ -41,8 +41,11 @@ class Lookups:
         share = _Share(self, app)
         try:
             found = await trio.to_thread.run_sync(
-                _look_up, host, abandon_on_cancel=True, limiter=share
-            )  # type: ignore[arg-type]  # documented: anything with its two methods
+                _look_up,
+                host,
+                abandon_on_cancel=True,
+                limiter=share,  # type: ignore[arg-type]  # documented: anything with its two methods
+            )
         except (OSError, UnicodeError) as error:
             raise EgressError(explain_lookup(host, error)) from error
         except RuntimeError as error:  # no thread can be started

@@ -102,8 +102,9 @@ class Translation:
                     column, pattern, lambda token: regex_matches(pattern, token), ""
                 )
             case Fuzzy(_, text, edits):
+                whole = column.prefix + text
                 return Query.fuzzy_term_query(
-                    SCHEMA, column.field, column.prefix + text, edits, True
+                    SCHEMA, column.field, whole, edits, transposition_cost_one=True
                 )
             case Range():
                 return self._range(column, node)

@@ -245,7 +245,7 @@ async def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
         "        await trio.sleep_forever()\n"
         "trio.run(main)\n"
     )
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220
         [sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
