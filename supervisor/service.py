@@ -56,6 +56,7 @@ from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.connection import Services
 from .gateway.delivery import open_deliveries
+from .host import oom
 from .host.process import hide_memory
 from .host.systemd import Manager
 from .host.version import node_path, node_version
@@ -82,6 +83,9 @@ HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
 ADMIN_STOP_SECONDS = 2.0
 LAG_TICK = 0.25
 COMPILE_AFTER = 3.0  # seconds after the start, or a reload
+COMPILE_EVERY = (
+    3600.0  # seconds until it is looked again whether all is there: a cleaner of /tmp may have been
+)
 
 log = logging.getLogger(__name__)
 
@@ -259,15 +263,17 @@ class Service:
             nursery.start_soon(keep_running, "watchdog", self.manager.show_life)
 
     async def _compile(self) -> None:
-        """Have the toolkits compiled ahead, at the start and after each reload, when the apps have
-        had their first moments.
+        """Have the toolkits compiled ahead, and what was copied be all there: at the start and
+        after each reload, when the apps have had their first moments, and from time to time.
         """
         while True:
             applied = self.reloads.applied
             await trio.sleep(COMPILE_AFTER)
+            await trio.to_thread.run_sync(partial(self.walls.stage.mend, thoroughly=True))
             if await compile_toolkits(self.walls, self.config.apps.values()):
                 self.pool.spares.renew()
-            await applied.wait()
+            with trio.move_on_after(COMPILE_EVERY):
+                await applied.wait()
 
     async def _watch_lag(self) -> None:
         while True:
@@ -286,6 +292,7 @@ async def open_service(
     Raises:
         CannotStart: The text says why.
     """
+    oom.take_place()
     hide_memory()
     manager = manager or Manager()
     async with AsyncExitStack() as stack:

@@ -20,7 +20,7 @@ import trio
 from hypothesis import is_hypothesis_test
 
 from resources.stores.redis import Redis, open_redis
-from supervisor.host.scratch import LOCK
+from supervisor.host.scratch import LOCK, PREFIX
 
 from . import examples
 from .programs import FORKS
@@ -120,7 +120,8 @@ def _descriptors() -> int:
     count = 0
     for descriptor in os.listdir("/proc/self/fd"):
         with suppress(OSError):
-            count += not os.readlink(f"/proc/self/fd/{descriptor}").endswith(f"/{LOCK}")
+            found = os.readlink(f"/proc/self/fd/{descriptor}")
+            count += not (found.endswith(f"/{LOCK}") or Path(found).name.startswith(PREFIX))
     return count
 
 

@@ -206,11 +206,11 @@ def import_all() -> None:
         "serving",
         "load.run",
         "load.server",
-        "replay",
-        "backup",
-        "migrate",
-        "doctor",
-        "phone",
+        "tools.replay",
+        "tools.backup",
+        "tools.migrate_config",
+        "tools.doctor",
+        "client.phone",
     ):
         importlib.import_module(f"supervisor.{module}")
 

@@ -56,8 +56,9 @@ def own_score() -> int:
     return given() if may_lower() else min(given() + APART, SCORE_MAX)
 
 
-def arrange() -> int:
-    """Take our own place in the order; returns the store's score. May be called again."""
+def take_place() -> None:
+    """Take our own place in the order. May be called again; not once our memory is hidden, unless
+    as root.
+    """
     if own_score() != given():
         write_oom_score("self", own_score())
-    return store_score()

@@ -16,15 +16,16 @@ import re
 import shutil
 import stat
 import subprocess
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from ..config.model import App, Isolation, Level
 from ..errors import CannotStart
-from ..host.scratch import scratch_folder
+from ..host.scratch import Scratch, open_scratch
 from .argv import Jail, Place, compiled_name, jail
 
 LAUNCHER = Path(__file__).with_name("launcher")
@@ -96,11 +97,16 @@ def _output(argv: list[str], env: dict[str, str] | None = None) -> str:
 
 @define(eq=False)
 class Stage:
-    """Copies of what other users cannot reach. Made by `open_stage`."""
+    """Copies of what other users cannot reach. Made by `open_stage`; without a folder there are no
+    such users.
 
-    folder: Path | None
+    A cleaner of /tmp may take them away, or some of them: `mend` makes them again.
+    """
+
+    scratch: Scratch | None
     _copies: dict[tuple[Path, float], Path] = field(factory=dict, init=False)
     _bytes: int = field(default=0, init=False)
+    _mending: threading.Lock = field(factory=threading.Lock, init=False)
 
     def reachable(self, path: Path) -> Path:
         """The file or folder itself where every user can read it, else a copy.
@@ -108,25 +114,54 @@ class Stage:
         Raises:
             CannotStart: It is not there, or too much to copy.
         """
-        if self.folder is None:
+        if self.scratch is None:
             return path
         if not path.exists():
             raise CannotStart(f"{path} does not exist")
         path = path.resolve()
         if _may_pass(path.parent) and all(_may_read(one) for one in _all_below(path)):
             return path
+        self._check_folder(self.scratch)
         key = (path, max(one.lstat().st_mtime for one in _all_below(path)))
         if key not in self._copies:
-            self._copies[key] = self._copy(path, self.folder / f"{len(self._copies)}-{path.name}")
+            self._bytes += sum(one.lstat().st_size for one in _all_below(path))
+            if self._bytes > STAGE_BYTES:
+                raise CannotStart(
+                    f"{path} cannot be read by the users that apps run as, and is too large to copy: chmod -R o+rX"
+                )
+            copy = self.scratch.path / f"{len(self._copies)}-{path.name}"
+            log.info(
+                "%s cannot be read by the users that apps run as; it is copied to %s", path, copy
+            )
+            self._copies[key] = self._copy(path, copy)
         return self._copies[key]
 
+    def mend(self, *, thoroughly: bool = False) -> None:
+        """Make copies again that were taken away: those that are gone, or, thoroughly, all that
+        lack a file.
+
+        Raises:
+            CannotStart: That cannot be done.
+        """
+        if self.scratch is None or not self._copies:
+            return
+        self._check_folder(self.scratch)
+        for (path, _), copy in list(self._copies.items()):
+            if not copy.exists() or (thoroughly and _count(copy) < _count(path)):
+                with self._mending:
+                    self._make_again(path, copy)
+
+    def _make_again(self, path: Path, copy: Path) -> None:
+        if path.exists() and (not copy.exists() or _count(copy) < _count(path)):
+            log.warning("the copy %s of %s was taken away, and is made again", copy, path)
+            shutil.rmtree(copy, ignore_errors=True)
+            self._copy(path, copy)
+
+    def _check_folder(self, scratch: Scratch) -> None:
+        if not scratch.is_there():
+            raise CannotStart(f"the folder {scratch.path} was taken away, and cannot be made again")
+
     def _copy(self, path: Path, copy: Path) -> Path:
-        self._bytes += sum(one.lstat().st_size for one in _all_below(path))
-        if self._bytes > STAGE_BYTES:
-            raise CannotStart(
-                f"{path} cannot be read by the users that apps run as, and is too large to copy: chmod -R o+rX"
-            )
-        log.info("%s cannot be read by the users that apps run as; it is copied to %s", path, copy)
         try:
             # Links stay links: where one leads out of the folder, an app must not get by our copy
             # what only root may read.
@@ -150,6 +185,10 @@ def _all_below(path: Path) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
+def _count(path: Path) -> int:
+    return sum(1 for _ in _all_below(path))
+
+
 def _may_read(path: Path) -> bool:
     # a link that leads nowhere is nobody's loss
     mode = path.stat().st_mode if path.exists() else 0o444
@@ -167,9 +206,12 @@ def open_stage() -> Iterator[Stage]:
     if os.geteuid() != 0:
         yield Stage(None)
         return
-    with scratch_folder("stage") as folder:
-        folder.chmod(0o755)
-        yield Stage(folder)
+    with ExitStack() as stack:
+        try:
+            scratch = stack.enter_context(open_scratch("stage", 0o755))
+        except OSError as error:
+            raise CannotStart(f"no temporary folder can be made: {error}") from error
+        yield Stage(scratch)
 
 
 @define(eq=False)
@@ -180,6 +222,7 @@ class Walls:
     host: Host
     stage: Stage
     users: Callable[[], int] | None
+    scratch: Scratch | None = None  # of `place.compiled`
     _user_of: dict[str, int] = field(factory=dict, init=False)
     _modules: dict[Path, Path | CannotStart] = field(factory=dict, init=False)
 
@@ -208,14 +251,18 @@ class Walls:
         )
         if isinstance(modules, CannotStart):
             raise modules
-        return jail(app, self.place, modules, self.user(app.name), os.getpid(), self._compiled(app))
+        self.stage.mend()
+        return jail(
+            app, self._place_now(), modules, self.user(app.name), os.getpid(), self._compiled(app)
+        )
 
     def blank(self, like: App) -> Jail:
         """The jail for a process that has no app yet: as of `like`, which has no modules of its
         own, but with a user of its own.
         """
         user = None if self.users is None else self.users()
-        return jail(like, self.place, None, user, os.getpid(), self._compiled(like))
+        self.stage.mend()
+        return jail(like, self._place_now(), None, user, os.getpid(), self._compiled(like))
 
     def kind(self, app: App) -> object:
         """All that makes the jail of an app without modules of its own, but for the user."""
@@ -223,10 +270,16 @@ class Walls:
         return made.argv, tuple(made.env.items())
 
     @property
-    def compiled(self) -> Path:
-        """Where what is compiled ahead is kept."""
-        assert self.place.compiled is not None
-        return self.place.compiled
+    def compiled(self) -> Path | None:
+        """Where what is compiled ahead is kept; None while there is no place for it."""
+        return self._place_now().compiled
+
+    def _place_now(self) -> Place:
+        """The place; without what is compiled ahead, which nothing needs, where that was taken away
+        for good.
+        """
+        is_there = self.scratch is None or self.scratch.is_there()
+        return self.place if is_there else evolve(self.place, compiled=None)
 
     def compiled_name(self, app: App) -> str:
         """The file there for an app's flags."""
@@ -260,8 +313,7 @@ def open_isolation(settings: Isolation, node: Path, harness: Path) -> Iterator[W
         host = inspect_host(settings.level, node)
         stage = stack.enter_context(open_stage())
         is_strict = settings.level == "strict"
-        compiled = stack.enter_context(scratch_folder("compiled"))
-        compiled.chmod(0o755)
+        compiled = _open_compiled(stack)
         place = Place(
             settings.level,
             stage.reachable(node) if is_strict else node,
@@ -270,7 +322,18 @@ def open_isolation(settings: Isolation, node: Path, harness: Path) -> Iterator[W
             host.libraries,
             stage.reachable(host.launcher) if is_strict else host.launcher,
             host.bubblewrap,
-            compiled,
+            None if compiled is None else compiled.path,
         )
         users = itertools.count(settings.first_user).__next__ if os.geteuid() == 0 else None
-        yield Walls(place, host, stage, users)
+        yield Walls(place, host, stage, users, compiled)
+
+
+def _open_compiled(stack: ExitStack) -> Scratch | None:
+    """Where what is compiled ahead is kept; nothing needs it."""
+    try:
+        return stack.enter_context(open_scratch("compiled", 0o755))
+    except OSError as error:
+        log.warning(
+            "the toolkits are not compiled ahead: no temporary folder can be made: %s", error
+        )
+        return None

@@ -34,7 +34,10 @@ async def compile_toolkits(walls: Walls, apps: Iterable[App]) -> int:
     kinds = {walls.compiled_name(app): app for app in apps}
     done = 0
     for name, app in list(kinds.items())[:KINDS_MAX]:
-        file = walls.compiled / name
+        folder = walls.compiled
+        if folder is None:
+            break
+        file = folder / name
         if not file.exists():
             try:
                 data = await _run(walls, app)

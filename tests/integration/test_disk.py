@@ -200,7 +200,7 @@ def keys_there(volume: Volume, wanted: set[str]) -> set[str]:
     """Which of the values that were stored the store's files have, read by a server of their own."""
     code = (
         "import sys, trio\nfrom pathlib import Path\nfrom resources.stores.redis import open_redis\n"
-        "from supervisor.valkey import reach_valkey\n"
+        "from supervisor.store.valkey import reach_valkey\n"
         "async def main():\n"
         "    async with reach_valkey(Path(sys.argv[1]), 'everysec') as url, open_redis(url) as client:\n"
         "        print(*[key.decode() for key in await client.execute('ZRANGE', 'jsbox:{acme}:kvkeys', 0, -1)])\n"
@@ -357,3 +357,85 @@ async def test_a_start_on_a_full_disk_is_patient(folder: Folder) -> None:
                 await traffic.end(client)
         assert traffic.accepted == {"before", "after"}
         assert keys_there(disk, values_of(traffic.accepted)) == values_of(traffic.accepted)
+
+
+# Writes to the store itself until it refuses, makes room, writes on, and says what it was told is
+# stored: no reserve is kept here.
+OVERFLOW = """
+import random, sys, trio
+from pathlib import Path
+from resources.stores.redis import StoreError, open_redis
+from supervisor.store import upkeep
+from supervisor.store.valkey import open_valkey
+
+upkeep.LOOK_EVERY = int(sys.argv[2])
+folder, stored, refused = Path(sys.argv[1]), [], []
+manifest = folder / 'valkey' / 'appendonlydir' / 'appendonly.aof.manifest'
+
+async def write(client, name):
+    try:
+        await client.execute('SET', name, random.randbytes(20_000).hex())
+    except StoreError as error:
+        refused.append(str(error))
+        await trio.sleep(0.01)
+    else:
+        stored.append(name)
+
+async def write_some(client, start):
+    async with trio.open_nursery() as nursery:
+        for n in range(start, start + 8):
+            nursery.start_soon(write, client, f'k{n}')
+
+async def main():
+    async with open_valkey(folder, 'everysec', reserve=0) as url, open_redis(url) as client:
+        await client.execute('BGREWRITEAOF')  # what is begun by a rewrite is not opened for appending
+        while 'aof_rewrite_in_progress:1' in (await client.execute('INFO', 'persistence')).decode():
+            await trio.sleep(0.01)
+        n = 0
+        while len(refused) < 100:
+            await write_some(client, n)
+            n += 8
+        (folder / 'ballast').unlink()
+        refused.clear()
+        before = len(stored)
+        while len(stored) < before + 80:
+            await write_some(client, n)
+            n += 8
+            await trio.sleep(0.01)
+        if sys.argv[3] == 'wait':
+            while 'seq 2 type b' in manifest.read_text():
+                await trio.sleep(0.1)
+        pid = int((await client.execute('INFO', 'server')).split(b'process_id:')[1].split()[0])
+        import os
+        os.kill(pid, 9)
+        there = set()
+        while not there:
+            try:
+                there = {name.decode() for name in await client.execute('KEYS', '*')}
+            except StoreError:
+                await trio.sleep(0.1)
+    print(len(stored), *(set(stored) - there))
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("kind", ["tmpfs", "ext4"])
+@pytest.mark.parametrize("how", ["at the next start", "while it runs"])
+def test_what_a_full_disk_does_to_the_files_is_made_good(
+    folder: Folder, kind: Literal["tmpfs", "ext4"], how: str
+) -> None:
+    """Valkey leaves a hole where it could not write, and goes on behind it: nothing that it
+    answered, before or after, is lost, whether the next start finds the hole or the files were
+    rewritten meanwhile.
+    """
+    with volume(kind, folder.path / "data") as disk:
+        enter = ("nsenter", "-m", "-t", str(disk.holder.pid))
+        more = ("1000000", "go on") if how == "at the next start" else ("1", "wait")
+        argv = [*enter, JSBOX[0], "-c", OVERFLOW, str(disk.path), *more]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        count, *lost = done.stdout.split()
+        assert int(count) > 1000
+        assert lost == []
+        assert ("are repaired" in done.stderr) == (how == "at the next start")

@@ -275,7 +275,7 @@ def test_systemd_is_told_what_a_start_waits_for(folder: Folder, tmp_path: Path) 
     slow = tmp_path / "slow.py"
     slow.write_text(
         "import sys, time, runpy\n"
-        "import supervisor.valkey as valkey\n"
+        "import supervisor.store.valkey as valkey\n"
         "valkey.TELL_SECONDS = 0.05\n"
         "real = valkey._state\n"
         "count = iter(range(100))\n"

@@ -114,7 +114,7 @@ async def test_no_more_processes_is_a_failed_spawn_that_may_be_tried_again(tmp_p
     code = (
         "import os, resource, sys, trio\n"
         "sys.path.insert(0, sys.argv[1])\n"
-        "from supervisor.process import SpawnFailed, open_process\n"
+        "from supervisor.host.process import SpawnFailed, open_process\n"
         "async def main():\n"
         "    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))\n"
         "    os.setresuid(43210, 43210, 43210)\n"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.host.scratch import remove_leftovers, scratch_folder
+from supervisor.host.scratch import LOCK, open_scratch, remove_leftovers, scratch_folder
 
-HOLDER = "import time\nfrom supervisor.scratch import scratch_folder\nwith scratch_folder('test') as folder:\n    (folder / 'x').write_text('')\n    print(folder, flush=True)\n    time.sleep(60)\n"
+HOLDER = "import time\nfrom supervisor.host.scratch import scratch_folder\nwith scratch_folder('test') as folder:\n    (folder / 'x').write_text('')\n    print(folder, flush=True)\n    time.sleep(60)\n"
 
 
 @pytest.fixture(autouse=True)
@@ -57,3 +60,65 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     (tmp_path / "jsbox-lock-link" / ".lock").symlink_to(tmp_path / "jsbox-a-file")
     remove_leftovers()
     assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_folder_that_was_taken_away_is_made_again_with_its_lock(tmp_path: Path) -> None:
+    """Empty, with its mode; and no other process takes it for a leftover."""
+    with open_scratch("test", 0o755) as scratch:
+        assert scratch.is_there()
+        (scratch.path / "x").write_text("")
+        shutil.rmtree(scratch.path)
+        assert scratch.is_there()
+        assert scratch.path.stat().st_mode & 0o777 == 0o755
+        remove_leftovers()
+        assert [file.name for file in scratch.path.iterdir()] == [LOCK]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_whose_name_somebody_else_took_is_not_ours(tmp_path: Path) -> None:
+    """A file, a link, a folder that others may write: nothing is read from it, and the end is a
+    good one all the same.
+    """
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with open_scratch("test") as scratch:
+        for take in (
+            lambda: scratch.path.write_text(""),
+            lambda: scratch.path.symlink_to(elsewhere),
+            lambda: (scratch.path.mkdir(), scratch.path.chmod(0o777)),
+        ):
+            shutil.rmtree(
+                scratch.path
+            ) if scratch.path.is_dir() and not scratch.path.is_symlink() else scratch.path.unlink()
+            take()
+            assert not scratch.is_there()
+        if os.geteuid() == 0:
+            scratch.path.chmod(0o755)
+            os.chown(scratch.path, 12345, 12345)
+            assert not scratch.is_there()
+    assert elsewhere.is_dir()
+
+
+def test_a_folder_that_cannot_be_made_again_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of all such has gone with it."""
+    place = tmp_path / "tmp"
+    place.mkdir()
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with open_scratch("test") as scratch:
+        shutil.rmtree(place)
+        assert not scratch.is_there()
+        remove_leftovers()
+
+
+def test_a_cleaner_that_asks_for_locks_leaves_it_alone() -> None:
+    """systemd-tmpfiles passes over a folder that somebody holds a lock of."""
+    with open_scratch("test") as scratch:
+        descriptor = os.open(scratch.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)

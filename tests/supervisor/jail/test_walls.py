@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from attrs import evolve
 
 from supervisor.config.model import Config, Isolation
 from supervisor.errors import BootFailed, CannotStart
+from supervisor.host.scratch import Scratch
 from supervisor.jail import walls as isolation
 from supervisor.jail.argv import Place, jail, unheld
 from supervisor.jail.probe import Probing, probe
@@ -203,6 +205,45 @@ def test_the_launcher_is_portable(machine: str, tmp_path: Path) -> None:
     assert len(image) < 100_000
 
 
+def scratch_at(path: Path) -> Scratch:
+    path.mkdir(mode=0o700)
+    return Scratch(path, 0o755, ExitStack())
+
+
+def test_copies_that_were_taken_away_are_made_again(tmp_path: Path) -> None:
+    """By a cleaner of /tmp: the folder of all, one copy, and, where it is looked for, a file of
+    one. Nothing is done where all is there.
+    """
+    closed, stage_folder = tmp_path / "closed", tmp_path / "stage"
+    (closed / "modules" / "m").mkdir(parents=True)
+    for name in ("a.js", "b.js"):
+        (closed / "modules" / "m" / name).write_text(name)
+    closed.chmod(0o700)
+    with ExitStack() as held:
+        scratch = scratch_at(stage_folder)
+        scratch._held = held
+        stage = Stage(scratch)
+        copy = stage.reachable(closed / "modules")
+        for taken, thoroughly in (
+            (stage_folder, False),
+            (copy, False),
+            (copy / "m", True),
+            (copy / "m" / "a.js", True),
+        ):
+            shutil.rmtree(taken) if taken.is_dir() else taken.unlink()
+            stage.mend(thoroughly=thoroughly)
+            assert (copy / "m" / "a.js").read_text() == "a.js"
+            assert (copy / "m" / "a.js").stat().st_mode & 0o004
+            assert stage_folder.stat().st_mode & 0o777 == 0o755
+        before = copy.stat().st_ino
+        stage.mend(thoroughly=True)
+        assert copy.stat().st_ino == before
+        shutil.rmtree(stage_folder)
+        stage_folder.write_text("somebody else's")
+        with pytest.raises(CannotStart, match="was taken away, and cannot be made again"):
+            stage.mend()
+
+
 def test_what_other_users_cannot_reach_is_copied(tmp_path: Path) -> None:
     """A folder behind a closed door; what can be reached stays where it is; a change makes a new
     copy.
@@ -212,8 +253,7 @@ def test_what_other_users_cannot_reach_is_copied(tmp_path: Path) -> None:
     (closed / "modules" / "m" / "index.js").write_text("1")
     (closed / "modules" / "m" / "index.js").chmod(0o600)
     closed.chmod(0o700)
-    stage_folder.mkdir()
-    stage = Stage(stage_folder)
+    stage = Stage(scratch_at(stage_folder))
     copy = stage.reachable(closed / "modules")
     assert copy.parent == stage_folder
     assert (copy / "m" / "index.js").read_text() == "1"
@@ -240,8 +280,7 @@ def test_a_copy_holds_nothing_that_a_link_leads_to(tmp_path: Path) -> None:
     (closed / "modules" / "nowhere").symlink_to("/no/such/file")
     (closed / "modules" / "alias").symlink_to("m", target_is_directory=True)
     closed.chmod(0o700)
-    stage_folder.mkdir()
-    copy = Stage(stage_folder).reachable(closed / "modules")
+    copy = Stage(scratch_at(stage_folder)).reachable(closed / "modules")
     assert (copy / "out").readlink() == secret
     assert (copy / "alias" / "index.js").read_text() == "1"
     assert secret.stat().st_mode & 0o777 == 0o600

@@ -4,13 +4,15 @@ consequence where they do not fit.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 from attrs import evolve
 
 from supervisor.config.model import App, Isolation, Level
-from supervisor.jail.walls import Walls, open_isolation
+from supervisor.jail.walls import Stage, Walls, open_isolation
 from supervisor.sandboxes.codecache import compile_toolkits
 from supervisor.service import HARNESS
 
@@ -73,3 +75,52 @@ async def test_what_was_compiled_with_other_flags_is_refused_by_v8(walls: Walls)
         walls.compiled / walls.compiled_name(TOOLKIT)
     )
     assert (await said(TOOLKIT, walls)).startswith("function4.")
+
+
+async def test_a_cleaner_of_tmp_takes_nothing_that_is_needed(
+    walls: Walls, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole folder, before and after it is compiled for: the next process starts, and then it
+    is compiled again.
+    """
+    for _ in range(2):
+        assert walls.compiled is not None
+        shutil.rmtree(walls.compiled)
+        assert (await said(TOOLKIT, walls)).startswith("function4.")
+        assert await compile_toolkits(walls, [TOOLKIT]) == 1
+        assert walls.jail(TOOLKIT).argv[-1].endswith(walls.compiled_name(TOOLKIT))
+        assert (await said(TOOLKIT, walls)).startswith("function4.")
+    assert "is made again" in caplog.text
+
+
+@pytest.mark.parametrize("level", ["standard", "strict", "none"])
+async def test_a_process_starts_without_it(level: Level) -> None:
+    """Somebody else has the folder's name: nothing is read there, and nothing compiled."""
+    if level == "strict":
+        bubblewrap()
+    with open_isolation(Isolation(level), NODE, HARNESS) as walls:
+        folder = walls.compiled
+        assert folder is not None
+        shutil.rmtree(folder)
+        folder.write_text("somebody else's")
+        assert walls.compiled is None
+        assert not any(str(folder) in word for word in walls.jail(TOOLKIT).argv)
+        assert (await said(TOOLKIT, walls)).startswith("function4.")
+        assert await compile_toolkits(walls, [TOOLKIT]) == 0
+        folder.unlink()
+
+
+async def test_no_temporary_folder_is_no_reason_not_to_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Only copies for other users need one, and those are not needed here."""
+
+    def none(purpose: str, mode: int = 0) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("supervisor.jail.walls.open_scratch", none)
+    monkeypatch.setattr("supervisor.jail.walls.open_stage", lambda: nullcontext(Stage(None)))
+    with open_isolation(Isolation(), NODE, HARNESS) as walls:
+        assert walls.compiled is None
+        assert walls.jail(TOOLKIT).argv
+        assert await compile_toolkits(walls, [TOOLKIT]) == 0

@@ -223,7 +223,7 @@ async def test_a_folder_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
 def test_one_process_at_a_time_has_the_data_directory(tmp_path: Path) -> None:
     """The second is told who has it; a lock of a dead process is no lock."""
     with lock_data_dir(tmp_path):
-        code = "from supervisor.valkey import *; import sys; from pathlib import Path\nwith lock_data_dir(Path(sys.argv[1])): pass"
+        code = "from supervisor.store.valkey import *; import sys; from pathlib import Path\nwith lock_data_dir(Path(sys.argv[1])): pass"
         other = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
         )
@@ -238,7 +238,7 @@ def test_one_process_at_a_time_has_the_data_directory(tmp_path: Path) -> None:
 async def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     """SIGKILL to us: the kernel tells it to save and go."""
     code = (
-        "import trio, sys\nfrom pathlib import Path\nfrom supervisor.valkey import open_valkey\n"
+        "import trio, sys\nfrom pathlib import Path\nfrom supervisor.store.valkey import open_valkey\n"
         "async def main():\n"
         "    async with open_valkey(Path(sys.argv[1]), 'everysec') as url:\n"
         "        print(url, flush=True)\n"

@@ -1,0 +1,95 @@
+"""Whom the kernel ends when memory is short: the order, with privileges and without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from supervisor.host import oom
+from supervisor.tools import doctor
+
+ROOT = str(Path(__file__).parents[3])
+# Takes its place as the service does, starts children as it starts the store and a sandbox, and
+# says what became of it.
+PLACES = """
+import ctypes, os, sys, trio
+sys.path.insert(0, sys.argv[1])
+from supervisor.host import oom
+from supervisor.host.process import hide_memory, open_process
+from supervisor.store.valkey import LOCK, WITH_PARENT
+
+open('/dev/null', encoding='ascii').close()  # loaded while this Python can be got at
+folder, user, given = sys.argv[2], int(sys.argv[3]), sys.argv[4]
+open('/proc/self/oom_score_adj', 'w').write(given)
+if user:
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # as a program that this user has started
+
+def score(pid):
+    return open(f'/proc/{pid}/oom_score_adj').read().strip()
+
+async def main():
+    oom.take_place()
+    hide_memory()
+    async with open_process(['/bin/cat'], {}, {}) as sandbox:
+        print(score('self'), score(sandbox.pid))
+    store = [*WITH_PARENT, str(os.getpid()), LOCK, str(oom.store_score()), '/bin/cat']
+    if not user:  # who may not be able to get at this Python
+        async with open_process(store, {}, {}, cwd=folder, oom_score=None) as process:
+            await process.stdin.send_all(b'x')
+            await process.stdout.receive_some()
+            print(score(process.pid))
+
+trio.run(main)
+"""
+
+
+def places(folder: Path, given: int, *, user: int = 0) -> list[int]:
+    """The scores of supervisor, sandbox and, as root, store."""
+    argv = [sys.executable, "-c", PLACES, ROOT, str(folder), str(user), str(given)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [int(one) for one in done.stdout.split()]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(0, [oom.APART, 1000, 0]), (300, [300 + oom.APART, 1000, 300]), (1000, [1000, 1000, 1000])],
+)
+def test_the_order_without_privileges(tmp_path: Path, given: int, expected: list[int]) -> None:
+    """The store cannot go down, so we go up; also as a user whose own files in /proc are root's
+    once memory is hidden.
+    """
+    if oom.may_lower():
+        expected = [given, 1000, oom.STORE]
+    assert places(tmp_path, given) == expected
+    if os.geteuid() == 0:
+        assert places(tmp_path, given, user=43210) == [min(given + oom.APART, 1000), 1000]
+
+
+@pytest.mark.parametrize(
+    ("given", "user", "expected"), [(-500, 0, [-250, 1000, oom.STORE]), (-500, 43210, [-250, 1000])]
+)
+def test_the_order_under_a_unit_that_lowers_it(
+    tmp_path: Path, given: int, user: int, expected: list[int]
+) -> None:
+    """OOMScoreAdjust=: we go up half of it."""
+    if not oom.may_lower():
+        pytest.skip("only with CAP_SYS_RESOURCE can a process be given less than it has")
+    assert places(tmp_path, given, user=user) == expected
+
+
+def test_the_doctor_says_how_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what to do about it."""
+    for lowers, given, status in ((True, 0, "ok"), (False, -500, "ok"), (False, 0, "note")):
+        monkeypatch.setattr(oom, "may_lower", lambda lowers=lowers: lowers)
+        monkeypatch.setattr(oom, "given", lambda given=given: given)
+        (check,) = doctor.check_memory()
+        assert check.status == status
+        assert ("OOMScoreAdjust=" in check.remedy) == (status == "note")

@@ -1,0 +1,71 @@
+"""What the doctor finds on the disk: how much is free, and whether the store's files are whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from attrs import evolve
+
+from resources.stores.redis import open_redis
+from supervisor.config import Config
+from supervisor.config.model import RedisServer
+from supervisor.config.units import Size
+from supervisor.store import append_only as aof
+from supervisor.store.valkey import FOLDER, open_valkey
+from supervisor.tools import doctor
+
+
+async def stored(folder: Path) -> Config:
+    """A data directory with something in it."""
+    async with open_valkey(folder, "everysec") as url, open_redis(url) as client:
+        await client.execute("SET", "k", "v")
+        (check,) = doctor.check_files(Config(data_dir=folder))
+        assert check.text.endswith("is in use, and not looked at")
+    return Config(data_dir=folder)
+
+
+async def test_whole_files_are_said_to_be_whole(tmp_path: Path) -> None:
+    """Nothing is made where there is nothing."""
+    assert list(doctor.check_files(Config(data_dir=tmp_path / "none"))) == []
+    assert list(doctor.check_files(Config(data_dir=tmp_path, redis=RedisServer("redis://x")))) == []
+    config = await stored(tmp_path)
+    (check,) = doctor.check_files(config)
+    assert (check.status, check.text) == ("ok", f"0 MiB in {tmp_path / FOLDER}, whole")
+
+
+async def test_damaged_files_are_found_before_the_start_repairs_them(tmp_path: Path) -> None:
+    """And what the repair has kept, after it; nothing is changed by looking."""
+    config = await stored(tmp_path)
+    file = tmp_path / FOLDER / aof.FOLDER / "appendonly.aof.1.incr.aof"
+    with file.open("ab") as opened:
+        opened.write(b"\0" * 50)
+    before = file.read_bytes()
+    (check,) = doctor.check_files(config)
+    assert check.status == "failed"
+    assert f"50 of {len(before)} bytes are damaged; 0 of them held commands" in check.text
+    assert "the next start repairs it" in check.remedy
+    assert file.read_bytes() == before
+    async with open_valkey(tmp_path, "everysec"):
+        pass
+    whole, kept = doctor.check_files(config)
+    assert whole.status == "ok"
+    assert (kept.status, kept.text[:24]) == ("note", "1 repairs have kept 0 Mi")
+    (tmp_path / FOLDER / aof.FOLDER / aof.MANIFEST).unlink()
+    assert next(iter(doctor.check_files(config))).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("reserve", "url", "status"),
+    [(1, "embedded", "ok"), (1 << 60, "embedded", "failed"), (1 << 60, "redis://x", "ok")],
+)
+def test_a_disk_with_less_than_the_reserve_is_a_failure(
+    tmp_path: Path, reserve: int, url: str, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the embedded store: nothing would be taken in."""
+    monkeypatch.setattr(doctor, "DISK_LOW", 1 if status == "ok" else 1 << 61)
+    config = Config(data_dir=tmp_path)
+    config = evolve(config, redis=evolve(config.redis, url=url, disk_reserve=Size(reserve)))
+    (check,) = doctor.check_disk(config)
+    assert check.status == status
+    assert ("redis.disk_reserve" in check.text) == (status == "failed")
