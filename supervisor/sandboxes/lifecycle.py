@@ -67,11 +67,11 @@ async def hold(
     sandbox: Sandbox | None = None
     try:
         async with _open(jail) as process, trio.open_nursery() as nursery:
-            sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)), clock)
+            sandbox = Sandbox(app, process, Wire(process, LineReader(app.limits.line)))
             nursery.start_soon(_drain_stderr, sandbox)
             if in_background:
                 sandbox.cpu.stand_back()
-            failure = await _boot(sandbox, jail, is_spare=is_spare)
+            failure = await _boot(sandbox, jail, clock, is_spare=is_spare)
             if failure is None:
                 on_ready(sandbox)
                 await process.wait()
@@ -98,8 +98,10 @@ def _open(jail: Jail) -> AbstractAsyncContextManager[Process]:
     return open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped)
 
 
-async def _boot(sandbox: Sandbox, jail: Jail, *, is_spare: bool) -> BootFailed | None:
-    tell = sandbox.prepare if is_spare else partial(sandbox.boot, jail.modules_dir)
+async def _boot(
+    sandbox: Sandbox, jail: Jail, clock: float | None, *, is_spare: bool
+) -> BootFailed | None:
+    tell = sandbox.prepare if is_spare else partial(sandbox.boot, jail.modules_dir, clock)
     failure = await _make_ready(sandbox, tell)
     if failure is None:
         sandbox.process.find_inner()

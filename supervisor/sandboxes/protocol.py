@@ -71,11 +71,11 @@ class Done:
 
 
 @frozen
-class Turn:
-    """What the process does from now on belongs to this run; said where there may be several."""
+class ActiveRun:
+    """The process works for this run from now on; sent if there may be several."""
 
 
-Frame = Ready | Request | ConsoleLine | Failed | Done | Turn
+Frame = Ready | Request | ConsoleLine | Failed | Done | ActiveRun
 
 
 def _float(text: str) -> float:
@@ -162,7 +162,7 @@ def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
             heap = fields.get("heap")
             return Done(heap if type(heap) is int and heap > 0 else 0)
         case "js.turn":
-            return Turn()
+            return ActiveRun()
         case "js.error":
             message, stack = (_text(fields, key)[:ERROR_MAX] for key in ("message", "stack"))
             # V8's stack begins with the message; a stack that an app made up need not.

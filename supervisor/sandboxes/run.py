@@ -60,6 +60,7 @@ class Run:
     _wire: Wire
     cpu_seconds: float = 0.0  # its share of the process's, in equal parts
     output: int = 0  # bytes
+    heap: int = 0  # bytes in V8's heap at its end, garbage included; 0: not measured
     fault: SandboxFault | None = None
     is_settled: bool = False  # done, or at fault
     commands: int = 0

@@ -140,8 +140,7 @@ async def test_one_that_must_be_ended_takes_the_others_along_and_they_are_told(
         lines = [line for line in await log_of(service) if line.startswith("[crashed]")]
         assert len(lines) == 2
         assert all(
-            f"its process had another run in hand, which ended it ({outcome}: " in line
-            for line in lines
+            f"another run in the same process ended it ({outcome}: " in line for line in lines
         )
         assert (await together(client, e="ok 1"))["e"] == ("ok", ["ok 1"])
 

@@ -19,10 +19,11 @@ from supervisor.errors import AppFailed, NotDelivered, SandboxFault
 from supervisor.jail.argv import Jail
 from supervisor.jail.walls import open_isolation
 from supervisor.outcomes import Outcome
+from supervisor.sandboxes.conversation import LINES_AT_ONCE
 from supervisor.sandboxes.lifecycle import hold_sandbox
 from supervisor.sandboxes.protocol import ConsoleLine, Request
 from supervisor.sandboxes.run import RunUse
-from supervisor.sandboxes.sandbox import LINES_AT_ONCE, Sandbox
+from supervisor.sandboxes.sandbox import Sandbox
 
 from ...apps import NODE, jail_of, make_app
 from ...hostile.granted import granted_harness
