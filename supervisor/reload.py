@@ -16,7 +16,7 @@ from .config import Config, InvalidConfig
 from .config.plan import RESTART, plan
 from .errors import CannotStart
 from .gateway import Gateway
-from .host.systemd import Manager
+from .host.systemd import Systemd
 from .jail.walls import Walls
 from .observe import PrometheusObserver
 from .runs.dispatcher import Dispatcher, Program
@@ -38,7 +38,7 @@ class Reloadable(Protocol):
     search: Search
     gateway: Gateway
     observer: PrometheusObserver
-    manager: Manager
+    manager: Systemd
     is_draining: bool
 
     def status(self, reload: Result | None = None) -> str:

@@ -58,7 +58,7 @@ from .gateway.connection import Services
 from .gateway.delivery import open_deliveries
 from .host import oom
 from .host.process import hide_memory
-from .host.systemd import Manager
+from .host.systemd import Systemd
 from .host.version import node_path, node_version
 from .jail.probe import open_probing
 from .jail.walls import Walls, open_isolation
@@ -120,7 +120,7 @@ class Service:
     history: History
     deliveries: Deliveries
     observer: PrometheusObserver
-    manager: Manager
+    manager: Systemd
     disk: Disk
     gateway: Gateway = field(init=False)
     admin_port: int = field(default=0, init=False)
@@ -285,7 +285,7 @@ class Service:
 
 @asynccontextmanager
 async def open_service(
-    config: Config, read_config: Callable[[], Config], manager: Manager | None = None
+    config: Config, read_config: Callable[[], Config], manager: Systemd | None = None
 ) -> AsyncIterator[Service]:
     """Everything, ready: what the journals hold is in line, and both ports listen.
 
@@ -294,7 +294,7 @@ async def open_service(
     """
     oom.take_place()
     hide_memory()
-    manager = manager or Manager()
+    manager = manager or Systemd()
     async with AsyncExitStack() as stack:
         node = node_path(config)
         observer = PrometheusObserver(node_version(config))

@@ -306,7 +306,7 @@ class Connection:
             answers = await self._services.journal.attempt([work.entry for work in batch])
         except StoreError as error:
             for work in batch:
-                self._refuse_work(work, str(error))
+                self._refuse_work(work, str(error), error.retry_after)
         except Exception as error:  # noqa: BLE001  # one entry must not take the others with it
             note("gateway.intake", error, f"channel {self.channel.name}")
             if len(batch) == 1:
@@ -316,12 +316,12 @@ class Connection:
         else:
             for work, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, StoreError):
-                    self._refuse_work(work, str(answer))
+                    self._refuse_work(work, str(answer), answer.retry_after)
                 else:
                     self._accepted(work, answer)
 
-    def _refuse_work(self, work: _Work, reason: str) -> None:
-        self._reject(work.frame_id, "unavailable", reason, retry_after=RETRY_AFTER)
+    def _refuse_work(self, work: _Work, reason: str, retry_after: float) -> None:
+        self._reject(work.frame_id, "unavailable", reason, retry_after)
         self._release(work.size)
 
     def _give_up(self, batch: list[_Work], reason: str) -> None:
@@ -329,7 +329,7 @@ class Connection:
         dispatcher finds them there.
         """
         for work in batch:
-            self._refuse_work(work, reason)
+            self._refuse_work(work, reason, RETRY_AFTER)
         self._services.dispatcher.settle_soon()
 
     def _accepted(self, work: _Work, answer: Accepted) -> None:

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 @define(eq=False)
-class Manager:
+class Systemd:
     """The service manager that started us, if any. Made by `from_environment`."""
 
     _path: str = ""
@@ -46,8 +46,13 @@ class Manager:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the notify socket; whatever is sent after that is lost."""
         if self._socket is not None:
             self._socket.close()
+            self._socket = None
 
     def tell(self, **words: str) -> None:
         """Send assignments, as READY="1"; what cannot be sent is lost, as it should be. Never
@@ -160,7 +165,7 @@ class Manager:
             os.close(descriptor)
 
 
-def from_environment(environment: Mapping[str, str] = os.environ) -> Manager:
+def from_environment(environment: Mapping[str, str] = os.environ) -> Systemd:
     """The manager that the environment tells of."""
     mine = str(os.getpid())
     wanted = environment.get("WATCHDOG_USEC", "")
@@ -174,7 +179,7 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Manager:
             sockets.append(
                 (names[place] if place < len(names) else "", socket.socket(fileno=FIRST_FD + place))
             )
-    return Manager(environment.get("NOTIFY_SOCKET", ""), watchdog, sockets)
+    return Systemd(environment.get("NOTIFY_SOCKET", ""), watchdog, sockets)
 
 
 def _is_at(found: socket.socket, address: Address) -> bool:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..config.units import Address
-from ..host.systemd import Manager
+from ..host.systemd import Systemd
 from ..ports.accepting import Bounds
 from ..ports.http import open_http
 from ..ports.listening import listen
@@ -104,6 +104,6 @@ async def open_stubs(stubs: Sequence[Stub], address: Address, seed: int) -> Asyn
     if not stubs:
         yield playing
         return
-    listeners = await listen("run.stubs", address, Manager())
+    listeners = await listen("run.stubs", address, Systemd())
     async with open_http(playing, listeners, "stub", STOP_SECONDS, bounds=BOUNDS) as playing.port:
         yield playing

@@ -6,12 +6,12 @@ import trio
 
 from ..config.units import Address
 from ..errors import CannotStart
-from ..host.systemd import Manager
+from ..host.systemd import Systemd
 
 BACKLOG = 512  # clients that wait while nobody accepts, during a restart for one
 
 
-async def listen(setting: str, address: Address, manager: Manager) -> list[trio.SocketListener]:
+async def listen(setting: str, address: Address, manager: Systemd) -> list[trio.SocketListener]:
     """Listen at an address (a name may stand for several), and have the manager hold the sockets.
 
     Raises:

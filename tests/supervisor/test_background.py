@@ -20,7 +20,7 @@ from supervisor import service
 from supervisor.config import load
 from supervisor.conversation_metrics import ConversationReporter
 from supervisor.errors import CannotStart
-from supervisor.host.systemd import Manager
+from supervisor.host.systemd import Systemd
 from supervisor.jail import probe
 from supervisor.service import open_service
 from supervisor.store import disk, upkeep, valkey
@@ -122,11 +122,13 @@ async def test_the_lag_is_watched_again(folder: Folder, monkeypatch: pytest.Monk
         assert fence.tally["lag"] == before + 3
 
 
-async def test_the_watchdog_is_told_again(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else systemd would end a service that is well."""
+async def test_the_watchdog_is_notified_again(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else systemd would kill a healthy service."""
     told: list[dict[str, str]] = []
-    manager = Manager(watchdog=0.03)
-    fault = Fault(lambda _, **words: told.append(words), 0).of(Manager, "tell", monkeypatch)
+    manager = Systemd(str(tmp_path / "notify"), watchdog=0.03)
+    fault = Fault(lambda _, **words: told.append(words), 0).of(Systemd, "tell", monkeypatch)
     file = folder.config
     async with open_service(load(file), partial(load, file), manager):
         before = fence.tally["watchdog"]
@@ -135,6 +137,7 @@ async def test_the_watchdog_is_told_again(folder: Folder, monkeypatch: pytest.Mo
         told.clear()
         await eventually(lambda: {"WATCHDOG": "1"} in told, PATIENCE)
         assert fence.tally["watchdog"] == before + 3
+    manager.close()  # the logged tracebacks keep it alive
 
 
 async def test_a_probe_that_fails_is_no_proof(

@@ -511,7 +511,7 @@ async def test_one_entry_that_breaks_the_journal_takes_no_other_with_it(service:
         assert (refused["code"], refused["detail"], refused["retry_after"]) == (
             "unavailable",
             "WRONGTYPE",
-            1.0,
+            5.0,
         )
         for name in ("a", "b"):
             await client.expect("outcome", message_id=name, outcome="ok")

@@ -22,7 +22,7 @@ import trio
 from trio.testing import MockClock
 
 from supervisor.config.units import Address
-from supervisor.host.systemd import Manager, from_environment
+from supervisor.host.systemd import Systemd, from_environment
 
 from ...gateway_client import PATIENCE, connect
 from ...programs import JSBOX, READY, free_ports, systemd_analyze
@@ -33,7 +33,7 @@ EXTRAS = Path(__file__).parents[3] / "supervisor" / "extras"
 PASSING = 'export LISTEN_PID=$$; exec "$@" '
 
 
-class Systemd:
+class StandIn:
     """The notify socket, and the store of descriptors."""
 
     def __init__(self, path: Path) -> None:
@@ -70,8 +70,8 @@ class Systemd:
 
 
 @pytest.fixture
-def systemd(tmp_path: Path) -> Iterator[Systemd]:
-    manager = Systemd(tmp_path / "notify")
+def systemd(tmp_path: Path) -> Iterator[StandIn]:
+    manager = StandIn(tmp_path / "notify")
     yield manager
     manager.close()
 
@@ -89,7 +89,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @contextmanager
 def started(
-    folder: Folder, systemd: Systemd, watchdog: str = "0"
+    folder: Folder, systemd: StandIn, watchdog: str = "0"
 ) -> Iterator[subprocess.Popen[str]]:
     """A server that systemd starts: with what it had stored, if anything."""
     env = os.environ | {"NOTIFY_SOCKET": systemd.path}
@@ -122,7 +122,7 @@ def folder_port(folder: Folder, name: str) -> int:
     return int(folder.text.split(f'{name} = "127.0.0.1:')[1].split('"')[0])
 
 
-def test_it_says_ready_reloading_and_stopping(folder: Folder, systemd: Systemd) -> None:
+def test_it_says_ready_reloading_and_stopping(folder: Folder, systemd: StandIn) -> None:
     """READY when both ports listen, RELOADING with the monotonic clock and READY round a reload,
     the reason in STATUS, STOPPING at the end.
     """
@@ -143,7 +143,7 @@ def test_it_says_ready_reloading_and_stopping(folder: Folder, systemd: Systemd) 
         assert process.wait(PATIENCE) == 0
 
 
-def test_the_watchdog_hears_of_it(folder: Folder, systemd: Systemd) -> None:
+def test_the_watchdog_hears_of_it(folder: Folder, systemd: StandIn) -> None:
     """Again and again, as long as the loop turns; a stopped process is silent."""
     with started(folder, systemd, watchdog="600000") as process:
         systemd.until("READY")
@@ -157,7 +157,7 @@ def test_the_watchdog_hears_of_it(folder: Folder, systemd: Systemd) -> None:
 
 
 async def test_the_watchdog_hears_of_it_in_time(
-    systemd: Systemd, autojump_clock: MockClock
+    systemd: StandIn, autojump_clock: MockClock
 ) -> None:
     """Three times in each interval."""
     manager = from_environment({"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "600000"})
@@ -170,7 +170,7 @@ async def test_the_watchdog_hears_of_it_in_time(
     assert heard == 10
 
 
-async def test_a_restart_refuses_no_connection(folder: Folder, systemd: Systemd) -> None:
+async def test_a_restart_refuses_no_connection(folder: Folder, systemd: StandIn) -> None:
     """The sockets outlive the process: whoever connects while nobody is there waits for the next
     one, on both ports.
     """
@@ -212,7 +212,7 @@ async def test_a_restart_refuses_no_connection(folder: Folder, systemd: Systemd)
     assert refused == []
 
 
-def test_an_address_that_left_the_config_is_given_back(folder: Folder, systemd: Systemd) -> None:
+def test_an_address_that_left_the_config_is_given_back(folder: Folder, systemd: StandIn) -> None:
     """What systemd holds and nobody listens at is closed, and removed from its store."""
     with started(folder, systemd):
         systemd.until("READY")
@@ -237,8 +237,8 @@ def test_only_sockets_that_are_meant_for_us_are_taken() -> None:
 
 def test_without_a_manager_nothing_happens() -> None:
     """And nothing is asked of one that went away."""
-    Manager().ready("fine")
-    Manager("/nonexistent/notify").ready("fine")
+    Systemd().ready("fine")
+    Systemd("/nonexistent/notify").ready("fine")
 
 
 async def test_a_manager_that_does_not_read_holds_nobody_up(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ async def test_a_manager_that_does_not_read_holds_nobody_up(tmp_path: Path) -> N
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "notify"))
         end.setblocking(False)
-        manager = Manager(str(tmp_path / "notify"))
+        manager = Systemd(str(tmp_path / "notify"))
         descriptor = os.open(tmp_path, os.O_RDONLY)
         began = time.thread_time()
         for number in range(2000):
@@ -282,7 +282,7 @@ async def test_the_watchdog_is_told_without_descriptors_to_spare(tmp_path: Path)
     """Its socket is held from the start; what cannot be duplicated is not given to hold."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(str(tmp_path / "notify"))
-        manager = Manager(str(tmp_path / "notify"), watchdog=10.0)
+        manager = Systemd(str(tmp_path / "notify"), watchdog=10.0)
         taken = []
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
