@@ -345,10 +345,10 @@ async def test_an_error_in_the_task_of_one_process_ends_that_one_alone(
     monkeypatch.setattr(Process, "wait", fails)
     booted = Sandbox.boot
 
-    async def boot(self: Sandbox, modules_dir: str) -> None:
+    async def boot(self: Sandbox, modules_dir: str, clock: float | None = None) -> None:
         if self.app.name == "doomed" and not ends.is_set():
             pids.add(self.process.pid)
-        await booted(self, modules_dir)
+        await booted(self, modules_dir, clock)
 
     monkeypatch.setattr(Sandbox, "boot", boot)
     before = tally["process"]
