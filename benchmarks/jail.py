@@ -17,6 +17,7 @@ import trio
 from attrs import evolve
 
 from supervisor.config.model import App, Isolation
+from supervisor.config.node import TOOLKITS
 from supervisor.config.units import show_size
 from supervisor.errors import SandboxFault
 from supervisor.jail.argv import Jail
@@ -29,7 +30,6 @@ from tests.integration.test_apps import APPS
 
 STARTS = 40
 HELLO = "process.stdout.write('x'); setTimeout(() => {}, 60000);"
-TOOLKITS = ("vumigo_v01", "vumigo_v02", "lodash", "moment", "q", "jed")
 
 
 def first_byte(argv: tuple[str, ...], jail: Jail) -> float:
@@ -111,7 +111,7 @@ async def memory(walls: dict[str, Walls]) -> None:
         ("no toolkit", "api.on_inbound_message = function () { api.done(); };"),
         ("vumigo_v02 app", survey),
     ):
-        app = evolve(make_app(source + "// api.on_"), modules=TOOLKITS)
+        app = evolve(make_app(source + "// api.on_"), modules=("vumigo_v01", *TOOLKITS))
         for level in ("none", "standard", "strict"):
             first, last = await converse(walls[level], app, 10_000 if level == "standard" else 10)
             print(
@@ -134,7 +134,7 @@ async def smallest(walls: Walls) -> None:
         "\nthe smallest limit at which each app still answers 20 messages (level standard, all others at their defaults)"
     )
     for file in sorted(APPS.glob("*.js")):
-        app = evolve(make_app(file.read_text() + "// api.on_"), modules=TOOLKITS)
+        app = evolve(make_app(file.read_text() + "// api.on_"), modules=("vumigo_v01", *TOOLKITS))
         found = [f"{name} {await _least(walls, app, name)}" for name in LIMITS]
         print(f"  {file.stem:20}", ", ".join(found), flush=True)
 

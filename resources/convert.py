@@ -1,8 +1,7 @@
 """The one converter at the trust boundary: the fields of a command, which an app chose, become a
 typed request.
 
-cattrs would convert (5 to "5", true to 1, ["x"] to "['x']"); here each type is taken exactly or the
-command is refused, in the words that the users' documentation and the old system have for it.
+Each type is taken exactly (see `strict`) or the command is refused, in the words that the users' documentation and the old system have for it.
 Fields that a command does not know are ignored, as ever.
 """
 
@@ -17,6 +16,7 @@ from attrs import NOTHING, frozen
 
 from .contract import Refused
 from .messages import shown
+from .strict import NAMES, exact_converter, exactly
 
 T = TypeVar("T")
 
@@ -96,8 +96,7 @@ def _fields(kind: type, converter: cattrs.Converter) -> list[_Field]:
     return fields
 
 
-_NAMES = {
-    str: "a string", int: "an integer", bool: "true or false", dict: "an object",
+_NAMES = NAMES | {
     str | None: "a string or null", int | None: "an integer or null", dict | None: "an object or null",
 }  # fmt: skip
 
@@ -128,12 +127,6 @@ def _request_hook(
     return structure
 
 
-def _exactly(value: Any, kind: type) -> Any:
-    if type(value) is kind:
-        return value
-    raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
-
-
 def _is_mapping(kind: Any) -> bool:
     return getattr(kind, "__origin__", None) is dict
 
@@ -142,10 +135,8 @@ def strict_converter() -> cattrs.Converter:
     """A converter that takes each type exactly, and makes requests with the reasons their fields
     declare.
     """
-    converter = cattrs.Converter(detailed_validation=False)
-    for kind in (str, int, bool, dict):
-        converter.register_structure_hook(kind, _exactly)
-    converter.register_structure_hook_func(_is_mapping, lambda value, _: _exactly(value, dict))
+    converter = exact_converter((str, int, bool, dict), detailed_validation=False)
+    converter.register_structure_hook_func(_is_mapping, lambda value, _: exactly(value, dict))
     converter.register_structure_hook_factory(
         attrs.has, lambda kind: _request_hook(kind, converter)
     )

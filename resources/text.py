@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 DEPTH_MAX = 64  # of JSON that comes in from gateways and over the admin port
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")  # of an app, account or channel
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # In JSON text: a whole pair, or an escape of anything else (group 1, kept), or half of a pair

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from attrs import field, frozen
 
+from ..text import NAME
 from .direct import Command
 from .journal import Entry, Left, begun_key, stream_key
 from .keys import account_key
@@ -28,7 +29,7 @@ BYTES_MAX = 64 << 20  # of an account's letters together; the newest is kept wha
 PAGE = 500  # summaries read at a time
 ACCOUNTS = "jsbox:deadletters"  # the key of the accounts that have had any
 
-_ID = re.compile(r"([0-9]{1,20}-[0-9]{1,20})-([A-Za-z0-9][A-Za-z0-9_.-]{0,99})")
+_ID = re.compile(rf"([0-9]{{1,20}}-[0-9]{{1,20}})-({NAME.pattern})")
 
 
 class Summary(msgspec.Struct, frozen=True):

@@ -24,6 +24,7 @@ from ..config import (
 )
 from ..config.checks import check
 from ..config.model import Isolation, Level
+from ..config.node import BUILTINS, TOOLKITS
 from ..host.scratch import scratch_folder
 from .common import (
     EXIT_CONFIG,
@@ -41,19 +42,6 @@ if TYPE_CHECKING:  # it brings in everything, which `--help` need not wait for
 WATCH = 0.3  # seconds between two looks at the app's files
 NUMBER = "+27820000001"
 SERVICE_CODE = "*120*1#"
-MODULES = ("vumigo_v01", "vumigo_v02", "lodash", "moment", "q", "jed")
-NODES_OWN = (
-    "assert",
-    "buffer",
-    "crypto",
-    "events",
-    "path",
-    "querystring",
-    "string_decoder",
-    "timers",
-    "url",
-    "util",
-)
 
 
 @frozen
@@ -169,7 +157,7 @@ def make_config(options: Options) -> Config:
         account="dev",
         javascript=options.app,
         source=source,
-        modules=(*dict.fromkeys((*MODULES, *NODES_OWN, *own)),),
+        modules=(*dict.fromkeys(("vumigo_v01", *TOOLKITS, *BUILTINS, *own)),),
         modules_dir=options.modules_dir,
         config=config | dict(options.values),
         endpoints=_endpoints((config | dict(options.values))["config"]),

@@ -1,6 +1,7 @@
 """The config file: `load` reads it, `Config` is what it says."""
 
-from .load import InvalidConfig, Problem, load
+from .document import InvalidConfig, Problem
+from .load import load
 from .model import Account, App, Channel, Config, Http, KvQuota, Limits, Pool
 from .units import Address
 

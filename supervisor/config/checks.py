@@ -16,34 +16,20 @@ from attrs import evolve
 
 from resources.fence import cause_of
 from resources.stores.allow import AllowList
+from resources.text import NAME
 
 from .locate import Path
 from .model import App, Channel, Config, Limits, Listen
+from .node import BESIDE_HEAP, BUILTINS, LEAST_FILES, LEAST_HEAP, LEAST_STACK, MOST_STACK
 from .tls import server_context
 from .units import Address, show
 from .urls import REDIS_KINDS, origin_problem, proxy_problem, redis_problem
 
-BUILTINS = frozenset(
-    {
-        "assert",
-        "buffer",
-        "crypto",
-        "events",
-        "path",
-        "querystring",
-        "string_decoder",
-        "timers",
-        "url",
-        "util",
-    }
-)
 BUNDLED = FilePath(__file__).parents[2] / "sandbox_js" / "node_modules"
 GLOBALS = ("Buffer",)
 DELIVERY_CLASSES = ("", "sms", "ussd", "voice", "twitter", "gtalk", "mxit", "wechat")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-LEAST_HEAP = 8 << 20  # below it Node does not start
-LEAST_STACK = 64 << 10  # likewise
-LEAST_FILES, MOST_FILES = 22, 1 << 20
+MOST_FILES = 1 << 20
 HEAP_MAX = 1 << 40
 USERS_MAX = 1 << 31  # ids of users that the kernel, and every tool, takes
 # bytes, of a file's name and of data_dir: Linux takes 4095 with what is in it
@@ -51,9 +37,6 @@ NAME_MAX, PATH_MAX = 255, 3800
 ALLOW_MAX = 300  # characters of an entry of http.allow
 # bytes of an app's config values together: they go to each of its processes in one line
 APP_MAX = 16 << 20
-BESIDE_HEAP = 96 << 20  # that Node needs to start
-STACK_RESERVE = 128 << 10  # of the 2 MiB thread stack that V8's share must leave
-THREAD_STACK = 2 << 20
 
 Found = Iterator[tuple[Path, str]]
 
@@ -89,6 +72,13 @@ def look(path: Path, problem: Callable[[], str | None]) -> Found:
         text = f"cannot be used: {cause_of(error)}"
     if text:
         yield path, text
+
+
+def name_problem(name: str) -> str | None:
+    """What is wrong with the name of an app, account or channel, if anything."""
+    if NAME.fullmatch(name):
+        return None
+    return f"the name {show(name)} may have letters, digits, '.', '_' and '-', 100 at most"
 
 
 def _with_default_endpoint(app: App, channels: Mapping[str, Channel]) -> App:
@@ -184,11 +174,7 @@ def _node(path: str) -> str | None:
 
 
 def _app(app: App, declared: Mapping[str, frozenset[str]]) -> Found:
-    if not NAMES.fullmatch(app.account):
-        yield (
-            ("account",),
-            f"the name {show(app.account)} may have letters, digits, '.', '_' and '-', 100 at most",
-        )
+    yield from look(("account",), partial(name_problem, app.account))
     yield from _modules(app)
     for name in app.globals:
         if name not in GLOBALS:
@@ -255,7 +241,7 @@ def _module(name: str, modules_dir: FilePath | None) -> str | None:
         package.strip(".") and any((place / package).exists() for place in places)
     ):
         return None
-    given = ", ".join(sorted(BUILTINS))
+    given = ", ".join(BUILTINS)
     return f"{show(name)} is neither in modules_dir nor bundled, nor one of Node's that apps may have ({given})"
 
 
@@ -278,8 +264,8 @@ def _limits(limits: Limits) -> Found:
             ("limits", "memory"),
             f"Node needs 96MiB beside its heap: expected at least {least}MiB with a heap of {heap}MiB, got {memory}MiB",
         )
-    if limits.stack > THREAD_STACK - STACK_RESERVE:
-        most = (THREAD_STACK - STACK_RESERVE) >> 10
+    if limits.stack > MOST_STACK:
+        most = MOST_STACK >> 10
         yield ("limits", "stack"), f"expected at most {most}KiB, got {limits.stack >> 10}KiB"
     if limits.stack < LEAST_STACK:
         least = LEAST_STACK >> 10
@@ -358,6 +344,3 @@ def _warnings(config: Config) -> Iterator[str]:
     for channel in config.channels.values():
         if not gateway.is_loopback and not channel.tokens:
             yield f"channels.{channel.name} has no tokens: only clients on this host may use it"
-
-
-NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")

@@ -1,8 +1,7 @@
 """The strict converter from TOML values to the attrs classes of `model`.
 
-cattrs converts by default: 5 becomes "5", ["x"] becomes "['x']", true becomes 1. A config file must
-say what it means, so every type here has a hook that refuses what is not exactly of it, and keys
-that a class does not have are errors.
+A config file must say what it means: every type is taken exactly, and keys that a class does not
+have are errors.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 
 from resources.fence import cause_of
+from resources.strict import WrongType, exact_converter, exactly
 
 from .locate import Path
 from .model import (
@@ -112,18 +112,12 @@ def leaves(group: BaseException, path: Path) -> Iterator[tuple[Path, str]]:
             path[:-1] if path and path[-1] == group.args[0] else path,
             f"the key `{group.args[0]}` is missing",
         )
+    elif isinstance(group, WrongType):
+        yield path, f"{group}, got {show(group.value)}"
     elif isinstance(group, ValueError):
         yield path, str(group)
     else:
         yield path, f"cannot be used: {cause_of(group)}"
-
-
-def _exactly(value: Any, kind: type) -> Any:
-    """Refuse what cattrs would convert in silence: 5 to "5", ["x"] to "['x']", true to 1."""
-    if type(value) is kind:
-        return value
-    names = {str: "a string", bool: "true or false", int: "an integer"}
-    raise ValueError(f"expected {names[kind]}, got {show(value)}")
 
 
 def _one_of(value: Any, kind: Any) -> Any:
@@ -164,9 +158,7 @@ def _optional_address(value: Any) -> Address | None:
 
 
 def _converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
-    converter.register_structure_hook(str, _exactly)
-    converter.register_structure_hook(bool, _exactly)
+    converter = exact_converter((str, bool, int), forbid_extra_keys=True)
     converter.register_structure_hook_func(partial(_has_origin, Literal), _one_of)
     converter.register_structure_hook_factory(partial(_has_origin, Mapping), _mapping_hook)
     parsers: dict[Any, Any] = {
@@ -198,7 +190,7 @@ def _optional_path(value: Any) -> FilePath | None:
 
 
 def _string(value: Any) -> str:
-    return str(_exactly(value, str))
+    return str(exactly(value, str))
 
 
 def _parsed(parse: Any, value: Any, _: Any) -> Any:

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 CHUNK = 1 << 20
+FILE_MAX = 16 << 20  # bytes of an app or a config value
 BOM = b"\xef\xbb\xbf"
 
 

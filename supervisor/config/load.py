@@ -4,57 +4,32 @@ from __future__ import annotations
 
 import copy
 import os
-import re
-import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 import cattrs
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from resources.fence import cause_of
-from resources.text import clean, is_clean
 
-from .bounds import DEPTH_MAX, line_too_deep, path_too_deep
-from .checks import check
+from .bounds import DEPTH_MAX, path_too_deep
+from .checks import check, name_problem
 from .convert import CONVERTER, PIECES, SECTIONS, TABLES, leaves, unknown_key
-from .files import Unreadable, read_text
-from .locate import Path, locate
+from .document import InvalidConfig, Problem, one_line, read_toml
+from .files import FILE_MAX, Unreadable, read_text
+from .locate import Path
 from .model import Account, App, Channel, Config
 from .units import shorten, show
+from .variables import Variables
 
 VERSION = 1
 TOP_LEVEL = ("version", "data_dir", *PIECES, "defaults", *TABLES)
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-ENV = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-LONG_NUMBER = re.compile(r"(?<![\w.+-])[+-]?[0-9][0-9_]{4000,}")  # Python reads 4,300 digits
 CONFIG_MAX = 4 << 20  # bytes of the file itself: what has more tokens takes minutes to read
-FILE_MAX = 16 << 20  # bytes of an app or a config value
 PROBLEMS_MAX = 1000  # that are looked for and named
-SECRET_LEAST = 4  # characters of a variable's text that is kept out of messages
 
 T = TypeVar("T")
-
-
-@frozen
-class Problem:
-    """One thing wrong in a config file."""
-
-    line: int
-    text: str
-
-
-class InvalidConfig(Exception):
-    """The file cannot be used. `problems` has everything that is wrong with it, in the order of its
-    lines.
-    """
-
-    def __init__(self, file: FilePath, problems: list[Problem]) -> None:
-        self.file = file
-        self.problems = sorted(set(problems), key=lambda problem: (problem.line, problem.text))
-        super().__init__("\n".join(f"{file}:{p.line}: {p.text}" for p in self.problems))
 
 
 class _Enough(Exception):
@@ -78,44 +53,6 @@ def load(file: FilePath) -> Config:
         raise InvalidConfig(file, [Problem(1, f"cannot be checked: {cause_of(error)}")]) from error
 
 
-def read_toml(file: FilePath, most: int) -> tuple[dict[str, Any], Mapping[Path, int]]:
-    """A TOML file of at most so many bytes, and the line of each of its keys. Raises InvalidConfig."""
-    try:
-        text = read_text(file, most)
-    except Unreadable as error:
-        raise InvalidConfig(file, [Problem(1, f"cannot be read: {error}")]) from error
-    # the paths in it begin with its own, and go to apps and to clients of the admin port
-    if not is_clean(str(file)):
-        raise InvalidConfig(file, [Problem(1, "cannot be used: its path is not UTF-8 text")])
-    line = line_too_deep(text)
-    if line is not None:
-        raise InvalidConfig(file, [Problem(line, "it is nested too deeply from here on")])
-    try:
-        document = tomllib.loads(text)
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # ValueError: also an integer of more digits than Python reads
-        raise InvalidConfig(
-            file, [Problem(_line_of(error, text), _on_a_line(f"not valid TOML: {error}"))]
-        ) from error
-    return document, _located(text)
-
-
-def _line_of(error: Exception, text: str) -> int:
-    if found := re.search(r"\(at line (\d+), column (\d+)\)", str(error)):
-        return int(found[1])
-    place = LONG_NUMBER.search(text)  # the one error that does not say where
-    return text.count("\n", 0, place.start() if place else len(text)) + 1
-
-
-def _located(text: str) -> Mapping[Path, int]:
-    try:
-        return locate(text)
-    except Exception:  # noqa: BLE001  # without lines a config is as good; its errors are then on line 1
-        return {}
-
-
 @define
 class _Loader:
     """Structures a document piece by piece, so that an error in one piece does not hide those in
@@ -125,10 +62,10 @@ class _Loader:
     file: FilePath
     lines: Mapping[Path, int]
     problems: list[Problem] = field(factory=list)
-    # values as the file has them, where ${ENV} was put in
-    written: dict[Path, str] = field(factory=dict)
-    unset: set[Path] = field(factory=set)  # of these, the ones whose variable is not set
-    secrets: dict[str, str] = field(factory=dict)  # texts of variables to how the file names them
+    variables: Variables = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.variables = Variables(self.fault)
 
     def config(self, document: dict[str, Any]) -> Config:
         try:
@@ -174,7 +111,7 @@ class _Loader:
             self.fault(path, text)
         if self.problems:
             raise InvalidConfig(self.file, self.problems)
-        return evolve(config, warnings=tuple(map(_on_a_line, warnings)))
+        return evolve(config, warnings=tuple(map(one_line, warnings)))
 
     def defaults(self, raw: Any) -> dict[str, Any]:
         if not isinstance(raw, dict):
@@ -204,11 +141,8 @@ class _Loader:
         values = {}
         for key, item in raw.items():
             path = (name, key)
-            if not NAME.fullmatch(key):
-                self.fault(
-                    path,
-                    f"the name {show(key)} may have letters, digits, '.', '_' and '-', 100 at most",
-                )
+            if problem := name_problem(key):
+                self.fault(path, problem)
             elif self.is_table(item, path):
                 values[key] = self.guarded(path, partial(self.item, name, key, item, defaults))
         return {key: value for key, value in values.items() if value is not None}
@@ -302,20 +236,14 @@ class _Loader:
         if path[0] == "apps" and len(path) > 2 and path[2] in SECTIONS and path not in self.lines:  # noqa: PLR2004
             inherited = ("defaults", *path[2:])
             where = inherited if inherited in self.lines else path
-        if where in self.unset:
-            return  # said already
-        if where in self.written:
-            text = (
-                text.split(", got ", maxsplit=1)[0]
-                + f", got {show(self.written[where])} with its variables put in"
-            )
-        for secret, name in self.secrets.items():
-            text = text.replace(secret, name)
+        if where in self.variables.unset:
+            return  # reported already
+        text = self.variables.hide(text, where)
         line = next(
             (self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), 1
         )
         at = ".".join(shorten(str(part)) for part in where)
-        self.problems.append(Problem(line, _on_a_line(f"{at}: {text}")))
+        self.problems.append(Problem(line, one_line(f"{at}: {text}")))
         if len(self.problems) >= PROBLEMS_MAX:
             self.problems.append(
                 Problem(line, f"there may be more errors: {PROBLEMS_MAX} are enough")
@@ -323,72 +251,18 @@ class _Loader:
             raise _Enough
 
     def expand(self, value: Any, path: Path) -> Any:
-        """Put environment variables in for `${NAME}`; `$$` is a dollar sign."""
+        """The value at a path with its variables put in, however deep they are in it."""
         if isinstance(value, dict):
             return {key: self.expand(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list):
             return [self.expand(item, (*path, index)) for index, item in enumerate(value)]
         if not isinstance(value, str) or "$" not in value:
             return value
-
-        size = len(value)
-
-        def put_in(found: re.Match[str]) -> str:
-            nonlocal size
-            text = "$" if found[1] is None else self.variable(found[1], value, path)
-            size += len(text)
-            if size > FILE_MAX:
-                raise ValueError(
-                    f"with its variables put in it has more than {FILE_MAX} characters"
-                )
-            return text
-
-        expanded = self.guarded(path, partial(ENV.sub, put_in, value))
+        expanded = self.guarded(path, partial(self.variables.expand, value, path))
         if expanded is None:
-            self.unset.add(path)
+            self.variables.unset.add(path)
             return ""
-        if expanded != value:
-            self.written[path] = value
         return expanded
-
-    def variable(self, name: str, value: str, path: Path) -> str:
-        """The text of a variable that a value asks for; empty, with an error, if there is none that
-        can be used.
-        """
-        text = _secret(name)
-        problem = ""
-        if text is None:
-            where = (
-                ", nor is it among systemd's credentials"
-                if "CREDENTIALS_DIRECTORY" in os.environ
-                else ""
-            )
-            problem = f"the environment has no variable {name}{where}, which {show(value)} asks for"
-        elif not is_clean(text) or "\0" in text:
-            problem = f"the variable {name}, which {show(value)} asks for, is not UTF-8 text"
-        if problem:
-            self.fault(path, problem)
-            self.unset.add(path)
-            return ""
-        assert text is not None
-        if len(text) >= SECRET_LEAST:
-            self.secrets[text] = f"${{{name}}}"
-        return text
-
-
-def _secret(name: str) -> str | None:
-    """An environment variable, else the file of that name among those that systemd gives the
-    service (LoadCredential=).
-    """
-    if name in os.environ:
-        return os.environ[name]
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    if folder is None:
-        return None
-    try:
-        return read_text(FilePath(folder) / name, FILE_MAX).rstrip("\n")
-    except Unreadable:
-        return None
 
 
 def _remove(table: dict[str, Any], path: Path) -> None:
@@ -413,8 +287,3 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
             else value
         )
     return merged
-
-
-def _on_a_line(text: str) -> str:
-    """A message without what a terminal, or whoever reads line by line, would stumble over."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in clean(text))

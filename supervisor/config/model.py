@@ -14,6 +14,7 @@ from attrs import evolve, field, frozen
 
 from resources.text import read_json
 
+from .node import TOOLKITS
 from .units import Address, Count, Duration, Natural, Size
 
 Level = Literal["strict", "standard", "none"]
@@ -251,8 +252,6 @@ class Account:
 
 
 OWN_DEPTH_MAX = 256  # nesting of an app's own JSON config
-
-TOOLKITS = ("vumigo_v02", "lodash", "moment", "q", "jed")
 
 
 @frozen

@@ -17,6 +17,7 @@ from pathlib import Path
 from attrs import frozen
 
 from ..config.model import App, Level
+from ..config.node import THREAD_STACK
 
 MIB = 1 << 20
 # of a process's memory that RLIMIT_DATA does not see: program text, mapped files
@@ -24,7 +25,6 @@ OUTSIDE_DATA = 32 * MIB
 # of a process's memory, that its heap is not let grow into without being looked at
 ROOM_TO_GROW = 128 * MIB
 CODE_RANGE = 512 * MIB  # that V8 reserves, and RLIMIT_DATA counts, where its compiler is on
-THREAD_STACK = 2 * MIB
 CPU_GRACE = 2  # seconds of CPU between the signal that can be caught and the one that cannot
 NAMESPACE_TASKS = 16  # threads of one sandbox, counted by itself only where it has a user namespace
 NOBODY = 65534  # the user inside of a namespace

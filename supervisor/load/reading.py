@@ -15,9 +15,10 @@ from attrs import define, evolve, field
 from cattrs.gen import make_dict_structure_fn
 
 from ..config.convert import CONVERTER, leaves, unknown_key
-from ..config.load import ENV, InvalidConfig, Problem, read_toml
+from ..config.document import InvalidConfig, Problem, read_toml
 from ..config.locate import Path
 from ..config.units import Duration, parse_duration, show
+from ..config.variables import ENV
 from .campaign import (
     Campaign,
     Dialogue,
@@ -66,12 +67,6 @@ def _plain(value: Any) -> Plain:
     return Plain(float(value))
 
 
-def _integer(value: Any) -> int:
-    if type(value) is not int:
-        raise ValueError(f"expected an integer, got {show(value)}")
-    return value
-
-
 def _stage(raw: Any, _: Any) -> Stage:
     if not isinstance(raw, dict):
         raise ValueError(  # noqa: TRY004
@@ -100,7 +95,7 @@ def _stage(raw: Any, _: Any) -> Stage:
 def _converter() -> cattrs.Converter:
     converter = CONVERTER.copy()
     simple: dict[Any, Callable[[Any], Any]] = {
-        Rate: parse_rate, Share: _share, Plain: _plain, int: _integer, Duration | None: parse_duration,
+        Rate: parse_rate, Share: _share, Plain: _plain, Duration | None: parse_duration,
     }  # fmt: skip
     for kind, parse in simple.items():
         converter.register_structure_hook_func(partial(operator.eq, kind), partial(_parsed, parse))

@@ -20,7 +20,8 @@ from attrs import define, field
 
 from resources.fence import fence
 
-from ..config.model import TOOLKITS, App, Limits
+from ..config.model import App, Limits
+from ..config.node import TOOLKITS
 from ..errors import (
     AppFailed,
     LimitHit,

@@ -12,11 +12,12 @@ from typing import Any
 import yaml
 from attrs import define, field, frozen
 
+from ..config.model import Limits
+from ..config.node import BESIDE_HEAP, LEAST_FILES, MOST_STACK
+
 MIB = 1 << 20
 OPTION = "VUMI_OPT_"  # what the old container images make options of
 OLD_TIMEOUT, OLD_RECV_LIMIT = 60, 1024 * 1024  # vxsandbox's own defaults
-BESIDE_HEAP = 96  # MiB that Node needs beside its heap
-LEAST_FILES, MOST_STACK = 22, 1920 << 10
 DROPPED = {
     "worker_name": "it named a heartbeat",
     "executable": "Node.js is bundled (node.path)",
@@ -173,11 +174,11 @@ class _Worker:
         elif soft < 0:
             self.say(f"rlimits.{key}", "it was switched off; the default limit holds here")
         elif key == "RLIMIT_DATA":
-            memory = max(soft // MIB, BESIDE_HEAP + 64)
+            memory = max(soft, Limits().heap + BESIDE_HEAP) // MIB
             limits["memory"] = f"{memory}MiB"
             self.say(
                 "rlimits.RLIMIT_DATA",
-                f"limits.memory = {memory}MiB, of everything; today's Node.js needs {BESIDE_HEAP} MiB beside its heap",
+                f"limits.memory = {memory}MiB, of everything; today's Node.js needs {BESIDE_HEAP // MIB} MiB beside its heap",
             )
         elif key == "RLIMIT_CPU":
             limits["cpu"] = f"{max(soft, 1)}s"

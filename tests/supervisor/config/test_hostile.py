@@ -309,7 +309,7 @@ def test_an_error_that_nobody_foresaw_is_one_of_the_file(
 
     (folder / "jsbox.toml").write_text("version = 1\nx = 1")
     with monkeypatch.context() as patch:
-        patch.setattr(module, "locate", fails)
+        patch.setattr("supervisor.config.document.locate", fails)
         assert [problem.line for problem in refused(folder / "jsbox.toml").problems] == [1]
     with monkeypatch.context() as patch:
         patch.setattr(module, "check", fails)
