@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from attrs import frozen
 
 from .contract import Caller, Resource, command
-from .convert import parameter
+from .parameters import parameter
 
 
 @frozen

@@ -12,7 +12,7 @@ from typing import Any
 from attrs import evolve
 
 from .contract import Refused
-from .messages import now, shown, vumi_date
+from .messages import ADDRESS_FIELDS, now, shown, vumi_date
 from .stores.contacts import EXTRAS, SUBSCRIPTIONS, Change
 
 LENGTHS: dict[str, int | None] = {
@@ -23,11 +23,6 @@ LENGTHS: dict[str, int | None] = {
 KEY_MAX = 255
 MAPPINGS = {"extra": EXTRAS, "subscription": SUBSCRIPTIONS}
 
-ADDRESS_FIELDS = {
-    "sms": "msisdn", "ussd": "msisdn", "voice": "msisdn", "twitter": "twitter_handle", "gtalk": "gtalk_id", "mxit": "mxit_id",
-    "wechat": "wechat_id",
-}  # fmt: skip
-"""Delivery class to the field that has its addresses."""
 UNKNOWN = "unknown"
 """The msisdn of a contact that was made for an address of another kind."""
 

@@ -17,8 +17,8 @@ from .contact_fields import (
     stored_address,
 )  # fmt: skip
 from .contract import Caller, Refused, Resource, command
-from .convert import Json, needed_object, needed_string, parameter
 from .messages import new_id, now, shown
+from .parameters import Json, needed_object, needed_string, parameter
 from .stores.contacts import (
     EXTRAS,
     SUBSCRIPTIONS,

@@ -24,7 +24,7 @@ class AppLog(Protocol):
     """Writes to the log of the app that a run belongs to."""
 
     async def __call__(self, level: int, message: str) -> None:
-        """Write a line, and wait until it is kept; `level` is 10, 20, 30, 40 or 50."""
+        """Write a line, and wait until it is kept; `level` is one of `logging`'s."""
 
     def soon(self, level: int, message: str) -> bool:
         """Write a line without waiting: it is kept before anything that is asked of the store

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from attrs import frozen
 
 from .contract import Caller, Refused, Resource, command
-from .convert import needed_string, parameter
 from .messages import new_id, now
+from .parameters import needed_string, parameter
 from .stores.contacts import Contacts
 from .stores.groups import Group, Groups, SeveralGroups, TooManyGroups
 from .stores.search import ContactSearch, SearchError

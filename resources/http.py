@@ -13,8 +13,8 @@ import trio
 from attrs import frozen
 
 from .contract import Caller, Refused, Resource, command
-from .convert import Json, parameter
 from .messages import shown
+from .parameters import Json, parameter
 from .stores.egress import DROPPED, Egress, EgressError, Policy, excerpt, url_of
 from .text import clean
 

@@ -6,7 +6,7 @@ from attrs import frozen
 from msgspec import Raw, json
 
 from .contract import Caller, Refused, Resource, command
-from .convert import Json, parameter
+from .parameters import Json, parameter
 from .stores.keyspace import Keyspace, KeyspaceFull, NotAnInteger, Quota, Warn
 
 KEY_MAX = 1024  # characters

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from logging import CRITICAL, DEBUG, ERROR, INFO, WARNING
+
 from attrs import frozen
 
 from .contract import Caller, Later, Resource, command
-from .convert import Json, parameter
 from .messages import as_text
-
-DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50
+from .parameters import Json, parameter
 
 
 @frozen

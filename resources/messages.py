@@ -24,10 +24,16 @@ ADDRESS_MAX = 400
 SESSION_EVENTS = (None, "new", "resume", "close")
 EVENT_TYPES = ("ack", "nack", "delivery_report")
 DELIVERY_STATUSES = ("pending", "failed", "delivered")
-DELIVERY_CLASSES = {
-    "smpp": "sms", "sms": "sms", "ussd": "ussd", "twitter": "twitter", "xmpp": "gtalk", "mxit": "mxit", "wechat": "wechat",
+ADDRESS_FIELDS = {
+    "sms": "msisdn", "ussd": "msisdn", "voice": "msisdn", "twitter": "twitter_handle",
+    "gtalk": "gtalk_id", "mxit": "mxit_id", "wechat": "wechat_id",
 }  # fmt: skip
-"""From transport_type; every other transport_type counts as sms."""
+"""Each delivery class, and the field of a contact that has its addresses."""
+CLASSES_BY_TRANSPORT = {
+    "smpp": "sms", "sms": "sms", "ussd": "ussd", "twitter": "twitter", "xmpp": "gtalk",
+    "mxit": "mxit", "wechat": "wechat",
+}  # fmt: skip
+"""transport_type to delivery class; every other transport_type counts as sms."""
 
 _DATE = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?", re.ASCII
@@ -231,7 +237,7 @@ def _vumi_timestamp(text: str, where: str) -> str:
 
 def delivery_class(transport_type: str | None) -> str:
     """The kind of address that a transport_type uses."""
-    return DELIVERY_CLASSES.get(transport_type or "", "sms")
+    return CLASSES_BY_TRANSPORT.get(transport_type or "", "sms")
 
 
 def for_app(message: Payload, account: str, app: str) -> Payload:

@@ -8,8 +8,8 @@ from typing import Any
 from attrs import frozen
 
 from .contract import Caller, Refused, Resource, command
-from .convert import Json, parameter
 from .messages import shown
+from .parameters import Json, parameter
 from .stores.identity import Sender
 from .stores.statistics import SAMPLE_MAX, Direction, Statistics
 

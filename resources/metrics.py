@@ -9,8 +9,8 @@ from typing import Any
 from attrs import frozen
 
 from .contract import Caller, Refused, Resource, command
-from .convert import Json, parameter
 from .messages import shown
+from .parameters import Json, parameter
 from .stores.graphite import AGGREGATORS, Graphite, Target, TooManyMetrics
 
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,100}")

@@ -7,8 +7,8 @@ from typing import Any
 from attrs import frozen
 
 from .contract import Caller, Refused, Resource, command
-from .convert import Json, parameter
 from .messages import now, shown
+from .parameters import Json, parameter
 from .stores.optouts import OptOut, OptOuts, TooManyOptOuts
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from logging import WARNING
 from typing import Any
 
 from attrs import frozen
 
 from .contract import Caller, Refused, Resource, command
-from .convert import Json, parameter
 from .messages import Payload, go_metadata, missing_from, reply, send, shown
+from .parameters import Json, parameter
 from .stores.identity import Sender
 from .stores.outbox import REPLY, Outbox, OutboxFull, Posted, Slot
 from .stores.redis import StoreError
 
-WARNING = 30
 TAG_FIELDS = "Tag, content or to_addr not specified"
 
 

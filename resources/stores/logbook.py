@@ -27,7 +27,10 @@ TRIM_EVERY = 32  # entries between two trims of an app's list
 
 log = logging.getLogger(__name__)
 
-LEVELS = {10: "DEBUG", 20: "INFO", 30: "WARNING", 40: "ERROR", 50: "CRITICAL"}
+LEVELS = {
+    level: logging.getLevelName(level)
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
+}
 
 
 class LogEntry(msgspec.Struct, frozen=True):
@@ -171,7 +174,7 @@ def _read(text: bytes) -> LogEntry:
     try:
         return msgspec.json.decode(text, type=LogEntry)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # somebody else has written it
-        return LogEntry("", LEVELS[40], f"[this entry cannot be read: {error}]")
+        return LogEntry("", LEVELS[logging.ERROR], f"[this entry cannot be read: {error}]")
 
 
 def _not_kept(error: Exception) -> None:

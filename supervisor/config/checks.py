@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from attrs import evolve
 
 from resources.fence import cause_of
+from resources.messages import ADDRESS_FIELDS
 from resources.stores.allow import AllowList
 from resources.text import NAME
 
@@ -27,7 +28,6 @@ from .urls import REDIS_KINDS, origin_problem, proxy_problem, redis_problem
 
 BUNDLED = FilePath(__file__).parents[2] / "sandbox_js" / "node_modules"
 GLOBALS = ("Buffer",)
-DELIVERY_CLASSES = ("", "sms", "ussd", "voice", "twitter", "gtalk", "mxit", "wechat")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_FILES = 1 << 20
 HEAP_MAX = 1 << 40
@@ -179,10 +179,11 @@ def _app(app: App, declared: Mapping[str, frozenset[str]]) -> Found:
     for name in app.globals:
         if name not in GLOBALS:
             yield ("globals",), f"expected {' or '.join(map(show, GLOBALS))}, got {show(name)}"
-    if app.delivery_class not in DELIVERY_CLASSES:
+    classes = ("", *ADDRESS_FIELDS)
+    if app.delivery_class not in classes:
         yield (
             ("delivery_class",),
-            f"expected one of {', '.join(map(show, DELIVERY_CLASSES))}, got {show(app.delivery_class)}",
+            f"expected one of {', '.join(map(show, classes))}, got {show(app.delivery_class)}",
         )
     for endpoint, channel in app.endpoints.items():
         if channel not in declared["channels"]:

@@ -5,6 +5,7 @@ that the app did not give.
 from __future__ import annotations
 
 import logging
+from logging import ERROR
 
 from attrs import frozen
 
@@ -21,8 +22,6 @@ from ..config.model import App
 from ..errors import SandboxFault
 from ..observe import Observer
 from ..outcomes import Outcome
-
-ERROR = 40
 
 log = logging.getLogger(__name__)
 

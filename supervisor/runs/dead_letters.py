@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from logging import ERROR
 from typing import Protocol
 
 import msgspec
@@ -25,7 +26,6 @@ from ..outcomes import Outcome
 from .aftermath import Words
 from .jobs import Ended, Program
 
-ERROR = 40
 SHOWN_MAX = 1000  # characters of a reason
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Coroutine
 from itertools import count
+from logging import ERROR, INFO, WARNING
 from typing import Any
 
 import trio
@@ -34,7 +35,6 @@ from .jobs import Ended, Job, Program
 from .router import INTERNAL, Router
 from .traces import Trace
 
-INFO, WARNING, ERROR = 20, 30, 40
 MEMORY_EVERY = 16  # runs of a process between two looks at its memory
 
 log = logging.getLogger(__name__)

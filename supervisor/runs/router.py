@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine, Iterable, Mapping
+from logging import ERROR
 from typing import Any
 
 import attrs
@@ -11,8 +12,8 @@ import trio
 from attrs import field, frozen
 
 from resources.contract import Caller, Command, Refused, Resource
-from resources.convert import strict_converter
 from resources.fence import fence, note
+from resources.parameters import command_converter
 from resources.stores.redis import StoreError
 from resources.stores.room import NoRoom
 
@@ -20,7 +21,6 @@ from ..config.model import Limits
 from ..observe import Observer
 from ..sandboxes.protocol import Request
 
-ERROR = 40
 UNAVAILABLE = "the store cannot be reached at the moment"
 INTERNAL = "internal error"
 
@@ -43,7 +43,7 @@ class Row:
 
 def build_table(resources: Iterable[Resource]) -> dict[str, Row]:
     """The commands of all resources by name; a name that two of them answer is a mistake of ours."""
-    converter = strict_converter()
+    converter = command_converter()
     table: dict[str, Row] = {}
     for resource in resources:
         for name, command in resource.COMMANDS.items():

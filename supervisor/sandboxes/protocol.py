@@ -9,6 +9,7 @@ length.
 from __future__ import annotations
 
 import gc
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,7 +28,12 @@ ID_MAX = 64  # characters of a cmd_id
 ERROR_MAX = 16 << 10
 EXCERPT_MAX = 120  # bytes of a malformed line, and characters of a value in it, that are shown
 LARGE = 32 << 10  # bytes of a line that may hold enough objects to keep the garbage collector busy
-LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
 
 
 @frozen
@@ -169,7 +175,9 @@ def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
             text = stack if message and message in stack else f"{message}\n{stack}".strip()
             return Failed(_text(fields, "kind")[:NAME_MAX], text)
         case "js.console":
-            return ConsoleLine(LEVELS.get(_text(fields, "level"), 20), _text(fields, "msg"))
+            return ConsoleLine(
+                LEVELS.get(_text(fields, "level"), logging.INFO), _text(fields, "msg")
+            )
     raise ProtocolViolation(f"a line of the harness's that it does not have: {name[:80]}")
 
 

@@ -30,7 +30,7 @@ from attrs import define, field, frozen
 
 from resources.stores.groups import Group
 from resources.stores.redis import Unavailable
-from resources.stores.search import CannotSearch, QueryError, wire
+from resources.stores.search import CannotSearch, QueryError, dialogue
 from resources.stores.search.process import WORKERS
 
 from ..config.model import SearchSettings
@@ -107,33 +107,33 @@ class Search:
 
     async def count(self, account: str, query: str) -> int:
         """See ContactSearch."""
-        (answer,) = await self._ask(wire.Count(next(self._numbers), account, query))
-        return cast("wire.Number", answer).count
+        (answer,) = await self._ask(dialogue.Count(next(self._numbers), account, query))
+        return cast("dialogue.Number", answer).count
 
     async def groups(self, account: str, query: str) -> list[Group]:
         """See ContactSearch."""
-        (answer,) = await self._ask(wire.FindGroups(next(self._numbers), account, query))
-        return list(cast("wire.Groups", answer).groups)
+        (answer,) = await self._ask(dialogue.FindGroups(next(self._numbers), account, query))
+        return list(cast("dialogue.Groups", answer).groups)
 
     async def follow(self, accounts: Sequence[str]) -> None:
         """Whose contacts to keep an index of from now on."""
         self._accounts = accounts
         if self._running is not None:
-            await self._running.send(wire.Follow(list(accounts)))
+            await self._running.send(dialogue.Follow(list(accounts)))
 
     async def _find(
         self, account: str, query: str, after: int, limit: int | None
-    ) -> list[wire.Keys]:
+    ) -> list[dialogue.Keys]:
         # a query for no keys is checked all the same
         most = limit or 1 if limit is not None else None
-        pages = await self._ask(wire.Find(next(self._numbers), account, query, after, most))
+        pages = await self._ask(dialogue.Find(next(self._numbers), account, query, after, most))
         return (
-            [wire.Keys(0, wire.NO_KEYS, after, more=False)]
+            [dialogue.Keys(0, dialogue.NO_KEYS, after, more=False)]
             if limit == 0
-            else cast("list[wire.Keys]", pages)
+            else cast("list[dialogue.Keys]", pages)
         )
 
-    async def _ask(self, request: wire.Query) -> list[wire.Answer]:
+    async def _ask(self, request: dialogue.Query) -> list[dialogue.Answer]:
         """Ask until there is an answer, or a reason why there will be none."""
         if _HALF_PAIR.search(request.query):
             raise QueryError(None, "it has half of a surrogate pair, which is no character")
@@ -154,12 +154,12 @@ class Search:
         finally:
             self._observer.searched(outcome, trio.current_time() - began)
 
-    async def _ask_until_built(self, request: wire.Query) -> list[wire.Answer]:
+    async def _ask_until_built(self, request: dialogue.Query) -> list[dialogue.Answer]:
         latest, pause = trio.current_time() + BUILD_SECONDS, BUILD_PAUSE[0]
         while True:
             answers = await self._ask_until_answered(request)
             failed = answers[-1]
-            if not isinstance(failed, wire.Failed):
+            if not isinstance(failed, dialogue.Failed):
                 return answers
             match failed.why:
                 case "query" | "engine":
@@ -173,7 +173,7 @@ class Search:
             await trio.sleep(pause)
             pause = min(pause * 1.5, BUILD_PAUSE[1])
 
-    async def _ask_until_answered(self, request: wire.Query) -> list[wire.Answer]:
+    async def _ask_until_answered(self, request: dialogue.Query) -> list[dialogue.Answer]:
         """Ask again where the process ended, and find out whether it did so because of this
         question.
         """
@@ -196,9 +196,9 @@ class Search:
                     "account %s: a query ended the search process twice; its index is built anew",
                     request.account,
                 )
-                await (await self._process()).send(wire.Forget(request.account))
+                await (await self._process()).send(dialogue.Forget(request.account))
 
-    async def _ask_once(self, request: wire.Query, *, turns: int) -> list[wire.Answer]:
+    async def _ask_once(self, request: dialogue.Query, *, turns: int) -> list[dialogue.Answer]:
         """Ask a process that is there, when there are turns. Raises Ended."""
         taken: list[object] = []
 
@@ -226,7 +226,7 @@ class Search:
             return self._running
         raise CannotSearch("The search process cannot be started at the moment")
 
-    def _check_refused(self, request: wire.Query) -> None:
+    def _check_refused(self, request: dialogue.Query) -> None:
         now = trio.current_time()
         refused = self._refused.get((request.account, request.query))
         if refused is not None and now - refused.since < REFUSED_SECONDS:
@@ -243,14 +243,14 @@ class Search:
                 f"{STRIKES} queries ended the search process; this account is refused for a minute"
             )
 
-    def _refuse(self, request: wire.Query, reason: str) -> None:
+    def _refuse(self, request: dialogue.Query, reason: str) -> None:
         log.warning("account %s: %s: %.200r", request.account, reason, request.query)
         self._refused[request.account, request.query] = _Refused(trio.current_time(), reason)
         self._refused.move_to_end((request.account, request.query))
         if len(self._refused) > REFUSED_MAX:
             self._refused.popitem(last=False)
 
-    def _on_guilty(self, request: wire.Query) -> None:
+    def _on_guilty(self, request: dialogue.Query) -> None:
         self._refuse(
             request, f"the query took longer than search.timeout = {self.settings.timeout:g} s"
         )
@@ -310,9 +310,9 @@ class Search:
             await trio.sleep(pause)
             pause = min(pause * 2, PAUSE[1])
 
-    def _begin(self) -> wire.Begin:
+    def _begin(self) -> dialogue.Begin:
         settings = self.settings
-        return wire.Begin(
+        return dialogue.Begin(
             self._redis_url,
             str(self._folder.absolute()),
             list(self._accounts),

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 import trio
 from attrs import define, field
 
-from resources.stores.search import wire
+from resources.stores.search import dialogue
 
 from ..errors import SandboxGone
 from ..host import oom
@@ -52,10 +52,10 @@ class Question:
     waits any more.
     """
 
-    request: wire.Query
+    request: dialogue.Query
     deadline: float
     on_over: Callable[[], None]
-    answers: list[wire.Answer] = field(factory=list, init=False)
+    answers: list[dialogue.Answer] = field(factory=list, init=False)
     ended: Ended | None = field(default=None, init=False)
     _over: trio.Event = field(factory=trio.Event, init=False)
 
@@ -65,7 +65,7 @@ class Question:
         self._over.set()
         self.on_over()
 
-    async def wait(self) -> list[wire.Answer]:
+    async def wait(self) -> list[dialogue.Answer]:
         """The answer, in one or more pages. Raises Ended."""
         await self._over.wait()
         if self.ended is not None:
@@ -78,7 +78,7 @@ class Running:
     """A process that answers. `on_guilty` is told of a question that ended it by taking too long."""
 
     process: Process
-    on_guilty: Callable[[wire.Query], None]
+    on_guilty: Callable[[dialogue.Query], None]
     said: deque[str] = field(factory=lambda: deque(maxlen=STDERR_LINES), init=False)
     was_ready: bool = field(default=False, init=False)
     answered: int = field(default=0, init=False)
@@ -90,44 +90,46 @@ class Running:
     def __attrs_post_init__(self) -> None:
         self._wire = Wire(self.process, LineReader(LINE_MAX), READ)
 
-    async def ask(self, question: Question) -> list[wire.Answer]:
+    async def ask(self, question: Question) -> list[dialogue.Answer]:
         """The answer to a question, in one or more pages. Raises Ended."""
         self._open[question.request.id] = question
         self._asked.set()
         await self.send(question.request)
         return await question.wait()
 
-    async def send(self, request: wire.Request) -> None:
+    async def send(self, request: dialogue.Request) -> None:
         """Send a line; it goes out whole, whatever becomes of the one who sends it."""
         # bounded by the deadline that `watch` keeps
         with trio.CancelScope(shield=True), suppress(SandboxGone):
-            await self._wire.send(wire.encode(request) + b"\n")
+            await self._wire.send(dialogue.encode(request) + b"\n")
 
-    async def begin(self, begin: wire.Begin) -> None:
+    async def begin(self, begin: dialogue.Begin) -> None:
         """Tell the process what it is to do, and wait until it is ready, or has ended, or takes too
         long.
         """
         with trio.move_on_after(START_SECONDS), suppress(SandboxGone):
-            await self._wire.send(wire.encode(begin) + b"\n")
+            await self._wire.send(dialogue.encode(begin) + b"\n")
             (line,) = await self._wire.receive()
-            self.was_ready = isinstance(wire.decode_answer(line), wire.Ready)
+            self.was_ready = isinstance(dialogue.decode_answer(line), dialogue.Ready)
 
     async def read(self) -> None:
         """Hand out answers until there are no more."""
         with suppress(SandboxGone):
             while True:
                 for line in await self._wire.receive():
-                    answer = wire.decode_answer(line)
-                    if isinstance(answer, wire.Log):
+                    answer = dialogue.decode_answer(line)
+                    if isinstance(answer, dialogue.Log):
                         log.log(answer.level, "%s", answer.text)
-                    elif not isinstance(answer, wire.Ready):
+                    elif not isinstance(answer, dialogue.Ready):
                         self._take(answer)
 
-    def _take(self, answer: wire.Keys | wire.Number | wire.Groups | wire.Failed) -> None:
+    def _take(
+        self, answer: dialogue.Keys | dialogue.Number | dialogue.Groups | dialogue.Failed
+    ) -> None:
         question = self._open[answer.id]
         question.answers.append(answer)
         self.answered += 1
-        if not (isinstance(answer, wire.Keys) and answer.more):
+        if not (isinstance(answer, dialogue.Keys) and answer.more):
             del self._open[answer.id]
             question.settle()
 
@@ -165,8 +167,8 @@ class Running:
 async def open_running(
     argv: Sequence[str],
     memory: int,
-    begin: wire.Begin,
-    on_guilty: Callable[[wire.Query], None],
+    begin: dialogue.Begin,
+    on_guilty: Callable[[dialogue.Query], None],
     cwd: str = "/",
 ) -> AsyncIterator[Running]:
     """A process that was told to begin; see `was_ready`. At the end it is dead and reaped, and all

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from resources.contract import Caller, Refused
-from resources.convert import strict_converter
 from resources.http import Http, HttpSettings, Request
+from resources.parameters import command_converter
 from resources.stores.egress import open_egress
 
 from ..echo_server import echo_server
@@ -23,7 +23,7 @@ def server() -> Iterator[str]:
         yield url
 
 
-STRUCTURE = strict_converter().get_structure_hook(Request)
+STRUCTURE = command_converter().get_structure_hook(Request)
 
 
 async def command(server: str, **fields: Any) -> Any:

@@ -9,9 +9,9 @@ from attrs import define, field
 from .charsets import decoded
 from .errors import EgressError, TooLarge
 from .head import Head
+from .http11 import EngineStream
 from .pace import Work
 from .unpack import layers_of, unpacked
-from .wire import Wire
 
 SMALL_PIECES_MAX = 4096  # of a body, beyond those of 32 bytes and more
 # bytes about chunks beyond what bodies are worth, as in Go: 16 a chunk and 2 a byte are free
@@ -22,26 +22,31 @@ EXCESS_MAX = 16 * 1024
 class _Worth:
     """Whether a body is worth what it costs to find it among its chunks."""
 
-    _wire: Wire
+    _stream: EngineStream
     _before: int = field(init=False)
     _free: int = field(default=EXCESS_MAX, init=False)
     _pieces_left: int = field(default=SMALL_PIECES_MAX, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._before = self._wire.received
+        self._before = self._stream.received
 
     def check(self, piece: bytes) -> None:
         """Raise EgressError if there is too much about the chunks, or there are too many."""
         self._free += 16 + 3 * len(piece)
         self._pieces_left += len(piece) // 32 - 1
-        if self._wire.received - self._before > self._free:
+        if self._stream.received - self._before > self._free:
             raise EgressError("the answer has more about its chunks than in them")
         if self._pieces_left < 0:
             raise EgressError(f"the answer has more than {SMALL_PIECES_MAX} chunks of a few bytes")
 
 
 async def read_body(
-    pieces: AsyncIterator[bytes], head: Head, method: str, most: int, wire: Wire, work: Work
+    pieces: AsyncIterator[bytes],
+    head: Head,
+    method: str,
+    most: int,
+    stream: EngineStream,
+    work: Work,
 ) -> str:
     """Read a body to its end, and return it as text. `work` is entered.
 
@@ -52,7 +57,7 @@ async def read_body(
     length = head.length(method)
     if length is not None and length > most:
         raise TooLarge(length, most)
-    layers, body, worth = layers_of(head, most), bytearray(), _Worth(wire)
+    layers, body, worth = layers_of(head, most), bytearray(), _Worth(stream)
     async for data in pieces:
         if head.is_chunked:
             worth.check(data)

@@ -164,7 +164,7 @@ class Egress:
                     answer: Answer | Head = head
                 else:
                     text = await read_body(
-                        pieces, head, method, policy.response_max, exchanges.wire, work
+                        pieces, head, method, policy.response_max, exchanges.stream, work
                     )
                     answer = Answer(head.status, text)
             is_free = head.keeps_alive() and exchanges.is_free()

@@ -13,7 +13,7 @@ from attrs import define, field
 
 from .errors import EgressError, Unanswered, excerpt, not_http
 from .head import Head
-from .wire import CHUNK_LINE_MAX, Engine, Wire
+from .http11 import CHUNK_LINE_MAX, Engine, EngineStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,17 +32,17 @@ class Exchanges:
     """The requests on one connection, one after the other."""
 
     connection: Connection
-    _wire: Wire = field(init=False)
+    _stream: EngineStream = field(init=False)
     _engine: Engine = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._wire = Wire(self.connection)
-        self._engine = Engine(_SOMEWHERE, self._wire)
+        self._stream = EngineStream(self.connection)
+        self._engine = Engine(_SOMEWHERE, self._stream)
 
     @property
-    def wire(self) -> Wire:
+    def stream(self) -> EngineStream:
         """What the engine reads from."""
-        return self._wire
+        return self._stream
 
     def is_free(self) -> bool:
         """Whether the last exchange came to its end, and the server takes another."""
@@ -70,14 +70,14 @@ class Exchanges:
             headers=list(headers),
             content=body,
         )
-        self._wire.begin(work)
+        self._stream.begin(work)
         with self._explained():
             response = await self._engine.handle_async_request(request)
             try:
                 head = _head_of(response)
-                if not self._wire.received:  # what came after the last answer stood for one
+                if not self._stream.received:  # what came after the last answer stood for one
                     raise Unanswered("the server sent an answer that nobody asked for")
-                self._wire.begin_body(is_chunked=head.is_chunked)
+                self._stream.begin_body(is_chunked=head.is_chunked)
                 async with aclosing(response.aiter_stream()) as pieces:
                     yield head, pieces
             finally:
@@ -91,7 +91,7 @@ class Exchanges:
         Raises as `ask` does.
         """
         url = httpcore2.URL(scheme="http", host="server", port=80, target=name.encode("ascii"))
-        self._wire.begin(work)
+        self._stream.begin(work)
         with self._explained():
             response = await self._engine.handle_async_request(
                 httpcore2.Request("CONNECT", url, headers=list(headers))
@@ -106,9 +106,9 @@ class Exchanges:
         except httpcore2.LocalProtocolError as error:
             raise EgressError(f"the request cannot be sent: {excerpt(str(error))}") from error
         except _ERRORS as error:
-            if self._wire.is_over:
+            if self._stream.is_over:
                 raise EgressError(f"the answer was cut off: {excerpt(str(error))}") from error
-            if not self._wire.received:
+            if not self._stream.received:
                 raise Unanswered(excerpt(str(error))) from error
             if str(error) == _TOO_LONG:
                 raise EgressError(

@@ -3,7 +3,7 @@
     text > lexer > lucene > nodes > translate > tantivy        nodes > evaluate    one document at a
                      time, in plain Python fields, patterns (analysis)               index = tantivy
                      + what changed since, from Redis
-    engine (all indexes) < process < wire < the supervisor
+    engine (all indexes) < process < dialogue < the supervisor
 
 `fields` says what is compared, `schema` where it stands in an index, `index` how an index follows
 Redis.

@@ -22,7 +22,7 @@ from .evaluate import matches
 from .fields import Document
 from .files import Files, Unusable
 from .index import AccountIndex, Behind
-from .keys import NoKey
+from .key_table import NoKey
 from .lucene import parse
 from .nodes import Node, QueryError
 

@@ -18,7 +18,7 @@ import msgspec
 import tantivy
 from attrs import asdict, define, frozen
 
-from .keys import KeyTable
+from .key_table import KeyTable
 from .schema import SCHEMA, VERSION
 
 WRITER_BYTES = 32 << 20  # that a writer gathers before it writes a segment by itself

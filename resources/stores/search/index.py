@@ -30,7 +30,7 @@ from .changes import Changed, Changes, Page
 from .evaluate import matches
 from .fields import Document
 from .files import WRITER_BYTES, Files, Unusable
-from .keys import KeyTable
+from .key_table import KeyTable
 from .nodes import NOTHING, Node
 from .schema import SCHEMA, SEQ, delete, document_of
 from .translate import Translation

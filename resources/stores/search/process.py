@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from ..link import link_to
-from . import wire
+from . import dialogue
 from .changes import Changes, StoreGone
 from .engine import Behind, CannotBuild, Engine
 from .nodes import QueryError
@@ -57,9 +57,9 @@ class Pipes:
             os._exit(0)  # the supervisor has gone; there is nothing here that it does not have
         return line
 
-    def send(self, answer: wire.Answer) -> None:
+    def send(self, answer: dialogue.Answer) -> None:
         """Write a line."""
-        line = wire.encode(answer) + b"\n"
+        line = dialogue.encode(answer) + b"\n"
         with self._writing:
             self._output.write(line)
             self._output.flush()
@@ -74,29 +74,29 @@ class PipeHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send it."""
-        self._pipes.send(wire.Log(record.levelno, self.format(record)))
+        self._pipes.send(dialogue.Log(record.levelno, self.format(record)))
 
 
-def answer(engine: Engine, request: wire.Query, pipes: Pipes) -> None:
+def answer(engine: Engine, request: dialogue.Query, pipes: Pipes) -> None:
     """Carry out a request and send its answer, in pages where it is long."""
     match request:
-        case wire.Count(number, account, query):
-            pipes.send(wire.Number(number, engine.count(account, query)))
-        case wire.FindGroups(number, account, query):
-            pipes.send(wire.Groups(number, engine.groups(account, query)))
-        case wire.Find(number, account, query, after, limit):
-            for page in engine.find(account, query, after, limit, wire.KEYS_PAGE):
-                pipes.send(wire.Keys(number, msgspec.Raw(page.keys), page.last, page.more))
+        case dialogue.Count(number, account, query):
+            pipes.send(dialogue.Number(number, engine.count(account, query)))
+        case dialogue.FindGroups(number, account, query):
+            pipes.send(dialogue.Groups(number, engine.groups(account, query)))
+        case dialogue.Find(number, account, query, after, limit):
+            for page in engine.find(account, query, after, limit, dialogue.KEYS_PAGE):
+                pipes.send(dialogue.Keys(number, msgspec.Raw(page.keys), page.last, page.more))
 
 
 def work(engine: Engine, pipes: Pipes) -> None:
     """Read requests and answer them, for ever."""
     while True:
-        request = wire.decode_request(pipes.receive())
+        request = dialogue.decode_request(pipes.receive())
         match request:
-            case wire.Follow(accounts):
+            case dialogue.Follow(accounts):
                 engine.accounts = accounts
-            case wire.Forget(account):
+            case dialogue.Forget(account):
                 try:
                     engine.forget(account)
                 except Exception:
@@ -106,20 +106,20 @@ def work(engine: Engine, pipes: Pipes) -> None:
                     answer(engine, request, pipes)
                 except QueryError as error:
                     pipes.send(
-                        wire.Failed(request.id, "query", error.detail, position=error.position)
+                        dialogue.Failed(request.id, "query", error.detail, position=error.position)
                     )
                 except Behind as error:
-                    pipes.send(wire.Failed(request.id, "behind", str(error), error.left))
+                    pipes.send(dialogue.Failed(request.id, "behind", str(error), error.left))
                 except CannotBuild as error:
-                    pipes.send(wire.Failed(request.id, "index", str(error)))
+                    pipes.send(dialogue.Failed(request.id, "index", str(error)))
                 except StoreGone as error:
-                    pipes.send(wire.Failed(request.id, "store", str(error)))
+                    pipes.send(dialogue.Failed(request.id, "store", str(error)))
                 except BaseException as error:
                     # Panics of the engine are BaseExceptions. Whatever it is, the one who asked is
                     # told, and the rest goes on.
                     log.exception("account %s: the engine failed on a query", request.account)
                     pipes.send(
-                        wire.Failed(
+                        dialogue.Failed(
                             request.id,
                             "engine",
                             f"the engine failed on this query ({type(error).__name__})",
@@ -141,13 +141,13 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_SECONDS)
     fcntl.fcntl(sys.stdout.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     pipes = Pipes()
-    begin = wire.decode_begin(pipes.receive())
+    begin = dialogue.decode_begin(pipes.receive())
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[PipeHandler(pipes)])
     changes = Changes(lambda: link_to(begin.redis, STORE_SECONDS))
     engine = Engine(
         Path(begin.folder), changes, begin.open_indexes, begin.idle_close, begin.accounts
     )
-    pipes.send(wire.Ready())
+    pipes.send(dialogue.Ready())
     threading.stack_size(STACK_BYTES)
     for keep in (*[engine.keep_up] * KEEPERS, engine.keep_flushed):
         threading.Thread(target=keep, daemon=True).start()

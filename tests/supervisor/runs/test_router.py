@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resources.contract import Caller, Refused, Resource, command
-from resources.convert import Json, parameter, strict_converter
+from resources.parameters import Json, command_converter, parameter
 from resources.stores.redis import Unavailable
 from supervisor.config import Limits
 from supervisor.observe import NullObserver
@@ -32,7 +32,7 @@ class Ask:
     small: int = parameter(0, wrong="too big", check=lambda value: value < 10)
 
 
-STRUCTURE = strict_converter().get_structure_hook(Ask)
+STRUCTURE = command_converter().get_structure_hook(Ask)
 
 
 @frozen

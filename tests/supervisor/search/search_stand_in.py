@@ -17,19 +17,19 @@ from pathlib import Path
 
 import msgspec
 
-from resources.stores.search import wire
+from resources.stores.search import dialogue
 
 seen: Counter[str] = Counter()
 writing = threading.Lock()
 
 
-def send(answer: wire.Answer) -> None:
+def send(answer: dialogue.Answer) -> None:
     with writing:
-        sys.stdout.buffer.write(wire.encode(answer) + b"\n")
+        sys.stdout.buffer.write(dialogue.encode(answer) + b"\n")
         sys.stdout.buffer.flush()
 
 
-def answer(request: wire.Find) -> None:
+def answer(request: dialogue.Find) -> None:
     verb, _, rest = request.query.partition(" ")
     seen[request.query] += 1
     if verb == "hang":
@@ -42,29 +42,29 @@ def answer(request: wire.Find) -> None:
         time.sleep(float(rest))
     if verb == "behind" and seen[request.query] < int(rest):
         send(
-            wire.Failed(
+            dialogue.Failed(
                 request.id, "behind", f"{rest} contacts are not in the index yet", int(rest)
             )
         )
         return
     if verb == "store":
-        send(wire.Failed(request.id, "store", "Redis did not answer"))
+        send(dialogue.Failed(request.id, "store", "Redis did not answer"))
         return
-    send(wire.Keys(request.id, msgspec.Raw(wire.encode([str(os.getpid())])), 1, more=False))
+    send(dialogue.Keys(request.id, msgspec.Raw(dialogue.encode([str(os.getpid())])), 1, more=False))
 
 
 def main() -> None:
-    begin = wire.decode_begin(sys.stdin.buffer.readline())
+    begin = dialogue.decode_begin(sys.stdin.buffer.readline())
     if begin.folder.endswith("never"):
         sys.stderr.write("there is no such thing\n")
         sys.exit(1)
-    send(wire.Ready())
+    send(dialogue.Ready())
     forgotten = Path(begin.folder) / "forgotten"
     for line in sys.stdin.buffer:
-        request = wire.decode_request(line)
-        if isinstance(request, wire.Forget):
+        request = dialogue.decode_request(line)
+        if isinstance(request, dialogue.Forget):
             forgotten.touch()
-        elif isinstance(request, wire.Find):
+        elif isinstance(request, dialogue.Find):
             threading.Thread(target=answer, args=(request,), daemon=True).start()
 
 

@@ -33,7 +33,7 @@ _SWITCHING = re.compile(rb"HTTP/[0-9.]+ 101")
 
 
 @define(eq=False)
-class Wire(httpcore2.AsyncNetworkStream):
+class EngineStream(httpcore2.AsyncNetworkStream):
     """The stream that the engine reads from and writes to, for one connection and one request after
     the other.
     """

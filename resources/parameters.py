@@ -131,9 +131,9 @@ def _is_mapping(kind: Any) -> bool:
     return getattr(kind, "__origin__", None) is dict
 
 
-def strict_converter() -> cattrs.Converter:
-    """A converter that takes each type exactly, and makes requests with the reasons their fields
-    declare.
+def command_converter() -> cattrs.Converter:
+    """Make a strict converter from the fields of commands to requests; it refuses with the reasons
+    that the requests' fields declare.
     """
     converter = exact_converter((str, int, bool, dict), detailed_validation=False)
     converter.register_structure_hook_func(_is_mapping, lambda value, _: exactly(value, dict))

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from resources.stores.search.keys import KeyTable, NoKey
+from resources.stores.search.key_table import KeyTable, NoKey
 
 PLAIN = st.text("0123456789abcdef", min_size=32, max_size=32)
 ANY = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
