@@ -1,0 +1,72 @@
+"""CONTRIBUTING.md is true: the paths and names in it exist, and every folder is in its picture."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+PICTURE, WAY = re.findall(r"^```\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+PROSE = TEXT.replace(PICTURE, "").replace(WAY, "")
+FILE, FOLDER = r"(?<![\w/])\w+\.(?:py|js|lua|c)\b", r"(?<![\w/])\w+/(?=[\s:]|$)"
+SOURCES = ("supervisor", "resources", "sandbox_js", "tests")
+IGNORED = {"__pycache__", "node_modules"}
+
+
+def _pictured() -> tuple[set[str], set[str]]:
+    """The folders and the files of the picture, as paths."""
+    folders, files, at = set[str](), set[str](), {-1: ""}
+    for line in PICTURE.splitlines():
+        depth = len(line) - len(line.lstrip())
+        at = {level: folder for level, folder in at.items() if level < depth}
+        within = at[max(at)]
+        name, _, rest = line.strip().partition(" ")
+        if name.endswith("/"):
+            at[depth] = within = within + name
+            folders.add(within)
+            folders |= {within + inner for inner in re.findall(FOLDER, rest)}
+        files |= {within + file for file in re.findall(FILE, line)}
+    return folders, files
+
+
+def test_the_picture_shows_what_is_there() -> None:
+    """Every folder and file in it exists."""
+    folders, files = _pictured()
+    assert [name for name in folders if not (ROOT / name).is_dir()] == []
+    assert [name for name in files if not (ROOT / name).is_file()] == []
+    assert len(files) > 60
+
+
+def test_every_folder_is_in_the_picture() -> None:
+    """Those directly in the four trees."""
+    there = {
+        f"{tree}/{folder.name}/"
+        for tree in SOURCES
+        for folder in (ROOT / tree).iterdir()
+        if folder.is_dir() and folder.name not in IGNORED and any(folder.iterdir())
+    }
+    assert there - _pictured()[0] == set()
+
+
+def test_every_path_in_it_exists() -> None:
+    """What stands in backquotes or links and looks like a path; in the second picture, every file."""
+    links = re.findall(r"\]\(([^)]+)\)", PROSE)
+    quoted = {*links, *re.findall(r"`(\.?[\w./]+/[\w./]*|\.?\w+\.md)`", PROSE)}
+    assert [path for path in quoted if not (ROOT / path).exists()] == []
+    assert len(quoted) > 30
+    for path in re.findall(r"[\w/]+\.py", WAY):
+        homes = (ROOT, ROOT / "supervisor", ROOT / "supervisor/gateway")
+        assert any((home / path).is_file() for home in homes), path
+
+
+def test_every_name_in_it_is_where_it_says() -> None:
+    """`path`: `Name` and the names that follow it."""
+    found = re.findall(r"`([\w./]+)`: ((?:(?:, | \([^)]*\), |, else )?`[\w.]+`)+)", PROSE)
+    assert len(found) > 15
+    for path, names in found:
+        text = (ROOT / path).read_text("utf-8")
+        for name in re.findall(r"`([\w.]+)`", names):
+            last = name.rpartition(".")[2]
+            definition = rf"\b(?:def|class|function) {last}\b|^{last}\b"
+            assert re.search(definition, text, re.MULTILINE), (path, name)
