@@ -50,7 +50,7 @@ def test_every_folder_is_in_the_picture() -> None:
 
 
 def test_every_path_in_it_exists() -> None:
-    """What stands in backquotes or links and looks like a path; in the second picture, every file."""
+    """What is quoted or linked and looks like a path; in the second picture, every file."""
     links = re.findall(r"\]\(([^)]+)\)", PROSE)
     quoted = {*links, *re.findall(r"`(\.?[\w./]+/[\w./]*|\.?\w+\.md)`", PROSE)}
     assert [path for path in quoted if not (ROOT / path).exists()] == []
