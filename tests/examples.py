@@ -11,7 +11,7 @@ from hypothesis import HealthCheck
 TIMES = 10  # as many under -m slow, where a test does not say how many
 _PATIENT = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
 
-for name, count in (("few", 100), ("many", 100 * TIMES)):
+for name, count in (("few", 50), ("many", 100 * TIMES)):
     hypothesis.settings.register_profile(
         name,
         max_examples=count,

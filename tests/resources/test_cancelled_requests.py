@@ -135,7 +135,11 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+# A body that is worked on in slices has some hundred steps, each of which is a whole request.
+FEW_STEPS = [pytest.param(way, marks=pytest.mark.slow) if way is in_slices else way for way in WAYS]
+
+
+@pytest.mark.parametrize("way", FEW_STEPS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
 async def test_a_cancelled_request_leaves_nothing(
     way: Way, kept: bool, tls: ssl.SSLContext

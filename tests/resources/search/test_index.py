@@ -205,7 +205,7 @@ def random_index(tmp_path_factory: pytest.TempPathFactory) -> RandomIndex:
 @given(query=QUERY)
 @example(query="name:/(a|b)*abc.{40}/")
 @example(query='surname:"abc abc ab"~3 AND -name:zoë')
-@examples(200, 1500)
+@examples(60, 1500)
 def test_index_and_evaluator_agree(query: str, random_index: RandomIndex) -> None:
     """Any query finds the same through the index as one contact at a time."""
     index, now = random_index
