@@ -29,6 +29,7 @@ from .valkey_server import valkey_server
 WORKERS = 4  # on two processors: more than those, since tests wait most of the time
 # until a test that hangs is ended; the longest takes a tenth of that on a quiet machine
 TEST_SECONDS = 300.0
+LEFT_SECONDS = 20.0  # until what a test has left behind is gone
 SLOW_SECONDS = 3600.0  # the same for a test that is marked slow
 
 
@@ -139,7 +140,7 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if "server" in request.fixturenames or "valkey" in request.fixturenames:
         return  # a server that lives longer than one test was started by this one
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + LEFT_SECONDS
     while True:
         left, more = _children() - processes, _descriptors() - descriptors
         if (not left and more <= 0) or time.monotonic() > deadline:

@@ -201,7 +201,7 @@ async def test_out_of_descriptors_a_port_waits_until_there_are_some(folder: Fold
         with ExitStack() as stack:
             for _ in range(10):
                 stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE):
                 while "gateway.accept" not in server.log.read_text():
                     await trio.sleep(0.02)
         async with connect(server.gateway) as client:

@@ -22,6 +22,12 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that is late since the machine is busy is not what these tests are about."""
+    monkeypatch.setattr(health, "LAG_LATE", 1000.0)
+
+
 async def ready(url: str, **params: str) -> tuple[int, list[str]]:
     async with httpx.AsyncClient(base_url=url) as admin:
         answer = await admin.get("/readyz", params=params)

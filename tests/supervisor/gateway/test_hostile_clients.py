@@ -306,7 +306,7 @@ async def test_when_all_are_known_the_next_is_told(folder: Folder) -> None:
     """1013, with an error frame; the others go on, and who leaves makes room."""
     async with bounded(folder, 2) as service, connect(service.gateway_url) as one:
         async with connect(service.gateway_url):
-            async with connect(service.gateway_url) as third:
+            async with connect(service.gateway_url, None) as third:
                 assert await third.expect_close() == 1013
             assert (await one.say("x"))[0]["outcome"] == "ok"
         await eventually(lambda: service.gateway.door.open == 1)
