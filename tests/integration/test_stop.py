@@ -16,7 +16,7 @@ import pytest
 import trio
 import trustme
 
-from ..gateway_client import Client, connect
+from ..gateway_client import PATIENCE, Client, connect
 from ..programs import serve
 from ..service import ECHO, Folder
 
