@@ -1,9 +1,8 @@
-"""The blocking side of the Redis client for a cluster: each batch is split by the node that has its
-keys.
+"""The blocking side of the Redis client for a cluster: it splits each batch by node.
 
-One connection a node, made when it is first needed. The map of slots is asked for at the start and
-again when it may be wrong: a node is lost, a slot has moved. Nodes are independent: one that is
-lost fails its own commands only (`direct.Lost`).
+There is one connection per node, made when first needed. The map of slots is fetched at the start,
+and again when it may be wrong: a node is lost, or a slot has moved. Nodes are independent: a lost
+one fails only its own commands (`direct.Lost`).
 """
 
 from __future__ import annotations
@@ -26,24 +25,20 @@ from .link import SOCKET_SECONDS, NodeLink, words_of
 from .scripts import in_full
 
 SLOTS = 16384
-SCRIPTED = {
-    "EVALSHA": 3,
-    "EVAL": 3,
-}  # where the first key stands; for all other commands it is the first argument
+FIRST_KEY = {"EVALSHA": 3, "EVAL": 3}  # its place in a command; 1 in all others
 KEYLESS = {"PING", "TIME", "INFO"}
-CONNECT_SECONDS = 2.0  # a node that is gone holds up what is for the others
-REDIRECTS = 4  # times that a command is sent on to where the nodes say it belongs
-TRIES = 2  # times that a command is tried again whose slot is on the move
+CONNECT_SECONDS = 2.0  # short, since a lost node delays the commands for the others
+REDIRECTS = 4  # times that a command follows a redirection
+TRIES = 2  # times that a command is tried again while its slot is being moved
 PAUSE = 0.02  # seconds before that
-# that a lost node is left alone, and between two looks at a map that may be wrong
-REST_SECONDS = 1.0
+REST_SECONDS = 1.0  # before a lost node, or a map that may be wrong, is tried again
 
 _REDIRECT = re.compile(r"(MOVED|ASK) (\d+) (\S*):(\d+)$")
 
 
 @frozen
 class _Place:
-    """Where a command is to go; `asking`: though the node does not own the slot yet."""
+    """Where to send a command; `asking`: to a node that does not own the slot yet."""
 
     node: str
     asking: bool = False
@@ -67,14 +62,14 @@ class ClusterLink:
     _abandoned: bool = field(default=False, init=False)
 
     def connect(self) -> None:
-        """Learn the cluster's nodes, from any of those that we know of."""
+        """Fetch the map of slots from any known node."""
         if not self._owners:
             self._resting.clear()
             self._learn()
 
     def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
-        """One pipeline a node; what a node turns away (and so has not carried out) is sent on to
-        where it belongs.
+        """Send one pipeline per node. Commands that a node redirects, and so did not run, are sent
+        on to where they belong.
         """
         del packed  # commands go to several nodes
         if self._is_doubtful and time.monotonic() - self._looked_at > REST_SECONDS:
@@ -104,15 +99,15 @@ class ClusterLink:
     def _round(
         self, commands: Sequence[Command], waiting: dict[int, _Place], answers: list[Any]
     ) -> dict[int, _Place]:
-        """Send the waiting commands to their places and note the answers; those that are to be sent
-        again, and where to.
+        """Send the waiting commands and note the answers; return the commands to send again, with
+        their places.
         """
         shares = defaultdict[_Place, list[int]](list)
         for n, place in waiting.items():
             shares[place].append(n)
         following = dict[int, _Place]()
         for place, share in shares.items():
-            # said before each command; scripts go in full, since the node may not know them
+            # ASKING comes before each command; scripts go in full: the node may not know them
             if place.asking:
                 pairs = [one for n in share for one in (("ASKING",), _whole(commands[n]))]
                 found = self._ask(place.node, pairs)[1::2]
@@ -128,7 +123,7 @@ class ClusterLink:
         return following
 
     def _ask(self, name: str, commands: Sequence[Command]) -> list[Any]:
-        """A pipeline to one node; what is wrong with the node stands in place of the answers."""
+        """Send a pipeline to one node. If the node is lost, each answer is a `Lost`."""
         until, why = self._resting.get(name, (0.0, ""))
         if time.monotonic() < until:
             return [Lost(why, sent=False)] * len(commands)
@@ -144,7 +139,7 @@ class ClusterLink:
                 node.close()
                 sent = sent and not isinstance(error, NotSent)
                 if not sent and not is_new:
-                    # it was closed while nobody used it, which says nothing about the node
+                    # it was closed while idle, which says nothing about the node
                     continue
                 why = f"node {name} of the cluster does not answer: {words_of(error)}"
                 self._resting[name] = (time.monotonic() + REST_SECONDS, why)
@@ -154,7 +149,7 @@ class ClusterLink:
             return answers
 
     def _follow(self, place: _Place, answer: str) -> _Place | None:
-        """Where a command is to be sent after this error; None: the error is its answer."""
+        """Return where to send a command after this error; None: the error is its answer."""
         found = _REDIRECT.match(answer)
         if found is None:
             self._is_doubtful |= code_of(answer) == "CLUSTERDOWN"
@@ -169,7 +164,7 @@ class ClusterLink:
         return _Place(node)
 
     def _owner_of(self, command: Command) -> str:
-        at = SCRIPTED.get(command[0], 1)
+        at = FIRST_KEY.get(command[0], 1)
         owner = None
         if command[0] not in KEYLESS and len(command) > at:
             key = command[at]
@@ -179,10 +174,10 @@ class ClusterLink:
         )
 
     def _learn(self) -> None:
-        """Ask for the map of slots, and which nodes there are.
+        """Fetch the map of slots and the list of nodes.
 
         Raises:
-            redis.ConnectionError: No node that we know of answers.
+            redis.ConnectionError: No known node answers.
         """
         self._looked_at = time.monotonic()
         first: Exception | None = None
@@ -205,7 +200,7 @@ class ClusterLink:
         return [name for name in self._known if name not in self._resting]
 
     def _note(self, asked: str, answer: Any) -> None:
-        """Keep a map: first slot, last slot, owner, replicas, and so on."""
+        """Keep a map. Its rows: first slot, last slot, owner, replicas."""
         if isinstance(answer, ErrorAnswer):
             raise redis.ConnectionError(str(answer))
         owners: list[str | None] = [None] * SLOTS
@@ -235,10 +230,10 @@ class ClusterLink:
         return node
 
     def direct(self) -> None:
-        """None: there are several connections, and what moves is followed, in a thread."""
+        """None: there are several connections, and redirections are followed in a thread."""
 
     def close(self) -> None:
-        """Close all connections. The nodes are remembered."""
+        """Close all connections, but remember the nodes."""
         self._owners = []
         for node in self._nodes.values():
             node.close()
@@ -256,7 +251,7 @@ def _whole(command: Command) -> Command:
 
 
 def _name_of(node: Sequence[Any], asked: str) -> str:
-    """The name of a node in a map, which may leave out the host of the one that was asked."""
+    """The name of a node in a map. A node may leave out its own host, which is that of `asked`."""
     host = (node[0] or b"").decode()
     return f"{asked.rpartition(':')[0] if host in ('', '?') else host}:{int(node[1])}"
 

@@ -1,4 +1,4 @@
-"""What the store's newest answers say about it: which refusals stand, in its own words."""
+"""The store's health as its latest answers show it: which refusals stand, in its own words."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from attrs import define, field, frozen
 from .direct import Command
 from .errors import PASSING, WIDE, StoreRefused
 
-STANDS_SECONDS = 10.0  # that a refusal stands which nothing has proved wrong
+STANDS_SECONDS = 10.0  # that a refusal stands if nothing disproves it
 PROVED_BY_WRITING = frozenset({*PASSING, "OOM", "MISCONF", "NOAUTH", "WRONGPASS"})
-"""Codes of refusals that any other writing command would meet, too: one that succeeds ends them."""
+"""Codes of refusals that any write would meet: a write that succeeds ends them."""
 
-# the code of our own scripts' refusals: they are answers to an app, and say nothing about the store
-OURS = "LIMIT"
-CODES_MAX = 50  # distinct ones that are counted; what is more counts as "other"
+OURS = "LIMIT"  # code of our own scripts' refusals, which say nothing about the store
+CODES_MAX = 50  # distinct codes that are counted; further ones count as "other"
 
 
 @frozen
@@ -29,49 +28,49 @@ class _Refusal:
 
 @define(eq=False)
 class Condition:
-    """The refusals that stand, by their codes. Each is ended by a success of the same kind of
-    command, by the probe, or by time.
+    """The refusals that stand, by code. A success of the same kind of command ends one, or the
+    probe, or time.
     """
 
     counts: Counter[str] = field(factory=Counter, init=False)
     _standing: dict[str, _Refusal] = field(factory=dict, init=False)
 
     def refused(self, command: Command, refusal: StoreRefused, now: float) -> None:
-        """A command was refused."""
+        """Note that a command was refused."""
         code = refusal.code
         self.counts[code if code in self.counts or len(self.counts) < CODES_MAX else "other"] += 1
         if code != OURS:
             self._standing[code] = _Refusal(_kind(command), refusal.plain, now)
 
     def unreachable(self, reason: str, now: float) -> None:
-        """A part of the store did not answer."""
+        """Note that a part of the store did not answer."""
         self._standing["UNREACHABLE"] = _Refusal(None, reason, now)
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing stands, as far as is known."""
+        """Whether no refusal stands."""
         return not self._standing
 
     @property
     def can_be_proved(self) -> bool:
-        """Whether a writing command that succeeds would end a refusal."""
+        """Whether a write that succeeds would end a refusal."""
         return not PROVED_BY_WRITING.isdisjoint(self._standing)
 
     def succeeded(self, commands: Iterable[Command]) -> None:
-        """These commands were carried out."""
+        """Note that these commands ran."""
         kinds = {_kind(command) for command in commands}
         for code, refusal in list(self._standing.items()):
             if refusal.kind in kinds:
                 del self._standing[code]
 
     def proved(self) -> None:
-        """A command that writes was carried out: the probe."""
+        """Note that a write, the probe, succeeded."""
         for code in PROVED_BY_WRITING.intersection(self._standing):
             del self._standing[code]
 
     def problem(self, now: float, *, of_all: bool) -> str:
-        """The words of the newest refusal that stands; `of_all`: of those that concern every
-        command. Empty if none.
+        """The words of the newest standing refusal that concerns all commands (`of_all`), or one
+        kind of command; "" if none.
         """
         for code, refusal in list(self._standing.items()):
             if now - refusal.at > STANDS_SECONDS and code not in PROVED_BY_WRITING:
@@ -85,5 +84,5 @@ class Condition:
 
 
 def _kind(command: Command) -> Any:
-    """A script is its digest, any other command its name."""
+    """The kind of a command: its name; for a script, its digest."""
     return command[1] if command[0] == "EVALSHA" else command[0]

@@ -1,8 +1,8 @@
-"""Redis without a thread: pipelines over a connection that stands, from Trio's own thread.
+"""Redis without a thread: pipelines over an open connection, in Trio's own thread.
 
-redis-py connects (addresses, passwords, databases, the server's greeting) and blocks while it does;
-what follows is bytes on a socket, which hiredis makes and reads. A batch costs a fifth of what it
-does through a worker thread (benchmarks/redis_client.py).
+redis-py connects (addresses, passwords, databases, the greeting), which blocks. After that it is
+bytes on a socket, encoded and parsed by hiredis. A batch costs a fifth of what it costs through a
+worker thread (benchmarks/redis_client.py).
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from .scripts import in_full, is_known
 
 READ = 64 << 10
 INTEGER_MAX = 1 << 1024  # larger integers are not sent; Redis itself has 64 bits
-# a batch is given up after so many times the bound of a single wait, however its answers drip in
-EXCHANGE_TIMES = 6
+EXCHANGE_TIMES = 6  # a whole batch may take this many times the bound of a single wait
 
 Command = tuple[Any, ...]
 """A Redis command and its arguments: bytes, str, int or float."""
@@ -33,21 +32,18 @@ _MORE = object()
 
 
 class ErrorAnswer(redis.ResponseError):
-    """An error that the server answered a command with. The text is the server's own, with its
-    code.
-    """
+    """The server answered a command with an error. The text is its own, with the code."""
 
 
 class NotSent(redis.ConnectionError):
-    """The connection was gone, or no node was there, before anything was sent."""
+    """Before anything was sent, the connection was gone or no node answered."""
 
 
 class Lost(redis.ConnectionError):
-    """In place of an answer, where other commands of the batch have theirs: this one's node did not
-    answer.
+    """Stands in for an answer: this command's node did not answer, though others may have.
 
     Attributes:
-        sent: Whether the command may have been carried out.
+        sent: Whether the command may have run.
     """
 
     def __init__(self, text: str, *, sent: bool) -> None:
@@ -56,10 +52,10 @@ class Lost(redis.ConnectionError):
 
 
 def pack(commands: Sequence[Command]) -> bytes:
-    """Commands as the bytes that are sent.
+    """Encode commands as the bytes to send.
 
     Raises:
-        NotEncodable: One of them holds what cannot be sent, or is empty.
+        NotEncodable: One of them cannot be encoded, or is empty.
     """
     try:
         wrong = _wrong(commands)
@@ -72,21 +68,21 @@ def pack(commands: Sequence[Command]) -> bytes:
 
 
 def _wrong(commands: Sequence[Command]) -> str:
-    """What hiredis would not notice."""
+    """Describe a mistake that hiredis would not notice; "" if none."""
     for command in commands:
         if not command:
-            # a server does not answer that: its caller would get the next one's answer
+            # servers do not answer it: its caller would get the next command's answer
             return "it is empty"
         for part in command:
             if part.__class__ is int and not -INTEGER_MAX < part < INTEGER_MAX:
-                # more than Python writes: hiredis would end the process
+                # more than Python converts to text: hiredis would crash the process
                 return "an integer has too many digits"
     return ""
 
 
 @define(eq=False)
 class Answers:
-    """What the server sends, put together to answers."""
+    """Parses what the server sends into answers."""
 
     _reader: Any = field(
         factory=lambda: hiredis.Reader(
@@ -96,10 +92,10 @@ class Answers:
     )
 
     def feed(self, data: bytes, answers: list[Any], most: int) -> None:
-        """Add the answers that are complete with this data to a list, until it holds `most`.
+        """Append the answers that this data completes to a list, until it holds `most`.
 
         Raises:
-            redis.InvalidResponse: It is no RESP, or more than was asked for.
+            redis.InvalidResponse: It is not RESP, or there are more answers than commands.
         """
         reader = self._reader
         try:
@@ -113,14 +109,14 @@ class Answers:
             raise redis.InvalidResponse(
                 f"the server's answer is not of its protocol: {error}"
             ) from error
-        except Exception as error:  # what hiredis makes of an answer that no server sends (a map with a list as a key)
+        except Exception as error:  # hiredis, of answers no server sends: a map with a list as key
             raise redis.InvalidResponse(f"the server's answer cannot be read: {error}") from error
-        if reader.has_data():  # whose answer comes next is not known any more
+        if reader.has_data():  # from here on, nobody knows which answer is whose
             raise redis.InvalidResponse("the server answered more than it was asked")
 
 
 def forgotten(commands: Sequence[Command], answers: Sequence[Any]) -> list[int]:
-    """Which of the commands call a script that the server does not know (any more)."""
+    """Return the places of the commands whose script the server does not know (any more)."""
     return [
         n
         for n, answer in enumerate(answers)
@@ -132,7 +128,7 @@ def forgotten(commands: Sequence[Command], answers: Sequence[Any]) -> list[int]:
 
 @define(eq=False)
 class Direct:
-    """A connection on which one task exchanges batches; `seconds` bound each wait for the server."""
+    """A connection for one task; `seconds` bounds each wait for the server."""
 
     _socket: trio.socket.SocketType
     _seconds: float
@@ -144,18 +140,19 @@ class Direct:
 
     @property
     def is_stale(self) -> bool:
-        """Whether the server has closed the connection, or said what nobody asked for. Asked
+        """Whether the server has closed the connection, or sent something unasked. To be asked
         between two batches.
         """
         return bool(self._poll.poll(0))
 
     async def exchange(self, commands: Sequence[Command], packed: bytes) -> list[Any]:
-        """The answer to each command; an `ErrorAnswer` is one, too. A script that the server has
-        forgotten is sent in full, after the other commands.
+        """Send commands, and return the answer to each; an `ErrorAnswer` is one, too. Scripts that
+        the server no longer knows are sent again in full, after the other commands.
 
         Raises:
-            NotSent: The connection was gone before. redis.RedisError, OSError: The connection
-                broke, the server does not answer, or not with RESP.
+            NotSent: The connection was gone before anything was sent.
+            redis.RedisError, OSError: The connection broke, or the server does not answer, or not
+                in RESP.
 
         Cancellation: leaves the connection unfit for use.
         """
@@ -199,8 +196,8 @@ class Direct:
 
 
 def direct(connection: Any, seconds: float) -> Direct | None:
-    """What stands below a connection of redis-py's, which is to be used no more; None where it is
-    not a plain socket (TLS).
+    """Take the socket of a redis-py connection, which must not be used afterwards; None if it is not
+    a plain socket (TLS).
     """
     plain = socket_of(connection)
     if plain is None or isinstance(plain, ssl.SSLSocket):
@@ -209,7 +206,7 @@ def direct(connection: Any, seconds: float) -> Direct | None:
 
 
 def socket_of(connection: Any) -> socket.socket | None:
-    """The socket of a connection of redis-py's: the one thing of its insides that is used
+    """The socket of a redis-py connection: the only one of its internals used here
     (pyproject.toml bounds the version).
     """
     found = getattr(connection, "_sock", None)

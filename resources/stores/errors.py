@@ -1,42 +1,37 @@
-"""What the store's callers may have to face: it did not answer, it refused, or what it was asked
-for cannot be sent to it.
-"""
+"""The store's errors: it did not answer, it refused, or a command cannot be encoded."""
 
 from __future__ import annotations
 
 import re
 
-# seconds until it makes sense to try again what ends by itself: a failover, a restart, a long
-# script
-SOON = 1.0
-# seconds, for what somebody has to look at: a full disk, a password, a key of another type
-LATER = 5.0
+SOON = 1.0  # seconds to wait before a retry if the cause passes by itself: a failover, a restart
+LATER = 5.0  # the same if somebody has to act: a full disk, a password, a key of another type
 TEXT_MAX = 500  # characters of the server's words that are kept
 
 PASSING = frozenset({
-    "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MOVED", "ASK", "NOSCRIPT",
+    "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MOVED",
+    "ASK", "NOSCRIPT",
 })  # fmt: skip
 """Codes of refusals that end by themselves, as a rule within seconds."""
 
 WIDE = frozenset({*PASSING, "OOM", "MISCONF", "NOPERM", "NOAUTH", "WRONGPASS", "UNREACHABLE"}) - {
     "NOSCRIPT"
 }
-"""Codes of refusals that others will meet, too: they are about the server, not about one key or command."""
+"""Codes of refusals that are about the server, not about one key or command."""
 
 BEFORE_ALL = frozenset({*PASSING, "OOM", "MISCONF", "NOAUTH", "WRONGPASS", "EXECABORT"})
-"""Codes that come before anything is written, also by a script."""
+"""Codes of refusals that come before anything is written, also in a script."""
 
 _CODE = re.compile(r"[A-Z][A-Z0-9]{2,19}(?= |$)")
 _PLACE = re.compile(r",? script: [0-9a-f]{40}, on @user_script:\d+\.?$")
 
 
 class StoreError(Exception):
-    """The store did not do what it was asked to. Callers catch this one, and need not know which it
-    is.
+    """The store did not do what it was asked to. Callers catch this, and need not know the kind.
 
     Attributes:
-        sent: Whether the command may have been carried out, wholly or in part.
-        retry_after: Seconds after which it makes sense to ask again.
+        sent: Whether the command may have run, wholly or in part.
+        retry_after: Seconds to wait before asking again.
     """
 
     def __init__(self, reason: str, *, sent: bool, retry_after: float = SOON) -> None:
@@ -46,8 +41,8 @@ class StoreError(Exception):
 
     @property
     def may_retry(self) -> bool:
-        """Whether the same command may be sent again in a moment: it was not carried out, and what
-        prevented it will pass.
+        """Whether to send the same command again in a moment: it did not run, and the cause will
+        pass.
         """
         return not self.sent and self.retry_after <= SOON
 
@@ -60,31 +55,30 @@ class StoreRefused(StoreError):
     """The store answered with an error. The text is the server's own.
 
     Attributes:
-        code: The first word of the text if it is one of those in capitals ("OOM", "WRONGTYPE"),
-            else "ERR".
+        code: The first word of the text if it is in capitals ("OOM", "WRONGTYPE"), else "ERR".
     """
 
     def __init__(self, reason: str) -> None:
         reason = reason[:TEXT_MAX] or "ERR (the server did not say why)"
         self.code = code_of(reason)
-        # What a script has written stays, should one of its later commands be refused.
+        # If a command of a script is refused, what the script wrote before stays.
         began = _PLACE.search(reason) is not None and self.code not in BEFORE_ALL
         super().__init__(reason, sent=began, retry_after=SOON if self.code in PASSING else LATER)
 
     @property
     def is_wide(self) -> bool:
-        """Whether it is about the server rather than about this command or its key."""
+        """Whether it is about the server rather than this command or its key."""
         return self.code in WIDE
 
     @property
     def plain(self) -> str:
-        """The server's words without the place in a script."""
+        """The server's words, without the line of the script."""
         return _PLACE.sub("", str(self))
 
 
 class NotEncodable(StoreError):
-    """A command holds what cannot be sent: half of a surrogate pair, None, a bool, an object. It
-    was not sent.
+    """A command cannot be encoded, and was not sent: it holds half of a surrogate pair, None, a
+    bool or an object.
     """
 
     def __init__(self, reason: str) -> None:
@@ -94,6 +88,6 @@ class NotEncodable(StoreError):
 
 
 def code_of(reason: str) -> str:
-    """The code that a server's error text begins with; "ERR" if none."""
+    """The code at the start of a server's error text; "ERR" if there is none."""
     found = _CODE.match(reason)
     return found[0] if found is not None else "ERR"

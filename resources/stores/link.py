@@ -34,20 +34,19 @@ from .scripts import all_scripts, in_full
 SOCKET_SECONDS = 5.0  # to connect, and for each answer: a server that hangs counts as gone
 
 NOT_YET = frozenset({"LOADING", "MASTERDOWN", "BUSY", "NOAUTH"})
-"""Codes of a server that is there and takes no commands: to its clients that is no connection, and they go on trying."""
+"""Codes of a server that answers but takes no commands yet: it counts as not connected, and
+connecting is retried."""
 
 
 class Link(Protocol):
     """The blocking side; only ever used by one thread at a time, but for `abandon`."""
 
     def connect(self) -> None:
-        """Connect if that is not done. Raises redis.RedisError, OSError, ValueError (the URL is
-        none).
-        """
+        """Connect if not connected. Raises redis.RedisError, OSError, ValueError (a bad URL)."""
 
     def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
-        """The answer to each command, or in its place an `ErrorAnswer`, or a `Lost` where others
-        have answers.
+        """Send commands, and return the answer to each: an `ErrorAnswer` if it was refused, a
+        `Lost` if its node did not answer and other nodes did.
 
         Args:
             commands: What to send.
@@ -59,23 +58,23 @@ class Link(Protocol):
         """
 
     def direct(self) -> Direct | None:
-        """The connection for use without a thread, and from then on only so; None where there is no
-        such use.
+        """Hand the connection over for use without a thread; None if it needs one (a cluster, TLS).
+        Afterwards `exchange` must not be called.
         """
 
     def close(self) -> None:
-        """Close what is open; it may be connected again. Never raises."""
+        """Close all connections; `connect` may follow. Never raises."""
 
     def abandon(self) -> None:
-        """Close it for good, from any thread, also while another one is in `connect` or `exchange`.
-        Never raises.
+        """Close for good, from any thread, even while another is in `connect` or `exchange`. Never
+        raises.
         """
 
 
 @define
 class NodeLink:
-    """One connection to one server; `seconds` bound each answer, and connecting unless that has its
-    own bound.
+    """One connection to one server. `seconds` bounds each answer, and connecting unless
+    `connect_seconds` does.
     """
 
     url: str
@@ -86,11 +85,11 @@ class NodeLink:
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection, as far as we know."""
+        """Whether there is a connection, as far as is known."""
         return self._connection is not None
 
     def connect(self) -> None:
-        """Connect, and have the scripts known."""
+        """Connect, and load the scripts."""
         if self._connection is None:
             options: dict[str, Any] = {
                 "socket_timeout": self.seconds,
@@ -118,14 +117,14 @@ class NodeLink:
                 raise redis.ConnectionError(str(answer))
 
     def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
-        """Send all, then read all. A script that the server has forgotten is sent in full, after
-        the other commands.
+        """Send all, then read all. Scripts that the server no longer knows are sent again in full,
+        after the other commands.
         """
         connection = self._connection
         if connection is None:
             raise NotSent("there is no connection")
         plain = socket_of(connection)
-        # Over TLS there may be something to read that is no answer.
+        # Over TLS, readable data need not be an answer.
         if plain is None or (not isinstance(plain, ssl.SSLSocket) and is_readable(plain)):
             raise NotSent("the server closed the connection")
         answers = self._pipeline(connection, packed or pack(commands), len(commands))
@@ -171,7 +170,7 @@ class NodeLink:
                 connection.disconnect()
 
     def abandon(self) -> None:
-        """Shut the socket down: whoever waits for it gets an error."""
+        """Shut the socket down: a thread that waits for it gets an error."""
         self._abandoned = True
         plain = None if self._connection is None else socket_of(self._connection)
         if plain is not None:
@@ -179,18 +178,9 @@ class NodeLink:
                 plain.shutdown(socket.SHUT_RDWR)
 
 
-def link_to(url: str, seconds: float = SOCKET_SECONDS) -> Link:
-    """The blocking side for a URL."""
-    if url.startswith("redis+cluster://"):
-        from .cluster import ClusterLink
-
-        return ClusterLink("redis://" + url.removeprefix("redis+cluster://"), seconds)
-    return NodeLink(url, seconds)
-
-
 def words_of(error: BaseException) -> str:
-    """What is wrong with a connection, in one line: of an error that the server sent, its own words
-    with its code.
+    """Describe what is wrong with a connection in one line; for an error from the server, in its
+    own words with its code.
     """
     code = getattr(error, "status_code", None)
     text = " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""The commands that wait for the store, and those who wait for their answers."""
+"""The queue of commands that wait for the store, and their callers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Waiting:
 
 @define(eq=False)
 class Posted:
-    """Commands of a caller that does not wait, and learns of failure only."""
+    """Commands of a caller that does not wait, and only learns of a failure."""
 
     commands: Sequence[Command]
     packed: bytes
@@ -49,32 +49,32 @@ class Posted:
     is_wanted: bool = True
 
     def settle(self, result: Result) -> None:
-        """Tell of the first failure, if any."""
+        """Report the first failure, if any."""
         error = result.error if isinstance(result, Error) else None
         if error is None:
             error = next((one for one in result.unwrap() if isinstance(one, Exception)), None)
         if isinstance(error, Exception):
             try:
                 self.failed(error)
-            except Exception as second:  # noqa: BLE001  # the others of the batch are to be settled, too
-                note("store", second, "telling of a command that failed")
+            except Exception as second:  # noqa: BLE001  # the rest of the batch must be settled, too
+                note("store", second, "reporting a failed command")
 
 
 @define(eq=False)
 class Line:
-    """What waits to be sent, in the order in which it was asked for."""
+    """What waits to be sent, in the order of the calls."""
 
     size: int = field(default=0, init=False)  # bytes
     queue: deque[Waiting | Posted] = field(factory=deque, init=False)
 
     def put(self, waiting: Waiting | Posted) -> None:
-        """To the end of the line."""
+        """Append to the queue."""
         self.queue.append(waiting)
         self.size += len(waiting.packed)
 
     def take(self, most: int, most_bytes: int) -> deque[Waiting | Posted]:
-        """The next ones, until they have so many commands or bytes; whoever was cancelled is left
-        out.
+        """Remove and return the next ones, up to a number of commands and bytes (the last may
+        exceed it). Callers that were cancelled are dropped.
         """
         batch = deque[Waiting | Posted]()
         count = size = 0
@@ -90,14 +90,14 @@ class Line:
         return batch
 
     def put_back(self, batch: deque[Waiting | Posted]) -> None:
-        """Back to the front, all of it."""
+        """Put all of a batch back at the front; the batch is empty afterwards."""
         while batch:
             waiting = batch.pop()
             self.queue.appendleft(waiting)
             self.size += len(waiting.packed)
 
     def dismiss(self, reason: str, latest: float = float("inf")) -> None:
-        """Tell those who have stood here since `latest` or longer that nothing was sent."""
+        """Fail everything queued at `latest` or before: nothing of it was sent."""
         while self.queue and self.queue[0].since <= latest:
             waiting = self.queue.popleft()
             self.size -= len(waiting.packed)

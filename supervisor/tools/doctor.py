@@ -22,7 +22,7 @@ import tantivy
 import trio
 from attrs import frozen
 
-from resources.stores.link import link_to
+from resources.stores.redis import link_to
 
 from ..config import Address, Config
 from ..errors import CannotStart

@@ -20,6 +20,7 @@ import trio
 from attrs import define, field
 
 from resources import fence
+from resources.stores import reconnecting
 from resources.stores import redis as client_module
 from resources.stores.link import NodeLink
 from supervisor.service import Service
@@ -165,7 +166,7 @@ async def town(
     monkeypatch.setattr(client_module, "link_to", lambda url: NodeLink(url, 1.0))
     monkeypatch.setattr(client_module, "TICK", 0.1)
     monkeypatch.setattr(client_module, "PATIENCE", 1.0)
-    monkeypatch.setattr(client_module, "AGAIN", (0.1, 0.5))
+    monkeypatch.setattr(reconnecting, "AGAIN", (0.1, 0.5))
     made = Folder(folder)
     made.text += f'[redis]\nurl = "{proxy.url}"\n[gateway]\nack_timeout = "1s"\n[defaults.metrics]\nbucket = "1s"\n[accounts.acct]\ncan_manage_optouts = true\n'
     made.app("app", APP, 'record = true\nevents = "always"')

@@ -12,8 +12,8 @@ from attrs import define, field
 from resources.stores import redis as module
 from resources.stores.direct import Command
 from resources.stores.keyspace import script_keys
-from resources.stores.link import link_to
-from resources.stores.redis import Redis, StoreRefused, Unavailable, open_redis
+from resources.stores.reconnecting import Reconnecting
+from resources.stores.redis import Redis, StoreRefused, Unavailable, link_to, open_redis
 from resources.stores.scripts import script
 
 from ..valkey_server import valkey_server
@@ -193,7 +193,7 @@ class _GateLink:
 async def test_a_caller_cancelled_before_it_was_sent_is_never_sent() -> None:
     """Cancelling a caller that still waits for the pipeline takes its command out."""
     link = _GateLink()
-    client = Redis(link)
+    client = Redis(Reconnecting(link))
 
     async def cancelled() -> None:
         with trio.move_on_after(0):
@@ -214,7 +214,7 @@ async def test_a_caller_cancelled_before_it_was_sent_is_never_sent() -> None:
 async def test_the_queue_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """More waiting commands than may wait are refused at once."""
     monkeypatch.setattr(module, "WAITING_MAX", 3)
-    client = Redis(_GateLink())
+    client = Redis(Reconnecting(_GateLink()))
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(client.execute, "X")

@@ -15,11 +15,13 @@ import trustme
 from attrs import define, field
 
 from resources import fence
+from resources.stores import reconnecting
 from resources.stores import redis as module
 from resources.stores.condition import STANDS_SECONDS, Condition
 from resources.stores.direct import Command
 from resources.stores.keyspace import script_keys
 from resources.stores.link import NodeLink
+from resources.stores.reconnecting import Reconnecting
 from resources.stores.redis import (
     NotEncodable,
     Redis,
@@ -78,7 +80,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing counts as gone after 0.3 s, the client looks around every 0.05 s."""
     monkeypatch.setattr(module, "link_to", lambda url: NodeLink(url, 0.3))
     monkeypatch.setattr(module, "TICK", 0.05)
-    monkeypatch.setattr(module, "AGAIN", (0.05, 0.2))
+    monkeypatch.setattr(reconnecting, "AGAIN", (0.05, 0.2))
 
 
 async def _outcome(client: Redis, *command: object) -> object:
@@ -210,7 +212,7 @@ async def test_a_connection_that_was_closed_meanwhile_is_nobodys_error(plain: St
         await client.execute("SET", "n", 0)
         await eventually(lambda: client.statistics().up)
         plain.cut()
-        await eventually(lambda: client._direct is None or client._direct.is_stale)
+        await eventually(lambda: client._connection._direct is None or client._connection.is_stale)
         assert await client.execute("INCR", "n") == 1
 
 
@@ -459,7 +461,7 @@ async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -
     posted.
     """
     monkeypatch.setattr(module, "WAITING_BYTES", 10_000)
-    client = Redis(_Strange())
+    client = Redis(Reconnecting(_Strange()))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_outcome, client, "SET", "x", "v" * 50_000)
         await eventually(lambda: client.statistics().waiting == 1)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from ..link import link_to
+from ..redis import link_to
 from . import dialogue
 from .changes import Changes, StoreGone
 from .engine import Behind, CannotBuild, Engine

@@ -104,7 +104,7 @@ async def test_what_nobody_announced_goes_out_when_the_store_is_back(service: Se
     """A message that was posted, as far as the store knows, while the connection to it was lost."""
     async with (
         connect(service.gateway_url) as client,
-        open_redis(service.stores.redis._link.url) as other,
+        open_redis(service.stores.redis._connection._link.url) as other,
     ):
         await client.say("a")
         await client.expect("outbound", delivery=1)

@@ -223,7 +223,7 @@ async def test_attempts_go_on_after_a_restart(redis: Redis) -> None:
 
 async def test_attempts_are_noted_when_the_store_takes_them_again(redis: Redis) -> None:
     """A refusal is made up for with the next parcel."""
-    with store_proxy(str(redis._link.url)) as proxy:
+    with store_proxy(str(redis._connection._link.url)) as proxy:
         async with open_redis(proxy.url) as client:
             async with rigged(client) as rig:
                 gate = rig.gate()
@@ -280,7 +280,7 @@ async def test_a_failover_to_a_replica_that_was_behind(redis: Redis) -> None:
     """Three deliveries are forgotten and two strikes: nothing new is lost, nothing that was
     acknowledged goes out or stays.
     """
-    with store_proxy(str(redis._link.url)) as proxy:
+    with store_proxy(str(redis._connection._link.url)) as proxy:
         async with open_redis(proxy.url) as client, rigged(client) as rig:
             gate = rig.gate()
             await rig.post(*"abcd")
@@ -343,7 +343,7 @@ async def test_what_nobody_announced_is_found_after_a_lost_connection(redis: Red
 
 async def test_the_store_may_refuse_as_long_as_it_likes(redis: Redis) -> None:
     """Strikes and pages: tried again until they are done; timers go on meanwhile."""
-    with store_proxy(str(redis._link.url)) as proxy:
+    with store_proxy(str(redis._connection._link.url)) as proxy:
         async with open_redis(proxy.url) as client, rigged(client, ack_timeout=0.05) as rig:
             gate = rig.gate()
             await rig.post("a", "b")
