@@ -1,5 +1,5 @@
-"""The rooms of processes on the host: which there are, whose, and in which state. Bookkeeping
-alone; assignment.py decides.
+"""The slots of processes on the host: which there are, whose, and in which state. Only bookkeeping;
+assignment.py decides.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from ..config.model import App
 from ..errors import BootFailed
 
 Key = tuple[str, str]
-"""An app and its generation: a run takes a process of its own."""
+"""An app's name and generation: a run takes a process of its own generation."""
 
 
 class Held(Protocol):
-    """A process, as far as it matters here."""
+    """What has to be known of a process here."""
 
     @property
     def born(self) -> float:
@@ -30,13 +30,13 @@ class Held(Protocol):
 
     @property
     def runs(self) -> int:
-        """How many it has had."""
+        """How many runs it has had."""
 
     def is_clean(self) -> bool:
-        """Whether it can take a run when it has none."""
+        """Whether it can take a run if it has none."""
 
     def can_share(self) -> bool:
-        """Whether it can take one beside those it has."""
+        """Whether it can take one more run beside those it has."""
 
 
 P = TypeVar("P", bound=Held)
@@ -47,7 +47,7 @@ class State(Enum):
 
     BOOTING = "booting"  # for an app
     SPARE_BOOTING = "spare booting"
-    SPARE = "spare"  # booted, and nobody's
+    SPARE = "spare"  # booted, of no app
     IDLE = "idle"
     BUSY = "busy"
     ENDING = "ending"  # until it is reaped
@@ -56,14 +56,14 @@ class State(Enum):
 
 @define(eq=False)
 class Slot(Generic[P]):
-    """The room of one process, from the decision to start it until it is reaped.
+    """The place of one process, from the decision to start it until it is reaped.
 
     Attributes:
-        app: Whose it is; of a spare one, an app of its kind.
-        is_spare: It is nobody's, and was nobody's when it ended.
-        is_warm: It was started for nobody yet (pool.min_idle).
-        was_ready: It could take runs of its app.
-        lent: To how many runs.
+        app: Whose it is; of a spare process, an app of its kind.
+        is_spare: Whether it is of no app, or was of none when it ended.
+        is_warm: Whether it was started before a run needed it (pool.min_idle).
+        was_ready: Whether it became ready for runs of its app.
+        lent: How many runs have it.
     """
 
     app: App = field(repr=lambda app: app.name)
@@ -88,11 +88,11 @@ class Slot(Generic[P]):
 
 @define(eq=False)
 class Request(Generic[P]):
-    """A run that wants a process. It is answered by a `slot` or by a `failure`, once; `on_answer`
-    may only make a note of that.
+    """A run that wants a process. It is answered once, by a `slot` or a `failure`; `on_answer` is
+    called within the step, so it may only wake somebody.
 
     Attributes:
-        not_before: When a process may be started for it, since its app's last ones crashed.
+        not_before: When a process may be started for it, if its app's last ones crashed.
     """
 
     app: App = field(repr=lambda app: app.name)
@@ -109,10 +109,10 @@ class Request(Generic[P]):
 
 @define
 class Todo(Generic[P]):
-    """What is to be done after a step, in this order."""
+    """What to do after a step, in this order."""
 
-    ended: list[Slot[P]] = field(factory=list)  # to be killed, or their start cut off
-    adopted: list[Slot[P]] = field(factory=list)  # spare processes that are to be told their app
+    ended: list[Slot[P]] = field(factory=list)  # to kill, or to cut their start off
+    adopted: list[Slot[P]] = field(factory=list)  # spare processes, to give to their apps
     started: list[Slot[P]] = field(factory=list)
 
 
@@ -122,20 +122,20 @@ def _by_state() -> dict[State, dict[Slot[P], None]]:
 
 @define
 class Share(Generic[P]):
-    """The slots of one app by their states, in the order in which they came to them."""
+    """The slots of one app by state, each in the order in which they came into it."""
 
     slots: dict[State, dict[Slot[P], None]] = field(factory=_by_state)
-    warm_at: float | None = None  # when the processes that min_idle lacks are started
+    warm_at: float | None = None  # when to start the processes missing for min_idle
     warm_failed_at: float | None = None
 
     @property
     def live(self) -> int:
-        """Processes, until they are reaped."""
+        """The number of its processes, until they are reaped."""
         return sum(map(len, self.slots.values()))
 
     @property
     def staying(self) -> int:
-        """Those that are not ending."""
+        """The number of its processes that are not ending."""
         return self.live - len(self.slots[State.ENDING])
 
     def starts(self, key: Key) -> list[Slot[P]]:
@@ -156,7 +156,7 @@ class Slots(Generic[P]):
 
     @property
     def free(self) -> int:
-        """Room for so many more processes on the host."""
+        """How many more processes the host may have."""
         return self.most - sum(map(len, self.by_state.values()))
 
     def share(self, name: str) -> Share[P]:
@@ -167,27 +167,36 @@ class Slots(Generic[P]):
         return share
 
     def add(self, slot: Slot[P]) -> Slot[P]:
-        """Take a new slot."""
+        """Add a new slot; returns it."""
         self.by_state[slot.state][slot] = None
         if not slot.is_spare:
             self.share(slot.app.name).slots[slot.state][slot] = None
         return slot
 
     def move(self, slot: Slot[P], state: State) -> None:
-        """Change the state of a slot; to GONE takes it away."""
+        """Change the state of a slot; GONE removes it."""
         self._take(slot)
         slot.state = state
         if state is not State.GONE:
             self.add(slot)
 
+    def start(self, app: App, todo: Todo[P], *, is_warm: bool = False) -> None:
+        """Have a process started for an app."""
+        todo.started.append(self.add(Slot(app, is_warm=is_warm)))
+
+    def end(self, slot: Slot[P], todo: Todo[P]) -> None:
+        """Have a process ended, or its start cut off."""
+        self.move(slot, State.ENDING)
+        todo.ended.append(slot)
+
     def adopt(self, slot: Slot[P], app: App) -> None:
-        """A spare process is an app's from now on, and boots."""
+        """Give a spare process to an app, for which it boots."""
         self._take(slot)
         slot.app, slot.is_spare, slot.state = app, False, State.BOOTING
         self.add(slot)
 
     def forget_apps(self, but: Callable[[str], bool]) -> None:
-        """Forget apps that have no slot, but for those named."""
+        """Forget apps that have no slot, except those for which `but` is true."""
         for name in [name for name in self.shares if not but(name)]:
             if not self.shares[name].live:
                 del self.shares[name]
