@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
 import pytest
 import trio
+from attrs import fields
 
 from resources.config import ConfigResource
 from resources.contacts import ContactsResource
@@ -23,6 +25,7 @@ from resources.messagestore import Messagestore
 from resources.metrics import Metrics
 from resources.optout import OptoutResource
 from resources.outbound import Outbound
+from supervisor.config.model import Account, App, Channel, Config, KvQuota
 
 from ..echo_server import echo_server
 from ..gateway_client import PATIENCE, connect
@@ -39,7 +42,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "resources.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^### (\S.*?)\n.*?^```js\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 RESOURCES = (
-    ConfigResource, ContactsResource, GroupsResource, Http, Kv, LogResource, Messagestore, Metrics, OptoutResource, Outbound,
+    ConfigResource, ContactsResource, GroupsResource, Http, Kv, LogResource, Messagestore, Metrics,
+    OptoutResource, Outbound,
 )  # fmt: skip
 
 
@@ -63,8 +67,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         for number, (_, example) in enumerate(EXAMPLES):
             name = f"e{number}"
             more = (
-                f'config = {{ greeting = "hi" }}\nlimits = {{ wall = "120s" }}\npool = {{ idle_stop = "2s" }}\n'
-                f'endpoints = {{ default = "{name}", sms = "{name}", "vumi_long:default10001" = "{name}" }}\n'
+                'config = { greeting = "hi" }\nlimits = { wall = "120s" }\n'
+                'pool = { idle_stop = "2s" }\n'
+                f'endpoints = {{ default = "{name}", sms = "{name}",'
+                f' "vumi_long:default10001" = "{name}" }}\n'
                 f'http = {{ connect_to = {{ "service.example.org" = "{url}" }} }}'
             )
             folder.text += f"[accounts.acct{number}]\ncan_manage_optouts = true\n"
@@ -82,16 +88,15 @@ async def test_an_example_does_what_it_says(number: int, server: Server) -> None
     expected = re.findall(r"// => (.*)$", EXAMPLES[number][1], re.MULTILINE)
     assert expected
     async with connect(server.gateway, f"e{number}") as client:
-        # An example shows a command, not a whole app: nothing ends its run but the end of the
-        # service.
+        # An example shows a command, not a whole app: only the end of the service ends its run.
         await client.send({"type": "inbound", "id": "1", "msg": INBOUND})
         lines = await _log(server, f"e{number}", len(expected))
     assert lines == expected
 
 
 async def _log(server: Server, app: str, count: int) -> list[str]:
-    """The app's log when it has so many lines, or as it is after a while; a moment more shows those
-    that should not be.
+    """Wait until the app's log has N lines, then a moment more for those that should not be there;
+    return the log.
     """
     async with httpx2.AsyncClient(
         base_url=server.admin, trust_env=False, timeout=PATIENCE
@@ -119,10 +124,17 @@ def test_the_shown_config_is_the_default_config(tmp_path: Path) -> None:
     (tmp_path / "jsbox.toml").write_text(text + "[channels.bulk]\n")
     shown = load(tmp_path / "jsbox.toml")
     app = '[accounts.acme]\n[apps.survey]\naccount = "acme"\njavascript = "apps/survey.js"\n'
-    given = 'config = { config = { file = "apps/survey.json" }, "translation.af" = { file = "apps/af.json" }, greeting = "hi" }\n'
-    endpoints = 'endpoints = { default = "phone", sms = "bulk", "longcode:default10001" = "bulk" }\nlimits = { heap = "48MiB" }\n'
+    app += 'limits = { heap = "48MiB" }\n'
+    config = (
+        '[apps.survey.config]\ngreeting = "hi"\nconfig = { file = "apps/survey.json" }\n'
+        '"translation.af" = { file = "apps/af.json" }\n'
+    )
+    endpoints = (
+        '[apps.survey.endpoints]\ndefault = "phone"\nsms = "bulk"\n'
+        '"longcode:default10001" = "bulk"\n'
+    )
     channels = '[channels.phone]\napp = "survey"\ntransport_type = "ussd"\n[channels.bulk]\n'
-    (tmp_path / "jsbox.toml").write_text(app + given + endpoints + channels)
+    (tmp_path / "jsbox.toml").write_text(app + config + endpoints + channels)
     plain = load(tmp_path / "jsbox.toml")
     differences = {
         name
@@ -132,6 +144,26 @@ def test_the_shown_config_is_the_default_config(tmp_path: Path) -> None:
     assert differences == set()
     assert shown.accounts["acme"].kv.soft == plain.accounts["acme"].kv.soft
     assert shown.apps["survey"] == plain.apps["survey"]
+
+
+def test_every_key_of_the_config_is_documented() -> None:
+    """docs/config.md: its tables have every field of the model, and no other."""
+    (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "config.md").read_text("utf-8"), re.DOTALL)
+    shown = tomllib.loads(text)
+    app, account = shown["apps"]["survey"], shown["accounts"]["acme"]
+    assert set(shown) == {*_names(Config) - {"file", "warnings"}, "version", "defaults"}
+    for name in ("listen", "gateway", "redis", "node", "isolation", "search", "journal"):
+        assert set(shown[name]) == _names(type(getattr(Config(), name))), name
+    for name, values in shown["defaults"].items():
+        assert set(values) == _names(type(getattr(App("", "", Path()), name))), name
+    assert set(app) | {"name", "source", *shown["defaults"]} == _names(App)
+    assert set(account) == _names(Account)
+    assert set(account["kv"]) == _names(KvQuota)
+    assert set(shown["channels"]["phone"]) | {"name"} == _names(Channel)
+
+
+def _names(of: type) -> set[str]:
+    return {field.name for field in fields(of)}
 
 
 def test_the_readme_shows_the_defaults() -> None:
