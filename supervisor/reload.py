@@ -18,7 +18,8 @@ from .errors import CannotStart
 from .gateway import Gateway
 from .host.systemd import Systemd
 from .jail.walls import Walls
-from .observe import PrometheusObserver
+from .observe import Reloaded
+from .prometheus import Prometheus
 from .runs.dispatcher import Dispatcher, Program
 from .runs.programs import program_of
 from .search import Search
@@ -37,7 +38,7 @@ class Reloadable(Protocol):
     dispatcher: Dispatcher
     search: Search
     gateway: Gateway
-    observer: PrometheusObserver
+    prometheus: Prometheus
     manager: Systemd
     is_draining: bool
 
@@ -72,7 +73,7 @@ class Reloads:
                     result = await self._reload()
                 if caught.error is not None:
                     result = refusal(caught.error)
-                service.observer.reloaded(ok=result["ok"])
+                service.prometheus(Reloaded(ok=result["ok"]))
             finally:
                 if not service.is_draining:
                     service.manager.ready(service.status(result))
@@ -106,14 +107,14 @@ class Reloads:
             with fence("reload", "the old config is put back"):
                 self._change_over(old, before)
             raise
-        service.observer.config_time.set_to_current_time()
+        service.prometheus.config_time.set_to_current_time()
         self.applied.set()
         self.applied = trio.Event()
 
     def _change_over(self, new: Config, programs: Mapping[str, Program]) -> None:
         service = self._service
         service.config = new
-        service.observer.expect(new.apps)
+        service.prometheus.expect(new.apps)
         service.dispatcher.recovery.attempts = new.journal.attempts
         service.dispatcher.update(programs)
         service.search.settings = new.search

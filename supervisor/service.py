@@ -62,9 +62,9 @@ from .host.systemd import Systemd
 from .host.version import node_path, node_version
 from .jail.probe import open_probing
 from .jail.walls import Walls, open_isolation
-from .observe import PrometheusObserver
 from .ports.http import open_http
 from .ports.listening import listen
+from .prometheus import Prometheus
 from .reload import Reloads
 from .runs.dispatcher import Dispatcher, open_dispatcher
 from .runs.history import History
@@ -119,7 +119,7 @@ class Service:
     pusher: Pusher
     history: History
     deliveries: Deliveries
-    observer: PrometheusObserver
+    prometheus: Prometheus
     manager: Systemd
     disk: Disk
     gateway: Gateway = field(init=False)
@@ -149,7 +149,7 @@ class Service:
 
     async def metrics(self) -> bytes:
         """What GET /metrics answers."""
-        return await scrape(self.observer.registry, self._moment())
+        return await scrape(self.prometheus.registry, self._moment())
 
     async def push(self, name: str, addresses: Sequence[str] | None, group: str | None) -> Pushed:
         """Push to addresses, or to a group. Raises as `Pusher.push_group` does."""
@@ -244,7 +244,7 @@ class Service:
             journal=self.stores.journal,
             ids=self.stores.outbox.ids,
             dispatcher=self.dispatcher,
-            observer=self.observer,
+            observe=self.prometheus,
             is_draining=lambda: self.is_draining,
         )
 
@@ -280,7 +280,7 @@ class Service:
             due = trio.current_time() + LAG_TICK
             await trio.sleep_until(due)
             self._lag = trio.current_time() - due
-            self.observer.loop_lag.set(self._lag)
+            self.prometheus.loop_lag.set(self._lag)
 
 
 @asynccontextmanager
@@ -297,14 +297,14 @@ async def open_service(
     manager = manager or Systemd()
     async with AsyncExitStack() as stack:
         node = node_path(config)
-        observer = PrometheusObserver(node_version(config))
-        observer.config_time.set_to_current_time()
+        prometheus = Prometheus(node_version(config))
+        prometheus.config_time.set_to_current_time()
         walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
         probing = await stack.enter_async_context(open_probing(walls))
         store = await stack.enter_async_context(open_store(config, manager.starting))
         stores_redis, room = store.redis, store.disk.room
         deliveries = await stack.enter_async_context(
-            open_deliveries(observer, config.gateway.ack_timeout)
+            open_deliveries(prometheus, config.gateway.ack_timeout)
         )
         graphite = await stack.enter_async_context(open_graphite())
         egress = await stack.enter_async_context(open_egress())
@@ -321,7 +321,7 @@ async def open_service(
         indexes = config.data_dir / "search"
         search = await stack.enter_async_context(
             open_search(
-                config.search, store.url, indexes, config.account_names, observer, cwd=store.cwd
+                config.search, store.url, indexes, config.account_names, prometheus, cwd=store.cwd
             )
         )
         stores = Stores(
@@ -341,9 +341,9 @@ async def open_service(
             OptoutResource(optouts),
         ]  # fmt: skip
         pool = await stack.enter_async_context(
-            open_pool(walls, config.node.max_processes, observer, config.node.spare)
+            open_pool(walls, config.node.max_processes, prometheus, config.node.spare)
         )
-        router = Router(build_table(resources), observer)
+        router = Router(build_table(resources), prometheus)
         history = History(Traces(), Recordings(stores_redis, room))
         dispatcher = await stack.enter_async_context(
             open_dispatcher(
@@ -353,17 +353,17 @@ async def open_service(
                 stores.logbook,
                 outbox,
                 history,
-                observer,
+                prometheus,
                 deliveries.run_ended,
             )
         )
         pusher = Pusher(contacts, groups, optouts, search, stores.journal, dispatcher)
         service = Service(
-            config, read_config, stores, search, walls, pool, dispatcher, pusher, history, deliveries, observer, manager,
+            config, read_config, stores, search, walls, pool, dispatcher, pusher, history, deliveries, prometheus, manager,
             store.disk,
         )  # fmt: skip
         await trio.to_thread.run_sync(walls.prepare, tuple(config.apps.values()))
-        observer.expect(config.apps)
+        prometheus.expect(config.apps)
         dispatcher.update({name: program_of(config, app) for name, app in config.apps.items()})
         stores_redis.on_reconnect += [dispatcher.settle_soon, deliveries.doubt_all]
         room.on_again += [dispatcher.settle_soon, deliveries.doubt_all]  # what was refused is owed

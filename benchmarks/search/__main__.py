@@ -26,7 +26,7 @@ from resources.stores.contacts import Change, Contacts
 from resources.stores.redis import Redis, open_redis
 from supervisor.config.model import SearchSettings
 from supervisor.config.units import Duration
-from supervisor.observe import NullObserver
+from supervisor.observe import ignore
 from supervisor.sandboxes.protocol import Request, encode_reply
 from supervisor.search import open_search
 from supervisor.store.valkey import open_valkey
@@ -170,7 +170,7 @@ async def memory(redis: Redis, url: str, folder: Path) -> None:
     for n in range(200):
         batch = [(person["key"], change_of(person)) for person in people(1000)]
         await Contacts(redis).create_many(f"m{n}", batch, 10**7)
-    async with open_search(SearchSettings(), url, folder, [], NullObserver()) as search:
+    async with open_search(SearchSettings(), url, folder, [], ignore) as search:
         for opened in (0, 1, 200):
             for n in range(opened):
                 await search.count(f"m{n}", "*:*")
@@ -190,7 +190,7 @@ async def main(count: int) -> None:
         async with (
             open_valkey(folder / "valkey", "everysec") as url,
             open_redis(url) as redis,
-            open_search(settings, url, folder / "search", [], NullObserver()) as search,
+            open_search(settings, url, folder / "search", [], ignore) as search,
         ):
             print(f"{count} contacts, {os.cpu_count()} cores")
             await fill(redis, "acct", count)

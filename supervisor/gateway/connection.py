@@ -25,7 +25,7 @@ from resources.stores.redis import StoreError
 
 from ..config.model import Channel
 from ..config.model import Gateway as GatewaySettings
-from ..observe import Observer
+from ..observe import ClientStalled, InboundAnswered, Observer
 from ..runs.dispatcher import Dispatcher, Program
 from . import frames
 from .outlet import Outlet
@@ -71,7 +71,7 @@ class Services:
     journal: Journal
     ids: MessageIds
     dispatcher: Dispatcher
-    observer: Observer
+    observe: Observer
     is_draining: Callable[[], bool]
 
 
@@ -123,7 +123,7 @@ class Connection:
             return
         if self._socket.queued > QUEUED_MAX:
             detail = f"{self._socket.queued} bytes wait to be read by the client"
-            self._services.observer.stalled(self.channel.name)
+            self._services.observe(ClientStalled(self.channel.name))
             self.close(Refusal(frames.CODE_OVERLOAD, "slow", detail))
             return
         self._socket.push(frame)
@@ -199,7 +199,7 @@ class Connection:
         try:
             entry = self._entry(frame)
         except BadMessage as bad:
-            self._services.observer.inbound(self.channel.name, "bad_message")
+            self._services.observe(InboundAnswered(self.channel.name, "bad_message"))
             self.push(frames.rejected_message(frame.id, bad))
             entry = None
         if entry is None:
@@ -279,7 +279,7 @@ class Connection:
     def _reject(
         self, frame_id: str, code: str, detail: str, retry_after: float | None = None
     ) -> None:
-        self._services.observer.inbound(self.channel.name, code)
+        self._services.observe(InboundAnswered(self.channel.name, code))
         self.push(frames.rejected(frame_id, code, detail, None, retry_after))
 
     async def _take_in(self) -> None:
@@ -334,9 +334,8 @@ class Connection:
 
     def _accepted(self, work: _Work, answer: Accepted) -> None:
         entry = work.entry
-        self._services.observer.inbound(
-            self.channel.name, "duplicate" if answer.duplicate else "accepted"
-        )
+        said = "duplicate" if answer.duplicate else "accepted"
+        self._services.observe(InboundAnswered(self.channel.name, said))
         self.push(frames.accepted(work.frame_id, entry.kind, entry.id, duplicate=answer.duplicate))
         if answer.duplicate:
             self._release(work.size)
@@ -364,7 +363,7 @@ class Connection:
             except Closed:
                 return
             except trio.TooSlowError:
-                self._services.observer.stalled(self.channel.name)
+                self._services.observe(ClientStalled(self.channel.name))
                 detail = f"a frame could not be written in {WRITE_SECONDS:g} s"
                 self.close(Refusal(frames.CODE_OVERLOAD, "slow", detail))
                 return

@@ -24,7 +24,7 @@ class Deliveries:
     """The outlets of all channels. Made by `open_deliveries`; `announce` is what the outbox calls."""
 
     _nursery: trio.Nursery
-    _observer: Observer
+    _observe: Observer
     _ack_timeout: float
     outbox: Outbox | None = field(default=None, init=False)
     _outlets: dict[str, Outlet] = field(factory=dict, init=False)
@@ -55,7 +55,7 @@ class Deliveries:
         if outlet is None:
             assert self.outbox is not None
             outlet = self._outlets[channel] = Outlet(
-                channel, self.outbox, self._observer, self._ack_timeout
+                channel, self.outbox, self._observe, self._ack_timeout
             )
             self._nursery.start_soon(keep_running, "outlet", outlet.run)
         return outlet
@@ -79,10 +79,10 @@ class Deliveries:
 
 
 @asynccontextmanager
-async def open_deliveries(observer: Observer, ack_timeout: float) -> AsyncIterator[Deliveries]:
+async def open_deliveries(observe: Observer, ack_timeout: float) -> AsyncIterator[Deliveries]:
     """The outlets; what is not acknowledged at the end stays in the outboxes."""
     async with trio.open_nursery() as nursery:
-        deliveries = Deliveries(nursery, observer, ack_timeout)
+        deliveries = Deliveries(nursery, observe, ack_timeout)
         try:
             yield deliveries
         finally:

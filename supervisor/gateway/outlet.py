@@ -22,7 +22,7 @@ from resources.fence import note
 from resources.stores.outbox import Outbox, Parcel, Struck
 from resources.stores.redis import StoreError
 
-from ..observe import Observer
+from ..observe import Delivered, Observer
 from ..runs.dispatcher import Then, nothing
 from . import frames
 from .attempts import Attempts
@@ -47,7 +47,7 @@ class Outlet:
 
     channel: str
     _outbox: Outbox
-    _observer: Observer
+    _observe: Observer
     _ack_timeout: float
     settled: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     """Unparked when `is_settled` may have become true."""
@@ -403,7 +403,7 @@ class Outlet:
         taker.size += item.size
         self._unacked += 1
         self._attempts.count(item, in_order=not taker.receiver.only_own)
-        self._observer.delivered(self.channel, again=attempt > 1)
+        self._observe(Delivered(self.channel, again=attempt > 1))
 
     def wants_outcome(self, message_id: str) -> bool:
         """Whether somebody is there who wants to know how the run of a message ended."""

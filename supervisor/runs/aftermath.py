@@ -20,7 +20,7 @@ from resources.stores.redis import StoreError
 
 from ..config.model import App
 from ..errors import SandboxFault
-from ..observe import Observer
+from ..observe import Observer, ReplyMissing
 from ..outcomes import Outcome
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Words:
 
     logbook: Logbook
     outbox: Outbox
-    observer: Observer
+    observe: Observer
 
     async def say(self, caller: Caller, level: int, text: str) -> None:
         """A line in the log of the app that a run belongs to."""
@@ -72,7 +72,7 @@ class Words:
             is_sent = await self._answer(app, caller, Slot(caller.origin, FIRST_REPLY))
         except (StoreError, OutboxFull) as error:
             log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
-        self.observer.reply_missing(app.name, fallback=is_sent)
+        self.observe(ReplyMissing(app.name, fallback=is_sent))
 
     async def fall_back_for(self, app: App, caller: Caller) -> bool:
         """As `fall_back`, for a session's message that is not going to be run, unless a run of it

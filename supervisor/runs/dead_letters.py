@@ -21,7 +21,7 @@ from resources.stores.journal import Entry, Left, read_entry
 from resources.stores.logbook import Logbook, Pen
 from resources.stores.redis import StoreError
 
-from ..observe import Observer, Phases
+from ..observe import Observer, Phases, ReplyMissing, RunEnded
 from ..outcomes import Outcome
 from .aftermath import Words
 from .jobs import Ended, Program
@@ -57,7 +57,7 @@ class DeadLetterBox:
     store: DeadLetters
     _logbook: Logbook
     _words: Words
-    _observer: Observer
+    _observe: Observer
     _counts: Counter[tuple[str, str]] = field(factory=Counter, init=False)
 
     def counts(self) -> dict[str, int]:
@@ -100,10 +100,8 @@ class DeadLetterBox:
         if entry is None:
             return None
         if waits:
-            self._observer.reply_missing(app.name, fallback=is_sent)
-        self._observer.run_ended(
-            app.name, entry.kind, Outcome.DEAD_LETTER, Phases(0.0, 0.0, 0.0, 0.0)
-        )
+            self._observe(ReplyMissing(app.name, fallback=is_sent))
+        self._observe(RunEnded(app.name, entry.kind, Outcome.DEAD_LETTER, Phases()))
         return Ended(entry, Outcome.DEAD_LETTER)
 
     async def drop(self, letter: Letter) -> bool:

@@ -310,16 +310,16 @@ async def open_dispatcher(
     logbook: Logbook,
     outbox: Outbox,
     history: History,
-    observer: Observer,
+    observe: Observer,
     announce: Callable[[Ended, Then], None],
 ) -> AsyncIterator[Dispatcher]:
     """A dispatcher that announces how each run ended; at its end the runs in progress are cut off,
     and stay in the journal.
     """
-    words = Words(logbook, outbox, observer)
+    words = Words(logbook, outbox, observe)
     turns = Turns(TURNS, TURN_SECONDS)
-    handler = Handler(pool, router, journal, logbook, words, history, observer, turns)
-    box = DeadLetterBox(DeadLetters(journal.redis), logbook, words, observer)
+    handler = Handler(pool, router, journal, logbook, words, history, observe, turns)
+    box = DeadLetterBox(DeadLetters(journal.redis), logbook, words, observe)
     async with trio.open_nursery() as nursery:
         dispatcher = Dispatcher(nursery, pool, journal, handler, box, announce)
         nursery.start_soon(keep_running, "recovery", dispatcher.recovery.run)

@@ -22,7 +22,7 @@ from resources.stores.redis import StoreError
 
 from ..config.model import App
 from ..errors import InternalError, LimitHit, SandboxFault
-from ..observe import Observer, Phases
+from ..observe import LimitNear, Observer, Phases, RunEnded, RunUsed
 from ..outcomes import Outcome
 from ..sandboxes.fairness import Turns
 from ..sandboxes.pool import Pool
@@ -72,7 +72,7 @@ class Handler:
     _logbook: Logbook
     _words: Words
     _history: History
-    _observer: Observer
+    _observe: Observer
     _turns: Turns
     _run_ids: Any = field(factory=lambda: count(1), init=False)
 
@@ -228,9 +228,9 @@ class Handler:
             values["memory"] = sandbox.process.rss_bytes()
             if len(sandbox.heaps) == HEAPS:
                 values["heap"] = min(sandbox.heaps)
-        self._observer.run_used(app.name, used.cpu_seconds)
+        self._observe(RunUsed(app.name, used.cpu_seconds))
         for name, line in self._pool.usage.note(app, values).items():
-            self._observer.limit_near(app.name, name)
+            self._observe(LimitNear(app.name, name))
             await self._words.say(caller, WARNING, line)
 
     def _close(self, app: App, run: _Run, outcome: Outcome | None) -> None:
@@ -241,7 +241,7 @@ class Handler:
         run.trace.outcome = outcome
         self._history.end(run.trace, app)
         run.is_counted = True
-        self._observer.run_ended(app.name, run.job.entry.kind, outcome or Outcome.OK, phases)
+        self._observe(RunEnded(app.name, run.job.entry.kind, outcome or Outcome.OK, phases))
 
     async def _crashed(self, app: App, entry: Entry, run: _Run | None) -> Ended:
         """A run in which something went wrong that nobody expected: the same end as any other, as

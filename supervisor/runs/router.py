@@ -18,7 +18,7 @@ from resources.stores.redis import StoreError
 from resources.stores.room import NoRoom
 
 from ..config.model import Limits
-from ..observe import Observer
+from ..observe import CommandServed, Observer
 from ..sandboxes.protocol import Request
 
 UNAVAILABLE = "the store cannot be reached at the moment"
@@ -58,7 +58,7 @@ class Router:
     """Answers commands. Only what stands in the table can be reached."""
 
     table: Mapping[str, Row]
-    observer: Observer
+    observe: Observer
     _fields: dict[type, tuple[str, ...]] = field(factory=dict, init=False)
 
     def route(
@@ -130,9 +130,8 @@ class Router:
         self, caller: Caller, request: Request, outcome: str, reply: dict[str, Any], began: float
     ) -> dict[str, Any]:
         try:
-            self.observer.command_served(
-                caller.app, request.name, outcome, trio.current_time() - began
-            )
+            seconds = trio.current_time() - began
+            self.observe(CommandServed(caller.app, request.name, outcome, seconds))
         except Exception as error:  # noqa: BLE001  # a number that is not counted is not worth a reply
             note("command", error, _what(caller, request))
         return reply

@@ -61,7 +61,7 @@ class Pool:
 
     _nursery: trio.Nursery
     _walls: MakesJails
-    _observer: Observer
+    _observe: Observer
     _most: int
     _spare: int
     crashes: CrashLoops = field(factory=CrashLoops, init=False)
@@ -82,7 +82,7 @@ class Pool:
         self._tasks = ProcessTasks(
             nursery=self._nursery,
             walls=self._walls,
-            observer=self._observer,
+            observe=self._observe,
             assignment=self._assignment,
             crashes=self.crashes,
             usage=self.usage,
@@ -253,11 +253,11 @@ def _status(sandbox: Sandbox, state: str) -> SandboxStatus:
 
 @asynccontextmanager
 async def open_pool(
-    walls: MakesJails, max_processes: int, observer: Observer, spare: int = 0
+    walls: MakesJails, max_processes: int, observe: Observer, spare: int = 0
 ) -> AsyncIterator[Pool]:
     """The pool of the host, with `spare` spare processes; at the end all are dead and reaped."""
     async with trio.open_nursery() as nursery:
-        pool = Pool(nursery, walls, observer, max_processes, spare)
+        pool = Pool(nursery, walls, observe, max_processes, spare)
         nursery.start_soon(keep_running, "spares", pool.spares.run)
         nursery.start_soon(keep_running, "cpu", pool.cpu_watch.run)
         nursery.start_soon(keep_running, "pool", pool.tend)

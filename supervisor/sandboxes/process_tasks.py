@@ -16,7 +16,7 @@ from resources.fence import fence
 from ..config.model import App
 from ..errors import BootFailed, CannotStart, SandboxFault
 from ..jail.argv import Jail
-from ..observe import Observer
+from ..observe import Observer, ProcessEnded, ProcessStarted
 from ..outcomes import Outcome
 from .assignment import Assignment
 from .cpu_watch import CORES_FOR_HEAVY
@@ -73,7 +73,7 @@ class ProcessTasks:
 
     _nursery: trio.Nursery
     _walls: MakesJails
-    _observer: Observer
+    _observe: Observer
     _assignment: Assignment[Sandbox]
     _crashes: CrashLoops
     _usage: Usage
@@ -124,7 +124,8 @@ class ProcessTasks:
         if sandbox is not None and slot.was_ready and not self._is_closed:
             by_itself = Outcome.CRASHED if not sandbox.is_ending else "retired"
             with fence("process", f"app {slot.app.name}"):
-                self._observer.sandbox_ended(slot.app.name, sandbox.ended_for or by_itself)
+                reason = sandbox.ended_for or by_itself
+                self._observe(ProcessEnded(slot.app.name, reason))
 
     async def _keep(self, slot: Slot[Sandbox], task: ProcessTask) -> None:
         """Hold a process from its start until it is reaped. An error ends only this process."""
@@ -198,7 +199,7 @@ class ProcessTasks:
         self._tasks[slot].settled.set()
         if not slot.is_spare:
             with fence("process", f"app {slot.app.name}"):
-                self._observer.sandbox_started(slot.app.name, now - began)
+                self._observe(ProcessStarted(slot.app.name, now - began))
                 for line in self._usage.note(slot.app, {"boot": now - began}).values():
                     log.warning("app %s: %s", slot.app.name, line)
 

@@ -36,7 +36,7 @@ from resources.stores.search.process import WORKERS
 from ..config.model import SearchSettings
 from ..errors import CannotStart
 from ..host.process import SpawnFailed
-from ..observe import Observer
+from ..observe import Observer, Searched, SearchRestarted
 from .keeper import ARGV, Ended, Question, Running, open_running
 
 PER_ACCOUNT = 2  # questions of one account that are worked on at a time; more wait
@@ -75,7 +75,7 @@ class Search:
     """
 
     settings: SearchSettings
-    _observer: Observer
+    _observe: Observer
     _redis_url: str
     _folder: Path
     _accounts: Sequence[str]
@@ -152,7 +152,7 @@ class Search:
             outcome = "ok"
             return answers
         finally:
-            self._observer.searched(outcome, trio.current_time() - began)
+            self._observe(Searched(outcome, trio.current_time() - began))
 
     async def _ask_until_built(self, request: dialogue.Query) -> list[dialogue.Answer]:
         latest, pause = trio.current_time() + BUILD_SECONDS, BUILD_PAUSE[0]
@@ -306,7 +306,7 @@ class Search:
                 pause,
                 text and f": {text}",
             )
-            self._observer.search_restarted()
+            self._observe(SearchRestarted())
             await trio.sleep(pause)
             pause = min(pause * 2, PAUSE[1])
 
@@ -327,7 +327,7 @@ async def open_search(
     redis_url: str,
     folder: Path,
     accounts: Sequence[str],
-    observer: Observer,
+    observe: Observer,
     argv: Sequence[str] = ARGV,
     cwd: str = "/",
 ) -> AsyncIterator[Search]:
@@ -336,7 +336,7 @@ async def open_search(
     Raises:
         CannotStart: It did not start.
     """
-    search = Search(settings, observer, redis_url, folder, accounts, argv, cwd)
+    search = Search(settings, observe, redis_url, folder, accounts, argv, cwd)
     async with trio.open_nursery() as nursery:
         await nursery.start(search._hold)  # noqa: SLF001
         try:

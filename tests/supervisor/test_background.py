@@ -115,8 +115,8 @@ async def test_the_lag_is_watched_again(folder: Folder, monkeypatch: pytest.Monk
     """A gauge that cannot be set."""
     async with running(folder) as found:
         before = fence.tally["lag"]
-        fault = Fault(found.observer.loop_lag.set, 3).of(
-            found.observer.loop_lag, "set", monkeypatch
+        fault = Fault(found.prometheus.loop_lag.set, 3).of(
+            found.prometheus.loop_lag, "set", monkeypatch
         )
         await eventually(lambda: fault.done > 0, PATIENCE)
         assert fence.tally["lag"] == before + 3

@@ -20,6 +20,7 @@ from resources.stores.contacts import Change
 from resources.text import clean
 from supervisor.admin.bodies import BODY_MAX, PAGE_BYTES
 from supervisor.admin.strict_json import Wrong, parse, problem_in
+from supervisor.observe import CommandServed
 from supervisor.sandboxes.pool import Pool
 from supervisor.service import Service
 
@@ -375,10 +376,9 @@ async def test_a_thousand_apps_do_not_stop_the_loop(tmp_path: Path) -> None:
     for n in range(1000):
         folder.text += f'[apps.app-{n}]\naccount = "a{n % 7}"\njavascript = "x.js"\n[channels.c{n}]\napp = "app-{n}"\n'
     async with running(folder) as service:
-        observer = service.observer
         for n in range(1000):
             for outcome in ("ok", "app_error"):
-                observer.command_served(f"app-{n}", "kv.get", outcome, 0.01)
+                service.prometheus(CommandServed(f"app-{n}", "kv.get", outcome, 0.01))
         async with loop_watched():
             for path in (
                 "/metrics",

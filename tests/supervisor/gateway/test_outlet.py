@@ -23,7 +23,7 @@ from resources.stores.statistics import Statistics
 from supervisor.gateway import lines
 from supervisor.gateway import outlet as outlet_module
 from supervisor.gateway.outlet import Outlet
-from supervisor.observe import NullObserver
+from supervisor.observe import ignore
 
 from ...service import eventually
 from ...store_proxy import refuse, store_proxy
@@ -102,7 +102,7 @@ async def rigged(redis: Redis, ack_timeout: float = 1000.0) -> AsyncIterator[Rig
         redis, MessageIds(b"s"), Statistics(redis), lambda _, parcel: outlets[0].announce(parcel),
         is_awaited=lambda _: outlets[0].is_awaited,
     )  # fmt: skip
-    outlets.append(Outlet("phone", outbox, NullObserver(), ack_timeout))
+    outlets.append(Outlet("phone", outbox, ignore, ack_timeout))
     reconnected = outlets[0].doubt
     redis.on_reconnect.append(reconnected)
     async with trio.open_nursery() as nursery:

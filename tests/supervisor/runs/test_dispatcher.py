@@ -19,7 +19,7 @@ from resources.messages import complete_message
 from resources.stores.journal import Entry, Journal
 from resources.stores.redis import StoreRefused
 from supervisor.gateway.delivery import Deliveries
-from supervisor.observe import PrometheusObserver
+from supervisor.observe import CommandServed, Event, ReplyMissing, RunEnded, RunUsed
 from supervisor.outcomes import Outcome
 from supervisor.runs import handling
 from supervisor.runs.aftermath import Words
@@ -91,8 +91,15 @@ def fails_now_and_then(
     *,
     after: bool = False,
 ) -> None:
-    """Let every n-th call of a function raise something, before or after it does what it does."""
-    real, calls, errors = getattr(owner, name), itertools.count(1), itertools.cycle(ERRORS)
+    """Let every n-th call of a function raise an error, before or after it does its work."""
+    patch.setattr(owner, name, failing(getattr(owner, name), name, every, raised, after=after))
+
+
+def failing(
+    real: Callable[..., Any], name: str, every: int, raised: Counter[str], *, after: bool = False
+) -> Callable[..., Any]:
+    """A function that does as `real`, but every n-th call raises an error."""
+    calls, errors = itertools.count(1), itertools.cycle(ERRORS)
 
     def call(*arguments: Any, **options: Any) -> Any:
         is_bad = next(calls) % every == 0
@@ -113,7 +120,7 @@ def fails_now_and_then(
         await result
         raise error
 
-    patch.setattr(owner, name, call)
+    return call
 
 
 @pytest.mark.parametrize(
@@ -131,11 +138,12 @@ async def test_runs_in_which_anything_fails(
     raised: Counter[str] = Counter()
     places: list[tuple[Any, str, int, bool]] = [
         (handling, "for_app", 2, False), (History, "begin", 7, False), (History, "end", 6, False), (History, "end", 11, True),
-        (PrometheusObserver, "run_ended", 5, False), (PrometheusObserver, "reply_missing", 3, False),
-        (PrometheusObserver, "command_served", 4, False), (PrometheusObserver, "run_used", 9, True),
         (Words, "report", 4, False), (Words, "fall_back", 5, True), (Journal, "begin_soon", 9, False),
         (Journal, "finish_soon", 8, False), (Pool, "lend", 6, False), (Router, "route", 5, False), (Trace, "_begin", 6, False),
         (Trace, "_end", 5, True), (Turns, "give_back", 50, True), (Deliveries, "run_ended", 10, bool(seed)),
+    ]  # fmt: skip
+    events: list[tuple[type[Event], int, bool]] = [
+        (RunEnded, 5, False), (ReplyMissing, 3, False), (CommandServed, 4, False), (RunUsed, 9, True),
     ]  # fmt: skip
     async with running(folder) as service, connect(service.gateway_url) as client:
         before = len(service.dispatcher._nursery.child_tasks)
@@ -143,13 +151,20 @@ async def test_runs_in_which_anything_fails(
         with monkeypatch.context() as patch:
             for owner, name, every, after in places:
                 fails_now_and_then(patch, owner, name, every + seed, raised, after=after)
+            counting = service.prometheus.counting
+            for event, every, after in events:
+                real, name = counting[event], event.__name__
+                call = failing(real, name, every + seed, raised, after=after)
+                patch.setitem(counting, event, call)
             for number in range(runs):
                 await client.send(inbound(f"m{number}", f"+{number % 50}"))
                 await client.expect("accepted", 60, message_id=f"m{number}")
             async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
                 assert (await admin.get("/livez")).status_code == 200
             await eventually(lambda: not service.dispatcher._known, 120)
-        assert set(raised) == {name for _, name, _, _ in places}
+        assert set(raised) == {name for _, name, _, _ in places} | {
+            event.__name__ for event, _, _ in events
+        }
         assert fence.tally.total() - tally > runs // 2
         await eventually(lambda: not service.dispatcher.recovery._owed, 30)
         assert_nothing_left(service, before)

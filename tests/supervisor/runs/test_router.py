@@ -15,7 +15,7 @@ from resources.contract import Caller, Refused, Resource, command
 from resources.parameters import Json, command_converter, parameter
 from resources.stores.redis import Unavailable
 from supervisor.config import Limits
-from supervisor.observe import NullObserver
+from supervisor.observe import ignore
 from supervisor.runs.router import Router, build_table
 from supervisor.sandboxes.protocol import Request
 
@@ -92,7 +92,7 @@ async def route(
     name: str, fields: dict[str, Any] | None = None, limits: Limits | None = None
 ) -> tuple[dict[str, Any], list[Any]]:
     lines: list[tuple[int, str]] = []
-    router = Router(build_table([Sample()]), NullObserver())
+    router = Router(build_table([Sample()]), ignore)
     request = Request(name, "1", {"text": "t"} if fields is None else fields)
     reply = router.route(caller(lines), request, limits or Limits(), 30.0)
     return reply if isinstance(reply, dict) else await reply, lines

@@ -26,7 +26,7 @@ from supervisor.errors import (
 )
 from supervisor.host.process import Process
 from supervisor.jail.argv import Jail
-from supervisor.observe import NullObserver
+from supervisor.observe import Event, ProcessEnded, ignore
 from supervisor.outcomes import Outcome
 from supervisor.sandboxes import pool as module
 from supervisor.sandboxes.assignment import Assignment
@@ -39,7 +39,7 @@ from ...service import eventually
 
 @asynccontextmanager
 async def pool_of(*apps: App, most: int = 10, spare: int = 0) -> AsyncIterator[Pool]:
-    async with open_pool(walls(), most, NullObserver(), spare) as pool:
+    async with open_pool(walls(), most, ignore, spare) as pool:
         pool.update({app.name: app for app in apps})
         yield pool
 
@@ -239,15 +239,15 @@ async def test_a_message_that_could_not_be_sent_leaves_the_process_as_it_was() -
         assert await run(pool, APP) == pid
 
 
-class Ends(NullObserver):
+class Ends:
     """Which processes ended, and for what."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
 
-    def sandbox_ended(self, app: str, reason: str) -> None:
-        """See Observer."""
-        self.seen.append((app, reason))
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, ProcessEnded):
+            self.seen.append((event.app, event.reason))
 
 
 async def test_every_end_of_a_process_is_counted_once() -> None:
@@ -317,7 +317,7 @@ async def test_a_jail_that_cannot_be_made_is_a_boot_failure_of_who_waits(
     app = evolve(APP, pool=evolve(APP.pool, min_idle=1))
     jails = Trouble()
     jails.error = error
-    async with open_pool(jails, 5, NullObserver(), 1) as pool:
+    async with open_pool(jails, 5, ignore, 1) as pool:
         pool.update({"app": app})
         for _ in range(3):
             with pytest.raises(BootFailed, match=text):
@@ -539,7 +539,7 @@ async def test_many_apps_on_a_small_host(seed: int) -> None:
             answers["cancelled"] += scope.cancelled_caught
 
     with trio.fail_after(120):
-        async with open_pool(Quick(), 4, NullObserver(), 1) as pool:
+        async with open_pool(Quick(), 4, ignore, 1) as pool:
             pool.update(apps)
             async with trio.open_nursery() as nursery:
                 for name in apps:
@@ -589,7 +589,7 @@ async def test_a_boot_failure_reaches_the_borrower(monkeypatch: pytest.MonkeyPat
             return app
 
     app = evolve(APP, pool=evolve(APP.pool, min_idle=1))
-    async with open_pool(Broken(), 5, NullObserver()) as pool:
+    async with open_pool(Broken(), 5, ignore) as pool:
         pool.update({"app": app})
         with pytest.raises(BootFailed):
             async with pool.lend(app):

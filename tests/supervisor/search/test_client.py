@@ -24,7 +24,7 @@ from resources.stores.search import CannotSearch, QueryError
 from supervisor.config.model import SearchSettings
 from supervisor.config.units import Duration
 from supervisor.errors import CannotStart
-from supervisor.observe import NullObserver
+from supervisor.observe import Event, SearchRestarted
 from supervisor.search import Search, open_search
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("search_stand_in.py")))
@@ -32,13 +32,13 @@ QUICK = SearchSettings(timeout=Duration(0.3))
 
 
 @define
-class Restarts(NullObserver):
+class Restarts:
     """Counts how often the process was started again."""
 
     count: int = 0
 
-    def search_restarted(self) -> None:
-        self.count += 1
+    def __call__(self, event: Event) -> None:
+        self.count += isinstance(event, SearchRestarted)
 
 
 @asynccontextmanager
