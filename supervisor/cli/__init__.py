@@ -1,4 +1,4 @@
-"""The `jsbox` command. Commands are imported when they are called, so that `jsbox --help` is quick."""
+"""The `jsbox` command. Commands are imported when called, so that `jsbox --help` is quick."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ COMMANDS = {
     "chat": ("chat", "Talk to an app of a running server."),
     "serve": ("serve", "Run the apps of a config file."),
     "check": ("check", "Check a config file."),
-    "doctor": ("doctor", "Examine this host."),
+    "doctor": ("doctor", "Check this host."),
     "ps": ("inspect", "Show the sandbox processes."),
     "logs": ("inspect", "Show an app's log."),
     "trace": ("trace", "Show where the time of a message's run went."),
-    "replay": ("replay", "Play a recorded run again, or to a changed app."),
+    "replay": ("replay", "Replay a recorded run, with the same app or a changed one."),
     "deadletters": ("deadletters", "Show, retry or drop messages that were set aside."),
-    "limits": ("limits", "Show an app's limits and what it uses of them."),
-    "reload": ("inspect", "Make the server read its config again."),
+    "limits": ("limits", "Show an app's limits and how much of them it uses."),
+    "reload": ("inspect", "Make the server reload its config."),
     "push": ("inspect", "Make an app start conversations."),
     "contacts": ("contacts", "Import, export and look up contacts."),
-    "load": ("load", "Load a server with conversations, and hold it to thresholds."),
-    "backup": ("backup", "Write all that the store holds to a file, while it serves."),
-    "restore": ("backup", "Put a backup in an empty data directory."),
+    "load": ("load", "Load a server with conversations and check thresholds."),
+    "backup": ("backup", "Back up the whole store to a file, while it serves."),
+    "restore": ("backup", "Restore a backup into an empty data directory."),
     "migrate": ("migrate", "Bring an app and its data from vxsandbox."),
     "token": ("token", "Make a bearer token for a gateway or an operator."),
     "extras": ("extras", "The systemd unit, alert rules and dashboard that go with a service."),
-    "version": ("version", "Show the version, the build, and what it carries."),
+    "version": ("version", "Show the version, the build, and what is bundled."),
 }
 
 
@@ -67,6 +67,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # a locale that lacks a character must not end a command
+            # a command must not fail because the locale lacks a character
             stream.reconfigure(errors="backslashreplace")
     jsbox(args=arguments, prog_name="jsbox")

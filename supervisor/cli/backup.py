@@ -24,10 +24,9 @@ from .common import (
 @config_option
 @json_option
 def backup(*, file: Path | None, config_file: Path, as_json: bool) -> None:
-    """Write all that the embedded store holds at this moment to FILE (default: jsbox-DATE-TIME.tar
-    here). The server may go on serving.
+    """Back up the embedded store to FILE (default: ./jsbox-DATE-TIME.tar), while it serves.
 
-    Config and apps are not in it: they are files, and backed up like all others.
+    Config and apps are not included: back those files up like any others.
     """
     from ..tools.backup import CannotBackUp, back_up
 
@@ -47,14 +46,12 @@ def backup(*, file: Path | None, config_file: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--dry-run", is_flag=True, help="Only check the file, and whether there is room for it."
-)
-@click.option("--replace", is_flag=True, help="Put aside the data that is there.")
+@click.option("--dry-run", is_flag=True, help="Only check the file and the data directory.")
+@click.option("--replace", is_flag=True, help="Move existing data aside.")
 @config_option
 @json_option
 def restore(*, file: Path, dry_run: bool, replace: bool, config_file: Path, as_json: bool) -> None:
-    """Put a backup in the data directory of a server that does not run."""
+    """Restore a backup into the data directory of a stopped server."""
     from ..errors import CannotStart
     from ..tools.backup import CannotBackUp
     from ..tools.backup import restore as put_back
@@ -77,5 +74,6 @@ def _say(manifest: dict[str, Any], text: str, *, as_json: bool) -> None:
         print_json(manifest)
     else:
         click.echo(
-            f"{text}: {manifest['keys']} keys, {manifest['bytes'] / 1e6:.1f} MB, taken {manifest['taken']} by jsbox {manifest['jsbox']}"
+            f"{text}: {manifest['keys']} keys, {manifest['bytes'] / 1e6:.1f} MB,"
+            f" taken {manifest['taken']} by jsbox {manifest['jsbox']}"
         )

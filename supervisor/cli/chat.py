@@ -44,17 +44,15 @@ def chat(
     """Talk to an app of a running server, as a user of one of its channels: a phone in the
     terminal, or one line a message from standard input.
 
-    The token of the channel, where it has one, is taken from $JSBOX_TOKEN. What the app sends to
-    other numbers is left for the channel's own gateway.
+    The channel's token, if it has one, is taken from $JSBOX_TOKEN. What the app sends to other
+    numbers is left for the channel's own gateway.
     """
     if url is None or channel is None:
         config = load_or_exit(config_file)
         channel = channel or _only_channel(config)
         if channel not in config.channels:
-            fail(
-                f"the config has no channel {channel!r}; it has {', '.join(config.channels) or 'none'}",
-                2,
-            )
+            known = ", ".join(config.channels) or "none"
+            fail(f"the config has no channel {channel!r}; it has {known}", 2)
         secure = "" if config.listen.certificate is None else "s"
         url = url or f"ws{secure}://{reachable(config.listen.gateway)}/v1"
     run_or_exit(lambda: _chat(url, channel, number, dials, sms=sms))

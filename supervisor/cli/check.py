@@ -21,7 +21,7 @@ from .common import (
 @config_option
 @json_option
 def check(config_file: Path, as_json: bool) -> None:
-    """Check a config file: every error at once, as FILE:LINE: what is wrong, and what is allowed."""
+    """Check a config file: report every error at once, as FILE:LINE: what is wrong and expected."""
     if as_json:
         _check_json(config_file)
         return

@@ -18,14 +18,14 @@ SECONDS = 10.0
 
 
 def reachable(address: Address) -> Address:
-    """Where to connect to what listens on an address."""
+    """The address to connect to for what listens on `address`."""
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
     return Address(loopback.get(address.host, address.host), address.port)
 
 
 @contextmanager
 def admin_client(config: Config) -> Iterator[httpx2.Client]:
-    """A client of the admin port; exit code 4 when it cannot be reached."""
+    """Open a client of the admin port; exit with code 4 if it cannot be reached."""
     token = os.environ.get("JSBOX_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     certificate = config.listen.certificate
@@ -44,10 +44,10 @@ def admin_client(config: Config) -> Iterator[httpx2.Client]:
 
 
 def json_of(response: httpx2.Response) -> Any:
-    """The JSON of an answer; an error that it holds is said, with exit code 1."""
+    """The JSON of an answer; prints the error in it and exits with code 1 if it has one."""
     try:
         body = response.json()
-    except ValueError:  # no JSON, or no text
+    except ValueError:  # not JSON, or not text
         fail(f"the server answered {response.status_code}: {response.text[:200]}")
     if response.is_error and not (isinstance(body, dict) and "errors" in body):
         fail(error_of(response))
@@ -55,7 +55,7 @@ def json_of(response: httpx2.Response) -> Any:
 
 
 def error_of(response: httpx2.Response) -> str:
-    """What an answer says is wrong."""
+    """The error in an answer."""
     try:
         body = response.json()
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the commands share: finding the config, exit codes, logging, running a service."""
+"""What the commands share: finding the config, exit codes, logging, running Trio."""
 
 from __future__ import annotations
 
@@ -19,27 +19,35 @@ from ..config import Config, InvalidConfig, load
 from ..errors import CannotStart
 
 EXIT_FAILED, EXIT_CONFIG, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 3, 4, 130
-SHOWN_MAX = 3  # tracebacks of errors that nobody expected
+SHOWN_MAX = 3  # tracebacks of unexpected errors
 
 config_option = click.option(
-    "-c", "--config", "config_file", type=click.Path(path_type=Path), default=Path("jsbox.toml"), show_default=True,
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=Path("jsbox.toml"),
+    show_default=True,
     help="The config file.",
-)  # fmt: skip
+)
 isolation_option = click.option(
-    "--isolation", type=click.Choice(["strict", "standard", "none"]), default="standard", show_default=True,
-    help="How the app is held; none: resource limits only, for your own code.",
-)  # fmt: skip
+    "--isolation",
+    type=click.Choice(["strict", "standard", "none"]),
+    default="standard",
+    show_default=True,
+    help="How the app is isolated; none: resource limits only, for your own code.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
-    """Say why and leave."""
+    """Print why to stderr, and exit."""
     click.echo(f"jsbox: {text}", err=True)
     sys.exit(code)
 
 
 def load_or_exit(file: Path) -> Config:
-    """The config, or every error in it and exit code 3."""
+    """Load the config; print every error in it and exit with code 3 if it is invalid."""
     try:
         config = load(file)
     except InvalidConfig as error:
@@ -52,7 +60,7 @@ def load_or_exit(file: Path) -> Config:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document; with escapes where the locale, or Unicode, lacks a character."""
+    """Print a JSON document, escaped if the locale (or Unicode) lacks a character in it."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
@@ -62,7 +70,7 @@ def print_json(value: Any) -> None:
 
 
 def start_logging(level: str) -> None:
-    """The process's own log, on stderr."""
+    """Write the process's own log to stderr."""
     logging.basicConfig(
         stream=sys.stderr,
         level=level.upper(),
@@ -72,23 +80,21 @@ def start_logging(level: str) -> None:
 
 
 def run_or_exit(main: Callable[[], Awaitable[int]], cannot: int = EXIT_FAILED) -> NoReturn:
-    """Run until it returns an exit code, and exit with it.
+    """Run `main` under Trio and exit with the code it returns.
 
-    What keeps it from starting is said in one line, with exit code `cannot`. An error that nobody
-    expected is said with its cause in one line, then where that was raised, with exit code 1; the
-    task groups round it are left out.
+    CannotStart is printed in one line, with exit code `cannot`. An unexpected error is printed in
+    one line with its cause, then with its traceback, without the task groups around it; the exit
+    code is then 1.
     """
     try:
         code = trio.run(main)
-    except BaseException as error:  # noqa: BLE001  # each ends the command, with the exit code of its kind
+    except BaseException as error:  # noqa: BLE001  # any error ends the command, with the exit code of its kind
         code = _exit_code(error, cannot)
     sys.exit(code)
 
 
 def _exit_code(error: BaseException, cannot: int) -> int:
-    """Say what ended the command; return its exit code. Of several errors, those that nobody
-    expected come first.
-    """
+    """Print what ended the command; return its exit code. Unexpected errors come first."""
     errors = leaves(error)
     unexpected = [
         one for one in errors if isinstance(one, Exception) and not isinstance(one, CannotStart)
@@ -107,7 +113,7 @@ def _exit_code(error: BaseException, cannot: int) -> int:
 
 
 def _plain(text: str) -> str:
-    """Text of several lines without what a terminal, or an encoding, would stumble over."""
+    """Text of several lines with control characters escaped."""
     return "".join(
         char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text
     )

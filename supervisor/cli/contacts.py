@@ -1,4 +1,4 @@
-"""`jsbox contacts import | export | get | search`: an account's contacts, through a running server."""
+"""`jsbox contacts import | export | get | search`, through a running server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .imports import Import, ImportChanged, Summary
 
 PAGE = 500  # contacts asked for at once
 SECONDS = 60.0  # for one answer
-REFUSED = frozenset({400, 413, 500})  # answers that may be about one line
+REFUSED = frozenset({400, 413, 500})  # status codes that a single line may have caused
 
 
 @click.group()
@@ -30,17 +30,17 @@ def contacts() -> None:
 @click.argument("account")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--restart", is_flag=True, help="Begin anew where an earlier import of the file was cut off."
+    "--restart", is_flag=True, help="Start over, even if an earlier import was interrupted."
 )
 @config_option
 @json_option
 def import_(account: str, file: Path, restart: bool, config_file: Path, as_json: bool) -> None:
-    """Write the contacts of a JSON Lines file, each line wholly or not at all.
+    """Import contacts from a JSON Lines file, each line wholly or not at all.
 
     A line has the fields of a contact, with `extra` and `subscription` as objects or as
-    `extras-NAME` and `subscription-NAME`. `key`, `created_at` and `groups` are kept; a contact with
-    a key that exists already is replaced. Lines that are wrong go to FILE.errors, with the reason.
-    An import that was cut off goes on where it was when it is called again.
+    `extras-NAME` and `subscription-NAME`. `key`, `created_at` and `groups` are kept; a contact
+    whose key exists already is replaced. Invalid lines are listed in FILE.errors with the reason.
+    Call it again to resume an interrupted import.
     """
     try:
         with (
@@ -48,7 +48,7 @@ def import_(account: str, file: Path, restart: bool, config_file: Path, as_json:
             Import.open(file, account, restart=restart) as work,
         ):
             if work.done and not as_json:
-                click.echo(f"{file}: going on after line {work.lines}", err=True)
+                click.echo(f"{file}: resuming after line {work.lines}", err=True)
             summary = _run(client, work, quiet=as_json)
     except ImportChanged as error:
         fail(str(error))
@@ -84,9 +84,7 @@ def _run(client: httpx2.Client, work: Import, *, quiet: bool) -> Summary:
         bar = progress.add_task("contacts", total=work.size, completed=work.done)
         for batch in work.batches():
             if batch.rows:
-                batch.errors |= _write(
-                    client, f"/v1/accounts/{quote(work.account, safe='')}/contacts", batch.rows
-                )
+                batch.errors |= _write(client, _path(work.account), batch.rows)
             work.finish(batch)
             progress.update(
                 bar, completed=work.done, description=f"{work.summary.written} contacts"
@@ -98,8 +96,7 @@ def _run(client: httpx2.Client, work: Import, *, quiet: bool) -> Summary:
 def _write(client: httpx2.Client, url: str, rows: list[tuple[int, Any]]) -> dict[int, str]:
     """Write contacts; return what is wrong with those that were not, by their line numbers.
 
-    What the server refuses as a whole is sent again in halves, until the line is found that it does
-    not take.
+    A batch that the server refuses is sent again in halves, until the line at fault is found.
     """
     body = json.dumps(
         {"contacts": [row for _, row in rows]}, ensure_ascii=False, separators=(",", ":")
@@ -121,7 +118,7 @@ def _write(client: httpx2.Client, url: str, rows: list[tuple[int, Any]]) -> dict
     "--output",
     type=click.File("wb"),
     default="-",
-    help="A file instead of the standard output.",
+    help="A file instead of standard output.",
 )
 @config_option
 def export(account: str, output: BinaryIO, config_file: Path) -> None:
@@ -140,11 +137,8 @@ def export(account: str, output: BinaryIO, config_file: Path) -> None:
 def get(account: str, key: str, config_file: Path) -> None:
     """Print the contact with a key."""
     with admin_client(load_or_exit(config_file)) as client:
-        print_json(
-            json_of(
-                client.get(f"/v1/accounts/{quote(account, safe='')}/contacts/{quote(key, safe='')}")
-            )["contact"]
-        )
+        answer = client.get(f"{_path(account)}/{quote(key, safe='')}")
+        print_json(json_of(answer)["contact"])
 
 
 @contacts.command()
@@ -153,7 +147,7 @@ def get(account: str, key: str, config_file: Path) -> None:
 @config_option
 @json_option
 def search(account: str, query: str, config_file: Path, as_json: bool) -> None:
-    """Print the contacts that a query in Lucene's language finds."""
+    """Print the contacts that match a Lucene query."""
     with admin_client(load_or_exit(config_file)) as client:
         found = _pages(client, account, {"query": query})
         if as_json:
@@ -164,14 +158,14 @@ def search(account: str, query: str, config_file: Path, as_json: bool) -> None:
             click.echo(f"{contact['key']}  {contact['msisdn'] or '-':16} {names}")
 
 
+def _path(account: str) -> str:
+    return f"/v1/accounts/{quote(account, safe='')}/contacts"
+
+
 def _pages(client: httpx2.Client, account: str, params: dict[str, str]) -> Iterator[dict[str, Any]]:
     cursor: str | None = "0"
     while cursor is not None:
         asked = {"limit": str(PAGE), "cursor": cursor, **params}
-        page = json_of(
-            client.get(
-                f"/v1/accounts/{quote(account, safe='')}/contacts", params=asked, timeout=SECONDS
-            )
-        )
+        page = json_of(client.get(_path(account), params=asked, timeout=SECONDS))
         yield from page["contacts"]
         cursor = page["cursor"]

@@ -1,6 +1,4 @@
-"""`jsbox deadletters`: messages that are not run, since the server died of them, or since they
-cannot be read.
-"""
+"""`jsbox deadletters`: messages set aside because the server died of them, or cannot read them."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ from .inspect import harmless
 PAGE = 1000
 PATH = "/v1/deadletters"
 
-app_option = click.option("--app", help="Those of this app only; it need not be in the config.")
+app_option = click.option("--app", help="Only those of this app; it need not be in the config.")
 
 
 @click.group(invoke_without_command=True)
@@ -35,8 +33,8 @@ def deadletters(
 ) -> None:
     """List the messages that were set aside; show, retry or drop them.
 
-    A message is set aside when it was in progress whenever the server died ([journal] attempts in
-    the config), or when the journal's entry cannot be read.
+    A message is set aside if the server died while it was in progress, [journal] attempts times, or
+    if its journal entry cannot be read.
     """
     if context.invoked_subcommand is None:
         _list(app, lines, config_file, as_json=as_json)
@@ -57,7 +55,7 @@ def list_letters(app: str | None, lines: int, config_file: Path, as_json: bool) 
 @config_option
 @json_option
 def show(letter: str, config_file: Path, as_json: bool) -> None:
-    """Show one as a whole."""
+    """Show one in full."""
     with admin_client(load_or_exit(config_file)) as client:
         body = json_of(client.get(_path(letter)))
     if as_json:
@@ -77,7 +75,7 @@ def show(letter: str, config_file: Path, as_json: bool) -> None:
 @config_option
 @json_option
 def retry(letters: tuple[str, ...], app: str | None, config_file: Path, as_json: bool) -> None:
-    """Have some run again, after all that waits."""
+    """Run some again, after everything that waits."""
     _each(
         letters,
         app,
@@ -94,7 +92,7 @@ def retry(letters: tuple[str, ...], app: str | None, config_file: Path, as_json:
 @config_option
 @json_option
 def drop(letters: tuple[str, ...], app: str | None, config_file: Path, as_json: bool) -> None:
-    """Forget some."""
+    """Delete some."""
     _each(
         letters,
         app,
@@ -119,12 +117,14 @@ def _list(app: str | None, lines: int, config_file: Path, *, as_json: bool) -> N
         click.echo("there are no dead letters")
         return
     click.echo(
-        f"{'TIME':27} {'APP':16} {'KIND':8} {'ATTEMPTS':>8} {'BYTES':>8}  {'ID':30}  MESSAGE  REASON"
+        f"{'TIME':27} {'APP':16} {'KIND':8} {'ATTEMPTS':>8} {'BYTES':>8}  {'ID':30}"
+        "  MESSAGE  REASON"
     )
     for one in found:
         click.echo(
-            f"{one['time']:27} {one['app']:16} {one['kind'] or '-':8} {one['attempts']:>8} {one['size']:>8}"
-            f"  {one['id']:30}  {harmless(one['message_id']) or '-'}  {harmless(one['reason'])}"
+            f"{one['time']:27} {one['app']:16} {one['kind'] or '-':8} {one['attempts']:>8}"
+            f" {one['size']:>8}  {one['id']:30}  {harmless(one['message_id']) or '-'}"
+            f"  {harmless(one['reason'])}"
         )
 
 
@@ -155,7 +155,7 @@ def _each(
         raise click.UsageError("expected IDs, or --app NAME")
     errors: dict[str, str] = {}
     with admin_client(load_or_exit(config_file)) as client:
-        # the oldest first
+        # oldest first
         names = letters or tuple(one["id"] for one in reversed(_newest(client, app, 1 << 31)))
         for one in names:
             answer = act(client, one)

@@ -30,7 +30,7 @@ PORTS = (8430, 8420)  # tried first; if taken, any free ones
 
 @frozen
 class Step:
-    """What the caller does, and what must be on the screen then."""
+    """What the caller does, and what the screen must show then."""
 
     action: str  # "dial", or what is typed
     expect: str  # regular expression
@@ -55,11 +55,13 @@ class DemoFailed(Exception):
 
 
 @click.command()
-@click.option("--once", is_flag=True, help="Exit after the conversation: 0 if all went well.")
+@click.option(
+    "--once", is_flag=True, help="Exit after the conversation, with code 0 if it went well."
+)
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep the data here; else it is thrown away.",
+    help="Keep the data here; by default it is deleted.",
 )
 @isolation_option
 @click.option(
@@ -69,7 +71,7 @@ def demo(once: bool, data_dir: Path | None, isolation: Level, log_level: str) ->
     """Play a USSD conversation with a sample app through the real sandbox, then serve it until
     Ctrl-C.
 
-    Needs nothing: an embedded Valkey and a bundled Node.js come with the package.
+    Needs nothing else: Valkey and Node.js come with the package.
     """
     start_logging(log_level)
     if data_dir is not None:
@@ -91,9 +93,8 @@ async def _demo(data_dir: Path, isolation: Level, *, once: bool) -> int:
                 async with open_service(read_config(), read_config) as service:
                     code = await _play(service.gateway_url, screen)
                     if not once and code == 0:
-                        screen.note(
-                            f"serving: gateway {service.gateway_url}, admin {service.admin_url}; Ctrl-C stops"
-                        )
+                        urls = f"gateway {service.gateway_url}, admin {service.admin_url}"
+                        screen.note(f"serving: {urls}; Ctrl-C stops")
                         screen.note(f"try: curl {service.admin_url}/v1/apps/clinic/logs")
                         await trio.sleep_forever()
             nursery.cancel_scope.cancel()
@@ -131,9 +132,8 @@ async def _take(step: Step, phone: Phone, screen: Screen) -> Turn:
     if turn.outcome != "ok":
         raise DemoFailed(f"the run for {step.action!r} ended as {turn.outcome}")
     if not re.search(step.expect, turn.text) or turn.closed != step.closes:
-        raise DemoFailed(
-            f"expected {step.expect!r}{' and the end of the session' * step.closes}, got {turn.text!r}"
-        )
+        end = " and the end of the session" if step.closes else ""
+        raise DemoFailed(f"expected {step.expect!r}{end}, got {turn.text!r}")
     return turn
 
 
@@ -163,7 +163,7 @@ def _free_ports() -> list[int]:
 
 @asynccontextmanager
 async def _open_clinics() -> AsyncIterator[int]:
-    """The sample app's back end, on loopback. Gives its port."""
+    """Serve the sample app's back end on loopback; give its port."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(trio.serve_listeners, _answer, listeners))
@@ -172,7 +172,7 @@ async def _open_clinics() -> AsyncIterator[int]:
 
 
 async def _answer(stream: trio.SocketStream) -> None:
-    """One request, one answer: a back end of two routes needs no framework."""
+    """Answer one request: a back end of two routes needs no framework."""
     import json
     from urllib.parse import parse_qs, urlsplit
 
@@ -191,6 +191,9 @@ async def _answer(stream: trio.SocketStream) -> None:
         {"name": f"{town} Clinic", "street": "12 Main Road", "closes": "16:30"} if found else {}
     ).encode()
     status = "200 OK" if found else "404 Not Found"
-    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
     await stream.send_all(head.encode() + body)
     await stream.aclose()

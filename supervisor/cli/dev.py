@@ -36,7 +36,7 @@ from .common import (
 from .screen import Screen
 from .talk import Talk
 
-if TYPE_CHECKING:  # it brings in everything, which `--help` need not wait for
+if TYPE_CHECKING:  # it imports everything, which `--help` need not wait for
     from ..service import Service
 
 WATCH = 0.3  # seconds between two looks at the app's files
@@ -46,7 +46,7 @@ SERVICE_CODE = "*120*1#"
 
 @frozen
 class Options:
-    """What the command line said."""
+    """The options of the command line."""
 
     app: Path
     config: Path | None
@@ -80,7 +80,7 @@ class Options:
 @click.option(
     "--state",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Keep the data here; else it is thrown away.",
+    help="Keep the data here; by default it is deleted.",
 )
 @click.option(
     "--allow",
@@ -104,9 +104,9 @@ def dev(
     sms: bool,
     log_level: str,
 ) -> None:
-    """Talk to your own app: a phone in the terminal, or one line a message from standard input.
+    """Talk to your own app: a phone in the terminal, or one message per line of standard input.
 
-    The same sandbox and limits as in production. The app is loaded anew when its file changes; the
+    The sandbox and limits are those of production. The app is reloaded when its file changes; the
     conversation goes on.
     """
     start_logging(log_level)
@@ -141,14 +141,11 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def make_config(options: Options) -> Config:
-    """The config for one app on one channel; raises InvalidConfig for what is wrong with it."""
+    """Make the config for one app on one channel. Raises InvalidConfig."""
     try:
         source = options.app.read_text("utf-8")
-        config = {
-            "config": options.config.read_text("utf-8")
-            if options.config
-            else json.dumps({"name": options.app.stem})
-        }
+        default = json.dumps({"name": options.app.stem})
+        config = {"config": options.config.read_text("utf-8") if options.config else default}
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(options.app, [Problem(1, f"cannot be read: {error}")]) from error
     own = _packages(options.modules_dir) if options.modules_dir else ()
@@ -194,9 +191,7 @@ def _packages(modules_dir: Path) -> list[str]:
 
 
 def _endpoints(config: str) -> dict[str, str]:
-    """All of the app's endpoints lead to the phone: "default", "sms", and what its own JSON config
-    names.
-    """
+    """Connect the app's endpoints to the phone: "default", "sms" and those in its JSON config."""
     try:
         parsed = json.loads(config)
     except json.JSONDecodeError:
@@ -218,7 +213,8 @@ async def _dev(options: Options, *, sms: bool) -> int:
         if options.config is None and not any(key == "config" for key, _ in options.values):
             screen.note(f'note: no --config, so the config is {{"name": "{options.app.stem}"}}')
         screen.note(
-            f"{options.app.name}: admin {service.admin_url}; modules_dir {options.modules_dir or 'none'}; /help for help"
+            f"{options.app.name}: admin {service.admin_url};"
+            f" modules_dir {options.modules_dir or 'none'}; /help for help"
         )
         nursery.start_soon(_watch, options, service, screen)
         nursery.start_soon(_show_log, service, screen)
@@ -243,7 +239,7 @@ async def _watch(options: Options, service: Service, screen: Screen) -> None:
         if now != before and None not in now:
             before = now
             result = await service.reload()
-            screen.note("the app was loaded anew" if result["ok"] else "; ".join(result["errors"]))
+            screen.note("the app was reloaded" if result["ok"] else "; ".join(result["errors"]))
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:
@@ -255,7 +251,7 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 
 async def _show_log(service: Service, screen: Screen) -> None:
-    """The app's log as it comes."""
+    """Show the app's log as it is written."""
     with service.stores.logbook.follow("dev", "app") as follower:
         async for entry in follower:
             screen.logged(entry.level, entry.message)

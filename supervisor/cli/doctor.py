@@ -25,10 +25,10 @@ MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "failed": ("FAILED",
 @config_option
 @json_option
 def doctor(config_file: Path, as_json: bool) -> None:
-    """Examine this host: Node.js, every guarantee of the jail, ports, Redis, disk, clock; each
-    failure with its remedy.
+    """Check this host: Node.js, every guarantee of the jail, ports, Redis, disk and clock.
 
-    Without a config file the defaults are examined. Exit code 1 where something failed.
+    Each failure comes with a remedy, and the exit code is then 1. Without a config file, the
+    defaults are checked.
     """
     config = (
         load_or_exit(config_file)

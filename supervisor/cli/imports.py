@@ -1,9 +1,8 @@
-"""A JSON Lines file on its way in: read in batches, with what is wrong beside it and a note of how
-far it has come.
+"""The import of a JSON Lines file: read in batches, with its errors and its progress in files.
 
-The note (FILE.progress) is written after each batch that the server has taken. Lines without a key
-get one that follows from the account, the file and the line, so that a batch which was taken but
-not noted is written over itself when it is sent again.
+The progress (FILE.progress) is written after each batch that the server has accepted. A line
+without a key gets one derived from the account, the file and its number, so that a batch which was
+accepted but not noted overwrites itself when it is sent again.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from ..admin.strict_json import parse, problem_in
 BATCH = 500  # lines
 BATCH_BYTES = 4 << 20
 BOM = b"\xef\xbb\xbf"
-LINE_MAX = 1 << 20  # bytes; a longer one is wrong
+LINE_MAX = 1 << 20  # bytes; a longer line is invalid
 _NAMES = UUID("6f1a0bbd-52a0-4d5c-9d3c-6a3a7f3f6c11")
 
 
 class ImportChanged(Exception):
-    """The file cannot be imported, or is not the one that an earlier import was in the middle of."""
+    """The file cannot be imported, or has changed since the import that was interrupted."""
 
 
 @define
 class Summary:
-    """Contacts written, and lines that were wrong."""
+    """Contacts written, and invalid lines."""
 
     written: int = 0
     failed: int = 0
@@ -47,7 +46,7 @@ class _NotedSummary(msgspec.Struct, frozen=True):
 
 
 class _Note(msgspec.Struct, frozen=True):
-    """FILE.progress; `done` and `errors` are bytes of the file and of FILE.errors."""
+    """FILE.progress. `done` and `errors` are offsets into the file and FILE.errors, in bytes."""
 
     account: str
     digest: str
@@ -66,9 +65,7 @@ def _read_note(note: Path) -> _Note:
 
 @define
 class Batch:
-    """Some lines: the contacts among them with their line numbers, what is wrong by line number,
-    and where the batch ends.
-    """
+    """Some lines: contacts with their line numbers, errors by line number, and where it ends."""
 
     rows: list[tuple[int, dict[str, Any]]] = field(factory=list)
     errors: dict[int, str] = field(factory=dict)
@@ -78,7 +75,7 @@ class Batch:
 
 @define
 class Import:
-    """One file for one account. Made by `open`."""
+    """The import of one file into one account. Made by `open`."""
 
     account: str
     _file: BinaryIO
@@ -93,10 +90,10 @@ class Import:
     @classmethod
     @contextmanager
     def open(cls, path: Path, account: str, *, restart: bool) -> Iterator[Import]:
-        """Begin, or go on where an earlier call was cut off.
+        """Begin an import, or resume one that was interrupted.
 
         Raises:
-            ImportChanged: There is a note of another file or account.
+            ImportChanged: FILE.progress is of other content or another account, or cannot be read.
         """
         note, errors = Path(f"{path}.progress"), Path(f"{path}.errors")
         if not path.is_file():
@@ -107,7 +104,7 @@ class Import:
             before = _read_note(note) if note.exists() and not restart else None
             if before is not None and (before.account, before.digest) != (account, digest):
                 raise ImportChanged(
-                    f"{note} is of an import into {before.account} of another content: use --restart"
+                    f"{note} is of an import of other content into {before.account}: use --restart"
                 )
             with errors.open(
                 "r+b" if before is not None and errors.exists() else "wb"
@@ -123,7 +120,7 @@ class Import:
             errors.unlink()
 
     def batches(self) -> Iterator[Batch]:
-        """What is left of the file. Blank lines are passed over."""
+        """The rest of the file. Blank lines are skipped."""
         self._file.seek(self.done)
         batch, number, size = Batch(), self.lines, 0
         while line := self._file.readline(LINE_MAX + 1):
@@ -159,7 +156,7 @@ class Import:
         batch.rows.append((number, row))
 
     def finish(self, batch: Batch) -> None:
-        """The server has taken a batch: note its errors and how far we are."""
+        """Note the errors and the progress after a batch that the server has accepted."""
         for number, reason in sorted(batch.errors.items()):
             self._errors.write(
                 json.dumps({"line": number, "error": reason}, ensure_ascii=False).encode() + b"\n"
@@ -179,5 +176,5 @@ class Import:
         draft.replace(self._note)
 
     def end(self) -> None:
-        """The whole file is done."""
+        """Remove FILE.progress: the whole file is imported."""
         self._note.unlink(missing_ok=True)

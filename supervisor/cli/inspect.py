@@ -33,9 +33,9 @@ COLOURS = {
 @config_option
 @json_option
 @click.option(
-    "-n", "--lines", default=100, show_default=True, help="How many of the newest entries."
+    "-n", "--lines", default=100, show_default=True, help="How many of the newest entries to show."
 )
-@click.option("-f", "--follow", is_flag=True, help="Go on with new entries as they come.")
+@click.option("-f", "--follow", is_flag=True, help="Keep showing new entries.")
 def logs(app: str, config_file: Path, as_json: bool, lines: int, follow: bool) -> None:
     """Show an app's log, oldest first."""
     config = load_or_exit(config_file)
@@ -61,8 +61,7 @@ def _print_entry(entry: dict[str, str], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(entry, ensure_ascii=False))
         return
-    # An entry is one entry, whatever is in it: further lines are indented, control characters are
-    # shown as escapes.
+    # Further lines are indented, so that no text can look like another entry.
     text = "\n    ".join(harmless(line) for line in entry["message"].split("\n"))
     level = click.style(f"{entry['level']:8}", fg=COLOURS.get(entry["level"]))
     click.echo(f"{entry['time']} {level} {text}")
@@ -70,7 +69,7 @@ def _print_entry(entry: dict[str, str], *, as_json: bool) -> None:
 
 
 def harmless(text: str) -> str:
-    """Text of others for a terminal: control characters are shown as escapes."""
+    """Text that is safe on a terminal: control characters are escaped."""
     return "".join(
         char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text
     )
@@ -89,15 +88,17 @@ def ps(config_file: Path, as_json: bool) -> None:
     click.echo(f"{'APP':20} {'PID':>8} {'STATE':6} {'RSS':>9} {'CPU':>9} {'RUNS':>8} {'AGE':>9}")
     for one in body["sandboxes"] + body["spares"]:
         rss = f"{one['rss'] / (1 << 20):.1f}MiB"
-        row = f"{one['app'] or '-':20} {one['pid']:>8} {one['state']:6} {rss:>9} {one['cpu']:>8.2f}s {one['runs']:>8} {one['age']:>8.0f}s"
-        click.echo(row)
+        click.echo(
+            f"{one['app'] or '-':20} {one['pid']:>8} {one['state']:6} {rss:>9}"
+            f" {one['cpu']:>8.2f}s {one['runs']:>8} {one['age']:>8.0f}s"
+        )
 
 
 @click.command()
 @config_option
 @json_option
 def reload(config_file: Path, as_json: bool) -> None:
-    """Make the server read its config again: applied as a whole, or not at all."""
+    """Make the server reload its config, wholly or not at all."""
     with admin_client(load_or_exit(config_file)) as client:
         body = json_of(client.post("/v1/reload"))
     if as_json:
@@ -122,7 +123,7 @@ def reload(config_file: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("app")
 @click.argument("addresses", nargs=-1)
-@click.option("--group", help="Push to every contact of the group with this key instead.")
+@click.option("--group", help="Push to every contact of this group (its key) instead.")
 @config_option
 @json_option
 def push(
@@ -138,5 +139,6 @@ def push(
         print_json(answer)
     else:
         click.echo(
-            f"{answer['queued']} queued, {answer['opted_out']} opted out, {answer['no_address']} without address"
+            f"{answer['queued']} queued, {answer['opted_out']} opted out,"
+            f" {answer['no_address']} without address"
         )

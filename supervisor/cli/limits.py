@@ -25,14 +25,14 @@ DURATIONS = ("wall", "cpu", "boot", "command")
 @click.option(
     "--explain",
     is_flag=True,
-    help="Where each value comes from, and how far it is from what was used.",
+    help="Where each value comes from, and which are measured.",
 )
 @click.option(
     "--what-if",
     "asked",
     multiple=True,
     metavar="LIMIT=VALUE ...",
-    help="How many of the newest runs would have been ended by other limits.",
+    help="How many of the newest runs other limits would have ended.",
 )
 @click.argument("more", nargs=-1)
 @config_option
@@ -46,13 +46,13 @@ def limits(
     config_file: Path,
     as_json: bool,
 ) -> None:
-    """Show an app's limits, and what its newest runs have used of them.
+    """Show an app's limits, and how much of them its newest runs used.
 
-    `jsbox limits APP --what-if heap=48MiB wall=5s` says how many of those runs would have been
-    ended.
+    `jsbox limits APP --what-if heap=48MiB wall=5s` shows how many of those runs such limits would
+    have ended.
     """
     if more and not asked:
-        raise click.UsageError(f"unexpected {' '.join(more)}: values of limits follow --what-if")
+        raise click.UsageError(f"unexpected {' '.join(more)}: LIMIT=VALUE needs --what-if")
     config = load_or_exit(config_file)
     if app not in config.apps:
         fail(f"{config_file} has no app {app!r}; it has {', '.join(config.apps) or 'none'}")
@@ -85,9 +85,8 @@ def _show_what_if(found: dict[str, Any]) -> None:
         click.echo(f"{name} = {_shown(name, one['value'])}: {text}")
     if found["runs"]["of"]:
         share = found["runs"]["over"] / found["runs"]["of"]
-        click.echo(
-            f"together: {found['runs']['over']} of {found['runs']['of']} newest runs ({share:.1%}) would have been ended"
-        )
+        runs = f"{found['runs']['over']} of {found['runs']['of']} newest runs ({share:.1%})"
+        click.echo(f"together: {runs} would have been ended")
 
 
 def _line(row: dict[str, Any], *, explain: bool) -> str:
@@ -121,7 +120,7 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _sources(config: Config, app: App, file: Path) -> dict[str, str]:
-    """Where each limit's value comes from: a line of the file, or the built-in default."""
+    """Where each limit's value comes from: a line of the file, or the default."""
     lines = locate((config.file or file).read_text("utf-8"))
     found = {}
     for a in attrs.fields(Limits):

@@ -35,32 +35,34 @@ EXIT_MISSED = 99
 @click.option(
     "--serve",
     is_flag=True,
-    help="Start a server for the config file, with data of its own, and load that one.",
+    help="Start a server for the config file, with its own data, and load it.",
 )
 @click.option(
     "--target",
     metavar="URL",
-    help="The gateway to load, ws://HOST:PORT/v1; else that of the config file.",
+    help="The gateway to load, ws://HOST:PORT/v1 (default: that of the config).",
 )
 @click.option(
     "--admin",
     metavar="URL",
-    help="The admin port beside --target, for what the server says of itself.",
+    help="The admin port of --target, for the server's own figures.",
 )
 @click.option(
     "--app",
     "app_name",
     metavar="NAME",
-    help="The app to watch there; else that of the channel in the config file.",
+    help="The app to watch there (default: that of the channel in the config).",
 )
 @click.option(
     "--rate", metavar="RATE", help='The highest rate, such as "80/s": all stages are scaled to it.'
 )
-@click.option("--seed", type=int, help="Of everything that is drawn; else that of the campaign.")
+@click.option(
+    "--seed", type=int, help="The seed of everything random (default: that of the campaign)."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Where summary.json, report.html and junit.xml are written.",
+    help="The folder for summary.json, report.html and junit.xml.",
 )
 @click.option(
     "--baseline",
@@ -69,14 +71,22 @@ EXIT_MISSED = 99
 )
 @click.option("--no-tui", is_flag=True, help="Lines instead of a screen.")
 def load(
-    campaign: Path, config_file: Path, serve: bool, target: str | None, admin: str | None, app_name: str | None,
-    rate: str | None, seed: int | None, out: Path | None, baseline: Path | None, no_tui: bool,
-) -> None:  # fmt: skip
-    """Hold the conversations of a campaign at its rate, and say whether the server keeps what the
-    campaign asks of it.
+    campaign: Path,
+    config_file: Path,
+    serve: bool,
+    target: str | None,
+    admin: str | None,
+    app_name: str | None,
+    rate: str | None,
+    seed: int | None,
+    out: Path | None,
+    baseline: Path | None,
+    no_tui: bool,
+) -> None:
+    """Hold the conversations of a campaign at its rate, and check its thresholds.
 
-    Exit codes: 0 all thresholds held, 99 one was missed, 1 the generator was late and nothing can
-    be said.
+    Exit codes: 0 all thresholds held, 99 one was missed, 1 the generator was late, so that the run
+    is void.
     """
     from ..load.campaign import Campaign
     from ..load.compare import NoBaseline, compare, read_summary
@@ -90,10 +100,8 @@ def load(
         before = None if baseline is None else read_summary(baseline)
     except InvalidConfig as error:
         click.echo(str(error), err=True)
-        fail(
-            f"{len(error.problems)} error{'s' if len(error.problems) > 1 else ''} in {campaign}",
-            EXIT_CONFIG,
-        )
+        count = len(error.problems)
+        fail(f"{count} error{'s' if count > 1 else ''} in {campaign}", EXIT_CONFIG)
     except (ValueError, NoBaseline) as error:
         raise click.UsageError(str(error)) from error
     where = _target(
@@ -101,13 +109,13 @@ def load(
     )
     for fault in one.faults:
         if fault.kind == "drain" and not serve:
-            fail(
-                "the fault `drain` stops the server and starts it again, which can only be done with --serve",
-                EXIT_CONFIG,
-            )
+            fail("the fault `drain` restarts the server, which needs --serve", EXIT_CONFIG)
     if one.stubs and not serve and not one.run.stubs.port:
-        text = 'the campaign has stubs: give them a port ([run] stubs = "127.0.0.1:9000") that the app\'s http.connect_to names, or use --serve'
-        fail(text, EXIT_CONFIG)
+        fail(
+            "the campaign has stubs: give them a port that the app's http.connect_to names"
+            ' ([run] stubs = "127.0.0.1:9000"), or use --serve',
+            EXIT_CONFIG,
+        )
 
     async def main() -> int:
         from rich.console import Console
@@ -170,15 +178,13 @@ def _target(
 def _app_of(config: Config, channel: str) -> str:
     known = config.channels.get(channel)
     if known is None:
-        fail(
-            f"run.channel: the config has no channel {channel!r}; it has {', '.join(config.channels) or 'none'}",
-            EXIT_CONFIG,
-        )
+        names = ", ".join(config.channels) or "none"
+        fail(f"run.channel: the config has no channel {channel!r}; it has {names}", EXIT_CONFIG)
     return str(known.app)
 
 
 async def _stop_on_signal(stop: trio.Event) -> None:
-    """The first Ctrl-C ends the run, and what was found is reported; the second ends the program."""
+    """Stop the run, with its report, at the first Ctrl-C; the second ends the program."""
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async for _ in signals:
             if stop.is_set():

@@ -25,11 +25,11 @@ def migrate() -> None:
 
 @migrate.command()
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--name", help="What the app is to be called (default: the file's name).")
+@click.option("--name", help="The name of the app (default: that of the file).")
 @click.option(
     "--env-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="The container's environment: VUMI_OPT_... are options.",
+    help="The container's environment, whose VUMI_OPT_... are options.",
 )
 @click.option(
     "-o",
@@ -38,8 +38,9 @@ def migrate() -> None:
     help="Write the config there, and check it.",
 )
 def vxsandbox(*, file: Path, name: str | None, env_file: Path | None, output: Path | None) -> None:
-    """Convert the YAML of a worker to a jsbox.toml. Every decision is told; a key that is not known
-    is an error (exit code 3), and nothing is written.
+    """Convert the YAML of a worker to a jsbox.toml, and report every decision.
+
+    An unknown key is an error: the exit code is then 3, and nothing is written.
     """
     from ..tools.migrate_config import CannotMigrate, read_env
     from ..tools.migrate_config import migrate as convert
@@ -81,10 +82,10 @@ def kv(
     config_file: Path,
     as_json: bool,
 ) -> None:
-    """Copy the key-value data of an old sandbox to an account, with the lifetimes. May be done
-    again: what is there already stays.
+    """Copy the key-value data of an old sandbox to an account, with the lifetimes.
 
-    The server may run. The old one is only read.
+    Keys that exist already are kept, so that it can be repeated. The server may be running; the old
+    one is only read.
     """
     import redis as client
 
@@ -92,9 +93,8 @@ def kv(
 
     config = load_or_exit(config_file)
     if account not in config.account_names:
-        fail(
-            f"the config has no account {account!r}; it has {', '.join(config.account_names) or 'none'}"
-        )
+        names = ", ".join(config.account_names) or "none"
+        fail(f"the config has no account {account!r}; it has {names}")
 
     async def main() -> int:
         try:
@@ -105,7 +105,7 @@ def kv(
                 prefix,
                 sandbox_id,
                 dry_run=dry_run,
-                told=lambda text: click.echo(text, err=True),
+                report=lambda text: click.echo(text, err=True),
             )
         except* client.RedisError as errors:
             fail(f"the old server: {errors.exceptions[0]}")
@@ -114,7 +114,8 @@ def kv(
         else:
             word = "would be copied" if dry_run else "copied"
             click.echo(
-                f"{done.copied} keys {word}, {done.kept} were there already, {done.wrong} hold no JSON, {done.full} beyond the quota"
+                f"{done.copied} keys {word}, {done.kept} exist already,"
+                f" {done.wrong} do not hold JSON, {done.full} are over the quota"
             )
         return 1 if done.wrong or done.full else 0
 

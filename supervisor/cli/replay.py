@@ -1,4 +1,4 @@
-"""`jsbox replay`: a recorded run, played again."""
+"""`jsbox replay`: play a recorded run again."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ SIGNS = {
     "--app",
     "source",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Play it to this JavaScript instead.",
+    help="Replay it with this JavaScript instead.",
 )
 @click.option(
     "--as",
     "name",
-    help="The app of the config whose modules, limits and config hold (default: the recorded one).",
+    help="The app whose modules, limits and config to use (default: the recorded one).",
 )
 @click.option(
     "--save",
@@ -70,11 +70,11 @@ def replay(
     config_file: Path,
     as_json: bool,
 ) -> None:
-    """Play a recorded run again, in a fresh sandbox, and say whether the app does the same. No
-    resource is touched.
+    """Replay a recorded run in a fresh sandbox, and check whether the app does the same.
 
-    MESSAGE is a message_id or event_id of an app with `record = true` (the server is asked for the
-    recording), or a file that --save wrote. Exit code 0: the app did the same; 1: it did not.
+    No resource is touched. MESSAGE is a message_id or event_id of an app with `record = true`,
+    whose recording the server has, or a file written by --save. Exit codes: 0 the app did the same,
+    1 it did not.
     """
     config = load_or_exit(config_file)
     text = _recording_text(message, config)
@@ -85,7 +85,7 @@ def replay(
     try:
         recording = decode(text)
     except ValueError as error:
-        fail(f"{message} is no recording: {error}")
+        fail(f"{message} is not a recording: {error}")
     app = _app(config, name or recording.app, source)
     run_or_exit(partial(_play, recording, app, config, as_json))
 
@@ -102,7 +102,7 @@ def _recording_text(message: str, config: Config) -> bytes:
 
 def _app(config: Config, name: str, source: Path | None) -> App:
     if name not in config.apps:
-        fail(f"there is no app {name!r} in the config; --as says which one to play it to")
+        fail(f"the config has no app {name!r}; choose one with --as")
     app = config.apps[name]
     if source is None:
         return app
@@ -124,9 +124,8 @@ async def _play(recording: Recording, app: App, config: Config, as_json: bool) -
         try:
             compared = await play_again(recording, app, walls)
         except* BootFailed as failed:
-            fail(
-                f"app {app.name} could not be started: {'; '.join(str(error) for error in failed.exceptions)}"
-            )
+            reasons = "; ".join(map(str, failed.exceptions))
+            fail(f"app {app.name} could not be started: {reasons}")
     if as_json:
         print_json(_as_json(recording, compared))
     else:
@@ -143,21 +142,27 @@ def _as_json(recording: Recording, compared: Compared) -> dict[str, Any]:
         "now": dict(zip(("outcome", "detail"), compared.now, strict=True)),
         "commands": [
             {
-                "kind": line.kind, "name": line.name, "then": line.then, "now": line.now,
-                "fields": {path: {"then": then, "now": now} for path, (then, now) in line.fields.items()},
+                "kind": line.kind,
+                "name": line.name,
+                "then": line.then,
+                "now": line.now,
+                "fields": {
+                    path: {"then": then, "now": now} for path, (then, now) in line.fields.items()
+                },
             }
             for line in compared.lines
         ],
-    }  # fmt: skip
+    }
 
 
 def _show(recording: Recording, app: App, compared: Compared) -> None:
     content = recording.payload.get("content")
     click.echo(
-        f"{recording.kind} {harmless(recording.id)} to app {recording.app}, content {_value(content)}, played to {app.javascript}"
+        f"{recording.kind} {harmless(recording.id)} to app {recording.app},"
+        f" content {_value(content)}, replayed with {app.javascript}"
     )
     if app.digest != recording.source:
-        click.echo("note: the app's text is another than it was then")
+        click.echo("note: the app's source has changed since")
     for line in compared.lines:
         _show_line(line)
     if recording.left_out:
@@ -173,9 +178,9 @@ def _show(recording: Recording, app: App, compared: Compared) -> None:
 def _show_line(line: Difference) -> None:
     sign, colour = SIGNS[line.kind]
     request = line.then if line.now is None else line.now
-    told = "" if line.fields else " " + _value(request)
+    shown = "" if line.fields else " " + _value(request)
     note = {"varies": "  (it varies by itself)", "new": "  (not recorded)"}.get(line.kind, "")
-    click.echo(click.style(f"{sign} {harmless(line.name)}{told}{note}", fg=colour))
+    click.echo(click.style(f"{sign} {harmless(line.name)}{shown}{note}", fg=colour))
     if line.kind == "changed":
         for path, (then, now) in line.fields.items():
             click.echo(f"    {harmless(path)}: {_value(then)} -> {_value(now)}")

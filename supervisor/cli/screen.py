@@ -1,4 +1,4 @@
-"""A conversation as a person at a phone sees it, in the terminal."""
+"""A conversation in the terminal, as a person at a phone sees it."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ WIDTH = 44
 
 
 class Screen:
-    """Prints turns; colours where the terminal has them."""
+    """Prints turns, in colour if the terminal has colours."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=False)
 
     def dials(self, number: str, code: str) -> None:
-        """A session begins."""
+        """Show that a session begins."""
         self.console.print(f"\n[bold]{escape(number)} dials {escape(code)}[/bold]")
 
     def types(self, text: str) -> None:
-        """The user answers."""
+        """Show what the user types."""
         self.console.print(f"[cyan]> {escape(text)}[/cyan]")
 
     def shows(self, turn: Turn) -> None:
-        """What came back."""
+        """Show what came back."""
         for reply in turn.replies:
             content = str(reply["content"] or "")
             note = f"{len(content)} characters, {turn.ms:.0f} ms"
@@ -44,11 +44,11 @@ class Screen:
             self.note(f"no reply ({turn.ms:.0f} ms)")
 
     def logged(self, level: str, message: str) -> None:
-        """A line of the app's log."""
+        """Show a line of the app's log."""
         colour = {"ERROR": "red", "CRITICAL": "red", "WARNING": "yellow"}.get(level, "bright_black")
         text = Text(f"  {level:8} {message}", style=colour)
         self.console.print(text, soft_wrap=True)
 
     def note(self, text: str) -> None:
-        """A word from jsbox itself."""
+        """Show a note of jsbox itself."""
         self.console.print(Text(text, style="bright_black"), soft_wrap=True)

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
     show_default=True,
 )
 def serve(config_file: Path, log_level: str) -> None:
-    """Run the apps of a config file until SIGTERM or Ctrl-C. SIGHUP reads the config again."""
+    """Run the apps of a config file until SIGTERM or Ctrl-C. SIGHUP reloads the config."""
     config = load_or_exit(config_file)
     start_logging(log_level)
 

@@ -1,6 +1,4 @@
-"""A conversation in the terminal: lines that a person types, or that standard input has, to an app
-and back.
-"""
+"""A conversation in the terminal: lines typed, or read from standard input, go to an app."""
 
 from __future__ import annotations
 
@@ -21,14 +19,14 @@ HELP = """\
 
 @frozen
 class Talk:
-    """Lines from the terminal, or from standard input, to the app."""
+    """Sends lines from the terminal, or standard input, to the app."""
 
     phone: Phone
     screen: Screen
     sms: bool
 
     async def run(self) -> None:
-        """Until there are no more lines."""
+        """Talk until there are no more lines."""
         if not self.sms:
             await self.dial()
         while True:
@@ -40,10 +38,10 @@ class Talk:
             try:
                 await self.act(line.rstrip("\r\n"))
             except Rejected as error:
-                self.screen.note(f"not taken: {error}")
+                self.screen.note(f"not accepted: {error}")
 
     async def act(self, line: str) -> None:
-        """Do what one line says."""
+        """Act on one line."""
         word, _, rest = line.partition(" ")
         match word:
             case "/help":

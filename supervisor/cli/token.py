@@ -15,15 +15,15 @@ BYTES = 32
 
 @click.group()
 def token() -> None:
-    """Make bearer tokens. The config holds their SHA-256 only, under the channel that a token is
-    for, or listen.admin_tokens.
+    """Make bearer tokens. The config holds only their SHA-256: in the tokens of a channel, or in
+    listen.admin_tokens.
     """
 
 
 @token.command()
 @json_option
 def new(*, as_json: bool) -> None:
-    """Make a token: it is shown once, and kept nowhere."""
+    """Make a token. It is shown once and not stored."""
     text = secrets.token_urlsafe(BYTES)
     digest = _digest(text)
     if as_json:
@@ -32,11 +32,13 @@ def new(*, as_json: bool) -> None:
     click.echo(f"token   {text}")
     click.echo(f"sha256  {digest}")
     click.echo(
-        'for a gateway:  [channels.NAME] tokens = ["SHA256"]; the gateway sends it in hello, or as Authorization: Bearer',
+        'for a gateway:  [channels.NAME] tokens = ["SHA256"];'
+        " the gateway sends it in hello, or as Authorization: Bearer",
         err=True,
     )
     click.echo(
-        'for operators:  [listen] admin_tokens = ["SHA256"]; the commands take it from $JSBOX_TOKEN',
+        'for operators:  [listen] admin_tokens = ["SHA256"];'
+        " the commands take it from $JSBOX_TOKEN",
         err=True,
     )
 
@@ -44,7 +46,7 @@ def new(*, as_json: bool) -> None:
 @token.command("hash")
 @json_option
 def hash_(*, as_json: bool) -> None:
-    """Print the SHA-256 of a token that is given on stdin."""
+    """Print the SHA-256 of a token read from stdin."""
     text = sys.stdin.read().strip()
     if not text:
         fail("expected a token on stdin", 2)

@@ -18,7 +18,7 @@ BAR = 40  # characters
 @click.command()
 @click.argument("message", required=False)
 @click.option("--app", help="List the newest runs of this app only.")
-@click.option("--notable", is_flag=True, help="List those only that failed or were slow.")
+@click.option("--notable", is_flag=True, help="List only those that failed or were slow.")
 @click.option("-n", "--lines", default=20, show_default=True, help="How many to list.")
 @config_option
 @json_option
@@ -45,7 +45,8 @@ def trace(
         print_json(body)
     elif message is None:
         click.echo(
-            f"{'BEGAN':27} {'APP':16} {'OUTCOME':10} {'TOTAL':>9} {'QUEUE':>8} {'BOOT':>8} {'CMDS':>5}  MESSAGE"
+            f"{'BEGAN':27} {'APP':16} {'OUTCOME':10} {'TOTAL':>9} {'QUEUE':>8} {'BOOT':>8}"
+            f" {'CMDS':>5}  MESSAGE"
         )
         for one in body["traces"]:
             click.echo(_row(one))
@@ -57,8 +58,8 @@ def _row(one: dict[str, Any]) -> str:
     ms = one["ms"]
     outcome = _coloured(one["outcome"], 10)
     return (
-        f"{one['began']} {one['app']:16} {outcome} {ms['total']:>7.1f}ms {ms['queue']:>6.1f}ms {ms['boot']:>6.1f}ms"
-        f" {one['commands']:>5}  {harmless(one['message'])}"
+        f"{one['began']} {one['app']:16} {outcome} {ms['total']:>7.1f}ms {ms['queue']:>6.1f}ms"
+        f" {ms['boot']:>6.1f}ms {one['commands']:>5}  {harmless(one['message'])}"
     )
 
 
@@ -70,7 +71,8 @@ def _coloured(outcome: str | None, width: int) -> str:
 def _show(one: dict[str, Any]) -> None:
     ms = one["ms"]
     click.echo(
-        f"{one['kind']} {harmless(one['message'])} on {one['channel']}, app {one['app']}, process {one['pid']}"
+        f"{one['kind']} {harmless(one['message'])} on {one['channel']}, app {one['app']},"
+        f" process {one['pid']}"
     )
     click.echo(f"{one['began']}  {_coloured(one['outcome'], 0)}  {ms['total']:.1f} ms")
     if one["detail"]:
@@ -82,20 +84,17 @@ def _show(one: dict[str, Any]) -> None:
     for step in one["steps"]:
         start = before + step["at_ms"]
         took = "        - " if step["ms"] is None else f"{step['ms']:>9.1f}ms"
-        wrong = (
-            ""
-            if step["outcome"] in {"ok", ""}
-            else click.style(f"  {harmless(step['outcome'])}", fg="red")
-        )
-        click.echo(
-            f"{start:>9.1f} {took} {_bar(start, step['ms'] or 0.0, total)}   {step['name']} {harmless(step['note'])}{wrong}"
-        )
+        wrong = ""
+        if step["outcome"] not in {"ok", ""}:
+            wrong = click.style(f"  {harmless(step['outcome'])}", fg="red")
+        bar = _bar(start, step["ms"] or 0.0, total)
+        name, note = step["name"], harmless(step["note"])
+        click.echo(f"{start:>9.1f} {took} {bar}   {name} {note}{wrong}")
     if one["left_out"]:
         click.echo(f"{'':>20} {'':{BAR}}   and {one['left_out']} more")
 
 
 def _bar(start: float, length: float, total: float) -> str:
     first = min(int(start / total * BAR), BAR - 1)
-    return (
-        f"{' ' * first}{'━' * max(min(round(length / total * BAR), BAR - first), 1):{BAR - first}}"
-    )
+    width = max(min(round(length / total * BAR), BAR - first), 1)
+    return f"{' ' * first}{'━' * width:{BAR - first}}"

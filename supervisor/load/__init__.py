@@ -1,8 +1,7 @@
-"""The load harness: whole conversations against a gateway, at a rate that does not wait for the
-server.
+"""The load harness: whole conversations, at a rate that does not wait for the server.
 
-`campaign` is the file, `schedule` what is drawn from it before the start, `client` the connection,
-`session` one user's conversation, `measures` what is found, `thresholds` what it is held to,
-`report` what is written; `stub`, `faults`, `watch` and `server` are what stands round the server
-under test; `run` puts them together.
+`reading` makes a `campaign` of the file, and `schedule` draws its sessions before the start.
+`client` is the connection, `session` one user's conversation, `measures` what is measured,
+`thresholds` what it must hold. `summary`, `compare` and `report` make the results, `screen` shows
+them. `stub`, `watch` and `server` surround the server under test; `run` puts them together.
 """

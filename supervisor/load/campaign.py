@@ -1,6 +1,4 @@
-"""A campaign: what users do, how many of them there are, what goes wrong meanwhile, and what the
-server is held to.
-"""
+"""A campaign: what users do, how many there are, what goes wrong, and what the server must hold."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ from ..config.units import Address, Count, Duration
 from .thresholds import Threshold
 
 Rate = NewType("Rate", float)
-"""A second, more than zero."""
+"""Per second, more than zero."""
 Share = NewType("Share", float)
 """From 0 to 1."""
 Plain = NewType("Plain", float)
@@ -23,9 +21,7 @@ Plain = NewType("Plain", float)
 
 @frozen
 class Stage:
-    """New sessions a second for some time: the same all along (`rate`), or from one to another
-    (`ramp`).
-    """
+    """New sessions a second for some time: constant (`rate`), or from one to another (`ramp`)."""
 
     for_: Duration
     start: float
@@ -34,14 +30,15 @@ class Stage:
 
     @property
     def sessions(self) -> float:
-        """How many begin in it, on average."""
+        """The mean number of sessions that begin in it."""
         return self.for_ * (self.start + self.end) / 2
 
 
 @frozen
 class Users:
-    """Who calls: addresses made from a pattern with a digit for each `#`, so many of them; a share
-    of sessions is by ones that were there before.
+    """Who calls: `pool` addresses, made from a pattern with a digit for each `#`.
+
+    A share of sessions, `returning`, is by users who called before.
     """
 
     from_: str = "+2782#######"
@@ -59,8 +56,9 @@ class Think:
 
 @frozen
 class GiveUp:
-    """When users hang up: no reply came for so long, or at any step with a chance of so much;
-    `how`: the network says `close`, or nothing.
+    """When users hang up: `after` seconds without a reply, or at any step with this chance.
+
+    `how`: with `timeout` the network sends `close`, with `silence` nothing.
     """
 
     after: Duration = Duration(15.0)
@@ -70,9 +68,7 @@ class GiveUp:
 
 @frozen
 class Step:
-    """What the user does, and what must come back. `dial` begins a session, `send` says something
-    in it.
-    """
+    """What the user does, and the reply expected. `dial` begins a session, `send` goes on."""
 
     dial: str | None = None
     send: str | None = None
@@ -82,7 +78,7 @@ class Step:
 
 @frozen
 class Dialogue:
-    """One kind of conversation, chosen as often as its weight says."""
+    """One kind of conversation, chosen in proportion to its weight."""
 
     name: str
     weight: Plain = Plain(1.0)
@@ -92,8 +88,9 @@ class Dialogue:
 
 @frozen
 class Reply:
-    """What a stub answers: a body (a file where there is one of that name), how long it takes
-    (lognormal by two percentiles), and errors.
+    """What a stub answers: a body (or the file of that name), its latency, and errors.
+
+    The latency is lognormal with these two percentiles.
     """
 
     body: str = ""
@@ -101,12 +98,12 @@ class Reply:
     content_type: str = "application/json"
     p50: Duration = Duration(0.001)
     p99: Duration | None = None
-    errors: Mapping[str, Share] = field(factory=dict)  # HTTP status to its share of the answers
+    errors: Mapping[str, Share] = field(factory=dict)  # by HTTP status, its share of the answers
 
 
 @frozen
 class Stub:
-    """A back end of the app's that this program plays. `url` is "http://host:port/path*"."""
+    """A back end of the app that the harness plays. `url` is "http://host:port/path*"."""
 
     url: str
     reply: Reply = Reply()
@@ -121,13 +118,12 @@ class Run:
     users: Users = Users()
     think: Think = Think()
     give_up: GiveUp = GiveUp()
-    to: str = "*120*1#"  # whom users write to where no step dials
+    to: str = "*120*1#"  # whom users write to if no step dials
     token: str | None = None
     connections: Count = Count(1)
     window: Count = Count(1000)
     seed: int = 1
-    # for the conversations that are open when the last stage is over
-    finish: Duration = Duration(60.0)
+    finish: Duration = Duration(60.0)  # for conversations still open after the last stage
     stubs: Address = Address("127.0.0.1", 0)  # where stubs listen
 
 
@@ -155,7 +151,7 @@ class Campaign:
 
     @property
     def seconds(self) -> float:
-        """How long sessions begin."""
+        """How long sessions begin: the stages together."""
         return sum(stage.for_ for stage in self.run.stages)
 
     @property
@@ -169,7 +165,7 @@ class Campaign:
         return total
 
     def at_rate(self, rate: float) -> Campaign:
-        """With all stages scaled so that the highest rate is this one."""
+        """This campaign with all stages scaled so that `rate` is the highest."""
         factor = rate / max(max(stage.start, stage.end) for stage in self.run.stages)
         stages = [
             evolve(stage, start=stage.start * factor, end=stage.end * factor)

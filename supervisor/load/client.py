@@ -1,5 +1,5 @@
-"""The harness's end of the gateway: sends what users say, hands each reply to the conversation it
-belongs to, and comes back when the connection is lost.
+"""The harness's end of the gateway: sends what users say, hands each reply to its conversation,
+and reconnects when the connection is lost.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ SUBPROTOCOL = "jsbox.v1"
 RECONNECT_SECONDS = 0.5
 HELLO_SECONDS = 10.0
 WRITE_SIZE = 32 << 10
-# message_ids of replies that are remembered, to know one that is delivered again
-SEEN_MAX = 100_000
+SEEN_MAX = 100_000  # message_ids of replies kept to recognise one that is delivered again
 
 log = logging.getLogger(__name__)
 
@@ -79,23 +78,21 @@ class Exchange:
         await self._news.wait()
 
     def tell(self) -> None:
-        """There is news."""
+        """Wake whoever waits in `answered`."""
         self._news.set()
 
 
 @define(eq=False)
 class Client:
-    """One connection to one channel, made again whenever it is lost. Made by `open_clients`."""
+    """A connection to one channel, made again whenever it is lost. Made by `open_clients`."""
 
     url: str
     channel: str
     token: str | None
     window: int
-    _open: dict[
-        str, Exchange
-        # that somebody waits for, of all connections: what is delivered again may come over another one
-    ]
-    _seen: dict[str, None]  # likewise, the replies that have come
+    # Shared by all connections: a reply that is delivered again may come over another one.
+    _open: dict[str, Exchange]  # by message_id, those whose reply is awaited
+    _seen: dict[str, None]  # message_ids of replies received
     reconnects: int = field(default=0, init=False)
     redelivered: int = field(default=0, init=False)
     _ids: Any = field(factory=count, init=False)
@@ -106,6 +103,7 @@ class Client:
     _credit: int = field(default=0, init=False)
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _stream: Corked | None = field(default=None, init=False)
+    _stands: trio.Event = field(factory=trio.Event, init=False)
 
     def send(self, **message: Any) -> Exchange:
         """Send a user's message; never waits."""
@@ -120,8 +118,17 @@ class Client:
         return exchange
 
     def forget(self, exchange: Exchange) -> None:
-        """Nobody waits for it any more."""
+        """Stop waiting for its reply."""
         self._open.pop(exchange.message_id, None)
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection stands."""
+        return self._stream is not None
+
+    async def connected(self) -> None:
+        """Wait until the connection stands."""
+        await self._stands.wait()
 
     async def drop(self) -> None:
         """Lose the connection, as a network does."""
@@ -129,7 +136,7 @@ class Client:
             await self._stream.aclose()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep a connection; never returns. Raises CannotStart when there is none at first."""
+        """Keep a connection; never returns. Raises CannotStart if the first attempt fails."""
         is_first = True
         while True:
             try:
@@ -169,18 +176,21 @@ class Client:
             with trio.fail_after(HELLO_SECONDS):
                 frame = _decode(await socket.get_message())
             if frame.type != "welcome":
+                reason = frame.detail or frame.type
                 raise CannotStart(
-                    f"the gateway at {self.url} refuses channel {self.channel!r}: {frame.detail or frame.type}"
+                    f"the gateway at {self.url} refuses channel {self.channel!r}: {reason}"
                 )
             self._credit = frame.credit
-            # What was sent and not accepted is sent again: the server knows a message that it has.
+            # Sent but not accepted: send it again. The server recognises a message it already has.
             self._waiting.extendleft(reversed(self._unaccepted.values()))
             self._unaccepted.clear()
             self._stream = stream
+            self._stands.set()
             try:
                 yield socket
             finally:
                 self._stream = None
+                self._stands = trio.Event()
 
     async def _write(self, socket: WebSocketConnection) -> None:
         assert self._stream is not None
@@ -259,10 +269,10 @@ def _first(group: BaseException) -> str:
 async def open_clients(
     url: str, channel: str, token: str | None, window: int, connections: int
 ) -> AsyncIterator[list[Client]]:
-    """So many connections, all of which stand.
+    """Open `connections` connections; all of them stand when the block begins.
 
     Raises:
-        CannotStart: Nobody is there, or does not let us in.
+        CannotStart: The gateway cannot be reached, or refuses the channel.
     """
     async with trio.open_nursery() as nursery:
         waiting: dict[str, Exchange] = {}

@@ -1,4 +1,4 @@
-"""Two runs beside each other."""
+"""Comparing two runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,26 @@ from typing import Any
 
 from attrs import frozen
 
-WORSE = 1.1  # times the baseline: more is shown as worse (less, for what should be high)
+WORSE = 1.1  # times the baseline; beyond it a measure is shown as worse
 Row = dict[str, Any]
+
+# By name: where the summary has it, whether it is a time, whether more is better.
+MEASURES: dict[str, tuple[tuple[str, ...], bool, bool]] = {
+    "reply p50": (("replies", "p50"), True, False),
+    "reply p99": (("replies", "p99"), True, False),
+    "reply p99.9": (("replies", "p999"), True, False),
+    "service p50": (("service", "p50"), True, False),
+    "service p99": (("service", "p99"), True, False),
+    "replies/s": (("replies", "rate"), False, True),
+    "completed": (("sessions", "completed_share"), False, True),
+    "missing replies": (("missing_replies",), False, False),
+    "largest process, bytes": (("server", "rss_max"), False, False),
+}
 
 
 @frozen
 class Difference:
-    """One measure in both."""
+    """One measure in both runs."""
 
     name: str
     before: str
@@ -40,15 +53,9 @@ def read_summary(folder: Path) -> Row:
 
 
 def compare(before: Row, after: Row) -> list[Difference]:
-    """What both have."""
+    """Compare the measures that both runs have."""
     found = []
-    for name, path, is_time, high_is_good in (
-        ("reply p50", ("replies", "p50"), True, False), ("reply p99", ("replies", "p99"), True, False),
-        ("reply p99.9", ("replies", "p999"), True, False), ("service p50", ("service", "p50"), True, False),
-        ("service p99", ("service", "p99"), True, False), ("replies/s", ("replies", "rate"), False, True),
-        ("completed", ("sessions", "completed_share"), False, True), ("missing replies", ("missing_replies",), False, False),
-        ("largest process, bytes", ("server", "rss_max"), False, False),
-    ):  # fmt: skip
+    for name, (path, is_time, high_is_good) in MEASURES.items():
         old, new = _at(before, path), _at(after, path)
         if old is None or new is None:
             continue

@@ -1,4 +1,4 @@
-"""What a run finds, as it goes: latencies, counts, and what happened in each second."""
+"""What a run measures: latencies, counts, and what happened in each second."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ SLICE = 1.0  # seconds of one point of the timeline
 
 @define
 class Times:
-    """Latencies in seconds, each with the second of the run at which it was intended to begin. 16
-    bytes a sample.
+    """Latencies in seconds, each with the second of the run at which it was due to begin.
+
+    A sample takes 16 bytes.
     """
 
     at: array[float] = field(factory=lambda: array("d"))
     took: array[float] = field(factory=lambda: array("d"))
 
     def add(self, at: float, took: float) -> None:
-        """One more."""
+        """Add a sample."""
         self.at.append(at)
         self.took.append(took)
 
@@ -29,15 +30,15 @@ class Times:
         return len(self.took)
 
     def measured(self, since: float) -> list[float]:
-        """Those that begin at or after a second of the run, in order of size."""
+        """The latencies of samples due at or after second `since`, sorted."""
         return sorted(took for at, took in zip(self.at, self.took, strict=True) if at >= since)
 
     def newest(self, count: int) -> list[float]:
-        """The last so many, in order of size."""
+        """The last `count` latencies, sorted."""
         return sorted(self.took[-count:])
 
     def slices(self, width: float) -> dict[int, list[float]]:
-        """By stretch of the run, each in order of size."""
+        """The latencies by stretch of `width` seconds, each sorted."""
         found: dict[int, list[float]] = {}
         for at, took in zip(self.at, self.took, strict=True):
             found.setdefault(int(at // width), []).append(took)
@@ -45,7 +46,7 @@ class Times:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that so large a share of them does not exceed; 0 where there are none."""
+    """The smallest value that this share of the sorted values does not exceed; 0 if none."""
     if not ordered:
         return 0.0
     return ordered[min(max(0, int(share * len(ordered) + 0.999999) - 1), len(ordered) - 1)]
@@ -53,9 +54,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 @define
 class DialogueCounts:
-    """What became of the sessions of one dialogue; `stopped` counts those that went wrong or were
-    left, by step.
-    """
+    """What became of one dialogue's sessions; `stopped` counts failed and left ones by step."""
 
     started: int = 0
     completed: int = 0
@@ -77,9 +76,7 @@ class Second:
 
 @define
 class Measures:
-    """Everything. Times are seconds since the start of the run; what begins before `since` (the
-    warm-up) is not counted.
-    """
+    """All measures. Times are seconds since the start; what begins before `since` is warm-up."""
 
     since: float
     reply: Times = field(factory=Times)
@@ -91,24 +88,24 @@ class Measures:
     notes: list[tuple[float, str]] = field(factory=list)
     timeline: dict[int, Second] = field(factory=dict)
     missing_replies: int = 0
-    skipped: int = 0  # sessions that could not begin: every user was talking
+    skipped: int = 0  # sessions that could not begin because every user was in one
     offered: int = 0
     open: int = 0
 
     def second(self, at: float) -> Second:
-        """The point of the timeline that a time belongs to."""
+        """The point of the timeline for a time."""
         return self.timeline.setdefault(int(at // SLICE), Second())
 
     def counts(self, dialogue: str) -> DialogueCounts:
-        """Those of a dialogue."""
+        """The counts of a dialogue."""
         return self.dialogues.setdefault(dialogue, DialogueCounts())
 
     def is_measured(self, due: float) -> bool:
-        """Whether what was due then counts."""
+        """Whether what was due at that time counts."""
         return due >= self.since
 
     def error(self, at: float, due: float, reason: str) -> None:
-        """A session went wrong."""
+        """Count a session that failed."""
         self.second(at).errors += 1
         if self.is_measured(due):
             self.errors[reason] += 1

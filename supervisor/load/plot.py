@@ -8,7 +8,7 @@ from html import escape
 from attrs import frozen
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 960, 240, 56, 28, 24
-POINTS_MAX = 600  # of a line; of more, the highest of each stretch
+POINTS_MAX = 600  # of a line; beyond that, the highest value of each stretch
 
 
 @frozen
@@ -21,7 +21,7 @@ class Line:
 
 
 def plot(title: str, at: Sequence[float], lines: Sequence[Line]) -> str:
-    """The lines over `at`, from 0 up."""
+    """Draw the lines over `at`, from 0 up."""
     if len(at) < 2:  # noqa: PLR2004
         return f"<p class=note>{escape(title)}: too short a run to draw</p>"
     step = max(1, -(-len(at) // POINTS_MAX))
@@ -35,12 +35,16 @@ def plot(title: str, at: Sequence[float], lines: Sequence[Line]) -> str:
         return HEIGHT - BOTTOM - value / most * (HEIGHT - BOTTOM - TOP)
 
     parts = [
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="12" font-family="system-ui,sans-serif" fill="#7a8598">'
+        (
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="12"'
+            ' font-family="system-ui,sans-serif" fill="#7a8598">'
+        )
     ]
     for tick in range(5):
         value = most * tick / 4
         parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#7a8598" stroke-opacity=".25"/>'
+            f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(value):.1f}" y2="{y(value):.1f}"'
+            ' stroke="#7a8598" stroke-opacity=".25"/>'
         )
         parts.append(
             f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>'
@@ -65,6 +69,6 @@ def plot(title: str, at: Sequence[float], lines: Sequence[Line]) -> str:
 
 
 def _round_up(value: float) -> float:
-    """The next 1, 2 or 5 times a power of ten."""
+    """Round up to 1, 2 or 5 times a power of ten."""
     power = 10.0 ** (len(str(int(value))) - 1) if value >= 1 else 0.1
     return next((factor * power for factor in (1, 2, 5, 10) if factor * power >= value), 1.0) or 1.0

@@ -1,4 +1,4 @@
-"""From the text of a campaign file to a `Campaign`, or to every error in it at once."""
+"""Read a campaign file into a `Campaign`, or report every error in it at once."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from .campaign import (
 from .thresholds import Threshold, parse_threshold
 
 FILE_MAX = 1 << 20  # bytes of a campaign, or of a file it names
-SESSIONS_MAX = 2_000_000  # of one run: the schedule is drawn before the start, and kept
-NAME_MAX = 1000  # characters of a body that may be the name of a file
+SESSIONS_MAX = 2_000_000  # of one run: its schedule is drawn before the start and kept in memory
+NAME_MAX = 1000  # characters; a longer body is not taken for the name of a file
 STEPS_MAX = 200  # of one dialogue
 
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|m|h)")
@@ -70,7 +70,8 @@ def _plain(value: Any) -> Plain:
 def _stage(raw: Any, _: Any) -> Stage:
     if not isinstance(raw, dict):
         raise ValueError(  # noqa: TRY004
-            f'expected {{ rate = "5/s", for = "30s" }} or {{ ramp = "5/s..80/s", for = "2m" }}, got {show(raw)}'
+            'expected { rate = "5/s", for = "30s" } or { ramp = "5/s..80/s", for = "2m" },'
+            f" got {show(raw)}"
         )
     known = ("rate", "ramp", "for", "warmup")
     for key in raw:
@@ -166,7 +167,8 @@ class _Loader:
         if sessions > SESSIONS_MAX:
             self.fault(("run", "stages"), f"{sessions:.0f} sessions; a run may have {SESSIONS_MAX}")
         if 10 ** run.users.from_.count("#") < run.users.pool:
-            detail = f"{show(run.users.from_)} makes fewer than {run.users.pool} addresses; put more # in it"
+            pattern, pool = show(run.users.from_), run.users.pool
+            detail = f"{pattern} makes fewer than {pool} addresses; put more # in it"
             self.fault(("run", "users", "from"), detail)
         warm = [stage.is_warmup for stage in run.stages]
         if warm and (all(warm) or sorted(warm, reverse=True) != warm):
@@ -282,7 +284,8 @@ class _Loader:
             if one.at >= seconds:
                 self.fault(
                     ("faults",),
-                    f"{one.kind} at {one.at:g} s would never happen: the stages are over after {seconds:g} s",
+                    f"{one.kind} at {one.at:g} s would never happen:"
+                    f" the stages are over after {seconds:g} s",
                 )
 
     def one_fault(self, at: str, kind: Any) -> Fault:
@@ -293,7 +296,7 @@ class _Loader:
         return Fault(parse_duration(at), kind)
 
     def named(self, name: str, raw: Any, parse: Any) -> list[Any]:
-        """A table whose keys and values are parsed together."""
+        """Parse each key of a table together with its value."""
         found = []
         for key, value in self.table(raw, (name,)).items():
             try:

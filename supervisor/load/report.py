@@ -1,6 +1,4 @@
-"""The report as files: summary.json, a page that needs nothing but itself, and JUnit XML for
-whatever runs it.
-"""
+"""The report as files: summary.json, a self-contained HTML page, and JUnit XML for CI."""
 
 from __future__ import annotations
 
@@ -16,18 +14,21 @@ from .plot import Line, plot
 Row = dict[str, Any]
 
 STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#1d2430;background:#fff}
+body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;
+color:#1d2430;background:#fff}
 h1{font-size:1.4em}h2{font-size:1.1em;margin-top:2em;border-bottom:1px solid #d5dae3}
-table{border-collapse:collapse}td,th{padding:.2em 1em .2em 0;text-align:right;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse}td,th{padding:.2em 1em .2em 0;text-align:right;
+font-variant-numeric:tabular-nums}
 td:first-child,th:first-child{text-align:left}th{font-weight:600;color:#5a6577}
 .passed,.ok{color:#0a7a3d}.missed,.void,.bad{color:#b3261e}.note{color:#5a6577}svg{width:100%;height:auto}
-@media(prefers-color-scheme:dark){body{color:#dfe4ec;background:#14181f}h2{border-color:#333b49}th,.note{color:#98a3b5}.passed,.ok{color:#5fd08d}.missed,.void,.bad{color:#ff8a80}}
+@media(prefers-color-scheme:dark){body{color:#dfe4ec;background:#14181f}h2{border-color:#333b49}
+th,.note{color:#98a3b5}.passed,.ok{color:#5fd08d}.missed,.void,.bad{color:#ff8a80}}
 """
 TIMES = ("p50", "p90", "p95", "p99", "p999", "p9999", "max", "mean")
 
 
 def write(folder: Path, summary: Row, baseline: Row | None) -> None:
-    """All three files."""
+    """Write all three files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").write_text(
         json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8"
@@ -37,7 +38,7 @@ def write(folder: Path, summary: Row, baseline: Row | None) -> None:
 
 
 def page(summary: Row, baseline: Row | None) -> str:
-    """The page."""
+    """The report as one HTML page."""
     name = Path(summary["campaign"]).name
     parts = [
         f"<h1>{escape(name)}: <span class={summary['verdict']}>{summary['verdict']}</span></h1>",
@@ -60,14 +61,21 @@ def page(summary: Row, baseline: Row | None) -> str:
     if baseline is not None:
         parts.append(_section("Against the baseline", _differences(compare(baseline, summary))))
     body = "\n".join(parts)
-    return f'<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width"><title>{escape(name)}</title><style>{STYLE}</style>{body}</html>\n'
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        '<meta name=viewport content="width=device-width">'
+        f"<title>{escape(name)}</title><style>{STYLE}</style>{body}</html>\n"
+    )
 
 
 def _when(summary: Row) -> str:
     stopped = ", stopped before its end" if summary["stopped"] else ""
     warmup = f"{summary['seconds']:.0f} s of which {summary['warmup']:.0f} warm-up"
     version = escape(str(summary["host"].get("jsbox", "")))
-    return f"<p class=note>{escape(summary['began'])}, {warmup}, seed {summary['seed']}{stopped}; jsbox {version}</p>"
+    return (
+        f"<p class=note>{escape(summary['began'])}, {warmup}, seed {summary['seed']}{stopped};"
+        f" jsbox {version}</p>"
+    )
 
 
 def _section(title: str, body: str) -> str:
@@ -83,20 +91,22 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 def _thresholds(summary: Row) -> str:
     rows = [
         [
-            f"<span class={'ok' if one['ok'] else 'bad'}>{escape(one['name'])}</span>", escape(one["limit"]), escape(one["got"]),
+            f"<span class={'ok' if one['ok'] else 'bad'}>{escape(one['name'])}</span>",
+            escape(one["limit"]),
+            escape(one["got"]),
             "" if one["margin"] is None else f"{one['margin']:+.0%}",
             "" if one["first_breach"] is None else f"{one['first_breach']:.0f} s",
         ]
         for one in summary["thresholds"]
-    ]  # fmt: skip
+    ]
     return _table(["measure", "limit", "found", "margin", "first breach"], rows)
 
 
 def ms(seconds: float | None) -> str:
-    """Seconds as milliseconds, for a table."""
-    return (
-        "" if seconds is None else f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
-    )
+    """Show seconds in a table: below 1 s as milliseconds."""
+    if seconds is None:
+        return ""
+    return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def _latencies(summary: Row) -> str:
@@ -120,8 +130,12 @@ def _latencies(summary: Row) -> str:
 def _plots(summary: Row) -> str:
     timeline = summary["timeline"]
     at = [one["at"] for one in timeline]
-    rates = [Line("asked for", "#98a3b5", [o["target"] for o in timeline]), Line("begun", "#3b78e7", [o["offered"] for o in timeline]),
-             Line("completed", "#0a7a3d", [o["completed"] for o in timeline]), Line("errors", "#b3261e", [o["errors"] for o in timeline])]  # fmt: skip
+    rates = [
+        Line("asked for", "#98a3b5", [o["target"] for o in timeline]),
+        Line("begun", "#3b78e7", [o["offered"] for o in timeline]),
+        Line("completed", "#0a7a3d", [o["completed"] for o in timeline]),
+        Line("errors", "#b3261e", [o["errors"] for o in timeline]),
+    ]
     times = [
         Line("p50", "#3b78e7", [o["p50"] * 1000 for o in timeline]),
         Line("p99", "#b3261e", [o["p99"] * 1000 for o in timeline]),
@@ -132,25 +146,28 @@ def _plots(summary: Row) -> str:
 def _dialogues(summary: Row) -> str:
     rows = [
         [
-            escape(name), str(one["started"]), str(one["completed"]),
-            "" if one["completed_share"] is None else f"{one['completed_share']:.1%}", str(one["gave_up"]), str(one["failed"]),
-            str(one["unfinished"]), escape(", ".join(f"{step}: {n}" for step, n in one["stopped_at_step"].items())),
+            escape(name),
+            str(one["started"]),
+            str(one["completed"]),
+            "" if one["completed_share"] is None else f"{one['completed_share']:.1%}",
+            str(one["gave_up"]),
+            str(one["failed"]),
+            str(one["unfinished"]),
+            escape(", ".join(f"{step}: {n}" for step, n in one["stopped_at_step"].items())),
         ]
         for name, one in summary["dialogues"].items()
-    ]  # fmt: skip
-    return _table(
-        [
-            "dialogue",
-            "begun",
-            "completed",
-            "",
-            "hung up",
-            "failed",
-            "unfinished",
-            "stopped at step",
-        ],
-        rows,
+    ]
+    head = (
+        "dialogue",
+        "begun",
+        "completed",
+        "",
+        "hung up",
+        "failed",
+        "unfinished",
+        "stopped at step",
     )
+    return _table([*head], rows)
 
 
 def _counts(counts: Row, none: str) -> str:
@@ -169,15 +186,20 @@ def _phases(summary: Row) -> str:
     rows = [
         [name, ms(seconds), f"{seconds / total:.0%}"] for name, seconds in server["phases"].items()
     ]
-    note = f"<p class=note>{server['starts']} processes started; the largest had {server['rss_max'] / (1 << 20):.0f} MiB</p>"
-    return _table(["", "of a run, on average", ""], rows) + note
+    largest = f"{server['rss_max'] / (1 << 20):.0f} MiB"
+    note = f"{server['starts']} processes started; the largest had {largest}"
+    return _table(["", "of a run, on average", ""], rows) + f"<p class=note>{note}</p>"
 
 
 def _generator(summary: Row) -> str:
     one = summary["generator"]
     late = one["late"]
-    text = f"{one['cpu']:.0%} of a core; late by {ms(late['p50'])} (p50), {ms(late['p99'])} (p99), {ms(late['max'])} (max)"
-    return f"<p>{escape(text)}; {one['reconnects']} reconnects, {one['redelivered']} replies delivered again</p>"
+    text = (
+        f"{one['cpu']:.0%} of a core;"
+        f" late by {ms(late['p50'])} (p50), {ms(late['p99'])} (p99), {ms(late['max'])} (max);"
+        f" {one['reconnects']} reconnects, {one['redelivered']} replies delivered again"
+    )
+    return f"<p>{escape(text)}</p>"
 
 
 def _differences(found: list[Difference]) -> str:
@@ -194,12 +216,17 @@ def _differences(found: list[Difference]) -> str:
 
 
 def junit(summary: Row) -> bytes:
-    """One test case a threshold."""
+    """The thresholds as JUnit XML, one test case each."""
     judged = summary["thresholds"]
     failures = sum(not one["ok"] for one in judged)
     suite = ET.Element(
-        "testsuite", name="jsbox load", tests=str(len(judged)), failures=str(failures), errors="0", time=f"{summary['seconds']:.3f}"
-    )  # fmt: skip
+        "testsuite",
+        name="jsbox load",
+        tests=str(len(judged)),
+        failures=str(failures),
+        errors="0",
+        time=f"{summary['seconds']:.3f}",
+    )
     for one in judged:
         case = ET.SubElement(
             suite,

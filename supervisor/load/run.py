@@ -1,5 +1,5 @@
-"""One run, from the first connection to the last reply: begins each session when it is due,
-whatever became of those before.
+"""One run, from the first connection to the last reply. Each session begins when it is due,
+whatever became of earlier ones.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ log = logging.getLogger(__name__)
 
 @frozen
 class Target:
-    """What is loaded: a gateway that runs (and its admin port, where that is known), or the config
-    of a server to be started.
-    """
+    """What is loaded: a running gateway (and its admin port, if known), or a config to serve."""
 
     gateway: str = ""
     admin: str | None = None
@@ -46,7 +44,7 @@ class Target:
 
 @define(eq=False)
 class Running:
-    """A run as it goes; what the screen shows and the report is made of."""
+    """A run in progress: what the screen shows and the report is made of."""
 
     campaign: Campaign
     seed: int
@@ -71,16 +69,19 @@ class Running:
         return trio.current_time() - self.zero
 
     async def go(self, stop: trio.Event) -> None:
-        """Everything that is in the schedule; `stop` ends it before that."""
+        """Run the whole schedule, or until `stop` is set."""
         cpu = time.process_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_when, stop, nursery.cancel_scope)
             nursery.start_soon(self._mark_measured)
-            for fault in self.campaign.faults:
-                nursery.start_soon(self._do, fault)
-            await self._sessions()
+            async with trio.open_nursery() as faults:  # each that is due is carried out
+                for fault in self.campaign.faults:
+                    faults.start_soon(self._do, fault)
+                try:
+                    await self._sessions()
+                finally:
+                    self.ended = self.now
             nursery.cancel_scope.cancel()
-        self.ended = self.now
         self.cpu = time.process_time() - cpu
         if self.watch is not None:
             with trio.CancelScope(shield=True):
@@ -150,7 +151,7 @@ class Running:
                 return f"{len(self.clients)} connection(s) dropped"
             case "drain":
                 if self.server is None:
-                    return "not done: only a server started with --serve can be drained and started again"
+                    return "not done: only a server started with --serve can be restarted"
                 began = trio.current_time()
                 await self.server.restart()
                 return f"drained and started again in {trio.current_time() - began:.1f} s"
@@ -165,11 +166,10 @@ class Running:
 async def open_run(
     campaign: Campaign, target: Target, seed: int, folder: Path
 ) -> AsyncIterator[Running]:
-    """Everything that a run needs, ready to go; `folder` is for the data and the log of a server
-    that is started.
+    """Open everything a run needs. `folder` is for the data and log of a server that is started.
 
     Raises:
-        CannotStart: The server does not start, or nobody listens, or we are not let in.
+        CannotStart: The server does not start or cannot be reached, or refuses the channel.
     """
     running = Running(campaign, seed, schedule(campaign, seed), Measures(campaign.warmup))
     async with AsyncExitStack() as stack:

@@ -1,5 +1,5 @@
-"""The schedule: who begins what when, drawn before the start, so that nothing the server does can
-change what is asked of it.
+"""The schedule: who begins which dialogue when. It is drawn before the start, so that nothing the
+server does can change the load.
 """
 
 from __future__ import annotations
@@ -15,9 +15,14 @@ from .campaign import Campaign, Dialogue, Stage, Think
 
 @frozen
 class Arrival:
-    """One session. `due`: seconds after the start; `thinks`: seconds before each further step;
-    `leaves_at`: the step at which the user hangs up, None for one who stays. `draw` decides which
-    known user it is (below `returning`) or that it is a new one.
+    """One session.
+
+    Attributes:
+        due: Seconds after the start.
+        thinks: Seconds before each further step.
+        leaves_at: The step at which the user hangs up; None if they stay.
+        returning: Whether it is by a user who called before, if one is free.
+        draw: From 0 to 1; chooses that user.
     """
 
     due: float
@@ -29,7 +34,7 @@ class Arrival:
 
 
 def schedule(campaign: Campaign, seed: int) -> list[Arrival]:
-    """All sessions of a run, by the time at which they begin."""
+    """Draw all sessions of a run, in the order in which they begin."""
     random_ = random.Random(seed)  # noqa: S311
     run = campaign.run
     weights = [dialogue.weight for dialogue in campaign.dialogues]
@@ -53,7 +58,7 @@ def schedule(campaign: Campaign, seed: int) -> list[Arrival]:
 
 
 def rate_at(stages: Sequence[Stage], second: float) -> float:
-    """New sessions a second that a campaign asks for at a time; 0 when it is over."""
+    """The rate of new sessions at a second of the run; 0 when the stages are over."""
     for stage in stages:
         if second < stage.for_:
             return stage.start + (stage.end - stage.start) * second / stage.for_
@@ -82,7 +87,7 @@ def _leaves_at(steps: int, chance: float, random_: random.Random) -> int | None:
 
 
 class UserPool:
-    """The addresses: new ones in order, known ones by chance, never one that is in a conversation."""
+    """The users' addresses: new ones in order, known ones by chance, never one in a session."""
 
     def __init__(self, pattern: str, size: int) -> None:
         self._pattern = pattern
@@ -91,7 +96,7 @@ class UserPool:
         self._talking: set[str] = set()
 
     def take(self, arrival: Arrival) -> str | None:
-        """The user of a session; None when all of them are talking."""
+        """Take the user for a session; None if all of them are in one."""
         if self._known and (arrival.returning or len(self._known) == self._size):
             first = int(arrival.draw * len(self._known))
             for step in range(len(self._known)):
@@ -107,11 +112,11 @@ class UserPool:
         return user
 
     def give_back(self, user: str) -> None:
-        """The conversation is over."""
+        """Free the user of a session that is over."""
         self._talking.discard(user)
 
 
 def address(pattern: str, number: int) -> str:
-    """The pattern with the digits of a number, from the right, in place of its `#`."""
+    """Fill the `#` of a pattern with the digits of a number, from the right."""
     digits = iter(reversed(str(number).zfill(pattern.count("#"))))
     return "".join(next(digits) if char == "#" else char for char in reversed(pattern))[::-1]

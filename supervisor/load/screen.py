@@ -1,6 +1,4 @@
-"""What the user sees while it goes: a screen where there is a terminal, a line now and then where
-there is none; and what is said at the end.
-"""
+"""What the user sees: a live screen on a terminal, else a line now and then; and the conclusion."""
 
 from __future__ import annotations
 
@@ -21,14 +19,14 @@ from .schedule import rate_at
 
 REFRESH = 0.25  # seconds
 LINES = 5.0  # seconds between two lines
-NEWEST = 2000  # samples that the live percentiles are made of
+NEWEST = 2000  # samples behind the live percentiles
 SPARKS = "▁▂▃▄▅▆▇█"
-LATE_BAD = 0.02  # seconds: the generator is not to be trusted
+LATE_BAD = 0.02  # seconds; if the generator is later, its figures cannot be trusted
 Row = dict[str, Any]
 
 
 async def show(running: Running, console: Console) -> None:
-    """Until cancelled."""
+    """Show the run until cancelled."""
     if not console.is_terminal:
         while True:
             await trio.sleep(LINES)
@@ -40,7 +38,7 @@ async def show(running: Running, console: Console) -> None:
 
 
 def line(running: Running) -> str:
-    """How it stands, in one line."""
+    """The state of the run in one line."""
     measures, now = running.measures, running.now
     newest, late = measures.service.newest(NEWEST), measures.late.newest(NEWEST)
     replies = _rate(running, "replies")
@@ -51,15 +49,17 @@ def line(running: Running) -> str:
         if watch is None
         else f" pool {watch.sight.busy}/{watch.sight.idle} rss {watch.sight.rss / (1 << 20):.0f}MiB"
     )
+    asked = rate_at(running.campaign.run.stages, max(now, 0))
     return (
-        f"{now:6.0f}s  asked {rate_at(running.campaign.run.stages, max(now, 0)):.1f}/s  begun {measures.offered}  open {measures.open}"
-        f"  replies {replies:.1f}/s  p50 {ms(percentile(newest, 0.5))}  p99 {ms(percentile(newest, 0.99))}  errors {errors}"
+        f"{now:6.0f}s  asked {asked:.1f}/s  begun {measures.offered}  open {measures.open}"
+        f"  replies {replies:.1f}/s  p50 {ms(percentile(newest, 0.5))}"
+        f"  p99 {ms(percentile(newest, 0.99))}  errors {errors}"
         f"  late p99 {ms(percentile(late, 0.99))}{server}"
     )
 
 
 def screen(running: Running) -> Group:
-    """How it stands, as a page."""
+    """The state of the run as a page."""
     measures, now = running.measures, max(running.now, 0.0)
     total = running.campaign.seconds
     stage = "warm-up" if now < measures.since else "finishing" if now > total else "measured"
@@ -99,7 +99,10 @@ def screen(running: Running) -> Group:
     watch = running.watch
     if watch is not None:
         sight = watch.sight
-        text = f"{watch.app}: {sight.busy} busy, {sight.idle} idle, {sight.queue:.0f} waiting, {sight.rss / (1 << 20):.0f} MiB (most {sight.rss_max / (1 << 20):.0f})"
+        text = (
+            f"{watch.app}: {sight.busy} busy, {sight.idle} idle, {sight.queue:.0f} waiting,"
+            f" {sight.rss / (1 << 20):.0f} MiB (most {sight.rss_max / (1 << 20):.0f})"
+        )
         parts.append(Text(text))
     parts += [Text(f"{at:.0f} s  {text}", style="yellow") for at, text in measures.notes[-3:]]
     return Group(*parts, Text("Ctrl-C: stop and report", style="dim"))
@@ -114,7 +117,7 @@ def sparkline(running: Running) -> str:
 
 
 def _rate(running: Running, name: str) -> float:
-    """Of the last 5 whole seconds."""
+    """The mean of a count over the last 5 whole seconds."""
     end = int(max(running.now, 0.0))
     seconds = range(max(0, end - 5), end)
     total: int = sum(getattr(running.measures.second(one), name) for one in seconds)
@@ -122,7 +125,7 @@ def _rate(running: Running, name: str) -> float:
 
 
 def conclude(console: Console, summary: Row, differences: list[Difference]) -> None:
-    """The thresholds first, then what stands behind them."""
+    """Print the thresholds first, then the figures behind them, and the verdict last."""
     table = Table("", "measure", "limit", "found", "margin", "first breach", box=None)
     for one in summary["thresholds"]:
         mark = Text("ok", style="green") if one["ok"] else Text("MISSED", style="bold red")
@@ -146,7 +149,10 @@ def conclude(console: Console, summary: Row, differences: list[Difference]) -> N
     for name, one in summary["dialogues"].items():
         share = "" if one["completed_share"] is None else f" ({one['completed_share']:.1%})"
         where = ", ".join(f"step {step}: {count}" for step, count in one["stopped_at_step"].items())
-        text = f"{name}: {one['completed']} of {one['started']} completed{share}, {one['gave_up']} hung up, {one['failed']} failed"
+        text = (
+            f"{name}: {one['completed']} of {one['started']} completed{share},"
+            f" {one['gave_up']} hung up, {one['failed']} failed"
+        )
         console.print(text + (f"; stopped at {where}" if where else ""), highlight=False)
     if summary["errors"]:
         console.print(

@@ -1,8 +1,8 @@
-"""A server of the harness's own: the apps of a config file in a process beside it, with ports and
-data of their own, and stubs for back ends.
+"""The harness's own server: the apps of a config file in a separate process, with its own ports
+and data, and stubs for back ends.
 
-A load test must hurt nobody: neither the store of the config, nor its Graphite, nor a back end that
-no stub stands for is ever reached.
+A load test must do no harm: it never reaches the config's store, its Graphite, or a back end
+without a stub.
 
 `python -m supervisor.load.server SETTINGS` serves; `open_server` starts that.
 """
@@ -27,15 +27,15 @@ from ..config.units import Address
 from ..errors import CannotStart
 from ..host.process import Process, open_process
 
-START_SECONDS = 30.0
-STOP_SECONDS = 40.0  # more than gateway.drain is by default
-# the only host that may be reached without a stub: there is none of that name
-NOBODY = "stubs.invalid"
-LOG_END = 2000  # characters of its log that are shown when it does not start
+# Long enough for a machine that is four times slower; a server that fails exits at once.
+START_SECONDS = 120.0
+STOP_SECONDS = 80.0  # well above the default gateway.drain
+NOBODY = "stubs.invalid"  # the only host allowed without a stub; no such host exists
+LOG_END = 2000  # characters of its log shown if it does not start
 
 
 class Settings(msgspec.Struct):
-    """What is different from the config file."""
+    """What differs from the config file."""
 
     config: str
     data_dir: str
@@ -45,14 +45,14 @@ class Settings(msgspec.Struct):
 
 
 class Ready(msgspec.Struct):
-    """What it says on stdout when it listens."""
+    """What it writes to stdout once it listens."""
 
     gateway: str
     admin: str
 
 
 def changed(config: Config, settings: Settings) -> Config:
-    """The config with what is different."""
+    """The config with these settings: no Graphite, an embedded store, stubs for back ends."""
     apps = {
         name: evolve(
             app,
@@ -102,9 +102,7 @@ class Server:
         self.settings.admin = self.ready.admin.removeprefix("http://")
 
     async def _hold(self, *, task_status: trio.TaskStatus[bytes]) -> None:
-        """As long as the process; gives the first line that it says, empty where it ends without
-        one.
-        """
+        """Hold the process until it ends; give its first line, empty if it ends without one."""
         argv = [
             sys.executable,
             "-m",
@@ -139,7 +137,7 @@ class Server:
                 log.write(data)
 
     async def stop(self) -> None:
-        """SIGTERM, and wait until it has drained; one that takes too long is killed."""
+        """Terminate it and wait until it has drained; kill it after STOP_SECONDS."""
         self._process.terminate()
         with trio.move_on_after(STOP_SECONDS):
             await self._ended.wait()
@@ -147,17 +145,17 @@ class Server:
         await self._ended.wait()
 
     async def restart(self) -> None:
-        """Drain it and start it again: same ports, same data."""
+        """Drain it and start it again with the same ports and data."""
         await self.stop()
         await self.start()
 
 
 @asynccontextmanager
 async def open_server(settings: Settings, log: Path) -> AsyncIterator[Server]:
-    """A server that listens; at the end it is drained and gone.
+    """Start a server; it listens when the block begins, and is drained at its end.
 
     Raises:
-        CannotStart: It did not come up.
+        CannotStart: It did not start; the text has the end of its log.
     """
     async with trio.open_nursery() as nursery:
         server = Server(settings, log, nursery)

@@ -1,4 +1,4 @@
-"""One user's conversation, as it should go; what goes otherwise is counted, and ends it."""
+"""One user's conversation. Anything unexpected is counted and ends it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .client import Client, Exchange
 from .measures import Measures
 from .schedule import Arrival
 
-# Seconds that a reply may come after the outcome of its run: the connection may have been lost
-# between them, and it takes client.RECONNECT_SECONDS and more until there is another one.
+# Seconds that a reply may come after the outcome of its run, while the connection stands: it may
+# have been lost between them.
 OUTCOME_GRACE = 3.0
 
 
 class WentWrong(Exception):
-    """The conversation cannot go on. `reason` is what it is counted as."""
+    """The conversation cannot go on. `reason` is the error it is counted under."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -31,14 +31,14 @@ class HungUp(Exception):
 
 @frozen
 class Talk:
-    """What conversations have in common. Times are seconds since the start, `zero` on Trio's clock."""
+    """What conversations share. Times are seconds since the start, `zero` on Trio's clock."""
 
     run: Run
     measures: Measures
     zero: float
 
     async def hold(self, client: Client, arrival: Arrival, user: str) -> None:
-        """The whole conversation of one arrival."""
+        """Hold the whole conversation of one arrival, and count how it ends."""
         measures, due = self.measures, arrival.due
         counts = measures.counts(arrival.dialogue.name) if measures.is_measured(due) else None
         if counts is not None:
@@ -80,7 +80,7 @@ class Talk:
             self._note_late(intended)
             exchange = client.send(**envelope, content=step.send, session_event=event)
             try:
-                await self._await(exchange, intended)
+                await self._await(client, exchange, intended)
             finally:
                 client.forget(exchange)
             if exchange.replied is None:
@@ -89,18 +89,15 @@ class Talk:
             self._note_reply(exchange, intended)
             _check(step, exchange, is_last=index == len(steps) - 1)
 
-    async def _await(self, exchange: Exchange, intended: float) -> None:
-        """Until there is a reply, or there will be none, or the user has waited long enough."""
+    async def _await(self, client: Client, exchange: Exchange, intended: float) -> None:
+        """Wait for the reply, until there will be none or the user gives up."""
         with trio.move_on_at(self.zero + intended + self.run.give_up.after):
             await exchange.answered()
             if exchange.rejected is None:
-                with trio.move_on_after(OUTCOME_GRACE):
-                    await exchange.has_reply.wait()
+                await _grace(client, exchange)
 
     def _note_late(self, intended: float) -> None:
-        """How late the generator itself is; a lost connection, or a server that gives no credit, is
-        not its fault.
-        """
+        """Record how late the generator itself is. Lost connections and missing credit are not."""
         if self.measures.is_measured(intended):
             self.measures.late.add(intended, max(0.0, self._now() - intended))
 
@@ -116,9 +113,7 @@ class Talk:
     def _hang_up_if_waiting(
         self, client: Client, envelope: dict[str, Any], exchange: Exchange
     ) -> None:
-        """A user who got no reply in time leaves; so long as they waited counts among the
-        latencies: it was at least that.
-        """
+        """Hang up if no reply came in time, and count the time waited: it took at least that."""
         if exchange.rejected is None and exchange.outcome is None:
             self.measures.reply.add(self._now() - self.run.give_up.after, self.run.give_up.after)
             self._hang_up(client, envelope)
@@ -129,6 +124,17 @@ class Talk:
 
     def _now(self) -> float:
         return trio.current_time() - self.zero
+
+
+async def _grace(client: Client, exchange: Exchange) -> None:
+    """Wait for a reply that comes after the outcome; start over whenever the connection is lost."""
+    while not exchange.has_reply.is_set():
+        await client.connected()
+        losses = client.reconnects
+        with trio.move_on_after(OUTCOME_GRACE):
+            await exchange.has_reply.wait()
+        if client.reconnects == losses and client.is_connected:
+            return
 
 
 def _outcome(exchange: Exchange) -> str:

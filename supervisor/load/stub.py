@@ -1,6 +1,4 @@
-"""The app's back ends, played: an HTTP server that answers after as long as it is told to, and
-fails as often.
-"""
+"""The app's back ends, played by an HTTP server with the latencies and errors of the campaign."""
 
 from __future__ import annotations
 
@@ -24,14 +22,16 @@ from ..ports.listening import listen
 from .campaign import Reply, Stub
 
 BOUNDS = Bounds(10_000, 10_000)  # of connections: apps under load have many
-STOP_SECONDS = 0.1  # for answers under way when the run is over
+STOP_SECONDS = 0.1  # for answers in progress when the run is over
 Z99 = 2.3263478740408408  # of the standard normal distribution
 
 
 @define(eq=False)
 class Stubs:
-    """All stubs of a campaign behind one port. `requests` counts the answers by status, and those
-    that no stub has by 0.
+    """All stubs of a campaign behind one port.
+
+    Attributes:
+        requests: Answers by status; under 0, requests that no stub matches.
     """
 
     stubs: Sequence[Stub]
@@ -41,17 +41,17 @@ class Stubs:
 
     @property
     def hosts(self) -> set[str]:
-        """The hosts, as the URLs of the stubs name them."""
+        """The hosts in the URLs of the stubs."""
         return {_host(stub.url) for stub in self.stubs}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As an ASGI application."""
+        """Answer as an ASGI application."""
         if scope["type"] == "http":
             response = await self.answer(Request(scope, receive))
             await response(scope, receive, send)
 
     async def answer(self, request: Request) -> Response:
-        """One request."""
+        """Answer one request."""
         stub = self._find(request.headers.get("host", ""), request.url.path)
         if stub is None:
             self.requests[0] += 1
@@ -68,9 +68,7 @@ class Stubs:
         return Response(reply.body, reply.status, media_type=reply.content_type)
 
     def _find(self, host: str, path: str) -> Stub | None:
-        """The stub with the longest pattern that fits; one of another host only where none of this
-        host is there.
-        """
+        """Find the stub with the longest matching pattern; of another host only if none of this."""
         fitting = [stub for stub in self.stubs if _fits(stub.url, path)]
         own = [
             stub
@@ -99,7 +97,7 @@ def _delay(reply: Reply, random_: random.Random) -> float:
 
 @asynccontextmanager
 async def open_stubs(stubs: Sequence[Stub], address: Address, seed: int) -> AsyncIterator[Stubs]:
-    """Serve the stubs of a campaign; without any nothing listens."""
+    """Serve the stubs of a campaign; if there are none, nothing listens."""
     playing = Stubs(stubs, random.Random(seed))  # noqa: S311
     if not stubs:
         yield playing

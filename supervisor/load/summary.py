@@ -1,6 +1,4 @@
-"""What a run found, as data: the numbers of the report, held to the campaign's thresholds, with
-what to do about them.
-"""
+"""The results of a run as data: its measures, the thresholds judged, and advice."""
 
 from __future__ import annotations
 
@@ -12,20 +10,24 @@ from attrs import frozen
 from .measures import DialogueCounts, Measures, Times, percentile
 from .run import Running
 from .schedule import rate_at
+from .stub import Stubs
 from .thresholds import LATE, LATE_LIMIT, PERCENTILES, Threshold, parse_threshold
+from .watch import Watch
 
 WINDOW = 5.0  # seconds of a stretch in which a rate must hold
-# a stretch holds while its p99 is below this many times the p99 of the quietest one
-SLOW_MULTIPLE = 4.0
-BIG_SHARE = 0.4  # of a run's time: what takes more is what to look at
+SLOW_MULTIPLE = 4.0  # a stretch holds if its p99 is below this many times that of the quietest
+BIG_SHARE = 0.4  # of a run's time; a phase that takes more gets advice
 
 Row = dict[str, Any]
 
 
 @frozen
 class Judged:
-    """A threshold and what was found. `got` is None where there is nothing to compare; `breach`:
-    the second of its first breach.
+    """A threshold and its result.
+
+    Attributes:
+        got: The measured value; None if nothing was measured.
+        breach: The second of its first breach.
     """
 
     threshold: Threshold
@@ -34,20 +36,25 @@ class Judged:
     breach: float | None
 
     def row(self) -> Row:
-        """As JSON."""
+        """This result as JSON."""
         one = self.threshold
         shown = "nothing was measured" if self.got is None else one.show(self.got)
         margin = None
         if self.got is not None and one.limit:
             margin = (one.limit - self.got) / one.limit * (-1 if one.operator in (">", ">=") else 1)
         return {
-            "name": one.name, "limit": str(one), "got": shown, "value": self.got, "ok": self.holds, "margin": margin,
+            "name": one.name,
+            "limit": str(one),
+            "got": shown,
+            "value": self.got,
+            "ok": self.holds,
+            "margin": margin,
             "first_breach": self.breach,
-        }  # fmt: skip
+        }
 
 
 def summarise(running: Running) -> Row:
-    """Everything, as JSON."""
+    """The whole run as JSON."""
     measures, campaign = running.measures, running.campaign
     judged = [_judge(one, running) for one in _thresholds(running)]
     late = next(one for one in judged if one.threshold.name == LATE)
@@ -73,24 +80,35 @@ def summarise(running: Running) -> Row:
         "conversations": _times(measures.session, measures),
         "missing_replies": measures.missing_replies,
         "errors": dict(measures.errors.most_common()),
-        "dialogues": {name: _dialogue(counts) for name, counts in sorted(measures.dialogues.items())},
+        "dialogues": {name: _dialogue(one) for name, one in sorted(measures.dialogues.items())},
         "generator": {
             "late": _times(measures.late, measures),
             "cpu": running.cpu / max(running.ended, 0.001),
             "reconnects": sum(client.reconnects for client in running.clients),
             "redelivered": sum(client.redelivered for client in running.clients),
         },
-        "server": {} if watch is None else {
-            "app": watch.app, "rss_max": watch.sight.rss_max, "starts": watch.starts, "phases": watch.phases(),
-            "unseen": watch.sight.failures,
-        },
-        "stubs": {} if running.stubs is None else {str(status): n for status, n in sorted(running.stubs.requests.items())},
+        "server": {} if watch is None else _server(watch),
+        "stubs": {} if running.stubs is None else _stubs(running.stubs),
         "knee": knee(running),
-        "advice": advice({} if watch is None else watch.phases(), "" if watch is None else watch.app),
+        "advice": [] if watch is None else advice(watch.phases(), watch.app),
         "notes": [{"at": at, "text": text} for at, text in measures.notes],
         "timeline": _timeline(running),
         "host": running.host,
-    }  # fmt: skip
+    }
+
+
+def _server(watch: Watch) -> Row:
+    return {
+        "app": watch.app,
+        "rss_max": watch.sight.rss_max,
+        "starts": watch.starts,
+        "phases": watch.phases(),
+        "unseen": watch.sight.failures,
+    }
+
+
+def _stubs(stubs: Stubs) -> Row:
+    return {str(status): count for status, count in sorted(stubs.requests.items())}
 
 
 def _thresholds(running: Running) -> list[Threshold]:
@@ -176,16 +194,20 @@ def _total(measures: Measures) -> DialogueCounts:
 
 
 def _completed(counts: DialogueCounts) -> float | None:
-    """The share of sessions that came to their end, of those whose users stayed."""
+    """The completed share of the sessions whose users stayed; None if there are none."""
     stayed = counts.started - counts.gave_up
     return counts.completed / stayed if stayed else None
 
 
 def _counts(counts: DialogueCounts) -> Row:
     return {
-        "started": counts.started, "completed": counts.completed, "gave_up": counts.gave_up, "failed": counts.failed,
-        "unfinished": counts.unfinished, "completed_share": _completed(counts),
-    }  # fmt: skip
+        "started": counts.started,
+        "completed": counts.completed,
+        "gave_up": counts.gave_up,
+        "failed": counts.failed,
+        "unfinished": counts.unfinished,
+        "completed_share": _completed(counts),
+    }
 
 
 def _dialogue(counts: DialogueCounts) -> Row:
@@ -204,17 +226,23 @@ def _timeline(running: Running) -> list[Row]:
     slices = running.measures.reply.slices(1.0)
     return [
         {
-            "at": second, "target": rate_at(running.campaign.run.stages, float(second)), "offered": one.offered,
-            "completed": one.completed, "replies": one.replies, "errors": one.errors,
-            "p50": percentile(slices.get(second, ()), 0.5), "p99": percentile(slices.get(second, ()), 0.99),
+            "at": second,
+            "target": rate_at(running.campaign.run.stages, float(second)),
+            "offered": one.offered,
+            "completed": one.completed,
+            "replies": one.replies,
+            "errors": one.errors,
+            "p50": percentile(slices.get(second, ()), 0.5),
+            "p99": percentile(slices.get(second, ()), 0.99),
         }
         for second, one in sorted(running.measures.timeline.items())
-    ]  # fmt: skip
+    ]
 
 
 def knee(running: Running) -> Row | None:
-    """The highest rate of replies in a stretch that held: without errors, and not many times slower
-    than the quietest stretch.
+    """Find the highest rate of replies in a stretch that held; None if there is no stretch.
+
+    A stretch holds without errors, and if it is not many times slower than the quietest one.
     """
     measures = running.measures
     stretches: list[tuple[float, float]] = []
@@ -241,7 +269,7 @@ def knee(running: Running) -> Row | None:
 
 
 def advice(phases: dict[str, float], app: str) -> list[str]:
-    """What to look at first, from where the time of a run goes."""
+    """Advise what to look at first, from where the time of a run goes."""
     total = sum(phases.values())
     if not total:
         return []
@@ -249,15 +277,19 @@ def advice(phases: dict[str, float], app: str) -> list[str]:
     lines = []
     if share["queue"] > BIG_SHARE:
         lines.append(
-            f"{share['queue']:.0%} of the time messages wait for their turn: where the host has cores left, raise pool.max_processes"
-            f" ([apps.{app}.pool] max_processes = ...); where it has not, this is what it can do"
+            f"{share['queue']:.0%} of the time messages wait for their turn: if the host has idle"
+            f" cores, raise pool.max_processes ([apps.{app}.pool] max_processes = ...);"
+            " if not, this is all it can do"
         )
     if share["boot"] > BIG_SHARE / 2:
-        text = f"{share['boot']:.0%} of the time runs wait for a process to start: keep some warm ([apps.{app}.pool] min_idle = ...)"
-        lines.append(text)
+        lines.append(
+            f"{share['boot']:.0%} of the time runs wait for a process to start:"
+            f" keep some warm ([apps.{app}.pool] min_idle = ...)"
+        )
     if share["calls"] > BIG_SHARE:
         lines.append(
-            f"{share['calls']:.0%} of the time the app waits for its commands: back ends, or the store"
+            f"{share['calls']:.0%} of the time the app waits for its commands:"
+            " back ends, or the store"
         )
     if share["app"] > BIG_SHARE:
         lines.append(f"{share['app']:.0%} of the time is the app's own JavaScript")

@@ -1,4 +1,4 @@
-"""What a run is held to: `"reply.p99" = "< 1500ms"`."""
+"""Thresholds that a run must hold: `"reply.p99" = "< 1500ms"`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attrs import frozen
 from ..config.units import parse_duration, parse_size, show, show_duration, show_size
 
 LATE = "generator.late.p99"
-LATE_LIMIT = "< 20ms"  # where the campaign does not say; beyond it a run is void
+LATE_LIMIT = "< 20ms"  # unless the campaign sets it; beyond it a run is void
 
 PERCENTILES = {
     "p50": 0.5,
@@ -36,7 +36,7 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 @frozen
 class Threshold:
-    """A measure, and what it is compared with. `unit`: s, bytes, ratio, /s or count."""
+    """A measure and its limit. `unit`: s, bytes, ratio, /s or count."""
 
     name: str
     operator: str
@@ -45,11 +45,11 @@ class Threshold:
     dialogue: str | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether a value is as it should be."""
+        """Whether a value is within the limit."""
         return _COMPARE[self.operator](value, self.limit)
 
     def show(self, value: float) -> str:
-        """A value with its unit."""
+        """Show a value with its unit."""
         match self.unit:
             case "s":
                 return show_duration(value) if value > 0 else "0s"
@@ -66,7 +66,7 @@ class Threshold:
 
 
 def parse_threshold(name: str, text: Any) -> Threshold:
-    """A line of [thresholds]. Raises ValueError."""
+    """Parse a line of [thresholds]. Raises ValueError."""
     unit, dialogue = _unit(name), _DIALOGUE.fullmatch(name)
     found = _LIMIT.fullmatch(text) if isinstance(text, str) else None
     if found is None:
@@ -92,8 +92,9 @@ def _unit(name: str) -> str:
         return "ratio"
     if name in _COUNTS or _ERRORS.fullmatch(name):
         return "count"
-    known = ["reply.p99", "service.p99", "session.p99", LATE, *_COUNTS, "errors.REASON", "replies.rate", "sessions.completed",
-             "dialogue.NAME.completed", "sandbox.rss.max"]  # fmt: skip
+    known = ["reply.p99", "service.p99", "session.p99", LATE, *_COUNTS, "errors.REASON",
+             "replies.rate", "sessions.completed", "dialogue.NAME.completed",
+             "sandbox.rss.max"]  # fmt: skip
     raise ValueError(
         f"unknown measure; known: {', '.join(known)} (times: {', '.join(PERCENTILES)})"
     )

@@ -1,6 +1,4 @@
-"""What the server under test says of itself while it is asked: processes, memory, and where the
-time of its runs went.
-"""
+"""What the server under test reports of itself: processes, memory, where its runs spent time."""
 
 from __future__ import annotations
 
@@ -17,7 +15,9 @@ from attrs import define, field
 from ..observe import PHASES
 
 SECONDS = 1.0  # between two looks
-TIMEOUT = 5.0
+RETRY = 0.1  # seconds between two attempts at a fault
+TIMEOUT = 5.0  # seconds
+FAULT_TIMEOUT = 60.0  # seconds for a fault to be carried out, however busy the server is
 
 _SAMPLE = re.compile(r"^(jsbox_[a-z_]+?)(?:\{(.*)\})? ([0-9.eE+-]+|NaN)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -27,9 +27,7 @@ log = logging.getLogger(__name__)
 
 @define
 class Totals:
-    """Counters of the server's at one moment, of one app: seconds and runs by phase, processes
-    started.
-    """
+    """The server's counters for one app: seconds by phase, runs, processes started."""
 
     seconds: dict[str, float] = field(factory=dict)
     runs: float = 0.0
@@ -38,7 +36,7 @@ class Totals:
 
 @define
 class Sight:
-    """What was seen last, and the most that was seen."""
+    """The latest look at the app's processes, and the largest memory seen."""
 
     busy: int = 0
     idle: int = 0
@@ -59,7 +57,7 @@ class Watch:
     after: Totals = field(factory=Totals, init=False)
 
     async def totals(self) -> Totals:
-        """The counters now."""
+        """Read the counters."""
         totals = Totals()
         for name, labels, value in _samples((await self._client.get("/metrics")).text):
             if labels.get("app", self.app) != self.app:
@@ -76,11 +74,11 @@ class Watch:
         return totals
 
     async def begin(self) -> None:
-        """The measured part begins."""
+        """Note the counters at the start of the measured part."""
         self.before = await self._try_totals(self.before)
 
     async def end(self) -> None:
-        """It is over."""
+        """Note the counters at its end."""
         self.after = await self._try_totals(self.after)
 
     async def _try_totals(self, otherwise: Totals) -> Totals:
@@ -91,9 +89,7 @@ class Watch:
             return otherwise
 
     def phases(self) -> dict[str, float]:
-        """Seconds of a run on average, by phase, between begin and end; empty where the server did
-        not say.
-        """
+        """Mean seconds of a run by phase, between begin and end; empty if there were no runs."""
         runs = self.after.runs - self.before.runs
         if runs <= 0:
             return {}
@@ -108,35 +104,39 @@ class Watch:
         return int(self.after.starts - self.before.starts)
 
     async def kill_one(self) -> str:
-        """Kill a process of the app's, a busy one where there is one. What was done."""
-        found = [one for one in await self._sandboxes() if one["app"] == self.app]
-        if not found:
-            return "no process to kill"
-        victim = min(found, key=lambda one: one["state"] != "busy")
-        response = await self._client.post(f"/v1/sandboxes/{victim['pid']}/kill")
-        return (
-            f"killed {victim['state']} process {victim['pid']}"
-            if response.is_success
-            else f"not killed: {response.text}"
-        )
+        """Kill a process of the app, preferably a busy one; return what was done.
+
+        Waits up to FAULT_TIMEOUT for a process to kill: the one chosen may just have ended.
+        """
+        text = "no process to kill"
+        with trio.move_on_after(FAULT_TIMEOUT):
+            while True:
+                found = await self._own_sandboxes()
+                if found:
+                    victim = min(found, key=lambda one: one["state"] != "busy")
+                    url = f"/v1/sandboxes/{victim['pid']}/kill"
+                    response = await self._client.post(url, timeout=FAULT_TIMEOUT)
+                    if response.is_success:
+                        return f"killed {victim['state']} process {victim['pid']}"
+                    text = f"not killed: {response.text}"
+                await trio.sleep(RETRY)
+        return text
 
     async def reload(self) -> str:
-        """Have the config read again. What came of it."""
-        body = (await self._client.post("/v1/reload")).json()
+        """Reload the server's config; return what came of it."""
+        body = (await self._client.post("/v1/reload", timeout=FAULT_TIMEOUT)).json()
         return "the config was read again" if body.get("ok") else f"the config was refused: {body}"
 
-    async def _sandboxes(self) -> list[dict[str, object]]:
-        found: list[dict[str, object]] = (await self._client.get("/v1/sandboxes")).json()[
-            "sandboxes"
-        ]
-        return found
+    async def _own_sandboxes(self) -> list[dict[str, object]]:
+        body = (await self._client.get("/v1/sandboxes")).json()
+        return [one for one in body["sandboxes"] if one["app"] == self.app]
 
     async def run(self) -> None:
         """Look again and again; a look that fails is counted."""
         while True:
             try:
                 await self.totals()
-                own = [one for one in await self._sandboxes() if one["app"] == self.app]
+                own = await self._own_sandboxes()
             except (httpx2.HTTPError, KeyError, ValueError):
                 self.sight.failures += 1
             else:
@@ -157,7 +157,7 @@ def _samples(text: str) -> list[tuple[str, dict[str, str], float]]:
 
 @asynccontextmanager
 async def open_watch(admin: str, app: str) -> AsyncIterator[Watch]:
-    """A watch on an app; `admin` is the URL of the admin port, whose token is in JSBOX_TOKEN."""
+    """Watch an app through the admin port at URL `admin`; its token is taken from $JSBOX_TOKEN."""
     token = os.environ.get("JSBOX_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with httpx2.AsyncClient(

@@ -1,6 +1,4 @@
-"""The key-value data of an old sandbox, out of its Redis and into ours: values, lifetimes, and the
-count of keys.
-"""
+"""Copying an old sandbox's key-value data from its Redis: values, lifetimes and the key count."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ SECONDS = 30.0
 
 @define
 class Copied:
-    """How many keys: copied, there already and kept, not JSON, and beyond the account's quota."""
+    """Counts of keys: copied, kept because they exist, not JSON, and over the quota."""
 
     copied: int = 0
     kept: int = 0
@@ -42,14 +40,16 @@ async def copy_kv(
     sandbox_id: str,
     *,
     dry_run: bool,
-    told: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Copied:
-    """Copy all keys of a sandbox to an account. Keys that the account has already stay: a copy may
-    be done again.
+    """Copy all keys of a sandbox to an account. Existing keys are kept: a copy can be repeated.
+
+    Args:
+        report: Called with a line for each key that was not copied.
 
     Raises:
         redis.RedisError: The old server does not answer.
-        CannotStart: Ours does not.
+        CannotStart: The own store does not start.
     """
     settings = config.account(account).kv
     quota = Quota(settings.keys_hard, settings.soft, settings.most_bytes)
@@ -73,7 +73,7 @@ async def copy_kv(
                         milliseconds,
                         quota,
                         done,
-                        told,
+                        report,
                         dry_run=dry_run,
                     )
     finally:
@@ -82,15 +82,23 @@ async def copy_kv(
 
 
 async def _copy_one(
-    keyspace: Keyspace, account: str, name: str, value: bytes, milliseconds: int, quota: Quota, done: Copied,
-    told: Callable[[str], None], *, dry_run: bool,
-) -> None:  # fmt: skip
+    keyspace: Keyspace,
+    account: str,
+    name: str,
+    value: bytes,
+    milliseconds: int,
+    quota: Quota,
+    done: Copied,
+    report: Callable[[str], None],
+    *,
+    dry_run: bool,
+) -> None:
     try:
         msgspec.json.decode(value)
         name.encode()
     except (msgspec.DecodeError, UnicodeEncodeError):
         done.wrong += 1
-        told(f"{name!r} does not hold JSON, and is left out")
+        report(f"{name!r} does not hold JSON, and is left out")
         return
     if await keyspace.get(account, name) is not None:
         done.kept += 1
@@ -109,13 +117,13 @@ async def _copy_one(
             limit = (
                 f"bytes_max = {quota.most_bytes}" if full.is_bytes else f"keys_hard = {quota.hard}"
             )
-            told(f"{name!r} is more than accounts.{account}.kv.{limit}")
+            report(f"{name!r} is over accounts.{account}.kv.{limit}")
             return
     done.copied += 1
 
 
 def _page(old: redis.Redis, found: object) -> list[tuple[bytes, bytes, int]]:
-    """The next keys, their texts, and the milliseconds that they have left (-1: for good)."""
+    """The next keys, their values, and their lifetimes in milliseconds (-1: forever)."""
     keys = [key for key, _ in zip(found, range(PAGE), strict=False)]  # type: ignore[call-overload]
     pipeline = old.pipeline(transaction=False)
     for key in keys:
@@ -132,7 +140,7 @@ def _literal(text: str) -> str:
 
 @asynccontextmanager
 async def _own_store(config: Config) -> AsyncIterator[Redis]:
-    """Our store, whether the server runs or not."""
+    """Open the store, whether the server runs or not."""
     async with AsyncExitStack() as stack:
         url = config.redis.url
         if url == "embedded":

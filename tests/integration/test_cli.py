@@ -239,7 +239,7 @@ def test_dev_is_a_phone_in_the_terminal_and_reloads(tmp_path: Path) -> None:
             + ECHO.replace("you said", "now you say")
             + " };"
         )
-        _until(screen, "the app was loaded anew")
+        _until(screen, "the app was reloaded")
         os.write(screen, b"again\n")
         _until(screen, "now you say again")
         os.write(screen, b"\x04")

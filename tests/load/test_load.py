@@ -264,7 +264,7 @@ def test_a_campaign_that_cannot_run_says_why(folder: Folder) -> None:
         in done.stderr
     )
     campaign(folder, '{ dial = "*1#" }', '[faults]\n"1s" = "drain"\n')
-    assert "can only be done with --serve" in load(folder)[0].stderr
+    assert "which needs --serve" in load(folder)[0].stderr
     campaign(folder, '{ dial = "*1#" }')
     unreachable = load(folder, "--target", "ws://127.0.0.1:9/v1")[0]
     assert unreachable.returncode == 4
