@@ -1,4 +1,4 @@
-"""The config file: `load` reads it, `Config` is what it says."""
+"""The config file: `load` reads it into a `Config`."""
 
 from .document import InvalidConfig, Problem
 from .load import load

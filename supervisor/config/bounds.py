@@ -1,4 +1,4 @@
-"""How deep a TOML document may be. Known before it is parsed: that takes the square of the depth."""
+"""How deep a TOML document may be. Checked first: parsing takes time quadratic in the depth."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 from .locate import Path
 
-DEPTH_MAX = 32  # of tables and lists in each other; what a config says has six
-BRACKETS_MAX, PARTS_MAX = 64, 64  # in each other; of a dotted key
+DEPTH_MAX = 32  # of nested tables and lists; a config has six
+BRACKETS_MAX = 64  # of nested brackets
+PARTS_MAX = 64  # of a dotted key
 
-# Possessive, and a string that does not end takes the rest of its line or text: linear, whatever is
-# in the text.
+# Possessive, and an unterminated string takes the rest of its line or text: linear in any text.
 _STRINGS = re.compile(
     r'"""(?:[^"\\]|\\.|"(?!""))*+"{0,5}+'
     r"|'''(?:[^']|'(?!''))*+'{0,5}+"
@@ -24,7 +24,7 @@ _DOTTED = re.compile(rf"(?<![\w.-])[\w-]++(?:[ \t]*+\.[ \t]*+[\w-]++){{{PARTS_MA
 
 
 def line_too_deep(text: str) -> int | None:
-    """The line from which on TOML text is nested too deeply to be parsed, if it is."""
+    """Find the line at which TOML text becomes too deep to be parsed, if any."""
     plain = _STRINGS.sub(_blank, text)
     found = _DOTTED.search(plain)
     first = [] if found is None else [found.start()]
@@ -39,12 +39,12 @@ def line_too_deep(text: str) -> int | None:
 
 
 def _blank(string: re.Match[str]) -> str:
-    """Something that may stand in a key, with as many lines."""
+    """A valid part of a key that spans as many lines as the string."""
     return "q" + "\n" * string[0].count("\n")
 
 
 def path_too_deep(document: dict[str, Any]) -> Path | None:
-    """A path in a document that is longer than DEPTH_MAX, if there is one."""
+    """Find a path in a document that is longer than DEPTH_MAX, if any."""
     waiting: list[tuple[Path, Any]] = [((), document)]
     while waiting:
         path, value = waiting.pop()

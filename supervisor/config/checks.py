@@ -1,4 +1,4 @@
-"""What must hold between the values of a config, beyond the shape of each."""
+"""Checks of a config beyond the type of each value: between values, and against this host."""
 
 from __future__ import annotations
 
@@ -31,12 +31,11 @@ GLOBALS = ("Buffer",)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_FILES = 1 << 20
 HEAP_MAX = 1 << 40
-USERS_MAX = 1 << 31  # ids of users that the kernel, and every tool, takes
-# bytes, of a file's name and of data_dir: Linux takes 4095 with what is in it
-NAME_MAX, PATH_MAX = 255, 3800
+USERS_MAX = 1 << 31  # user ids that the kernel and every tool accept
+NAME_MAX = 255  # bytes of a file's name
+PATH_MAX = 3800  # bytes of data_dir; Linux allows 4095 for the paths of its files
 ALLOW_MAX = 300  # characters of an entry of http.allow
-# bytes of an app's config values together: they go to each of its processes in one line
-APP_MAX = 16 << 20
+APP_MAX = 16 << 20  # bytes of an app's config values, which each process gets in one line
 
 Found = Iterator[tuple[Path, str]]
 
@@ -44,11 +43,10 @@ Found = Iterator[tuple[Path, str]]
 def check(
     config: Config, declared: Mapping[str, frozenset[str]]
 ) -> tuple[Config, list[tuple[Path, str]], list[str]]:
-    """The config with its default endpoints filled in, the errors found, and the warnings. Never
-    raises an Exception.
+    """Check a config; return it with default endpoints filled in, the errors, and the warnings.
 
-    `declared` has the names of all apps and channels in the file, also of those whose own errors
-    kept them out of `config`.
+    Never raises an Exception. `declared` has the names of all apps and channels in the file, also
+    those whose own errors kept them out of `config`.
     """
     apps = {name: _with_default_endpoint(app, config.channels) for name, app in config.apps.items()}
     config = evolve(config, apps=apps)
@@ -63,12 +61,10 @@ def check(
 
 
 def look(path: Path, problem: Callable[[], str | None]) -> Found:
-    """The problem of one value, if any; whatever its check stumbles over is a problem of that
-    value, too.
-    """
+    """Yield the problem of one value, if any; a check that fails is a problem, too."""
     try:
         text = problem()
-    except Exception as error:  # noqa: BLE001  # a check that fails has found something that cannot be used
+    except Exception as error:  # noqa: BLE001  # a check that fails has found a value that cannot be used
         text = f"cannot be used: {cause_of(error)}"
     if text:
         yield path, text
@@ -89,7 +85,7 @@ def _with_default_endpoint(app: App, channels: Mapping[str, Channel]) -> App:
 
 
 def _host(config: Config) -> Found:
-    """What holds for the whole host."""
+    """Check the settings of the whole host."""
     listen = config.listen
     yield from look(("listen", "admin"), partial(_admin, listen))
     yield from _tls(listen)
@@ -130,7 +126,7 @@ def _certificate(certificate: FilePath, key: FilePath) -> str | None:
     try:
         server_context(certificate, key)
     except ssl.SSLError as error:
-        return f"{certificate} and {key} make no certificate with its key: {error.reason or error}"
+        return f"{key} is not the key of {certificate}: {error.reason or error}"
     except OSError as error:
         return f"{certificate} or {key} cannot be read: {error.strerror}"
     return None
@@ -142,9 +138,7 @@ def _redis(url: str) -> str | None:
 
 
 def _data_dir(folder: FilePath) -> str | None:
-    """What keeps anybody from having it; who may write there is another question: this may be
-    another user.
-    """
+    """What is wrong with data_dir for any user. Who may write there is only a warning."""
     if len(os.fsencode(folder)) > PATH_MAX or any(
         len(os.fsencode(part)) > NAME_MAX for part in folder.parts
     ):
@@ -154,9 +148,7 @@ def _data_dir(folder: FilePath) -> str | None:
 
 
 def _nearest(path: FilePath) -> FilePath:
-    """The path itself or the lowest of its parents that is there. Raises ValueError for what is no
-    path.
-    """
+    """The path or its nearest existing parent. Raises ValueError if it cannot be a path."""
     for one in (path, *path.parents):
         try:
             one.lstat()
@@ -167,7 +159,7 @@ def _nearest(path: FilePath) -> FilePath:
 
 
 def _node(path: str) -> str | None:
-    """As a start of it would find it."""
+    """Look for node.path as starting it would."""
     if path == "bundled" or shutil.which(path) is not None:
         return None
     return f'expected "bundled" or a program, got {show(path)}'
@@ -226,7 +218,7 @@ def _modules(app: App) -> Found:
     wrong = list(look(("modules_dir",), partial(_modules_dir, app.modules_dir)))
     yield from wrong
     if wrong:
-        return  # what it should hold is not known
+        return  # whether it has the modules is then unknown
     for index, name in enumerate(app.modules):
         yield from look(("modules", index), partial(_module, name, app.modules_dir))
 
@@ -243,7 +235,10 @@ def _module(name: str, modules_dir: FilePath | None) -> str | None:
     ):
         return None
     given = ", ".join(BUILTINS)
-    return f"{show(name)} is neither in modules_dir nor bundled, nor one of Node's that apps may have ({given})"
+    return (
+        f"{show(name)} is neither in modules_dir nor bundled,"
+        f" nor one of Node's that apps may have ({given})"
+    )
 
 
 def _limits(limits: Limits) -> Found:
@@ -263,7 +258,10 @@ def _limits(limits: Limits) -> Found:
         )
         yield (
             ("limits", "memory"),
-            f"Node needs 96MiB beside its heap: expected at least {least}MiB with a heap of {heap}MiB, got {memory}MiB",
+            (
+                f"Node needs {BESIDE_HEAP >> 20}MiB beside its heap:"
+                f" expected at least {least}MiB with a heap of {heap}MiB, got {memory}MiB"
+            ),
         )
     if limits.stack > MOST_STACK:
         most = MOST_STACK >> 10
@@ -276,7 +274,7 @@ def _limits(limits: Limits) -> Found:
         )
     if limits.open_files < LEAST_FILES:
         yield ("limits", "open_files"), f"Node needs {LEAST_FILES} or more, got {limits.open_files}"
-    # one more is for Node itself
+    # one is for Node itself
     most = min(MOST_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1]) - 1
     if limits.open_files > most:
         yield (
@@ -332,16 +330,25 @@ def _warnings(config: Config) -> Iterator[str]:
         yield f"data_dir: this user cannot write to {config.data_dir}"
     for app in config.apps.values():
         if app.account not in config.accounts:
-            yield f"apps.{app.name}: account {show(app.account)} has no [accounts.{app.account}]; the defaults hold for it"
+            yield (
+                f"apps.{app.name}: account {show(app.account)} has no [accounts.{app.account}];"
+                " the defaults hold for it"
+            )
         try:
             app.own_config()
         except ValueError as error:
             yield f"apps.{app.name}.config.config: an app's own config should be JSON ({error})"
     if config.isolation.level == "none":
-        yield 'isolation.level = "none": apps can read and write what this user can; only for your own code'
+        yield (
+            'isolation.level = "none": apps can read and write what this user can;'
+            " only for your own code"
+        )
     gateway = config.listen.gateway
     if not gateway.is_loopback and config.listen.certificate is None:
-        yield f"listen.gateway = {gateway} can be reached from other hosts, and messages and tokens go there in the clear: set listen.certificate and listen.key"
+        yield (
+            f"listen.gateway = {gateway} can be reached from other hosts, and messages and tokens"
+            " go there in the clear: set listen.certificate and listen.key"
+        )
     for channel in config.channels.values():
         if not gateway.is_loopback and not channel.tokens:
             yield f"channels.{channel.name} has no tokens: only clients on this host may use it"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any, Literal, get_args, get_origin
@@ -64,45 +64,34 @@ SECTIONS: dict[str, type] = {
 }
 """Tables of [defaults] that an app may override key by key."""
 PIECES: dict[str, type] = {
-    "listen": Listen, "gateway": Gateway, "redis": RedisServer, "node": NodeSettings, "isolation": Isolation,
-    "search": SearchSettings, "journal": Journal,
-}  # fmt: skip
-"""Tables that hold for the whole host."""
+    "listen": Listen,
+    "gateway": Gateway,
+    "redis": RedisServer,
+    "node": NodeSettings,
+    "isolation": Isolation,
+    "search": SearchSettings,
+    "journal": Journal,
+}
+"""Tables for the whole host."""
 TABLES: dict[str, type] = {"accounts": Account, "apps": App, "channels": Channel}
 """Tables of named tables."""
-KEY_MAX = 100  # characters of a key that may be another one misspelt
-HIDDEN = {"name", "source"}  # fields set by the loader, not by the file
+KEY_MAX = 100  # characters; for a longer unknown key no similar one is looked for
+HIDDEN = {"name", "source"}  # fields set by the loader, not the file
 
 
 def unknown_key(key: str, known: tuple[str, ...]) -> str:
-    """What to say of a key that the table does not have."""
+    """The error text for a key that the table does not have."""
     close = difflib.get_close_matches(key, known, n=1) if len(key) <= KEY_MAX else []
     hint = f"did you mean `{close[0]}`?" if close else "known: " + ", ".join(known)
     return f"unknown key `{shorten(key)}`; {hint}"
 
 
 def leaves(group: BaseException, path: Path) -> Iterator[tuple[Path, str]]:
-    """Each error of a cattrs error group, with the path of the value it is about."""
+    """Each error in a cattrs error group, with the path of its value."""
     if isinstance(group, cattrs.BaseValidationError):
         for error in group.exceptions:
             notes = getattr(error, "__notes__", ())
-            note = next(
-                (
-                    n
-                    for n in notes
-                    if isinstance(n, cattrs.AttributeValidationNote | cattrs.IterableValidationNote)
-                ),
-                None,
-            )
-            at = (
-                path
-                if note is None
-                else (
-                    *path,
-                    note.name if isinstance(note, cattrs.AttributeValidationNote) else note.index,
-                )
-            )
-            yield from leaves(error, at)
+            yield from leaves(error, (*path, *_places(notes)))
     elif isinstance(group, cattrs.ForbiddenExtraKeysError):
         known = tuple(a.name for a in attrs.fields(group.cl) if a.name not in HIDDEN)
         for key in sorted(group.extra_fields):
@@ -118,6 +107,16 @@ def leaves(group: BaseException, path: Path) -> Iterator[tuple[Path, str]]:
         yield path, str(group)
     else:
         yield path, f"cannot be used: {cause_of(group)}"
+
+
+def _places(notes: Iterable[Any]) -> Path:
+    """The key or index that cattrs noted on an error, if any."""
+    for note in notes:
+        if isinstance(note, cattrs.AttributeValidationNote):
+            return (note.name,)
+        if isinstance(note, cattrs.IterableValidationNote):
+            return (note.index,)
+    return ()
 
 
 def _one_of(value: Any, kind: Any) -> Any:
@@ -138,12 +137,12 @@ def _mapping_hook(kind: Any) -> Any:
 
     def structure(value: Any, _: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise ValueError(f"expected a table, got {show(value)}")  # noqa: TRY004
+            raise ValueError(f"expected a table, got {show(value)}")  # noqa: TRY004  # as all hooks
         errors, result = [], {}
         for key, item in value.items():
             try:
                 result[key] = CONVERTER.structure(item, inner)
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is a problem of that key
+            except Exception as error:  # noqa: BLE001  # any failure is a problem of that key
                 error.__notes__ = [cattrs.AttributeValidationNote("", key, inner)]
                 errors.append(error)
         if errors:
@@ -162,10 +161,18 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_func(partial(_has_origin, Literal), _one_of)
     converter.register_structure_hook_factory(partial(_has_origin, Mapping), _mapping_hook)
     parsers: dict[Any, Any] = {
-        Duration: parse_duration, Size: parse_size, Count: parse_count, Natural: parse_natural,
-        Natural | None: parse_natural, Address: parse_address, Address | None: _optional_address,
-        FilePath: _path, FilePath | None: _optional_path, tuple[str, ...]: _strings, str | None: _string,
-    }  # fmt: skip
+        Duration: parse_duration,
+        Size: parse_size,
+        Count: parse_count,
+        Natural: parse_natural,
+        Natural | None: parse_natural,
+        Address: parse_address,
+        Address | None: _optional_address,
+        FilePath: _path,
+        FilePath | None: _optional_path,
+        tuple[str, ...]: _strings,
+        str | None: _string,
+    }
     for kind, parse in parsers.items():
         converter.register_structure_hook_func(partial(operator.eq, kind), partial(_parsed, parse))
     for kind in (*PIECES.values(), *SECTIONS.values(), *TABLES.values()):

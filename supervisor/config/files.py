@@ -1,4 +1,4 @@
-"""Text files that a config is made of: read with a bound, and only where reading ends."""
+"""Reading the text files of a config: with a bound, and never from a pipe or device."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Unreadable(Exception):
-    """A file cannot be had as text; the text says why, without its name."""
+    """A file cannot be read as text; the message says why, without the file's name."""
 
 
 def read_text(file: Path, most: int) -> str:
-    """The text of a regular file of at most `most` bytes of UTF-8; a byte order mark is not part of
-    it.
+    """Read a regular file of at most `most` bytes of UTF-8, without its byte order mark.
 
-    Line ends are as in Python's own text files. Never waits for a pipe or a device.
+    Line ends become newlines. Never waits for a pipe or a device.
 
     Raises:
-        Unreadable: It cannot be read, or is not that.
+        Unreadable: It cannot be read, is too large, or is not a regular file of UTF-8.
     """
     try:
         data = _read(file, most)
     except OSError as error:
         raise Unreadable(error.strerror or str(error)) from error
-    except ValueError as error:  # NUL in its name, or half of a surrogate pair
+    except ValueError as error:  # NUL, or half of a surrogate pair, in its name
         raise Unreadable(f"its name cannot be one: {error}") from error
     try:
         text = data.removeprefix(BOM).decode()
@@ -38,12 +37,12 @@ def read_text(file: Path, most: int) -> str:
 
 
 def _read(file: Path, most: int) -> bytes:
-    _check_kind(os.stat(file))  # noqa: PTH116  # before it is opened: to open a device may do something
+    _check_kind(os.stat(file))  # noqa: PTH116  # before opening it: opening a device may act
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb", buffering=0) as stream:  # noqa: PTH123
         _check_kind(os.fstat(descriptor))
         parts, size = [], 0
-        # files of /proc have no size, and give what they have bit by bit
+        # files in /proc report no size and are read piece by piece
         while part := stream.read(CHUNK):
             size += len(part)
             if size > most:
@@ -58,4 +57,4 @@ def _check_kind(found: os.stat_result) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise Unreadable("it is a folder")
     if not stat.S_ISREG(found.st_mode):
-        raise Unreadable("it is no regular file")
+        raise Unreadable("it is not a regular file")

@@ -1,4 +1,4 @@
-"""From the text of a config file to a `Config`, or to every error in it at once."""
+"""Load a config file into a `Config`, or report every error in it at once."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from .variables import Variables
 
 VERSION = 1
 TOP_LEVEL = ("version", "data_dir", *PIECES, "defaults", *TABLES)
-CONFIG_MAX = 4 << 20  # bytes of the file itself: what has more tokens takes minutes to read
-PROBLEMS_MAX = 1000  # that are looked for and named
+CONFIG_MAX = 4 << 20  # bytes of the file itself; a larger one could take minutes to parse
+PROBLEMS_MAX = 1000  # reported at once
 
 T = TypeVar("T")
 
 
 class _Enough(Exception):
-    """More problems than anybody reads."""
+    """There are more problems than anyone reads."""
 
 
 def load(file: FilePath) -> Config:
-    """Read a config file and the apps' files it names.
+    """Read a config file and the apps' files that it names.
 
     Raises:
-        InvalidConfig: With every error in it. No other Exception: what nobody foresaw makes the
-            file invalid, too.
+        InvalidConfig: With every error in it. There is no other Exception: an unforeseen one also
+            makes the file invalid.
     """
     try:
         file = FilePath(os.path.abspath(file))  # noqa: PTH100  # resolve() would follow links out of the file's folder
@@ -55,9 +55,7 @@ def load(file: FilePath) -> Config:
 
 @define
 class _Loader:
-    """Structures a document piece by piece, so that an error in one piece does not hide those in
-    the others.
-    """
+    """Structures a document piece by piece, so that an error in one does not hide the others."""
 
     file: FilePath
     lines: Mapping[Path, int]
@@ -124,14 +122,12 @@ class _Loader:
         return raw
 
     def guarded(self, path: Path, step: Callable[[], T | None]) -> T | None:
-        """What a step makes of the value at a path; whatever it stumbles over is a problem of that
-        value.
-        """
+        """Do a step with the value at a path; report any failure as a problem of that value."""
         try:
             return step()
         except _Enough:
             raise
-        except Exception as error:  # noqa: BLE001  # one value that cannot be used must not hide the errors of others
+        except Exception as error:  # noqa: BLE001  # one bad value must not hide other errors
             self.fault(path, f"cannot be used: {cause_of(error)}")
             return None
 
@@ -163,7 +159,7 @@ class _Loader:
         return app if app is None else self.with_source(app, path)
 
     def with_paths(self, raw: dict[str, Any], *names: str) -> dict[str, Any]:
-        """Some of its texts as paths from the file's folder; an empty one is none."""
+        """Turn some texts into paths relative to the file's folder; an empty text into None."""
         texts = {name: raw[name] for name in names if isinstance(raw.get(name), str)}
         return raw | {
             name: self.file.parent / text if text else None for name, text in texts.items()
@@ -172,7 +168,7 @@ class _Loader:
     def read_config_values(self, raw: dict[str, Any], path: Path) -> None:
         values = raw.get("config", {})
         if not isinstance(values, dict):
-            return  # the converter says so
+            return  # the converter reports it
         texts = {}
         for key, value in values.items():
             where = (*path, "config", key)
@@ -210,7 +206,7 @@ class _Loader:
             wrong = list(leaves(group, path))
         for where, text in wrong:
             self.fault(where, text)
-        # Without what is wrong in it the piece may still be looked at by the checks between pieces.
+        # Without its wrong values the piece can still take part in the checks between pieces.
         repaired = copy.deepcopy(raw)
         for where, _ in wrong:
             _remove(repaired, where[len(path) :])
@@ -231,7 +227,7 @@ class _Loader:
                 self.fault((*path, key), unknown_key(key, known))
 
     def fault(self, path: Path, text: str) -> None:
-        """Record an error at a path, on the nearest line that the file has for it."""
+        """Record an error at a path, on the line of the path or of its nearest parent."""
         where = path
         if path[0] == "apps" and len(path) > 2 and path[2] in SECTIONS and path not in self.lines:  # noqa: PLR2004
             inherited = ("defaults", *path[2:])
@@ -251,7 +247,7 @@ class _Loader:
             raise _Enough
 
     def expand(self, value: Any, path: Path) -> Any:
-        """The value at a path with its variables put in, however deep they are in it."""
+        """The value at a path with its variables expanded, at any depth."""
         if isinstance(value, dict):
             return {key: self.expand(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list):
@@ -266,7 +262,7 @@ class _Loader:
 
 
 def _remove(table: dict[str, Any], path: Path) -> None:
-    """Take out what stands at a path; of a list, all of it."""
+    """Remove what is at a path; if that is in a list, the whole list."""
     *parents, last = path or ("",)
     for key in parents:
         if not isinstance(table.get(str(key)), dict):
@@ -277,7 +273,7 @@ def _remove(table: dict[str, Any], path: Path) -> None:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on `base`, key by key; tables in tables likewise."""
+    """Merge `over` into a copy of `base`, key by key, nested tables too."""
     merged = dict(base)
     for key, value in over.items():
         inherited = base.get(key)

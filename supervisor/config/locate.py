@@ -1,7 +1,7 @@
-"""Where in a TOML file each key stands, so that an error can name its line.
+"""The line of each key in a TOML file, so that an error can name it.
 
-`tomllib` checks and parses the file but gives no positions. This scanner reads a file that
-`tomllib` has already accepted, and therefore takes its syntax for granted.
+`tomllib` checks and parses a file but gives no positions. This scanner only reads text that
+`tomllib` has accepted, and takes its syntax for granted.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _ESCAPE = re.compile(r'\\(["\\])')
 class _Scanner:
     text: str
     at: int = 0
-    newlines: list[int] = field(init=False)  # their offsets
+    newlines: list[int] = field(init=False)  # offsets
     lines: dict[Path, int] = field(factory=dict)
-    arrays: dict[Path, int] = field(factory=dict)  # of tables: the index of the newest
+    arrays: dict[Path, int] = field(factory=dict)  # of tables: the newest index
 
     def __attrs_post_init__(self) -> None:
         self.newlines = [found.start() for found in re.finditer("\n", self.text)]

@@ -1,6 +1,4 @@
-"""The config file as frozen values. Every field is a line of the file; the comments say unit and
-effect.
-"""
+"""The config file as frozen values. Each field is a key of the file; comments give its effect."""
 
 from __future__ import annotations
 
@@ -27,13 +25,9 @@ class Listen:
 
     gateway: Address = Address("127.0.0.1", 8430)  # WebSocket
     admin: Address = Address("127.0.0.1", 8420)  # HTTP
-    # SHA-256 hex of bearer tokens; needed when admin is not loopback
-    admin_tokens: tuple[str, ...] = ()
-    certificate: Path | None = (
-        # PEM, with what leads to its authority; then both ports speak TLS. Needed when admin is not
-        # loopback
-        None
-    )
+    # All three are needed if admin is not loopback.
+    admin_tokens: tuple[str, ...] = ()  # SHA-256 hex of bearer tokens
+    certificate: Path | None = None  # PEM, with its chain; with it both ports speak TLS
     key: Path | None = None  # PEM
 
 
@@ -41,24 +35,21 @@ class Listen:
 class Gateway:
     """[gateway]: limits of one WebSocket connection."""
 
-    # inbound messages it may have in hand; more are rejected as overloaded
-    credit: Count = Count(256)
+    credit: Count = Count(256)  # inbound messages in progress; more are rejected as overloaded
     max_frame: Size = Size(64 << 10)  # a larger frame closes the connection with 4413
-    connections: Count = Count(1000)  # of all clients; more are turned away
-    # likewise from one IP address; loopback has no such bound
-    connections_per_address: Count = Count(100)
-    # an outbound unacknowledged for so long is delivered again
-    ack_timeout: Duration = Duration(10.0)
-    drain: Duration = Duration(20.0)  # after SIGTERM, time for runs in hand to end
+    connections: Count = Count(1000)  # of all clients; more are refused
+    connections_per_address: Count = Count(100)  # likewise, from one IP address; not for loopback
+    ack_timeout: Duration = Duration(10.0)  # then an unacknowledged outbound is delivered again
+    drain: Duration = Duration(20.0)  # after SIGTERM, time for runs in progress to end
 
 
 @frozen
 class RedisServer:
-    """[redis]: the store of everything that must survive."""
+    """[redis]: the store of everything that must survive a restart."""
 
     url: str = "embedded"  # embedded | redis:// rediss:// unix:// redis+cluster://
     fsync: Literal["everysec", "always"] = "everysec"  # of the embedded server
-    # of the embedded server: with less free in data_dir nothing new is taken in
+    # of the embedded server: with less free in data_dir, nothing new is accepted
     disk_reserve: Size = Size(64 << 20)
 
 
@@ -67,42 +58,36 @@ class NodeSettings:
     """[node]: the Node.js that runs the sandboxes."""
 
     path: str = "bundled"
-    # on the whole host; when reached, an idle process of another app makes room
-    max_processes: Count = Count(200)
-    # processes with the toolkits loaded that wait for the first app that needs one
-    spare: Natural = Natural(1)
+    max_processes: Count = Count(200)  # on the host; beyond it another app's idle process ends
+    spare: Natural = Natural(1)  # processes with the toolkits loaded, for the first app to need one
 
 
 @frozen
 class Isolation:
-    """[isolation]: how sandboxes are held."""
+    """[isolation]: how sandboxes are isolated."""
 
-    # strict: namespaces too, with bubblewrap; none: resource limits only, for your own code
+    # strict: also namespaces, with bubblewrap; none: resource limits only, for your own code
     level: Level = "standard"
-    # as root: each app runs as a user of its own, numbered from here
-    first_user: Count = Count(300_000)
+    first_user: Count = Count(300_000)  # as root: each app runs as its own user, numbered from here
 
 
 @frozen
 class SearchSettings:
     """[search]: the process that searches contacts."""
 
-    timeout: Duration = Duration(
-        5.0
-    )  # one query; then the process is ended and started again, and the query refused for a while
-    # what a search does while its index is being built
-    while_building: Literal["wait", "fail"] = "wait"
+    # of one query; then the process is restarted, and the query refused for a while
+    timeout: Duration = Duration(5.0)
+    while_building: Literal["wait", "fail"] = "wait"  # what a search does while its index is built
     memory: Size = Size(1 << 30)  # of the process
-    open_indexes: Count = Count(200)  # accounts; of more, those asked least recently are closed
-    idle_close: Duration = Duration(600.0)  # an index that nobody asks is closed after so long
+    open_indexes: Count = Count(200)  # accounts; beyond it the least recently used is closed
+    idle_close: Duration = Duration(600.0)  # then an unused index is closed
 
 
 @frozen
 class Journal:
-    """[journal]: what was accepted and has not been run."""
+    """[journal]: messages that were accepted and have not run."""
 
-    # deaths of the server in which an entry is in progress; then it is a dead letter
-    attempts: Count = Count(3)
+    attempts: Count = Count(3)  # server deaths during an entry's run; then it is a dead letter
 
 
 @frozen
@@ -110,56 +95,45 @@ class Pool:
     """[defaults.pool]: the processes of one app."""
 
     min_idle: Natural = Natural(0)  # warm processes kept
-    max_processes: Count = Count(4)  # and so runs at a time
-    messages_in_flight: Count = Count(
-        1
-    )  # in one process; when one of them must be ended, so are the others, as crashed
+    max_processes: Count = Count(4)
+    # in one process; if one run must be killed, the others end as crashed
+    messages_in_flight: Count = Count(1)
     max_messages: Count = Count(1000)  # then the process is retired
     max_age: Duration = Duration(3600.0)  # likewise
-    idle_stop: Duration = Duration(600.0)  # an idle process above min_idle ends after so long
+    idle_stop: Duration = Duration(600.0)  # then an idle process above min_idle ends
     queue: Count = Count(1000)  # waiting messages; more are rejected as overloaded
-    crash_backoff: Duration = Duration(
-        10.0
-    )  # the longest pause before a start, when processes end by themselves again and again
-    # so many of those in a row, and no more is started until a reload
-    trip_after: Count = Count(25)
+    crash_backoff: Duration = Duration(10.0)  # the longest pause before a start after crashes
+    trip_after: Count = Count(25)  # crashes in a row; then none is started until a reload
 
 
 @frozen
 class Limits:
-    """[defaults.limits]: of one run, unless it says process. Each ends the run in the outcome
-    named.
-    """
+    """[defaults.limits]: of one run, or of its process. Past one, a run ends with that outcome."""
 
     wall: Duration = Duration(60.0)  # outcome wall
     cpu: Duration = Duration(5.0)  # outcome cpu
     boot: Duration = Duration(10.0)  # process; outcome boot
     command: Duration = Duration(30.0)  # one command: cancelled, and answered success:false
-    # "kv.get" or "http.*" to its own time
-    command_timeouts: Mapping[str, Duration] = field(factory=dict)
+    command_timeouts: Mapping[str, Duration] = field(factory=dict)  # by "kv.get" or "http.*"
     heap: Size = Size(64 << 20)  # process, V8 heap; outcome heap
     memory: Size = Size(256 << 20)  # process, everything; outcome memory
     stack: Size = Size(864 << 10)  # process, V8 stack: deeper recursion is a RangeError in the app
     jit: bool = False  # V8's compiler
     json_depth: Count = Count(64)  # nesting of a command; outcome protocol
     line: Size = Size(256 << 10)  # one command; outcome protocol
-    output: Size = Size(1 << 20)  # all a run writes; outcome output
+    output: Size = Size(1 << 20)  # all that a run writes; outcome output
     commands: Count = Count(1000)  # outcome commands
     commands_in_flight: Count = Count(32)  # more wait
-    commands_burst: Count = Count(
-        50
-        # of a run; those beyond are answered one at a time, 500 a second at most: ordinary runs have a
-        # dozen
-    )
+    # Commands beyond it are answered one at a time, at most 500 a second; most runs have a dozen.
+    commands_burst: Count = Count(50)
     open_files: Count = Count(64)  # process
-    fallback_reply: str = ""  # sent when a session's run ends without a reply and not ok
+    fallback_reply: str = ""  # sent if a session's run fails without a reply
 
     def command_timeout(self, command: str, http_timeout: float) -> float:
-        """Seconds that `command` may take: by its name, by the longest prefix `"http.*"`, or the
-        general one.
+        """The seconds for `command`: by name, by the longest prefix `"http.*"`, or in general.
 
-        An http command with no entry of its own gets 5 s more than http.timeout, so that the app
-        learns of the timeout of the exchange, not of ours.
+        An http command without its own entry gets 5 s more than http.timeout, so that the app sees
+        the timeout of the exchange and not this one.
         """
         timeouts = self.command_timeouts
         if command in timeouts:
@@ -167,28 +141,27 @@ class Limits:
         prefixes = [key for key in timeouts if key.endswith("*") and command.startswith(key[:-1])]
         if prefixes:
             return timeouts[max(prefixes, key=len)]
-        return (
-            max(self.command, http_timeout + 5.0) if command.startswith("http.") else self.command
-        )
+        if command.startswith("http."):
+            return max(self.command, http_timeout + 5.0)
+        return self.command
 
 
 @frozen
 class Http:
     """[defaults.http]: what apps may reach, and for how long."""
 
-    # hosts, "*.example.org", CIDRs, with optional :port; none = every public address
+    # hosts, "*.example.org" or CIDRs, with optional :port; empty: every public address
     allow: tuple[str, ...] = ()
     timeout: Duration = Duration(30.0)  # the whole exchange
     response_max: Size = Size(128 << 10)  # of the decoded body
     redirects: Natural = Natural(20)
-    # "host" or "host:port" to the URL contacted instead
-    connect_to: Mapping[str, str] = field(factory=dict)
+    connect_to: Mapping[str, str] = field(factory=dict)  # by "host[:port]", the URL used instead
     proxy: str = ""
 
 
 @frozen
 class Log:
-    """[defaults.log]."""
+    """[defaults.log]: the apps' logs."""
 
     kept: Count = Count(1000)  # newest entries per app
 
@@ -197,23 +170,20 @@ class Log:
 class Metrics:
     """[defaults.metrics]: where the metrics that apps fire go."""
 
-    graphite: Address | None = None  # plaintext protocol; none: they are counted and dropped
+    graphite: Address | None = None  # plaintext protocol; empty: metrics are dropped
     prefix: str = "go.campaigns"  # <prefix>.<account>.stores.<store>.<metric>.<agg>
     bucket: Duration = Duration(60.0)
 
 
 @frozen
 class Trace:
-    """[defaults.trace]: the time lines of runs that `jsbox trace` shows, and what `record = true`
-    keeps for `jsbox replay`.
-    """
+    """[defaults.trace]: timelines for `jsbox trace`, and recordings for `jsbox replay`."""
 
-    runs: Natural = Natural(200)  # newest kept per app, in memory; 0 = none
-    notable: Natural = Natural(100)  # and besides, the newest that failed or were slow
-    # a message that took so long, from its acceptance to the end of its run
-    slow: Duration = Duration(2.0)
+    runs: Natural = Natural(200)  # newest kept per app, in memory
+    notable: Natural = Natural(100)  # besides those, the newest that failed or were slow
+    slow: Duration = Duration(2.0)  # from a message's acceptance to the end of its run
     recorded: Count = Count(1000)  # newest recordings kept per app, in the store
-    recorded_for: Duration = Duration(72 * 3600.0)  # then a recording is gone
+    recorded_for: Duration = Duration(72 * 3600.0)  # then a recording is deleted
 
 
 BYTES_PER_KEY = 8 << 10
@@ -221,13 +191,12 @@ BYTES_PER_KEY = 8 << 10
 
 @frozen
 class KvQuota:
-    """accounts.NAME.kv: bounds of an account's key-value store."""
+    """accounts.NAME.kv: the quota of an account's key-value store."""
 
     keys_hard: Count = Count(10000)  # more are refused
     keys_soft: Natural | None = None  # a warning in the app's log; default 80% of keys_hard
     value_max: Size = Size(64 << 10)  # one value, as JSON text
-    # all names and values together, more are refused; default 8 KiB times keys_hard
-    bytes_max: Size | None = None
+    bytes_max: Size | None = None  # of names and values together; default 8 KiB times keys_hard
 
     @property
     def soft(self) -> int:
@@ -236,7 +205,7 @@ class KvQuota:
 
     @property
     def most_bytes(self) -> int:
-        """What all names and values together may take."""
+        """The bytes that all names and values together may take."""
         return self.keys_hard * BYTES_PER_KEY if self.bytes_max is None else self.bytes_max
 
 
@@ -256,7 +225,7 @@ OWN_DEPTH_MAX = 256  # nesting of an app's own JSON config
 
 @frozen
 class App:
-    """[apps.NAME]: one program of one account, with the limits that hold for it."""
+    """[apps.NAME]: one program of one account, with its limits."""
 
     name: str
     account: str
@@ -265,13 +234,12 @@ class App:
     modules_dir: Path | None = None
     timezone: str = "UTC"
     globals: tuple[str, ...] = ("Buffer",)
-    config: Mapping[str, str] = field(factory=dict)  # config key to its text
+    config: Mapping[str, str] = field(factory=dict)  # texts by config key
     events: Events = "app"
-    endpoints: Mapping[str, str] = field(factory=dict)  # endpoint, or pool:tag, to channel
+    endpoints: Mapping[str, str] = field(factory=dict)  # channels by endpoint, or pool:tag
     allowed_helper_metadata: tuple[str, ...] = ()
     delivery_class: str = ""
-    # keep every run's message, commands and replies for `jsbox replay`: all that users write
-    record: bool = False
+    record: bool = False  # keep every run for `jsbox replay`, with all that users write
     pool: Pool = Pool()
     limits: Limits = Limits()
     http: Http = Http()
@@ -289,19 +257,28 @@ class App:
         """The app's own JSON config, under the key `config`; {} if it has none.
 
         Raises:
-            ValueError: It is no JSON, or is nested too deeply.
+            ValueError: It is not JSON, or is nested too deeply.
         """
         return read_json(self.config.get("config", "{}").encode(), OWN_DEPTH_MAX)
 
     @cached_property
     def generation(self) -> str:
-        """A digest of all that a process is started with: when it changes, processes are replaced."""
+        """A digest of everything a process starts with; if it changes, processes are replaced."""
         limits = self.limits
         parts = (
-            self.source, str(self.javascript), *self.modules, str(self.modules_dir), self.timezone, *self.globals,
-            str(limits.heap), str(limits.memory), str(limits.stack), str(limits.jit), str(limits.open_files),
+            self.source,
+            str(self.javascript),
+            *self.modules,
+            str(self.modules_dir),
+            self.timezone,
+            *self.globals,
+            str(limits.heap),
+            str(limits.memory),
+            str(limits.stack),
+            str(limits.jit),
+            str(limits.open_files),
             str(self.pool.messages_in_flight),
-        )  # fmt: skip
+        )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
 
@@ -311,9 +288,9 @@ class Channel:
 
     name: str
     type: Literal["websocket"] = "websocket"
-    app: str = ""  # inbound goes to this app; none: outbound only
+    app: str = ""  # the app for inbound messages; empty: outbound only
     transport_type: str | None = None
-    tokens: tuple[str, ...] = ()  # SHA-256 hex; none = only clients on loopback
+    tokens: tuple[str, ...] = ()  # SHA-256 hex; empty: only clients on loopback
 
 
 @frozen
@@ -335,14 +312,14 @@ class Config:
     warnings: tuple[str, ...] = ()
 
     def account(self, name: str) -> Account:
-        """The account's settings; one that is only named by an app has the defaults."""
+        """The account's settings; the defaults if only an app names it."""
         return self.accounts.get(name, Account())
 
     @cached_property
     def account_names(self) -> tuple[str, ...]:
-        """Every account: those with settings, and those that apps belong to."""
+        """Every account: those with settings and those of apps."""
         return tuple(sorted({*self.accounts, *(app.account for app in self.apps.values())}))
 
     def with_listen(self, gateway: Address, admin: Address) -> Config:
-        """This config on other ports, without TLS."""
+        """This config with other ports, without TLS."""
         return evolve(self, listen=Listen(gateway, admin, self.listen.admin_tokens))

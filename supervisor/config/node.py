@@ -9,7 +9,8 @@ from __future__ import annotations
 TOOLKITS = ("vumigo_v02", "lodash", "moment", "q", "jed")
 """The bundled packages that apps may require by default; spare processes have them loaded."""
 BUILTINS = (
-    "assert", "buffer", "crypto", "events", "path", "querystring", "string_decoder", "timers", "url", "util",
+    "assert", "buffer", "crypto", "events", "path",
+    "querystring", "string_decoder", "timers", "url", "util",
 )  # fmt: skip
 """Node's own modules that apps may require."""
 

@@ -1,4 +1,4 @@
-"""What a reload changes, and when each change holds."""
+"""What a reload changes, and when each change takes effect."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ RESTART = ("data_dir", "listen", "gateway", "redis", "node", "isolation")
 SEARCH_LIVE = ("search.timeout", "search.while_building")
 PER_PROCESS = {
     ("javascript",), ("source",), ("modules",), ("modules_dir",), ("timezone",), ("globals",),
-    ("limits", "heap"), ("limits", "memory"), ("limits", "stack"), ("limits", "jit"), ("limits", "open_files"),
-    ("limits", "boot"), ("pool", "messages_in_flight"),
+    ("limits", "heap"), ("limits", "memory"), ("limits", "stack"), ("limits", "jit"),
+    ("limits", "open_files"), ("limits", "boot"), ("pool", "messages_in_flight"),
 }  # fmt: skip
 
 
 def plan(old: Config, new: Config) -> dict[str, list[str]]:
-    """The changed settings by name: `live` hold from the next run, `next_process` for processes
-    started from now on (older ones end when they are idle), `restart` not before the supervisor is
-    restarted.
+    """List the changed settings by when they take effect.
+
+    `live`: with the next run. `next_process`: in processes started from now on; older ones end when
+    they are idle. `restart`: when the supervisor is restarted.
     """
     changes: dict[str, list[str]] = {"live": [], "next_process": [], "restart": []}
     for name in RESTART:

@@ -1,6 +1,4 @@
-"""TLS of the two ports: from the files in [listen] to what a server, and a client on the same host,
-work with.
-"""
+"""TLS contexts for the two ports and for clients on the same host, from the files in [listen]."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ PEM_MAX = 1 << 20  # bytes
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """For a server.
+    """Make a server's context, for TLS 1.2 and later.
 
     Raises:
-        OSError: The files cannot be read, or (ssl.SSLError) are no certificate with its key, or the
-            key has a password.
+        OSError: The files cannot be read, or (ssl.SSLError) are not a certificate and its key, or
+            the key has a password.
     """
     for file in (certificate, key):
         try:
@@ -27,14 +25,12 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
             raise OSError(errno.EINVAL, str(error), str(file)) from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(certificate, key, password=lambda: "")  # else it asks at the terminal
+    context.load_cert_chain(certificate, key, password=lambda: "")  # else it prompts
     return context
 
 
 def pinned_context(certificate: Path) -> ssl.SSLContext:
-    """For a client that has the server's own certificate at hand: it must be that one, whatever
-    name is in it and whoever signed it.
-    """
+    """Make a client's context that accepts only this certificate, whatever its name and issuer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -1,7 +1,7 @@
 """Values of the config file that carry a unit or a shape: durations, sizes, addresses.
 
-Each parser takes what TOML gave (any type) and raises `ValueError` saying what was expected and
-what came.
+Each parser takes any TOML value, and raises a `ValueError` that says what was expected and what was
+given.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Count = NewType("Count", int)
 Natural = NewType("Natural", int)
 """An integer, 0 or more."""
 
-DAYS_MAX = 1_000_000  # whatever counts in milliseconds, or adds it to a clock, takes that
+DAYS_MAX = 1_000_000  # fits counters of milliseconds and sums with a clock
 SIZE_MAX = 1 << 50
 COUNT_MAX = 10**12
 SHOWN_MAX = 200  # characters of a value in a message
@@ -34,7 +34,7 @@ _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
 
 
 def show(value: Any) -> str:
-    """A value as its author would recognise it in a TOML file; the beginning of a long one."""
+    """Show a value as a TOML file has it, or the beginning of a long one."""
     if isinstance(value, str):
         return '"' + shorten(value).replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, bool):
@@ -46,7 +46,7 @@ def show(value: Any) -> str:
 
 
 def shorten(text: str) -> str:
-    """A text, or the beginning of it."""
+    """A text, cut off after SHOWN_MAX characters."""
     return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."
 
 
@@ -65,13 +65,13 @@ def _quantity(
 
 
 def parse_duration(value: Any) -> Duration:
-    """`"10s"` to seconds."""
+    """Parse `"10s"` into seconds."""
     what = 'a duration with its unit, such as "250ms", "10s", "10m", "1h" or "7d"'
     return Duration(_quantity(value, _SECONDS, what, DAYS_MAX * 86_400.0, f"{DAYS_MAX}d"))
 
 
 def parse_size(value: Any) -> Size:
-    """`"256MiB"` to bytes."""
+    """Parse `"256MiB"` into bytes."""
     what = 'a size with its unit, such as "512B", "64KiB", "256MiB" or "1GiB"'
     return Size(_whole(_quantity(value, _BYTES, what, SIZE_MAX, f"{SIZE_MAX >> 30}GiB"), value))
 
@@ -83,7 +83,7 @@ def _whole(amount: float, value: Any) -> int:
 
 
 def show_duration(seconds: float) -> str:
-    """Seconds as a person writes them: `4.1ms`, `2.5s`, `10m`."""
+    """Show seconds as a person writes them: `4.1ms`, `2.5s`, `10m`."""
     if seconds < 1:
         return f"{seconds * 1000:.3g}ms"
     unit = next(
@@ -95,24 +95,21 @@ def show_duration(seconds: float) -> str:
 
 
 def show_size(size: float) -> str:
-    """Bytes as a person writes them: `864KiB`, `1.5MiB`."""
+    """Show bytes as a person writes them: `864KiB`, `1.5MiB`."""
     unit = next(unit for unit in ("GiB", "MiB", "KiB", "B") if size >= _BYTES[unit] or unit == "B")
-    return (
-        f"{size / _BYTES[unit]:.3g}{unit}"
-        if size < 1000 * _BYTES[unit]
-        else f"{size / _BYTES[unit]:.0f}{unit}"
-    )
+    amount = size / _BYTES[unit]
+    return f"{amount:.3g}{unit}" if amount < 1000 else f"{amount:.0f}{unit}"  # noqa: PLR2004  # digits
 
 
 def parse_count(value: Any) -> Count:
-    """An integer of at least 1."""
+    """Check an integer of 1 or more."""
     if type(value) is not int or value < 1:
         raise ValueError(f"expected an integer of 1 or more, got {show(value)}")
     return Count(_bounded(value))
 
 
 def parse_natural(value: Any) -> Natural:
-    """An integer of at least 0."""
+    """Check an integer of 0 or more."""
     if type(value) is not int or value < 0:
         raise ValueError(f"expected an integer of 0 or more, got {show(value)}")
     return Natural(_bounded(value))
@@ -126,7 +123,7 @@ def _bounded(value: int) -> int:
 
 @frozen
 class Address:
-    """A host and port to listen on or to connect to; port 0 means any free one."""
+    """A host and port to listen on or connect to; port 0 means any free one."""
 
     host: str
     port: int
@@ -150,7 +147,7 @@ _PORTS = 65535
 
 
 def parse_address(value: Any) -> Address:
-    """`"127.0.0.1:8430"` or `"[::1]:8430"` to an address."""
+    """Parse `"127.0.0.1:8430"` or `"[::1]:8430"`."""
     found = _ADDRESS.fullmatch(value) if isinstance(value, str) else None
     if found is None or int(found[3]) > _PORTS or host_problem(found[1] or found[2]):
         raise ValueError(

@@ -1,6 +1,4 @@
-"""URLs and host names in a config: whatever uses them later can split them, look them up and
-connect to them.
-"""
+"""Checks of URLs and host names, so that whatever uses them later can parse them and connect."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from urllib.parse import SplitResult, parse_qsl, urlsplit
 URL_MAX, HOST_MAX, LABEL_MAX = 2048, 253, 63  # characters
 REDIS_URL = re.compile(r"(redis|rediss|redis\+cluster)://[^/\s]+(/\d{0,5})?(\?\S*)?|unix://\S+")
 REDIS_KINDS = "embedded, redis://, rediss://, unix:// or redis+cluster://"
-# What else the Redis client takes in a URL changes what we read from it, or how long we wait.
+# Other options of the Redis client would change what it returns or how long it waits.
 REDIS_OPTIONS = re.compile(
     r"db|username|password|client_name|socket_keepalive|health_check_interval|ssl_\w+"
 )
@@ -24,7 +22,7 @@ Problem = str
 
 
 def host_problem(host: str) -> Problem:
-    """Whether a host name or address can be looked up."""
+    """What is wrong with a host name or address, if it cannot be looked up."""
     if not host or len(host) > HOST_MAX:
         return f"a host name has 1 to {HOST_MAX} characters"
     if ":" in host:
@@ -38,7 +36,7 @@ def host_problem(host: str) -> Problem:
 
 
 def http_problem(url: str) -> Problem:
-    """Whether an http or https URL can be connected to."""
+    """What is wrong with an http or https URL, if it cannot be connected to."""
     if len(url) > URL_MAX or not url.isprintable() or " " in url:
         return f"a URL has at most {URL_MAX} characters, none of them spaces or control characters"
     try:
@@ -56,13 +54,13 @@ def http_problem(url: str) -> Problem:
 
 
 def _client_problem(url: str) -> Problem:
-    import httpx2  # takes longer than all of a check, and few hosts are not ASCII
+    import httpx2  # slower than the whole check, and few hosts are not ASCII
 
     return _problem_of(lambda: httpx2.URL(url))
 
 
 def origin_problem(url: str) -> Problem:
-    """Whether a URL is one of a server: scheme, host and port, and no more."""
+    """What is wrong with a URL that must be a scheme, a host and a port only."""
     if problem := http_problem(url):
         return problem
     parts: SplitResult = urlsplit(url)
@@ -73,14 +71,14 @@ def origin_problem(url: str) -> Problem:
 
 
 def proxy_problem(url: str) -> Problem:
-    """Whether a URL is one of a proxy; it may have a user and a password."""
+    """What is wrong with the URL of a proxy, which may have a user and a password."""
     return http_problem(url) or (
         "" if url.isascii() else "the URL of a proxy has ASCII characters only"
     )
 
 
 def redis_problem(url: str) -> Problem:
-    """Whether the Redis client takes a URL: it is asked, without connecting."""
+    """What is wrong with a URL for the Redis client, which parses it without connecting."""
     if len(url) > URL_MAX or not url.isprintable() or not REDIS_URL.fullmatch(url):
         return "it has another form"
     try:
@@ -94,7 +92,7 @@ def redis_problem(url: str) -> Problem:
             return problem
     except ValueError as error:
         return str(error)
-    import redis  # 0.1 s, which most configs need not spend
+    import redis  # takes 0.1 s, which most configs need not spend
 
     plain = url.replace("redis+cluster://", "redis://", 1)
     return _problem_of(lambda: redis.ConnectionPool.from_url(plain).make_connection())
@@ -103,6 +101,6 @@ def redis_problem(url: str) -> Problem:
 def _problem_of(step: Callable[[], Any]) -> Problem:
     try:
         step()
-    except Exception as error:  # noqa: BLE001  # whatever the step stumbles over is what is wrong with the value
+    except Exception as error:  # noqa: BLE001  # any failure is a problem of the value
         return str(error)[:200] or type(error).__name__
     return ""

@@ -58,7 +58,7 @@ class Variables:
         return expanded
 
     def hide(self, text: str, path: Path) -> str:
-        """The message about the value at a path, with names of variables instead of their values."""
+        """A message about the value at a path, with variables' names instead of their values."""
         if path in self.written:
             what = text.split(", got ", maxsplit=1)[0]
             text = f"{what}, got {show(self.written[path])} with its variables put in"

@@ -1,1 +1,1 @@
-"""Offline work behind a command."""
+"""Offline work behind the commands: backup, doctor, replay, migration."""

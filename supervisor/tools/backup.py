@@ -1,9 +1,8 @@
-"""A backup of everything that the embedded store holds, taken while it serves, and put back on an
-empty host.
+"""Backing up the whole embedded store while it serves, and restoring it on an empty host.
 
-The file is a tar: `manifest.json`, then `store.rdb`, a snapshot of one moment in Valkey's own
-format. Contact indexes are not in it: they are built again. Config and apps are files of the
-operator's, and are backed up like all others.
+The file is a tar: `manifest.json`, then `store.rdb`, a snapshot in Valkey's own format. It has no
+contact indexes, which are rebuilt. Config and apps are the operator's files, to be backed up like
+any others.
 """
 
 from __future__ import annotations
@@ -36,13 +35,11 @@ POLL = 0.05
 CLIENT_SECONDS = 30.0
 CHUNK = 1 << 20
 MANIFEST_MAX = 1 << 20  # bytes
-# What Valkey reads at its start when it keeps an append-only file: a snapshot as the base, and
+# What Valkey reads at its start if it keeps an append-only file: a snapshot as the base, and
 # nothing after it.
-AOF_FOLDER, AOF_BASE, AOF_MANIFEST = (
-    "appendonlydir",
-    "appendonly.aof.1.base.rdb",
-    "appendonly.aof.manifest",
-)
+AOF_FOLDER = "appendonlydir"
+AOF_BASE = "appendonly.aof.1.base.rdb"
+AOF_MANIFEST = "appendonly.aof.manifest"
 
 
 class _Version(msgspec.Struct, frozen=True):
@@ -50,7 +47,7 @@ class _Version(msgspec.Struct, frozen=True):
 
 
 class _Manifest(msgspec.Struct, frozen=True):
-    """What a backup says of itself."""
+    """The manifest of a backup."""
 
     version: int
     jsbox: str
@@ -62,22 +59,23 @@ class _Manifest(msgspec.Struct, frozen=True):
 
 
 class CannotBackUp(Exception):
-    """The text says why."""
+    """A backup cannot be made or restored; the text says why."""
 
 
 def check_embedded(config: Config) -> None:
-    """Raises CannotBackUp: the store is a server of its own."""
+    """Raises CannotBackUp if the store is not the embedded one."""
     if config.redis.url != "embedded":
         raise CannotBackUp(
-            "redis.url is not embedded: that server has its own means of backup (a snapshot, a replica), and they are the right ones"
+            "redis.url is not embedded: back up that server with its own means"
+            " (a snapshot, a replica)"
         )
 
 
 async def back_up(config: Config, target: Path) -> dict[str, Any]:
-    """Write a backup, in place as a whole; gives its manifest. The server may run, or not.
+    """Write a backup, atomically, and return its manifest. The server may be running or not.
 
     Raises:
-        CannotBackUp: It cannot be had, or not be written.
+        CannotBackUp: The store gives no snapshot, or the file cannot be written.
         CannotStart: The store does not start.
     """
     check_embedded(config)
@@ -114,7 +112,7 @@ def _back_up(url: str, data_dir: Path, target: Path) -> dict[str, Any]:
 
 @contextmanager
 def _snapshot(client: redis.Redis, data_dir: Path) -> Iterator[tuple[Path, int]]:
-    """A snapshot of this moment; removed at the end. With the number of keys in it."""
+    """Take a snapshot, which is removed at the end; give its path and its number of keys."""
     deadline = time.monotonic() + SNAPSHOT_SECONDS
     while True:
         try:
@@ -146,7 +144,7 @@ def _write(target: Path, manifest: dict[str, Any], snapshot: Path) -> None:
             os.fsync(file.fileno())
         draft.replace(target)
     finally:
-        draft.unlink(missing_ok=True)  # where it could not be written
+        draft.unlink(missing_ok=True)  # if it could not be written
 
 
 def _write_tar(file: IO[bytes], manifest: dict[str, Any], snapshot: Path) -> None:
@@ -162,16 +160,17 @@ def _write_tar(file: IO[bytes], manifest: dict[str, Any], snapshot: Path) -> Non
 
 
 def restore(config: Config, source: Path, *, dry_run: bool, replace: bool) -> dict[str, Any]:
-    """Put a backup in an empty data directory; gives its manifest. With `replace` what is there is
-    put aside first.
+    """Restore a backup into an empty data directory, and return its manifest.
+
+    With `replace`, existing data is first moved aside.
 
     Raises:
-        CannotBackUp: The file is none, or is damaged; or there is data already.
+        CannotBackUp: The file is not a backup or is damaged, or there is data already.
         CannotStart: A server uses the data directory.
     """
     check_embedded(config)
     if not source.is_file():
-        raise CannotBackUp(f"{source} is no file: it is read more than once")
+        raise CannotBackUp(f"{source} is not a regular file, which it must be to be read twice")
     try:
         with tarfile.open(source, "r:") as tar:
             manifest = _manifest(tar, source)
@@ -181,7 +180,7 @@ def restore(config: Config, source: Path, *, dry_run: bool, replace: bool) -> di
             elif _has_data(config.data_dir) and not replace:
                 raise CannotBackUp(_there(config.data_dir))
     except (tarfile.TarError, KeyError, EOFError, ValueError) as error:
-        raise CannotBackUp(f"{source} is no backup, or a part of one: {error}") from error
+        raise CannotBackUp(f"{source} is not a whole backup: {error}") from error
     except OSError as error:
         raise CannotBackUp(f"{error.filename or source}: {error.strerror}") from error
     return manifest
@@ -199,32 +198,30 @@ def _manifest(tar: tarfile.TarFile, source: Path) -> dict[str, Any]:
         found = msgspec.json.decode(text, type=_Manifest)
     except (ValueError, RecursionError) as error:
         raise CannotBackUp(
-            f"{source} is no backup: its {MANIFEST} cannot be read ({error})"
+            f"{source} is not a backup: its {MANIFEST} cannot be read ({error})"
         ) from error
     if not all(one.isprintable() for one in (found.jsbox, found.valkey, found.taken)):
-        raise CannotBackUp(f"{source} is no backup: its {MANIFEST} has control characters")
+        raise CannotBackUp(f"{source} is not a backup: its {MANIFEST} has control characters")
     return msgspec.structs.asdict(found)
 
 
 def _check(tar: tarfile.TarFile, manifest: dict[str, Any], source: Path) -> None:
     with _member(tar, STORE, source) as file:
         if _digest_of(file) != manifest["sha256"]:
-            raise CannotBackUp(f"{source} is damaged: its contents are not those that were written")
+            raise CannotBackUp(f"{source} is damaged: its checksum differs")
 
 
 def _member(tar: tarfile.TarFile, name: str, source: Path) -> IO[bytes]:
-    """A file of the archive: not a link, which may lead anywhere, or to itself. Raises KeyError:
-    there is none.
-    """
+    """Open a regular file of the archive, not a link. Raises KeyError if it is missing."""
     member = tar.getmember(name)
     file = tar.extractfile(member) if member.isreg() else None
     if file is None:
-        raise CannotBackUp(f"{source} is no backup: its {name} is no file")
+        raise CannotBackUp(f"{source} is not a backup: its {name} is not a regular file")
     return file
 
 
 def _put_back(data_dir: Path, tar: tarfile.TarFile, *, replace: bool) -> None:
-    """All of it is written, and safe, before anything that is there is moved."""
+    """Restore the store; all of it is on disk before existing data is moved."""
     with lock_data_dir(data_dir):
         has_data = _has_data(data_dir)
         if has_data and not replace:
@@ -238,9 +235,8 @@ def _put_back(data_dir: Path, tar: tarfile.TarFile, *, replace: bool) -> None:
             raise
         if has_data:
             there.rename(data_dir / f"{FOLDER}.before-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
-        shutil.rmtree(there, ignore_errors=True)  # without data: a socket at most
-        # it knows of what may not be there any more
-        shutil.rmtree(data_dir / "search", ignore_errors=True)
+        shutil.rmtree(there, ignore_errors=True)  # without data: at most a socket
+        shutil.rmtree(data_dir / "search", ignore_errors=True)  # indexes of the data replaced
         draft.rename(there)
 
 
@@ -258,9 +254,7 @@ def _has_data(data_dir: Path) -> bool:
 
 
 def _there(data_dir: Path) -> str:
-    return (
-        f"{data_dir} holds data already; --replace puts it aside, as {FOLDER}.before-... beside it"
-    )
+    return f"{data_dir} holds data already; --replace moves it aside, to {FOLDER}.before-..."
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""From the YAML of a vxsandbox worker to a jsbox.toml: every key is converted, dropped with its
+"""Converting the YAML of a vxsandbox worker to a jsbox.toml: every key is converted, dropped with a
 reason, or refused.
 """
 
@@ -16,7 +16,7 @@ from ..config.model import Limits
 from ..config.node import BESIDE_HEAP, LEAST_FILES, MOST_STACK
 
 MIB = 1 << 20
-OPTION = "VUMI_OPT_"  # what the old container images make options of
+OPTION = "VUMI_OPT_"  # the prefix of variables that the old container images turn into options
 OLD_TIMEOUT, OLD_RECV_LIMIT = 60, 1024 * 1024  # vxsandbox's own defaults
 DROPPED = {
     "worker_name": "it named a heartbeat",
@@ -25,26 +25,39 @@ DROPPED = {
     "path": "the harness is bundled",
     "env": "a sandbox has no environment (timezone sets TZ)",
     "logging_resource": "logs are always there: jsbox logs",
-    "amqp_prefetch_count": "gateways have credit instead; an app works on pool.max_processes messages at a time, and on one of a user",
+    "amqp_prefetch_count": (
+        "gateways have credit instead; an app runs pool.max_processes messages at a time,"
+        " and one per user"
+    ),
     "sentry_dsn": "errors are in the app's log, with their stack",
 }
+JAILS_OWN = frozenset(
+    {"RLIMIT_AS", "RLIMIT_CORE", "RLIMIT_FSIZE", "RLIMIT_RSS", "RLIMIT_NPROC", "RLIMIT_MEMLOCK"}
+)
 CHECK_MIDDLEWARE = {"logging_mw": "messages are not logged; jsbox trace shows each run"}
 
 
+CONTEXT = re.compile(
+    r"\s*\{\s*require\s*:\s*function\s*\(\w*\)\s*\{.*\}"
+    r"\s*,?\s*(Buffer\s*:\s*Buffer|Buffer)?\s*,?\s*\}\s*",
+    re.DOTALL,
+)
+
+
 class CannotMigrate(Exception):
-    """The text names every key that has no place here."""
+    """The config cannot be converted; the text names every unknown key, one a line."""
 
 
 @frozen
 class Migrated:
-    """The text of a jsbox.toml, and what was decided, a line each."""
+    """The text of a jsbox.toml, and the decisions made, one a line."""
 
     text: str
     decisions: tuple[str, ...]
 
 
 def read_env(text: str) -> dict[str, str]:
-    """`NAME=value` lines, as docker's --env-file has them."""
+    """Read `NAME=value` lines, the format of docker's --env-file."""
     found = {}
     for line in text.splitlines():
         name, sign, value = line.strip().partition("=")
@@ -54,15 +67,15 @@ def read_env(text: str) -> dict[str, str]:
 
 
 def migrate(text: str, name: str, environment: Mapping[str, str]) -> Migrated:
-    """Convert.
+    """Convert the config of a worker.
 
     Args:
         text: The worker's YAML.
-        name: What the app is to be called.
-        environment: Of the worker's container: VUMI_OPT_SOME_KEY is the option some_key.
+        name: The name for the app.
+        environment: Of the worker's container, where VUMI_OPT_SOME_KEY is the option some_key.
 
     Raises:
-        CannotMigrate: It is not YAML, or has keys that are not known.
+        CannotMigrate: It is not YAML, or has unknown keys.
     """
     try:
         old = yaml.safe_load(text)
@@ -101,7 +114,8 @@ class _Worker:
         }
         self.say(
             "sandbox_id",
-            f'account = "{self.app["account"]}": apps of one account share key-value store and contacts, as those of one sandbox_id did',
+            f'account = "{self.app["account"]}": apps of one account share key-value store and'
+            " contacts, as those of one sandbox_id did",
         )
         if not self.app["javascript"]:
             self.unknown.append("javascript_file is missing: there is no app")
@@ -117,11 +131,11 @@ class _Worker:
                 self.unknown.append(f"{key}: not known ({json.dumps(value, default=str)[:80]})")
 
     def say(self, key: str, text: str) -> None:
-        # one line, whatever was in the YAML
+        # one line, whatever the YAML has
         self.decisions.append(" ".join(f"{key}: {text}".split()))
 
     def number(self, key: str, value: Any, least: int = 1) -> int:
-        """A whole number of the old config (texts come from the environment)."""
+        """Check a whole number of the old config; those from the environment are texts."""
         try:
             found = int(str(value))
         except ValueError:
@@ -131,7 +145,7 @@ class _Worker:
         return max(found, least)
 
     def mapping(self, key: str, value: Any) -> dict[str, Any]:
-        """A mapping of the old config; empty where it has none."""
+        """Check a mapping of the old config; empty if it has none."""
         if value is not None and not isinstance(value, dict):
             self.unknown.append(f"{key}: expected a mapping, got {value!r:.80}")
             return {}
@@ -144,7 +158,7 @@ class _Worker:
         limits["output"] = f"{recv // 1024}KiB"
         self.say(
             "timeout, recv_limit",
-            "limits.wall and limits.output, of each message; they were of a process's life",
+            "limits.wall and limits.output, per message; they were per process",
         )
         if recv < 256 * 1024:
             limits["line"] = limits["output"]
@@ -164,7 +178,8 @@ class _Worker:
         if "max_messages" not in pool:
             self.say(
                 "messages_per_process",
-                "pool.max_messages stays 1000: each message has a context of its own; 1 gives the old way, a process a message",
+                "pool.max_messages stays 1000: each message has its own context;"
+                " 1 gives the old behaviour, a process per message",
             )
 
     def rlimit(self, key: str, soft: Any) -> None:
@@ -178,13 +193,12 @@ class _Worker:
             limits["memory"] = f"{memory}MiB"
             self.say(
                 "rlimits.RLIMIT_DATA",
-                f"limits.memory = {memory}MiB, of everything; today's Node.js needs {BESIDE_HEAP // MIB} MiB beside its heap",
+                f"limits.memory = {memory}MiB, for everything;"
+                f" today's Node.js needs {BESIDE_HEAP // MIB} MiB beside its heap",
             )
         elif key == "RLIMIT_CPU":
             limits["cpu"] = f"{max(soft, 1)}s"
-            self.say(
-                "rlimits.RLIMIT_CPU", "limits.cpu, of each message; it was of a process's life"
-            )
+            self.say("rlimits.RLIMIT_CPU", "limits.cpu, per message; it was per process")
         elif key == "RLIMIT_STACK":
             limits["stack"] = f"{min(soft, MOST_STACK) >> 10}KiB"
             self.say("rlimits.RLIMIT_STACK", f"limits.stack = {limits['stack']}, of V8's stack")
@@ -194,24 +208,19 @@ class _Worker:
                 "rlimits.RLIMIT_NOFILE",
                 f"limits.open_files = {limits['open_files']} ({LEAST_FILES} or more)",
             )
-        elif key in {
-            "RLIMIT_AS",
-            "RLIMIT_CORE",
-            "RLIMIT_FSIZE",
-            "RLIMIT_RSS",
-            "RLIMIT_NPROC",
-            "RLIMIT_MEMLOCK",
-        }:
-            self.say(
-                f"rlimits.{key}", "dropped: the jail sets it (limits.memory is the one that counts)"
-            )
+        elif key in JAILS_OWN:
+            self.say(f"rlimits.{key}", "dropped: the jail sets it (limits.memory is what counts)")
         else:
             self.unknown.append(f"rlimits.{key}: not known")
 
     def sandbox(self, resources: Mapping[str, Any]) -> None:
         converters: dict[str, Callable[[dict[str, Any]], None]] = {
-            "config": self.config, "kv": self.kv, "http": self.http, "outbound": self.outbound, "metrics": self.metrics,
-        }  # fmt: skip
+            "config": self.config,
+            "kv": self.kv,
+            "http": self.http,
+            "outbound": self.outbound,
+            "metrics": self.metrics,
+        }
         for name, raw in resources.items():
             fields = self.mapping(f"sandbox.{name}", raw)
             kind = str(fields.pop("cls", ""))
@@ -242,10 +251,12 @@ class _Worker:
         if soft is not None:
             quota["keys_soft"] = self.number("sandbox.kv.keys_per_user_soft", soft, 0)
         redis = self.mapping("sandbox.kv.redis_manager", fields.pop("redis_manager", None))
-        prefix = redis.get("key_prefix", "")
+        prefix = redis.get("key_prefix", "") or "PREFIX"
+        account = self.app["account"]
         self.say(
             "sandbox.kv",
-            f"accounts.{self.app['account']}.kv; the data: jsbox migrate kv {self.app['account']} --redis URL --prefix {prefix or 'PREFIX'} --sandbox-id {self.app['account']}",
+            f"accounts.{account}.kv; the data: jsbox migrate kv {account}"
+            f" --redis URL --prefix {prefix} --sandbox-id {account}",
         )
 
     def http(self, fields: dict[str, Any]) -> None:
@@ -259,7 +270,8 @@ class _Worker:
         fields.pop("https", None)
         self.say(
             "sandbox.http",
-            "http.allow is empty: every PUBLIC address. Private ones were open before: name those that the app needs",
+            "http.allow is empty: every PUBLIC address. Private ones were open before:"
+            " list those that the app needs",
         )
 
     def outbound(self, fields: dict[str, Any]) -> None:
@@ -278,28 +290,27 @@ class _Worker:
             self.app.setdefault("metrics", {})["prefix"] = str(prefix)
         self.say(
             "sandbox.metrics",
-            'metrics.graphite is empty: set it to "host:2003". Metrics went over AMQP to an aggregator; here they go to Graphite by themselves',
+            'metrics.graphite is empty: set it to "host:2003". Metrics went over AMQP to an'
+            " aggregator; here they go to Graphite directly",
         )
 
     def context(self, text: str) -> None:
         if not text:
             return
         names = re.findall(r"""["']([@\w./-]+)["']""", text)
-        shape = re.fullmatch(
-            r"\s*\{\s*require\s*:\s*function\s*\(\w*\)\s*\{.*\}\s*,?\s*(Buffer\s*:\s*Buffer|Buffer)?\s*,?\s*\}\s*",
-            text,
-            re.DOTALL,
-        )
+        shape = CONTEXT.fullmatch(text)
         if shape is None or not names:
             self.unknown.append(
-                f"app_context: expected {{require: function (m) {{ if (['...'].indexOf(m) >= 0) ... }}, Buffer: Buffer}}, got {text[:120]!r}"
+                "app_context: expected {require: function (m) { if (['...'].indexOf(m) >= 0) ... },"
+                f" Buffer: Buffer}}, got {text[:120]!r}"
             )
             return
         self.app["modules"] = list(dict.fromkeys(names))
         self.app["globals"] = ["Buffer"] if shape[1] else []
         self.say(
             "app_context",
-            f"modules and globals; install the app's packages beside it and set modules_dir, or the bundled toolkits are used: {', '.join(names)}",
+            "modules and globals; install the app's packages beside it and set modules_dir,"
+            f" or the bundled toolkits are used: {', '.join(names)}",
         )
 
     def transports(self) -> None:
@@ -329,7 +340,8 @@ class _Worker:
             }
         self.say(
             "transport_name",
-            f"channels {', '.join(self.channels)}: over WebSocket (docs/gateway.md), where there was AMQP; set transport_type, and tokens",
+            f"channels {', '.join(self.channels)}: over WebSocket (docs/gateway.md) instead of"
+            " AMQP; set transport_type and tokens",
         )
 
     def middleware(self, layers: Any) -> None:
@@ -343,7 +355,8 @@ class _Worker:
                     self.say(f"middleware.{name}", f"dropped: {CHECK_MIDDLEWARE[name]}")
                 else:
                     self.unknown.append(
-                        f"middleware.{name}: there is no middleware here; what it did belongs into the gateway or the app"
+                        f"middleware.{name}: there is no middleware here;"
+                        " what it did belongs in the gateway or the app"
                     )
 
     def toml(self) -> str:

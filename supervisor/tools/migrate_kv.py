@@ -44,8 +44,7 @@ async def copy_kv(
 ) -> Copied:
     """Copy all keys of a sandbox to an account. Existing keys are kept: a copy can be repeated.
 
-    Args:
-        report: Called with a line for each key that was not copied.
+    `report` is called with a line for each key that was not copied.
 
     Raises:
         redis.RedisError: The old server does not answer.

@@ -1,11 +1,10 @@
-"""A recorded run, played again: the same message to the same app, or to a changed one, in a fresh
-sandbox of the same kind, and the recorded replies to whatever it asks. No resource is touched.
+"""Replaying a recorded run: the same message, to the same app or a changed one, in a fresh sandbox,
+with the recorded replies to its commands. No resource is touched.
 
-What an app asks is matched with what it asked then: a command with the same name and the same
-fields first, else one with the same name. Replies come in the order in which they came then, as far
-as the app still asks for them in an order that allows it. The app's clock begins when the recorded
-run began. A run is played twice: where the two differ by themselves (random numbers, times) a
-difference from the recording says nothing, and is shown as one that varies.
+A command is matched with a recorded one of the same name and fields, else of the same name. Replies
+come in the recorded order, as far as the app still asks in an order that allows it. The app's clock
+starts at the time of the recorded run. A run is replayed twice: where the two replays differ
+(random numbers, times), a difference from the recording means nothing and is shown as varying.
 """
 
 from __future__ import annotations
@@ -30,19 +29,15 @@ from ..sandboxes.run import Reply
 from ..sandboxes.sandbox import Sandbox
 
 TICK = 0.05  # seconds between two looks at the CPU time
-# outcomes of runs that came to their own end
-WHOLE = {Outcome.OK, Outcome.NO_REPLY, Outcome.APP_ERROR}
-TURN_SECONDS = 0.5  # that a reply waits for others that came before it then
-# commands that were not recorded and to which success is the answer
-HARMLESS = ("log.", "metrics.", "outbound.")
+WHOLE = {Outcome.OK, Outcome.NO_REPLY, Outcome.APP_ERROR}  # of runs that were not cut off
+ORDER_SECONDS = 0.5  # that a reply waits for those recorded before it
+HARMLESS = ("log.", "metrics.", "outbound.")  # answered with success if not recorded
 NOT_RECORDED = {"success": False, "reason": "replay: nothing was recorded for this command"}
 
 
 @frozen
 class Asked:
-    """What the app asked in a replay; `match` is the place of the recorded exchange that answered
-    it.
-    """
+    """A command of the app in a replay; `match` is the index of the exchange that answers it."""
 
     name: str
     request: Mapping[str, Any]
@@ -63,9 +58,9 @@ class Difference:
     """One line of a comparison.
 
     Attributes:
-        kind: `same`, `varies`, `changed`, `missing` (asked then, not now), `new` (asked now, not
-            then).
-        fields: Of `varies` and `changed`: path to then and now.
+        kind: `same`, `varies`, `changed`, `missing` (only in the recording) or `new` (only in the
+            replay).
+        fields: For `varies` and `changed`: by path, the values then and now.
     """
 
     kind: str
@@ -85,24 +80,24 @@ class Compared:
 
     @property
     def is_same(self) -> bool:
-        """Whether the app did what it did then."""
+        """Whether the app did what was recorded."""
         return self.then[0] == self.now[0] and all(
             line.kind in {"same", "varies"} for line in self.lines
         )
 
 
 async def replay(recording: Recording, app: App, walls: Walls) -> Compared:
-    """Play it twice, and compare.
+    """Replay a recording twice and compare.
 
     Raises:
-        ExceptionGroup: Of BootFailed: no process could be had.
+        ExceptionGroup: Of BootFailed: the app could not be started.
     """
     first = await play(recording, app, walls)
     return compare(recording, first, await play(recording, app, walls))
 
 
 async def play(recording: Recording, app: App, walls: Walls) -> Played:
-    """Play it once. Raises as `replay` does."""
+    """Replay a recording once. Raises as `replay` does."""
     limits = app.limits
     answers = _Answers(recording.exchanges, app)
     fault: SandboxFault | None = None
@@ -150,7 +145,7 @@ def _replies(asked: Asked, message: Mapping[str, Any]) -> bool:
 
 @define(eq=False)
 class _Answers:
-    """Gives the recorded replies."""
+    """Answers the app's commands with the recorded replies."""
 
     _recorded: Sequence[Exchange]
     _app: App
@@ -160,12 +155,12 @@ class _Answers:
     _news: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def answer(self, asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
-        """For `Sandbox.deliver`."""
+        """Answer one command, as `Sandbox.deliver` needs it."""
         if isinstance(asked, ConsoleLine):
             self._note(CONSOLE, {"msg": asked.text})
             return None
         match = self._note(asked.name, asked.fields)
-        return self._without(asked) if match is None else self._in_turn(match)
+        return self._without(asked) if match is None else self._in_order(match)
 
     def _note(self, name: str, request: Mapping[str, Any]) -> int | None:
         match = self._match(name, request)
@@ -190,10 +185,8 @@ class _Answers:
             return {"success": True, "value": self._app.config.get(str(asked.fields.get("key")))}
         return {"success": True} if asked.name.startswith(HARMLESS) else dict(NOT_RECORDED)
 
-    async def _in_turn(self, match: int) -> Reply:
-        """The recorded reply, when those have been given that came before it; one that never came
-        does not come.
-        """
+    async def _in_order(self, match: int) -> Reply:
+        """Give the recorded reply after those recorded before it; never, if there was none."""
         one = self._recorded[match]
         if one.reply is None:
             await trio.sleep_forever()
@@ -203,7 +196,7 @@ class _Answers:
             for at, other in enumerate(self._recorded)
             if other.reply is not None and _moment(other) < moment
         }
-        with trio.move_on_after(TURN_SECONDS):
+        with trio.move_on_after(ORDER_SECONDS):
             while not earlier <= self._given:
                 await self._news.park()
         self._given.add(match)
@@ -216,9 +209,7 @@ def _moment(one: Exchange) -> float:
 
 
 def compare(recording: Recording, first: Played, second: Played) -> Compared:
-    """The recorded run beside a replay; `second` is another replay, that shows what varies by
-    itself.
-    """
+    """Compare a recorded run with a replay; `second`, another replay, shows what varies."""
     other = {one.match: one for one in second.asked if one.match is not None}
     lines: list[Difference] = []
     shown: set[int] = set()
@@ -227,15 +218,15 @@ def compare(recording: Recording, first: Played, second: Played) -> Compared:
         if one.match is None:
             lines.append(Difference("new", one.name, None, one.request))
             continue
-        # What was asked before this one and is not asked now, at its old place.
+        # Commands recorded before this one and missing now go to their old place.
         lines += _missing(recording, matched, shown, one.match)
         then = recording.exchanges[one.match].request
         changes = differences(then, one.request)
         beside = other.get(one.match)
         varying = differences(one.request, beside.request) if beside is not None else {}
-        kind = (
-            "same" if not changes else "varies" if changes.keys() <= varying.keys() else "changed"
-        )
+        kind = "changed"
+        if changes.keys() <= varying.keys():
+            kind = "varies" if changes else "same"
         lines.append(Difference(kind, one.name, then, one.request, changes))
     lines += _missing(recording, matched, shown, len(recording.exchanges))
     if recording.outcome == first.outcome and first.outcome not in WHOLE:
@@ -244,9 +235,7 @@ def compare(recording: Recording, first: Played, second: Played) -> Compared:
 
 
 def _without_the_end(lines: list[Difference]) -> list[Difference]:
-    """A run that was cut off was cut off at some moment: what came last says nothing where it is
-    there in one and not in the other.
-    """
+    """Mark as varying the last commands that only one of two runs has, if both were cut off."""
     last = max(
         (at for at, line in enumerate(lines) if line.kind not in {"new", "missing"}), default=-1
     )
@@ -265,9 +254,7 @@ def _missing(
 
 
 def differences(then: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Where two JSON values differ: path, as `msg.to_addr` or `groups.0`, to the one and the other
-    (None: not there).
-    """
+    """Find where two JSON values differ: by path (`msg.to_addr`), both values (None: absent)."""
     if type(then) is not type(now) or not isinstance(then, dict | list):
         return {} if then == now and type(then) is type(now) else {path or ".": (then, now)}
     pairs = (

@@ -116,7 +116,7 @@ def test_wrong_files_are_named(folder: Folder) -> None:
     assert problems(folder) == ["listen.certificate: needs listen.key beside it"]
     trustme.CA().issue_cert("x").private_key_pem.write_to_path(folder.path / "other.pem")
     folder.text = good.replace('"key.pem"', '"other.pem"')
-    assert "make no certificate with its key" in problems(folder)[0]
+    assert "is not the key of" in problems(folder)[0]
 
 
 def test_a_credential_of_systemd_stands_in_for_a_variable(

@@ -341,7 +341,7 @@ def test_limits_that_the_host_cannot_give_are_named(monkeypatch: pytest.MonkeyPa
     )
     (check,) = doctor.check_limits(config)
     assert (check.name, check.status) == ("limits: large", "failed")
-    assert check.text == "apps.large.limits.open_files needs 65, and this process may give 64"
+    assert check.text == "apps.large.limits.open_files needs 65, this process may set 64"
     assert "LimitNOFILE" in check.remedy
 
 

@@ -1,4 +1,4 @@
-"""What the doctor finds on the disk: how much is free, and whether the store's files are whole."""
+"""The doctor's checks of the disk: free space, and damage to the store's files."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from supervisor.tools import doctor
 
 
 async def stored(folder: Path) -> Config:
-    """A data directory with something in it."""
+    """A data directory with a store in it."""
     async with open_valkey(folder, "everysec") as url, open_redis(url) as client:
         await client.execute("SET", "k", "v")
         (check,) = doctor.check_files(Config(data_dir=folder))
-        assert check.text.endswith("is in use, and not looked at")
+        assert check.text.endswith("is in use, and not checked")
     return Config(data_dir=folder)
 
 
-async def test_whole_files_are_said_to_be_whole(tmp_path: Path) -> None:
-    """Nothing is made where there is nothing."""
+async def test_undamaged_files_are_reported_as_such(tmp_path: Path) -> None:
+    """If there is no store, there is no check of it."""
     assert list(doctor.check_files(Config(data_dir=tmp_path / "none"))) == []
     assert list(doctor.check_files(Config(data_dir=tmp_path, redis=RedisServer("redis://x")))) == []
     config = await stored(tmp_path)
     (check,) = doctor.check_files(config)
-    assert (check.status, check.text) == ("ok", f"0 MiB in {tmp_path / FOLDER}, whole")
+    assert (check.status, check.text) == ("ok", f"0 MiB in {tmp_path / FOLDER}, undamaged")
 
 
 async def test_damaged_files_are_found_before_the_start_repairs_them(tmp_path: Path) -> None:
-    """And what the repair has kept, after it; nothing is changed by looking."""
+    """A check changes nothing. After the repair it reports the copy that was kept."""
     config = await stored(tmp_path)
     file = tmp_path / FOLDER / aof.FOLDER / "appendonly.aof.1.incr.aof"
     with file.open("ab") as opened:
@@ -62,7 +62,7 @@ async def test_damaged_files_are_found_before_the_start_repairs_them(tmp_path: P
 def test_a_disk_with_less_than_the_reserve_is_a_failure(
     tmp_path: Path, reserve: int, url: str, status: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of the embedded store: nothing would be taken in."""
+    """With the embedded store, nothing would be accepted."""
     monkeypatch.setattr(doctor, "DISK_LOW", 1 if status == "ok" else 1 << 61)
     config = Config(data_dir=tmp_path)
     config = evolve(config, redis=evolve(config.redis, url=url, disk_reserve=Size(reserve)))
