@@ -81,7 +81,7 @@ def _all_of(checks: Callable[[], Iterator[Check]]) -> list[Check]:
 def check_node(node: Path) -> Check:
     """Check that Node.js starts with every flag that sandboxes get."""
     own = ("--max-old-space-size=64", "--stack-size=864", "--jitless")
-    argv = [node, *own, *NODE_FLAGS, "--permission", "-p", "process.version"]
+    argv = [str(node), *own, *NODE_FLAGS, "--permission", "-p", "process.version"]
     try:
         done = subprocess.run(
             argv,
