@@ -217,9 +217,9 @@ class Assignment(Generic[P]):
         todo = Todo() if todo is None else todo
         if self.waiting:
             step = Step(self.apps, self.slots, self.waiting, self.fits, now, todo)
-            for request in list(self.waiting):
-                slot = step.assign(request)
-                if slot is not None:
+            for asking in list(self.waiting):
+                if found := step.assign(asking):
+                    request, slot = found
                     del self.waiting[request]
                     self.slots.move(slot, State.BUSY)
                     slot.lent += 1

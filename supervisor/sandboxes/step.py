@@ -23,7 +23,9 @@ class Step(Generic[P]):
         _fits: Whether a spare process can be given to an app.
         _free: Slots without a process.
         _coming: Slots whose process is ending, and that are promised to nobody.
-        _uncovered: Runs that are due, less the starts in progress, by app and generation.
+        _starts: Starts in progress, less the runs that were found to wait for one, by app and
+            generation: the oldest runs wait for them.
+        _uncovered: Runs that are due, less the starts in progress.
         _claimed: Busy processes whose room a run waits for: they take no more runs.
         _is_exhausted: Whether nothing is left to end or to claim.
     """
@@ -36,6 +38,7 @@ class Step(Generic[P]):
     _todo: Todo[P]
     _free: int = field(init=False)
     _coming: int = field(init=False)
+    _starts: Counter[Key] = field(init=False)
     _uncovered: Counter[Key] = field(init=False)
     _claimed: set[Slot[P]] = field(factory=set, init=False)
     _is_exhausted: bool = field(default=False, init=False)
@@ -43,21 +46,31 @@ class Step(Generic[P]):
     def __attrs_post_init__(self) -> None:
         self._free, self._coming = self._slots.free, len(self._slots[State.ENDING])
         self._uncovered = Counter(one.key for one in self._waiting if one.not_before <= self._now)
-        self._uncovered.subtract(slot.key for slot in self._slots[State.BOOTING])
+        self._starts = Counter(slot.key for slot in self._slots[State.BOOTING])
+        self._uncovered.subtract(self._starts)
 
-    def assign(self, request: Request[P]) -> Slot[P] | None:
-        """Return a process for a run. If there is none, have one started, or one ended to make
-        room, or let the run wait. Runs are to be given in the order in which they came.
+    def assign(self, request: Request[P]) -> tuple[Request[P], Slot[P]] | None:
+        """Find a process for a run; if there is none, have one started, or one ended to make room,
+        or let the run wait. To be called for all runs that wait, in the order in which they came.
+
+        Returns the run that gets the process: an older one may be waiting for a start, which this
+        one takes over.
         """
         slot = self._assign(request)
-        if slot is not None and request.not_before <= self._now:
-            self._uncovered[request.key] -= 1
-        return slot
+        if slot is None:
+            return None
+        due = (one for one in self._waiting if one.not_before <= self._now)
+        oldest = next((one for one in due if one.key == request.key), request)
+        self._uncovered[request.key] -= oldest.not_before <= self._now
+        return oldest, slot
 
     def _assign(self, request: Request[P]) -> Slot[P] | None:
         slot, is_due = self._idle_for(request), request.not_before <= self._now
-        if slot is not None or (is_due and self._uncovered[request.key] <= 0):
-            return slot  # None: a start is in progress for it
+        if slot is not None:
+            return slot
+        if is_due and self._starts[request.key] > 0:
+            self._starts[request.key] -= 1
+            return None  # a start is in progress for it
         if not self._may_have_more(request):
             slot = self._shared_for(request)
             if slot is None:
@@ -121,6 +134,7 @@ class Step(Generic[P]):
             return False
         if slot.state is State.BOOTING:
             self._uncovered[slot.key] += 1
+            self._starts[slot.key] -= 1
         self._slots.end(slot, self._todo)
         self._coming += 1
         return True

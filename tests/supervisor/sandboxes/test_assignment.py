@@ -5,6 +5,7 @@ there.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -43,9 +44,10 @@ class Fake:
 
 @define(eq=False)
 class Host:
-    """Does what it is told to, when it is told to do that too."""
+    """Carries out what was decided, when the test says so; `watch` is called after each step."""
 
     state: Assignment[Fake]
+    watch: Callable[[Todo[Fake]], None] = lambda _: None
     now: float = 1000.0
     pauses: dict[str, float] = field(factory=dict)
     spare_kind: set[str] = field(factory=lambda: set(NAMES))
@@ -84,6 +86,7 @@ class Host:
             if request.slot is not None or request.failure is not None:
                 self.waits.remove(request)
                 (self.runs if request.slot is not None else self.refused).append(request)
+        self.watch(todo)
         return todo
 
     def lend(self, app: App) -> Request[Fake]:
@@ -534,6 +537,40 @@ def test_of_those_that_could_make_room_the_one_goes_that_has_been_idle_longest()
     assert host.ends == [runs[0].slot, runs[1].slot]
 
 
+def test_a_start_in_progress_is_for_the_oldest_run_of_its_app() -> None:
+    """So a younger run of the same app does not get the next start before another app's run."""
+    a, b, c = app(), app("b"), app("c")
+    host = Host.of(2, a, b, c)
+    busy = host.lend(c)
+    host.boot(host.starts[0])
+    first, of_b, late = host.lend(a), host.lend(b), host.lend(a)
+    host.give_back(busy)
+    host.reap_all()
+    assert [slot.app for slot in host.starts] == [a, b]
+    for slot in list(host.starts):
+        host.boot(slot)
+    assert (first.slot is None, of_b.slot is None, late.slot is None) == (False, False, True)
+
+
+def test_room_is_not_made_by_the_process_that_another_run_is_about_to_get() -> None:
+    """Even if that process has been idle longer: it has just booted for the run."""
+    a, b, c = app(), app("b"), app("c")
+    host = Host.of(2, a, b, c)
+    host.pauses["c"] = 5.0
+    of_b = host.lend(b)
+    host.boot(host.starts[0])
+    of_c, of_a = host.lend(c), host.lend(a)
+    host.give_back(of_b)
+    assert of_b.slot is not None
+    assert of_b.slot.process is not None
+    host.now += 5.0
+    of_b.slot.process.idle_since = host.now + 1.0
+    host.boot(host.starts[0])
+    assert host.ends == [of_b.slot]
+    assert of_a.slot is not None
+    assert of_c.slot is None
+
+
 def _one_of(found: list[Any], data: st.DataObject) -> Any:
     return found[data.draw(st.integers(0, len(found) - 1))]
 
@@ -547,9 +584,10 @@ class Anything(RuleBasedStateMachine):
         self.apps = {name: app(name, max_processes=2) for name in NAMES}
         self.host = Host.of(most, *self.apps.values())
         self.generation = 0
+        self.host.watch = self.check_bounds
 
-    def watched(self, todo: Todo[Fake]) -> None:
-        """What was decided is within bounds."""
+    def check_bounds(self, todo: Todo[Fake]) -> None:
+        """What a step decided is within bounds."""
         host = self.host
         for slot in (*todo.started, *todo.adopted):
             name = slot.app.name
@@ -582,21 +620,21 @@ class Anything(RuleBasedStateMachine):
     @precondition(lambda self: self.host.runs)
     @rule(data=st.data(), good=st.sampled_from([True, True, True, False]))
     def give_back(self, data: st.DataObject, good: bool) -> None:
-        self.watched(self.host.give_back(_one_of(self.host.runs, data), good=good))
+        self.host.give_back(_one_of(self.host.runs, data), good=good)
 
     @precondition(lambda self: self.host.waits)
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
         request = _one_of(self.host.waits, data)
         self.host.waits.remove(request)
-        self.watched(self.host.do(self.host.state.withdraw(request, self.host.now)))
+        self.host.do(self.host.state.withdraw(request, self.host.now))
 
     @precondition(lambda self: self.host.starts or self.host.adoptions)
     @rule(data=st.data(), comes_up=st.sampled_from([True, True, True, False]))
     def boot(self, data: st.DataObject, comes_up: bool) -> None:
         slot = _one_of(self.host.starts + self.host.adoptions, data)
         if comes_up:
-            self.watched(self.host.boot(slot))
+            self.host.boot(slot)
         else:
             due = [one for one in self.host.waits if one.not_before <= self.host.now]
             waiting = sum(request.key == slot.key for request in due)
@@ -607,7 +645,7 @@ class Anything(RuleBasedStateMachine):
     @precondition(lambda self: self.host.ends)
     @rule(data=st.data())
     def reap(self, data: st.DataObject) -> None:
-        self.watched(self.host.reap(_one_of(self.host.ends, data)))
+        self.host.reap(_one_of(self.host.ends, data))
 
     @rule(data=st.data())
     def crash(self, data: st.DataObject) -> None:
@@ -622,7 +660,7 @@ class Anything(RuleBasedStateMachine):
             slot = _one_of(live, data)
             assert slot.process is not None
             slot.process.is_good = False
-            self.watched(host.do(host.state.ended(slot, host.now)))
+            host.do(host.state.ended(slot, host.now))
 
     @precondition(lambda self: self.host.all(State.BUSY))
     @rule(data=st.data())
@@ -635,9 +673,9 @@ class Anything(RuleBasedStateMachine):
     def tend(self, seconds: float) -> None:
         host = self.host
         host.now += seconds
-        self.watched(host.do(host.state.tend(host.now)))
+        host.do(host.state.tend(host.now))
         for one in self.apps.values():
-            self.watched(host.do(host.state.warm(one, host.now, 10.0)))
+            host.do(host.state.warm(one, host.now, 10.0))
 
     @rule(data=st.data(), count=st.integers(1, 3))
     def spare(self, data: st.DataObject, count: int) -> None:
@@ -649,7 +687,7 @@ class Anything(RuleBasedStateMachine):
     @rule(kind=st.sets(st.sampled_from(NAMES)))
     def end_spares(self, kind: set[str]) -> None:
         self.host.spare_kind = kind
-        self.watched(self.host.do(self.host.state.end_spares(self.host.now)))
+        self.host.do(self.host.state.end_spares(self.host.now))
 
     @rule(name=st.sampled_from(NAMES), seconds=st.sampled_from([0.0, 0.0, 2.0]))
     def trouble(self, name: str, seconds: float) -> None:
@@ -673,7 +711,7 @@ class Anything(RuleBasedStateMachine):
             self.apps[name] = app(
                 name, source, max_processes=most, messages_in_flight=several, min_idle=warm
             )
-        self.watched(self.host.update(*self.apps.values(), keep_spares=keep_spares))
+        self.host.update(*self.apps.values(), keep_spares=keep_spares)
         for request in self.host.waits:
             assert request.app.name in self.apps
 
