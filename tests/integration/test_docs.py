@@ -182,6 +182,17 @@ def test_the_readme_shows_the_defaults() -> None:
     assert CONVERTER.structure(values, Limits) == Limits()
 
 
+def test_the_readme_has_every_dependency() -> None:
+    """Its list says why each package of pyproject.toml is there."""
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text("utf-8"))["project"]
+    groups = project["optional-dependencies"].values()
+    needed = [*project["dependencies"], *(line for group in groups for line in group)]
+    names = {re.match(r"[\w-]+", line)[0] for line in needed} - {"jsbox"}
+    readme = (DOCS.parent / "README.md").read_text("utf-8").partition("## Dependencies")[2]
+    packages = re.findall(r"^\| ([^|]+) \|", readme, re.MULTILINE)
+    assert names - set(re.findall(r"[\w-]+", " ".join(packages))) == set()
+
+
 async def test_every_path_of_the_admin_port_is_documented_and_no_other(tmp_path: Path) -> None:
     """docs/admin.md: the table is the list of routes."""
     from supervisor.admin.app import admin_app
