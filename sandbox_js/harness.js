@@ -1,11 +1,11 @@
 'use strict';
-// The program inside a sandbox: loads one app, gives each run a fresh V8 context, and speaks the wire
-// (JSON lines on stdin and stdout, one supervisor at the other end). It is convenience, not a boundary:
-// whatever code runs here owns this process, and the jail round it is what holds.
+// The program inside a sandbox: loads one app, gives each run a fresh V8 context, and speaks the
+// wire protocol (JSON lines on stdin and stdout, with one supervisor). It is no security boundary:
+// code that runs here may take over this process; the jail around it is what holds.
 //
 // Three realms (JavaScript's word for a set of globals), so that plain mistakes stay small:
 //   host     this file and Node itself; lives as long as the process
-//   library  the toolkits and the app's node_modules; loaded once, kept between runs (lib/library.js)
+//   library  the toolkits and the app's node_modules; loaded once and kept (lib/library.js)
 //   app      the app's code; made anew for every run and forgotten after it (lib/realm.js)
 // Only strings and numbers cross between host and app; functions of the host stay inside closures.
 
@@ -20,21 +20,22 @@ const parse = JSON.parse, stringify = JSON.stringify;
 
 let settings = null;   // the fields of `initialize`
 let config = new Map();
-let burst = 0;         // commands of a run that may be answered here (lib/realm.js says which)
+let burst = 0;         // commands of a run that may be answered here (see lib/realm.js)
 let library = null;
 let clock = 0;         // ms that the app's clock is ahead of the real one
 let script = null;     // the app, compiled once
 let broken = null;     // why it could not be compiled
-// The runs in hand, {run, realm, flushing} by their names. One of them has its turn: whatever is called until the event loop goes on belongs to it
-// (its promises, its ticks: what it does not do by itself, a line for it or a timer of its begins). So runs never share a turn.
+// The runs in progress, {run, realm, flushing} by their ids. One of them is active: whatever is
+// called until the event loop goes on belongs to it (its promises, its ticks). It becomes active by
+// a line for it, or by one of its timers. So runs never share a turn of the event loop.
 const runs = new Map();
-let active = null;     // the name of the run whose turn it is, or was last
-let told = null;       // the one that the supervisor was told of
+let active = null;     // the id of the active run, or of the last that was
+let told = null;       // the active run that the supervisor knows of
 let lastRun = null;
 let lastId = 0;        // one counter of cmd_ids a process, never reset
-let inbox = null;      // lines that wait for a turn of their own, where there may be several runs; else null
+let inbox = null;      // if there may be several runs: lines, each of which waits for its own turn
 let resting = null;    // the timer of `rest`
-let collect = null;    // V8's collector, once it was needed
+let collect = null;    // V8's garbage collector, once it was needed
 const REST_AFTER = 5000;   // ms without a run
 const TURNS = { now: () => active, resume: turnTo };
 const early = [];      // console lines from before the first run
@@ -45,7 +46,7 @@ function line(command) {
 }
 
 function turnTo(run) {
-  // Told ahead: should the run never give its turn back, this is how the supervisor knows whose it is.
+  // Reported ahead: if the run then loops for ever, the supervisor knows which one it is.
   if (inbox !== null && run !== told && runs.size > 1) {
     told = run;
     line({ cmd: 'js.turn', cmd_id: 'h', reply: false, run });
@@ -54,34 +55,41 @@ function turnTo(run) {
 }
 
 function fail(kind, report) {
-  // What a run did wrong, in the words of the realm it happened in. The run is over: the supervisor ends the process.
+  // Report what a run did wrong. The run is over: the supervisor ends the process.
   const entry = runs.get(active);
   if (entry !== undefined) {
-    // What the app asked for before it failed was asked for: the log line before the throw is often the useful one.
-    try { write(entry.realm.flush(true)); } catch { /* what cannot be written is the failure itself */ }
+    // What the app asked for before it failed still counts: the log line before the throw is often
+    // the useful one.
+    try { write(entry.realm.flush(true)); } catch { /* that failure is the one being reported */ }
     endRun(entry, inbox !== null);
   }
-  line({ cmd: 'js.error', cmd_id: 'h', reply: false, run: entry === undefined ? lastRun : entry.run, kind, ...report });
+  const run = entry === undefined ? lastRun : entry.run;
+  line({ cmd: 'js.error', cmd_id: 'h', reply: false, run, kind, ...report });
 }
 
 function endRun({ run, realm }, keepsTimers = false) {
   lastRun = run;
   runs.delete(run);
-  defer(() => { try { realm.forget(); } catch { /* an app may have hardened its globals; then they stay */ } });
-  // Q goes on with what waits in its queue, of all runs, by a timer that it sets when something in there throws: it looks like the failed run's.
+  defer(() => {
+    try { realm.forget(); } catch { /* an app may have frozen its globals; then they stay */ }
+  });
+  // When something in Q's queue throws, Q goes on with the rest of the queue, of all runs, by a
+  // timer. That timer looks like the failed run's.
   if (!keepsTimers) library.clearTimers(run);
   if (resting === null) resting = later(rest, REST_AFTER); else resting.refresh();
 }
 
 function rest() {
-  // A process that waits gives back what its runs have left: V8 by itself would keep it until it needs it. About 20 ms.
+  // An idle process frees what its runs left behind; V8 alone would keep it until it needs the
+  // memory. About 20 ms.
   if (runs.size > 0) return;
   if (collect === null) collect = collector();
   collect({ type: 'major', flavor: 'last-resort' });
 }
 
 function collector() {
-  // Taken out of a context of its own, now and not at the start: what it needs takes a fifth of that. Contexts that are made later have none.
+  // Taken from a context of its own. Not done at the start, of which it would take a fifth.
+  // Contexts that are made later have no `gc`.
   const { setFlagsFromString } = require('node:v8');
   setFlagsFromString('--expose-gc');
   const found = vm.runInNewContext('gc');
@@ -90,18 +98,21 @@ function collector() {
 }
 
 function describe(error) {
-  // An error of any realm as plain strings; its getters may throw, lie or loop over themselves.
+  // An error of any realm as plain strings; its getters may throw or lie.
   const read = (name) => { try { return `${error[name]}`; } catch { return ''; } };
   let text = '';
   try { text = `${error}`; } catch { text = 'an error that cannot be shown'; }
-  const isError = error !== null && typeof error === 'object' && typeof read('stack') === 'string' && read('stack') !== 'undefined';
-  return { message: text.slice(0, 4000), stack: isError ? ownFrames(read('stack')).slice(0, 8000) : '' };
+  const isObject = error !== null && typeof error === 'object';
+  const stack = isObject && read('stack') !== 'undefined' ? ownFrames(read('stack')) : '';
+  return { message: text.slice(0, 4000), stack: stack.slice(0, 8000) };
 }
 
 function ownFrames(stack) {
-  // The app's and its libraries' frames; those of this harness and of Node's insides would only puzzle the developer.
-  return stack.split('\n').filter((frame) => !frame.includes(__dirname + '/lib/') && !frame.includes(__filename)
-    && !frame.includes('(node:') && !frame.includes('at node:') && !frame.includes('jsbox:')).join('\n');
+  // The frames of the app and its libraries; those of this harness and of Node itself would only
+  // puzzle the developer.
+  const foreign = [__dirname + '/lib/', __filename, '(node:', 'at node:', 'jsbox:'];
+  const isOwn = (frame) => !foreign.some((mark) => frame.includes(mark));
+  return stack.split('\n').filter(isOwn).join('\n');
 }
 
 function enter(kind, call) {
@@ -116,7 +127,8 @@ function enter(kind, call) {
 function flushSoon(entry) {
   if (entry.flushing) return;
   defer(flush, entry);
-  entry.flushing = true;   // after it: an app at the end of its stack gets a RangeError in there, and may go on
+  // Only now: an app at the end of its stack gets a RangeError in `defer`, and may go on.
+  entry.flushing = true;
 }
 
 function flush(entry) {
@@ -135,7 +147,8 @@ function writeNow(entry) {
 }
 
 function say(level, text) {
-  // A library's own console. What it says while it is loaded ahead of the first run is told in that run.
+  // A library's console. What it prints while it is loaded before the first run belongs to that
+  // run.
   const entry = runs.get(active);
   if (entry !== undefined) entry.realm.console(level, text);
   else if (lastRun === null && early.length < EARLY_MAX) early.push([level, text]);
@@ -153,14 +166,16 @@ function initialize(command) {
   inbox = settings.messages_in_flight > 1 ? [] : null;
   clock = typeof settings.clock === 'number' ? settings.clock - Date.now() : 0;
   if (library === null || settings.modules_dir) {
-    library = createLibrary({ modulesDir: settings.modules_dir, console: say, kept: read(host.argv[2]), clock, ...TURNS });
+    const modulesDir = settings.modules_dir, kept = read(host.argv[2]);
+    library = createLibrary({ modulesDir, console: say, kept, clock, ...TURNS });
   }
   try {
     script = new vm.Script(settings.javascript, { filename: settings.filename });
   } catch (error) {
     broken = describe(error);
   }
-  const named = [...settings.javascript.matchAll(/\brequire\s*\(\s*['"]([^'"]+)['"]\s*\)/g)].map(([, name]) => name);
+  const calls = settings.javascript.matchAll(/\brequire\s*\(\s*['"]([^'"]+)['"]\s*\)/g);
+  const named = [...calls].map(([, name]) => name);
   library.preload(named.filter((name) => settings.modules.includes(name)));
   library.forgetKept();
   line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
@@ -169,9 +184,16 @@ function initialize(command) {
 function startRun(command, text) {
   const values = config, entry = { run: command.run, realm: null, flushing: false };
   const realm = entry.realm = createRealm({
-    run: command.run, nextId: () => ++lastId, flushSoon: () => flushSoon(entry), writeNow: () => writeNow(entry),
-    allowed: settings.modules, load: library.load, globals: library.pick(settings.globals),
-    configOf: (key) => { const value = values.get(key); return value === undefined ? null : value; }, burst, clock,
+    run: command.run,
+    nextId: () => ++lastId,
+    flushSoon: () => flushSoon(entry),
+    writeNow: () => writeNow(entry),
+    allowed: settings.modules,
+    load: library.load,
+    globals: library.pick(settings.globals),
+    configOf: (key) => values.get(key) ?? null,
+    burst,
+    clock,
   });
   runs.set(command.run, entry);
   turnTo(command.run);
@@ -182,24 +204,29 @@ function startRun(command, text) {
   flushSoon(entry);
 }
 
-// The envelope of a reply as the supervisor writes it (protocol.py): whose it is, without parsing the line.
-const OF_RUN = /^\{"reply":true,"cmd":"(?:[^"\\]|\\.)*","cmd_id":"(?:[^"\\]|\\.)*","run":"([^"\\]*)"/;
+// The start of a reply as the supervisor writes it (protocol.py): its run, without parsing the
+// line.
+const TEXT = '"(?:[^"\\\\]|\\\\.)*"';
+const OF_RUN = new RegExp(`^\\{"reply":true,"cmd":${TEXT},"cmd_id":${TEXT},"run":"([^"\\\\]*)"`);
 
 function takeReply(text) {
-  const named = inbox === null ? active : (OF_RUN.exec(text) || [])[1], entry = runs.get(named);
+  const named = inbox === null ? active : (OF_RUN.exec(text) || [])[1];
+  const entry = runs.get(named);
   if (entry === undefined) return;
   turnTo(named);
   enter('throw', () => entry.realm.deliver(text));   // the realm checks the run that the line names
 }
 
 function take(text) {
-  // Replies are by far the most lines: they go to the realm unparsed.
+  // Most lines are replies: they go to the realm unparsed.
   if (text.startsWith('{"reply":true,')) { takeReply(text); return; }
   const command = parse(text);
   if (command.cmd === 'initialize') initialize(command);
   else if (command.cmd === 'prepare') prepare(command);
-  else if (command.cmd === 'config') { config = new Map(Object.entries(command.values)); burst = command.burst; }
-  else if (command.cmd === 'exit') host.exit(0);
+  else if (command.cmd === 'config') {
+    config = new Map(Object.entries(command.values));
+    burst = command.burst;
+  } else if (command.cmd === 'exit') host.exit(0);
   else startRun(command, text);
 }
 
@@ -216,8 +243,10 @@ readLines((text) => {
 host.on('uncaughtException', (error) => fail('throw', describe(error)));
 host.on('unhandledRejection', (error) => fail('rejection', describe(error)));
 
-// What an app that reached this realm has no business with. Hygiene only: see the head of this file.
-for (const name of ['process', 'require', 'fetch', 'WebSocket', 'EventSource', 'navigator', 'localStorage', 'sessionStorage']) {
-  delete globalThis[name];
+// What an app that reached this realm does not need. Only hygiene: see the top of this file.
+const UNNEEDED = ['process', 'require', 'fetch', 'WebSocket', 'EventSource', 'navigator',
+  'localStorage', 'sessionStorage'];
+for (const name of UNNEEDED) delete globalThis[name];
+for (const type of [Object, Array, Function, Promise, String, RegExp]) {
+  Object.freeze(type.prototype);
 }
-for (const type of [Object, Array, Function, Promise, String, RegExp]) Object.freeze(type.prototype);

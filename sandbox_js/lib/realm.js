@@ -1,17 +1,20 @@
 'use strict';
-// The realm of one run: a fresh V8 context with `api`, `require` and the granted globals, and nothing else.
+// The realm of one run: a fresh V8 context with `api`, `require` and the granted globals, and
+// nothing else.
 
 const vm = require('node:vm');
 const { setClock } = require('./clock');
 
-const HEAP_AFTER = 10;             // runs of a process before its heap is measured,
-const HEAP_EVERY = 4;              // and then of so many one
-const FLUSH_AT = 200;              // commands that wait for the end of the app's turn; an app that asks for more in one go is heard at once
-const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; then one line says so and the rest is dropped
+const HEAP_AFTER = 10;             // runs of a process before its heap is first measured
+const HEAP_EVERY = 4;              // runs from one measurement to the next
+const FLUSH_AT = 200;              // commands that wait until the app returns; more are written
+const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; beyond it, one line says so
 
-// This function is only ever used as text: it runs INSIDE the app's realm, so that everything the app can touch belongs to
-// that realm. It keeps the host's functions in its closure, and takes every primordial it needs before the app's code runs.
-function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, consoleBytes, flushAt, configOf, burst, heapUsed) {
+// This function is only used as text: it runs INSIDE the app's realm, so that everything the app
+// can touch belongs to that realm. It keeps the host's functions in its closure, and takes every
+// primordial it needs before the app's code runs.
+function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, consoleBytes, flushAt,
+  configOf, burst, heapUsed) {
   'use strict';
   const { parse, stringify } = JSON;
   const { create, defineProperty, prototype: ObjectPrototype } = Object;
@@ -20,40 +23,50 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   const { push, shift, join } = Array.prototype;
   const ErrorType = Error, TypeErrorType = TypeError, text = String;
 
-  let queue = [];                 // {message, name, cmd_id, told} or {line}: asked for, not yet written
-  let urgent = false;             // whether somebody waits for something in the queue
-  let own = [];                   // replies that are given here, not yet given
+  let queue = [];                 // {message, name, cmd_id, told} or {line}: not yet written
+  let urgent = false;             // whether anything in the queue needs the supervisor
+  let own = [];                   // replies that are given here, not yet delivered
   let burstLeft = burst;
   let ready = [];                 // lines of the flush in progress
-  const pending = create(null);   // cmd_id -> {callback, slow} of every request not yet answered
+  const pending = create(null);   // cmd_id -> {callback, slow}: requests not yet answered
   const awaited = create(null);   // cmd_ids whose replies done() still waits for
   let awaiting = 0;
   let finishing = false, over = false;
   let consoleLeft = consoleBytes;
 
-  const LOGS = { __proto__: null, 'log.log': true, 'log.info': true, 'log.debug': true, 'log.warning': true, 'log.error': true, 'log.critical': true };
+  const LOGS = {
+    __proto__: null, 'log.log': true, 'log.info': true, 'log.debug': true, 'log.warning': true,
+    'log.error': true, 'log.critical': true,
+  };
 
   function ownReply(name, message, cmd_id) {
-    // Where only one answer is possible it is given here, and the supervisor is told what was asked: half of an app's commands are of this
-    // kind, and each saves two switches of processes. In the burst of a run only: what comes beyond it is slowed down over there.
+    // If only one reply is possible, it is given here and the command is reported to the
+    // supervisor: half of an app's commands are of this kind, and each saves two process switches.
+    // Only within the burst of a run: what comes beyond it is slowed down by the supervisor.
     if (--burstLeft < 0) return null;
     const reply = { cmd: name, cmd_id, reply: true, success: true };
-    if (name === 'config.get' && typeof message.key === 'string') reply.value = configOf(message.key);
-    else if (!LOGS[name] || typeof message.msg !== 'string' || message.level !== undefined) return null;
-    return reply;
+    if (name === 'config.get' && typeof message.key === 'string') {
+      reply.value = configOf(message.key);
+      return reply;
+    }
+    const isPlainLog = LOGS[name] && typeof message.msg === 'string' && message.level === undefined;
+    return isPlainLog ? reply : null;
   }
 
   function request(name, message, callback) {
     if (over) return;
     if (message === null || (typeof message !== 'object' && typeof message !== 'function')) {
-      throw new TypeErrorType('api.request(' + text(name) + '): the second argument must be an object, got ' + text(message));
+      throw new TypeErrorType('api.request(' + text(name)
+        + '): the second argument must be an object, got ' + text(message));
     }
     const cmd_id = text(nextId());
     message.cmd = name;
     message.cmd_id = cmd_id;
     message.reply = false;
-    // An app at the end of its stack gets a RangeError in any call here, and may go on: what is only half asked must not be waited for.
-    const entry = { callback: typeof callback === 'function' ? callback : null, slow: call(startsWith, text(name), 'http.') };
+    // An app at the end of its stack gets a RangeError in any call here, and may go on: what is
+    // only half asked must not be waited for.
+    const slow = call(startsWith, text(name), 'http.');
+    const entry = { callback: typeof callback === 'function' ? callback : null, slow };
     const reply = ownReply(text(name), message, cmd_id);
     if (reply !== null) call(push, own, reply); else urgent = true;
     call(push, queue, { message, name, cmd_id, told: reply !== null });
@@ -62,11 +75,14 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   }
 
   function done() {
-    // The old `done` waited for the reply to a "Done." line of its own, and so in effect for every quick command before it:
-    // their callbacks still run. A slow http call is completed too, but nobody waits for its reply.
+    // In Vumi `done` waited for the reply to a "Done." line of its own, and so for every quick
+    // command before it: their callbacks still run. A slow http call is completed too, but nobody
+    // waits for its reply.
     if (finishing) return;
     finishing = true;
-    for (const cmd_id in pending) if (!pending[cmd_id].slow) { awaited[cmd_id] = true; awaiting++; }
+    for (const cmd_id in pending) {
+      if (!pending[cmd_id].slow) { awaited[cmd_id] = true; awaiting++; }
+    }
     flushSoon();
   }
 
@@ -82,8 +98,11 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     const name = 'on_' + call(replace, call(replace, text(command.cmd), '.', '_'), '-', '_');
     const handler = typeof api[name] === 'function' ? api[name] : api.on_unknown_command;
     if (handler !== silent) call(handler, api, command);
-    else if (name === 'on_inbound_event') done();   // an app need not care for events
-    else throw new ErrorType('the app has no api.' + name + ': nothing handles this ' + text(command.cmd));
+    else if (name === 'on_inbound_event') done();   // an app may ignore events
+    else {
+      throw new ErrorType('the app has no api.' + name + ': nothing handles this '
+        + text(command.cmd));
+    }
   }
 
   function deliver(line) {
@@ -103,7 +122,8 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   }
 
   function answerOwn() {
-    // Give the replies that are given here. True where nothing waits to be written but what can go with what the app asks next.
+    // Deliver the replies that are given here. Returns whether what is queued can wait, to be
+    // written with what the app asks next.
     const due = own;
     own = [];
     for (let i = 0; i < due.length && !over; i++) settle(due[i]);
@@ -111,7 +131,7 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   }
 
   function flush(failed) {
-    // Lines for everything asked for so far. After a failure what was asked before it still goes out, but not `done`.
+    // Lines for everything asked for so far. After a failure they go out too, but no `done`.
     if (over) return '';
     const suffix = ',"run":' + stringify(run) + '}\n';
     urgent = false;
@@ -121,13 +141,16 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
       message.cmd = name;        // again, for an object that was handed over twice
       message.cmd_id = cmd_id;
       const json = stringify(message);
-      // Should the message have a member `run` of its own, ours comes last and counts. `reply` is null where none is needed.
+      // If the message has a member `run` itself, ours comes last and counts. `reply` is null if
+      // the app already has its reply.
       const end = told ? ',"reply":null' + suffix : suffix;
-      call(push, ready, typeof json === 'string' && json[0] === '{' ? call(slice, json, 0, -1) + end : text(json) + '\n');
+      const isObject = typeof json === 'string' && json[0] === '{';
+      call(push, ready, isObject ? call(slice, json, 0, -1) + end : text(json) + '\n');
     }
     if (finishing && awaiting === 0 && !failed) {
       over = true;
-      call(push, ready, '{"cmd":"js.done","cmd_id":"' + text(nextId()) + '","reply":false,"heap":' + heapUsed() + suffix);
+      call(push, ready, '{"cmd":"js.done","cmd_id":"' + text(nextId()) + '","reply":false,"heap":'
+        + heapUsed() + suffix);
     }
     const lines = call(join, ready, '');
     ready = [];
@@ -148,13 +171,20 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   function consoleLine(level, line) {
     if (over || consoleLeft < 0) return;
     consoleLeft -= line.length;
-    if (consoleLeft < 0) { level = 'warning'; line = 'console: more than ' + consoleBytes + ' characters in this run, the rest is dropped'; }
-    call(push, queue, { line: '{"cmd":"js.console","cmd_id":"h","reply":false,"level":"' + level + '","msg":' + stringify(line) });
+    if (consoleLeft < 0) {
+      level = 'warning';
+      line = 'console: more than ' + consoleBytes + ' characters in this run, the rest is dropped';
+    }
+    const head = '{"cmd":"js.console","cmd_id":"h","reply":false,"level":"';
+    call(push, queue, { line: head + level + '","msg":' + stringify(line) });
     flushSoon();
   }
 
   const printers = create(null);
-  const LEVELS = { __proto__: null, log: 'info', info: 'info', debug: 'debug', trace: 'debug', dir: 'info', warn: 'warning', error: 'error', assert: 'error' };
+  const LEVELS = {
+    __proto__: null, log: 'info', info: 'info', debug: 'debug', trace: 'debug', dir: 'info',
+    warn: 'warning', error: 'error', assert: 'error',
+  };
   for (const name in LEVELS) {
     printers[name] = function (...values) {
       if (name === 'assert') { if (values[0]) return; values[0] = 'Assertion failed'; }
@@ -172,7 +202,10 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     return null;
   }
 
-  const define = (name, value) => defineProperty(globalThis, name, { value, writable: true, configurable: true, enumerable: true });
+  const define = (name, value) => {
+    const how = { value, writable: true, configurable: true, enumerable: true };
+    defineProperty(globalThis, name, how);
+  };
   define('api', api);
   define('require', require);
   for (const name in globals) define(name, globals[name]);
@@ -180,8 +213,9 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   const { ownKeys, defineProperty: set } = Reflect, self = globalThis;
 
   function forget() {
-    // A context is among V8's old objects from its first moment: what it refers to counts as alive until all of the heap is looked at, and is
-    // copied about until then. So at the end of a run it lets go of what the app has left in it.
+    // V8 treats a context as an old object from the start: what it refers to counts as alive, and
+    // is copied about, until a full collection. So at the end of a run it lets go of what the app
+    // left.
     const nothing = { value: undefined };
     for (const name in printers) set(built, name, nothing);
     const names = ownKeys(self);
@@ -196,7 +230,8 @@ let runs = 0;
 let statistics = null;
 
 function heapUsed() {
-  // Bytes, garbage included. V8's statistics take 4 ms to be had for the first time: a process that is used for a while can afford that.
+  // Bytes, garbage included. The first call of V8's statistics takes 4 ms, so not in a young
+  // process.
   if (++runs < HEAP_AFTER || runs % HEAP_EVERY !== 0) return 0;
   if (statistics === null) statistics = require('node:v8').getHeapStatistics;
   return statistics().used_heap_size;
@@ -204,18 +239,22 @@ function heapUsed() {
 
 /**
  * Make the realm of a run.
- * @param `configOf` gives a value of the app's config; `burst`: commands of the run that may be answered here, 0 for none; `clock`: ms that its
- *   clock is ahead.
- * @returns {{context, deliver(line), answerOwn(): boolean, flush(): string, forget(), console(level, text), isOver(): boolean}}
+ * @param `configOf` gives a value of the app's config; `burst`: how many commands of the run may be
+ *   answered here; `clock`: ms that its clock is ahead.
+ * @returns {{context, deliver(line), answerOwn(): boolean, flush(): string, forget(),
+ *   console(level, text), isOver(): boolean}}
  */
-function createRealm({ run, nextId, flushSoon, writeNow, load, allowed, globals, configOf, burst, clock = 0 }) {
+function createRealm({
+  run, nextId, flushSoon, writeNow, load, allowed, globals, configOf, burst, clock = 0,
+}) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, {
     name: 'app', codeGeneration: { strings: true, wasm: false },
   });
   setClock(context, clock);
-  const list = vm.runInContext('[]', context);   // the list itself must belong to the realm it is read in
+  const list = vm.runInContext('[]', context);   // must belong to the realm in which it is read
   for (const name of allowed) list.push(name);
-  const inside = BOOTSTRAP.runInContext(context)(run, nextId, flushSoon, writeNow, load, list, globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, heapUsed);
+  const inside = BOOTSTRAP.runInContext(context)(run, nextId, flushSoon, writeNow, load, list,
+    globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, heapUsed);
   return { context, ...inside };
 }
 
