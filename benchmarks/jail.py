@@ -1,6 +1,7 @@
-"""What the jail costs: `python -m benchmarks.jail`. Start to first byte for plain Node.js and each
-level, interleaved in one run; the memory of warm idle sandboxes; and the smallest limits at which
-real apps still hold their conversations.
+"""The cost of the jail: `python -m benchmarks.jail`.
+
+Time to the first byte for plain Node.js and each level, interleaved in one run; the memory of warm
+idle sandboxes; and the smallest limits at which real apps still work.
 """
 
 from __future__ import annotations
@@ -37,9 +38,15 @@ def first_byte(argv: tuple[str, ...], jail: Jail) -> float:
     who = {} if jail.user is None else {"user": jail.user, "group": jail.user, "extra_groups": []}
     began = time.perf_counter()
     with subprocess.Popen(
-        argv, env=dict(jail.env), cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        start_new_session=True, **who,
-    ) as process:  # fmt: skip
+        argv,
+        env=dict(jail.env),
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        **who,
+    ) as process:
         assert process.stdout is not None
         process.stdout.read(1)
         taken = (time.perf_counter() - began) * 1000
@@ -66,7 +73,8 @@ def starts(walls: dict[str, Walls], hello: Path) -> None:
     for name in ("plain node", "none", "standard", "strict"):
         found = times[name]
         print(
-            f"  {name:12} p50 {median(found):6.1f}  min {min(found):6.1f}  max {max(found):6.1f}  x{median(found) / plain:.2f}"
+            f"  {name:12} p50 {median(found):6.1f}  min {min(found):6.1f}  max"
+            f" {max(found):6.1f}  x{median(found) / plain:.2f}"
         )
 
 
@@ -131,7 +139,8 @@ LIMITS = {
 
 async def smallest(walls: Walls) -> None:
     print(
-        "\nthe smallest limit at which each app still answers 20 messages (level standard, all others at their defaults)"
+        "\nthe smallest limit at which each app still answers 20 messages (level standard, all"
+        " others at their defaults)"
     )
     for file in sorted(APPS.glob("*.js")):
         app = evolve(make_app(file.read_text() + "// api.on_"), modules=("vumigo_v01", *TOOLKITS))

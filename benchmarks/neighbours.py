@@ -1,9 +1,9 @@
 """What one app's attack does to another app: `python -m benchmarks.neighbours [SECONDS]`.
 
-An app of the toolkit's kind (a v02 menu: 7 commands a message) gets messages at a steady rate, each
-latency counted from the moment at which the message was due. First alone; then beside an app of
-another account that does one bad thing for every message it gets, from many users at once. The
-supervisor's loop lag and memory are watched all the while.
+A toolkit app (a v02 menu with 7 commands per message) gets messages at a steady rate; latencies
+count from when each was due. It runs first alone, then beside another account's app that does one
+bad thing for every message, from many users at once. The supervisor's loop lag and memory are
+watched throughout.
 """
 
 from __future__ import annotations
@@ -27,23 +27,29 @@ from tests.integration.test_apps import APPS
 from tests.programs import Server, serve
 from tests.service import Folder
 
-RATE = 20.0  # messages a second of the app that is watched
-ATTACKERS = 8  # users of the attacking app, each of whom sends as soon as the last message is over
+RATE = 20.0  # messages per second of the watched app
+ATTACKERS = 8  # users of the attacking app; each sends again as soon as the last message is over
 ATTACKS = {
     "cpu": "for (;;) {}",
     "memory": "var a = []; for (;;) a.push(new Array(1000).join(a.length));",
     "output": "for (;;) api.log_info(new Array(10000).join('x'));",
     "commands": "for (;;) api.request('kv.incr', {key: 'k'});",
     "recursion, caught": "function f() { try { f(); } catch (e) { f(); } } f();",
-    "slow drip": "var n = 0; function more() { n += 1; api.log_info('' + n, function () { more(); }); } more();",
-    "flood": "api.request('outbound.reply_to', {content: 'x', in_reply_to: command.msg.message_id}, function () { api.done(); });",
+    "slow drip": (
+        "var n = 0; function more() { n += 1; api.log_info('' + n, function () {"
+        " more(); }); } more();"
+    ),
+    "flood": (
+        "api.request('outbound.reply_to', {content: 'x', in_reply_to:"
+        " command.msg.message_id}, function () { api.done(); });"
+    ),
     "crash": "throw new Error('no');",
 }
 
 
 @define
 class Sample:
-    """Milliseconds of the watched app's messages, of the loop's lag, and the supervisor's memory."""
+    """Latencies of the watched app and lags of the loop in ms, and the supervisor's memory."""
 
     latencies: list[float] = field(factory=list)
     lags: list[float] = field(factory=list)
@@ -52,14 +58,15 @@ class Sample:
 
     def row(self, label: str, quiet: float) -> str:
         p99 = quantiles(self.latencies, n=100)[98]
+        lag = quantiles(self.lags, n=100)[98]
         return (
-            f"{label:20}{median(self.latencies):>9.1f}{p99:>9.1f}{p99 / quiet:>9.1f}x{quantiles(self.lags, n=100)[98]:>10.1f}"
+            f"{label:20}{median(self.latencies):>9.1f}{p99:>9.1f}{p99 / quiet:>9.1f}x{lag:>10.1f}"
             f"{max(self.lags):>9.1f}{self.rss / (1 << 20):>9.0f}{self.outcomes:>9}"
         )
 
 
 async def watch(client: Client, sample: Sample, seconds: float) -> None:
-    """Messages when they are due, whatever became of those before."""
+    """Send each message when it is due, whatever became of earlier ones."""
     async with trio.open_nursery() as nursery:
         begin = trio.current_time()
         for n in range(int(seconds * RATE)):
@@ -87,7 +94,7 @@ def resident(pid: int) -> int:
 
 
 async def look(server: Server, sample: Sample) -> None:
-    """The loop's lag and the memory of the server, as it and the kernel tell them."""
+    """Sample the server's loop lag and memory."""
     async with httpx2.AsyncClient(base_url=server.admin, trust_env=False) as admin:
         while True:
             found = re.search(
@@ -103,7 +110,7 @@ async def look(server: Server, sample: Sample) -> None:
 def service(javascript: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory() as name:
         folder = Folder(Path(name))
-        # that the tests hold conversations with
+        # the app of the conversation tests
         survey = (APPS / "survey_v02.js").read_text() + "// api.on_"
         folder.app(
             "good", survey, 'config = { config = \'{"name": "survey"}\' }\npool = { min_idle = 1 }'
@@ -130,10 +137,12 @@ async def measure(javascript: str | None, seconds: float) -> Sample:
 
 async def main(seconds: float) -> None:
     print(
-        f"{RATE:g} messages/s for {seconds:g} s, beside {ATTACKERS} users of the attacker; ms; {time.ctime()}"
+        f"{RATE:g} messages/s for {seconds:g} s, beside {ATTACKERS} users of the attacker; ms;"
+        f" {time.ctime()}"
     )
     print(
-        f"{'beside':20}{'p50':>9}{'p99':>9}{'of quiet':>10}{'lag p99':>10}{'lag max':>9}{'RSS MiB':>9}{'attacks':>9}"
+        f"{'beside':20}{'p50':>9}{'p99':>9}{'of quiet':>10}"
+        f"{'lag p99':>10}{'lag max':>9}{'RSS MiB':>9}{'attacks':>9}"
     )
     alone = await measure(None, seconds)
     quiet = quantiles(alone.latencies, n=100)[98]

@@ -1,8 +1,7 @@
-"""The gathered Redis client against a worker thread per command, in one run: `python -m
-benchmarks.redis_client`.
+"""The pipelining Redis client against a worker thread per command, in one run:
+`python -m benchmarks.redis_client`.
 
-Both do GETs on the same real Valkey through redis-py, from the same Trio program, with the same
-number of callers.
+Both send GETs to the same real Valkey from the same Trio program, with the same number of callers.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Ask = Callable[[], Awaitable[object]]
 
 
 async def _rate(ask: Ask, callers: int) -> tuple[float, float]:
-    """Commands a second, and CPU microseconds a command of this process."""
+    """Commands per second, and microseconds of this process's CPU time per command."""
     done = 0
 
     async def caller() -> None:
@@ -46,7 +45,7 @@ async def _rate(ask: Ask, callers: int) -> tuple[float, float]:
 
 
 async def compare(url: str, callers: int) -> dict[str, tuple[float, float]]:
-    """Median rate and CPU of both ways, measured in turns."""
+    """The median rate and CPU time of both ways, measured alternately."""
     client = redis.Redis.from_url(url)
     limiter = trio.CapacityLimiter(40)
     samples: dict[str, list[tuple[float, float]]] = {"gathered": [], "thread per command": []}
@@ -76,7 +75,8 @@ async def main() -> None:
             found = await compare(server.url, callers)
             (rate, cpu), (slow_rate, slow_cpu) = found["gathered"], found["thread per command"]
             print(
-                f"{callers:>8} {rate:>9.0f}/s {cpu:>5.0f} us {slow_rate:>11.0f}/s {slow_cpu:>5.0f} us {rate / slow_rate:>6.1f}x"
+                f"{callers:>8} {rate:>9.0f}/s {cpu:>5.0f} us {slow_rate:>11.0f}/s"
+                f" {slow_cpu:>5.0f} us {rate / slow_rate:>6.1f}x"
             )
 
 

@@ -2,9 +2,9 @@
 """Build the one-file jsbox: `python3 packaging/build.py` makes dist/jsbox-linux-MACHINE and
 dist/jsbox-linux-MACHINE.files.
 
-Needs pip and a Python that has its shared library (Debian: libpython3.11); a C compiler is taken
-from the system, else from pip. In a fresh environment: installs jsbox as any user would, has
-PyInstaller collect what it needs, and packs that behind packaging/unpack.c.
+Needs pip and a Python with its shared library (Debian: libpython3.11); the C compiler is the
+system's, else one from pip. In a fresh environment it installs jsbox as any user would, collects
+the files with PyInstaller, and packs them behind packaging/unpack.c.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 TOOLS = ("pyinstaller>=6.22,<7",)
-# the module, to pack; and the C library in its source, to unpack
+# the module, to pack; and the C library in its source distribution, to unpack
 ZSTANDARD = "zstandard>=0.25,<0.26"
 SECONDS = 900
 
@@ -52,7 +52,7 @@ def run(*argv: str | Path, cwd: Path = ROOT, env: dict[str, str] | None = None) 
 
 
 def say(text: str) -> None:
-    """Progress."""
+    """Print progress."""
     print(f"build: {text}", flush=True)
 
 
@@ -62,9 +62,7 @@ def pip_install(python: Path, *what: str) -> None:
 
 
 def commit() -> str:
-    """The commit that is built, with a mark where the working tree differs; empty outside of a
-    repository.
-    """
+    """The commit being built, marked if the working tree differs; empty outside a repository."""
     try:
         text = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--exclude", "*"],  # noqa: S607
@@ -76,7 +74,7 @@ def commit() -> str:
 
 
 def collect(work: Path, python: Path) -> Path:
-    """What the program is made of, in a folder."""
+    """Collect the program's files; return their folder."""
     site = Path(
         run(
             python,
@@ -104,7 +102,7 @@ def collect(work: Path, python: Path) -> Path:
 
 
 def entries(folder: Path) -> Iterator[Path]:
-    """Everything below a folder, each folder before what is in it, always in the same order."""
+    """Everything below a folder, each folder before its contents, always in the same order."""
     for path in sorted(folder.iterdir()):
         yield path
         if path.is_dir() and not path.is_symlink():
@@ -112,9 +110,7 @@ def entries(folder: Path) -> Iterator[Path]:
 
 
 def archive(folder: Path) -> tuple[Iterator[bytes], list[str]]:
-    """The archive that unpack.c reads, in pieces, and a list for people that is complete when the
-    pieces have been read.
-    """
+    """The archive that unpack.c reads, in pieces, and its listing, complete once all are read."""
     listing: list[str] = []
 
     def pieces() -> Iterator[bytes]:
@@ -141,7 +137,7 @@ def archive(folder: Path) -> tuple[Iterator[bytes], list[str]]:
 
 
 def pack(folder: Path, python: Path, level: int, work: Path) -> tuple[Path, list[str]]:
-    """The archive, compressed, as a file."""
+    """Write the compressed archive; return its path and its listing."""
     plain, packed = work / "archive", work / "archive.zst"
     pieces, listing = archive(folder)
     with plain.open("wb") as file:
@@ -158,7 +154,7 @@ def pack(folder: Path, python: Path, level: int, work: Path) -> tuple[Path, list
 
 
 def compile_head(work: Path, python: Path) -> Path:
-    """packaging/unpack.c with the decompressor, static."""
+    """Compile packaging/unpack.c with the decompressor, statically."""
     run(
         python,
         "-m",
@@ -211,7 +207,7 @@ def compile_head(work: Path, python: Path) -> Path:
 
 
 def assemble(head: Path, packed: Path, target: Path) -> None:
-    """Head, archive and tail, in place as a whole."""
+    """Write head, archive and tail to `target`, atomically."""
     data = packed.read_bytes()
     start = head.read_bytes()
     name = hashlib.sha256(data).hexdigest()[:16].encode()
@@ -235,7 +231,8 @@ def main() -> None:
         Path("/usr/lib").glob("*/libpython3.11.so.1.0")
     ):
         sys.exit(
-            "build: this Python has no shared library, which PyInstaller needs (Debian: apt-get install libpython3.11)"
+            "build: this Python has no shared library, which PyInstaller needs (Debian: apt-get"
+            " install libpython3.11)"
         )
     target = given.out / f"jsbox-linux-{platform.machine()}"
     given.out.mkdir(parents=True, exist_ok=True)

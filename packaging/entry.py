@@ -1,6 +1,4 @@
-"""Where the one-file jsbox begins. Its processes start others of its own kind by `jsbox -m MODULE
-...`, as Python would.
-"""
+"""The entry point of the one-file jsbox, which runs its own modules by `jsbox -m MODULE ...`."""
 
 import runpy
 import sys

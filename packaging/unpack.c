@@ -1,19 +1,21 @@
-/* The head of the one-file jsbox: unpacks what is appended to it, once, and becomes the program in there.
+/* The head of the one-file jsbox: unpacks the archive appended to it, once, and executes the
+ * program in it.
  *
- * The file is this program, an archive (zstd), and a tail of TAIL bytes: "JSBOXPK1", the archive's length in bytes, and its name, which is
- * made of its contents. build.py writes it.
+ * The file is this program, a zstd archive, and a tail of TAIL bytes: "JSBOXPK1", the archive's
+ * length in bytes, and its name, a hash of its contents. build.py writes it.
  *
- * What is unpacked stays: in FOLDER/NAME, where FOLDER is the first of these that is ours or root's, that nobody else can write to, and that
- * programs may be run from:
+ * The unpacked files stay in FOLDER/NAME. FOLDER is the first of these that belongs to this user or
+ * root, that nobody else can write to, and that programs may be run from:
  *   $JSBOX_UNPACK_DIR         (then no other)
  *   $CACHE_DIRECTORY          (systemd's CacheDirectory=)
- *   /var/cache/jsbox          (written to by root; others use it where it has what they need)
+ *   /var/cache/jsbox          (written by root; others use it if it has this version)
  *   $XDG_CACHE_HOME/jsbox, $HOME/.cache/jsbox
  *   /tmp/jsbox-UID
- * It is written under another name and renamed, so that it is there as a whole or not at all. Whoever runs it holds a shared lock on
- * NAME/.in-use; other versions, and drafts of those that were killed, are removed when a new one is unpacked and nobody holds them.
+ * They are written under another name and renamed, so that they are complete or absent. A running
+ * program holds a shared lock on NAME/.in-use. When a new version is unpacked, other versions that
+ * nobody holds are removed, and so are drafts of processes that were killed.
  *
- * Exit code 126, with the reason on stderr, where nothing can be run.
+ * If nothing can be run, the exit code is 126, with the reason on stderr.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -40,9 +42,9 @@
 #define IN_USE ".in-use"
 #define DRAFT ".new-"
 
-static char reason[PATH_MAX * 2];   /* why the folder tried last does not do */
+static char reason[PATH_MAX * 2];   /* why the last folder tried cannot be used */
 
-static char draft[PATH_MAX];        /* what is being unpacked */
+static char draft[PATH_MAX];        /* the folder being unpacked */
 
 static int remove_one(const char *path, const struct stat *found, int kind, struct FTW *where) {
 	(void)found; (void)kind; (void)where;
@@ -64,14 +66,15 @@ static void die(const char *format, ...) {
 }
 
 static void join(char *to, const char *folder, const char *name) {
-	if ((size_t)snprintf(to, PATH_MAX, "%s/%s", folder, name) >= PATH_MAX) die("%s/%s is too long a path", folder, name);
+	if ((size_t)snprintf(to, PATH_MAX, "%s/%s", folder, name) >= PATH_MAX)
+		die("the path %s/%s is too long", folder, name);
 }
 
 /* ---- the archive ---- */
 
 struct source {
 	int fd;
-	uint64_t left;              /* compressed bytes not read yet */
+	uint64_t left;              /* compressed bytes still to be read */
 	ZSTD_DStream *stream;
 	ZSTD_inBuffer in;
 	char packed[1 << 17], plain[1 << 18];
@@ -82,7 +85,8 @@ static int fill(struct source *from) {
 	from->at = from->end = 0;
 	while (from->end == 0) {
 		if (from->in.pos == from->in.size) {
-			size_t want = from->left < sizeof from->packed ? from->left : sizeof from->packed;
+			size_t want = sizeof from->packed;
+			if (from->left < want) want = (size_t)from->left;
 			ssize_t got = want ? read(from->fd, from->packed, want) : 0;
 			if (got <= 0) die("this file is damaged: it ends too early; copy it again");
 			from->left -= (uint64_t)got;
@@ -90,7 +94,8 @@ static int fill(struct source *from) {
 		}
 		ZSTD_outBuffer out = {from->plain, sizeof from->plain, 0};
 		size_t state = ZSTD_decompressStream(from->stream, &out, &from->in);
-		if (ZSTD_isError(state)) die("this file is damaged (%s); copy it again", ZSTD_getErrorName(state));
+		if (ZSTD_isError(state))
+			die("this file is damaged (%s); copy it again", ZSTD_getErrorName(state));
 		from->end = out.pos;
 	}
 	return 0;
@@ -119,11 +124,12 @@ static void take_file(struct source *from, const char *path, unsigned mode, uint
 	if (close(fd) < 0) die("%s cannot be written: %s", path, strerror(errno));
 }
 
-/* Lines "D 755 path", "F 644 size path" followed by the bytes, "L target path"; "E" at the end. No path begins with / or has a `..` in it. */
+/* Lines "D 755 path", "F 644 size path" followed by the bytes, "L target path"; "E" at the end.
+ * No path begins with / or contains `..`. */
 static void unpack(int fd, uint64_t length, const char *into) {
 	static struct source from;
 	from = (struct source){.fd = fd, .left = length, .stream = ZSTD_createDStream()};
-	if (from.stream == NULL) die("there is no memory to unpack with");
+	if (from.stream == NULL) die("there is not enough memory to unpack");
 	if (mkdir(into, 0755) < 0) die("%s cannot be made: %s", into, strerror(errno));
 	for (;;) {
 		char line[PATH_MAX], word[PATH_MAX], path[PATH_MAX];
@@ -151,60 +157,73 @@ static void unpack(int fd, uint64_t length, const char *into) {
 /* ---- where it is unpacked ---- */
 
 static int make_folder(const char *path) {
-	/* With the one above it: ~/.cache need not be there yet. */
+	/* Make its parent, too: ~/.cache may be missing. */
 	char above[PATH_MAX];
 	if (mkdir(path, 0755) == 0 || errno == EEXIST) return 0;
 	snprintf(above, sizeof above, "%s", path);
 	char *slash = strrchr(above, '/');
 	if (errno != ENOENT || slash == NULL || slash == above) return -1;
 	*slash = 0;
-	return mkdir(above, 0755) < 0 && errno != EEXIST ? -1 : mkdir(path, 0755) < 0 && errno != EEXIST ? -1 : 0;
+	if (mkdir(above, 0755) < 0 && errno != EEXIST) return -1;
+	return mkdir(path, 0755) < 0 && errno != EEXIST ? -1 : 0;
+}
+
+/* Note why a folder cannot be used; return 0. */
+static int unusable(const char *path, const char *why) {
+	snprintf(reason, sizeof reason, "%s%s", path, why);
+	return 0;
+}
+
+/* Note errno as the reason; return 0. */
+static int failed(const char *path) {
+	snprintf(reason, sizeof reason, "%s: %s", path, strerror(errno));
+	return 0;
 }
 
 static int is_safe(const char *path) {
 	struct stat found;
 	struct statvfs volume;
-	if (lstat(path, &found) < 0) { snprintf(reason, sizeof reason, "%s: %s", path, strerror(errno)); return 0; }
-	if (!S_ISDIR(found.st_mode)) { snprintf(reason, sizeof reason, "%s is not a folder", path); return 0; }
-	if ((found.st_uid != 0 && found.st_uid != geteuid()) || (found.st_mode & 022)) {
-		snprintf(reason, sizeof reason, "%s belongs to, or can be written to by, others", path);
-		return 0;
-	}
-	if (statvfs(path, &volume) == 0 && (volume.f_flag & ST_NOEXEC)) {
-		snprintf(reason, sizeof reason, "%s is on a volume from which no programs may be run (noexec)", path);
-		return 0;
-	}
+	if (lstat(path, &found) < 0) return failed(path);
+	if (!S_ISDIR(found.st_mode)) return unusable(path, " is not a folder");
+	if ((found.st_uid != 0 && found.st_uid != geteuid()) || (found.st_mode & 022))
+		return unusable(path, " belongs to, or can be written to by, others");
+	if (statvfs(path, &volume) == 0 && (volume.f_flag & ST_NOEXEC))
+		return unusable(path, " is on a volume from which no programs may be run (noexec)");
 	return 1;
 }
 
-/* Hold what is unpacked in `place`, so that nobody removes it as long as we live. 0 where there is nothing (any more). */
+/* Hold the files unpacked in `place`, so that nobody removes them while this process lives.
+ * Return 0 if they are absent. */
 static int hold(const char *place) {
 	char path[PATH_MAX];
 	struct stat before, after;
 	join(path, place, IN_USE);
 	if (!is_safe(place)) return 0;
-	int fd = open(path, O_RDONLY);   /* stays open in the program that we become */
-	if (fd < 0) { snprintf(reason, sizeof reason, "%s: %s", path, strerror(errno)); return 0; }
-	if (flock(fd, LOCK_SH) == 0 && fstat(fd, &before) == 0 && stat(path, &after) == 0 && before.st_ino == after.st_ino) return 1;
+	int fd = open(path, O_RDONLY);   /* stays open in the program that is executed */
+	if (fd < 0) return failed(path);
+	if (flock(fd, LOCK_SH) == 0 && fstat(fd, &before) == 0 && stat(path, &after) == 0
+			&& before.st_ino == after.st_ino)
+		return 1;
 	close(fd);
 	return 0;
 }
 
 static void tidy(const char *folder, const char *name) {
-	/* Called with the folder's lock: every draft is of somebody who is gone. */
+	/* The caller has the folder's lock: every draft is of a process that is gone. */
 	DIR *listing = opendir(folder);
 	struct dirent *entry;
 	char path[PATH_MAX], file[PATH_MAX];
 	while (listing != NULL && (entry = readdir(listing)) != NULL) {
 		int is_draft = strncmp(entry->d_name, DRAFT, strlen(DRAFT)) == 0;
-		int is_version = strlen(entry->d_name) == NAME && strspn(entry->d_name, "0123456789abcdef") == NAME;
+		int is_version = strlen(entry->d_name) == NAME
+				&& strspn(entry->d_name, "0123456789abcdef") == NAME;
 		if (!is_draft && (!is_version || strcmp(entry->d_name, name) == 0)) continue;
 		join(path, folder, entry->d_name);
 		if (is_version) {
 			join(file, path, IN_USE);
 			int fd = open(file, O_RDONLY | O_CLOEXEC);
 			int free = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) == 0;
-			if (free) unlink(file);   /* who opens it from now on finds it gone, and unpacks anew */
+			if (free) unlink(file);   /* a process that starts now unpacks again */
 			if (fd >= 0) close(fd);
 			if (!free) continue;
 		}
@@ -213,16 +232,17 @@ static void tidy(const char *folder, const char *name) {
 	if (listing != NULL) closedir(listing);
 }
 
-static int settle(const char *folder, const char *name, int self, uint64_t length, off_t start, char *place) {
+static int settle(const char *folder, const char *name, int self, uint64_t length, off_t start,
+		char *place) {
 	join(place, folder, name);
 	if (access(place, F_OK) == 0 && is_safe(folder) && hold(place)) return 1;
-	if (make_folder(folder) < 0) { snprintf(reason, sizeof reason, "%s: %s", folder, strerror(errno)); return 0; }
+	if (make_folder(folder) < 0) return failed(folder);
 	if (!is_safe(folder)) return 0;
 	char path[PATH_MAX], file[PATH_MAX];
 	join(path, folder, ".lock");
 	int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
-	if (lock < 0 || flock(lock, LOCK_EX) < 0) { snprintf(reason, sizeof reason, "%s: %s", path, strerror(errno)); return 0; }
-	if (!hold(place)) {              /* nobody else was quicker */
+	if (lock < 0 || flock(lock, LOCK_EX) < 0) return failed(path);
+	if (!hold(place)) {              /* no other process unpacked it meanwhile */
 		tidy(folder, name);
 		remove_all(place);
 		snprintf(file, sizeof file, DRAFT "%ld", (long)getpid());
@@ -231,7 +251,8 @@ static int settle(const char *folder, const char *name, int self, uint64_t lengt
 		unpack(self, length, draft);
 		join(file, draft, IN_USE);
 		int mark = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-		if (mark < 0 || close(mark) < 0) die("%s cannot be written: %s", file, strerror(errno));
+		if (mark < 0 || close(mark) < 0)
+			die("%s cannot be written: %s", file, strerror(errno));
 		if (rename(draft, place) < 0) die("%s cannot be made: %s", place, strerror(errno));
 		draft[0] = 0;
 		if (!hold(place)) die("%s was unpacked and cannot be used: %s", place, reason);
@@ -240,24 +261,30 @@ static int settle(const char *folder, const char *name, int self, uint64_t lengt
 	return 1;
 }
 
-static int try_under(const char *folder, const char *below, const char *name, int self, uint64_t length, off_t start, char *place) {
+static int try_under(const char *folder, const char *below, const char *name, int self,
+		uint64_t length, off_t start, char *place) {
 	char path[PATH_MAX];
 	if (folder == NULL || folder[0] != '/') return 0;
-	if (below[0]) join(path, folder, below); else snprintf(path, sizeof path, "%s", folder);
+	if (below[0]) join(path, folder, below);
+	else snprintf(path, sizeof path, "%s", folder);
 	return settle(path, name, self, length, start, place);
 }
 
-static void find_place(const char *name, int self, uint64_t length, off_t start, char *place) {
+static void find_place(const char *name, int self, uint64_t length, off_t start,
+		char *place) {
 	char path[PATH_MAX];
 	const char *given = getenv("JSBOX_UNPACK_DIR");
 	if (given != NULL && given[0]) {
 		if (given[0] != '/') die("JSBOX_UNPACK_DIR=%s is not an absolute path", given);
-		if (!try_under(given, "", name, self, length, start, place)) die("JSBOX_UNPACK_DIR cannot be used: %s", reason);
+		if (!try_under(given, "", name, self, length, start, place))
+			die("JSBOX_UNPACK_DIR cannot be used: %s", reason);
 		return;
 	}
-	/* With DynamicUser= it is a link of systemd's. */
+	/* With DynamicUser= it is a symbolic link made by systemd. */
 	const char *cache = getenv("CACHE_DIRECTORY");
-	if (cache != NULL && realpath(cache, path) != NULL && try_under(path, "", name, self, length, start, place)) return;
+	if (cache != NULL && realpath(cache, path) != NULL
+			&& try_under(path, "", name, self, length, start, place))
+		return;
 	if (geteuid() == 0 || access("/var/cache/jsbox", F_OK) == 0) {
 		if (try_under("/var/cache/jsbox", "", name, self, length, start, place)) return;
 	}
@@ -265,8 +292,8 @@ static void find_place(const char *name, int self, uint64_t length, off_t start,
 	if (try_under(getenv("HOME"), ".cache/jsbox", name, self, length, start, place)) return;
 	snprintf(path, sizeof path, "jsbox-%u", (unsigned)geteuid());
 	if (try_under("/tmp", path, name, self, length, start, place)) return;
-	die("there is no folder to unpack in: %s. Set JSBOX_UNPACK_DIR to one that only you can write to, on a volume that programs may be run from",
-		reason);
+	die("there is no folder to unpack in: %s. Set JSBOX_UNPACK_DIR to one that only you can write"
+		" to, on a volume that programs may be run from", reason);
 }
 
 int main(int argc, char **argv) {
@@ -276,10 +303,12 @@ int main(int argc, char **argv) {
 	int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	if (self < 0) die("/proc/self/exe cannot be read: %s", strerror(errno));
 	off_t end = lseek(self, 0, SEEK_END);
-	if (end < TAIL || pread(self, tail, TAIL, end - TAIL) != TAIL || memcmp(tail, MAGIC, 8) != 0) die("this file is damaged; copy it again");
+	if (end < TAIL || pread(self, tail, TAIL, end - TAIL) != TAIL || memcmp(tail, MAGIC, 8) != 0)
+		die("this file is damaged; copy it again");
 	memcpy(&length, tail + 8, 8);
 	memcpy(name, tail + 16, NAME);
-	if (length > (uint64_t)(end - TAIL) || strspn(name, "0123456789abcdef") != NAME) die("this file is damaged; copy it again");
+	if (length > (uint64_t)(end - TAIL) || strspn(name, "0123456789abcdef") != NAME)
+		die("this file is damaged; copy it again");
 	mode_t mask = umask(022);
 	find_place(name, self, length, end - TAIL - (off_t)length, place);
 	umask(mask);

@@ -1,5 +1,5 @@
-"""A plain HTTP/1.1 server on loopback that says what it was asked (the routes that the conformance
-cases name).
+"""A plain HTTP/1.1 server on loopback that echoes requests, with the routes of the conformance
+cases.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(302, b"", Location=f"{base}/redirect/{left}" if left else f"{base}/echo")
 
     def route_to(self, code: str, _: bytes) -> None:
-        """A redirect with any code to any place: /to/307?http://..."""
+        """Redirect with any code to any place: /to/307?http://..."""
         self._answer(int(code), b"", Location=urlsplit(self.path).query)
 
     def route_unicode(self, *_: object) -> None:
@@ -158,12 +158,12 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, *_: object) -> None:
-        """A client that hangs up is nothing to print."""
+        """Print nothing when a client hangs up."""
 
 
 @contextmanager
 def echo_server() -> Iterator[str]:
-    """Runs in a thread; gives the base URL."""
+    """Run the server in a thread; give its base URL."""
     with _Server(("127.0.0.1", 0), _Handler) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()

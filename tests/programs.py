@@ -1,5 +1,5 @@
-"""Programs that tests run: the jsbox command itself, and everything that the install does not bring
-(here only, so that one place says what is needed).
+"""Programs that tests run: the jsbox command, and all that it does not install, which only this
+module names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .fork_server import Forked, ForkServer
 
 FORKS = ForkServer()  # ended by the session's fixture (tests/conftest.py)
 READY = re.compile(r"ready: gateway (wss?://\S+), admin (https?://[^\s,]+)")
-# Until what hangs is given up, on however slow a machine: less than a test may take
+# After these, a program counts as hanging, even on a slow machine; a test may take longer
 # (tests/conftest.py).
 START_SECONDS = 120
 STOP_SECONDS = 120
@@ -48,7 +48,7 @@ class Server:
 def jsbox(
     *arguments: str, input: str = "", cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a jsbox command to its end."""
+    """Run a jsbox command until it ends."""
     return FORKS.run(arguments, input, timeout=COMMAND_SECONDS, cwd=cwd)
 
 
@@ -60,8 +60,11 @@ def serve(
     program: Sequence[str] | None = None,
     env: dict[str, str] | None = None,
 ) -> Iterator[Server]:
-    """A server for a config file, stopped at the end; it must then exit with `expect_code` (None:
-    it may be dead). `program`: the one file, or another way to start it.
+    """Run a server for a config file; stop it at the end and check its exit code.
+
+    Args:
+        expect_code: None if it may be dead already.
+        program: The one-file jsbox, or another way to start it.
     """
     log = config.with_suffix(".log")
     arguments = ("serve", "-c", str(config))
@@ -110,9 +113,7 @@ def _wait_ready(process: Process, log: Path) -> Server:
 
 
 def debian(program: str, package: str, how: str = "apt-get install -yq {}") -> str:
-    """Have a program of a Debian package, which the README's install does not bring; skips the test
-    where it cannot be had.
-    """
+    """Install a program from a Debian package if it is missing; skip the test if that fails."""
     if shutil.which(program) is None and os.geteuid() == 0:
         subprocess.run(
             f"apt-get update -q && {how.format(package)}",
@@ -128,33 +129,32 @@ def debian(program: str, package: str, how: str = "apt-get install -yq {}") -> s
 
 
 def bubblewrap() -> None:
-    """What level strict needs."""
+    """Install what level strict needs."""
     debian("bwrap", "bubblewrap")
 
 
 def chromium() -> str:
-    """A browser."""
+    """Install a browser."""
     return debian("chromium", "chromium")
 
 
 def systemd_analyze() -> str:
-    """What checks a unit."""
+    """Install the checker of systemd units."""
     return debian("systemd-analyze", "systemd")
 
 
 def promtool() -> str:
-    """What checks rules: that program alone, since the server that its package brings would be
-    started.
-    """
+    """Install the checker of alert rules alone: its package would start a server."""
     take = (
         "mkdir -p /tmp/promtool && cd /tmp/promtool && apt-get download -q {0}"
-        " && dpkg-deb --fsys-tarfile {0}_*.deb | tar -x -C / ./usr/bin/promtool; rm -rf /tmp/promtool"
+        " && dpkg-deb --fsys-tarfile {0}_*.deb | tar -x -C / ./usr/bin/promtool; rm -rf"
+        " /tmp/promtool"
     )
     return debian("promtool", "prometheus", take)
 
 
 def zig(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """The C compiler of the ziglang package, installed into a folder: command and environment."""
+    """Install the C compiler of the ziglang package in a folder; return command and environment."""
     install = [sys.executable, "-m", "pip", "install", "-q", "--target", str(folder), "ziglang"]
     subprocess.run(install, check=True, capture_output=True)
     return [sys.executable, "-m", "ziglang", "cc"], os.environ | {
@@ -171,7 +171,7 @@ class Carbon:
     query_port: int
 
     def query(self, metric: str) -> list[tuple[int, float]]:
-        """The points that its cache has, as its pickle protocol tells them."""
+        """The points in its cache, over its pickle protocol."""
         request = pickle.dumps({"type": "cache-query", "metric": metric}, protocol=2)
         with socket.create_connection(("127.0.0.1", self.query_port), timeout=5) as connection:
             connection.sendall(struct.pack("!L", len(request)) + request)
@@ -189,9 +189,9 @@ def _exactly(connection: socket.socket, count: int) -> bytes:
 
 @contextmanager
 def carbon(folder: Path) -> Iterator[Carbon]:
-    """A real carbon-cache, installed from PyPI into a virtual environment of its own (it must not
-    be put where pip puts it by default, which is /opt/graphite, and it wants setuptools'
-    pkg_resources).
+    """Run a real carbon-cache, installed from PyPI into its own virtual environment.
+
+    Its default place, /opt/graphite, must not be used, and it needs setuptools' pkg_resources.
     """
     environment = folder / "venv"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
@@ -215,7 +215,8 @@ def carbon(folder: Path) -> Iterator[Carbon]:
         f"[cache]\nLINE_RECEIVER_INTERFACE = 127.0.0.1\nLINE_RECEIVER_PORT = {ports[0]}\n"
         f"PICKLE_RECEIVER_INTERFACE = 127.0.0.1\nPICKLE_RECEIVER_PORT = {ports[1]}\n"
         f"CACHE_QUERY_INTERFACE = 127.0.0.1\nCACHE_QUERY_PORT = {ports[2]}\n"
-        f"MAX_UPDATES_PER_SECOND = 0.01\nMAX_CREATES_PER_MINUTE = 1\nLOCAL_DATA_DIR = {folder}/whisper\nENABLE_LOGROTATION = False\n"
+        "MAX_UPDATES_PER_SECOND = 0.01\nMAX_CREATES_PER_MINUTE = 1\n"
+        f"LOCAL_DATA_DIR = {folder}/whisper\nENABLE_LOGROTATION = False\n"
     )
     program = [
         environment / "bin" / "carbon-cache.py",

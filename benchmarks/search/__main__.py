@@ -1,11 +1,10 @@
 """`python -m benchmarks.search [CONTACTS]`: every class of query over 200,000 contacts, in every
 engine, in one run.
 
-Ours is `contacts.search` as the supervisor carries it out, from the command's fields to the bytes
-of its reply: resource, pipe, parser, the look into Redis for what has changed, tantivy, keys, pipe.
-The others are called in this process, with queries made ready before. Every engine gives the same
-number of keys, or the row says how many. Needs Debian's python3-xapian and `pip install
-whoosh-reloaded`.
+Ours is `contacts.search` as the supervisor runs it, from the command's fields to the bytes of its
+reply: resource, pipe, parser, checking Redis for changes, tantivy, keys, pipe. The others are
+called in this process, with prepared queries. All engines find the same number of keys, or the row
+shows how many. Needs Debian's python3-xapian and `pip install whoosh-reloaded`.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ WRITES = 100
 
 
 async def sample(ask: Callable[[], Awaitable[int]] | Callable[[], int]) -> tuple[int, list[float]]:
-    """The number of keys, and milliseconds of some runs; the first one warms up."""
+    """The number of keys, and the milliseconds of each run; the first one only warms up."""
     times: list[float] = []
     until = time.perf_counter() + SECONDS
     count = 0
@@ -101,7 +100,8 @@ async def fill(redis: Redis, account: str, count: int) -> None:
 async def compare(ours: Ours, engines: list[Any], limit: int | None) -> None:
     names = ["ours", *(engine.label for engine in engines)]
     print(
-        f"\n{'keys: all' if limit is None else f'keys: first {limit}'}; p50/p99 in ms, and the p50 as a ratio to tantivy's"
+        f"\n{'keys: all' if limit is None else f'keys: first {limit}'}; p50/p99 in ms, and the"
+        " p50 as a ratio to tantivy's"
     )
     print(f"{'query':18}{'hits':>8}" + "".join(f"{name:>24}" for name in names))
     for asked in QUERIES:
@@ -165,7 +165,7 @@ async def after_writes(redis: Redis, ours: Ours, fts5: Fts5, account: str, count
 
 
 async def memory(redis: Redis, url: str, folder: Path) -> None:
-    """Of the search process with 0, 1 and 200 open accounts of 1,000 contacts."""
+    """Measure the search process with 0, 1 and 200 open accounts of 1,000 contacts."""
     print("\nmemory of the search process, MB")
     for n in range(200):
         batch = [(person["key"], change_of(person)) for person in people(1000)]
@@ -178,7 +178,8 @@ async def memory(redis: Redis, url: str, folder: Path) -> None:
             assert search._running is not None
             found = rss(search._running.process.pid)
             print(
-                f"  {opened:>3} open accounts: {found['private']:.0f} private, {found['PSS']:.0f} PSS"
+                f"  {opened:>3} open accounts: {found['private']:.0f} private,"
+                f" {found['PSS']:.0f} PSS"
             )
 
 
@@ -198,7 +199,8 @@ async def main(count: int) -> None:
             began = time.perf_counter()
             await search.count("acct", "*:*")
             print(
-                f"index ours: {count / (time.perf_counter() - began):.0f} contacts/s, read from Valkey"
+                f"index ours: {count / (time.perf_counter() - began):.0f} contacts/s, read from"
+                " Valkey"
             )
             engines: list[Any] = []
             for kind in (RawTantivy, Fts5, Xapian, Whoosh):

@@ -1,6 +1,4 @@
-"""The other engines, each asked in the way that suits it best, with queries made ready before the
-clock runs.
-"""
+"""The other engines, each queried in the way that suits it best, with prepared queries."""
 
 from __future__ import annotations
 
@@ -23,13 +21,11 @@ from .people import Asked
 
 People = Iterable[dict[str, Any]]
 Ask = Callable[[int | None], list[str]]
-"""The keys of what a query finds; at most so many."""
+"""Finds the keys that match a query, at most as many as the argument."""
 
 
 class RawTantivy:
-    """The engine below ours, in this process, with the same schema: no parser, no pipe, nothing
-    that could have changed.
-    """
+    """Our engine without our code: in this process, same schema, no parser, pipe or changes."""
 
     label = "tantivy"
 
@@ -62,7 +58,7 @@ class RawTantivy:
 
 
 class Fts5:
-    """SQLite: FTS5 for what has words, b-trees for the rest."""
+    """SQLite: FTS5 for words, b-trees for the rest."""
 
     label = "FTS5"
 
@@ -141,7 +137,7 @@ class Fts5:
         ]
 
     def change(self, key: str, name: str) -> None:
-        """Give somebody a name: on disk when it returns."""
+        """Change a contact's name; it is on disk when this returns."""
         (seq, surname) = self.db.execute(
             "SELECT seq, surname FROM c WHERE key = ?", (key,)
         ).fetchone()
@@ -149,7 +145,10 @@ class Fts5:
         # A table without content takes a deletion only with the old words; that costs the same with
         # any.
         self.db.execute(
-            "INSERT INTO f(f, rowid, name, surname, clinic, language) VALUES ('delete',?,?,?,'','')",
+            (
+                "INSERT INTO f(f, rowid, name, surname, clinic, language) VALUES"
+                " ('delete',?,?,?,'','')"
+            ),
             (seq, name, surname),
         )
         self.db.execute(
@@ -261,9 +260,15 @@ class Whoosh:
 
         words = fields.TEXT(analyzer=SpaceSeparatedTokenizer())
         self.schema = fields.Schema(
-            key=fields.STORED, name=words, surname=keyword, msisdn=keyword, email=keyword, created=fields.DATETIME(sortable=True),
-            grp=keyword, clinic=keyword,
-        )  # fmt: skip
+            key=fields.STORED,
+            name=words,
+            surname=keyword,
+            msisdn=keyword,
+            email=keyword,
+            created=fields.DATETIME(sortable=True),
+            grp=keyword,
+            clinic=keyword,
+        )
         self.index = index.create_in(str(folder), self.schema)
 
     def fill(self, people: People) -> None:
@@ -271,9 +276,15 @@ class Whoosh:
         for p in people:
             created = datetime.fromisoformat(p["created_at"])
             writer.add_document(
-                key=p["key"], name=p["name"], surname=p["surname"], msisdn=p["msisdn"], email=p["email_address"],
-                created=created, grp=p["groups"][0], clinic=p["extras-clinic"],
-            )  # fmt: skip
+                key=p["key"],
+                name=p["name"],
+                surname=p["surname"],
+                msisdn=p["msisdn"],
+                email=p["email_address"],
+                created=created,
+                grp=p["groups"][0],
+                clinic=p["extras-clinic"],
+            )
         writer.commit()
         self.searcher = self.index.searcher()
 
@@ -315,7 +326,7 @@ def _day(text: str) -> datetime:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Whoosh's regular expressions and its use of dates make warnings."""
+    """Silence the warnings of Whoosh's regular expressions and dates."""
     import warnings
 
     with warnings.catch_warnings():

@@ -1,6 +1,4 @@
-"""Made-up contacts, and a query of each class: in Lucene's language, and in pieces that each
-engine's own query is made of.
-"""
+"""Made-up contacts, and a query of each class: in Lucene syntax, and as parts for other engines."""
 
 from __future__ import annotations
 
@@ -11,14 +9,36 @@ from uuid import UUID
 
 from attrs import frozen
 
-GIVEN = [a + b for a in ("thandi", "sipho", "lera", "jack", "zane", "mari", "nom", "pet", "andi", "bon") for b in ("", "wa", "to", "le", "na", "sa", "mi", "ri", "ka", "be", "lo", "du", "fa")]  # fmt: skip
-FAMILY = [a + b for a in ("ndlo", "dla", "john", "smi", "nko", "khu", "mok", "bot", "van", "pil") for b in ("vu", "mini", "son", "th", "si", "malo", "oena", "ha", "wyk", "lay", "jackson", "erson", "ana")]  # fmt: skip
+GIVEN = [
+    a + b
+    for a in ("thandi", "sipho", "lera", "jack", "zane", "mari", "nom", "pet", "andi", "bon")
+    for b in ("", "wa", "to", "le", "na", "sa", "mi", "ri", "ka", "be", "lo", "du", "fa")
+]
+FAMILY = [
+    a + b
+    for a in ("ndlo", "dla", "john", "smi", "nko", "khu", "mok", "bot", "van", "pil")
+    for b in (
+        "vu",
+        "mini",
+        "son",
+        "th",
+        "si",
+        "malo",
+        "oena",
+        "ha",
+        "wyk",
+        "lay",
+        "jackson",
+        "erson",
+        "ana",
+    )
+]
 CLINICS = 50
 WEIGHTS = [1 + 100 // n for n in range(1, len(GIVEN) + 1)]  # some names are common
 
 
 def people(count: int) -> Iterator[dict[str, Any]]:
-    """Contacts in their JSON shape; the same ones each time."""
+    """Generate contacts as JSON objects, the same ones every time."""
     source = random.Random(20261125)
     for n in range(count):
         name = " ".join(source.choices(GIVEN, weights=WEIGHTS, k=source.choice((1, 1, 2))))
@@ -28,7 +48,10 @@ def people(count: int) -> Iterator[dict[str, Any]]:
             "surname": source.choice(FAMILY),
             "msisdn": f"+2782{n * 37 % 10_000_000:07d}",
             "email_address": f"{name.replace(' ', '.')}{n}@mail{n % 7}.example.org",
-            "created_at": f"2014-{source.randrange(1, 13):02d}-{source.randrange(1, 29):02d} 10:20:30.{n % 1_000_000:06d}",
+            "created_at": (
+                f"2014-{source.randrange(1, 13):02d}-{source.randrange(1, 29):02d}"
+                f" 10:20:30.{n % 1_000_000:06d}"
+            ),
             "groups": [f"g{n % 20}"],
             "extras-clinic": f"clinic{source.randrange(CLINICS)}",
             "extras-language": source.choice(("en", "zu", "xh", "af")),
@@ -37,9 +60,7 @@ def people(count: int) -> Iterator[dict[str, Any]]:
 
 @frozen
 class Asked:
-    """A query of one class. `kind` and `values` are what an engine that is not asked in Lucene's
-    language needs.
-    """
+    """A query of one class; `kind` and `values` are for engines without Lucene syntax."""
 
     label: str
     lucene: str

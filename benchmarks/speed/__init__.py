@@ -1,3 +1,3 @@
-"""How fast messages are handled, against what nothing here can beat: `python -m benchmarks.speed
-[rounds N] [throughput|first|memory|curves ...]`.
+"""Message handling against plain Node, its upper bound:
+`python -m benchmarks.speed [rounds N] [throughput|first|memory|curves ...]`.
 """

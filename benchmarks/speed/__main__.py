@@ -31,13 +31,13 @@ USERS = 16
 
 
 def middle(values: Sequence[float], shape: str = ".3g") -> str:
-    """Median, and the least and the most."""
+    """The median, with the minimum and maximum."""
     return f"{median(values):{shape}} ({min(values):{shape}} to {max(values):{shape}})"
 
 
 def throughput(rounds: int) -> None:
-    """Messages a second against plain Node on the same cores and against a process for each
-    message; where the CPU time goes; latency at half load.
+    """Throughput against plain Node on the same cores and a process per message; the use of CPU
+    time; latency at half load.
     """
     rows: dict[str, list[float]] = {}
 
@@ -59,18 +59,28 @@ def throughput(rounds: int) -> None:
             half = drive(server, 50, SECONDS, rate / 2)
             each = spawned(SECONDS / 2)
             note(
-                plain=bare.rate, jsbox=rate, of_plain=rate / bare.rate, of_spawned=rate / each, commands=bare.commands,
-                node_cpu=cpu["node"] / bare.cpu, supervisor_cpu=cpu["supervisor"] / bare.cpu, valkey_cpu=cpu["valkey"] / bare.cpu,
-                generator_cpu=found["cpu"] / messages / bare.cpu, supervisor_us_a_command=cpu["supervisor"] / bare.commands * 1e6,
-                plain_ms=1000 / one.rate, one_user_p50_ms=light["p50"] * 1000, p50_of_plain=light["p50"] * one.rate,
-                half_load_p50_ms=half["p50"] * 1000, half_load_p99_ms=half["p99"] * 1000,
-            )  # fmt: skip
+                plain=bare.rate,
+                jsbox=rate,
+                of_plain=rate / bare.rate,
+                of_spawned=rate / each,
+                commands=bare.commands,
+                node_cpu=cpu["node"] / bare.cpu,
+                supervisor_cpu=cpu["supervisor"] / bare.cpu,
+                valkey_cpu=cpu["valkey"] / bare.cpu,
+                generator_cpu=found["cpu"] / messages / bare.cpu,
+                supervisor_us_a_command=cpu["supervisor"] / bare.commands * 1e6,
+                plain_ms=1000 / one.rate,
+                one_user_p50_ms=light["p50"] * 1000,
+                p50_of_plain=light["p50"] * one.rate,
+                half_load_p50_ms=half["p50"] * 1000,
+                half_load_p99_ms=half["p99"] * 1000,
+            )
     for name, values in rows.items():
         print(f"{name:26} {middle(values)}", flush=True)
 
 
 def first(rounds: int) -> None:
-    """The first reply of an app that has no process: with a spare process ready, and without."""
+    """The first reply of an app without a process, with and without a spare process."""
     for label, spare in (("a spare ready", 1), ("no spare", 0)):
         took = []
         with survey("min_idle = 0", top=f"[node]\nspare = {spare}\n") as server:
@@ -88,9 +98,19 @@ async def _first_reply(server: Server) -> float:
     await trio.sleep(0.5)
     async with connect(server.gateway, "survey") as client:
         began = trio.current_time()
-        await client.send({"type": "inbound", "id": "x", "msg": {
-            "message_id": f"first-{began}", "from_addr": f"+27{began}", "to_addr": "8181", "content": None, "session_event": "new",
-        }})  # fmt: skip
+        await client.send(
+            {
+                "type": "inbound",
+                "id": "x",
+                "msg": {
+                    "message_id": f"first-{began}",
+                    "from_addr": f"+27{began}",
+                    "to_addr": "8181",
+                    "content": None,
+                    "session_event": "new",
+                },
+            }
+        )
         await client.expect("outbound")
         took = trio.current_time() - began
         await client.expect("outcome")
@@ -123,9 +143,7 @@ def _sandboxes(server: Server) -> list[dict[str, int]]:
 
 
 def curves(rounds: int) -> None:
-    """Cost of a message as what is stored and configured grows: apps, users seen, log lines,
-    contacts.
-    """
+    """The cost of a message as the number of apps, users, log lines and contacts grows."""
     import tempfile
 
     print("CPU a message of supervisor and Valkey, of plain Node's a message, and p50 of one user")
@@ -149,7 +167,7 @@ PREFIX = "jsbox:{acct}:"
 
 
 def _fill(server: Server, count: int) -> None:
-    """So many users, log lines and contacts in the store of the app's account."""
+    """Store `count` users, log lines and contacts for the app's account."""
     import redis
 
     (socket,) = server.log.parent.rglob("valkey.sock")
@@ -186,7 +204,10 @@ def _row(label: str, server: Server, rounds: int) -> None:
         rates.append(found["messages"] / found["seconds"] / bare.rate)
         latencies.append(drive(server, 1, SECONDS / 4)["p50"] * 1000)
     print(
-        f"{label:34} {middle(costs)}   p50 {middle(latencies)} ms   throughput of plain {middle(rates)}",
+        (
+            f"{label:34} {middle(costs)}   p50 {middle(latencies)} ms   throughput of plain"
+            f" {middle(rates)}"
+        ),
         flush=True,
     )
 

@@ -1,8 +1,8 @@
-"""Users who talk to one app over one connection, in a process of their own: `python -m
-benchmarks.speed.drive URL CHANNEL USERS SECONDS [RATE]`.
+"""Users of one app over one connection, in their own process:
+`python -m benchmarks.speed.drive URL CHANNEL USERS SECONDS [RATE]`.
 
-Without a rate each user says the next thing as soon as the last message is over; with one, messages
-come evenly at so many a second, and latency counts from when each was due. Prints one JSON line.
+Without a rate, each user sends as soon as the last message is over. With one, messages are evenly
+spaced at RATE per second, and latency counts from when each was due. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from supervisor.client.corked import Corked
 from supervisor.client.websocket import open_corked
 
 STEPS = ((None, "new"), ("1", "resume"), ("34", "resume"), ("1", "resume"))
-SETTLE = 5.0  # seconds that the last messages may take
+SETTLE = 5.0  # seconds for the last messages
 
 
 @define(eq=False)
 class Users:
-    """They take the four steps of the survey again and again, each time as somebody else."""
+    """Users who repeat the survey's four steps, each time from another address."""
 
     socket: WebSocketConnection
     stream: Corked
@@ -46,13 +46,16 @@ class Users:
         name = f"{self.prefix}-{next(self.ids)}"
         self.begun[name] = (due, user)
         message = {
-            "message_id": name, "from_addr": f"+27{self.prefix}{user}-{step // len(STEPS)}", "to_addr": "8181", "content": content,
+            "message_id": name,
+            "from_addr": f"+27{self.prefix}{user}-{step // len(STEPS)}",
+            "to_addr": "8181",
+            "content": content,
             "session_event": event,
-        }  # fmt: skip
+        }
         await self.socket.send_message(json.dumps({"type": "inbound", "id": name, "msg": message}))
 
     async def listen(self, *, again_until: float) -> None:
-        """Acknowledge and count; until a moment each user goes on when a message of theirs is over."""
+        """Acknowledge and count. Until `again_until` each user goes on when a message is over."""
         while True:
             frame = msgspec.json.decode(await self.socket.get_message())
             if frame["type"] == "outbound":

@@ -1,4 +1,4 @@
-"""The campaign file: what it may say, and every error at once and in its place."""
+"""The campaign file: what it may contain, and all of its errors, each with its line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from supervisor.load.reading import load_campaign
 from supervisor.load.thresholds import parse_threshold
 
 RUN = '[run]\nchannel = "phone"\nstages = [ { rate = "5/s", for = "30s" } ]\n'
-TALK = '[[dialogue]]\nname = "register"\nsteps = [ { dial = "*1#", expect = "Hi" }, { send = "1", expect_end = true } ]\n'
+TALK = (
+    '[[dialogue]]\nname = "register"\n'
+    'steps = [ { dial = "*1#", expect = "Hi" }, { send = "1", expect_end = true } ]\n'
+)
 
 UNKNOWN = (
-    "17: thresholds.reply.p98: unknown measure; known: reply.p99, service.p99, session.p99, generator.late.p99, missing_replies, errors, "
-    "sessions.failed, sessions.unfinished, sandbox.starts, errors.REASON, replies.rate, sessions.completed, dialogue.NAME.completed, "
+    "17: thresholds.reply.p98: unknown measure; known: reply.p99, service.p99, session.p99,"
+    " generator.late.p99, missing_replies, errors, "
+    "sessions.failed, sessions.unfinished, sandbox.starts, errors.REASON, replies.rate,"
+    " sessions.completed, dialogue.NAME.completed, "
     "sandbox.rss.max (times: p50, p90, p95, p99, p999, p9999, max, mean)"
 )
 
@@ -42,13 +47,17 @@ def test_a_whole_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "hub.json").write_text('{"a": 1}')
     text = (
         '[run]\nchannel = "phone"\ntoken = "${TOKEN}"\n'
-        'stages = [ { rate = "5/s", for = "30s", warmup = true }, { ramp = "5/s..80/s", for = "2m" }, { rate = "90/m", for = "1m" } ]\n'
-        'users = { from = "+27##", pool = 50, returning = 0.5 }\nthink = { lognormal = "4s", sigma = 0 }\n'
+        'stages = [ { rate = "5/s", for = "30s", warmup = true }, { ramp = "5/s..80/s", for ='
+        ' "2m" }, { rate = "90/m", for = "1m" } ]\n'
+        'users = { from = "+27##", pool = 50, returning = 0.5 }\n'
+        'think = { lognormal = "4s", sigma = 0 }\n'
         'give_up = { after = "15s", rate_per_step = 0.02, how = "timeout" }\n'
         + TALK
         + '[[dialogue]]\nfile = "optout.chat.toml"\nweight = 2\n'
-        '[stub."http://hub:8000/api/*"]\nreply = { body = "hub.json", p50 = "40ms", p99 = "900ms", errors = { "503" = 0.01 } }\n'
-        '[faults]\n"3m" = "kill-sandbox"\n"10s" = "reload-limits"\n[thresholds]\n"reply.p99" = "< 1500ms"\n"errors" = "< 1%"\n'
+        '[stub."http://hub:8000/api/*"]\n'
+        'reply = { body = "hub.json", p50 = "40ms", p99 = "900ms", errors = { "503" = 0.01 } }\n'
+        '[faults]\n"3m" = "kill-sandbox"\n"10s" = "reload-limits"\n[thresholds]\n'
+        '"reply.p99" = "< 1500ms"\n"errors" = "< 1%"\n'
     )
     found = read(tmp_path, text)
     assert found.run.stages == (
@@ -78,14 +87,15 @@ def test_a_rate_scales_all_stages(tmp_path: Path) -> None:
     ]
 
 
-def test_every_error_is_said_with_its_line(tmp_path: Path) -> None:
-    """One pass finds them all; each names what, where, and what was expected."""
+def test_every_error_has_its_line(tmp_path: Path) -> None:
+    """One pass finds them all; each says what, where, and what was expected."""
     text = (
         '[run]\nchannel = 5\nstages = [ { rate = "5", for = "30s" } ]\nthnk = 1\n'
         '[[dialogue]]\nname = "a"\nsteps = [ { send = "1", dial = "*1#" } ]\n'
         '[[dialogue]]\nname = "a"\nsteps = []\n'
         '[stub."hub"]\nreplay = {}\n[faults]\n"4m" = "earthquake"\n"soon" = "drain"\n'
-        '[thresholds]\n"reply.p98" = "< 1s"\n"reply.p99" = "fast"\n"dialogue.b.completed" = "> 97"\n"dialogue.c.completed" = "> 97%"\n'
+        '[thresholds]\n"reply.p98" = "< 1s"\n"reply.p99" = "fast"\n'
+        '"dialogue.b.completed" = "> 97"\n"dialogue.c.completed" = "> 97%"\n'
     )
     assert errors(tmp_path, text) == [
         "2: run.channel: expected a string, got 5",
@@ -96,11 +106,23 @@ def test_every_error_is_said_with_its_line(tmp_path: Path) -> None:
         "10: dialogue.1.steps: expected 1 to 200 steps, got 0",
         '11: stub.hub: expected a URL such as "http://hub:8000/api/v1/*"',
         "12: stub.hub.replay: unknown key `replay`; did you mean `reply`?",
-        '14: faults.4m: expected "kill-sandbox" or "gateway-disconnect" or "reload-limits" or "drain", got "earthquake"',
-        '15: faults.soon: expected a duration with its unit, such as "250ms", "10s", "10m", "1h" or "7d", got "soon"',
+        (
+            '14: faults.4m: expected "kill-sandbox" or "gateway-disconnect" or "reload-limits" or'
+            ' "drain", got "earthquake"'
+        ),
+        (
+            '15: faults.soon: expected a duration with its unit, such as "250ms", "10s", "10m",'
+            ' "1h" or "7d", got "soon"'
+        ),
         UNKNOWN,
-        '18: thresholds.reply.p99: expected a comparison, such as "< 1500ms", "> 97%" or "== 0", got "fast"',
-        '19: thresholds.dialogue.b.completed: after >: expected a percentage, such as "97%", got "97"',
+        (
+            '18: thresholds.reply.p99: expected a comparison, such as "< 1500ms", "> 97%" or "=='
+            ' 0", got "fast"'
+        ),
+        (
+            '19: thresholds.dialogue.b.completed: after >: expected a percentage, such as "97%",'
+            ' got "97"'
+        ),
         '20: thresholds.dialogue.c.completed: there is no dialogue "c"',
     ]
 
@@ -110,13 +132,28 @@ def test_every_error_is_said_with_its_line(tmp_path: Path) -> None:
     [
         ((RUN, ""), "1: run: the key `channel` is missing"),
         ((TALK, ""), "1: dialogue: expected at least one [[dialogue]]"),
-        (('for = "30s"', 'for = "30s", warmup = true'), "3: run.stages: stages with warmup = true come first, and at least one stage is measured"),
+        (
+            ('for = "30s"', 'for = "30s", warmup = true'),
+            (
+                "3: run.stages: stages with warmup = true come first, and at least one stage is"
+                " measured"
+            ),
+        ),
         (('"5/s"', '"900000/s"'), "3: run.stages: 27000000 sessions; a run may have 2000000"),
-        (("stages", 'users = { from = "+27#" }\nstages'), '3: run.users.from: "+27#" makes fewer than 20000 addresses; put more # in it'),
-        (('{ send = "1"', '{ dial = "*2#"'), "6: dialogue.0.steps.1: `dial` begins a conversation; here it has begun"),
-        (("steps = [", 'file = "nowhere.toml"\nsteps = ['), "6: dialogue.0.file: expected `steps` or `file`, got both"),
+        (
+            ("stages", 'users = { from = "+27#" }\nstages'),
+            '3: run.users.from: "+27#" makes fewer than 20000 addresses; put more # in it',
+        ),
+        (
+            ('{ send = "1"', '{ dial = "*2#"'),
+            "6: dialogue.0.steps.1: `dial` begins a conversation; here it has begun",
+        ),
+        (
+            ("steps = [", 'file = "nowhere.toml"\nsteps = ['),
+            "6: dialogue.0.file: expected `steps` or `file`, got both",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_makes_no_sense_is_refused(
     tmp_path: Path, change: tuple[str, str], error: str
 ) -> None:
@@ -125,13 +162,16 @@ def test_what_makes_no_sense_is_refused(
 
 
 def test_what_could_never_happen_is_refused(tmp_path: Path) -> None:
-    """A fault after the end, a status that is none, more errors than answers: a mistake that a run
-    would hide.
+    """A fault after the end, an invalid status, more errors than answers: mistakes that a run would
+    hide.
     """
     text = (
         RUN
         + TALK
-        + '[stub."http://hub/*"]\nreply = { status = 99, errors = { "503" = 0.7, "oops" = 0.4 } }\n[faults]\n"1m" = "kill-sandbox"\n'
+        + (
+            '[stub."http://hub/*"]\nreply = { status = 99, errors = { "503" = 0.7, "oops" = 0.4'
+            ' } }\n[faults]\n"1m" = "kill-sandbox"\n'
+        )
     )
     assert errors(tmp_path, text) == [
         "8: stub.http://hub/*.reply.errors: the shares are 1.1 together, more than 1",
@@ -141,20 +181,24 @@ def test_what_could_never_happen_is_refused(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_no_toml_is_said_with_its_line(tmp_path: Path) -> None:
-    """As of the config file."""
+def test_invalid_toml_is_reported_with_its_line(tmp_path: Path) -> None:
+    """As for the config file."""
     assert errors(tmp_path, RUN + "[thresholds\n")[0].startswith("4: not valid TOML")
 
 
 @pytest.mark.parametrize(
     ("name", "text", "value", "holds", "shown"),
     [
-        ("reply.p99", "< 1500ms", 1.2, True, "1.2s"), ("reply.p99", "< 1500ms", 1.5, False, "1.5s"),
-        ("missing_replies", "== 0", 0, True, "0"), ("dialogue.a b.completed", "> 97%", 0.971, True, "97.1%"),
-        ("sandbox.rss.max", "<= 200MiB", 200 << 20, True, "200MiB"), ("replies.rate", ">= 50/s", 49.9, False, "49.9/s"),
-        ("errors", "< 1%", 0.02, False, "2%"), ("errors.wall", "< 3", 2, True, "2"),
+        ("reply.p99", "< 1500ms", 1.2, True, "1.2s"),
+        ("reply.p99", "< 1500ms", 1.5, False, "1.5s"),
+        ("missing_replies", "== 0", 0, True, "0"),
+        ("dialogue.a b.completed", "> 97%", 0.971, True, "97.1%"),
+        ("sandbox.rss.max", "<= 200MiB", 200 << 20, True, "200MiB"),
+        ("replies.rate", ">= 50/s", 49.9, False, "49.9/s"),
+        ("errors", "< 1%", 0.02, False, "2%"),
+        ("errors.wall", "< 3", 2, True, "2"),
     ],
-)  # fmt: skip
+)
 def test_a_threshold_compares_in_its_own_unit(
     name: str, text: str, value: float, holds: bool, shown: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""`jsbox load`, as a load tester calls it: real servers, real sandboxes, real HTTP."""
+"""`jsbox load` as users run it: real servers, real sandboxes, real HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ BACK_END = """
 api.on_inbound_message = function (command) {
     if (command.msg.session_event === 'close') return api.done();
     api.request('http.get', {url: 'http://hub.example.org/api/one'}, function (reply) {
-        api.request('outbound.reply_to', {content: 'hub says ' + reply.body, in_reply_to: command.msg.message_id}, function () { api.done(); });
+        var answer = {content: 'hub says ' + reply.body, in_reply_to: command.msg.message_id};
+        api.request('outbound.reply_to', answer, function () { api.done(); });
     });
 };
 """
@@ -38,13 +39,13 @@ def campaign(
     run: str = "",
     give_up: str = "",
 ) -> str:
-    """A campaign file. Users, and the run, are patient: that a machine is slow is no error of the
-    app's.
-    """
+    """A campaign file, whose users and run are patient, so that a slow machine causes no error."""
     text = (
-        f'[run]\nchannel = "phone"\nstages = [ {{ rate = "{rate}", for = "{seconds}" }} ]\nthink = {{ lognormal = "50ms" }}\nfinish = "120s"\n'
+        f'[run]\nchannel = "phone"\nstages = [ {{ rate = "{rate}", for = "{seconds}" }} ]\n'
+        f'think = {{ lognormal = "50ms" }}\nfinish = "120s"\n'
         f'give_up = {{ after = "120s"{give_up} }}\n'
-        f'users = {{ pool = 200, returning = 0.2 }}\n{run}\n[[dialogue]]\nname = "talk"\nsteps = [ {steps} ]\n{more}'
+        f'users = {{ pool = 200, returning = 0.2 }}\n{run}\n[[dialogue]]\nname = "talk"\n'
+        f"steps = [ {steps} ]\n{more}"
     )
     file = folder.path / "campaign.toml"
     file.write_text(text)
@@ -76,9 +77,13 @@ def folder(tmp_path: Path) -> Folder:
 def test_conversations_that_go_as_expected_pass(folder: Folder) -> None:
     """Exit 0; every session is counted, and the report holds the same numbers as the summary."""
     folder.app("phone", ECHO)
-    campaign(folder, '{ dial = "*1#", expect = "you said" }, { send = "7", expect = "you said 7" }',
-             '[thresholds]\n"reply.p99" = "< 120s"\n"missing_replies" = "== 0"\n"dialogue.talk.completed" = "== 100%"\n"generator.late.p99" = "< 60s"\n'
-             '"sandbox.rss.max" = "< 200MiB"\n')  # fmt: skip
+    campaign(
+        folder,
+        '{ dial = "*1#", expect = "you said" }, { send = "7", expect = "you said 7" }',
+        '[thresholds]\n"reply.p99" = "< 120s"\n"missing_replies" = "== 0"\n'
+        '"dialogue.talk.completed" = "== 100%"\n"generator.late.p99" = "< 60s"\n'
+        '"sandbox.rss.max" = "< 200MiB"\n',
+    )
     done, summary = load(folder, "--serve", "--no-tui")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
@@ -93,20 +98,24 @@ def test_conversations_that_go_as_expected_pass(folder: Folder) -> None:
     assert (suite.get("tests"), suite.get("failures")) == ("5", "0")
 
 
-def test_what_the_app_does_otherwise_is_counted_by_its_name(folder: Folder) -> None:
-    """A wrong text, no reply, an end where none was expected: exit 99, each error under its reason,
-    and the step at which it happened.
+def test_unexpected_behaviour_of_the_app_is_counted_by_reason(folder: Folder) -> None:
+    """A wrong text, no reply, an unexpected end: exit 99, each error counted under its reason, with
+    the step at which it happened.
     """
     javascript = (
         "var msg = command.msg, n = Number(msg.from_addr.slice(-1)) % 4, content = msg.content;"
         "if (msg.session_event === 'close' || (content === '7' && n === 1)) return api.done();"
         "if (content === '7' && n === 2) throw new Error('no');"
-        "api.request('outbound.reply_to', {content: content === '7' && n === 3 ? 'what?' : 'fine', continue_session: true,"
+        "api.request('outbound.reply_to', {content: content === '7' && n === 3 ? 'what?' :"
+        " 'fine', continue_session: true,"
         "in_reply_to: msg.message_id}, function () { api.done(); });"
     )
     folder.app("phone", javascript)
-    campaign(folder, '{ dial = "*1#", expect = "fine" }, { send = "7", expect = "fine" }',
-             '[thresholds]\n"dialogue.talk.completed" = "> 90%"\n"generator.late.p99" = "< 60s"\n')  # fmt: skip
+    campaign(
+        folder,
+        '{ dial = "*1#", expect = "fine" }, { send = "7", expect = "fine" }',
+        '[thresholds]\n"dialogue.talk.completed" = "> 90%"\n"generator.late.p99" = "< 60s"\n',
+    )
     done, summary = load(folder, "--serve", "--no-tui")
     assert done.returncode == 99, done.stdout + done.stderr
     assert summary["verdict"] == "missed"
@@ -119,8 +128,8 @@ def test_what_the_app_does_otherwise_is_counted_by_its_name(folder: Folder) -> N
 
 
 def test_a_slow_server_is_measured_from_when_replies_were_due(folder: Folder) -> None:
-    """More comes than one process can do: the times from when messages were due grow with the
-    queue, and the phases say that it is the queue.
+    """With more load than one process can take, times from when messages were due grow with the
+    queue, and the phases show that it is the queue.
     """
     folder.app(
         "phone",
@@ -145,11 +154,16 @@ def test_a_slow_server_is_measured_from_when_replies_were_due(folder: Folder) ->
 
 
 def test_back_ends_are_played(folder: Folder) -> None:
-    """The stub answers for the host that the app asks, after its time and with its errors."""
+    """The stub answers for the host that the app asks, with its latency and its errors."""
     folder.app("phone", BACK_END)
-    campaign(folder, '{ dial = "*1#", expect = "hub says yes" }',
-             '[stub."http://hub.example.org/api/*"]\nreply = { body = "yes", p50 = "50ms", errors = { "503" = 0.2 } }\n'
-             '[thresholds]\n"reply.p50" = "> 50ms"\n"errors.wrong_reply" = "> 0"\n"generator.late.p99" = "< 60s"\n')  # fmt: skip
+    campaign(
+        folder,
+        '{ dial = "*1#", expect = "hub says yes" }',
+        '[stub."http://hub.example.org/api/*"]\n'
+        'reply = { body = "yes", p50 = "50ms", errors = { "503" = 0.2 } }\n'
+        '[thresholds]\n"reply.p50" = "> 50ms"\n"errors.wrong_reply" = "> 0"\n'
+        '"generator.late.p99" = "< 60s"\n',
+    )
     done, summary = load(folder, "--serve", "--no-tui")
     assert done.returncode == 0, done.stdout + done.stderr
     assert isinstance(summary["stubs"], dict)
@@ -157,15 +171,21 @@ def test_back_ends_are_played(folder: Folder) -> None:
 
 
 def test_faults_happen_when_they_are_due_and_no_reply_is_lost(folder: Folder) -> None:
-    """The config is read again, the connection dropped, a process killed, the server drained and
-    started again; the users notice at most a wait.
+    """The config is reloaded, the connection dropped, a process killed, the server drained and
+    restarted; users notice at most a wait.
     """
     folder.app("phone", ECHO, "pool = { min_idle = 1 }")
-    # Nothing is due after the drain: how long a server takes to start again is the machine's
-    # business.
-    campaign(folder, '{ dial = "*1#", expect = "you said" }, { send = "7", expect = "you said 7" }',
-             '[faults]\n"500ms" = "reload-limits"\n"1s" = "gateway-disconnect"\n"3s" = "kill-sandbox"\n"3500ms" = "drain"\n'
-             '[thresholds]\n"errors.timeout" = "== 0"\n"errors" = "< 2"\n"generator.late.p99" = "< 60s"\n', seconds="5s", rate="8/s")  # fmt: skip
+    # Nothing is due after the drain: how long a server takes to restart depends on the machine.
+    campaign(
+        folder,
+        '{ dial = "*1#", expect = "you said" }, { send = "7", expect = "you said 7" }',
+        '[faults]\n"500ms" = "reload-limits"\n"1s" = "gateway-disconnect"\n'
+        '"3s" = "kill-sandbox"\n"3500ms" = "drain"\n'
+        '[thresholds]\n"errors.timeout" = "== 0"\n"errors" = "< 2"\n'
+        '"generator.late.p99" = "< 60s"\n',
+        seconds="5s",
+        rate="8/s",
+    )
     done, summary = load(folder, "--serve", "--no-tui")
     assert done.returncode == 0, done.stdout + done.stderr
     notes = dict(note["text"].split(": ", 1) for note in summary["notes"])  # type: ignore[attr-defined]
@@ -184,17 +204,22 @@ def test_faults_happen_when_they_are_due_and_no_reply_is_lost(folder: Folder) ->
 
 
 def test_replies_that_come_over_another_connection_are_known(folder: Folder) -> None:
-    """Three connections are lost while replies are on their way: each reply finds its conversation,
-    whichever connection it comes over.
+    """Three connections are lost while replies are in transit: each reply finds its conversation
+    over any connection.
     """
     folder.app(
         "phone",
         "require('timers').setTimeout(function () { " + ECHO + " }, 300);",
         'modules = ["timers"]\npool = { max_processes = 8 }',
     )
-    campaign(folder, '{ dial = "*1#", expect = "you said" }',
-             '[faults]\n"500ms" = "gateway-disconnect"\n"1500ms" = "gateway-disconnect"\n'
-             '[thresholds]\n"errors" = "== 0"\n"generator.late.p99" = "< 60s"\n', seconds="3s", run="connections = 3")  # fmt: skip
+    campaign(
+        folder,
+        '{ dial = "*1#", expect = "you said" }',
+        '[faults]\n"500ms" = "gateway-disconnect"\n"1500ms" = "gateway-disconnect"\n'
+        '[thresholds]\n"errors" = "== 0"\n"generator.late.p99" = "< 60s"\n',
+        seconds="3s",
+        run="connections = 3",
+    )
     done, summary = load(folder, "--serve", "--no-tui")
     assert done.returncode == 0, done.stdout + done.stderr
     assert summary["generator"]["reconnects"] == 6  # type: ignore[index,call-overload]
@@ -205,8 +230,12 @@ def test_a_running_server_is_loaded_through_its_config(folder: Folder) -> None:
     counted as such, and a baseline is compared.
     """
     folder.app("phone", REPLY % "'fine'")
-    campaign(folder, '{ dial = "*1#" }, { send = "1" }, { send = "2" }', '[thresholds]\n"generator.late.p99" = "< 60s"\n',
-             give_up=", rate_per_step = 0.5")  # fmt: skip
+    campaign(
+        folder,
+        '{ dial = "*1#" }, { send = "1" }, { send = "2" }',
+        '[thresholds]\n"generator.late.p99" = "< 60s"\n',
+        give_up=", rate_per_step = 0.5",
+    )
     with serve(folder.config) as server:
         arguments = (
             "--target",
@@ -239,7 +268,7 @@ def test_a_running_server_is_loaded_through_its_config(folder: Folder) -> None:
 
 
 def test_a_run_is_void_when_the_generator_was_late(folder: Folder) -> None:
-    """Nothing can be said of the server then: exit 1."""
+    """The run then says nothing about the server: exit 1."""
     folder.app("phone", ECHO)
     campaign(
         folder,
@@ -252,8 +281,8 @@ def test_a_run_is_void_when_the_generator_was_late(folder: Folder) -> None:
 
 
 def test_a_campaign_that_cannot_run_says_why(folder: Folder) -> None:
-    """Exit 3 for what the files have wrong, 4 where nobody listens, 2 for arguments that contradict
-    each other.
+    """Exit 3 for errors in the files, 4 if the gateway cannot be reached, 2 for conflicting
+    arguments.
     """
     folder.app("phone", ECHO)
     file = campaign(folder, '{ dial = "*1#", sned = "x" }')
@@ -278,9 +307,7 @@ def test_a_campaign_that_cannot_run_says_why(folder: Folder) -> None:
 
 
 def test_a_load_test_reaches_nobody_else(folder: Folder) -> None:
-    """With --serve: a back end without a stub is refused, and the store of the config is left
-    alone, even were it not there.
-    """
+    """With --serve, a back end without a stub is refused, and the config's store is never used."""
     folder.text += '[redis]\nurl = "redis://127.0.0.1:9"\n'
     folder.app("phone", BACK_END.replace("reply.body", "reply.success"))
     campaign(
@@ -294,7 +321,7 @@ def test_a_load_test_reaches_nobody_else(folder: Folder) -> None:
 
 
 def test_on_a_terminal_there_is_a_screen_and_ctrl_c_reports(folder: Folder) -> None:
-    """Rates, percentiles and the pool while it goes; the first Ctrl-C ends the run with its report."""
+    """It shows rates, percentiles and the pool; the first Ctrl-C ends the run with its report."""
     folder.app("phone", ECHO)
     file = campaign(
         folder, '{ dial = "*1#" }', '[thresholds]\n"generator.late.p99" = "< 60s"\n', seconds="60s"

@@ -1,6 +1,4 @@
-"""The schedule and the users: drawn before the start, the same for the same seed, at the rate that
-was asked for.
-"""
+"""The schedule and the users: drawn before the start, reproducible, at the rate asked for."""
 
 from __future__ import annotations
 
@@ -23,15 +21,15 @@ def campaign(*stages: Stage, leave: float = 0.0) -> Campaign:
 
 
 def test_the_same_seed_draws_the_same_schedule() -> None:
-    """And another seed another one."""
+    """Another seed draws another one."""
     one = campaign(Stage(100.0, 5.0, 20.0))
     assert schedule(one, 7) == schedule(one, 7)
     assert schedule(one, 7) != schedule(one, 8)
 
 
 def test_sessions_come_at_the_rate_of_each_stage() -> None:
-    """A Poisson process: as many as the rate says, give or take four standard deviations; a ramp
-    has more of them at its end.
+    """A Poisson process at the given rate, within four standard deviations; a ramp has more of its
+    sessions at its end.
     """
     one = campaign(Stage(100.0, 20.0, 20.0), Stage(100.0, 0.0001, 40.0))
     due = [arrival.due for arrival in schedule(one, 1)]
@@ -63,7 +61,7 @@ def test_weights_think_times_and_leavers_are_as_asked_for() -> None:
 
 
 def test_a_user_is_never_in_two_conversations() -> None:
-    """Known users that are talking are passed over; when all are talking nobody is left."""
+    """Known users in a session are skipped; if all are in one, there is no user."""
     pool = UserPool("+2782###", 3)
     again = Arrival(0.0, TALK, [], None, returning=True, draw=0.9)
     users = [pool.take(again) for _ in range(3)]
@@ -74,7 +72,7 @@ def test_a_user_is_never_in_two_conversations() -> None:
 
 
 def test_addresses_fill_the_pattern_from_the_right() -> None:
-    """Digits stand where the # are."""
+    """Digits replace the #."""
     assert [address("+27#-##", number) for number in (0, 7, 123)] == [
         "+270-00",
         "+270-07",
@@ -83,7 +81,7 @@ def test_addresses_fill_the_pattern_from_the_right() -> None:
 
 
 def test_percentiles_are_values_that_were_measured() -> None:
-    """The smallest one that so many do not exceed; what was due in the warm-up is left out."""
+    """The smallest one that this share does not exceed; the warm-up is left out."""
     times = Times()
     for at, took in enumerate(range(1, 101)):
         times.add(float(at), took / 1000)

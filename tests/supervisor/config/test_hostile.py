@@ -1,5 +1,5 @@
-"""Values that break what looks at them: each is an error of its line, and `jsbox check` exits with
-0 or 3.
+"""Values that break their checks: each is an error with its line, and `jsbox check` exits with 0 or
+3.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "latin.json").write_bytes(b'"caf\xe9"')
     with (tmp_path / "huge.js").open("wb") as file:
-        file.truncate((16 << 20) + 1)  # it takes no room
+        file.truncate((16 << 20) + 1)  # sparse
     return tmp_path
 
 
 def check(folder: Path, text: str | bytes) -> tuple[int, list[str]]:
-    """What `jsbox check` exits with, and the errors that it names, as `LINE: text`."""
+    """The exit code of `jsbox check`, and its errors as `LINE: text`."""
     file = folder / "jsbox.toml"
     file.write_bytes(text.encode() if isinstance(text, str) else text)
     done = CliRunner().invoke(jsbox, ["check", "-c", str(file)])
@@ -53,7 +53,7 @@ def check(folder: Path, text: str | bytes) -> tuple[int, list[str]]:
 
 
 def usable(config: Config) -> None:
-    """All that a start, a reload or a run does with a config."""
+    """Do all that a start, a reload or a run does with a config."""
     for app in config.apps.values():
         program_of(config, app)
         encode_config(app.config, 1)
@@ -69,18 +69,33 @@ def usable(config: Config) -> None:
 
 
 BAD = [
-    # URLs that cannot be split, ports that are none, hosts that cannot be looked up
+    # URLs that cannot be split, invalid ports, hosts that cannot be looked up
     (APP + 'http = { proxy = "http://[::1" }', "4: apps.x.http.proxy: expected a URL"),
     (APP + 'http = { proxy = "http://h:99999" }', "4: apps.x.http.proxy: expected a URL"),
     (APP + 'http = { proxy = "http://a..b:1" }', "4: apps.x.http.proxy: expected a URL"),
     (APP + 'http = { proxy = "http://zoë.example:1" }', "4: apps.x.http.proxy: expected a URL"),
     (APP + 'http = { proxy = "http://h:1/\\u0000" }', "4: apps.x.http.proxy: expected a URL"),
-    (APP + 'http = { connect_to = { a = "http://[::1" } }', "4: apps.x.http.connect_to.a: expected a URL"),
-    (APP + 'http = { connect_to = { a = "http://h:notaport" } }', "4: apps.x.http.connect_to.a: expected a URL"),
-    (APP + 'http = { connect_to = { a = "http://h:0" } }', "4: apps.x.http.connect_to.a: expected a URL"),
-    (APP + 'http = { connect_to = { a = "http://☃.example" } }', "4: apps.x.http.connect_to.a: expected a URL"),
+    (
+        APP + 'http = { connect_to = { a = "http://[::1" } }',
+        "4: apps.x.http.connect_to.a: expected a URL",
+    ),
+    (
+        APP + 'http = { connect_to = { a = "http://h:notaport" } }',
+        "4: apps.x.http.connect_to.a: expected a URL",
+    ),
+    (
+        APP + 'http = { connect_to = { a = "http://h:0" } }',
+        "4: apps.x.http.connect_to.a: expected a URL",
+    ),
+    (
+        APP + 'http = { connect_to = { a = "http://☃.example" } }',
+        "4: apps.x.http.connect_to.a: expected a URL",
+    ),
     (APP + 'http = { allow = ["[::1"] }', "4: apps.x.http.allow.0: expected a host"),
-    (APP + f'http = {{ allow = ["{":" * 200_000}"] }}', "4: apps.x.http.allow.0: expected at most 300 characters"),
+    (
+        APP + f'http = {{ allow = ["{":" * 200_000}"] }}',
+        "4: apps.x.http.allow.0: expected at most 300 characters",
+    ),
     ('[redis]\nurl = "redis://[::1"', "2: redis.url: expected embedded"),
     ('[redis]\nurl = "redis://x:99999"', "2: redis.url: expected embedded"),
     ('[redis]\nurl = "redis://x:notaport"', "2: redis.url: expected embedded"),
@@ -95,7 +110,10 @@ BAD = [
     (APP + 'metrics = { prefix = "a\\nb 1 2" }', "4: apps.x.metrics.prefix: expected a prefix"),
     # names and paths
     (f'[apps."{"a" * 300}"]\naccount = "a"\njavascript = "x.js"', "1: apps.aaa"),
-    (APP + f'modules = ["{"a" * 300}"]', "4: apps.x.modules.0: cannot be used: OSError: [Errno 36] File name too long"),
+    (
+        APP + f'modules = ["{"a" * 300}"]',
+        "4: apps.x.modules.0: cannot be used: OSError: [Errno 36] File name too long",
+    ),
     (APP + 'modules = ["a\\u0000b"]', '4: apps.x.modules.0: "a'),
     (APP + f'modules_dir = "{"a" * 300}"', "4: apps.x.modules_dir: "),
     (APP + 'modules_dir = "a\\u0000b"', "4: apps.x.modules_dir: "),
@@ -143,8 +161,14 @@ BAD = [
     (APP + 'limits = { heap = "' + "9" * 400 + 'GiB" }', "4: apps.x.limits.heap: expected at most"),
     (APP + 'limits = { heap = "0.1B" }', "4: apps.x.limits.heap: expected at least 1B"),
     (APP + 'limits = { wall = "' + "9" * 400 + 'd" }', "4: apps.x.limits.wall: expected at most"),
-    (APP + 'limits = { command_timeouts = { a = "' + "9" * 400 + 'd" } }', "4: apps.x.limits.command_timeouts.a: expected"),
-    (APP + 'limits = { stack = "1B" }', "4: apps.x.limits.stack: Node does not start with less than 64KiB"),
+    (
+        APP + 'limits = { command_timeouts = { a = "' + "9" * 400 + 'd" } }',
+        "4: apps.x.limits.command_timeouts.a: expected",
+    ),
+    (
+        APP + 'limits = { stack = "1B" }',
+        "4: apps.x.limits.stack: Node does not start with less than 64KiB",
+    ),
     (APP + "limits = { open_files = 1048576 }", "4: apps.x.limits.open_files: expected at most"),
     ("[isolation]\nfirst_user = 4294967295", "2: isolation.first_user: expected less than"),
     ('version = "' + "x" * 1_000_000 + '"', "1: version: expected 1"),
@@ -156,14 +180,14 @@ BAD = [
     (b'version = 1\nx = "\xe9"', "1: cannot be read: it is not UTF-8 text"),
     ("version = 1".encode("utf-16"), "1: cannot be read: it is not UTF-8 text"),
     (b"\xef\xbb\xbf\xef\xbb\xbfversion = 1", "1: not valid TOML"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "expected"), BAD, ids=[str(number) for number in range(len(BAD))])
-def test_a_value_that_breaks_its_check_is_an_error_of_its_line(
+def test_a_value_that_breaks_its_check_is_an_error_with_its_line(
     folder: Path, text: str | bytes, expected: str
 ) -> None:
-    """In one line of a bounded length, with exit code 3."""
+    """It takes one line of bounded length, and the exit code is 3."""
     code, found = check(folder, text)
     assert code == 3, found
     assert found[0].startswith(expected), found
@@ -174,40 +198,44 @@ def test_a_value_that_breaks_its_check_is_an_error_of_its_line(
 def test_a_variable_that_is_not_text_is_an_error(
     folder: Path, monkeypatch: pytest.MonkeyPatch, value: bytes
 ) -> None:
-    """And what is in it is not shown."""
+    """Its value is not shown."""
     monkeypatch.setenv("JSBOX_LATIN", os.fsdecode(value))
     code, found = check(folder, APP + 'config = { a = "${JSBOX_LATIN}" }')
     shown = 'the variable JSBOX_LATIN, which "${JSBOX_LATIN}" asks for, is not UTF-8 text'
     assert (code, found) == (3, [f"4: apps.x.config.a: {shown}"])
 
 
-def test_what_was_put_in_for_a_variable_is_shown_in_no_message(
+def test_no_message_shows_the_value_of_a_variable(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the message is made of."""
+    """Wherever in the config it is used."""
     monkeypatch.setenv("JSBOX_SECRET", "hunter2")
     text = (
-        'data_dir = "file/${JSBOX_SECRET}"\n[listen]\ncertificate = "${JSBOX_SECRET}"\nkey = "x.js"\n'
+        'data_dir = "file/${JSBOX_SECRET}"\n[listen]\ncertificate = "${JSBOX_SECRET}"\n'
+        'key = "x.js"\n'
         '[redis]\nurl = "redis://u:${JSBOX_SECRET}@[::1"\n[node]\npath = "${JSBOX_SECRET}\\u0000"\n'
-        + APP + 'endpoints = { a = "${JSBOX_SECRET}" }\nhttp = { proxy = "http://u:${JSBOX_SECRET}@h:x" }\n'
-        'modules = ["${JSBOX_SECRET}"]\nmodules_dir = "${JSBOX_SECRET}"\nconfig = { a = { file = "${JSBOX_SECRET}" } }\n'
-    )  # fmt: skip
+        + APP
+        + 'endpoints = { a = "${JSBOX_SECRET}" }\n'
+        'http = { proxy = "http://u:${JSBOX_SECRET}@h:x" }\n'
+        'modules = ["${JSBOX_SECRET}"]\nmodules_dir = "${JSBOX_SECRET}"\n'
+        'config = { a = { file = "${JSBOX_SECRET}" } }\n'
+    )
     code, found = check(folder, text)
     assert code == 3
-    assert len(found) == 8  # modules of a folder that is none are not looked for
+    assert len(found) == 8  # modules are not looked for in a modules_dir that does not exist
     assert "hunter2" not in "\n".join(found)
 
 
 def test_variables_do_not_grow_without_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value that becomes huge by what is put in is refused before it is made."""
+    """A value that variables would make huge is refused before it is built."""
     monkeypatch.setenv("JSBOX_LONG", "x" * 100_000)
     code, found = check(folder, APP + 'config = { a = "' + "${JSBOX_LONG}" * 10_000 + '" }')
     assert code == 3
     assert "with its variables put in" in found[0]
 
 
-def test_a_byte_order_mark_is_no_part_of_a_file(folder: Path) -> None:
-    """Of the config, of an app, of a value that is read from a file."""
+def test_a_byte_order_mark_is_not_part_of_a_file(folder: Path) -> None:
+    """It is removed from the config, an app, and a value read from a file."""
     bom = b"\xef\xbb\xbf"
     (folder / "x.js").write_bytes(bom + b"api.on_inbound_message = function () {};\r\n")
     (folder / "x.json").write_bytes(bom + b'{"name": "x"}')
@@ -229,8 +257,8 @@ def known() -> str:
 @pytest.mark.parametrize(
     "name", ["fifo", "zero", "folder", "loop", "nowhere", "not-there", "huge.js", "/proc/kmsg"]
 )
-def test_a_config_that_is_no_regular_file_is_refused_at_once(folder: Path, name: str) -> None:
-    """By the real command: it waits for no writer, and does not read a device."""
+def test_a_config_that_is_not_a_regular_file_is_refused_at_once(folder: Path, name: str) -> None:
+    """The real command does not wait for a writer or read a device."""
     for extra in ([], ["--json"]):
         done = run_jsbox("check", "-c", str(folder / name), *extra)
         assert done.returncode == 3
@@ -239,22 +267,31 @@ def test_a_config_that_is_no_regular_file_is_refused_at_once(folder: Path, name:
 
 
 def test_a_folder_whose_name_is_not_text_is_refused(folder: Path) -> None:
-    """Its name would be in paths that go to apps and clients."""
+    """Its name would appear in paths shown to apps and clients."""
     odd = Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9"))
     odd.mkdir()
     (odd / "jsbox.toml").write_text("version = 1")
     for extra in ([], ["--json"]):
         done = subprocess.run(
-            [sys.executable, "-m", "supervisor", "check", "-c", os.fsencode(odd / "jsbox.toml"), *extra],
-            capture_output=True, check=False,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "supervisor",
+                "check",
+                "-c",
+                os.fsencode(odd / "jsbox.toml"),
+                *extra,
+            ],
+            capture_output=True,
+            check=False,
+        )
         assert done.returncode == 3, done
         assert b"Traceback" not in done.stderr
         assert b"not UTF-8 text" in done.stdout + done.stderr
 
 
 def test_a_key_with_a_password_is_refused_without_asking_for_it(folder: Path) -> None:
-    """OpenSSL would ask at the terminal, and wait."""
+    """OpenSSL would prompt at the terminal and wait."""
     from cryptography.hazmat.primitives import serialization
 
     certificate = trustme.CA().issue_cert("localhost")
@@ -273,7 +310,7 @@ def test_a_key_with_a_password_is_refused_without_asking_for_it(folder: Path) ->
 
 
 def test_there_is_an_end_to_errors(folder: Path) -> None:
-    """A thousand are named, and that there may be more."""
+    """A thousand are reported, with a note that there may be more."""
     code, found = check(folder, "\n".join(f"key{number} = 1" for number in range(5000)))
     assert code == 3
     assert len(found) == 1001
@@ -284,7 +321,7 @@ def test_there_is_an_end_to_errors(folder: Path) -> None:
     "unit", ["[[]]\n", '"""\\"', "'''", "a.", "[{", '"\\', "#", "''''", '""""', "a . "]
 )
 def test_depth_is_found_in_linear_time(unit: str) -> None:
-    """Whatever the text is made of: four times as long takes no more than some six times as long."""
+    """Four times the text takes at most ten times as long, whatever it is."""
 
     def seconds(count: int) -> float:
         text = unit * count
@@ -298,10 +335,10 @@ def test_depth_is_found_in_linear_time(unit: str) -> None:
     assert seconds(80_000) < 10 * seconds(20_000) + 0.02
 
 
-def test_an_error_that_nobody_foresaw_is_one_of_the_file(
+def test_an_unforeseen_error_is_one_of_the_file(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the loader itself, and in looking for lines."""
+    """In the loader itself, and in the search for lines."""
     module = sys.modules["supervisor.config.load"]  # the package has a function of that name
 
     def fails(*_: object) -> None:
@@ -322,17 +359,19 @@ def refused(file: Path) -> InvalidConfig:
     return raised.value
 
 
-def test_what_is_odd_but_right_is_taken(folder: Path) -> None:
-    """International host names, deep JSON and control characters in texts, an app without a line,
-    CRLF.
-    """
+def test_odd_but_valid_values_are_accepted(folder: Path) -> None:
+    """International host names, deep JSON and control characters in texts, an empty app, CRLF."""
     (folder / "x.js").write_text("")
     text = APP + (
-        'http = { proxy = "http://user:p%40ss@[::1]:3128", connect_to = { a = "https://zoë.example:8443/" } }\n'
+        'http = { proxy = "http://user:p%40ss@[::1]:3128", connect_to = { a ='
+        ' "https://zoë.example:8443/" } }\n'
         'metrics = { graphite = "bücher.example:2003" }\n'
-        'config = { config = \'' + "[" * 2000 + "]" * 2000 + '\', "a\\nb" = "\\u0000\\u001b\\U0001F600" }\n'
+        "config = { config = '"
+        + "[" * 2000
+        + "]" * 2000
+        + '\', "a\\nb" = "\\u0000\\u001b\\U0001F600" }\n'
         'limits = { command_timeouts = { "a*b" = "1ms" } }\n[redis]\nurl = "redis://:p%40@[::1]:6379/3?client_name=x"\n'
-    )  # fmt: skip
+    )
     code, found = check(folder, text.replace("\n", "\r\n"))
     assert (code, found) == (0, [])
     usable(load(folder / "jsbox.toml"))
@@ -340,7 +379,7 @@ def test_what_is_odd_but_right_is_taken(folder: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_locale_without_a_character_does_not_end_a_check(folder: Path, encoding: str) -> None:
-    """Names of files and keys are shown as far as they can be, and JSON stays JSON."""
+    """Names are shown as far as the locale can, and JSON stays JSON."""
     right, wrong = folder / "☃\U0001f600.toml", folder / "é☃.toml"
     right.write_text("version = 1")
     wrong.write_text('"☃\U0001f600" = 1')
