@@ -19,11 +19,14 @@ WIDE = frozenset({*PASSING, "OOM", "MISCONF", "NOPERM", "NOAUTH", "WRONGPASS", "
 }
 """Codes of refusals that are about the server, not about one key or command."""
 
-BEFORE_ALL = frozenset({*PASSING, "OOM", "MISCONF", "NOAUTH", "WRONGPASS", "EXECABORT"})
-"""Codes of refusals that come before anything is written, also in a script."""
+BEFORE_ALL = frozenset({
+    *PASSING, "OOM", "MISCONF", "NOAUTH", "WRONGPASS", "EXECABORT", "WRONGTYPE",
+})  # fmt: skip
+"""Codes of refusals that come before anything is written. In a script, too: the server sees to it
+for most, and for WRONGTYPE the script itself (scripts/_checks.lua)."""
 
 _CODE = re.compile(r"[A-Z][A-Z0-9]{2,19}(?= |$)")
-_PLACE = re.compile(r",? script: [0-9a-f]{40}, on @user_script:\d+\.?$")
+_PLACE = re.compile(r",? +script: (?:[0-9a-f]{40},)? ?on @user_script:\d+\.?$")
 
 
 class StoreError(Exception):

@@ -1,12 +1,16 @@
-"""The Lua scripts: one file each beside this one, one atomic step each, on keys of one hash tag.
+"""The Lua scripts: one file each, one atomic step each, on keys of one hash tag.
 
-Each file says at its head what its KEYS and ARGV are and what it returns. A file whose name begins
-with "_" is no script: its functions are put before the scripts named in `PRELUDES`.
+The head of each file lists its KEYS and ARGV and what it returns. A file whose name begins with "_"
+is not a script: its functions are put before the scripts named in `PRELUDES`.
+
+A script is not rolled back if one of its commands is refused. So each script checks what may be
+refused before its first write (_checks.lua).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -16,18 +20,36 @@ from attrs import frozen
 
 _FOLDER = Path(__file__).parent
 PRELUDES = {
+    "_checks": (
+        "contact_find",
+        "contact_find_or_create",
+        "contact_write",
+        "contacts_changed",
+        "deadletter_put",
+        "deadletter_take",
+        "journal_accept",
+        "kv_count",
+        "kv_delete",
+        "kv_incr",
+        "kv_set",
+        "outbox_post",
+        "outbox_strike",
+        "statistics_outbound",
+        "statistics_rate",
+    ),
     "_contact": ("contact_find", "contact_find_or_create", "contact_write"),
     "_deadletters": ("deadletter_put", "deadletter_take"),
     "_kv": ("kv_set", "kv_incr", "kv_delete"),
     "_statistics": ("journal_accept", "statistics_outbound", "statistics_rate"),
 }
 UNMOVED = frozenset({
-    "contact_find", "contact_find_or_create", "contact_write", "contacts_changed", "group_create", "group_list",
-    "group_update", "recording_put", "statistics_outbound", "statistics_rate",
+    "contact_find", "contact_find_or_create", "contact_write", "contacts_changed", "group_create",
+    "group_list", "group_update", "recording_put", "statistics_outbound", "statistics_rate",
 })  # fmt: skip
-"""Scripts that touch more keys than they can name ahead. A cluster looks at the named ones only before it begins: in a slot
-that is being moved to another node the others may be gone already, and the script would fail in the middle. So these name one
-more key, which never exists: of a slot on the move such a command is refused as a whole (TRYAGAIN), and it costs nothing else.
+"""Scripts that touch more keys than they can name beforehand. Before a script begins, a cluster
+checks only the keys that it names; in a slot that is being moved, the others may be gone already,
+and the script would fail in the middle. So these scripts name one more key, which never exists: for
+a slot that is being moved, the cluster then refuses the whole call (TRYAGAIN). It costs nothing else.
 """
 
 
@@ -49,19 +71,18 @@ class Script:
 @cache
 def _all() -> dict[str, Script]:
     scripts = {}
-    preludes = {
-        name: (_FOLDER / f"{prelude}.lua").read_text("utf-8")
-        for prelude, names in PRELUDES.items()
-        for name in names
-    }
+    preludes = defaultdict[str, str](str)
+    for prelude, names in PRELUDES.items():
+        for name in names:
+            preludes[name] += (_FOLDER / f"{prelude}.lua").read_text("utf-8")
     for file in sorted(_FOLDER.glob("[!_]*.lua")):
-        text = preludes.get(file.stem, "") + file.read_text("utf-8")
+        text = preludes[file.stem] + file.read_text("utf-8")
         scripts[file.stem] = Script(file.stem, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324
     return scripts
 
 
 def all_scripts() -> list[Script]:
-    """Every script there is."""
+    """All scripts."""
     return list(_all().values())
 
 
@@ -80,10 +101,10 @@ def is_known(command: Sequence[Any]) -> bool:
 
 
 def in_full(command: Sequence[Any]) -> tuple[Any, ...]:
-    """An EVALSHA as the EVAL that a server understands which does not know the script."""
+    """Turn an EVALSHA into an EVAL, for a server that does not know the script."""
     return ("EVAL", by_digest(command[1]).text, *command[2:])
 
 
 def by_digest(digest: str) -> Script:
-    """The script that has this SHA-1, as EVALSHA names it."""
+    """The script with this SHA-1, as EVALSHA names it."""
     return next(one for one in _all().values() if one.digest == digest)

@@ -27,25 +27,28 @@ local function list_of(text)
   return text and cjson.decode(text) or {}
 end
 
-local function move_addresses(prefix, key, old, new)
+-- What moves an address or a membership: commands, each checked by the one named here before any is called.
+local CHECKS = {ZADD = 'ZCARD', ZREM = 'ZCARD', SADD = 'SCARD', SREM = 'SCARD'}
+
+local function address_moves(prefix, key, old, new, moves)
   for _, field in ipairs(ADDRESSES) do
     local before = old[field] and old.created_at .. '|' .. key
     local after = new[field] and new.created_at .. '|' .. key
     if old[field] ~= new[field] or before ~= after then
-      if before then redis.call('ZREM', address_key(prefix, field, old[field]), before) end
-      if after then redis.call('ZADD', address_key(prefix, field, new[field]), 0, after) end
+      if before then table.insert(moves, {'ZREM', address_key(prefix, field, old[field]), before}) end
+      if after then table.insert(moves, {'ZADD', address_key(prefix, field, new[field]), 0, after}) end
     end
   end
 end
 
-local function move_memberships(prefix, key, old, new)
+local function membership_moves(prefix, key, old, new, moves)
   local kept = {}
   for _, group in ipairs(list_of(new.groups)) do
     kept[group] = true
-    redis.call('SADD', prefix .. 'members:' .. group, key)
+    table.insert(moves, {'SADD', prefix .. 'members:' .. group, key})
   end
   for _, group in ipairs(list_of(old.groups)) do
-    if not kept[group] then redis.call('SREM', prefix .. 'members:' .. group, key) end
+    if not kept[group] then table.insert(moves, {'SREM', prefix .. 'members:' .. group, key}) end
   end
 end
 
@@ -83,6 +86,15 @@ local function write(prefix, hash, key, changes, most)
   if count > FIELDS_MAX then return redis.error_reply('LIMIT a contact may have ' .. FIELDS_MAX .. ' fields, not ' .. count) end
   if size > SIZE_MAX then return redis.error_reply('LIMIT a contact may have ' .. SIZE_MAX .. ' bytes, not ' .. size) end
 
+  local moves = {}
+  address_moves(prefix, key, old, new, moves)
+  membership_moves(prefix, key, old, new, moves)
+  for _, move in ipairs(moves) do redis.call(CHECKS[move[1]], move[2]) end
+  for _, number in ipairs({'contacts:seq', 'contacts:changes'}) do integer(redis.call('GET', prefix .. number)) end
+  integer(old['~seq'])
+  redis.call('ZCARD', prefix .. 'contacts')
+  redis.call('ZCARD', prefix .. 'contacts:changed')
+
   new['~seq'] = old['~seq'] or tostring(redis.call('INCR', prefix .. 'contacts:seq'))
   local flat = {}
   for field, text in pairs(new) do
@@ -91,8 +103,7 @@ local function write(prefix, hash, key, changes, most)
   end
   redis.call('DEL', hash)
   redis.call('HSET', hash, unpack(flat))
-  move_addresses(prefix, key, old, new)
-  move_memberships(prefix, key, old, new)
+  for _, move in ipairs(moves) do redis.call(unpack(move)) end
   redis.call('ZADD', prefix .. 'contacts', new['~seq'], key)
   redis.call('ZADD', prefix .. 'contacts:changed', redis.call('INCR', prefix .. 'contacts:changes'), key)
   return flat

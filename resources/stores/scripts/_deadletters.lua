@@ -1,5 +1,12 @@
 -- Shared by the scripts that remove dead letters, and put before each of them.
 
+-- Fail as remove_letter would in the middle.
+local function check_removal(texts, counts, letter)
+  redis.call('HLEN', texts)
+  for _, count in ipairs(redis.call('HMGET', counts, letter[2][4], '')) do integer(count) end
+  integer(letter[2][6])
+end
+
 local function remove_letter(letters, texts, counts, letter)
   redis.call('XDEL', letters, letter[1])
   redis.call('HDEL', texts, letter[1])

@@ -4,9 +4,14 @@
 -- The bytes of a key are those of its name and its value. The sum in 4 is that of all in 3, always: both change in one step.
 -- What was stored before there were sizes is counted by kv_count, in its own time.
 
--- Note how many bytes a name takes; 0: it is gone.
-local function resize(name, size)
-  local before = tonumber(redis.call('HGET', KEYS[3], name) or 0)
+-- How many bytes a name takes, as noted. Fails as `resize` would in the middle.
+local function noted_size(name)
+  integer(redis.call('GET', KEYS[4]))
+  return integer(redis.call('HGET', KEYS[3], name))
+end
+
+-- Note how many bytes a name takes, and took before; 0: it is gone.
+local function resize(name, size, before)
   if size == before then return end
   if size > 0 then redis.call('HSET', KEYS[3], name, size) else redis.call('HDEL', KEYS[3], name) end
   redis.call('INCRBY', KEYS[4], size - before)
@@ -17,7 +22,8 @@ local function release_some(now)
   local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 1000)
   if #gone == 0 then return 0 end
   local bytes = 0
-  for _, size in ipairs(redis.call('HMGET', KEYS[3], unpack(gone))) do bytes = bytes + tonumber(size or 0) end
+  for _, size in ipairs(redis.call('HMGET', KEYS[3], unpack(gone))) do bytes = bytes + integer(size) end
+  integer(redis.call('GET', KEYS[4]))
   redis.call('ZREM', KEYS[2], unpack(gone))
   redis.call('HDEL', KEYS[3], unpack(gone))
   if bytes > 0 then redis.call('DECRBY', KEYS[4], bytes) end
@@ -30,7 +36,7 @@ local function is_to_warn(what)
 end
 
 -- Whether a key of so many bytes may be written. Returns 1 (yes), 0 (too many keys) or -1 (too many bytes), what to warn of
--- (0 nothing, 1 the soft limit, 2 keys, 3 bytes), and whether the key is new.
+-- (0 nothing, 1 the soft limit, 2 keys, 3 bytes), and, if it may, how many bytes the key has already.
 -- Expired keys are given back as far as that is needed; of more than 10,000 the rest waits for the next time.
 local function admit(name, size, now, hard, soft, most)
   local is_new = redis.call('EXISTS', KEYS[1]) == 0
@@ -39,16 +45,16 @@ local function admit(name, size, now, hard, soft, most)
   for _ = 1, 10 do
     count = redis.call('ZCARD', KEYS[2])
     if is_new and redis.call('ZSCORE', KEYS[2], name) then count = count - 1 end
-    local own = tonumber(redis.call('HGET', KEYS[3], name) or 0)
-    local bytes = tonumber(redis.call('GET', KEYS[4]) or 0) - own + size
+    local own = integer(redis.call('HGET', KEYS[3], name))
+    local bytes = integer(redis.call('GET', KEYS[4])) - own + size
     is_full = is_new and count >= hard
     if not is_full and (bytes <= most or size <= own) then
-      return 1, is_new and count + 1 > soft and is_to_warn('') and 1 or 0, is_new
+      return 1, is_new and count + 1 > soft and is_to_warn('') and 1 or 0, own
     end
     if release_some(now) == 0 then break end
   end
-  if is_full then return 0, is_to_warn(':hard') and 2 or 0, is_new end
-  return -1, is_to_warn(':bytes') and 3 or 0, is_new
+  if is_full then return 0, is_to_warn(':hard') and 2 or 0 end
+  return -1, is_to_warn(':bytes') and 3 or 0
 end
 
 local function milliseconds()

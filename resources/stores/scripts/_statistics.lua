@@ -9,28 +9,37 @@ local RINGS = {{'s', 1, 3600}, {'m', 60, 10080}}
 -- message is in the year 9999 would never have a throughput again.
 local AHEAD_MAX = 86400
 
+-- Read what counting a message will change, and return a function that counts it. That function must be called before anything
+-- else is written: its first command may be refused, and nothing after it.
 -- `second` is the message's own time. How far the newest one's is behind the server's is how far the conversation's clock is.
-local function count_message(prefix, conversation, direction, address, second)
+local function counting(prefix, conversation, direction, address, second)
   local now = tonumber(redis.call('TIME')[1])
   if second > now + AHEAD_MAX then second = now end
   local totals = prefix .. 'stats:' .. conversation
-  redis.call('HINCRBY', totals, direction, 1)
-  local newest = tonumber(redis.call('HGET', totals, direction .. ':newest') or '-1')
-  if second >= newest then
-    redis.call('HSET', totals, direction .. ':newest', second, direction .. ':behind', now - second)
-  end
-  if address ~= '' then redis.call('PFADD', prefix .. 'uniques:' .. direction .. ':' .. conversation, address) end
+  local counted = redis.call('HMGET', totals, direction, direction .. ':newest')
+  local total, newest = integer(counted[1]) + 1, counted[2] and integer(counted[2]) or -1
+  local changes = {}
   for _, ring in ipairs(RINGS) do
     local cells = prefix .. 'rate:' .. direction .. ':' .. ring[1] .. ':' .. conversation
     local slot = math.floor(second / ring[2])
     local cell = string.format('%d', slot % ring[3])
     local text = redis.call('HGET', cells, cell)
     local held, count = -1, 0
-    if text then held, count = tonumber(string.match(text, '^%S+')), tonumber(string.match(text, '%S+$')) end
+    if text then held, count = integer(string.match(text, '^%S+')), integer(string.match(text, '%S+$')) end
     if slot == held then
-      redis.call('HSET', cells, cell, string.format('%d %d', slot, count + 1))
+      changes[#changes + 1] = {cells, cell, string.format('%d %d', slot, count + 1)}
     elseif slot > held then
-      redis.call('HSET', cells, cell, string.format('%d 1', slot))
+      changes[#changes + 1] = {cells, cell, string.format('%d 1', slot)}
     end
+  end
+  return function()
+    -- Refused if the key holds a string that is no HyperLogLog; no other command would tell.
+    if address ~= '' then redis.call('PFADD', prefix .. 'uniques:' .. direction .. ':' .. conversation, address) end
+    if second >= newest then
+      redis.call('HSET', totals, direction, total, direction .. ':newest', second, direction .. ':behind', now - second)
+    else
+      redis.call('HSET', totals, direction, total)
+    end
+    for _, change in ipairs(changes) do redis.call('HSET', unpack(change)) end
   end
 end

@@ -4,12 +4,7 @@
 -- Returns {epoch, the newest number, contacts that changed after the given one, {key, number, {field, text, ...}, ...}}, by number.
 -- The epoch names this history of numbers: in another store, or after it was emptied, it is another one.
 local epoch = redis.call('GET', ARGV[1] .. 'contacts:epoch')
-if not epoch then
-  local now = redis.call('TIME')
-  epoch = now[1] .. '.' .. now[2]
-  redis.call('SET', ARGV[1] .. 'contacts:epoch', epoch)
-end
-local newest = tonumber(redis.call('GET', ARGV[1] .. 'contacts:changes') or '0')
+local newest = integer(redis.call('GET', ARGV[1] .. 'contacts:changes'))
 local after = '(' .. ARGV[2]
 local flat = redis.call('ZRANGE', KEYS[1], after, '+inf', 'BYSCORE', 'LIMIT', 0, ARGV[3], 'WITHSCORES')
 local left = 0
@@ -21,5 +16,10 @@ if #flat > 0 then
     table.insert(found, flat[i + 1])
     table.insert(found, redis.call('HGETALL', ARGV[1] .. 'contact:' .. flat[i]))
   end
+end
+if not epoch then
+  local now = redis.call('TIME')
+  epoch = now[1] .. '.' .. now[2]
+  redis.call('SET', ARGV[1] .. 'contacts:epoch', epoch)
 end
 return {epoch, newest, left, found}

@@ -5,17 +5,27 @@
 -- ARGV  1 place in the journal   2 summary, JSON text   3 app   4 text   5 letters at most   6 bytes at most
 -- Returns false when the entry is not in the journal, else {place among the dead letters, summaries of those dropped...}.
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return false end
+redis.call('HLEN', KEYS[2])
+redis.call('HLEN', KEYS[4])
+local counted = redis.call('HMGET', KEYS[5], ARGV[3], '')
+integer(counted[1])
+local letters, bytes = redis.call('XLEN', KEYS[3]) + 1, integer(counted[2]) + #ARGV[4]
+local dropped, start = {}, '-'
+while letters > 1 and (letters > tonumber(ARGV[5]) or bytes > tonumber(ARGV[6])) do
+  local oldest = redis.call('XRANGE', KEYS[3], start, '+', 'COUNT', 1)[1]
+  check_removal(KEYS[4], KEYS[5], oldest)
+  dropped[#dropped + 1], start = oldest, '(' .. oldest[1]
+  letters, bytes = letters - 1, bytes - integer(oldest[2][6])
+end
+
 local place = redis.call('XADD', KEYS[3], '*', 's', ARGV[2], 'a', ARGV[3], 'n', #ARGV[4])
 redis.call('HSET', KEYS[4], place, ARGV[4])
 redis.call('HINCRBY', KEYS[5], ARGV[3], 1)
-local bytes = redis.call('HINCRBY', KEYS[5], '', #ARGV[4])
-local letters = redis.call('XLEN', KEYS[3])
+redis.call('HINCRBY', KEYS[5], '', #ARGV[4])
 local answer = {place}
-while letters > 1 and (letters > tonumber(ARGV[5]) or bytes > tonumber(ARGV[6])) do
-  local oldest = redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 1)[1]
-  remove_letter(KEYS[3], KEYS[4], KEYS[5], oldest)
-  letters, bytes = letters - 1, bytes - tonumber(oldest[2][6])
-  answer[#answer + 1] = oldest[2][2]
+for _, letter in ipairs(dropped) do
+  remove_letter(KEYS[3], KEYS[4], KEYS[5], letter)
+  answer[#answer + 1] = letter[2][2]
 end
 redis.call('XDEL', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])

@@ -4,6 +4,7 @@
 -- Returns false when there is no such letter, else the place in the journal or ''.
 local letter = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not letter then return false end
+check_removal(KEYS[2], KEYS[3], letter)
 local place = ''
 if ARGV[2] ~= '' then place = redis.call('XADD', KEYS[4], '*', 'e', ARGV[2]) end
 remove_letter(KEYS[1], KEYS[2], KEYS[3], letter)

@@ -7,6 +7,7 @@ if #found > 1 then return {-1} end
 if #found == 1 then return {0, found[1], redis.call('HGETALL', ARGV[4] .. 'group:' .. found[1])} end
 if ARGV[5] == '0' then return {-3} end
 if redis.call('SCARD', KEYS[3]) >= tonumber(ARGV[6]) then return {-2} end
+redis.call('HLEN', KEYS[2]) -- is refused if it is no hash, before anything is written
 redis.call('SADD', KEYS[1], ARGV[1])
 redis.call('SADD', KEYS[3], ARGV[1])
 redis.call('HSET', KEYS[2], 'name', ARGV[2], 'created_at', ARGV[3])

@@ -4,6 +4,7 @@
 -- Returns the group as field, text, ...; nothing when there is none.
 local old = redis.call('HGET', KEYS[1], 'name')
 if not old then return false end
+redis.call('SCARD', KEYS[2]) -- is refused if it is no set, before anything is written
 redis.call('SREM', ARGV[5] .. 'groupname:' .. old, ARGV[1])
 redis.call('SADD', KEYS[2], ARGV[1])
 redis.call('HSET', KEYS[1], 'name', ARGV[2])

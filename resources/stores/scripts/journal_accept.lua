@@ -6,13 +6,17 @@
 -- Returns {entry id, 0}, or {entry id, 1} when the id was seen before.
 local seen = redis.call('GET', KEYS[1])
 if seen then return {seen, 1} end
+redis.call('XLEN', KEYS[2])
+if ARGV[5] == 'message' then
+  counting(ARGV[3], ARGV[4], 'in', ARGV[6], tonumber(ARGV[7]))()
+elseif ARGV[5] == 'event' then
+  local totals, status = ARGV[3] .. 'stats:' .. ARGV[4], ARGV[6] .. '_' .. ARGV[7]
+  local counted = redis.call('HMGET', totals, ARGV[6], status)
+  integer(counted[1])
+  integer(counted[2])
+  redis.call('HINCRBY', totals, ARGV[6], 1)
+  if ARGV[7] ~= '' then redis.call('HINCRBY', totals, status, 1) end
+end
 local id = redis.call('XADD', KEYS[2], '*', 'e', ARGV[2])
 redis.call('SET', KEYS[1], id, 'EX', ARGV[1])
-if ARGV[5] == 'message' then
-  count_message(ARGV[3], ARGV[4], 'in', ARGV[6], tonumber(ARGV[7]))
-elseif ARGV[5] == 'event' then
-  local totals = ARGV[3] .. 'stats:' .. ARGV[4]
-  redis.call('HINCRBY', totals, ARGV[6], 1)
-  if ARGV[7] ~= '' then redis.call('HINCRBY', totals, ARGV[6] .. '_' .. ARGV[7], 1) end
-end
 return {id, 0}

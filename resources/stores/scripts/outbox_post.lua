@@ -18,28 +18,26 @@ for i = 9, #ARGV do
 end
 local size, waiting = #ARGV[1], redis.call('XLEN', KEYS[2])
 if waiting >= tonumber(ARGV[2]) then return {0} end
-if waiting == 0 then
-  redis.call('SET', KEYS[3], size)
-elseif redis.call('INCRBY', KEYS[3], size) > tonumber(ARGV[3]) then
-  redis.call('DECRBY', KEYS[3], size)
-  return {-1}
+if waiting > 0 then
+  size = size + integer(redis.call('GET', KEYS[3]))
+  if size > tonumber(ARGV[3]) then return {-1} end
 end
-local function go_on_after(known)
-  redis.call('SET', KEYS[1], string.format('%.0f', known + 1))
-  return known + 1
-end
-local number, known = redis.call('INCR', KEYS[1]), tonumber(ARGV[4])
-if number <= known then number = go_on_after(known) end
+local number = math.max(integer(redis.call('GET', KEYS[1])), tonumber(ARGV[4])) + 1
 local added = redis.pcall('XADD', KEYS[2], string.format('%.0f-1', number), 'm', ARGV[1])
 if type(added) == 'table' and added.err then
   -- The numbers were lost and the stream was not.
   local info = redis.call('XINFO', 'STREAM', KEYS[2])
   for i = 1, #info, 2 do
-    if info[i] == 'last-generated-id' then number = go_on_after(tonumber(string.match(info[i + 1], '^%d+'))) end
+    if info[i] == 'last-generated-id' then number = tonumber(string.match(info[i + 1], '^%d+')) + 1 end
   end
   redis.call('XADD', KEYS[2], string.format('%.0f-1', number), 'm', ARGV[1])
 end
-if ARGV[5] == '1' then redis.call('SET', KEYS[6], string.format('%.0f', number)) end
+local text = string.format('%.0f', number)
+if ARGV[5] == '1' then
+  redis.call('MSET', KEYS[1], text, KEYS[3], string.format('%.0f', size), KEYS[6], text)
+else
+  redis.call('MSET', KEYS[1], text, KEYS[3], string.format('%.0f', size))
+end
 if ARGV[9] ~= '' then
   -- Two hashes: when the first is full, or as old as ids are remembered, it becomes the second, and the second is gone.
   local seconds, left = tonumber(ARGV[7]), redis.call('TTL', KEYS[4])
@@ -48,7 +46,7 @@ if ARGV[9] ~= '' then
     redis.call('RENAME', KEYS[4], KEYS[5])
     left = -2
   end
-  redis.call('HSET', KEYS[4], ARGV[9], string.format('%.0f ', number) .. ARGV[6])
+  redis.call('HSET', KEYS[4], ARGV[9], text .. ' ' .. ARGV[6])
   if left < 0 then redis.call('EXPIRE', KEYS[4], 2 * seconds) end
 end
 return {number}

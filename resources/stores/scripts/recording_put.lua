@@ -1,5 +1,6 @@
 -- Keep a recording, and of all that this app has the newest so many.
 -- KEYS: the list of the app's recordings, newest first. ARGV: key of this one, its text, seconds to keep it, how many are kept.
+redis.call('LLEN', KEYS[1]) -- is refused if it is no list, before anything is written
 redis.call('SET', ARGV[1], ARGV[2], 'EX', ARGV[3])
 redis.call('LREM', KEYS[1], 0, ARGV[1])
 redis.call('LPUSH', KEYS[1], ARGV[1])
