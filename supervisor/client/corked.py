@@ -1,8 +1,7 @@
-"""A stream that can be corked: while it is, what is sent is gathered, and goes out as one write
-when the cork is drawn.
+"""A stream that can be corked: while it is, it gathers what is sent, and afterwards sends all of it
+as one write.
 
-trio-websocket writes each frame by itself; a client that has three frames to get would get three
-packets, of three system calls.
+trio-websocket writes each frame by itself: three frames would be three system calls and packets.
 """
 
 from __future__ import annotations
@@ -13,31 +12,19 @@ from attrs import define, field
 
 @define(eq=False)
 class Corked(trio.abc.Stream):
-    """Round a socket's stream. One task corks; any may send."""
+    """Wraps a socket's stream. One task corks; any may send."""
 
     _plain: trio.SocketStream | trio.SSLStream[trio.SocketStream]
     _held: bytearray = field(factory=bytearray, init=False)
     _is_corked: bool = field(default=False, init=False)
     _sending: trio.Lock = field(factory=trio.Lock, init=False)
 
-    @property
-    def remote(self) -> str:
-        """The IP address of the other side. Raises trio.BrokenResourceError when it has gone."""
-        plain = self._plain
-        socket = (
-            plain.socket if isinstance(plain, trio.SocketStream) else plain.transport_stream.socket
-        )
-        try:
-            return str(socket.getpeername()[0])
-        except OSError as error:
-            raise trio.BrokenResourceError("the client has gone") from error
-
     def cork(self) -> None:
         """Gather from now on."""
         self._is_corked = True
 
     def uncork(self) -> None:
-        """Gather no more; what was gathered goes out with the next that is sent, were it nothing."""
+        """Stop gathering; what was gathered goes out with the next `send_all`, even of nothing."""
         self._is_corked = False
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
@@ -60,5 +47,5 @@ class Corked(trio.abc.Stream):
         return await self._plain.receive_some(max_bytes)
 
     async def aclose(self) -> None:
-        """Close the socket; what is gathered is lost."""
+        """Close the socket; what was gathered is lost."""
         await self._plain.aclose()

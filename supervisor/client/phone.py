@@ -1,4 +1,4 @@
-"""A phone: a gateway client that sends one message at a time and knows when the app's turn is over."""
+"""A phone: a gateway client that sends one message at a time and waits until the app is done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUBPROTOCOL = "jsbox.v1"
 
 
 class Hung(Exception):
-    """No end of the app's turn came in time."""
+    """The app was not done in time."""
 
 
 class Rejected(Exception):
@@ -27,8 +27,8 @@ class Rejected(Exception):
 
 @frozen
 class Turn:
-    """What came of one message: the app's replies, other messages that it sent over this channel,
-    and the outcome.
+    """The result of one message: the app's replies, other messages that it sent over this channel,
+    and the outcome. `ms`: milliseconds that the run took.
     """
 
     replies: tuple[dict[str, Any], ...]
@@ -51,7 +51,7 @@ class Turn:
 class Phone:
     """Made by `open_phone`."""
 
-    _socket: WebSocketConnection
+    socket: WebSocketConnection
     number: str
     dials: str
     _frames: trio.MemoryReceiveChannel[dict[str, Any]]
@@ -83,9 +83,8 @@ class Phone:
             "message_id": message_id, "from_addr": self.number, "to_addr": self.dials,
             "content": content, "session_event": session_event,
         }  # fmt: skip
-        await self._socket.send_message(
-            json.dumps({"type": "inbound", "id": message_id, "msg": message})
-        )
+        inbound = {"type": "inbound", "id": message_id, "msg": message}
+        await self.socket.send_message(json.dumps(inbound))
         replies: list[dict[str, Any]] = []
         others: list[dict[str, Any]] = []
         with trio.move_on_after(seconds):
@@ -105,15 +104,14 @@ class Phone:
 
 
 async def _receive(phone: Phone, frames: trio.MemorySendChannel[dict[str, Any]]) -> None:
-    socket = phone._socket  # noqa: SLF001
+    socket = phone.socket
     async with frames:
         while True:
             try:
                 frame = json.loads(await socket.get_message())
                 if frame["type"] == "outbound":
-                    await socket.send_message(
-                        json.dumps({"type": "ack", "delivery": frame["delivery"]})
-                    )
+                    ack = {"type": "ack", "delivery": frame["delivery"]}
+                    await socket.send_message(json.dumps(ack))
             except ConnectionClosed:
                 return
             await frames.send(frame)
@@ -129,32 +127,27 @@ async def open_phone(
     *,
     only_own: bool = False,
 ) -> AsyncIterator[Phone]:
-    """Connect to a gateway as a client of one channel. With `only_own` the phone gets replies to
-    what it sends, and nothing else: so it can stand beside the channel's real gateway.
+    """Connect to a gateway as a client of one channel. With `only_own` the phone gets nothing but
+    replies to what it sends, so it can be used beside the channel's real client.
 
     Raises:
         Rejected: The gateway does not let us in.
     """
-    hello = {
-        "type": "hello",
-        "channel": channel,
-        "window": 64,
-        "outcomes": True,
-        "only_own": only_own,
-    }
+    hello = {"type": "hello", "channel": channel, "window": 64, "outcomes": True}
+    hello |= {"only_own": only_own} | ({"token": token} if token else {})
     async with open_websocket(url, [SUBPROTOCOL]) as socket:
-        await socket.send_message(json.dumps(hello | ({"token": token} if token else {})))
+        await socket.send_message(json.dumps(hello))
         first = json.loads(await socket.get_message())
         if first["type"] != "welcome":
             raise Rejected(str(first.get("detail", first)))
-        failure: Exception | None = None  # of the block: it comes out as it is
+        failure: Exception | None = None  # of the block; it must not come out in a group
         async with trio.open_nursery() as nursery:
             send, receive = trio.open_memory_channel[dict[str, Any]](1000)
             phone = Phone(socket, number, dials, receive)
             nursery.start_soon(_receive, phone, send)
             try:
                 yield phone
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001  # raised again below
                 failure = error
             nursery.cancel_scope.cancel()
         if failure is not None:

@@ -20,7 +20,7 @@ from wsproto.utilities import LocalProtocolError
 from .corked import Corked
 
 QUEUED = 64  # messages that are read ahead
-READ = 64 << 10
+READ = 64 << 10  # bytes at a time
 CLOSE_SECONDS = 2.0  # for the closing handshake
 CONNECT_SECONDS = 10.0  # for the opening one
 
@@ -43,7 +43,7 @@ async def open_websocket(
 async def open_corked(
     url: str, subprotocols: Sequence[str] = (), headers: Sequence[tuple[bytes, bytes]] = ()
 ) -> AsyncIterator[tuple[WebSocketConnection, Corked]]:
-    """As `open_websocket`; with the stream below, so that many frames can go out as one write."""
+    """As `open_websocket`, but also give the stream beneath, so that it can be corked."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     secure = parts.scheme == "wss"
@@ -53,18 +53,17 @@ async def open_corked(
     if secure:
         context = ssl.create_default_context()
         stream = Corked(trio.SSLStream(plain, context, server_hostname=host, https_compatible=True))
-    # of the block: it comes out as it is, not in a group with nothing beside it
-    failure: Exception | None = None
+    failure: Exception | None = None  # of the block; it must not come out in a group
     is_over = False
     try:
         async with trio.open_nursery() as nursery:
             target = parts.path + (f"?{parts.query}" if parts.query else "")
             socket = None
-            # where the other side closes at once, it would wait for ever
+            # If the other side closes at once, it would wait for ever.
             with trio.move_on_after(CONNECT_SECONDS):
                 socket = await wrap_client_stream(
                     nursery,
-                    cast("trio.SocketStream", stream),  # it says so, and takes any stream
+                    cast("trio.SocketStream", stream),  # as typed; it takes any stream
                     parts.netloc,
                     target or "/",
                     subprotocols=subprotocols,
@@ -73,12 +72,12 @@ async def open_corked(
                     receive_buffer_size=READ,
                 )
             if socket is None:
-                text = f"no WebSocket was opened in {CONNECT_SECONDS:g} s: does {url} speak {parts.scheme}?"
+                text = f"no WebSocket in {CONNECT_SECONDS:g} s: does {url} speak {parts.scheme}?"
                 failure = TimeoutError(errno.ETIMEDOUT, text)
             else:
                 try:
                     yield socket, stream
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:  # noqa: BLE001  # raised again below
                     failure = error
                 is_over = True
                 with trio.move_on_after(CLOSE_SECONDS):
@@ -87,7 +86,7 @@ async def open_corked(
     except* LocalProtocolError:
         if not is_over:
             raise
-        # The server's ping met our close: trio-websocket answers it all the same, which wsproto
+        # The server's ping crossed our close: trio-websocket still answers it, which wsproto
         # refuses.
     finally:
         await trio.aclose_forcefully(stream)

@@ -1,7 +1,7 @@
 """The WebSocket gateway: `ws://HOST:PORT/v1`, subprotocol `jsbox.v1`, one JSON object a text frame.
 
-`frames` has the words of the protocol, `delivery` what goes out, `connection` one client, `server`
-the port.
+`server` is the port, `connection` one client, `frames` the protocol's frames. Messages from apps
+leave through `outlet` (one channel) and `delivery` (all channels).
 """
 
 from .delivery import Deliveries

@@ -1,7 +1,7 @@
 """How often parcels were handed out, kept in the store so that `attempt` goes on after a restart.
 
-One number for nearly all: up to it every parcel was handed out once, in order. The others, those
-that went out again and those out of order, are counted one by one. Nothing waits for it.
+One number covers nearly all of them: every parcel up to it was handed out once, in order. Parcels
+that went out again or out of order are counted one by one. Nothing waits for these counts.
 """
 
 from __future__ import annotations
@@ -17,26 +17,28 @@ from .lines import Item
 
 @define(eq=False)
 class Attempts:
-    """Those of one channel."""
+    """The counts of one channel."""
 
     _channel: str
     _outbox: Outbox
     _items: Mapping[int, Item]  # every parcel in memory
     before: int | None = field(default=None, init=False)
-    """Up to here parcels were handed out by earlier processes; None: not known yet."""
-    _handed: int = field(default=0, init=False)  # up to here all were handed out
-    _is_noted: bool = field(default=True, init=False)  # whether the store was told so
-    # delivery number to attempts, not told yet
+    """Earlier processes handed out every parcel up to this number; None: not known yet."""
+    _handed: int = field(default=0, init=False)  # every parcel up to this number was handed out
+    _is_noted: bool = field(default=True, init=False)  # whether the store knows `_handed`
+    # Delivery number to attempts, not in the store yet.
     _others: dict[int, int] = field(factory=dict, init=False)
 
     def know(self, handed: int) -> None:
-        """What the store has when it is read for the first time: of earlier processes."""
+        """Take over the number that earlier processes left in the store; only the first call
+        counts.
+        """
         if self.before is None:
             self.before = handed
             self._handed = max(self._handed, handed)
 
     def count(self, item: Item, *, in_order: bool) -> None:
-        """A parcel was handed out; `in_order`: all before it were, too."""
+        """Count a parcel as handed out; `in_order`: so were all before it."""
         if item.parcel.is_noted and item.attempt == 1:
             self._handed = max(self._handed, item.number)
         elif item.attempt > 1 or (item.number > self._handed + 1 and not in_order):
@@ -46,7 +48,7 @@ class Attempts:
             self._handed, self._is_noted = item.number, False
 
     def note(self) -> None:
-        """Tell the store what it does not know."""
+        """Send the store what it does not know yet; never waits."""
         if self._is_noted and not self._others:
             return
         handed = 0 if self._is_noted else self._handed
@@ -56,7 +58,7 @@ class Attempts:
             self._others = {}
 
     def _failed(self, _: Exception) -> None:
-        """The store did not take it: told with the next parcel."""
+        """The store did not take the counts: send them again with the next parcel."""
         self._is_noted = self._handed == 0
         self._others = {
             number: item.attempt for number, item in self._items.items() if item.attempt > 1

@@ -1,9 +1,9 @@
 """One gateway client, from its hello to its close.
 
-The reader turns frames into work, the intake writes what came in to the journal (all that waits, in
-one step and in order) and hands it to the dispatcher, the writer sends what was queued. The first
-of these tasks that ends, ends the others. What the client does wrong ends as a close code, or as
-the rejection of one message.
+The reader turns frames into work. The intake writes that work to the journal (all that waits, in
+one step and in order) and hands it to the dispatcher. The writer sends what was queued. When one of
+these tasks ends, so do the others. A client's mistake ends as a close code, or as the rejection of
+one message.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from resources.stores.redis import StoreError
 from ..config.model import Channel
 from ..config.model import Gateway as GatewaySettings
 from ..observe import ClientStalled, InboundAnswered, Observer
-from ..runs.dispatcher import Dispatcher, Program
+from ..runs.dispatcher import Dispatcher
+from ..runs.jobs import Program
 from . import frames
 from .outlet import Outlet
 from .socket import STUFFED, Closed, ServerSocket, TooBig, Violation
 
-# for some frames; a client that takes longer is closed, and what it had goes elsewhere
+# For one write; a slower client is closed, and what it had not acknowledged goes elsewhere.
 WRITE_SECONDS = 5.0
-PING_SECONDS = 20.0
-PONG_SECONDS = 20.0  # without any byte from a client after a ping, until it counts as gone
-# bytes of frames queued to a client; one that takes nothing and still has more to get is closed
-QUEUED_MAX = 4 << 20
-WORK_MAX = 1 << 20  # bytes of messages that wait for the journal, before more are read
-HELD_MAX = 8 << 20  # bytes of messages in progress: more are rejected, whatever credit is left
-JOURNAL_SECONDS = 20.0  # for the journal to answer: more than the store's own patience
-RETRY_AFTER = 1.0  # seconds, told to a client that should try again
-RETRY_TRIPPED = 60  # seconds until a tripped app may be tried again
+PING_SECONDS = 20.0  # between two pings
+PONG_SECONDS = 20.0  # a client that sends nothing for so long after a ping counts as gone
+QUEUED_MAX = 4 << 20  # bytes of frames queued to a client; one that lags further behind is closed
+WORK_MAX = 1 << 20  # bytes of messages that wait for the journal; beyond that reading pauses
+HELD_MAX = 8 << 20  # bytes of messages in progress; more are rejected, whatever credit is left
+JOURNAL_SECONDS = 20.0  # for the journal to answer: longer than the store's own timeout
+RETRY_AFTER = 1.0  # seconds after which a client should try again
+RETRY_TRIPPED = 60  # seconds after which a tripped app may be tried again
 ENDPOINT_MAX = 200
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Refusal(Exception):
 
 @frozen
 class Services:
-    """What a connection works with."""
+    """What every connection works with."""
 
     settings: GatewaySettings
     channels: Callable[[], Mapping[str, Channel]]  # as they are now
@@ -77,7 +77,7 @@ class Services:
 
 @frozen
 class _Work:
-    """A frame that asks for something to be journalled. `size`: its bytes."""
+    """A message or event to be journalled. `size`: bytes of its frame."""
 
     frame_id: str
     entry: Entry
@@ -86,7 +86,7 @@ class _Work:
 
 @define(eq=False)
 class Connection:
-    """A client of one channel."""
+    """A connected client of one channel."""
 
     name: str
     _socket: ServerSocket
@@ -95,9 +95,9 @@ class Connection:
     window: int
     outcomes: bool
     only_own: bool
-    _credit: int = field(init=False)  # that the client has left
-    _returned: int = field(default=0, init=False)  # of runs that ended, not yet granted again
-    _overspent: int = field(default=0, init=False)
+    _credit: int = field(init=False)  # inbound messages that the client may still send
+    _returned: int = field(default=0, init=False)  # credit of runs that ended, not granted yet
+    _overspent: int = field(default=0, init=False)  # messages in a row that came without credit
     _held: int = field(default=0, init=False)  # bytes of messages in progress
     _work: deque[_Work] = field(factory=deque, init=False)
     _work_size: int = field(default=0, init=False)
@@ -114,7 +114,7 @@ class Connection:
 
     @property
     def is_free(self) -> bool:
-        """Whether it reads what it gets: if not, it gets no more parcels."""
+        """Whether the client reads what it gets; if not, it gets no more parcels."""
         return self._socket.queued <= STUFFED
 
     def push(self, frame: bytes) -> None:
@@ -122,20 +122,24 @@ class Connection:
         if self._is_over:
             return
         if self._socket.queued > QUEUED_MAX:
-            detail = f"{self._socket.queued} bytes wait to be read by the client"
+            detail = f"the client leaves {self._socket.queued} bytes unread"
             self._services.observe(ClientStalled(self.channel.name))
             self.close(Refusal(frames.CODE_OVERLOAD, "slow", detail))
             return
         self._socket.push(frame)
 
     def close(self, refusal: Refusal) -> None:
-        """End the connection for this reason (the first one given)."""
+        """End the connection. If called several times, the first reason counts."""
         if self._refusal is None:
             self._refusal = refusal
         self._scope.cancel()
 
     async def serve(self) -> None:
-        """Until either side has had enough. Raises Refusal when it is to be closed with a code."""
+        """Serve the client until either side ends the connection.
+
+        Raises:
+            Refusal: It is to be closed with a code.
+        """
         settings = self._services.settings
         self.push(frames.welcome(self.name, settings.credit, settings.max_frame))
         self._outlet.attach(self)
@@ -145,8 +149,7 @@ class Connection:
                     for task in (self._read, self._take_in, self._write, self._ping):
                         nursery.start_soon(_until_the_first_ends, task, nursery)
         finally:
-            # What a run that goes on still says to us is lost: it must not be kept for somebody who
-            # has gone.
+            # Runs may go on after this. What they still push is dropped, not kept for nobody.
             self._is_over = True
             self._work.clear()
             self._outlet.detach(self)
@@ -162,7 +165,7 @@ class Connection:
             except Closed:
                 return
             except TooBig:
-                detail = f"expected at most {most} bytes in a frame"
+                detail = f"expected a frame of at most {most} bytes"
                 self.close(Refusal(frames.CODE_FRAME, "frame_too_big", detail))
                 return
             except Violation as bad:
@@ -189,9 +192,7 @@ class Connection:
             if self._overspent > self._services.settings.credit:
                 detail = f"{self._overspent} messages were sent without credit"
                 self.close(Refusal(frames.CODE_RATE, "rate", detail))
-            self._reject(
-                frame.id, "overloaded", "no credit is left; wait for more", retry_after=RETRY_AFTER
-            )
+            self._reject(frame.id, "overloaded", "no credit is left; wait for more", RETRY_AFTER)
             return
         self._credit -= 1
         self._overspent = 0
@@ -210,10 +211,10 @@ class Connection:
         self._worked.unpark()
 
     def _entry(self, frame: frames.Inbound | frames.Event | frames.Malformed) -> Entry | None:
-        """What is to be journalled; None if it was rejected.
+        """Make the journal entry of a message or event; None if it was rejected.
 
         Raises:
-            BadMessage: It is malformed.
+            BadMessage: The message or event is malformed.
         """
         channel = self._services.channels().get(self.channel.name, self.channel)
         name, kind = channel.name, channel.transport_type
@@ -233,11 +234,9 @@ class Connection:
             )
             program, counted = own, True
         if program is None:
-            detail = (
-                f"channel {name} has no app"
-                if not channel.app
-                else f"app {channel.app} is not configured"
-            )
+            detail = f"app {channel.app} is not configured"
+            if not channel.app:
+                detail = f"channel {name} has no app"
             self._reject(frame.id, "no_app", detail)
             return None
         if not self._is_admitted(frame.id, program):
@@ -245,28 +244,29 @@ class Connection:
         return Entry(what, program.app.account, program.app.name, name, payload, counted)
 
     def _is_admitted(self, frame_id: str, program: Program) -> bool:
-        """Whether there is room for one more message of an app; if not, it is rejected."""
+        """Reject it if the app cannot take one more message now; return whether it can."""
         app = program.app
         if self._services.is_draining():
-            self._reject(
-                frame_id, "draining", "the server is about to restart", retry_after=RETRY_AFTER
-            )
+            self._reject(frame_id, "draining", "the server is about to restart", RETRY_AFTER)
         elif self._services.dispatcher.is_tripped(app.name):
-            detail = f"app {app.name} is tripped: its processes kept crashing; check its log, fix it, then reload"
-            self._reject(frame_id, "tripped", detail, retry_after=RETRY_TRIPPED)
+            detail = (
+                f"app {app.name} is tripped: its processes kept crashing;"
+                " check its log, fix it, then reload"
+            )
+            self._reject(frame_id, "tripped", detail, RETRY_TRIPPED)
         elif not self._services.dispatcher.has_room(app.name, len(self._work) + 1):
             detail = f"{app.pool.queue} messages wait for app {app.name} already (pool.queue)"
-            self._reject(frame_id, "overloaded", detail, retry_after=RETRY_AFTER)
+            self._reject(frame_id, "overloaded", detail, RETRY_AFTER)
         elif self._held > max(HELD_MAX, self._services.settings.max_frame):
             detail = f"messages of {self._held} bytes are in progress on this connection"
-            self._reject(frame_id, "overloaded", detail, retry_after=RETRY_AFTER)
+            self._reject(frame_id, "overloaded", detail, RETRY_AFTER)
         else:
             return True
         return False
 
     def _program_of_event(self, event: Payload, own: Program | None) -> tuple[Program | None, bool]:
-        """The app that sent the message which an event is about, and True; else the channel's own
-        app, and False.
+        """The app that sent the message which an event is about, and True. If it is not known, the
+        channel's own app, and False.
         """
         name = self.channel.name
         candidates = [own] if own is not None else []
@@ -283,15 +283,13 @@ class Connection:
         self.push(frames.rejected(frame_id, code, detail, None, retry_after))
 
     async def _take_in(self) -> None:
-        """Journal all that waits in one step, then answer and dispatch in the order in which it
-        came.
-        """
+        """Journal all the work that waits in one step, then answer and dispatch it in order."""
         while True:
             if not self._work:
                 await self._worked.park()
             batch = list(self._work)
-            # Once begun this is done whole, also for a client that leaves meanwhile: what stands in
-            # the journal must be run.
+            # Once begun, finish this even if the client leaves meanwhile: what is in the journal
+            # must be run.
             with trio.move_on_after(JOURNAL_SECONDS, shield=True) as journalling:
                 await self._journal_all(batch)
             if journalling.cancelled_caught:
@@ -325,8 +323,8 @@ class Connection:
         self._release(work.size)
 
     def _give_up(self, batch: list[_Work], reason: str) -> None:
-        """Refuse messages of which nobody knows whether they stand in the journal. If they do, the
-        dispatcher finds them there.
+        """Refuse work that may or may not be in the journal. If it is, the dispatcher finds it
+        there.
         """
         for work in batch:
             self._refuse_work(work, reason, RETRY_AFTER)
@@ -334,8 +332,8 @@ class Connection:
 
     def _accepted(self, work: _Work, answer: Accepted) -> None:
         entry = work.entry
-        said = "duplicate" if answer.duplicate else "accepted"
-        self._services.observe(InboundAnswered(self.channel.name, said))
+        result = "duplicate" if answer.duplicate else "accepted"
+        self._services.observe(InboundAnswered(self.channel.name, result))
         self.push(frames.accepted(work.frame_id, entry.kind, entry.id, duplicate=answer.duplicate))
         if answer.duplicate:
             self._release(work.size)
@@ -345,7 +343,7 @@ class Connection:
         self._services.dispatcher.submit(entry, answer.place, partial(self._release, work.size))
 
     def _release(self, size: int) -> None:
-        """One message less in progress; credit is granted again in halves of the whole."""
+        """One message less is in progress. Grant its credit again, in steps of half the whole."""
         self._held -= size
         self._returned += 1
         if self._returned >= max(self._services.settings.credit // 2, 1):
@@ -371,21 +369,18 @@ class Connection:
                 self._outlet.wake()
 
     async def _ping(self) -> None:
-        """Find out when the other side is gone without a word."""
+        """Close the connection when the client is gone without having closed it."""
         while True:
             await trio.sleep(PING_SECONDS)
             asked = trio.current_time()
             self._socket.ping()
             await trio.sleep(PONG_SECONDS)
             since = self._socket.silent_since
-            # Not "for PONG_SECONDS": the answer to the ping is nearly as old, and we may be woken
-            # late.
+            # Not "silent for PONG_SECONDS": a good answer to the ping is nearly that old, and we
+            # may be woken late.
             if since is not None and since <= asked:
-                self.close(
-                    Refusal(
-                        frames.CODE_OVERLOAD, "slow", f"no answer to a ping in {PONG_SECONDS:g} s"
-                    )
-                )
+                detail = f"no answer to a ping in {PONG_SECONDS:g} s"
+                self.close(Refusal(frames.CODE_OVERLOAD, "slow", detail))
 
 
 async def _until_the_first_ends(task: Callable[[], Awaitable[None]], nursery: trio.Nursery) -> None:

@@ -14,14 +14,14 @@ from resources.stores.outbox import Outbox, Parcel
 
 from ..observe import Observer
 from ..outcomes import Outcome
-from ..runs.dispatcher import Ended, Then
+from ..runs.jobs import Ended, Then
 from . import frames
 from .outlet import Outlet
 
 
 @define(eq=False)
 class Deliveries:
-    """The outlets of all channels. Made by `open_deliveries`; `announce` is what the outbox calls."""
+    """The outlets of all channels. Made by `open_deliveries`; the outbox calls `announce`."""
 
     _nursery: trio.Nursery
     _observe: Observer
@@ -30,7 +30,7 @@ class Deliveries:
     _outlets: dict[str, Outlet] = field(factory=dict, init=False)
 
     def announce(self, channel: str, parcel: Parcel | None) -> None:
-        """A message was posted to a channel; None: perhaps one was."""
+        """A message was posted to a channel; None: one may have been."""
         self.outlet(channel).announce(parcel)
 
     def is_awaited(self, channel: str) -> bool:
@@ -39,24 +39,22 @@ class Deliveries:
         return outlet is not None and outlet.is_awaited
 
     def run_ended(self, ended: Ended, then: Then) -> None:
-        """A run has ended: its outcome follows what it sent on its own channel."""
+        """A run ended: its outcome follows what it sent on its own channel."""
         entry, frame = ended.entry, None
         if ended.outcome is not None:
-            frame = partial(
-                frames.outcome, entry.kind, entry.id, ended.outcome, ended.ms, ended.commands
-            )
+            result = ended.outcome, ended.ms, ended.commands
+            frame = partial(frames.outcome, entry.kind, entry.id, *result)
         # Messages are set aside at a start, before anybody can be connected.
         is_dead = ended.outcome is Outcome.DEAD_LETTER
         self.outlet(entry.channel).ended(entry.id, frame, then, keep=is_dead)
 
     def outlet(self, channel: str) -> Outlet:
-        """The outlet of a channel."""
+        """The outlet of a channel, made when first asked for."""
         outlet = self._outlets.get(channel)
         if outlet is None:
             assert self.outbox is not None
-            outlet = self._outlets[channel] = Outlet(
-                channel, self.outbox, self._observe, self._ack_timeout
-            )
+            outlet = Outlet(channel, self.outbox, self._observe, self._ack_timeout)
+            self._outlets[channel] = outlet
             self._nursery.start_soon(keep_running, "outlet", outlet.run)
         return outlet
 
@@ -66,12 +64,14 @@ class Deliveries:
         return 0 if outlet is None else outlet.unacked
 
     def doubt_all(self) -> None:
-        """After a lost connection to the store: every stream may hold what nobody announced."""
+        """The connection to the store was lost: every stream may hold what nobody announced."""
         for outlet in list(self._outlets.values()):
             outlet.doubt()
 
     async def settle(self, seconds: float) -> None:
-        """Wait until all that was handed out is acknowledged and struck, at most so long."""
+        """Wait, for at most so many seconds, until everything handed out is acknowledged and
+        struck.
+        """
         with trio.move_on_after(seconds):
             for outlet in list(self._outlets.values()):
                 while not outlet.is_settled:
@@ -80,7 +80,7 @@ class Deliveries:
 
 @asynccontextmanager
 async def open_deliveries(observe: Observer, ack_timeout: float) -> AsyncIterator[Deliveries]:
-    """The outlets; what is not acknowledged at the end stays in the outboxes."""
+    """The outlets. What is not acknowledged at the end stays in the outboxes."""
     async with trio.open_nursery() as nursery:
         deliveries = Deliveries(nursery, observe, ack_timeout)
         try:

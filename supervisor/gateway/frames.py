@@ -21,7 +21,7 @@ CODE_FRAME, CODE_RATE, CODE_INTERNAL, CODE_RESTART, CODE_OVERLOAD = 4413, 4429, 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True):
     """The first frame. `window`: unacknowledged outbounds the client takes at a time. `only_own`:
-    it takes replies to what it brought, and nothing else.
+    it takes nothing but replies to what it brought.
     """
 
     channel: str
@@ -32,7 +32,7 @@ class Hello(msgspec.Struct, tag="hello", frozen=True):
 
 
 class Inbound(msgspec.Struct, tag="inbound", frozen=True):
-    """A message from the outside. `id` is the client's word for this frame."""
+    """A message from outside. `id` is the client's own name for this frame."""
 
     id: str
     msg: Any
@@ -47,14 +47,14 @@ class Event(msgspec.Struct, tag="event", frozen=True):
 
 
 class Ack(msgspec.Struct, tag="ack", frozen=True):
-    """The client has this outbound."""
+    """The client has received this outbound."""
 
     delivery: int
 
 
 @frozen
 class Malformed:
-    """A message or event that cannot be read, in a frame that can be answered: with `bad_message`."""
+    """A message or event that cannot be read, in a frame that can be answered (`bad_message`)."""
 
     id: str
     path: str
@@ -65,7 +65,7 @@ ClientFrame = Hello | Inbound | Event | Ack
 
 
 class _Envelope(msgspec.Struct, frozen=True):
-    """What is read of a frame whose message cannot be."""
+    """What is read of a frame whose message cannot be read."""
 
     type: str
     id: str
@@ -77,36 +77,30 @@ _encode = msgspec.json.Encoder().encode
 _BODIES = {"inbound": "msg", "event": "event"}
 _FIELD = re.compile(r"at `\$\.(\w+)|required field `(\w+)`")
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{},:]|[^\s"\[\]{},:]++', re.DOTALL)
-TOKENS_MAX = 20_000  # of a frame that is no JSON, in which its type and id are looked for
+TOKENS_MAX = 20_000  # of a frame that is not JSON; its type and id are looked for among these
 
 
 class BadFrame(Exception):
-    """What came is no frame of the protocol, and has no id to answer to."""
+    """It is not a frame of the protocol, and has no id that an answer could name."""
 
 
 def decode(data: bytes) -> ClientFrame | Malformed:
-    """A frame from a client.
+    """Read a frame from a client.
 
     Raises:
-        BadFrame: With what was expected and where.
+        BadFrame: It is not one; the text says what was expected and where.
     """
     try:
         return _read(data)
     except (ValueError, RecursionError) as error:  # of msgspec, and TooDeep
-        problem = (
-            str(error)
-            if isinstance(error, TooDeep | msgspec.ValidationError)
-            else f"expected JSON: {error}"
-        )
+        is_json = isinstance(error, TooDeep | msgspec.ValidationError)
+        problem = str(error) if is_json else f"expected JSON: {error}"
     envelope = _envelope(data)
     if envelope is None or envelope.type not in _BODIES:
         raise BadFrame(problem)
     found = _FIELD.search(problem)
-    return Malformed(
-        envelope.id,
-        next(filter(None, found.groups())) if found else _BODIES[envelope.type],
-        problem,
-    )
+    path = next(filter(None, found.groups())) if found else _BODIES[envelope.type]
+    return Malformed(envelope.id, path, problem)
 
 
 def _read(data: bytes) -> ClientFrame:
@@ -122,7 +116,7 @@ def _read(data: bytes) -> ClientFrame:
 
 
 def _envelope(data: bytes) -> _Envelope | None:
-    """The type and id of a frame that is otherwise unreadable, as far as they can be told."""
+    """The type and id of an otherwise unreadable frame; None if they cannot be made out."""
     try:
         return _decode_envelope(clean_json(data))
     except (ValueError, RecursionError):
@@ -134,17 +128,13 @@ def _envelope(data: bytes) -> _Envelope | None:
 
 
 def _outermost(data: bytes) -> dict[str, str]:
-    """The fields of an object that are strings, whatever stands in the others."""
+    """The string fields of an object, whatever its other fields hold."""
     fields: dict[str, str] = {}
     depth, before = 0, [b"", b"", b""]  # the three tokens before this one
     for found in itertools.islice(_TOKENS.finditer(data), TOKENS_MAX):
         token = found[0]
-        if (
-            depth == 1
-            and token in b",}"
-            and before[1] == b":"
-            and before[0][:1] == before[2][:1] == b'"'
-        ):
+        is_field = before[1] == b":" and before[0][:1] == before[2][:1] == b'"'
+        if is_field and depth == 1 and token in b",}":
             with suppress(ValueError):
                 fields.setdefault(
                     msgspec.json.decode(before[0], type=str),
@@ -159,14 +149,14 @@ def _outermost(data: bytes) -> dict[str, str]:
 
 
 def welcome(connection: str, credit: int, max_frame: int) -> bytes:
-    """The client is known."""
+    """The answer to a good hello."""
     return _encode(
         {"type": "welcome", "connection": connection, "credit": credit, "max_frame": max_frame}
     )
 
 
 def accepted(frame_id: str, kind: str, message_id: str, *, duplicate: bool) -> bytes:
-    """The message or event stands in the journal."""
+    """The message or event is in the journal."""
     answer = {"type": "accepted", "id": frame_id, "message_id": message_id, "duplicate": duplicate}
     return _encode(answer if kind == "message" else answer | {"event_id": message_id})
 
@@ -195,7 +185,7 @@ def rejected_message(frame_id: str, bad: BadMessage) -> bytes:
 
 
 def outbound(delivery: int, attempt: int, message: bytes) -> bytes:
-    """A message for the outside, to be acknowledged."""
+    """A message from an app, to be acknowledged."""
     return _encode(
         {"type": "outbound", "delivery": delivery, "attempt": attempt, "msg": msgspec.Raw(message)}
     )
@@ -214,15 +204,15 @@ def outcome(kind: str, message_id: str, name: str, ms: float, commands: int) -> 
 
 
 def credit(inbound: int) -> bytes:
-    """So many more inbound messages may be sent, on top of what is left."""
+    """The client may send this many more inbound messages, on top of what it has left."""
     return _encode({"type": "credit", "inbound": inbound})
 
 
 def drain(seconds: float) -> bytes:
-    """The server is going away: send nothing new; what is in hand ends within this time."""
+    """The server is going away: send nothing new; what is in progress ends within this time."""
     return _encode({"type": "drain", "deadline_ms": int(seconds * 1000)})
 
 
 def error(code: str, detail: str, *, fatal: bool) -> bytes:
-    """Something is wrong with what the client does; if fatal, the connection closes."""
+    """The client made a mistake; if fatal, the connection closes."""
     return _encode({"type": "error", "code": code, "detail": detail, "fatal": fatal})

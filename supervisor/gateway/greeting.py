@@ -1,4 +1,4 @@
-"""The first frame of a client, and whether it may come in."""
+"""A client's first frame, and whether the client is let in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .socket import Request, ServerSocket, TooBig, Violation
 
 HELLO_SECONDS = 5.0  # from accept to hello
 HELLO_MAX = 16 << 10  # bytes of a hello
-HELLO_BUDGET = 48 << 10  # bytes of everything that comes until then, the opening handshake too
+HELLO_BUDGET = 48 << 10  # bytes of everything up to and with it, the opening handshake included
 
 
 async def greet(
@@ -44,7 +44,7 @@ async def _hello(socket: ServerSocket, most: int) -> frames.Hello:
     try:
         frame = frames.decode(await socket.receive(most, HELLO_BUDGET))
     except TooBig:
-        detail = f"expected at most {most} bytes in a hello"
+        detail = f"expected a hello of at most {most} bytes"
         raise Refusal(frames.CODE_FRAME, "frame_too_big", detail) from None
     except Violation as bad:
         raise Refusal(bad.code, "protocol", str(bad)) from None
@@ -64,7 +64,7 @@ def _bearer(request: Request) -> str | None:
 
 def _check_token(token: str | None, channel: Channel) -> None:
     digest = hashlib.sha256((token or "").encode()).hexdigest()
-    # Every token is compared, so that the time says nothing about which one fits.
+    # Every token is compared, so that the time taken does not tell which one matches.
     known = [hmac.compare_digest(digest, one) for one in channel.tokens]
     if not token or not any(known):
         reason = "a token is needed" if not token else "the token is not known"
@@ -72,29 +72,23 @@ def _check_token(token: str | None, channel: Channel) -> None:
 
 
 def _check_local(address: str, request: Request) -> None:
-    """A channel without tokens is for programs on this host, and not for web pages that a browser
-    on it shows.
+    """A channel without tokens is for programs on this host, but not for web pages from elsewhere
+    that a browser on it shows.
     """
     if not is_loopback(address):
-        raise Refusal(
-            frames.CODE_TOKEN,
-            "token",
-            "this channel has no tokens, so only clients on the host may use it",
-        )
-    origin = next(
-        (value.decode("latin-1") for key, value in request.headers if key.lower() == b"origin"),
-        None,
+        detail = "this channel has no tokens, so only clients on the host may use it"
+        raise Refusal(frames.CODE_TOKEN, "token", detail)
+    origins = (
+        value.decode("latin-1") for key, value in request.headers if key.lower() == b"origin"
     )
+    origin = next(origins, None)
     if origin is not None and _host_of(origin) not in ("localhost", "127.0.0.1", "::1"):
-        raise Refusal(
-            frames.CODE_TOKEN,
-            "token",
-            f"the web page {origin!r} may not use a channel without tokens",
-        )
+        detail = f"the web page {origin!r} may not use a channel without tokens"
+        raise Refusal(frames.CODE_TOKEN, "token", detail)
 
 
 def _host_of(origin: str) -> str | None:
-    """The host of a web page; None where the origin makes no sense."""
+    """The host of a web page; None if the origin is malformed."""
     try:
         return urlsplit(origin).hostname
     except ValueError:

@@ -1,4 +1,4 @@
-"""What stands in line for gateway connections: parcels, and the ends of the runs that sent them."""
+"""What waits in line for gateway connections: parcels, and the ends of the runs that sent them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from attrs import define, field, frozen
 
 from resources.stores.outbox import Parcel
 
-from ..runs.dispatcher import Then
+from ..runs.jobs import Then
 
-DONE_MAX = 10_000  # acknowledged parcels that are known again, should the store bring them back
 # bytes of parcels that a connection may have unacknowledged, whatever its window
 WINDOW_SIZE = 8 << 20
 
@@ -26,8 +25,8 @@ class Receiver(Protocol):
 
     @property
     def is_free(self) -> bool:
-        """Whether it reads what it gets; if not, it gets no more parcels until it calls
-        `Outlet.wake`.
+        """Whether the client reads what it gets. If not, it gets no more parcels until
+        `Outlet.wake` is called.
         """
 
     def push(self, frame: bytes) -> None:
@@ -36,17 +35,17 @@ class Receiver(Protocol):
 
 @define(eq=False)
 class Item:
-    """A parcel in memory. `had`: the connections that it was handed to, and that may acknowledge
+    """A parcel in memory. `had`: the connections that it was handed to and that may acknowledge
     it.
     """
 
     parcel: Parcel
-    attempt: int  # times that it was handed out
+    attempt: int  # how often it was handed out
     origin: Receiver | None  # it brought the message that this one replies to
     holder: Taker | None = None
     had: tuple[Receiver, ...] = ()
     due: float = 0.0  # when it goes out again
-    is_done: bool = False  # it was acknowledged
+    is_acknowledged: bool = False
     is_counted: bool = False  # the store has a count of its own for it
 
     @property
@@ -56,32 +55,14 @@ class Item:
 
     @property
     def size(self) -> int:
-        """Its bytes."""
+        """Its size in bytes."""
         return len(self.parcel.message)
-
-
-@define(eq=False)
-class Done:
-    """The newest parcels that were acknowledged, by number and text: a number alone may have been
-    used again.
-    """
-
-    _texts: dict[int, int] = field(factory=dict, init=False)  # number to hash
-
-    def __contains__(self, parcel: Parcel) -> bool:
-        return self._texts.get(parcel.delivery) == hash(parcel.message)
-
-    def add(self, parcel: Parcel) -> None:
-        """It was acknowledged."""
-        self._texts[parcel.delivery] = hash(parcel.message)
-        if len(self._texts) > DONE_MAX:
-            del self._texts[next(iter(self._texts))]
 
 
 @frozen
 class Notice:
-    """The end of a message's run, which follows the run's outbounds. `after`: the newest delivery
-    number when it ended.
+    """The end of a message's run; it follows the run's outbounds. `after`: the newest delivery
+    number when the run ended.
     """
 
     after: int
@@ -104,22 +85,22 @@ class Line:
 
     @property
     def first(self) -> Item | Notice:
-        """What is next."""
+        """What goes out next."""
         return self._queue[0]
 
     def append(self, one: Item | Notice) -> None:
-        """Put it at the end."""
+        """Put a parcel or notice at the end."""
         self._queue.append(one)
         self._count(one, 1)
 
     def pop(self) -> Item | Notice:
-        """Take what is next."""
+        """Take out what goes out next."""
         one = self._queue.popleft()
         self._count(one, -1)
         return one
 
     def put_back(self, items: Iterable[Item]) -> None:
-        """Put parcels to the front, in the order of their numbers among those that are there."""
+        """Put parcels at the front, sorted by number together with those that are there."""
         front = list(items)
         newest = max((item.number for item in front), default=0)
         while self._queue and isinstance(self.first, Item) and self.first.number < newest:
@@ -152,17 +133,17 @@ class Line:
 
 @define(eq=False)
 class Taker:
-    """A connection, and what it holds. `line`: of one that takes replies to what it brought only,
-    those.
+    """A connection and what it holds. `line` is used only by one that takes nothing but replies to
+    what it brought: it has those.
     """
 
     receiver: Receiver
-    held: int = 0  # parcels that it has and did not acknowledge
+    held: int = 0  # parcels that it was handed and has not acknowledged
     size: int = 0  # bytes of them
     line: Line = field(factory=Line)
 
     @property
     def has_room(self) -> bool:
-        """Whether it may have one more parcel."""
+        """Whether it may be handed one more parcel."""
         is_small = self.size < WINDOW_SIZE or not self.held
         return self.held < self.receiver.window and is_small and self.receiver.is_free

@@ -34,17 +34,17 @@ class Gateway:
     door: Door
     _tls: ssl.SSLContext | None
     _connections: set[Connection] = field(factory=set, init=False)
-    # of clients that have not said hello yet
+    # One for each client that has not said hello yet.
     _greetings: set[trio.CancelScope] = field(factory=set, init=False)
     _is_closing: bool = field(default=False, init=False)
-    _inside: int = field(default=0, init=False)  # clients that are served or hear goodbye
+    _inside: int = field(default=0, init=False)  # clients from accept to the end of their goodbye
     _left: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _names: Any = field(factory=lambda: count(1), init=False)
     _accepting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     port: int = field(default=0, init=False)
 
     def connections(self, channel: str) -> int:
-        """Clients of a channel."""
+        """How many clients a channel has."""
         return sum(connection.channel.name == channel for connection in self._connections)
 
     def say_drain(self, seconds: float) -> None:
@@ -57,8 +57,8 @@ class Gateway:
         self._is_closing = True
         for connection in list(self._connections):
             connection.close(_restart())
-        for greeting_of_one in list(self._greetings):
-            greeting_of_one.cancel()
+        for scope in list(self._greetings):
+            scope.cancel()
 
     async def all_left(self) -> None:
         """Wait until no client is left."""
@@ -66,14 +66,14 @@ class Gateway:
             await self._left.park()
 
     def drop_channels(self, known: set[str]) -> None:
-        """After a reload: close the connections of channels that are no more."""
+        """Close the connections of channels that are not `known`: a reload removed them."""
         for connection in list(self._connections):
             if connection.channel.name not in known:
                 detail = f"channel {connection.channel.name} is no longer configured"
                 connection.close(Refusal(frames.CODE_CHANNEL, "channel", detail))
 
     def accept_no_more(self) -> None:
-        """Clients that connect from now on wait for whoever listens at the same socket next."""
+        """Stop accepting: new clients wait for the next process that listens at these sockets."""
         self._accepting.cancel()
 
     async def serve(
@@ -82,7 +82,7 @@ class Gateway:
         *,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Listen; never returns."""
+        """Accept and serve clients; never returns."""
         for listener in listeners:
             listener.socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
         self.port = listeners[0].socket.getsockname()[1]
@@ -111,7 +111,7 @@ class Gateway:
                 except Refusal as reason:
                     refusal = reason
                 except (Closed, trio.BrokenResourceError, trio.ClosedResourceError):
-                    pass  # it has gone
+                    pass  # the client has gone
             if caught.error is not None:
                 refusal = Refusal(frames.CODE_INTERNAL, "internal", "internal error")
             await _say_goodbye(socket, refusal)
@@ -143,7 +143,7 @@ class Gateway:
     async def _greet(
         self, visit: Visit, socket: ServerSocket, stream: trio.abc.Stream
     ) -> Connection | None:
-        """From the first byte to the hello; None if the client was turned away by HTTP."""
+        """Talk to a client up to its hello; None if it was turned away by an HTTP answer."""
         if isinstance(stream, trio.SSLStream):
             await stream.do_handshake()
         request = await socket.handshake()
@@ -168,14 +168,14 @@ def _restart() -> Refusal:
 
 
 async def _say_goodbye(socket: ServerSocket, refusal: Refusal | None) -> None:
-    """Close a client's WebSocket, or answer the request that did not become one. The socket itself
-    is closed by others.
+    """Close a client's WebSocket, or answer the request that did not become one. The caller closes
+    the socket itself.
     """
     with trio.move_on_after(CLOSE_SECONDS, shield=True), suppress(Closed):
         if refusal is None:
             await socket.finish()
         elif socket.is_open:
-            log.info("a gateway client is closed with %d: %s", refusal.code, refusal)
+            log.info("closing a gateway client with %d: %s", refusal.code, refusal)
             if refusal.code != frames.CODE_RESTART:
                 socket.push(frames.error(refusal.name, str(refusal), fatal=True))
             await socket.close(refusal.code, str(refusal)[:100])
@@ -189,7 +189,7 @@ async def _say_goodbye(socket: ServerSocket, refusal: Refusal | None) -> None:
 async def open_gateway(
     services: Services, listeners: Sequence[trio.SocketListener], tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Gateway]:
-    """Listen; at the end every client has been told."""
+    """Serve the gateway. At the end every client has been closed with a reason, in bounded time."""
     settings = services.settings
     most = affordable("gateway.connections", settings.connections)
     door = Door("gateway", Bounds(most, settings.connections_per_address))

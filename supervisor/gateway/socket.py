@@ -1,8 +1,8 @@
 """The server's end of a WebSocket: wsproto on a Trio stream.
 
-One task receives, one writes. Every message is bounded before it is read whole, and nothing is read
-while too much waits to be written: so what a client can make us keep is `READ` bytes, one message,
-and what stands in the queue.
+One task receives, one writes. A message over its bound is given up before it is read whole, and
+nothing is read while too much waits to be written. So a client can make us hold `READ` bytes, one
+message, and what is in the queue.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from wsproto.utilities import RemoteProtocolError
 from .frames import CODE_PROTOCOL
 
 READ = 64 << 10
-READ_FIRST = 4 << 10  # bytes read at a time from a client that is not known yet
+READ_FIRST = 4 << 10  # bytes read at a time from a client that has not said hello
 WRITE = 32 << 10  # bytes of frames that are written together
-TURN_SECONDS = 0.005  # of work on what one client sent, until others have theirs
-STUFFED = 1 << 20  # bytes that wait to be written: while there are more nothing is read
+TURN_SECONDS = 0.005  # of work on what one client sent, until other tasks run
+STUFFED = 1 << 20  # bytes that wait to be written; while there are more, nothing is read
 
 _ANSWER = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
 class Closed(Exception):
-    """The client has closed the connection, or is gone."""
+    """The client closed the connection, or is gone."""
 
 
 class TooBig(Exception):
-    """A message has more bytes than it may have."""
+    """A message has more bytes than are allowed."""
 
 
 class Violation(Exception):
@@ -64,15 +64,14 @@ class ServerSocket:
     queued: int = field(default=0, init=False)
     """Bytes that wait to be written."""
     received: int = field(default=0, init=False)
-    """Bytes that came, all together."""
+    """Bytes received in total."""
     silent_since: float | None = field(default=None, init=False)
-    """Since when we have waited for the client to send something; None while we do not."""
+    """When we began to wait for the client to send something; None while we do not wait."""
     _queue: deque[bytes] = field(factory=deque, init=False)
     _fuller: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _emptier: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _text: bytearray = field(factory=bytearray, init=False)  # of a message that is not whole yet
-    # a write was not finished: no frame can follow
-    _is_torn: bool = field(default=False, init=False)
+    _is_torn: bool = field(default=False, init=False)  # a write is unfinished: no frame can follow
     _since: float = field(factory=perf_counter, init=False)
 
     @property
@@ -81,9 +80,7 @@ class ServerSocket:
         return self._protocol.state is ConnectionState.OPEN
 
     async def handshake(self) -> Request:
-        """Wait for the request. What wsproto makes of odd bytes in it is not known: it may raise
-        anything.
-        """
+        """Wait for the request. wsproto may raise any exception for odd bytes in it."""
         while True:
             data = await self._receive(READ_FIRST)
             try:
@@ -116,7 +113,7 @@ class ServerSocket:
         await self._send(data)
 
     async def answer(self, status: str) -> None:
-        """Answer, with a bare HTTP status, whatever came instead of a request."""
+        """Answer with a bare HTTP status if no request has come."""
         if self._protocol.state is ConnectionState.CONNECTING:
             await self._send(_ANSWER % status.encode())
 
@@ -132,7 +129,7 @@ class ServerSocket:
         self._push(head + text)
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Queue a ping, if the connection is open."""
         if self.is_open:
             self._push(self._protocol.send(events.Ping()))
 
@@ -161,12 +158,12 @@ class ServerSocket:
         self._emptier.unpark_all()
 
     async def receive(self, most: int, budget: int | None = None) -> bytes:
-        """The next text message. `budget`: bytes that the connection may have sent by then, all
-        together.
+        """Wait for the next text message. `budget`: bytes that the client may have sent in total
+        by then.
 
         Raises:
-            Closed: There is none.
-            TooBig: It has more than `most` bytes, or the budget is spent.
+            Closed: The client closed the connection, or is gone.
+            TooBig: The message has more than `most` bytes, or the budget is spent.
             Violation: The client broke the protocol, or sent a binary message.
         """
         await self._breathe()  # one read may hold a thousand messages
@@ -192,7 +189,7 @@ class ServerSocket:
             case events.Ping():
                 self._push(self._protocol.send(event.response()))
             case events.CloseConnection():
-                if self.is_open:  # it is what wsproto makes of bytes that are no frame
+                if self.is_open:  # wsproto's answer to bytes that are not a frame
                     raise Violation(event.code, event.reason or "the frame is malformed")
                 self._push(self._protocol.send(event.response()))
                 raise Closed(f"{event.code} {event.reason or ''}")
@@ -211,7 +208,7 @@ class ServerSocket:
         return whole
 
     async def close(self, code: int, reason: str) -> None:
-        """Begin to close, write what is queued, and wait until the client closes too. Whoever calls
+        """Begin to close, write what is queued, and wait until the client closes too. The caller
         bounds the time.
         """
         self._push(self._protocol.send(events.CloseConnection(code=code, reason=reason)))
@@ -224,14 +221,12 @@ class ServerSocket:
                 await self._breathe()
 
     async def finish(self) -> None:
-        """Write what is queued, if the client did not simply go."""
-        while (
-            self._queue and not self._is_torn and self._protocol.state is not ConnectionState.OPEN
-        ):
+        """Write what is queued, unless nobody has begun to close or a write is unfinished."""
+        while self._queue and not self._is_torn and not self.is_open:
             await self.write()
 
     async def _breathe(self) -> None:
-        """Let others have their turn, when this client has had its own."""
+        """Let other tasks run, once this client has used up TURN_SECONDS."""
         if perf_counter() - self._since > TURN_SECONDS:
             await trio.lowlevel.checkpoint()
             self._since = perf_counter()
@@ -253,7 +248,7 @@ class ServerSocket:
     async def _send(self, data: bytes) -> None:
         if self._is_torn:
             raise Closed("a write was not finished")
-        await trio.lowlevel.checkpoint_if_cancelled()  # from here on some of it may be on its way
+        await trio.lowlevel.checkpoint_if_cancelled()  # from here on part of it may have been sent
         self._is_torn = True
         try:
             await self._stream.send_all(data)

@@ -1,10 +1,9 @@
 """Accepting connections on a port: counted from accept to close, bounded as a whole and per
 address, each inside a fence.
 
-Whoever comes when the port is full is turned away at once, in plain HTTP, and costs no descriptor.
-A connection that has not shown yet that it is more than an open socket makes way for a newer one
-after `GRACE_SECONDS`. Nothing that goes wrong with one connection, or with accepting one, ends the
-port.
+A client that connects while the port is full is turned away at once, in plain HTTP, and costs no
+descriptor. After `GRACE_SECONDS`, a connection that has not yet shown that it is more than an open
+socket makes way for a newer one. No error of one connection, or of accepting one, ends the port.
 """
 
 from __future__ import annotations
@@ -22,16 +21,14 @@ from attrs import define, field, frozen
 
 from resources.fence import fence, note
 
-GRACE_SECONDS = 1.0  # for which a connection that is not known yet does not have to make way
-# connections beyond the bound that are told so by the port's own protocol, when all others are
-# known
+GRACE_SECONDS = 1.0  # in which a new connection does not have to make way
+# Connections beyond the bound, while all others are known; they are refused in the port's own
+# protocol.
 SURPLUS = 16
 PAUSE = (0.05, 1.0)  # seconds until accept is tried again: first, most
-READ_AWAY = (
-    64 << 10
-    # bytes read before a connection is refused: if any are left, TCP resets it, and the answer is lost
-)
-LEAST = 8  # connections that a port takes however few descriptors there are
+# Bytes read before a connection is refused; if any are left, TCP resets it and the answer is lost.
+READ_AWAY = 64 << 10
+LEAST = 8  # connections that a port takes, however few descriptors there are
 
 REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
@@ -45,7 +42,7 @@ log = logging.getLogger(__name__)
 class Bounds:
     """How many connections a port takes, and how many of them from one address.
 
-    Loopback has no bound of its own: behind a proxy on this host everybody comes from there.
+    Loopback is exempt from the second: behind a proxy on this host every client comes from there.
     """
 
     most: int
@@ -60,8 +57,8 @@ class Visit:
         stream: The plain socket.
         address: The client's IP address.
         is_surplus: The port is full: the client may be told so, and must not be served.
-        has_answered: Something was sent to the client; set by whoever serves it. Else it gets
-            `REFUSAL` when it has to make way.
+        has_answered: Something was sent to the client; set by whoever serves it. If not, the client
+            gets `REFUSAL` when it has to make way.
     """
 
     stream: trio.SocketStream
@@ -73,7 +70,7 @@ class Visit:
     scope: trio.CancelScope = field(factory=trio.CancelScope, init=False)
 
     def become_known(self) -> None:
-        """The client has shown who it is; from now on it does not have to make way."""
+        """The client has shown who it is: from now on it does not have to make way."""
         self.door.strangers.pop(self, None)
 
 
@@ -93,13 +90,13 @@ class Door:
 
     @property
     def open(self) -> int:
-        """Connections at the moment."""
+        """How many connections are open."""
         return len(self._inside)
 
     async def accept(
         self, listener: trio.abc.Listener[trio.SocketStream], serve: Serve, clients: trio.Nursery
     ) -> None:
-        """Accept on one listener until it is closed; the tasks of the connections are in `clients`.
+        """Accept on one listener until it is closed; serve each connection in a task in `clients`.
 
         Cancellation: the listener is closed, connections go on.
         """
@@ -110,8 +107,8 @@ class Door:
                     stream = await listener.accept()
                 except trio.ClosedResourceError:
                     return
-                except Exception as error:  # noqa: BLE001  # one connection is gone, or the host has run out of something
-                    if pause == PAUSE[0]:  # else it has been said
+                except Exception as error:  # noqa: BLE001  # a connection is gone, or the host is out of something
+                    if pause == PAUSE[0]:  # else it is logged already
                         note(f"{self.where}.accept", error, "it is tried again")
                     await trio.sleep(pause)
                     pause = min(pause * 2, PAUSE[1])
@@ -129,7 +126,7 @@ class Door:
             clients.start_soon(self._visit, visit, serve)
 
     def admit(self, stream: trio.SocketStream, address: str) -> Visit | None:
-        """Count a connection that was accepted; None if there is no room for it. Never waits."""
+        """Count an accepted connection; return None if there is no room for it. Never waits."""
         visit = Visit(stream, address, self)
         name = counted_as(address)
         if name and self._by_address[name] >= self.bounds.per_address and not self._make_way(name):
@@ -144,7 +141,7 @@ class Door:
         return visit
 
     def leave(self, visit: Visit) -> None:
-        """A connection is over."""
+        """Count a connection no more; does nothing the second time."""
         if visit in self._inside:
             self._inside.discard(visit)
             self.strangers.pop(visit, None)
@@ -154,7 +151,7 @@ class Door:
                 del self._by_address[name]
 
     def _make_way(self, name: str | None = None) -> bool:
-        """End the oldest stranger (of one address, if given) that has had its grace; return whether
+        """End the oldest stranger (of one address, if given) whose grace is over; return whether
         there was one.
         """
         latest = trio.current_time() - GRACE_SECONDS
@@ -179,7 +176,7 @@ class Door:
 
 
 def turn_away(stream: trio.SocketStream, answer: bytes = REFUSAL) -> None:
-    """Send an answer, as far as that can be done at once, and close. Never waits, never raises
+    """Send as much of an answer as can be sent at once, and close. Never waits, never raises
     OSError.
     """
     with suppress(OSError):
@@ -190,21 +187,23 @@ def turn_away(stream: trio.SocketStream, answer: bytes = REFUSAL) -> None:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether an IP address is this host's own."""
+    """Whether an IP address is a loopback address."""
     ip = _ip(address)
     return ip is not None and ip.is_loopback
 
 
 def counted_as(address: str) -> str:
-    """What connections from an address are counted as: the address; of IPv6 its /64; "" for
-    loopback, which has no bound.
+    """The name that connections from an address count under: IPv4, the address; IPv6, its /64;
+    loopback, which has no bound, "".
     """
     ip = _ip(address)
     if ip is None:
         return address
     if ip.is_loopback:
         return ""
-    return str(ip) if ip.version == 4 else str(ipaddress.IPv6Address(int(ip) >> 64 << 64))  # noqa: PLR2004  # of IP
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    return str(ipaddress.IPv6Address(int(ip) >> 64 << 64))
 
 
 def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -217,15 +216,15 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def affordable(setting: str, most: int) -> int:
-    """At most half of this process's file descriptors: sandboxes, the store and the other port need
-    theirs.
+    """Lower a number of connections to half of this process's file descriptors, if it is higher:
+    sandboxes, the store and the other port need theirs.
     """
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if descriptors == resource.RLIM_INFINITY or most <= descriptors // 2:
         return most
     fewer = max(descriptors // 2, LEAST)
     log.warning(
-        "%s is %d, but this process may have %d file descriptors only: %d connections are taken",
+        "%s is %d, but this process may open only %d files: at most %d connections are taken",
         setting, most, descriptors, fewer,
     )  # fmt: skip
     return fewer

@@ -1,8 +1,8 @@
 """A port that speaks HTTP/1.1: an ASGI application, served on Trio.
 
-Each connection is in a fence from its first byte, each request in one of its own: whatever goes
-wrong ends that request, or that connection. There is no HTTP/2 and no WebSocket; a request to
-upgrade is answered as what it is without.
+Each connection is in a fence from its first byte, and each request in one of its own: an error ends
+that request or that connection, and no more. There is no HTTP/2 and no WebSocket; a request to
+upgrade is answered as if it had not asked.
 """
 
 from __future__ import annotations
@@ -28,13 +28,11 @@ from .http_connection import HEAD_SECONDS, Body, Gone, HttpConnection
 from .http_head import Head, Unacceptable
 
 BOUNDS = Bounds(256, 64)
-LEFT_MAX = (
-    64 << 10
-    # bytes of a body that the application did not read, and that are read for the sake of the
-    # connection
-)
+# Bytes of a body that the application left unread, and that are read so that the connection can be
+# used again.
+LEFT_MAX = 64 << 10
 PATH_SHOWN = 100  # characters of a path in the log
-KNOWN = "jsbox.known"  # in the scope: to be called when the client has shown that it may be here
+KNOWN = "jsbox.known"  # in the ASGI scope: call it when the client has shown that it may be here
 
 _NO_BODY = frozenset({204, 304})
 _NEVER = re.compile(rb"[\r\n\x00]")
@@ -42,17 +40,16 @@ _NEVER = re.compile(rb"[\r\n\x00]")
 
 @define(eq=False)
 class _Exchange:
-    """One request and its answer, as ASGI has them."""
+    """One request and its answer, as ASGI sees them."""
 
     connection: HttpConnection
     head: Head
     has_begun: bool = field(default=False, init=False)
     _body: Body = field(init=False)
     _keeps_alive: bool = field(init=False)
-    _has_told_end: bool = field(default=False, init=False)  # of the request's body
+    _has_body: bool = field(default=False, init=False)  # the application has the whole body
     _is_over: bool = field(default=False, init=False)
-    # of the answer: sent with the first part of its body
-    _head: bytes = field(default=b"", init=False)
+    _head: bytes = field(default=b"", init=False)  # the answer's; sent with the first body part
     _is_bare: bool = field(default=False, init=False)  # the answer has no body
     _is_chunked: bool = field(default=False, init=False)
 
@@ -61,11 +58,11 @@ class _Exchange:
         self._keeps_alive = self.head.keeps_alive
 
     async def receive(self) -> Message:
-        """A part of the request's body, or that the client has gone."""
+        """Wait for a part of the request's body, or until the client has gone."""
         try:
-            if not self._has_told_end:
+            if not self._has_body:
                 part = await self._body.part()
-                self._has_told_end = self._body.is_read
+                self._has_body = self._body.is_read
                 return {"type": "http.request", "body": part, "more_body": not self._body.is_read}
             await self.connection.wait_gone()
         except Unacceptable as error:
@@ -76,7 +73,7 @@ class _Exchange:
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
-        """A part of the answer. Raises Gone."""
+        """Send a part of the answer. Raises Gone."""
         if message["type"] == "http.response.start":
             self._head = self._begin(message["status"], list(message.get("headers", ())))
             self.has_begun = True
@@ -98,7 +95,9 @@ class _Exchange:
             headers.append((b"connection", b"keep-alive" if self._keeps_alive else b"close"))
         for name, value in headers:
             if _NEVER.search(name + value):
-                raise ValueError(f"the header {name!r} of an answer would be more than one")
+                raise ValueError(
+                    f"the header {name!r} of an answer has a line break or a NUL in it"
+                )
         lines = [
             f"HTTP/1.1 {status} {_phrase(status)}".encode(),
             *(b"%s: %s" % header for header in headers),
@@ -114,8 +113,8 @@ class _Exchange:
         return chunk + b"0\r\n\r\n" if self._is_over else chunk
 
     async def can_go_on(self) -> bool:
-        """Whether another request may follow: not after a body that has no end which could be
-        found.
+        """Read what the application left of the body; return whether another request may follow.
+        None may if the end of the body was not found.
         """
         try:
             return self._is_over and self._keeps_alive and await self._body.read_away(LEFT_MAX)
@@ -132,7 +131,7 @@ def _phrase(status: int) -> str:
 
 @define(eq=False)
 class _Port:
-    """Serves an application to whoever connects. `where`: the name of its fences."""
+    """Serves an application to every client. `where`: the name of its fences."""
 
     app: ASGIApp
     where: str
@@ -141,7 +140,7 @@ class _Port:
     _idle: set[trio.CancelScope] = field(factory=set, init=False)
 
     async def client(self, visit: Visit) -> None:
-        """One connection, from its first byte."""
+        """Serve one connection, from its first byte."""
         if visit.is_surplus:
             turn_away(visit.stream)
             return
@@ -163,7 +162,7 @@ class _Port:
             with trio.move_on_after(HEAD_SECONDS) as scope:
                 await stream.do_handshake()
             if scope.cancelled_caught:
-                raise Gone("the client does not shake hands")
+                raise Gone("the client did not finish the TLS handshake")
 
     async def _request(self, visit: Visit, connection: HttpConnection) -> bool:
         """Answer the next request; return whether another may follow."""
@@ -198,7 +197,7 @@ class _Port:
             try:
                 await self.app(self._scope(visit, head), exchange.receive, exchange.send)
             except (Gone, ClientDisconnect):
-                return  # what was left to send is nobody's loss, and no other request follows
+                return  # nobody is left to read the rest, and no other request follows
             except HTTPException as error:
                 if not exchange.has_begun:
                     await _send(exchange, {"error": error.detail}, error.status_code)
@@ -208,7 +207,7 @@ class _Port:
     def _scope(self, visit: Visit, head: Head) -> Scope:
         return {
             "type": "http",
-            # 2.4 would not be told of clients that leave
+            # With 2.4, Starlette would not notice clients that leave.
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": head.version,
             "method": head.method,
@@ -224,14 +223,14 @@ class _Port:
         }
 
     def close(self) -> None:
-        """Serve what is in progress, and nothing else."""
+        """Finish what is in progress; take no further request."""
         self.is_closing = True
         for scope in list(self._idle):
             scope.cancel()
 
 
 async def _send(exchange: _Exchange, body: dict[str, str], status: int) -> None:
-    """Answer for the application."""
+    """Answer in the application's place."""
     data = msgspec.json.encode(body)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
     await exchange.send({"type": "http.response.start", "status": status, "headers": headers})
@@ -239,10 +238,13 @@ async def _send(exchange: _Exchange, body: dict[str, str], status: int) -> None:
 
 
 def _bare_answer(error: Unacceptable) -> bytes:
-    """For what is no request that an application could see."""
+    """The answer to what is not a request that an application could see."""
     data = msgspec.json.encode({"error": str(error)})
-    head = f"HTTP/1.1 {error.status} {_phrase(error.status)}\r\nConnection: close\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data
+    head = (
+        f"HTTP/1.1 {error.status} {_phrase(error.status)}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
 
 
 @asynccontextmanager
@@ -254,14 +256,12 @@ async def open_http(
     tls: ssl.SSLContext | None = None,
     bounds: Bounds = BOUNDS,
 ) -> AsyncIterator[int]:
-    """Serve; gives the port number. At the end answers in progress have `stop_seconds` to end.
-    `where`: as in `fence`.
+    """Serve an application; gives the port number. At the end, answers in progress have
+    `stop_seconds` to finish. `where`: as in `fence`.
     """
     port = _Port(app, where, tls)
-    door = Door(
-        where,
-        Bounds(affordable(f"the connections of port {where}", bounds.most), bounds.per_address),
-    )
+    most = affordable(f"the connections of port {where}", bounds.most)
+    door = Door(where, Bounds(most, bounds.per_address))
     async with trio.open_nursery() as clients, trio.open_nursery() as accepting:
         for listener in listeners:
             accepting.start_soon(door.accept, listener, port.client, clients)

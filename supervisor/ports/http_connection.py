@@ -1,8 +1,8 @@
-"""A client of a port that speaks HTTP/1.1: its requests are read and its answers written, within
-bounds of bytes and time.
+"""A client of a port that speaks HTTP/1.1: reads its requests and writes its answers, within bounds
+of bytes and time.
 
-A client that is silent, or that takes its answer too slowly, loses its connection. Of what it sends
-no more is kept than `READ` bytes and one head; the parts of a body are given out as they come.
+A client that is silent, or that takes its answer too slowly, loses its connection. At most `READ`
+bytes and one head of what it sends are held; the parts of a body are passed on as they come.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from attrs import define, field
 
 from .http_head import Head, Unacceptable, parse_head
 
-HEAD_SECONDS = 5.0  # from accept, or the end of the answer before, until a head is there
-BODY_SECONDS = 60.0  # until a body is there
-WRITE_SECONDS = 10.0  # for `WRITE` bytes to be taken
-# for a client to read the last answer, before what it still sends would reset the connection
+HEAD_SECONDS = 5.0  # for a whole head, from accept or from the end of the previous answer
+BODY_SECONDS = 60.0  # for a whole body
+WRITE_SECONDS = 10.0  # for the client to take `WRITE` bytes
+# For a client to read the last answer, before what it still sends would reset the connection.
 LINGER_SECONDS = 1.0
 HEAD_MAX = 16 << 10  # bytes
-BODY_MAX = 16 << 20
-READ, WRITE = 64 << 10, 16 << 10
-SLICE = 0.005  # seconds of work on what one client sent, until others have theirs
+BODY_MAX = 16 << 20  # bytes
+READ, WRITE = 64 << 10, 16 << 10  # bytes at a time
+SLICE = 0.005  # seconds of work on what one client sent, until other tasks run
 LINE_MAX = 1 << 10  # bytes of the line before a chunk, or of a header after the body
-TRAILERS_MAX = 20
-STEPS = 500  # of reading a body in chunks, at once
+TRAILERS_MAX = 20  # headers after the body
+STEPS = 500  # of reading a chunked body, without a pause
 
 _END = re.compile(rb"\n\r?\n")
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00\r\n]*)?\r?\n")
 
 
 class Gone(OSError):
-    """The client has closed the connection, or is too slow."""
+    """The client closed the connection, or is too slow."""
 
 
 @define(eq=False)
@@ -49,10 +49,10 @@ class HttpConnection:
     _since: float = field(factory=perf_counter, init=False)
 
     async def head(self) -> Head | None:
-        """The next request; None if there is none.
+        """Wait for the head of the next request; None if there will be none.
 
         Raises:
-            Unacceptable: What came is no request. No other can follow.
+            Unacceptable: What came is not a request. No other can follow.
         """
         block = None
         with trio.move_on_after(HEAD_SECONDS):
@@ -64,7 +64,7 @@ class HttpConnection:
         return parse_head(block)
 
     async def _block(self) -> bytes | None:
-        """The bytes up to the next empty line, with it; None if the client closes before."""
+        """Read up to and including the next empty line; None if the client closes before that."""
         searched = 0
         while True:
             if self._buffer.startswith((b"\r", b"\n")):  # some send an empty line after a body
@@ -81,7 +81,7 @@ class HttpConnection:
                 return None
 
     async def give_way(self) -> None:
-        """Let others run if this client has kept us busy for long enough."""
+        """Let other tasks run, once this client has kept us busy for `SLICE` seconds."""
         if perf_counter() - self._since > SLICE:
             await trio.lowlevel.checkpoint()
             self._since = perf_counter()
@@ -99,7 +99,7 @@ class HttpConnection:
         return bool(data)
 
     async def wait_gone(self) -> None:
-        """Return when the client has closed its end. What else it sends is kept for later, as far
+        """Wait until the client closes its end. What it sends meanwhile is kept for later, as far
         as there is room.
         """
         while len(self._buffer) < HEAD_MAX:
@@ -108,7 +108,7 @@ class HttpConnection:
         await trio.sleep_forever()
 
     async def send(self, data: bytes) -> None:
-        """Write. Raises Gone."""
+        """Write all of it. Raises Gone."""
         view = memoryview(data)
         for start in range(0, len(data), WRITE):
             with trio.move_on_after(WRITE_SECONDS) as scope:
@@ -121,8 +121,8 @@ class HttpConnection:
                 raise Gone("the client reads too slowly")
 
     async def linger(self) -> None:
-        """After the last answer: say that no more will come, and read away what would make TCP
-        throw the answer away.
+        """After the last answer, close our end, then read what the client still sends: unread, it
+        would make TCP drop the answer.
         """
         with trio.move_on_after(LINGER_SECONDS):
             with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
@@ -134,21 +134,23 @@ class HttpConnection:
                 self._buffer.clear()
 
     def take(self, most: int) -> bytes:
-        """Up to so many of the bytes that were read."""
+        """Take up to `most` of the bytes that were read."""
         part = bytes(self._buffer[:most])
         del self._buffer[: len(part)]
         return part
 
     def take_line(self, pattern: re.Pattern[bytes], most: int) -> re.Match[bytes] | None:
-        """A line from what was read, of at most so many bytes; None if it is not whole. Raises
-        Unacceptable.
+        """Take a line of at most `most` bytes from what was read; None if it is not whole yet.
+
+        Raises:
+            Unacceptable: It is too long, or does not match the pattern.
         """
         end = self._buffer.find(b"\n", 0, most)
         if end < 0 and len(self._buffer) < most:
             return None
         found = pattern.fullmatch(bytes(self._buffer[: end + 1])) if end >= 0 else None
         if found is None:
-            raise Unacceptable(400, "the body is not in chunks as it should be")
+            raise Unacceptable(400, "the body is not in well-formed chunks")
         del self._buffer[: end + 1]
         return found
 
@@ -188,11 +190,11 @@ class Body:
         self._awaits_continue = self.head.awaits_continue and not self.is_read
 
     async def part(self) -> bytes:
-        """The next part, as soon as there is one; empty at the end.
+        """Wait for the next part; empty at the end.
 
         Raises:
-            Unacceptable: It is too large, comes too slowly, or is not what its head says.
-            Gone: The client has closed the connection.
+            Unacceptable: The body is too large, comes too slowly, or is not what its head says.
+            Gone: The client closed the connection.
         """
         while not self.is_read:
             await self.connection.give_way()
@@ -208,8 +210,8 @@ class Body:
         return b""
 
     async def read_away(self, most: int) -> bool:
-        """Read what the application left of it, if that is no more than so much; return whether it
-        was.
+        """Read what the application left of it, up to `most` bytes of the body; return whether that
+        was all.
         """
         if self._awaits_continue:
             return False
@@ -225,7 +227,7 @@ class Body:
             raise Unacceptable(408, f"the body did not come in {BODY_SECONDS:g} s")
 
     def _take(self) -> bytes:
-        """What was read of the body, if anything; of short chunks, some."""
+        """Take what was read of the body, if anything; of many short chunks, only some."""
         self._is_hungry = False
         parts = []
         for _ in range(STEPS):
@@ -253,9 +255,8 @@ class Body:
                     self._trailers += 1
                     self.is_read = not line[0].strip()
                     if self._trailers > TRAILERS_MAX:
-                        raise Unacceptable(
-                            431, f"expected at most {TRAILERS_MAX} headers after the body"
-                        )
+                        text = f"expected at most {TRAILERS_MAX} headers after the body"
+                        raise Unacceptable(431, text)
         return b""
 
     def _data(self) -> bytes:

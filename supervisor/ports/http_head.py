@@ -46,17 +46,17 @@ class Head:
 
 
 def parse_head(block: bytes) -> Head:
-    """A head from its bytes, up to and with the empty line.
+    """Parse a head from its bytes, up to and including the empty line.
 
     Raises:
-        Unacceptable: It is none, or says what this server does not do.
+        Unacceptable: It is malformed, or asks for what this server does not support.
     """
     first, *lines = [line.removesuffix(b"\r") for line in block.split(b"\n")[:-2]]
     if len(lines) > LINES_MAX:
         raise Unacceptable(431, f"expected at most {LINES_MAX} headers")
     request = _REQUEST.fullmatch(first)
     if request is None:
-        raise Unacceptable(400, "the first line is no request")
+        raise Unacceptable(400, "the first line is not a request line")
     if request[3] != b"1":
         raise Unacceptable(505, "expected HTTP/1.1")
     version = "1.0" if request[4] == b"0" else "1.1"
@@ -82,7 +82,7 @@ def parse_head(block: bytes) -> Head:
 def _header(line: bytes) -> tuple[bytes, bytes]:
     name, colon, value = line.partition(b":")
     if not colon or _NAME.fullmatch(name) is None or _NEVER.search(value):
-        raise Unacceptable(400, "a line of the head is no header")
+        raise Unacceptable(400, "a line of the head is not a header")
     return name.lower(), value.strip(b" \t")
 
 
@@ -96,7 +96,7 @@ def _items(headers: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
 
 
 def _target(target: bytes) -> tuple[bytes, str, bytes]:
-    """The path as it came and decoded, and the query."""
+    """The path as it came, the path decoded, and the query."""
     if origin := _ORIGIN.match(target):
         target = target[origin.end() :] or b"/"
     raw, _, query = target.partition(b"?")
@@ -111,7 +111,7 @@ def _target(target: bytes) -> tuple[bytes, str, bytes]:
 def _length(headers: list[tuple[bytes, bytes]], version: str) -> int | None:
     lengths, codings = _values(headers, b"content-length"), _values(headers, b"transfer-encoding")
     if codings:
-        # With both, servers differ about where the body ends; HTTP/1.0 has no chunks.
+        # Given both, servers disagree about where the body ends; HTTP/1.0 has no chunks.
         if lengths or version == "1.0":
             raise Unacceptable(400, "expected one length of the body")
         if [coding.lower() for coding in codings] != [b"chunked"]:

@@ -1,4 +1,4 @@
-"""Listening sockets: those that the service manager held for us, else new ones."""
+"""Listening sockets: those that systemd held for us, else new ones."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from ..config.units import Address
 from ..errors import CannotStart
 from ..host.systemd import Systemd
 
-BACKLOG = 512  # clients that wait while nobody accepts, during a restart for one
+BACKLOG = 512  # clients that wait while nobody accepts: during a restart, for example
 
 
-async def listen(setting: str, address: Address, manager: Systemd) -> list[trio.SocketListener]:
-    """Listen at an address (a name may stand for several), and have the manager hold the sockets.
+async def listen(setting: str, address: Address, systemd: Systemd) -> list[trio.SocketListener]:
+    """Listen at an address (a name may stand for several), and have systemd hold the sockets.
 
     Raises:
-        CannotStart: The address cannot be had; the text names `setting`.
+        CannotStart: The address cannot be used; the text names `setting`.
     """
-    listeners = [
-        trio.SocketListener(trio.socket.from_stdlib_socket(held)) for held in manager.take(address)
-    ]
+    held = map(trio.socket.from_stdlib_socket, systemd.take(address))
+    listeners = [trio.SocketListener(each) for each in held]
     if not listeners:
         try:
             listeners = await trio.open_tcp_listeners(
@@ -28,5 +27,5 @@ async def listen(setting: str, address: Address, manager: Systemd) -> list[trio.
         except OSError as error:
             raise CannotStart(f"{setting}: cannot listen on {address}: {error.strerror}") from error
     for listener in listeners:
-        manager.keep(setting, listener.socket.fileno())
+        systemd.keep(setting, listener.socket.fileno())
     return listeners

@@ -1,3 +1,3 @@
-"""The store's server: the embedded Valkey with its files and its disk, or one of the operator's
-own.
+"""The store's server: the embedded Valkey with its files and its disk, or one that the operator
+runs.
 """

@@ -1,15 +1,15 @@
-"""The append-only files of the embedded store: repaired after a full disk or a power cut, so that
-the server takes them.
+"""Repair the embedded store's append-only files after a full disk or a power cut, so that the
+server can load them.
 
-Valkey keeps a base (a snapshot) and what was written since in increments, and names them all in a
-manifest. What goes wrong:
+Valkey keeps a base (a snapshot) and, in increments, what was written since. A manifest names them
+all. What goes wrong:
 
-- An increment ends in what is no whole command, or has holes: aof_scan.py finds what of it can be
-  kept.
-- The manifest is missing, cut short, or names files that are not there: it is made again from the
-  files.
+- An increment ends in an incomplete command, or has holes. append_only_scan.py finds what of it can
+  be kept.
+- The manifest is missing, cut short, or names files that are missing. It is made again from the
+  files that are there.
 
-What is replaced is kept beside, in `damaged`, as long as there is room for it.
+What is replaced is kept in the folder `damaged`, if there is room for it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from attrs import field, frozen
 
 from .append_only_scan import Scan, scan
 
-FOLDER, MANIFEST = "appendonlydir", "appendonly.aof.manifest"  # as Valkey calls them by default
-DAMAGED = "damaged"  # in the server's folder: one folder for each repair
-COPIES_MAX = 3  # such folders; of more the oldest go
-CHUNK = 1 << 20
+FOLDER, MANIFEST = "appendonlydir", "appendonly.aof.manifest"  # Valkey's default names
+DAMAGED = "damaged"  # in the server's folder: a folder for each repair
+COPIES_MAX = 3  # such folders; the oldest are removed
+CHUNK = 1 << 20  # bytes
 
 _NAME = re.compile(r"appendonly\.aof\.(\d+)\.(base\.rdb|base\.aof|incr\.aof)")
 _LINE = re.compile(r"file (\S+) seq (\d+) type ([bhi])")
@@ -37,12 +37,12 @@ _TEMPORARY = re.compile(r"temp-.*|.*\.repaired")
 
 
 class CannotRepair(Exception):
-    """The data is not all there, or there is no room to repair it; the text says what to do."""
+    """Data is missing, or there is no room to repair it; the text says what to do."""
 
 
 @frozen
 class Listed:
-    """A file that a manifest names, `kind` b(ase), h(istory) or i(ncrement)."""
+    """A file that a manifest names; `kind` is b(ase), h(istory) or i(ncrement)."""
 
     name: str
     seq: int
@@ -55,7 +55,7 @@ class Found:
 
     Attributes:
         listed: What the manifest names; None if it cannot be read.
-        there: Files there, by name: their size.
+        there: The size of each file that is there, by name.
     """
 
     listed: tuple[Listed, ...] | None
@@ -63,7 +63,7 @@ class Found:
 
     @property
     def is_sound(self) -> bool:
-        """Whether manifest and files fit each other. Their contents are another matter."""
+        """Whether manifest and files match. Their contents are not looked at."""
         if self.listed is None:
             return not self.there
         used = [one for one in self.listed if one.kind != "h"]
@@ -73,20 +73,18 @@ class Found:
 
     @property
     def forgotten(self) -> list[Listed]:
-        """Increments with something in them, newer than all that the manifest names: it has lost
-        its end.
-        """
+        """Non-empty increments newer than any that the manifest names: it has lost its end."""
         newest = max((one.seq for one in self.listed or () if one.kind != "b"), default=0)
         return [one for one in self.increments if one.seq > newest and self.there[one.name]]
 
     @property
     def increments(self) -> list[Listed]:
-        """All that are there, in order."""
+        """All increments that are there, in order."""
         return self._of("incr", "i")
 
     @property
     def bases(self) -> list[Listed]:
-        """All that are there, in order."""
+        """All bases that are there, in order."""
         return self._of("base", "b")
 
     def _of(self, name: str, kind: str) -> list[Listed]:
@@ -102,7 +100,7 @@ class Found:
 
 
 def look(folder: Path) -> Found:
-    """What is in the server's folder; never raises for what is in it."""
+    """Look at the server's folder; whatever is in it, this does not raise."""
     try:
         there = {
             one.name: one.stat().st_size
@@ -123,13 +121,13 @@ def look(folder: Path) -> Found:
 
 
 def increments(folder: Path) -> dict[str, int]:
-    """The sizes of the increments there, by name."""
+    """The size of each increment, by name."""
     with os.scandir(folder / FOLDER) as found:
         return {one.name: one.stat().st_size for one in found if one.name.endswith(".incr.aof")}
 
 
 def remove_temporary(folder: Path) -> int:
-    """Remove what a rewrite left that was cut off; returns the bytes given back. Only while no
+    """Remove the files of an interrupted rewrite; return how many bytes that freed. Only while no
     server runs.
     """
     freed = 0
@@ -144,16 +142,16 @@ def remove_temporary(folder: Path) -> int:
 
 def repair(folder: Path, reserve: int) -> list[str]:
     """Repair the files in a server's folder while no server runs. Returns what was done, a line
-    each; nothing: all was well.
+    each; empty if nothing was wrong.
 
     Args:
         folder: Where the server runs.
-        reserve: Bytes that are to be free besides copies of what was damaged.
+        reserve: Bytes that copies of what was damaged must leave free.
 
     Raises:
         CannotRepair: Something is missing that cannot be made again, or there is no room to repair
             it.
-        OSError: The disk fails.
+        OSError: The disk failed.
     """
     found = look(folder)
     wanted, done = _wanted(folder, found)
@@ -170,24 +168,22 @@ def repair(folder: Path, reserve: int) -> list[str]:
 
 
 def _wanted(folder: Path, found: Found) -> tuple[list[Listed], list[str]]:
-    """The files that the manifest should name, and a line for each that is missing."""
+    """The files that the manifest should name, and a line for each missing one."""
     if not found.there:
         raise CannotRepair(f"{folder / FOLDER} holds no data, and a manifest that names some")
     listed = [one for one in found.listed or () if one.kind != "h"]
     missing = [one for one in listed if one.name not in found.there]
-    # With two bases there (the newer one was not in the manifest yet) the older one and all
-    # increments are the whole.
+    # If there are two bases (the newer was not in the manifest yet), the older one and all
+    # increments together are complete.
     base = next((one for one in listed if one.kind == "b"), None) or next(iter(found.bases), None)
     if base is None or base in missing:
         name = "a base file" if base is None else base.name
         raise CannotRepair(
             f"{name} is missing in {folder / FOLDER}: restore a backup (jsbox restore --replace)"
         )
-    increments = (
-        [one for one in listed if one.kind == "i"] + found.forgotten
-        if found.listed
-        else found.increments
-    )
+    increments = found.increments
+    if found.listed:
+        increments = [one for one in listed if one.kind == "i"] + found.forgotten
     done = [f"{one.name} is missing: what it held is lost" for one in missing]
     return [base, *(one for one in increments if one not in missing)], done
 
@@ -204,15 +200,15 @@ def _repair_increment(file: Path, copies: _Copies) -> list[str]:
             os.fsync(opened.fileno())
     else:
         _take_out_holes(file, found, copies)
-    return [
-        f"{file.name}: {cut} of {found.size} bytes were damaged and are removed; {found.lost} of them held commands"
-    ]
+    damage = f"{cut} of {found.size} bytes were damaged and are removed"
+    return [f"{file.name}: {damage}; {found.lost} of them held commands"]
 
 
 def _take_out_holes(file: Path, found: Scan, copies: _Copies) -> None:
     if copies.free() < found.kept_bytes + CHUNK:
+        needed = (found.kept_bytes >> 20) + 1
         raise CannotRepair(
-            f"{file} is damaged, and {(found.kept_bytes >> 20) + 1} MiB must be free to repair it: make room"
+            f"{file} is damaged, and {needed} MiB must be free to repair it: make room"
         )
     draft = file.with_name(f"{file.name}.repaired")
     with file.open("rb") as source, draft.open("wb") as target:
@@ -256,7 +252,7 @@ def _sync(folder: Path) -> None:
 
 
 class _Copies:
-    """Where what is replaced is kept; it is given up where there is no room for it."""
+    """Keeps what is replaced, as far as there is room for it."""
 
     def __init__(self, folder: Path, reserve: int) -> None:
         self._folder, self._reserve = folder, reserve
@@ -268,8 +264,8 @@ class _Copies:
         return shutil.disk_usage(self._folder).free
 
     def keep(self, file: Path) -> None:
-        """A second name for a file that is about to be replaced: it costs the room that the new one
-        takes.
+        """Give a file that is about to be replaced a second name: it costs as much room as the new
+        one.
         """
         try:
             os.link(file, self._open() / file.name)
@@ -277,8 +273,8 @@ class _Copies:
             self._left_out.append(f"{file.name} ({error.strerror})")
 
     def keep_end(self, file: Path, start: int) -> None:
-        """A copy of a file whose end is about to be cut off; of the end alone if there is no room
-        for more.
+        """Copy a file whose end is about to be cut off; only the end if there is no room for all of
+        it.
         """
         size = file.stat().st_size
         for begin, name in ((0, file.name), (start, f"{file.name}.from-{start}")):
@@ -293,7 +289,7 @@ class _Copies:
         self._left_out.append(f"{file.name} (there is no room)")
 
     def said(self, done: list[str]) -> list[str]:
-        """What became of the copies, a line each."""
+        """Report what became of the copies, a line each; remove them if the room is needed."""
         lines = [f"no copy was kept of {name}" for name in self._left_out]
         if self._place is None:
             return lines
@@ -302,10 +298,8 @@ class _Copies:
             return [*lines, "what was replaced is not kept: there is no room for it"]
         with suppress(OSError):
             (self._place / "README").write_text("\n".join(done) + "\n", "utf-8")
-        return [
-            *lines,
-            f"what was replaced is kept in {self._place}; remove it when you no longer need it",
-        ]
+        kept = f"what was replaced is kept in {self._place}; remove it when you no longer need it"
+        return [*lines, kept]
 
     def _open(self) -> Path:
         if self._place is None:
@@ -320,7 +314,7 @@ class _Copies:
 
 
 def copies(folder: Path) -> list[Path]:
-    """What repairs have kept, oldest first."""
+    """The folders that repairs have kept, oldest first."""
     try:
         return sorted((folder / DAMAGED).iterdir())
     except FileNotFoundError:

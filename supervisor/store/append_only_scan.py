@@ -1,15 +1,16 @@
-"""Which bytes of an append-only file are whole commands: all of them, until a full disk or a power
-cut.
+"""Find the whole commands in an append-only file.
 
-- The last command is cut short, or followed by zeros or rubbish. What is not a whole command is
+It holds nothing else, until a full disk or a power cut:
+
+- The last command is cut short, or followed by zeros or garbage. What is not a whole command is
   lost; a MULTI without its EXEC counts as one command.
-- Zeros between two commands. After a short write Valkey truncates the file to its last whole
-  command, but writes on from where the short write ended (9.1; an increment is not opened for
-  appending until a restart). What follows the hole was answered and is as good as what precedes it,
-  so it is kept. Valkey's own tool (valkey-check-aof) would cut there.
+- There are zeros between two commands. After a short write Valkey truncates the file to its last
+  whole command, but goes on writing where the short write ended (9.1: an increment is not opened
+  for appending until a restart). What follows the hole was answered and is as good as what precedes
+  it, so it is kept. Valkey's own tool (valkey-check-aof) would cut there.
 
-Anything else between two commands ends what is read of a file: to look for the next command in
-rubbish could run as a command what an app has written as a value.
+Reading ends at anything else between two commands: if we searched garbage for the next command, a
+value that an app has written could be run as one.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ CHUNK = 1 << 20
 
 @frozen
 class Scan:
-    """What of an increment can be kept: from and to, in bytes. `lost`: bytes of commands that
-    cannot be.
+    """What can be kept of an increment: ranges of bytes, from and to. `lost`: bytes of commands
+    that cannot be kept.
     """
 
     size: int
@@ -38,32 +39,32 @@ class Scan:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is wrong with it."""
+        """Whether all of it can be kept."""
         return self.kept_bytes == self.size
 
     @property
     def kept_bytes(self) -> int:
-        """How much can be kept."""
+        """How many bytes can be kept."""
         return sum(end - start for start, end in self.kept)
 
 
 def scan(file: Path) -> Scan:
-    """Find the whole commands of an increment. Reads, and does not map: what a disk cannot read is
-    an OSError.
+    """Find the whole commands of an increment. It is read, not mapped, so that a disk error is an
+    OSError.
     """
     with file.open("rb", buffering=0) as opened:
         return _scan(_Window(opened.fileno()), os.fstat(opened.fileno()).st_size)
 
 
 class _Window:
-    """The bytes of a file, anywhere; what is near was read with it."""
+    """Any bytes of a file; those that follow are read ahead."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._start, self._data = 0, b""
 
     def get(self, at: int, size: int) -> bytes:
-        """So many bytes from a place; fewer at the end of the file."""
+        """`size` bytes from a position; fewer at the end of the file."""
         begin = at - self._start
         if begin < 0 or begin + size > len(self._data):
             self._start, self._data = at, os.pread(self._descriptor, max(size, CHUNK), at)
@@ -73,8 +74,8 @@ class _Window:
 
 def _scan(data: _Window, size: int) -> Scan:
     kept, lost = list[tuple[int, int]](), 0
-    start = at = 0  # of the piece that is being read; where we are
-    multi: int | None = None  # where a transaction began that has not ended
+    start = at = 0  # where the current range began; where we are
+    multi: int | None = None  # where a transaction began that has not ended yet
     while at < size:
         kind = data.get(at, 1)
         end = _end_of(data, at, size) if kind in (b"*", b"#") else None
@@ -102,7 +103,7 @@ def _pieces(found: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def _end_of(data: _Window, at: int, size: int) -> int | None:
-    """Where the command or annotation at a place ends; None if it is none, or not all there."""
+    """Where the command or annotation at a position ends; None if there is no whole one."""
     if data.get(at, 1) == b"#":
         end = data.get(at, LINE_MAX).find(b"\n")
         return None if end < 0 else at + end + 1
@@ -118,7 +119,7 @@ def _end_of(data: _Window, at: int, size: int) -> int | None:
 
 
 def _number(data: _Window, at: int, sign: bytes) -> tuple[int, int]:
-    """The number after the sign at a place, and where the next line begins; -1 if there is none."""
+    """The number after the sign at a position (-1: none), and where the next line begins."""
     line, found, _ = data.get(at, NUMBER_MAX).partition(b"\r\n")
     if not found or line[:1] != sign or not line[1:].isdigit():
         return -1, at

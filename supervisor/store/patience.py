@@ -1,5 +1,5 @@
-"""A start that waits for its store as the service does later: what is away comes back, what loads
-is soon there.
+"""Wait for the store during a start, as the running service does: a store that is away comes back,
+and one that loads is soon ready.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import trio
 from resources.stores.redis import StoreError
 
 PAUSE = (0.1, 5.0)  # seconds between two tries: first, most
-LOADING = "loading the dataset"  # in what a server says that will be there soon
+LOADING = "loading the dataset"  # in the error of a server that will be ready soon
 
 T = TypeVar("T")
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def is_loading(error: StoreError) -> bool:
-    """Whether the server is there, and reads its data."""
+    """Whether the server is up and still loading its data."""
     return LOADING in str(error)
 
 
@@ -31,7 +31,13 @@ async def until_answered(
     tell: Callable[[str], None],
     is_worth: Callable[[StoreError], bool] = lambda _: True,
 ) -> T:
-    """Ask the store until it answers; `tell` is called with a line whenever it did not.
+    """Ask the store until it answers; call `tell` with a line each time it does not.
+
+    Args:
+        what: What we wait for, in that line.
+        ask: Asks once.
+        tell: Called with the line.
+        is_worth: Whether to try again after an error.
 
     Raises:
         StoreError: One that is not worth another try.

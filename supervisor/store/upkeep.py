@@ -1,9 +1,9 @@
-"""What the embedded Valkey's append-only files need while it runs: to be on disk every second, and
-to be rewritten.
+"""Look after the embedded Valkey's append-only files while it runs: sync them to disk every second,
+and have them rewritten.
 
-Both are ours and not the server's: its own sync once a second lets answers overtake writes
-(valkey.py), and its own rewrite does not look whether the disk has room for it, and so fills the
-disk that it is to relieve.
+We do both ourselves: with the server's own sync once a second, answers overtake writes (valkey.py).
+Its own rewrite does not check whether the disk has room for it, and so fills the very disk that it
+should relieve.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from attrs import define, field
 from . import append_only as aof
 
 SYNC_SECONDS = 1.0
-LOOK_EVERY = 5  # syncs between two looks at what has been written
-# bytes of the files together, and twice what they were after the last rewrite
+LOOK_EVERY = 5  # syncs between two checks whether a rewrite is due
+# Bytes of all files from which a rewrite is due; they must also have doubled since the last one.
 REWRITE_FROM = 64 << 20
 RETRY_SECONDS = (60.0, 3600.0)  # after a rewrite that failed: first, most
 
@@ -32,24 +32,24 @@ log = logging.getLogger(__name__)
 
 @define(eq=False)
 class Upkeep:
-    """Of one life of the server, which `client` talks to."""
+    """Upkeep for one run of the server that `client` talks to."""
 
     _folder: Path
     _client: redis.Redis
     _fsync: str
     _reserve: int
     _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
-    # increments, and the size of each that is on disk
+    # Of each increment, the bytes that are on disk.
     _synced: dict[str, int] = field(factory=dict, init=False)
-    # a write failed: the file has a hole by now (aof.py)
+    # A write failed: the file may have a hole by now (append_only_scan.py).
     _is_damaged: bool = field(default=False, init=False)
-    _is_asked: bool = field(default=False, init=False)  # for a rewrite
-    _not_before: float = field(default=0.0, init=False)
+    _is_asked: bool = field(default=False, init=False)  # we have asked for a rewrite
+    _not_before: float = field(default=0.0, init=False)  # when the next rewrite may be asked for
     _retry: float = field(default=RETRY_SECONDS[0], init=False)
-    _said: str = field(default="", init=False)
+    _said: str = field(default="", init=False)  # the problem logged last
 
     async def run(self) -> None:
-        """For as long as the server lives."""
+        """Sync and check for ever; cancel it when the server ends."""
         try:
             while True:
                 for _ in range(LOOK_EVERY):
@@ -61,13 +61,13 @@ class Upkeep:
             self._client.close()
 
     async def _aside(self, work: Callable[[], None]) -> None:
-        """In a thread of our own: nobody else's keep it waiting, and a disk that hangs keeps nobody
-        from stopping.
+        """Run in a thread of our own: no other thread's work delays it, and a disk that hangs does
+        not delay a stop.
         """
         await trio.to_thread.run_sync(work, limiter=self._thread, abandon_on_cancel=True)
 
     def _sync(self) -> None:
-        """Have what was written be on disk."""
+        """Sync what was written to disk."""
         try:
             there = aof.increments(self._folder)
             for name, size in there.items():
@@ -78,12 +78,12 @@ class Upkeep:
             self._say(f"what was written in the last second may not be on disk: {error}")
 
     def _look(self, now: float) -> None:
-        """Start a rewrite when one is due and there is room for it."""
+        """Start a rewrite if one is due and there is room for it."""
         try:
             found = self._client.info("persistence")
             memory = int(self._client.info("memory")["used_memory"])
         except (redis.RedisError, OSError):
-            return  # it has ended, or loads: the next look will see
+            return  # the server has ended, or loads: look again later
         if found["aof_last_write_status"] != "ok":
             self._is_damaged = True
             return
@@ -99,12 +99,8 @@ class Upkeep:
     def _note_rewrite(self, now: float, *, is_done: bool) -> None:
         self._is_asked = False
         if is_done:
-            self._is_damaged, self._retry, self._not_before, self._said = (
-                False,
-                RETRY_SECONDS[0],
-                0.0,
-                "",
-            )
+            self._is_damaged, self._said = False, ""
+            self._retry, self._not_before = RETRY_SECONDS[0], 0.0
         else:
             self._not_before = now + self._retry
             self._retry = min(self._retry * 2, RETRY_SECONDS[1])
@@ -115,8 +111,9 @@ class Upkeep:
             free = shutil.disk_usage(self._folder).free
             if free < needed:
                 self._say(
-                    f"the store's files should be rewritten: they have {size >> 20} MiB, and {needed >> 20} MiB must be "
-                    f"free for it in {self._folder}, where {free >> 20} MiB are"
+                    f"the store's files should be rewritten: they have {size >> 20} MiB, and "
+                    f"{needed >> 20} MiB must be free for it in {self._folder}, "
+                    f"where {free >> 20} MiB are"
                 )
                 return
             self._client.bgrewriteaof()
@@ -125,7 +122,7 @@ class Upkeep:
             self._say(f"the store's files cannot be rewritten: {error}")
 
     def _say(self, text: str) -> None:
-        """Once, until a rewrite was done."""
+        """Log a problem once, until a rewrite is done."""
         what = text.partition(":")[0]
         if what != self._said:
             log.error("%s", text)
@@ -133,7 +130,7 @@ class Upkeep:
 
 
 def sync_file(file: Path) -> None:
-    """Have what was written to a file, by whomever, be on disk."""
+    """Sync what any process has written to a file to disk."""
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fdatasync(descriptor)

@@ -1,29 +1,24 @@
-"""The embedded Valkey: a server of our own on a unix socket in the data directory, kept alive as
-long as we live.
+"""The embedded Valkey: a server of our own on a unix socket in the data directory, kept alive for
+as long as we live.
 
-A start is as patient as what comes after it: a server that ends is started again with back-off, one
-that loads is waited for, one whose files are damaged has them repaired (aof.py). Only what waiting
-cannot cure is a `CannotStart`.
+The start is as patient as the running service: a server that ends is started again after a pause,
+one that loads its data is waited for, and damaged files are repaired (append_only.py). Only what
+waiting cannot fix is a `CannotStart`.
 
-Only one server at a time writes the files: it holds a record lock for as long as it lives
-(with_parent.py), and what a killed supervisor left behind is found by it, and ended, before another
-is started.
+Only one server at a time writes the files (ownership.py). One that a killed supervisor left behind
+is ended before another is started.
 
 What `fsync = "everysec"` means: Valkey's own `everysec` answers before it writes while a sync is
-under way, so that to kill it alone loses what was answered. So it is told never to sync; it then
-always writes before it answers, and we sync once a second (upkeep.py). `always` is Valkey's own: it
-syncs before it answers, once for all that came together.
+under way, so that killing the server alone would lose what it had answered. So we tell it never to
+sync, which makes it write before it answers, always, and sync once a second ourselves (upkeep.py).
+`always` is Valkey's own: it syncs before it answers, once for everything that came together.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
-import signal
-import struct
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -42,81 +37,53 @@ from ..host import oom, with_parent
 from ..host.process import Process, SpawnFailed, open_process
 from ..host.version import own_argv
 from . import append_only as aof
+from .ownership import LOCK, end_leftover, lock_data_dir
 from .upkeep import Upkeep
 
 FOLDER = "valkey"  # in the data directory
 SOCKET = "valkey.sock"
-LOCK = "lock"  # in the server's folder; whoever has it is the server
 FROM_WITHIN = f"unix:///proc/self/cwd/{SOCKET}"
-"""The server's URL for a process whose current folder is the server's, however long the path of that is."""
+"""The server's URL for a process whose current folder is the server's, however long its path."""
 SOCKET_PATH_MAX = 100  # bytes; the kernel takes 107
 PLAIN = re.compile(r"[A-Za-z0-9/._~-]+")  # a path that is the same in a URL
-# without any answer, not even that it is loading; twice as long for the next one
+# Without any answer, not even that it is loading, before it is ended; the next one has twice that.
 SILENT_SECONDS = 60.0
-TRIES = 5  # starts that end by themselves at once, before the first that lasts
-STOP_SECONDS = 10.0  # to write out what is not yet on disk
+TRIES = 5  # failed starts in a row, before the first good one, after which we give up
+STOP_SECONDS = 10.0  # for a server to write out what is not yet on disk
 PAUSE = (0.1, 5.0)  # seconds between restarts: first, most
-POLL = 0.02
-TELL_SECONDS = 5.0  # between two words about a server that loads
-STDERR_READ = 4096
-SPARE = 64 << 20  # bytes that copies of damaged files leave free, where nobody says otherwise
+POLL = 0.02  # seconds
+TELL_SECONDS = 5.0  # between two messages about a server that loads
+STDERR_READ = 4096  # bytes, read at a time and kept
+SPARE = 64 << 20  # bytes that copies of damaged files leave free by default
 
 # Started through this, the server ends with us even when we are killed: it saves and exits.
 WITH_PARENT = own_argv(Path(with_parent.__file__), "supervisor.host.with_parent")
-# in what a server says that cannot read them
+# Matches the output of a server that cannot read its files.
 _FILES = re.compile(r"append.?only|aof|manifest", re.IGNORECASE)
+# Matches an error that may pass: the host is short of something.
 _NO_ROOM = re.compile(
     r"No space left|Disk quota|Cannot allocate|Out Of Memory|Too many open files|must be free",
     re.IGNORECASE,
 )
-_FLOCK = "hhqqi"  # struct flock
 
 log = logging.getLogger(__name__)
-
-
-@contextmanager
-def lock_data_dir(folder: Path) -> Iterator[None]:
-    """Keep the data directory for this process.
-
-    Raises:
-        CannotStart: Another process has it.
-    """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = (folder / "lock").open("a+")
-    except OSError as error:
-        raise CannotStart(f"data_dir {folder} cannot be used: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
-            raise CannotStart(
-                f"{folder} is used by process {owner}; stop it, or set another data_dir"
-            ) from None
-        with suppress(OSError):  # the disk is full: the lock holds all the same
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-        yield
 
 
 @asynccontextmanager
 async def open_valkey(
     data_dir: Path, fsync: str, *, reserve: int = SPARE, tell: Callable[[str], None] = log.info
 ) -> AsyncIterator[str]:
-    """Run the server for as long as the block runs, restarting it should it die. Gives its URL, for
-    this process.
+    """Run the server for as long as the block runs, and restart it whenever it ends. Gives its URL,
+    for this process.
 
     Args:
         data_dir: Where its folder is.
         fsync: everysec or always.
         reserve: Bytes of the disk that neither a rewrite nor a copy of damaged files uses up.
-        tell: Called every few seconds of a start that takes its time.
+        tell: Called with a line every few seconds while the start takes long.
 
     Raises:
-        CannotStart: It did not come up, and waiting would not help.
+        CannotStart: It did not come up, and waiting will not help.
     """
     folder = data_dir / FOLDER
     try:
@@ -136,8 +103,8 @@ async def open_valkey(
 
 @contextmanager
 def _socket_path(folder: Path) -> Iterator[Path]:
-    """The path of the socket as long as the block runs: short enough for the kernel, and the same
-    in a URL.
+    """A path of the socket, valid while the block runs, that is short enough for the kernel and the
+    same in a URL.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -154,11 +121,11 @@ def _socket_path(folder: Path) -> Iterator[Path]:
 
 @asynccontextmanager
 async def reach_valkey(data_dir: Path, fsync: str) -> AsyncIterator[str]:
-    """The URL of the server that runs on a data directory, or, if none does, of one that runs as
-    long as the block.
+    """Give the URL of the server already using a data directory, or of a temporary one that runs
+    for as long as the block.
 
     Raises:
-        CannotStart: It did not come up.
+        CannotStart: The temporary one did not come up.
     """
     async with AsyncExitStack() as stack:
         try:
@@ -171,32 +138,33 @@ async def reach_valkey(data_dir: Path, fsync: str) -> AsyncIterator[str]:
 
 @define(eq=False)
 class _Server:
-    """The server, over all of its lives."""
+    """The server, through all its restarts."""
 
     folder: Path
     path: Path
     fsync: str
     reserve: int
     tell: Callable[[str], None]
-    _settled: trio.Event = field(factory=trio.Event, init=False)  # it was up once, or will never be
+    # The start is over: the server was up once, or never will be.
+    _settled: trio.Event = field(factory=trio.Event, init=False)
     _was_up: bool = field(default=False, init=False)
-    _cannot: str = field(default="", init=False)
+    _cannot: str = field(default="", init=False)  # why it never will be
     _pause: float = field(default=PAUSE[0], init=False)
-    _failures: int = field(default=0, init=False)  # starts in a row after which it was not up
+    _failures: int = field(default=0, init=False)  # failed starts in a row
     _silent: float = field(default=SILENT_SECONDS, init=False)
 
     async def first(self) -> None:
-        """Wait until it is up for the first time.
+        """Wait until the server is up for the first time.
 
         Raises:
-            CannotStart: It will not be.
+            CannotStart: It never will be.
         """
         await self._settled.wait()
         if self._cannot:
             raise CannotStart(self._cannot)
 
     async def keep_alive(self) -> None:
-        """Run it, and run it again when it ends, for ever."""
+        """Run the server, again and again, for ever."""
         while not self._cannot:
             is_up, code, said, is_final = False, None, "", False
             try:
@@ -216,69 +184,64 @@ class _Server:
         await trio.sleep_forever()
 
     def _note(self, said: str, code: int | None, *, is_up: bool, is_final: bool) -> None:
-        """It has ended, or was not started; `is_up`: it had been up."""
+        """Note that the server ended or was not started (`is_up`: it had been up), and decide
+        whether to give up.
+        """
         if is_up:
             self._pause, self._failures, self._silent = PAUSE[0], 0, SILENT_SECONDS
         else:
             self._failures += 1
-        # One that was killed, or that lacks room, may come up the next time.
-        is_its_own_end = (code is None or code > 0) and not _NO_ROOM.search(said)
-        if not self._was_up and (is_final or (is_its_own_end and self._failures >= TRIES)):
-            self._cannot = (
-                f"the embedded Valkey did not start in {self.folder}: {said or 'it said nothing'}"
-            )
+        # One that was killed, or that is short of room, may come up the next time.
+        is_own_fault = (code is None or code > 0) and not _NO_ROOM.search(said)
+        if not self._was_up and (is_final or (is_own_fault and self._failures >= TRIES)):
+            reason = said or "it said nothing"
+            self._cannot = f"the embedded Valkey did not start in {self.folder}: {reason}"
             return
-        text = "ended" if is_up else "did not start"
-        shown = "" if code is None else f" ({code})"
-        line = (
-            f"the embedded Valkey {text}{shown}; it is started again in {self._pause:.1f} s: {said}"
-        )
+        what = ("ended" if is_up else "did not start") + ("" if code is None else f" ({code})")
+        line = f"the embedded Valkey {what}; it is started again in {self._pause:.1f} s: {said}"
         log.error("%s", line)
         if not self._was_up:
             self.tell(line)
 
     def _prepare(self) -> None:
-        """End what a killed supervisor left behind, remove what a rewrite left, and look whether
-        the files fit together.
+        """End a server that was left behind, remove the rest of a rewrite, and repair files that do
+        not fit together.
         """
-        _end_leftover(self.folder, self.path)
+        end_leftover(self.folder, _client(self.path, STOP_SECONDS), STOP_SECONDS)
         if freed := aof.remove_temporary(self.folder):
-            log.info(
-                "%d bytes of a rewrite that was cut off are removed from %s", freed, self.folder
-            )
+            log.info("removed %d bytes of an interrupted rewrite from %s", freed, self.folder)
         if not aof.look(self.folder).is_sound:
             self._repair()
 
     def _repair(self) -> None:
-        """Raises CannotRepair."""
+        """Repair the files, and log what was done. Raises CannotRepair."""
         for line in aof.repair(self.folder, self.reserve):
-            log.error("the store's files in %s are repaired: %s", self.folder, line)
+            log.error("repaired the store's files in %s: %s", self.folder, line)
 
     async def _run(self) -> tuple[bool, int | None, str]:
-        """One life: whether it came up, its exit code, and what it last said."""
+        """Run the server until it ends. Returns whether it came up, its exit code, and the end of
+        its output.
+        """
         argv = (
-            *WITH_PARENT, str(os.getpid()), LOCK, str(oom.store_score()),
-            str(get_binary_path()), "--port", "0", "--unixsocket", SOCKET, "--unixsocketperm", "700", "--dir", ".",
-            "--appendonly", "yes", "--appendfsync", "always" if self.fsync == "always" else "no", "--save", "",
-            "--daemonize", "no", "--loglevel", "warning", "--maxmemory-policy", "noeviction",
-            # What is damaged is ours to repair, and a rewrite is ours to start: neither without
-            # being said.
+            *WITH_PARENT, str(os.getpid()), LOCK, str(oom.store_score()), str(get_binary_path()),
+            "--port", "0", "--unixsocket", SOCKET, "--unixsocketperm", "700", "--dir", ".",
+            "--appendonly", "yes", "--appendfsync", "always" if self.fsync == "always" else "no",
+            "--save", "", "--daemonize", "no", "--loglevel", "warning",
+            "--maxmemory-policy", "noeviction",
+            # We repair damage and start rewrites ourselves, so that neither happens unreported.
             "--aof-load-truncated", "no", "--auto-aof-rewrite-percentage", "0",
         )  # fmt: skip
         environment = {"PATH": os.environ.get("PATH", "")}
-        output, is_up = bytearray(), False
-        async with open_process(
-            argv, environment, {}, cwd=str(self.folder), oom_score=None
-        ) as process:
+        output, is_up, cwd = bytearray(), False, str(self.folder)
+        async with open_process(argv, environment, {}, cwd=cwd, oom_score=None) as process:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_collect, process.stdout, output)
                 nursery.start_soon(_collect, process.stderr, output)
                 try:
                     is_up = await self._answers(process)
                     if is_up:
-                        upkeep = Upkeep(
-                            self.folder, _client(self.path, STOP_SECONDS), self.fsync, self.reserve
-                        )
+                        client = _client(self.path, STOP_SECONDS)
+                        upkeep = Upkeep(self.folder, client, self.fsync, self.reserve)
                         nursery.start_soon(keep_running, "valkey upkeep", upkeep.run)
                         self._was_up = True
                         self._settled.set()
@@ -290,8 +253,8 @@ class _Server:
         return is_up, code, output.decode(errors="replace").strip()[-2000:]
 
     async def _answers(self, process: Process) -> bool:
-        """Wait until the server has loaded its data and answers; False if it ended, or says nothing
-        for too long.
+        """Wait until the server has loaded its data and answers; return False if it ended, or says
+        nothing for too long.
         """
         began = heard = trio.current_time()
         due = began + TELL_SECONDS
@@ -303,14 +266,13 @@ class _Server:
             if state is not None:
                 heard = now
             elif now - heard > self._silent:
-                log.error(
-                    "the embedded Valkey has said nothing for %.0f s, and is ended", self._silent
-                )
+                log.error("the embedded Valkey said nothing for %.0f s; ending it", self._silent)
                 self._silent *= 2
                 return False
             if now >= due:
                 due = now + TELL_SECONDS
-                line = f"waiting for the embedded Valkey for {now - began:.0f} s: {state or 'no answer yet'}"
+                waited = f"waiting for the embedded Valkey for {now - began:.0f} s"
+                line = f"{waited}: {state or 'no answer yet'}"
                 log.info("%s", line)
                 if not self._was_up:
                     self.tell(line)
@@ -319,7 +281,7 @@ class _Server:
 
 
 async def _collect(stream: trio.lowlevel.FdStream, into: bytearray) -> None:
-    """Keep the end of what the server says."""
+    """Keep the end of the server's output."""
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while data := await stream.receive_some(STDERR_READ):
             into += data
@@ -333,7 +295,7 @@ def _client(path: Path, seconds: float) -> redis.Redis:
 
 
 def _state(path: Path) -> str | None:
-    """Empty if it answers, else how far it has loaded; None if there is no answer."""
+    """Ask the server: "" if it is up, how far it has loaded if it loads, None without an answer."""
     client = _client(path, 5)
     try:
         client.ping()
@@ -354,7 +316,8 @@ def _progress(client: redis.Redis) -> str:
     except (redis.RedisError, OSError, KeyError):
         return "it is loading"
     else:
-        return f"it has loaded {float(found['loading_loaded_perc']):.0f}% of {size:.0f} MiB, {left} s are left"
+        loaded = float(found["loading_loaded_perc"])
+        return f"it has loaded {loaded:.0f}% of {size:.0f} MiB, {left} s are left"
 
 
 async def _stop(process: Process) -> None:
@@ -362,49 +325,3 @@ async def _stop(process: Process) -> None:
     process.terminate()
     with trio.move_on_after(STOP_SECONDS, shield=True):
         await process.wait()
-
-
-def _end_leftover(folder: Path, path: Path) -> None:
-    """A server that a killed supervisor left behind writes our files: it is asked to save and end,
-    then killed.
-
-    Raises:
-        OSError: It does not end.
-    """
-    client = _client(path, STOP_SECONDS)
-    try:
-        client.shutdown()
-    except (redis.RedisError, OSError):
-        pass  # there is none, or it does not answer
-    finally:
-        client.close()
-    began, is_killed = time.monotonic(), False
-    while (owner := owner_of(folder)) is not None:
-        trio.from_thread.check_cancelled()
-        waited = time.monotonic() - began
-        if waited > STOP_SECONDS and not is_killed:
-            log.error(
-                "the server that was left behind in %s (process %d) does not end, and is killed",
-                folder,
-                owner,
-            )
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(owner, signal.SIGKILL)
-            is_killed = True
-        elif waited > 2 * STOP_SECONDS:
-            raise OSError(f"process {owner} has the files in {folder}, and does not end")
-        time.sleep(POLL)
-
-
-def owner_of(folder: Path) -> int | None:
-    """The process id of the server that runs in a folder, if one does."""
-    try:
-        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind, _, _, _, owner = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
-    finally:
-        os.close(descriptor)
-    return None if kind == fcntl.F_UNLCK else int(owner)

@@ -26,7 +26,8 @@ import trio
 
 from .. import __version__
 from ..config import Config
-from ..store.valkey import FOLDER, lock_data_dir, reach_valkey
+from ..store.ownership import lock_data_dir
+from ..store.valkey import FOLDER, reach_valkey
 
 MANIFEST, STORE = "manifest.json", "store.rdb"
 VERSION = 1

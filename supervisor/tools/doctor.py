@@ -31,7 +31,8 @@ from ..jail.walls import open_isolation
 from ..store import append_only as aof
 from ..store.append_only_scan import scan
 from ..store.opening import EMBEDDED
-from ..store.valkey import FOLDER, owner_of
+from ..store.ownership import owner_of
+from ..store.valkey import FOLDER
 
 Status = Literal["ok", "note", "failed"]
 

@@ -88,7 +88,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
         ("conversation metrics", ConversationReporter, "run"),
         ("kv sizes", Keyspace, "count"),
         ("valkey upkeep", upkeep.Upkeep, "_sync"),
-        ("valkey", valkey, "_end_leftover"),
+        ("valkey", valkey, "end_leftover"),
         ("valkey", valkey, "_state"),
         ("valkey", valkey._Server, "_run"),
     ],

@@ -348,8 +348,8 @@ def is_empty(service: Service) -> bool:
         and not service.gateway.door._by_address
         and not service.gateway._connections
         and not service.gateway._greetings
-        and not outlet._takers
-        and not outlet._origins
+        and not outlet._takers.all
+        and not outlet._takers._origins
         and not any(item.had or item.holder for item in outlet._items.values())
     )
 

@@ -260,7 +260,7 @@ async def test_a_store_that_forgot_while_it_serves(redis: Redis, lost: list[obje
         await rig.post("a", "b", "c", "d")
         await gate.has(4)
         rig.ack(gate, 1, 2)
-        await eventually(lambda: not rig.outlet._acked)
+        await eventually(lambda: rig.outlet._acknowledged.is_struck)
         await redis.execute(*lost)
         await rig.post("e", "f", "g")
         await gate.has(6)
@@ -286,12 +286,12 @@ async def test_a_failover_to_a_replica_that_was_behind(redis: Redis) -> None:
             await rig.post(*"abcd")
             await gate.has(4)
             rig.ack(gate, 1)
-            await eventually(lambda: not rig.outlet._acked)
+            await eventually(lambda: rig.outlet._acknowledged.is_struck)
             before = await trio.to_thread.run_sync(proxy.remember)
             await rig.post(*"efg")
             await gate.has(7)
             rig.ack(gate, 2, 5, 6)
-            await eventually(lambda: not (rig.outlet._acked or rig.outlet._is_striking))
+            await eventually(lambda: rig.outlet._acknowledged.is_struck)
             await trio.to_thread.run_sync(proxy.go_back, before)
             while "h" not in gate.texts:
                 with suppress(StoreError):
@@ -315,7 +315,7 @@ async def test_what_another_server_put_there_goes_out_after_a_lost_connection(re
         await rig.post(*"abc")
         await gate.has(3)
         rig.ack(gate, 1, 2)
-        await eventually(lambda: not rig.outlet._acked and rig.outlet.unacked == 1)
+        await eventually(lambda: rig.outlet._acknowledged.is_struck and rig.outlet.unacked == 1)
         await redis.execute("DEL", channel_key("phone", "out"))
         await redis.execute(
             "XADD",
@@ -351,7 +351,7 @@ async def test_the_store_may_refuse_as_long_as_it_likes(redis: Redis) -> None:
                 rig.ack(gate, 1)
                 rig.outlet.announce(None)
                 await eventually(lambda: gate.numbers.count(2) > 1)
-                assert [one.delivery for one in rig.outlet._acked] == [1]
+                assert [one.delivery for one in rig.outlet._acknowledged._waiting] == [1]
             rig.ack(gate, 2)
             await rig.settled()
 
@@ -530,7 +530,7 @@ async def test_outcomes_of_pushes_are_bounded(
         assert told == [f"push{n}" for n in range(5)] + ["m1"]
         rig.outlet.ended("push50", lambda: b'{"type":"outcome","message_id":"push50"}')
         await eventually(lambda: gate.frames[-1].get("message_id") == "push50")
-        assert rig.outlet._origins == {}
+        assert rig.outlet._takers._origins == {}
 
 
 @pytest.mark.parametrize("behind", [False, True])
@@ -577,7 +577,7 @@ async def test_what_is_no_message_is_dropped(
         await gate.has(1)
         rig.ack(gate, 2)
         await rig.settled()
-    assert "what is in its outbox as 1 is no message" in caplog.text
+    assert "entry 1 of its outbox is not a message" in caplog.text
 
 
 async def test_an_error_of_ours_does_not_reach_who_posts(

@@ -20,7 +20,8 @@ import ctypes, os, sys, trio
 sys.path.insert(0, sys.argv[1])
 from supervisor.host import oom
 from supervisor.host.process import hide_memory, open_process
-from supervisor.store.valkey import LOCK, WITH_PARENT
+from supervisor.store.ownership import LOCK
+from supervisor.store.valkey import WITH_PARENT
 
 open('/dev/null', encoding='ascii').close()  # loaded while this Python can be got at
 folder, user, given = sys.argv[2], int(sys.argv[3]), sys.argv[4]

@@ -77,7 +77,7 @@ def assert_nothing_left(service: Service, before: int) -> None:
             slot.lent for slots in share.slots.values() for slot in slots
         )
     for outlet in service.deliveries._outlets.values():
-        assert outlet._origins == {}
+        assert outlet._takers._origins == {}
     assert len(dispatcher._nursery.child_tasks) == before
 
 

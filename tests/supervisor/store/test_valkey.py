@@ -17,7 +17,8 @@ from resources.stores.redis import Redis, StoreError, open_redis
 from supervisor.errors import CannotStart
 from supervisor.store import append_only as aof
 from supervisor.store import upkeep, valkey
-from supervisor.store.valkey import FOLDER, lock_data_dir, open_valkey, owner_of
+from supervisor.store.ownership import LOCK, lock_data_dir, owner_of
+from supervisor.store.valkey import FOLDER, open_valkey
 
 from ...service import ECHO, Folder, eventually, running
 
@@ -223,7 +224,10 @@ async def test_a_folder_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
 def test_one_process_at_a_time_has_the_data_directory(tmp_path: Path) -> None:
     """The second is told who has it; a lock of a dead process is no lock."""
     with lock_data_dir(tmp_path):
-        code = "from supervisor.store.valkey import *; import sys; from pathlib import Path\nwith lock_data_dir(Path(sys.argv[1])): pass"
+        code = (
+            "from supervisor.store.ownership import *; import sys; from pathlib import Path\n"
+            "with lock_data_dir(Path(sys.argv[1])): pass"
+        )
         other = subprocess.run(
             [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
         )
@@ -267,7 +271,7 @@ async def test_a_server_that_was_left_behind_and_does_not_answer_is_ended_first(
         await client.execute("SET", "kept", 1)
         assert owner_of(tmp_path / FOLDER) == await _pid(client)
     assert owner_of(tmp_path / FOLDER) is None
-    argv = [*valkey.WITH_PARENT, str(os.getpid()), valkey.LOCK, "0", str(get_binary_path())]
+    argv = [*valkey.WITH_PARENT, str(os.getpid()), LOCK, "0", str(get_binary_path())]
     argv += ["--port", "0", "--unixsocket", valkey.SOCKET, "--appendonly", "yes", "--save", ""]
     with subprocess.Popen(argv, cwd=tmp_path / FOLDER, stdout=subprocess.DEVNULL) as left:  # noqa: ASYNC220
         await eventually(lambda: owner_of(tmp_path / FOLDER) == left.pid, 60)
