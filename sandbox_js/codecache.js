@@ -1,6 +1,7 @@
 'use strict';
-// Compiles the toolkits for other processes: loads them, lets the sample app hold a short conversation, so that what a conversation needs is
-// compiled, and writes all of it to stdout. Run with the flags of those processes, since what one set of flags compiled no other takes.
+// Compiles the toolkits for other processes: loads them, has the sample app hold a short
+// conversation, so that what a conversation needs is compiled, and writes the result to stdout. Run
+// with the flags of those processes: V8 does not accept what was compiled with other flags.
 
 const fs = require('node:fs');
 const path = require('node:path');
@@ -10,20 +11,27 @@ const { createRealm } = require('./lib/realm');
 const { encode } = require('./lib/kept');
 
 const MODULES = ['vumigo_v02', 'lodash', 'moment', 'q', 'jed'];
-const SAYS = [[null, 'new'], ['2', 'resume'], ['Kuruman', 'resume'], ['1', 'new'], ['1', 'resume'], ['Thandi', 'resume']];
+const SAYS = [
+  [null, 'new'], ['2', 'resume'], ['Kuruman', 'resume'],
+  ['1', 'new'], ['1', 'resume'], ['Thandi', 'resume'],
+];
 
 const library = createLibrary({ modulesDir: '', console() {} });
 library.preload(MODULES);
 const app = path.join(__dirname, 'sample', 'clinic.js');
-const script = fs.existsSync(app) ? new vm.Script(fs.readFileSync(app, 'utf8'), { filename: 'clinic.js' }) : null;
+const source = fs.existsSync(app) ? fs.readFileSync(app, 'utf8') : null;
+const script = source === null ? null : new vm.Script(source, { filename: 'clinic.js' });
 const kv = new Map();
 
+const CONFIG = '{"name": "clinic", "clinic": "Thuto"}';
 const ANSWERS = {
-  'config.get': ({ key }) => ({ value: key === 'config' ? '{"name": "clinic", "clinic": "Thuto"}' : null }),
+  'config.get': ({ key }) => ({ value: key === 'config' ? CONFIG : null }),
   'kv.get': ({ key }) => ({ value: kv.has(key) ? kv.get(key) : null }),
   'kv.set': ({ key, value }) => { kv.set(key, value); return {}; },
   'kv.incr': () => ({ value: 1 }),
-  'http.get': () => ({ code: 200, body: '{"name": "Clinic", "street": "Main Road", "closes": "17:00"}' }),
+  'http.get': () => ({
+    code: 200, body: '{"name": "Clinic", "street": "Main Road", "closes": "17:00"}',
+  }),
 };
 
 let lastId = 0;
@@ -34,8 +42,8 @@ function converse(number) {
   let waiting = false;
   const later = () => { if (!waiting) { waiting = true; setImmediate(flush); } };
   const realm = createRealm({
-    run, nextId: () => ++lastId, flushSoon: later, writeNow() {}, load: library.load, allowed: MODULES, globals: library.pick(['Buffer']),
-    configOf: () => null, burst: 0,
+    run, nextId: () => ++lastId, flushSoon: later, writeNow() {}, load: library.load,
+    allowed: MODULES, globals: library.pick(['Buffer']), configOf: () => null, burst: 0,
   });
   function flush() {
     waiting = false;
@@ -43,11 +51,15 @@ function converse(number) {
       const asked = JSON.parse(line);
       if (asked.cmd === 'js.done') { setImmediate(converse, number + 1); return; }
       const answer = (ANSWERS[asked.cmd] || (() => ({})))(asked);
-      realm.deliver(JSON.stringify({ success: true, cmd: asked.cmd, cmd_id: asked.cmd_id, reply: true, run, ...answer }));
+      const { cmd, cmd_id } = asked;
+      realm.deliver(JSON.stringify({ success: true, cmd, cmd_id, reply: true, run, ...answer }));
     }
   }
   script.runInContext(realm.context);
-  const msg = { message_id: run, from_addr: '+27000', to_addr: '8181', content, session_event, transport_type: 'ussd', helper_metadata: {} };
+  const msg = {
+    message_id: run, from_addr: '+27000', to_addr: '8181', content, session_event,
+    transport_type: 'ussd', helper_metadata: {},
+  };
   realm.deliver(JSON.stringify({ reply: false, cmd: 'inbound-message', cmd_id: run, run, msg }));
   later();
 }
@@ -58,5 +70,5 @@ function finish() {
   process.exit(0);
 }
 
-process.on('uncaughtException', finish);   // what was compiled until then is of use all the same
+process.on('uncaughtException', finish);   // what was compiled until then is still useful
 converse(0);

@@ -1,6 +1,7 @@
 'use strict';
-// Run in place of the harness, through exactly the launcher and the flags of a sandbox: tries what must be impossible there, and
-// tells what came of each. One JSON line on stdin says where the traps are, one on stdout has the answers: "ALLOWED", or the error.
+// Run in place of the harness, through exactly the launcher and the flags of a sandbox: tries what
+// must be impossible there and reports each attempt. One JSON line on stdin says where the traps
+// are; one on stdout has the results: "ALLOWED", or the error.
 
 const fs = require('node:fs');
 const net = require('node:net');
@@ -26,10 +27,17 @@ attempt('read_file', () => { fs.readFileSync(traps.file); });
 attempt('read_etc', () => { fs.readFileSync('/etc/passwd'); });
 attempt('list_folder', () => { fs.readdirSync(traps.folder); });
 attempt('write_file', () => { fs.writeFileSync(`${traps.folder}/written`, 'x'); });
-attempt('write_tmp', () => { const file = `/tmp/jsbox-probe-${process.pid}-${Math.random()}`; fs.writeFileSync(file, 'x', { flag: 'wx' }); fs.unlinkSync(file); });
+attempt('write_tmp', () => {
+  const file = `/tmp/jsbox-probe-${process.pid}-${Math.random()}`;
+  fs.writeFileSync(file, 'x', { flag: 'wx' });
+  fs.unlinkSync(file);
+});
 attempt('parent_environment', () => { fs.readFileSync(`/proc/${traps.parent}/environ`); });
 attempt('parent_memory', () => { fs.closeSync(fs.openSync(`/proc/${traps.parent}/mem`, 'r')); });
-attempt('spawn', () => { const child = spawnSync('/bin/true'); if (child.error) throw child.error; });
+attempt('spawn', () => {
+  const child = spawnSync('/bin/true');
+  if (child.error) throw child.error;
+});
 attempt('signal_parent', () => { process.kill(traps.parent, 0); });
 attempt('signal_all', () => { process.kill(-1, 0); });
 attempt('become_root', () => { process.setuid(0); });
@@ -76,8 +84,13 @@ connect('path_socket', { path: traps.path });
 try {
   const socket = createSocket('udp4');
   socket.on('error', (error) => settle('udp', error.code || error.name));
-  socket.send('probe', traps.udp, '127.0.0.1', (error) => { settle('udp', error ? error.code || error.name : 'SENT'); socket.close(); });
+  socket.send('probe', traps.udp, '127.0.0.1', (error) => {
+    settle('udp', error ? error.code || error.name : 'SENT');
+    socket.close();
+  });
 } catch (error) {
   settle('udp', error.code || error.name);
 }
-setTimeout(() => { for (const name of ['tcp', 'abstract_socket', 'path_socket', 'udp']) settle(name, 'no answer'); }, WAIT).unref();
+setTimeout(() => {
+  for (const name of ['tcp', 'abstract_socket', 'path_socket', 'udp']) settle(name, 'no answer');
+}, WAIT).unref();

@@ -1,5 +1,6 @@
 'use strict';
-// Another time than the real one, for runs that are played again (supervisor/tools/replay.py).
+// Sets the clock to a time other than the real one, for `jsbox replay`
+// (supervisor/tools/replay.py).
 
 const vm = require('node:vm');
 
@@ -7,18 +8,22 @@ const vm = require('node:vm');
 function bootstrap(shift) {
   'use strict';
   const Real = Date, { construct } = Reflect, realNow = Date.now;
+  const usual = { writable: true, configurable: true };
   const now = () => realNow() + shift;
   function Shifted(...args) {
     if (!new.target) return new Real(now()).toString();
     return construct(Real, args.length === 0 ? [now()] : args, new.target);
   }
   Object.defineProperties(Shifted, {
-    name: { value: 'Date' }, length: { value: 7 }, prototype: { value: Real.prototype, writable: false },
-    now: { value: now, writable: true, configurable: true },
-    parse: { value: Real.parse, writable: true, configurable: true }, UTC: { value: Real.UTC, writable: true, configurable: true },
+    name: { value: 'Date' },
+    length: { value: 7 },
+    prototype: { value: Real.prototype, writable: false },
+    now: { value: now, ...usual },
+    parse: { value: Real.parse, ...usual },
+    UTC: { value: Real.UTC, ...usual },
   });
-  Object.defineProperty(Real.prototype, 'constructor', { value: Shifted, writable: true, configurable: true });
-  Object.defineProperty(globalThis, 'Date', { value: Shifted, writable: true, configurable: true });
+  Object.defineProperty(Real.prototype, 'constructor', { value: Shifted, ...usual });
+  Object.defineProperty(globalThis, 'Date', { value: Shifted, ...usual });
 }
 
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:clock' });

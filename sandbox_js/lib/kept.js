@@ -1,10 +1,11 @@
 'use strict';
-// The file with the compiled toolkits: a header (its length, then JSON: names and lengths) and the bytes one after the other. Not V8's own
-// serializer: to load it takes as long as a fifth of a process's start.
+// The file with the compiled toolkits: a header (its length, then JSON with names and lengths),
+// then the bytes of each. Not V8's own serializer: loading that would take a fifth of a process's
+// start.
 
 const fs = require('node:fs');
 
-/** @param {{files: Map, resolved: Map}} compiled as Library.compiled() gives it. @returns {Buffer} */
+/** Encode what `compiled()` of a library returns. */
 function encode({ files, resolved }) {
   const parts = [], names = [];
   for (const [name, { source, data }] of files) {
@@ -18,7 +19,7 @@ function encode({ files, resolved }) {
   return Buffer.concat([length, header, ...parts]);
 }
 
-/** What is in such a file: {files: Map, resolved: Map}; null where there is none, or none that can be read. */
+/** Read such a file: {files: Map, resolved: Map}, or null if that cannot be done. */
 function read(file) {
   try {
     const bytes = fs.readFileSync(file);
@@ -26,8 +27,11 @@ function read(file) {
     const { names, resolved } = JSON.parse(bytes.toString('utf8', 4, at));
     const files = new Map();
     for (const [name, text, data] of names) {
-      files.set(name, { source: bytes.toString('utf8', at, at + text), data: bytes.subarray(at + text, at + text + data) });
-      at += text + data;
+      const middle = at + text, end = middle + data;
+      files.set(name, {
+        source: bytes.toString('utf8', at, middle), data: bytes.subarray(middle, end),
+      });
+      at = end;
     }
     return { files, resolved: new Map(resolved) };
   } catch {

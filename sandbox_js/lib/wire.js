@@ -27,11 +27,17 @@ function readLines(onLine, onEnd) {
   stdin.on('error', onEnd);
 }
 
-/** Write all of `text`, blocking: the supervisor always reads, and what is written must be out before the process can die. */
+/**
+ * Write all of `text`, blocking: the supervisor always reads, and the text must be out before
+ * the process can die.
+ */
 function write(text) {
-  // JSON.stringify leaves half a surrogate pair as an escape (\ud83d), which is not Unicode text: apps that cut a string in
-  // the middle of an emoji make them. The other end refuses such a line, so they become U+FFFD here.
-  if (text.includes('\\ud')) text = text.replace(LONE_SURROGATE, (found) => (found === '\\\\' ? found : '\\ufffd'));
+  // JSON.stringify writes half a surrogate pair as an escape (\ud83d), which is not Unicode text:
+  // apps make them by cutting a string in the middle of an emoji. The supervisor refuses such a
+  // line, so they become U+FFFD here.
+  if (text.includes('\\ud')) {
+    text = text.replace(LONE_SURROGATE, (found) => (found === '\\\\' ? found : '\\ufffd'));
+  }
   let bytes = Buffer.from(text, 'utf8');
   while (bytes.length > 0) {
     try {

@@ -1,7 +1,7 @@
 // The sample app of `jsbox demo`: a clinic's USSD menu on vumigo_v02.
 //
-// It shows what most apps do: a menu, a free-text question, an answer kept in the key-value store for the next session,
-// a wrong choice, an HTTP call to a back end, a closing screen.
+// It shows what most apps do: a menu, a free-text question, an answer kept in the key-value store
+// for the next session, a wrong choice, an HTTP call to a back end, a closing screen.
 
 var vumigo = require('vumigo_v02');
 
@@ -72,8 +72,9 @@ var ClinicApp = App.extend(function (self) {
     });
 
     self.states.add('states:clinic', function (name) {
+        var town = self.im.user.answers['states:town'];
         return self.http
-            .get('http://clinics.example.org/nearest', {params: {town: self.im.user.answers['states:town']}})
+            .get('http://clinics.example.org/nearest', {params: {town: town}})
             .then(function (response) {
                 return new EndState(name, {
                     text: $('{{name}}, {{street}}. Open until {{closes}}.').context(response.data),
