@@ -1,4 +1,7 @@
-"""CONTRIBUTING.md is true: the paths and names in it exist, and every folder is in its picture."""
+"""CONTRIBUTING.md is true: the paths and names in it exist, and every folder is in its picture.
+
+And the pages are as wide as the code.
+"""
 
 from __future__ import annotations
 
@@ -70,3 +73,14 @@ def test_every_name_in_it_is_where_it_says() -> None:
             last = name.rpartition(".")[2]
             definition = rf"\b(?:def|class|function) {last}\b|^{last}\b"
             assert re.search(definition, text, re.MULTILINE), (path, name)
+
+
+def test_prose_has_100_columns() -> None:
+    """In every page; a row of a table and a long address may be longer."""
+    long = [
+        f"{page.name}:{number}"
+        for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+        for number, line in enumerate(page.read_text("utf-8").splitlines(), 1)
+        if len(line) > 100 and not line.startswith("|") and "://" not in line
+    ]
+    assert long == []
