@@ -1,5 +1,3 @@
-"""The jsbox supervisor: gateway > dispatcher > pool > sandbox > wire > protocol, with router, jail,
-config and service.
-"""
+"""The jsbox supervisor; CONTRIBUTING.md shows its folders, and a message's way through them."""
 
 __version__ = "0.1.0"

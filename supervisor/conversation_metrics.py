@@ -1,4 +1,4 @@
-"""What Graphite is told of each conversation, once a bucket, without the app doing anything."""
+"""Conversation metrics: sent to Graphite once a bucket for each app, without its doing anything."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from resources.stores.statistics import Statistics, Totals
 
 from .config.model import App
 
-TICK = 0.5  # seconds between two looks for buckets that have begun
+TICK = 0.5  # seconds between two checks whether a bucket has begun
 BATCH = 200  # conversations asked for at once
 NAMES = {
-    "sent": "messages_sent", "received": "messages_received", "inbound_uniques": "inbound_unique_addresses",
+    "sent": "messages_sent",
+    "received": "messages_received",
+    "inbound_uniques": "inbound_unique_addresses",
     "outbound_uniques": "outbound_unique_addresses",
-}  # fmt: skip
+}
 
 log = logging.getLogger(__name__)
 
 
 @define
 class ConversationReporter:
-    """Fires `<prefix>.<account>.conversations.<app>.<name>.avg` for every app that has a Graphite."""
+    """Fires `<prefix>.<account>.conversations.<app>.<name>.avg` for every app with a Graphite."""
 
     _apps: Callable[[], Mapping[str, App]]
     _statistics: Statistics
     _graphite: Graphite
-    # app to the bucket that it was last reported in
-    _reported: dict[str, int] = field(factory=dict)
+    _reported: dict[str, int] = field(factory=dict)  # app to the last bucket it was reported in
     _is_away: bool = field(default=False, init=False)  # the store, at the last attempt
 
     async def run(self) -> None:
-        """Until cancelled. What the store does not tell is asked for again, as long as its bucket
+        """Report until cancelled. What the store does not answer is asked again while its bucket
         lasts.
         """
         while True:
@@ -57,14 +58,14 @@ class ConversationReporter:
             await trio.sleep(TICK)
 
     def _due(self, app: App) -> int | None:
-        """The bucket that an app is still to be reported in."""
+        """Return the bucket that an app is to be reported in now, or None."""
         if app.metrics.graphite is None:
             return None
         bucket = int(time.time() // app.metrics.bucket)
         return None if self._reported.get(app.name) == bucket else bucket
 
     async def _report(self, apps: Sequence[App]) -> None:
-        """Fire what the store tells; note which apps are to be asked about again."""
+        """Fire the totals that the store has; note the apps whose totals are to be asked again."""
         found: Sequence[Totals | StoreError]
         try:
             found = await self._statistics.totals([Sender(app.account, app.name) for app in apps])

@@ -1,8 +1,8 @@
-"""Signals that come before anybody can act on them: from the first instruction of `jsbox serve`
-until the service listens to them.
+"""Signals that arrive before the service can act on them, from the first instruction of
+`jsbox serve` on.
 
-By default SIGHUP ends a process, and SIGTERM ends it with an exit code that is no success. Imports
-nothing that takes time.
+By default SIGHUP ends a process, and SIGTERM ends it with an exit code other than 0. This module
+imports nothing that takes time.
 """
 
 import signal
@@ -13,26 +13,24 @@ _held: list[bool] = []  # not empty once the service is being started
 
 
 def watch() -> None:
-    """From here on a SIGHUP is remembered; a SIGTERM ends the process at once, with exit code 0."""
+    """Remember SIGHUP from here on; let SIGTERM end the process at once, with exit code 0."""
     signal.signal(signal.SIGHUP, _note)
     signal.signal(signal.SIGTERM, _note)
 
 
 def hold() -> None:
-    """From here on a SIGTERM is remembered too: somebody will ask."""
+    """Remember SIGTERM too from here on: the service, once it listens, asks for it."""
     _held.append(True)
 
 
 def ignore() -> None:
-    """From here on they are nobody's business: the process is about to end, with an exit code of
-    its own.
-    """
+    """Ignore these signals from here on: the process is about to end with its own exit code."""
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 
 def taken() -> list[int]:
-    """The signals that came since, in order; they are forgotten."""
+    """Return the signals that have come, in order, and forget them."""
     came = _came.copy()
     del _came[: len(came)]
     return came

@@ -1,5 +1,5 @@
-"""What can be expected to go wrong: what an app or its process does ends as an Outcome, never as a
-crash of the supervisor; what keeps the supervisor from starting is said in one line.
+"""Errors that are expected. What an app or its process does ends as an Outcome, never as a crash of
+the supervisor; what keeps the supervisor from starting is reported in one line.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from .outcomes import Outcome
 
 
 class CannotStart(Exception):
-    """The supervisor cannot run as it is configured on this host; the text says what is in the way."""
+    """The supervisor cannot run with this config on this host; the text says why."""
 
 
 class SandboxFault(Exception):
@@ -26,35 +26,35 @@ class SandboxFault(Exception):
 
 
 class AppFailed(SandboxFault):
-    """The app threw, rejected, or could not be loaded; its process still talks."""
+    """The app threw, rejected, or could not be loaded; its process still answers."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(Outcome.APP_ERROR, detail)
 
 
 class BootFailed(SandboxFault):
-    """No process could be had."""
+    """No process could be started."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(Outcome.BOOT, detail)
 
 
 class NotDelivered(SandboxFault):
-    """The message could not be sent; the process does not know of it, and can go on."""
+    """The message could not be sent; the process has not seen it, and can go on."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(Outcome.CRASHED, detail)
 
 
 class ProtocolViolation(SandboxFault):
-    """A line that is no command."""
+    """The process wrote a line that is not a command."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(Outcome.PROTOCOL, detail)
 
 
 class InternalError(SandboxFault):
-    """Something went wrong in the supervisor that nobody expected; its own log says what."""
+    """A bug in the supervisor showed; its own log says what happened."""
 
     def __init__(self) -> None:
         super().__init__(Outcome.CRASHED, "internal error")
@@ -68,4 +68,4 @@ class LimitHit(SandboxFault):
 
 
 class SandboxGone(Exception):
-    """The other end of a pipe is closed; why, is for the sandbox to find out."""
+    """The other end of a pipe is closed; the sandbox finds out why."""

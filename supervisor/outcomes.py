@@ -1,6 +1,4 @@
-"""How a run ended: a closed set, the same names for apps' logs, gateways, metrics and
-documentation.
-"""
+"""How a run ended: a closed set of names, the same in apps' logs, gateways, metrics and docs."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """Theirs unless it says ours; docs/operations.md has each one's cause and cure."""
+    """The app's doing, unless a comment says ours. docs/operations.md has causes and remedies."""
 
     OK = "ok"
     NO_REPLY = "no_reply"  # done, but a message with session_event new or resume got no reply
@@ -20,11 +18,11 @@ class Outcome(StrEnum):
     MEMORY = "memory"
     OUTPUT = "output"
     COMMANDS = "commands"
-    PROTOCOL = "protocol"  # a line that is no command
-    CRASHED = "crashed"  # exit or signal with no such reason
+    PROTOCOL = "protocol"  # a line that is not a command
+    CRASHED = "crashed"  # exit or signal for none of these reasons
     KILLED_BY_OPERATOR = "killed_by_operator"
     HOST_OOM = "host_oom"
-    # ours: cut off, or its app left the config; it stays in the journal and is run again
+    # ours: it was cut off, or its app left the config; it stays in the journal and is run again
     SHUTDOWN = "shutdown"
-    # ours: not run again, since supervisors died of it; or it cannot be read
+    # ours: not run again, because supervisors died while it was in progress, or it cannot be read
     DEAD_LETTER = "dead_letter"

@@ -104,7 +104,7 @@ class Prometheus:
         self.counting[type(event)](event)
 
     def expect(self, apps: Iterable[str]) -> None:
-        """Begin the counters of these apps at 0, so that Prometheus sees the first count as a rise."""
+        """Begin the counters of these apps at 0, so that Prometheus sees the first one rise."""
         for app in apps:
             for counter in (self._missing, self._fallbacks, self._starts):
                 counter.labels(app)

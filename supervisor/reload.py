@@ -39,16 +39,20 @@ class Reloadable(Protocol):
     search: Search
     gateway: Gateway
     prometheus: Prometheus
-    manager: Systemd
+    systemd: Systemd
     is_draining: bool
 
     def status(self, reload: Result | None = None) -> str:
-        """A line on how it is doing."""
+        """Return a line on how it is doing."""
 
 
 @define(eq=False)
 class Reloads:
-    """Reloads, one after the other. `applied` is set by the next one that succeeds."""
+    """Reloads the config, one reload after the other.
+
+    Attributes:
+        applied: Set by the next reload that succeeds, and replaced.
+    """
 
     _service: Reloadable
     read_config: Callable[[], Config]
@@ -66,7 +70,7 @@ class Reloads:
                     "ok": False,
                     "errors": ["the server is about to stop: its next start reads the config"],
                 }
-            service.manager.reloading()
+            service.systemd.reloading()
             result: Result = {"ok": False, "errors": ["it was interrupted"]}
             try:
                 with fence("reload") as caught:
@@ -76,11 +80,11 @@ class Reloads:
                 service.prometheus(Reloaded(ok=result["ok"]))
             finally:
                 if not service.is_draining:
-                    service.manager.ready(service.status(result))
+                    service.systemd.ready(service.status(result))
             return result
 
     async def _reload(self) -> Result:
-        """What may fail or take long comes first; then all changes, in one synchronous step."""
+        """Do first what may fail or takes long, then change everything in one synchronous step."""
         service = self._service
         try:
             new, programs = await trio.to_thread.run_sync(prepare, self.read_config, service.walls)
@@ -96,10 +100,10 @@ class Reloads:
         return {"ok": True, **changes, "warnings": list(new.warnings)}
 
     def _apply(self, new: Config, programs: Mapping[str, Program]) -> None:
-        """Change over to a config: all of it or, where that raises, none of it."""
+        """Change over to a config; if that raises, change back and raise."""
         service = self._service
         old, before = service.config, service.dispatcher.programs
-        # What needs a restart stays as it is, so that every reload says so until there was one.
+        # What needs a restart stays as it is, so that every reload names it until the restart.
         new = evolve(new, **{name: getattr(old, name) for name in RESTART})
         try:
             self._change_over(new, programs)
@@ -122,11 +126,11 @@ class Reloads:
 
 
 def prepare(read_config: Callable[[], Config], walls: Walls) -> tuple[Config, dict[str, Program]]:
-    """Read the config; return it and its apps, ready to be run. Takes a while: for a worker thread.
+    """Read the config; return it and its apps, ready to run. Takes a while: for a worker thread.
 
     Raises:
-        InvalidConfig: With everything that is wrong with it.
-        CannotStart: This host cannot do what it asks for; the text says what.
+        InvalidConfig: It lists everything that is wrong.
+        CannotStart: This host cannot do what the config asks for; the text says what.
     """
     config = read_config()
     programs = {name: program_of(config, app) for name, app in config.apps.items()}
@@ -135,7 +139,7 @@ def prepare(read_config: Callable[[], Config], walls: Walls) -> tuple[Config, di
 
 
 def refusal(error: Exception) -> Result:
-    """The answer to a reload that was refused, or that failed in a way that nobody expected."""
+    """Return the answer to a reload that was refused, or that failed because of a bug."""
     if isinstance(error, InvalidConfig):
         problems = [f"{error.file}:{problem.line}: {problem.text}" for problem in error.problems]
     elif isinstance(error, CannotStart):

@@ -1,44 +1,19 @@
-"""The one place where everything is put together: opens every part in order, runs until told to
-stop, closes in reverse.
-"""
+"""The composition root: opens every part in order, and closes them in reverse."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
-from resources.config import ConfigResource
-from resources.contacts import ContactsResource
 from resources.contract import Resource
 from resources.fence import keep_running
-from resources.groups import GroupsResource
-from resources.http import Http
-from resources.kv import Kv
-from resources.log import LogResource
-from resources.messagestore import Messagestore
-from resources.metrics import Metrics
-from resources.optout import OptoutResource
-from resources.outbound import Outbound
-from resources.stores.contacts import Contacts
-from resources.stores.egress import open_egress
-from resources.stores.graphite import Graphite, open_graphite
-from resources.stores.groups import Groups
-from resources.stores.identity import open_message_ids
-from resources.stores.journal import Journal
-from resources.stores.keyspace import Keyspace
-from resources.stores.logbook import Logbook
-from resources.stores.optouts import OptOuts
-from resources.stores.outbox import Outbox
-from resources.stores.recordings import Recordings
-from resources.stores.redis import Redis
-from resources.stores.statistics import Statistics
 
 from .admin.app import AdminServices, HasRoutes, admin_app
 from .admin.console import ConsoleAdmin
@@ -49,6 +24,7 @@ from .admin.health import Health
 from .admin.logs import LogsAdmin
 from .admin.push import PushAdmin
 from .admin.traces import RunsAdmin
+from .background import Compiling, LoopLag
 from .config import Address, Config
 from .config.tls import server_context
 from .conversation_metrics import ConversationReporter
@@ -68,49 +44,29 @@ from .prometheus import Prometheus
 from .reload import Reloads
 from .runs.dispatcher import Dispatcher, open_dispatcher
 from .runs.history import History
-from .runs.programs import address_class, program_of
+from .runs.programs import address_class, all_resources, program_of
 from .runs.push import Pushed, Pusher
 from .runs.router import Router, build_table
 from .runs.traces import Traces
-from .sandboxes.codecache import compile_toolkits
 from .sandboxes.pool import Pool, open_pool
 from .search import Search, open_search
 from .store.disk import Disk
-from .store.opening import EMBEDDED, open_store
+from .store.opening import EMBEDDED, Store, open_store
 from .store.patience import until_answered
+from .stores import Stores, open_stores
 
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
 ADMIN_STOP_SECONDS = 2.0
-LAG_TICK = 0.25
-COMPILE_AFTER = 3.0  # seconds after the start, or a reload
-COMPILE_EVERY = (
-    3600.0  # seconds until it is looked again whether all is there: a cleaner of /tmp may have been
-)
 
 log = logging.getLogger(__name__)
 
 
-@frozen
-class Stores:
-    """What the resources are built on."""
-
-    redis: Redis
-    journal: Journal
-    outbox: Outbox
-    logbook: Logbook
-    contacts: Contacts
-    groups: Groups
-    optouts: OptOuts
-    statistics: Statistics
-    graphite: Graphite
-
-
-@define(eq=False)
+@define(eq=False, kw_only=True)
 class Service:
-    """A running jsbox. Made by `open_service`."""
+    """A running jsbox. Made by `open_service`; `gateway` and `admin_port` are set last."""
 
     config: Config
-    _read_config: Callable[[], Config]
+    read_config: Callable[[], Config]
     stores: Stores
     search: Search
     walls: Walls
@@ -120,26 +76,26 @@ class Service:
     history: History
     deliveries: Deliveries
     prometheus: Prometheus
-    manager: Systemd
+    systemd: Systemd
     disk: Disk
+    loop_lag: LoopLag
     gateway: Gateway = field(init=False)
     admin_port: int = field(default=0, init=False)
     is_draining: bool = field(default=False, init=False)
-    _lag: float = field(default=0.0, init=False)
     reloads: Reloads = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.reloads = Reloads(self, self._read_config)
+        self.reloads = Reloads(self, self.read_config)
 
     @property
     def gateway_url(self) -> str:
-        """Where gateways connect to."""
+        """The URL that gateways connect to."""
         scheme = "ws" if self.config.listen.certificate is None else "wss"
         return f"{scheme}://{Address(self.config.listen.gateway.host, self.gateway.port)}/v1"
 
     @property
     def admin_url(self) -> str:
-        """Where the admin port is."""
+        """The URL of the admin port."""
         scheme = "http" if self.config.listen.certificate is None else "https"
         return f"{scheme}://{Address(self.config.listen.admin.host, self.admin_port)}"
 
@@ -148,7 +104,7 @@ class Service:
         return await self.reloads.reload()
 
     async def metrics(self) -> bytes:
-        """What GET /metrics answers."""
+        """The answer of GET /metrics."""
         return await scrape(self.prometheus.registry, self._moment())
 
     async def push(self, name: str, addresses: Sequence[str] | None, group: str | None) -> Pushed:
@@ -160,12 +116,14 @@ class Service:
         return await self.pusher.push(app, delivery_class, addresses or ())
 
     async def drain(self) -> None:
-        """Take nothing new, let what is in hand end, and see what it sent on its way."""
+        """Accept no more messages, let the runs in progress end, and wait until what they sent is
+        acknowledged; no longer than `gateway.drain`.
+        """
         self.is_draining = True
         seconds = self.config.gateway.drain
-        self.manager.stopping(f"draining, for {seconds:g} s at most")
-        if self.manager.is_there:
-            # its socket outlives us: who comes now is the next server's
+        self.systemd.stopping(f"draining, for {seconds:g} s at most")
+        if self.systemd.is_there:
+            # systemd holds the socket: a client that connects now waits for the next server
             self.gateway.accept_no_more()
         self.gateway.say_drain(seconds)
         with trio.move_on_after(seconds):
@@ -174,18 +132,16 @@ class Service:
             await self.stores.redis.flush()
 
     def status(self, reload: Mapping[str, Any] | None = None) -> str:
-        """A line for `systemctl status`."""
+        """Return a line for `systemctl status`; `reload` is the answer of the last reload."""
         line = f"{len(self.config.apps)} apps; gateway {self.gateway_url}, admin {self.admin_url}"
         if reload is None or reload["ok"]:
             return line
         return f"{line}; the last reload was refused: {'; '.join(reload['errors'])}"
 
     def _contacts_max(self, account: str) -> int | None:
-        return (
-            self.config.account(account).contacts_max
-            if account in self.config.account_names
-            else None
-        )
+        if account not in self.config.account_names:
+            return None
+        return self.config.account(account).contacts_max
 
     def _health(self) -> Health:
         return Health(
@@ -197,7 +153,7 @@ class Service:
             is_embedded=self.config.redis.url == EMBEDDED,
             is_draining=lambda: self.is_draining,
             search_problem=self.search.problem,
-            lag=lambda: self._lag,
+            lag=lambda: self.loop_lag.seconds,
             dead_letters=self.dispatcher.box.counts,
         )
 
@@ -215,7 +171,8 @@ class Service:
             dead_letters=self.dispatcher.box.counts,
         )
 
-    def _admin_services(self) -> AdminServices:
+    def admin_services(self) -> AdminServices:
+        """What the admin port shows and does."""
         contacts = ContactsAdmin(self.stores.contacts, self.search, self._contacts_max)
         parts: list[HasRoutes] = [
             LogsAdmin(self.stores.logbook, lambda: self.dispatcher.programs),
@@ -236,7 +193,8 @@ class Service:
             connections=self.gateway.connections,
         )
 
-    def _gateway_services(self) -> Services:
+    def gateway_services(self) -> Services:
+        """What the gateway works with."""
         return Services(
             settings=self.config.gateway,
             channels=lambda: self.config.channels,
@@ -248,155 +206,154 @@ class Service:
             is_draining=lambda: self.is_draining,
         )
 
-    def _start_tasks(self, nursery: trio.Nursery, keyspace: Keyspace) -> None:
-        """What goes on in the background: whichever fails is started again."""
+    def start_upkeep(self, nursery: trio.Nursery) -> None:
+        """Start the background tasks; one that fails is started again."""
+        config, stores, spares = lambda: self.config, self.stores, self.pool.spares
+        compiling = Compiling(self.walls, config, spares, lambda: self.reloads.applied)
         reporter = ConversationReporter(
-            lambda: self.config.apps, self.stores.statistics, self.stores.graphite
+            lambda: self.config.apps, stores.statistics, stores.graphite
         )
         nursery.start_soon(keep_running, "disk", self.disk.watch)
-        nursery.start_soon(keep_running, "lag", self._watch_lag)
-        nursery.start_soon(keep_running, "compile", self._compile)
+        nursery.start_soon(keep_running, "lag", self.loop_lag.watch)
+        nursery.start_soon(keep_running, "compile", compiling.run)
         nursery.start_soon(keep_running, "conversation metrics", reporter.run)
-        counting = partial(keyspace.keep_counting, lambda: self.config.account_names)
+        counting = partial(stores.keyspace.keep_counting, lambda: self.config.account_names)
         nursery.start_soon(keep_running, "kv sizes", counting)
-        if self.manager.is_there:
-            nursery.start_soon(keep_running, "watchdog", self.manager.show_life)
-
-    async def _compile(self) -> None:
-        """Have the toolkits compiled ahead, and what was copied be all there: at the start and
-        after each reload, when the apps have had their first moments, and from time to time.
-        """
-        while True:
-            applied = self.reloads.applied
-            await trio.sleep(COMPILE_AFTER)
-            await trio.to_thread.run_sync(partial(self.walls.stage.mend, thoroughly=True))
-            if await compile_toolkits(self.walls, self.config.apps.values()):
-                self.pool.spares.renew()
-            with trio.move_on_after(COMPILE_EVERY):
-                await applied.wait()
-
-    async def _watch_lag(self) -> None:
-        while True:
-            due = trio.current_time() + LAG_TICK
-            await trio.sleep_until(due)
-            self._lag = trio.current_time() - due
-            self.prometheus.loop_lag.set(self._lag)
+        if self.systemd.is_there:
+            nursery.start_soon(keep_running, "watchdog", self.systemd.show_life)
 
 
 @asynccontextmanager
 async def open_service(
-    config: Config, read_config: Callable[[], Config], manager: Systemd | None = None
+    config: Config, read_config: Callable[[], Config], systemd: Systemd | None = None
 ) -> AsyncIterator[Service]:
-    """Everything, ready: what the journals hold is in line, and both ports listen.
+    """Open everything. Yields when what the journals hold is in line, and both ports listen.
 
     Raises:
         CannotStart: The text says why.
     """
     oom.take_place()
     hide_memory()
-    manager = manager or Systemd()
+    systemd = systemd or Systemd()
     async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
         node = node_path(config)
         prometheus = Prometheus(node_version(config))
         prometheus.config_time.set_to_current_time()
         walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
-        probing = await stack.enter_async_context(open_probing(walls))
-        store = await stack.enter_async_context(open_store(config, manager.starting))
-        stores_redis, room = store.redis, store.disk.room
-        deliveries = await stack.enter_async_context(
-            open_deliveries(prometheus, config.gateway.ack_timeout)
+        probing = await enter(open_probing(walls))
+        store = await enter(open_store(config, systemd.starting))
+        deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
+        stores = await enter(open_stores(store, deliveries, systemd.starting))
+        search = await enter(_open_search(config, store, prometheus))
+        node_settings = config.node
+        pool = await enter(
+            open_pool(walls, node_settings.max_processes, prometheus, node_settings.spare)
         )
-        graphite = await stack.enter_async_context(open_graphite())
-        egress = await stack.enter_async_context(open_egress())
-        ids = await until_answered(
-            "message ids", partial(open_message_ids, stores_redis), manager.starting
-        )
-        statistics = Statistics(stores_redis)
-        outbox = Outbox(
-            stores_redis, ids, statistics, deliveries.announce, room, deliveries.is_awaited
-        )
-        deliveries.outbox = outbox
-        contacts, groups = Contacts(stores_redis, room), Groups(stores_redis, room)
-        optouts, keyspace = OptOuts(stores_redis, room), Keyspace(stores_redis, room)
-        indexes = config.data_dir / "search"
-        search = await stack.enter_async_context(
-            open_search(
-                config.search, store.url, indexes, config.account_names, prometheus, cwd=store.cwd
-            )
-        )
-        stores = Stores(
-            stores_redis,
-            Journal(stores_redis, room),
-            outbox,
-            Logbook(stores_redis, room),
-            contacts,
-            groups,
-            optouts,
-            statistics,
-            graphite,
-        )
-        resources: list[Resource] = [
-            ConfigResource(), LogResource(), Kv(keyspace), Outbound(outbox), Http(egress), Metrics(graphite),
-            ContactsResource(contacts, search), GroupsResource(groups, contacts, search), Messagestore(statistics),
-            OptoutResource(optouts),
-        ]  # fmt: skip
-        pool = await stack.enter_async_context(
-            open_pool(walls, config.node.max_processes, prometheus, config.node.spare)
-        )
-        router = Router(build_table(resources), prometheus)
-        history = History(Traces(), Recordings(stores_redis, room))
-        dispatcher = await stack.enter_async_context(
+        history = History(Traces(), stores.recordings)
+        dispatcher = await enter(
             open_dispatcher(
-                pool,
-                router,
-                stores.journal,
-                stores.logbook,
-                outbox,
-                history,
-                prometheus,
-                deliveries.run_ended,
+                pool=pool,
+                router=Router(build_table(_resources(stores, search)), prometheus),
+                journal=stores.journal,
+                logbook=stores.logbook,
+                outbox=stores.outbox,
+                history=history,
+                observe=prometheus,
+                announce=deliveries.run_ended,
             )
         )
-        pusher = Pusher(contacts, groups, optouts, search, stores.journal, dispatcher)
         service = Service(
-            config, read_config, stores, search, walls, pool, dispatcher, pusher, history, deliveries, prometheus, manager,
-            store.disk,
-        )  # fmt: skip
-        await trio.to_thread.run_sync(walls.prepare, tuple(config.apps.values()))
-        prometheus.expect(config.apps)
-        dispatcher.update({name: program_of(config, app) for name, app in config.apps.items()})
-        stores_redis.on_reconnect += [dispatcher.settle_soon, deliveries.doubt_all]
-        room.on_again += [dispatcher.settle_soon, deliveries.doubt_all]  # what was refused is owed
-        if recovered := await until_answered("the journal", dispatcher.recover, manager.starting):
-            log.info("%d messages were left in the journal; they are in line again", recovered)
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        service._start_tasks(nursery, keyspace)  # noqa: SLF001
+            config=config,
+            read_config=read_config,
+            stores=stores,
+            search=search,
+            walls=walls,
+            pool=pool,
+            dispatcher=dispatcher,
+            pusher=Pusher(
+                contacts=stores.contacts,
+                groups=stores.groups,
+                optouts=stores.optouts,
+                search=search,
+                journal=stores.journal,
+                dispatcher=dispatcher,
+            ),
+            history=history,
+            deliveries=deliveries,
+            prometheus=prometheus,
+            systemd=systemd,
+            disk=store.disk,
+            loop_lag=LoopLag(prometheus.loop_lag),
+        )
+        await _take_up_work(service)
+        nursery = await enter(trio.open_nursery())
+        service.start_upkeep(nursery)
         await probing.must_hold()
-        # closed before anything is cancelled: clients are told
+        # The ports close before anything is cancelled, so that clients are told.
         async with AsyncExitStack() as ports:
             await _open_ports(ports, service)
-            manager.ready(service.status())
+            systemd.ready(service.status())
             yield service
         nursery.cancel_scope.cancel()
 
 
-async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
-    listen_at, manager = service.config.listen, service.manager
-    tls = (
-        None
-        if listen_at.certificate is None or listen_at.key is None
-        else (listen_at.certificate, listen_at.key)
+def _open_search(
+    config: Config, store: Store, prometheus: Prometheus
+) -> AbstractAsyncContextManager[Search]:
+    return open_search(
+        settings=config.search,
+        redis_url=store.url,
+        folder=config.data_dir / "search",
+        accounts=config.account_names,
+        observe=prometheus,
+        cwd=store.cwd,
     )
-    try:
-        context = None if tls is None else server_context(*tls)
-    except OSError as error:
-        raise CannotStart(f"listen.certificate: {error}") from error
-    listeners = await listen("listen.gateway", listen_at.gateway, manager)
-    services = service._gateway_services()  # noqa: SLF001
-    service.gateway = await stack.enter_async_context(open_gateway(services, listeners, context))
-    admin = admin_app(service._admin_services(), listen_at.admin_tokens)  # noqa: SLF001
-    listeners = await listen("listen.admin", listen_at.admin, manager)
+
+
+def _resources(stores: Stores, search: Search) -> Sequence[Resource]:
+    return all_resources(
+        keyspace=stores.keyspace,
+        outbox=stores.outbox,
+        egress=stores.egress,
+        graphite=stores.graphite,
+        contacts=stores.contacts,
+        groups=stores.groups,
+        optouts=stores.optouts,
+        statistics=stores.statistics,
+        search=search,
+    )
+
+
+async def _take_up_work(service: Service) -> None:
+    """Load the apps, and put in line what the journals hold from before."""
+    config, dispatcher = service.config, service.dispatcher
+    await trio.to_thread.run_sync(service.walls.prepare, tuple(config.apps.values()))
+    service.prometheus.expect(config.apps)
+    dispatcher.update({name: program_of(config, app) for name, app in config.apps.items()})
+    # What the store did not answer may have happened; what it had no room for is still owed.
+    look_again = [dispatcher.settle_soon, service.deliveries.doubt_all]
+    service.stores.redis.on_reconnect += look_again
+    service.disk.room.on_again += look_again
+    starting = service.systemd.starting
+    if recovered := await until_answered("the journal", dispatcher.recover, starting):
+        log.info("%d messages were left in the journal; they are in line again", recovered)
+
+
+async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
+    listen_at, systemd = service.config.listen, service.systemd
+    context = None
+    if listen_at.certificate is not None and listen_at.key is not None:
+        try:
+            context = server_context(listen_at.certificate, listen_at.key)
+        except OSError as error:
+            raise CannotStart(f"listen.certificate: {error}") from error
+    listeners = await listen("listen.gateway", listen_at.gateway, systemd)
+    opening = open_gateway(service.gateway_services(), listeners, context)
+    service.gateway = await stack.enter_async_context(opening)
+    admin = admin_app(service.admin_services(), listen_at.admin_tokens)
+    listeners = await listen("listen.admin", listen_at.admin, systemd)
     service.admin_port = await stack.enter_async_context(
         open_http(admin, listeners, "admin", ADMIN_STOP_SECONDS, context)
     )
-    manager.close_rest()
+    systemd.close_rest()

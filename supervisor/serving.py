@@ -21,11 +21,13 @@ log = logging.getLogger(__name__)
 async def run(
     config: Config, read_config: Callable[[], Config], ready: Callable[[Service], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT: the first lets what is in progress end, the second does not
-    wait. SIGHUP reloads.
+    """Serve until SIGTERM or SIGINT: the first lets the runs in progress end, the second does not
+    wait for them. SIGHUP reloads the config.
 
-    While the service is being started, the first of them ends the start, and a SIGHUP is obeyed
-    after it.
+    During the start, SIGTERM or SIGINT ends it, and a SIGHUP is obeyed once it is done.
+
+    Raises:
+        CannotStart: The text says why.
     """
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
@@ -39,7 +41,7 @@ async def run(
                     trio.open_nursery() as work,
                 ):
                     gc.collect()
-                    # what is there by now stays: the collector need not look at it again and again
+                    # what exists by now stays: the collector need not look at it every time
                     gc.freeze()
                     ready(service)
                     orders.obey(service, work)
@@ -53,8 +55,8 @@ class _Orders:
     """What signals ask for.
 
     Attributes:
-        start: Cancelled when a service that is being started is to end.
-        over: The service is to end now.
+        start: Cancelled to end the start of the service.
+        over: Set when the service is to end now.
     """
 
     start: trio.CancelScope = field(factory=trio.CancelScope, init=False)
@@ -65,12 +67,12 @@ class _Orders:
     _is_to_reload: bool = field(default=False, init=False)
 
     async def listen(self, signals: AsyncIterator[int]) -> None:
-        """Take what comes, for ever."""
+        """Take signals until cancelled."""
         async for number in signals:
             self.take(number)
 
     def take(self, number: int) -> None:
-        """One signal."""
+        """Obey a signal, or keep it until the service has started."""
         if self._service is None or self._work is None:
             if number == signal.SIGHUP:
                 self._is_to_reload = True
@@ -86,7 +88,9 @@ class _Orders:
             self._work.start_soon(self._drain_and_stop, self._service)
 
     def obey(self, service: Service, work: trio.Nursery) -> None:
-        """The service has started: from here on, and with what was asked for meanwhile."""
+        """Obey signals from here on, since the service has started; first a SIGHUP that has come
+        meanwhile.
+        """
         self._service, self._work = service, work
         if self._is_to_reload:
             self.take(signal.SIGHUP)

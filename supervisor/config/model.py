@@ -263,9 +263,12 @@ class App:
 
     @cached_property
     def generation(self) -> str:
-        """A digest of everything a process starts with; if it changes, processes are replaced."""
+        """A digest of everything a process starts with, and of its account; if it changes,
+        processes are replaced.
+        """
         limits = self.limits
         parts = (
+            self.account,
             self.source,
             str(self.javascript),
             *self.modules,

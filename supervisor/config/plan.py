@@ -12,7 +12,8 @@ from .units import Address
 RESTART = ("data_dir", "listen", "gateway", "redis", "node", "isolation")
 SEARCH_LIVE = ("search.timeout", "search.while_building")
 PER_PROCESS = {
-    ("javascript",), ("source",), ("modules",), ("modules_dir",), ("timezone",), ("globals",),
+    ("account",), ("javascript",), ("source",), ("modules",), ("modules_dir",), ("timezone",),
+    ("globals",),
     ("limits", "heap"), ("limits", "memory"), ("limits", "stack"), ("limits", "jit"),
     ("limits", "open_files"), ("limits", "boot"), ("pool", "messages_in_flight"),
 }  # fmt: skip

@@ -1,5 +1,5 @@
-"""What others are told of a run: the app's developer in its log, and a user who waits for an answer
-that the app did not give.
+"""What follows a run that did not end well: a line in the app's log for its developer, and a reply
+to the user who waits for one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 @frozen
 class Words:
-    """Says it where that can be done; else the process's own log has it. Raises nothing unless it
-    says so.
+    """Writes to the app's log, or to the supervisor's log if the store is away. Methods raise
+    nothing unless they say so.
     """
 
     logbook: Logbook
@@ -37,14 +37,14 @@ class Words:
     observe: Observer
 
     async def say(self, caller: Caller, level: int, text: str) -> None:
-        """A line in the log of the app that a run belongs to."""
+        """Write a line to the log of the app of a run."""
         try:
             await caller.log(level, text)
         except Exception as error:  # noqa: BLE001  # a line of a log is never worth a run
             _not_in_its_log(caller.app, text, error)
 
     async def say_for(self, app: App, level: int, text: str) -> None:
-        """A line in an app's log."""
+        """Write a line to an app's log."""
         try:
             await self.logbook.write(app.account, app.name, level, text, app.log.kept)
         except Exception as error:  # noqa: BLE001  # likewise
@@ -53,7 +53,7 @@ class Words:
     async def report(
         self, caller: Caller, entry: Entry, outcome: Outcome, fault: SandboxFault | None
     ) -> None:
-        """How a run ended that did not end well."""
+        """Write to the app's log how a run ended that did not end well."""
         what = f"{entry.kind} {entry.id}"
         if fault is None:
             text = f"[{outcome}] the app was done with {what} and had not replied to it"
@@ -62,10 +62,10 @@ class Words:
         await self.say(caller, ERROR, text)
 
     async def fall_back(self, app: App, caller: Caller) -> None:
-        """A session's user waits: send what the operator has for that.
+        """Send the fallback reply to a session's user who waits for a reply, and count it as
+        missing.
 
-        An earlier run of the message may have answered it, before the server was ended: then that
-        was the answer.
+        Nothing is sent if an earlier run of the message, before the server was ended, replied.
         """
         is_sent = False
         try:
@@ -75,14 +75,16 @@ class Words:
         self.observe(ReplyMissing(app.name, fallback=is_sent))
 
     async def fall_back_for(self, app: App, caller: Caller) -> bool:
-        """As `fall_back`, for a session's message that is not going to be run, unless a run of it
-        has replied.
+        """Send the fallback reply to a session's message that is not going to be run, unless a run
+        of it has replied.
 
-        Should it be run after all, later, that run's reply is sent too. Counts nothing; returns
-        whether there was anything to send.
+        If it is run later after all, that run's reply is sent too. Counts nothing.
+
+        Returns:
+            Whether there was anything to send.
 
         Raises:
-            StoreError: It could not be sent; once more does no harm.
+            StoreError: It could not be sent; repeating the call does no harm.
         """
         try:
             return await self._answer(
@@ -93,7 +95,7 @@ class Words:
             return False
 
     async def _answer(self, app: App, caller: Caller, slot: Slot) -> bool:
-        """Reply with what the operator has for that; returns whether there is anything to send."""
+        """Send `limits.fallback_reply`; return whether there is anything to send."""
         text, message = app.limits.fallback_reply, caller.message
         if not text or message is None or message.get("inbound_push_trigger"):
             return False

@@ -1,5 +1,5 @@
-"""Dead letters: what becomes of an entry of the journal that must not be run again, and how an
-operator gets it run all the same.
+"""Dead letters: entries of the journals that must not be run again, and how an operator has one run
+all the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class CannotRetry(Exception):
 
 
 class Line(Protocol):
-    """The dispatcher, as a letter that is to be run again sees it."""
+    """The dispatcher, as seen by a letter that is to be run again."""
 
     programs: Mapping[str, Program]
 
@@ -44,15 +44,15 @@ class Line(Protocol):
         """Whether another message may wait for this app."""
 
     def submit(self, entry: Entry, place: str) -> None:
-        """Take on an entry that stands in the journal."""
+        """Put an entry of the journal in line."""
 
     def settle_soon(self) -> None:
-        """Look for what was accepted without our knowing."""
+        """Look in the journals for entries that are in no line."""
 
 
 @define(eq=False)
 class DeadLetterBox:
-    """The dead letters of all apps, and how many there are without asking the store."""
+    """The dead letters of all apps. Their number is known without asking the store."""
 
     store: DeadLetters
     _logbook: Logbook
@@ -61,7 +61,7 @@ class DeadLetterBox:
     _counts: Counter[tuple[str, str]] = field(factory=Counter, init=False)
 
     def counts(self) -> dict[str, int]:
-        """How many letters each app has, of those that have any; apps need not be in the config."""
+        """Return the number of letters of each app that has any; it need not be in the config."""
         found: Counter[str] = Counter()
         for (_, app), count in self._counts.items():
             found[app] += count
@@ -72,11 +72,11 @@ class DeadLetterBox:
         self._counts = await self.store.counts()
 
     async def set_aside(self, program: Program, left: Left, deaths: int) -> Ended | None:
-        """Make a dead letter of an entry; its user gets the fallback reply. Returns its end, if
-        anybody may wait for it.
+        """Make a dead letter of an entry; its user gets the fallback reply. Return how it ended, or
+        None if nobody can be waiting for that.
 
         Raises:
-            StoreError: It is still in the journal, or may be; once more does no harm.
+            StoreError: It is still in the journal, or may be; repeating the call does no harm.
         """
         app, entry = program.app, left.entry if not left.problem else None
         times = f"{deaths} time{'s' if deaths != 1 else ''}"
@@ -88,11 +88,14 @@ class DeadLetterBox:
             is_sent = await self._words.fall_back_for(app, self._caller(program, left.place, entry))
         put = await self.store.put(app.account, left, summary)
         if put is None:
-            return None  # somebody was faster
+            return None  # it is a dead letter already
         letter, dropped = put
         self._counts[app.account, app.name] += 1
         what = f"{summary.kind or 'entry'} {summary.message_id or summary.place}"
-        text = f"[{Outcome.DEAD_LETTER}] {what} is not run: {summary.reason}; `jsbox deadletters show {letter.id}`"
+        text = (
+            f"[{Outcome.DEAD_LETTER}] {what} is not run: {summary.reason};"
+            f" `jsbox deadletters show {letter.id}`"
+        )
         log.error("app %s: %s", app.name, text)
         for one in dropped:
             self._dropped(app.account, one)
@@ -105,7 +108,7 @@ class DeadLetterBox:
         return Ended(entry, Outcome.DEAD_LETTER)
 
     async def drop(self, letter: Letter) -> bool:
-        """Forget a letter; returns whether it was there. Raises StoreError."""
+        """Delete a letter; return whether it was there. Raises StoreError."""
         was_there = await self.store.drop(letter)
         if was_there:
             self._one_less(letter)
@@ -115,14 +118,14 @@ class DeadLetterBox:
         return was_there
 
     async def retry(self, letter: Letter, raw: bytes, line: Line) -> str | None:
-        """Have a letter run again, after all that waits; returns its place in the journal, or None
-        if it is gone.
+        """Have a letter run again, after all that waits; return its place in the journal, or None
+        if the letter is gone.
 
-        What it sent in earlier runs is not sent again, for as long as the outboxes know of it.
+        What it sent in earlier runs is not sent again, as long as the outboxes know of it.
 
         Raises:
-            CannotRetry: It says why.
-            StoreError: It may be in the journal all the same, and is run then.
+            CannotRetry: The text says why.
+            StoreError: It may be in the journal all the same; then it is run.
         """
         app = letter.summary.app
         entry, problem = read_entry(raw, letter.account, app)
@@ -135,10 +138,9 @@ class DeadLetterBox:
             raise CannotRetry(
                 f"{program.app.pool.queue} messages wait for app {app} already (pool.queue)"
             )
-        entry = (
-            entry if entry.origin else msgspec.structs.replace(entry, origin=letter.summary.place)
-        )
-        # bounded by the store's patience; what is in the journal must be run
+        if not entry.origin:
+            entry = msgspec.structs.replace(entry, origin=letter.summary.place)
+        # No longer than the store's patience: what gets into the journal must be run.
         with trio.CancelScope(shield=True):
             try:
                 place = await self.store.retry(letter, entry)

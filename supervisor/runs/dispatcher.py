@@ -1,10 +1,10 @@
-"""From an accepted message to the outcome of its run: admits, orders, starts runs, and says how
-each ended.
+"""From an accepted message to the outcome of its run: admits messages, orders and starts runs, and
+announces how each ended.
 
 Nothing here belongs to a gateway connection: a run goes on when the connection that brought its
 message is gone, and what is in the journal is run whether or not anybody still waits for it. The
-state is what waits in the lanes and what is in progress; it changes only in methods that do not
-wait, and a run that has ended, however it did, leaves nothing in it.
+state is what waits in the lanes and what is in progress. It changes only in methods that do not
+wait, and a run leaves nothing in it, however it ended.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ from .lanes import Lanes, lane_of
 from .recovery import Recovery
 from .router import Router
 
-# runs of all apps that begin together; the others wait for theirs
-TURNS = (os.cpu_count() or 1) + 1
-TURN_SECONDS = 0.02  # that a run keeps others waiting: several times what an ordinary one takes
+TURNS = (os.cpu_count() or 1) + 1  # runs of all apps that begin at the same time; others wait
+TURN_SECONDS = 0.02  # that a run keeps others waiting: several times that of an ordinary run
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +68,10 @@ class Dispatcher:
         self.recovery = Recovery(self._journal, self.box, self)
 
     def update(self, programs: Mapping[str, Program]) -> None:
-        """The apps as they are now; holds from the next run.
+        """Change the apps; holds from the next run.
 
-        What waits for an app that is gone stays in the journal, and is run when the app is back;
-        nobody waits for it here.
+        What waits for an app that is gone stays in the journal, and is run when the app is back.
+        Whoever waits for it here is told at once.
         """
         before, self.programs = self.programs, programs
         self._by_channel = {}
@@ -90,42 +89,36 @@ class Dispatcher:
             self._start_some(name)
 
     def that_send_over(self, channel: str) -> Sequence[Program]:
-        """The apps that have an endpoint on a channel."""
+        """Return the apps that have an endpoint on a channel."""
         return self._by_channel.get(channel, ())
 
     def has_room(self, app: str, more: int = 1) -> bool:
-        """Whether N more messages may wait for this app; there is no room for one that is not in
-        the config.
-        """
+        """Whether `more` messages may wait for this app; none may if it is not in the config."""
         program = self.programs.get(app)
         return program is not None and self.waiting(app) + more <= program.app.pool.queue
 
     def waiting(self, app: str) -> int:
-        """How many messages wait for this app."""
+        """Return the number of messages that wait for this app."""
         lanes = self._lanes.get(app)
         return lanes.waiting if lanes is not None else 0
 
     def oldest(self, app: str) -> float:
-        """Seconds that the oldest of them has waited; 0 if none does."""
+        """Return the seconds that the oldest message of an app has waited; 0 if none waits."""
         lanes = self._lanes.get(app)
-        since = (
-            min((job.since for job in lanes.heads()), default=None)
-            if lanes is not None and lanes.waiting
-            else None
-        )
-        return 0.0 if since is None else trio.current_time() - since
+        if lanes is None or not lanes.waiting:
+            return 0.0
+        return trio.current_time() - min(job.since for job in lanes.heads())
 
     def submit(self, entry: Entry, place: str, then: Then = nothing) -> None:
-        """Take on an entry that stands in the journal; one that is waiting or in progress already
-        is left alone.
+        """Put an entry of the journal in line, unless it is waiting or in progress already.
 
-        `then` is called once, when its run has ended and what it sent was handed out, or at once if
-        it stays in the journal since its app has left the config meanwhile.
+        `then` is called once: when its run has ended and what it sent was handed out, or at once if
+        its app has left the config meanwhile, so that the entry stays in the journal.
         """
         self.take_on(Job(entry, place, then))
 
     def take_on(self, job: Job) -> None:
-        """As `submit`."""
+        """Put a job in line; see `submit`."""
         entry = job.entry
         if self.is_known(job.key):
             return
@@ -148,39 +141,39 @@ class Dispatcher:
             self._announce(ended, nothing)
 
     async def recover(self) -> int:
-        """At the start: take on everything that the journals still have; returns how much. Waits
-        for the store.
+        """At the start: put in line everything that the journals still have; return the number of
+        entries. Waits for the store.
         """
         return await self.recovery.start()
 
     def settle_soon(self) -> None:
-        """After a lost connection: find in the journals what was accepted without our knowing."""
+        """Look in the journals for what was accepted while the connection to the store was lost."""
         self.recovery.look_soon(self.programs)
 
     async def drain(self, seconds: float) -> None:
-        """Start no more runs; wait for those in progress, at most so long. The others stay in the
+        """Start no more runs; wait at most `seconds` for those in progress. What waits stays in the
         journal.
         """
         self._draining = self._is_stopped = True
         with trio.move_on_after(seconds):
-            while any(lanes.in_hand for lanes in self._lanes.values()):
+            while any(lanes.in_progress for lanes in self._lanes.values()):
                 await self._quiet.park()
 
     def stop(self) -> None:
-        """An operator ends the service: runs in progress are going to be cut off, and that is not
-        their fault.
+        """Start no more runs, and do not count it against those in progress that they are cut off:
+        an operator ends the service.
         """
         self._draining = self._is_stopped = True
 
     def is_tripped(self, app: str) -> bool:
-        """Whether no runs of an app are started, since too many in a row ended with their process;
-        until a reload.
+        """Whether no runs of an app are started until a reload, because too many in a row ended
+        with their process.
         """
         program = self.programs.get(app)
         return program is not None and self._pool.crashes.is_tripped(program.app)
 
     def _hand_back(self, name: str) -> None:
-        """Leave to the journal what waits for an app that is gone."""
+        """Leave what waits for an app that is gone to the journal."""
         lanes = self._lanes.get(name)
         jobs = [] if lanes is None else lanes.clear()
         if jobs:
@@ -199,7 +192,7 @@ class Dispatcher:
         while (
             program is not None
             and lanes is not None
-            and self._may_start(program.app, lanes.in_hand)
+            and self._may_start(program.app, lanes.in_progress)
         ):
             taken = lanes.take()
             if taken is None:
@@ -207,9 +200,9 @@ class Dispatcher:
             lane, job = taken
             self._nursery.start_soon(self._run_job, program, lane, job)
 
-    def _may_start(self, app: App, in_hand: int) -> bool:
+    def _may_start(self, app: App, in_progress: int) -> bool:
         most = app.pool.max_processes * app.pool.messages_in_flight
-        return not self._draining and in_hand < most and not self.is_tripped(app.name)
+        return not self._draining and in_progress < most and not self.is_tripped(app.name)
 
     async def _run_job(self, program: Program, lane: Hashable, job: Job) -> None:
         """One run, from its turn to its end in the journal."""
@@ -221,7 +214,7 @@ class Dispatcher:
             self._let_go(lane, job, ended)
 
     def _let_go(self, lane: Hashable, job: Job, ended: Ended) -> None:
-        """A run is over, however it ended: give back all that it had."""
+        """Give back all that a run had; it has ended, however it did."""
         if ended.outcome is Outcome.SHUTDOWN:
             self._cut_off(job)
         self.recovery.ended(job)
@@ -233,16 +226,16 @@ class Dispatcher:
         self._quiet.unpark_all()
 
     def _cut_off(self, job: Job) -> None:
-        """The service ends, and with it this run; it stays in the journal."""
+        """Keep a run in the journal that the end of the service cuts off."""
         self._draining = True  # what starts now would be cut off as well
         if self._is_stopped and job.is_begun:
             self._journal.hand_back_soon(job.entry, job.place, _not_handed_back)
 
     def _finish(self, job: Job) -> None:
-        """Strike the entry from the journal; if that cannot be done now, later.
+        """Strike the entry from the journal; if that cannot be done now, have it done later.
 
-        Nothing waits for it: whatever is asked of the store from now on, by the user's next message
-        for one, comes after it.
+        Not waited for: whatever the store is asked from now on, for example by the user's next
+        message, comes after it.
         """
 
         def failed(_: Exception) -> None:
@@ -257,7 +250,7 @@ class Dispatcher:
             self.recovery.owe(job)
 
     def _tell(self, ended: Ended, job: Job) -> None:
-        """Announce how a run ended; whoever waits for that is told once, whatever goes wrong in it."""
+        """Announce how a run ended; whoever waits for it is told once, whatever goes wrong here."""
         then = job.then if job.then is nothing else _once(job)
         try:
             self._announce(ended, then)
@@ -265,28 +258,25 @@ class Dispatcher:
             note(
                 "run", error, f"app {job.entry.app}, the outcome of {job.entry.kind} {job.entry.id}"
             )
-            self.tell(Ended(job.entry, None))  # so that the way back to who brought it is forgotten
+            self.tell(Ended(job.entry, None))  # forgets the way back to its sender
             then()
 
     def _forget_if_quiet(self, name: str) -> None:
-        """Keep nothing of an app that is gone and has no run in progress."""
+        """Forget an app that is gone and has no run in progress."""
         lanes = self._lanes.get(name)
-        if (
-            name not in self.programs
-            and lanes is not None
-            and not lanes.waiting
-            and not lanes.in_hand
-        ):
+        if name in self.programs or lanes is None:
+            return
+        if not lanes.waiting and not lanes.in_progress:
             del self._lanes[name]
 
 
 def _is_same(old: Program | None, new: Program | None) -> bool:
-    """Whether what waits for an app may still be run: it is there, and of the same account."""
+    """Whether what waits for an app may still be run: the app is there, and of the same account."""
     return old is not None and new is not None and old.app.account == new.app.account
 
 
 def _once(job: Job) -> Then:
-    """What the job's owner waits for: no more than one call, and no error of it for others."""
+    """Return a `then` that calls the job's at most once, and keeps its errors to itself."""
 
     def then() -> None:
         waiting, job.then = job.then, nothing
@@ -313,8 +303,8 @@ async def open_dispatcher(
     observe: Observer,
     announce: Callable[[Ended, Then], None],
 ) -> AsyncIterator[Dispatcher]:
-    """A dispatcher that announces how each run ended; at its end the runs in progress are cut off,
-    and stay in the journal.
+    """Open a dispatcher that announces how each run ended. At its end the runs in progress are cut
+    off, and stay in the journal.
     """
     words = Words(logbook, outbox, observe)
     turns = Turns(TURNS, TURN_SECONDS)

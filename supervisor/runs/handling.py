@@ -1,5 +1,5 @@
-"""One run: from its turn to its outcome. Whatever goes wrong in it, in the app or in us, ends this
-run and nothing else.
+"""One run, from its turn to its outcome. Whatever goes wrong in it, in the app or in our code, ends
+this run and nothing else.
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ from .jobs import Ended, Job, Program
 from .router import INTERNAL, Router
 from .traces import Trace
 
-MEMORY_EVERY = 16  # runs of a process between two looks at its memory
+MEMORY_EVERY = 16  # runs of a process; its memory is measured once in them
 
 log = logging.getLogger(__name__)
 
 
 @define(eq=False)
 class _Run:
-    """What a run has done so far, and the seconds it waited for a process and for its commands."""
+    """What a run has done so far.
+
+    Attributes:
+        boot: Seconds that it waited for a process.
+        calls: Seconds that it waited for its commands.
+        is_counted: Its end has been counted.
+    """
 
     job: Job
     caller: Caller
@@ -120,11 +126,11 @@ class Handler:
         return ended
 
     async def _begin(self, job: Job) -> None:
-        """Have the journal note that the run begins: should we die in it, it must be known that it
-        was in progress.
+        """Have the journal note that the run begins, so that it is known to have been in progress
+        if we die in it.
 
-        Not waited for, since it goes out before anything that the app could ask for; but an entry
-        that may have killed a supervisor before is not touched until its count is there.
+        Not waited for, since it is sent before anything that the app could ask for. But an entry
+        that may have killed a supervisor before is not run until its count is in the store.
         """
         job.is_begun = True
         if not job.is_recovered:
@@ -145,20 +151,16 @@ class Handler:
         run.trace.payload = payload
         fault = await self._execute(app, run, payload, turn)
         ms = (trio.current_time() - began) * 1000
-        outcome = (
-            fault.outcome
-            if fault is not None
-            else Outcome.NO_REPLY
-            if run.unanswered
-            else Outcome.OK
-        )
+        outcome = Outcome.NO_REPLY if run.unanswered else Outcome.OK
+        if fault is not None:
+            outcome = fault.outcome
         run.trace.detail = "" if fault is None else fault.detail
         if outcome is not Outcome.OK:
             await self._words.report(caller, entry, outcome, fault)
         if self._pool.crashes.note(app, outcome, "" if fault is None else fault.detail):
             text = (
-                f"[tripped] {app.pool.trip_after} runs in a row ended with their process (pool.trip_after):"
-                " none is started until a reload"
+                f"[tripped] {app.pool.trip_after} runs in a row ended with their process"
+                " (pool.trip_after): none is started until a reload"
             )
             log.error("app %s: %s", app.name, text)
             await self._words.say(caller, ERROR, text)
@@ -169,7 +171,7 @@ class Handler:
     async def _execute(
         self, app: App, run: _Run, payload: dict[str, Any], turn: object
     ) -> SandboxFault | None:
-        """Run it in a sandbox. Returns what went wrong, if anything."""
+        """Run it in a sandbox; return what went wrong, or None."""
         caller, trace = run.caller, run.trace
 
         def ask(asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
@@ -180,14 +182,14 @@ class Handler:
                 return self._words.say(caller, asked.level, asked.text)
             run.commands += 1
             if asked.name.startswith("http."):
-                self._turns.give_back(turn)  # what comes next is waiting for others
+                self._turns.give_back(turn)  # from here on it mostly waits for others
             reply = self._router.route(caller, asked, app.limits, app.http.timeout)
             return reply if step is None else trace.answered(step, reply)
 
         def answer(asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
             try:
                 return ask(asked)
-            except Exception as error:  # noqa: BLE001  # a fence, without the cost of one for each command
+            except Exception as error:  # noqa: BLE001  # a fence that costs a command nothing
                 note("command", error, f"app {app.name}")
                 return {"success": False, "reason": INTERNAL}
 
@@ -208,7 +210,7 @@ class Handler:
                 if said:
                     await self._words.say(caller, WARNING, said)
                 if wall.cancelled_caught:
-                    raise _wall_hit(limits.wall)  # inside: a run that was cut off ends its process
+                    raise _wall_hit(limits.wall)  # inside `lend`, so that its process ends
                 await self._note_use(app, caller, sandbox, used, ran)
         except SandboxFault as fault:
             return fault
@@ -217,7 +219,7 @@ class Handler:
     async def _note_use(
         self, app: App, caller: Caller, sandbox: Sandbox, used: RunUse, wall: float
     ) -> None:
-        """Keep what a run used; a word in the app's log where it came close to a limit."""
+        """Note what a run used; warn in the app's log if it came close to a limit."""
         values = {
             "wall": wall,
             "cpu": used.cpu_seconds,
@@ -244,9 +246,7 @@ class Handler:
         self._observe(RunEnded(app.name, run.job.entry.kind, outcome or Outcome.OK, phases))
 
     async def _crashed(self, app: App, entry: Entry, run: _Run | None) -> Ended:
-        """A run in which something went wrong that nobody expected: the same end as any other, as
-        far as it can be had.
-        """
+        """End a run in which a bug of ours showed like any other, as far as possible."""
         if run is None:
             return Ended(entry, Outcome.CRASHED)
         what = _what(entry)
@@ -264,7 +264,9 @@ class Handler:
         return Ended(entry, Outcome.CRASHED, round(ms, 1), run.commands)
 
     async def _wants_event(self, program: Program) -> bool:
-        """Whether the app is to see events: as it was, by `process_events` in its own JSON config."""
+        """Whether the app gets events: `events`, or as in the old system `process_events` of its
+        JSON config.
+        """
         app = program.app
         if app.events != "app":
             wants = app.events == "always"

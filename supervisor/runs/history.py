@@ -1,6 +1,4 @@
-"""What is kept of a run when it has ended: its trace, and where the operator wants that, a
-recording.
-"""
+"""What is kept of a run after its end: its trace and, if the operator wants one, a recording."""
 
 from __future__ import annotations
 
@@ -19,19 +17,21 @@ log = logging.getLogger(__name__)
 
 @frozen
 class History:
-    """Of all apps."""
+    """The traces and recordings of all apps."""
 
     traces: Traces
     recordings: Recordings
 
     def begin(self, entry: Entry, app: App) -> Trace:
-        """A run begins."""
+        """Begin the trace of a run."""
         kept = app.trace
-        room = app.limits.commands if app.record else STEPS_MAX if kept.runs or kept.notable else 0
+        room = STEPS_MAX if kept.runs or kept.notable else 0
+        if app.record:
+            room = app.limits.commands
         return Trace(entry.app, entry.channel, entry.kind, entry.id, room, app.record)
 
     def end(self, trace: Trace, app: App) -> None:
-        """It has ended, and `trace` says how."""
+        """Keep the trace of a run that has ended; record the run if its app is recorded."""
         if trace.is_too_large:
             log.warning(
                 "app %s: %s %s is not recorded: its commands and replies are too large",

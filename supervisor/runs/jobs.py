@@ -1,4 +1,4 @@
-"""What is handled: an accepted message or event, the app that it is for, and how its run ended."""
+"""The values of a run: an accepted message or event, the app that it is for, and how it ended."""
 
 from __future__ import annotations
 
@@ -27,8 +27,12 @@ class Program:
 
 @frozen
 class Ended:
-    """How a run ended: milliseconds it took, and commands. `outcome` is None where there was no run
-    to do.
+    """How a run ended.
+
+    Attributes:
+        outcome: None if nothing had to be run.
+        ms: Milliseconds that it took.
+        commands: How many commands it gave.
     """
 
     entry: Entry
@@ -38,11 +42,11 @@ class Ended:
 
 
 Then = Callable[[], None]
-"""What is to be done when a run has ended and all that it sent was handed out."""
+"""Called when a run has ended and all that it sent was handed out."""
 
 
 def nothing() -> None:
-    """Nobody waits for this run."""
+    """The `Then` of a run that nobody waits for."""
 
 
 @define(eq=False)
@@ -50,7 +54,7 @@ class Job:
     """An accepted message or event.
 
     Attributes:
-        place: Where it stands in the journal.
+        place: Where it is in the journal.
         then: Called once, when its run has ended.
         is_recovered: It was found in the journal, so it may have been in progress when a supervisor
             died.
@@ -66,5 +70,5 @@ class Job:
 
     @property
     def key(self) -> Key:
-        """Its entry."""
+        """Identifies its entry."""
         return (self.entry.account, self.entry.app, self.place)

@@ -1,5 +1,5 @@
-"""Who is next: the waiting work of one app, in lanes. Work in one lane is done one at a time and in
-order; lanes take turns.
+"""The waiting work of one app, in lanes. The work of one lane is done in order, one at a time;
+lanes take turns.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ class Lanes(Generic[T]):
     """A queue of queues. No method waits."""
 
     _lanes: dict[Hashable, deque[T]] = field(factory=dict, init=False)
-    # lanes with work, none of it in hand
-    _ready: deque[Hashable] = field(factory=deque, init=False)
+    _ready: deque[Hashable] = field(factory=deque, init=False)  # have work, none in progress
     waiting: int = field(default=0, init=False)
-    in_hand: int = field(default=0, init=False)
+    in_progress: int = field(default=0, init=False)
 
     def put(self, lane: Hashable, item: T) -> None:
         """Add work at the end of a lane."""
@@ -35,12 +34,15 @@ class Lanes(Generic[T]):
         queue.append(item)
 
     def take(self) -> tuple[Hashable, T] | None:
-        """The next work that may be done now, with its lane; its lane is closed until `finish`."""
+        """Take the next work, with its lane; return None if there is none that may be done now.
+
+        The lane gives no more work until `finish`.
+        """
         if not self._ready:
             return None
         lane = self._ready.popleft()
         self.waiting -= 1
-        self.in_hand += 1
+        self.in_progress += 1
         return lane, self._lanes[lane].popleft()
 
     def heads(self) -> Iterator[T]:
@@ -48,7 +50,7 @@ class Lanes(Generic[T]):
         return (queue[0] for queue in self._lanes.values() if queue)
 
     def clear(self) -> list[T]:
-        """Take out all that waits, each lane's in order; what is in progress is not touched."""
+        """Take out all waiting work, each lane's in order; work in progress is not touched."""
         items = [item for queue in self._lanes.values() for item in queue]
         for lane in self._ready:
             del self._lanes[lane]
@@ -59,8 +61,10 @@ class Lanes(Generic[T]):
         return items
 
     def finish(self, lane: Hashable) -> None:
-        """The work taken from this lane is done; the lane goes to the end of the line, or away."""
-        self.in_hand -= 1
+        """Note that the work taken from this lane is done: the lane goes to the back of the line,
+        or away if it is empty.
+        """
+        self.in_progress -= 1
         if self._lanes[lane]:
             self._ready.append(lane)
         else:
@@ -68,8 +72,8 @@ class Lanes(Generic[T]):
 
 
 def lane_of(entry: Entry) -> Hashable:
-    """Messages of one user on one channel are handled in order; so are the events of one outbound
-    message.
+    """Return the lane of an entry: messages of one user on one channel are handled in order, and so
+    are the events of one outbound message.
     """
     if entry.kind == "message":
         return (entry.channel, entry.payload.get("from_addr"))

@@ -1,26 +1,64 @@
-"""From an app's tables in the config to what runs: with what each resource may know of it."""
+"""From an app's tables in the config to what runs. The only place that knows every resource: what
+there is, and what each may know of an app.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from resources.config import ConfigSettings
-from resources.contacts import ContactsSettings
-from resources.groups import GroupsSettings
-from resources.http import HttpSettings
-from resources.kv import KvSettings
-from resources.messagestore import MessagestoreSettings
-from resources.metrics import MetricsSettings
-from resources.optout import OptoutSettings
-from resources.outbound import OutboundSettings
+from resources.config import ConfigResource, ConfigSettings
+from resources.contacts import ContactsResource, ContactsSettings
+from resources.contract import Resource
+from resources.groups import GroupsResource, GroupsSettings
+from resources.http import Http, HttpSettings
+from resources.kv import Kv, KvSettings
+from resources.log import LogResource
+from resources.messagestore import Messagestore, MessagestoreSettings
+from resources.metrics import Metrics, MetricsSettings
+from resources.optout import OptoutResource, OptoutSettings
+from resources.outbound import Outbound, OutboundSettings
 from resources.stores.allow import AllowList
-from resources.stores.egress import Policy
-from resources.stores.graphite import Target
+from resources.stores.contacts import Contacts
+from resources.stores.egress import Egress, Policy
+from resources.stores.graphite import Graphite, Target
+from resources.stores.groups import Groups
+from resources.stores.keyspace import Keyspace
+from resources.stores.optouts import OptOuts
+from resources.stores.outbox import Outbox
+from resources.stores.search import ContactSearch
+from resources.stores.statistics import Statistics
 
 from ..config import Config
 from ..config.model import App
 from .jobs import Program
+
+
+def all_resources(
+    *,
+    keyspace: Keyspace,
+    outbox: Outbox,
+    egress: Egress,
+    graphite: Graphite,
+    contacts: Contacts,
+    groups: Groups,
+    optouts: OptOuts,
+    statistics: Statistics,
+    search: ContactSearch,
+) -> Sequence[Resource]:
+    """Everything that apps can ask for."""
+    return (
+        ConfigResource(),
+        LogResource(),
+        Kv(keyspace),
+        Outbound(outbox),
+        Http(egress),
+        Metrics(graphite),
+        ContactsResource(contacts, search),
+        GroupsResource(groups, contacts, search),
+        Messagestore(statistics),
+        OptoutResource(optouts),
+    )
 
 
 def program_of(config: Config, app: App) -> Program:

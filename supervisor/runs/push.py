@@ -1,8 +1,8 @@
-"""Push triggers: messages that nobody sent, which make an app begin a conversation with an address,
-or with everyone in a group.
+"""Push triggers: messages that no user sent, which make an app begin a conversation with an
+address, or with every contact of a group.
 
-Whoever opted out is left alone. The opt-out commands let apps choose the type of an address freely,
-so each delivery class has the types under which an opt-out of such an address is looked for.
+Addresses that opted out are skipped. Apps choose the type of an address freely when they record an
+opt-out, so each delivery class has several types under which an opt-out is looked for.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OPTOUT_TYPES = {
     "twitter": ("twitter", "twitter_handle", "msisdn"), "mxit": ("mxit", "mxit_id", "msisdn"),
     "wechat": ("wechat", "wechat_id", "msisdn"),
 }  # fmt: skip
-"""Delivery class to address types; msisdn among the later ones is what the old system looked under."""
+"""Delivery class to address types; the old system looked under msisdn, so it is among them."""
 
 
 class NoSuchGroup(Exception):
@@ -49,8 +49,12 @@ class AppGone(Exception):
 
 @define
 class Pushed:
-    """What became of a push: addresses put in line, left alone because they opted out, and contacts
-    without an address.
+    """What became of a push.
+
+    Attributes:
+        queued: Addresses put in line.
+        opted_out: Addresses skipped because they opted out.
+        no_address: Contacts without an address.
     """
 
     queued: int = 0
@@ -59,12 +63,11 @@ class Pushed:
 
 
 class PushStopped(Exception):
-    """A push came to an end before it was through; what was put in line until then stays there.
+    """A push ended early; what it has put in line stays there.
 
     Attributes:
-        pushed: What had become of it until then.
-        cause: Why: the store, the search, an app that left the config, or something that nobody
-            expected.
+        pushed: What it had done by then.
+        cause: The error: of the store, of the search, an app that left the config, or a bug.
     """
 
     def __init__(self, pushed: Pushed, cause: Exception) -> None:
@@ -88,10 +91,10 @@ class Pusher:
     dispatcher: Dispatcher
 
     async def push(self, app: App, delivery_class: str, addresses: Iterable[str]) -> Pushed:
-        """Push to addresses, each once; returns when the last one is in line.
+        """Push to each address once; return when the last one is in line.
 
         Raises:
-            PushStopped: Not all of them are.
+            PushStopped: Not all of them are in line.
         """
         result = Pushed()
         distinct = list(dict.fromkeys(addresses))
@@ -104,10 +107,9 @@ class Pusher:
         """Push to every contact of a group that has an address of the class, each address once.
 
         Raises:
-            NoSuchGroup: There is none.
+            NoSuchGroup: The account has no such group.
             Refused: There is no such delivery class.
-            PushStopped: Not all of them are in line; for one, since the group's query makes no
-                sense.
+            PushStopped: Not all of them are in line; one reason is an invalid query of the group.
         """
         result, seen = Pushed(), set[str]()
         name = address_field(delivery_class)
@@ -130,8 +132,8 @@ class Pusher:
         return result
 
     async def _members(self, account: str, key: str) -> AsyncGenerator[Sequence[str], None]:
-        """The keys of a group's contacts, in pages: those that list it, and those that its query
-        finds.
+        """Yield the keys of a group's contacts in pages: contacts that list the group, then those
+        that its query finds.
         """
         group = await self.groups.get(account, key)
         if group is None:
@@ -171,12 +173,14 @@ class Pusher:
         return program is not None and program.app.account == app.account
 
     async def _queue(self, app: App, triggers: Sequence[dict[str, object]], result: Pushed) -> None:
-        """Put triggers in line, and count them; raises StoreError after those that could be."""
+        """Put triggers in line, and count them. If the store refuses some, raise its first
+        StoreError after the others are in line.
+        """
         channel = app.endpoints["default"]
         entries = [
             Entry("message", app.account, app.name, channel, trigger) for trigger in triggers
         ]
-        # bounded by the store's patience; what is journalled must be run
+        # No longer than the store's patience: what gets into the journal must be run.
         with trio.CancelScope(shield=True):
             try:
                 accepted = await self.journal.attempt(entries)
@@ -196,7 +200,7 @@ class Pusher:
 
 @contextmanager
 def _stopped(pushed: Pushed) -> Iterator[None]:
-    """Whatever ends a push says what had become of it until then."""
+    """Turn an error in a push into PushStopped, which says how far the push got."""
     try:
         yield
     except (NoSuchGroup, Refused):
@@ -208,7 +212,7 @@ def _stopped(pushed: Pushed) -> Iterator[None]:
 
 
 def _optout_names(delivery_class: str, address: str) -> list[tuple[str, str]]:
-    """Under which types and values an opt-out of an address may stand."""
+    """Return the types and values under which an opt-out of an address may be recorded."""
     values = [address]
     if address_field(delivery_class) == "msisdn":
         values.append(address.removeprefix("+") if address.startswith("+") else f"+{address}")

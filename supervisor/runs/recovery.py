@@ -1,9 +1,9 @@
-"""The journals and what is known of them: entries that nobody has in line are found, those whose
-runs have ended are struck.
+"""Keeps the journals and the dispatcher's line in step: entries that are in no line are found,
+those whose runs have ended are struck.
 
-Both are tried until the store does them, with pauses. What stands in a journal and cannot be run,
-or was in progress whenever a supervisor died, is set aside as a dead letter, and never keeps what
-comes after it.
+Both are tried, with pauses, until the store does them. An entry that cannot be run, or that was in
+progress each of the last N times a supervisor died, is set aside as a dead letter, and never blocks
+what comes after it.
 """
 
 from __future__ import annotations
@@ -24,20 +24,16 @@ from .dead_letters import DeadLetterBox
 from .jobs import Ended, Job, Key, Program, nothing
 
 RETRY = (0.25, 5.0)  # seconds between attempts: first, most
-START_PATIENCE = (
-    # seconds that a start waits for a journal which the store refuses to read out; then that app's
-    # comes later
-    5.0
-)
+# seconds that a start waits for a journal that the store refuses to read; it is read later then
+START_PATIENCE = 5.0
 STRUCK_AT_ONCE = 200  # entries
-# entries that the store refuses to set aside; then no more are tried in that round
-REFUSED_MAX = 10
+REFUSED_MAX = 10  # entries that the store refuses to set aside, until a round tries no more
 
 log = logging.getLogger(__name__)
 
 
 class Line(Protocol):
-    """The dispatcher, as what is found in a journal sees it."""
+    """The dispatcher, as seen by what is found in a journal."""
 
     programs: Mapping[str, Program]
 
@@ -48,27 +44,25 @@ class Line(Protocol):
         """Put an entry in line."""
 
     def tell(self, ended: Ended) -> None:
-        """Say how an entry has ended that was not run."""
+        """Announce how an entry ended that was not run."""
 
 
 @define(eq=False)
 class Recovery:
-    """Keeps journals and line in step. `run` does it in the background; the other methods do not
-    wait, but for `start`.
+    """Keeps the journals and the line in step. `run` does the work in the background; of the other
+    methods only `start` waits.
     """
 
     _journal: Journal
     _box: DeadLetterBox
     _line: Line
     attempts: int = 3
-    """Deaths of a supervisor in which an entry may be in progress; then it is not run again."""
-    _owed: dict[Key, Entry] = field(
-        factory=dict, init=False
-    )  # runs that ended and could not be struck from the journal
+    """How often a supervisor may die while an entry is in progress; then it is not run again."""
+    # entries whose runs ended, and that could not be struck from the journal
+    _owed: dict[Key, Entry] = field(factory=dict, init=False)
     _due: set[str] = field(factory=set, init=False)  # apps whose journals are to be read
     _ended: set[Key] | None = field(default=None, init=False)  # since a journal is being read
-    # how many dead letters there are is to be asked
-    _uncounted: bool = field(default=True, init=False)
+    _uncounted: bool = field(default=True, init=False)  # the dead letters are to be counted
     _is_away: bool = field(default=False, init=False)  # the store
     _has_started: bool = field(default=False, init=False)
     _found: int = field(default=0, init=False)
@@ -76,31 +70,31 @@ class Recovery:
     _lock: trio.Lock = field(factory=trio.Lock, init=False)
 
     def owe(self, job: Job) -> None:
-        """The run of an entry has ended, and it could not be struck."""
+        """Have an entry struck later: its run has ended, and it could not be struck."""
         self._owed[job.key] = job.entry
         self._work.set()
 
     def ended(self, job: Job) -> None:
-        """The run of an entry has ended, and it is struck, or going to be."""
+        """Note that the run of an entry has ended, and that it is struck, or going to be."""
         if self._ended is not None:
             self._ended.add(job.key)
 
     def look_soon(self, apps: Collection[str]) -> None:
-        """Look for entries that nobody knows of."""
+        """Have `run` look for entries of these apps that are in no line."""
         self._due.update(apps)
         if self._has_started:
             self._work.set()
 
     async def start(self) -> int:
-        """Take on what the journals have; returns how much that was. Waits until the store can be
-        reached.
+        """Put in line what the journals have; return the number of entries. Waits until the store
+        can be reached.
         """
         self._due.update(self._line.programs)
         self._uncounted = True
         latest, pause, found = trio.current_time() + START_PATIENCE, RETRY[0], self._found
         while not await self._settle():
             if not self._is_away and trio.current_time() > latest:
-                log.error("what the journals hold is not all in line yet, and is tried again")
+                log.error("what the journals hold is not all in line yet; it is tried again")
                 break
             await trio.sleep(pause)
             pause = min(pause * 2, RETRY[1])
@@ -109,7 +103,7 @@ class Recovery:
         return self._found - found
 
     async def run(self) -> None:
-        """Do what is to be done, until cancelled."""
+        """Strike and look as asked for, until cancelled."""
         while True:
             await self._work.wait()
             self._work = trio.Event()
@@ -123,7 +117,7 @@ class Recovery:
                 )
 
     async def _settle(self) -> bool:
-        """Do now what is to be done; returns whether that was all of it."""
+        """Try everything that is to be done; return whether nothing is left."""
         async with self._lock:
             self._is_away = False
             with fence("recovery"):
@@ -140,9 +134,7 @@ class Recovery:
             return not (self._owed or self._due or self._uncounted)
 
     async def _strike(self) -> None:
-        """Strike the entries whose runs have ended; those of an app for which the store refuses it
-        stay.
-        """
+        """Strike the entries whose runs have ended; keep those that the store refuses to strike."""
         by_app: dict[tuple[str, str], list[Key]] = {}
         for key in self._owed:
             by_app.setdefault(key[:2], []).append(key)
@@ -164,15 +156,15 @@ class Recovery:
                 )
 
     async def _look(self, name: str) -> None:
-        """Take on what the journal of an app has and nobody knows of; the app stays due if that
+        """Put in line what the journal of an app has and no line knows; the app stays due if that
         cannot be done.
         """
         self._due.discard(name)  # before: what makes it due meanwhile makes it due again
         program = self._line.programs.get(name)
         if program is None:
             return
-        # A page of the journal is a moment old when it is here: what has ended since it was asked
-        # for is in it, too.
+        # A page of the journal is a moment old when it arrives: it still has the entries whose runs
+        # have ended since it was asked for.
         self._ended = set()
         is_whole = False
         try:

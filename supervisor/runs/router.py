@@ -42,7 +42,11 @@ class Row:
 
 
 def build_table(resources: Iterable[Resource]) -> dict[str, Row]:
-    """The commands of all resources by name; a name that two of them answer is a mistake of ours."""
+    """Return the commands of all resources by name.
+
+    Raises:
+        ValueError: Two resources answer the same name, which is a mistake of ours.
+    """
     converter = command_converter()
     table: dict[str, Row] = {}
     for resource in resources:
@@ -55,7 +59,7 @@ def build_table(resources: Iterable[Resource]) -> dict[str, Row]:
 
 @frozen
 class Router:
-    """Answers commands. Only what stands in the table can be reached."""
+    """Answers commands. An app can reach only what is in the table."""
 
     table: Mapping[str, Row]
     observe: Observer
@@ -64,8 +68,8 @@ class Router:
     def route(
         self, caller: Caller, request: Request, limits: Limits, http_timeout: float
     ) -> dict[str, Any] | Coroutine[Any, Any, dict[str, Any]]:
-        """The fields of the reply to a command, or, where that must be waited for, a coroutine of
-        them.
+        """Answer a command: return the fields of the reply or, if it must be waited for, a
+        coroutine that returns them.
         """
         began = trio.current_time()
         row = self.table.get(request.name)
@@ -81,7 +85,7 @@ class Router:
             reply = self._success(answer)
         except Refused as refused:
             return self._served(caller, request, "refused", _failure(refused.reason), began)
-        except Exception as error:  # noqa: BLE001  # a fence, without the cost of one for each command
+        except Exception as error:  # noqa: BLE001  # a fence that costs a command nothing
             return self._failed(caller, request, error, began)
         return self._served(caller, request, "success", reply, began)
 
@@ -118,8 +122,8 @@ class Router:
     async def _failed(
         self, caller: Caller, request: Request, error: Exception | None, began: float
     ) -> dict[str, Any]:
-        """A bug of ours must not end the service of every app: it is logged with its cause, and
-        counted.
+        """Answer a command that failed because of a bug of ours, which is logged with its cause,
+        and counted.
         """
         if error is not None:
             note("command", error, _what(caller, request))
@@ -132,7 +136,7 @@ class Router:
         try:
             seconds = trio.current_time() - began
             self.observe(CommandServed(caller.app, request.name, outcome, seconds))
-        except Exception as error:  # noqa: BLE001  # a number that is not counted is not worth a reply
+        except Exception as error:  # noqa: BLE001  # a reply is worth more than a count
             note("command", error, _what(caller, request))
         return reply
 
@@ -164,7 +168,7 @@ def _failure(reason: str) -> dict[str, Any]:
 
 
 async def _tell(caller: Caller, text: str) -> None:
-    """An ERROR in the app's log, where that can be had."""
+    """Write an ERROR to the app's log, or to ours if the store is away."""
     try:
         await caller.log(ERROR, text)
     except StoreError:

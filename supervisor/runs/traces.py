@@ -1,7 +1,7 @@
-"""What each run did and when: its time line, for the newest runs of every app, in bounded memory.
-Lost with the process.
+"""Traces: what each run did and when, for the newest runs of every app, in bounded memory. They are
+lost when the supervisor ends.
 
-Runs that failed or were slow are kept apart, and longer: they are what somebody will look for.
+Runs that failed or were slow are kept apart, and longer: they are what people look for.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Step(msgspec.Struct, eq=False, gc=False):
 
     Attributes:
         at: Seconds after the app got the message.
-        seconds: Until its reply; None where it has none, or the run ended before.
-        outcome: `ok`, or why the app was told no.
-        asked: The request, and
-        got: the fields of the reply; kept only where runs are recorded.
+        seconds: Until its reply; None if it has none, or the run ended before.
+        outcome: `ok`, or the reason why it was refused.
+        asked: The request; kept only if runs are recorded.
+        got: The fields of the reply; kept only if runs are recorded.
 
-    There are thousands of them: the garbage collector need not look at each (`gc=False`), since
-    none refers to what refers to it.
+    There are thousands of them: `gc=False` spares the garbage collector looking at each. They are
+    in no cycle.
     """
 
     name: str
@@ -64,9 +64,12 @@ class Trace:
     steps, then how it ended.
 
     Attributes:
-        room: Steps that it may have; of more their number is kept.
-        records: Whether requests and replies are kept with them.
+        room: Steps that it keeps; of the others only their number is kept.
+        records: Requests and replies are kept with the steps.
         payload: What the app was given.
+        is_too_large: It is too large to be recorded.
+        total: Seconds of the whole run, with its waiting.
+        weight: Bytes that it takes, when it is kept.
     """
 
     app: str
@@ -78,26 +81,26 @@ class Trace:
     began: float = field(factory=time.time, init=False)  # seconds since 1970
     queue: float = field(default=0.0, init=False)
     boot: float = field(default=0.0, init=False)
-    total: float = field(default=0.0, init=False)  # all of it
+    total: float = field(default=0.0, init=False)
     pid: int = field(default=0, init=False)
     payload: dict[str, Any] = field(factory=dict, init=False)
-    is_too_large: bool = field(default=False, init=False)  # to be recorded
+    is_too_large: bool = field(default=False, init=False)
     outcome: Outcome | None = field(default=None, init=False)
     detail: str = field(default="", init=False)
     steps: list[Step] = field(factory=list, init=False)
     left_out: int = field(default=0, init=False)
-    weight: int = field(default=0, init=False)  # bytes, when it is kept
+    weight: int = field(default=0, init=False)
     _values: int = field(default=0, init=False)  # bytes that are kept for its recording
     _zero: float = field(factory=trio.current_time, init=False)
 
     def start(self, pid: int) -> None:
-        """The app gets the message now, in this process."""
+        """Note that the app gets the message now, in this process."""
         self.pid = pid
         self._zero = trio.current_time()
 
     def begin(self, asked: Request | ConsoleLine) -> Step | None:
-        """The app asks for something; None where there are too many already. Raises nothing, as
-        `end`.
+        """Begin a step: the app asks for something. Return None if the trace is full. Raises
+        nothing, as `end`.
         """
         try:
             return self._begin(asked)
@@ -128,10 +131,10 @@ class Trace:
         return step
 
     def end(self, step: Step, reply: dict[str, Any]) -> None:
-        """It has its reply. Raises nothing: a time line is not worth a reply."""
+        """Note the reply to a step. Raises nothing: a reply is worth more than its trace."""
         try:
             self._end(step, reply)
-        except Exception as error:  # noqa: BLE001  # a fence, without the cost of one for each command
+        except Exception as error:  # noqa: BLE001  # a fence that costs a command nothing
             note("trace", error, f"app {self.app}, {step.name}")
 
     def _end(self, step: Step, reply: dict[str, Any]) -> None:
@@ -147,7 +150,7 @@ class Trace:
                 self._drop_values()
 
     def answered(self, step: Step, reply: Answer) -> Answer:
-        """The same reply, noted now, or when it has come."""
+        """Return the same reply, and note it, now or when it arrives."""
         if isinstance(reply, Coroutine):
             return self._follow(step, reply)
         self.end(step, reply)
@@ -161,7 +164,7 @@ class Trace:
         return reply
 
     def forget_values(self) -> None:
-        """Keep no more than what is shown: no content of messages, no requests, no replies."""
+        """Drop what is not shown: contents of messages, requests and replies."""
         self.left_out += max(len(self.steps) - STEPS_MAX, 0)
         del self.steps[STEPS_MAX:]
         self.payload = {}
@@ -182,14 +185,12 @@ class Trace:
 
 
 def _size(values: Mapping[str, Any] | None) -> int:
-    """The bytes of a request or a reply, roughly: those of its long texts, and of its lists by
-    their length.
+    """Return the bytes of a request or a reply, roughly: texts by their length, lists by their
+    number of items.
     """
-    return (
-        0
-        if values is None
-        else sum(len(v) if isinstance(v, str | bytes) else _length(v) for v in values.values())
-    )
+    if values is None:
+        return 0
+    return sum(len(v) if isinstance(v, str | bytes) else _length(v) for v in values.values())
 
 
 def _length(value: Any) -> int:
@@ -202,11 +203,11 @@ _TELLING = ("msg", "key", "query", "to_addr", "metric", "addr", "conversation_ke
 
 
 def note_of(name: str, fields: Mapping[str, Any]) -> str:
-    """A few words on a request: enough to tell it from its neighbours, and never a message's
-    content or a header.
+    """Describe a request in a few words: enough to tell it from its neighbours, and never a
+    message's content or a header.
     """
     if name.startswith("http."):
-        # What is behind the question mark is as often a secret as not.
+        # The query often holds a secret.
         return f"{name[5:].upper()} {str(fields.get('url', '')).split('?')[0]}"[:NOTE_MAX]
     for key in _TELLING:
         value = fields.get(key)
@@ -218,20 +219,20 @@ def note_of(name: str, fields: Mapping[str, Any]) -> str:
 
 @define
 class _Kept:
-    """Traces in the order in which they came, each with its number."""
+    """Traces in the order of their arrival, each with its number."""
 
     all: OrderedDict[int, Trace] = field(factory=OrderedDict)
     by_app: dict[str, deque[int]] = field(factory=dict)
 
     def newest(self, app: str | None) -> Iterator[tuple[int, Trace]]:
-        """Those of an app, or all, the newest first."""
+        """Return those of an app, or all, the newest first."""
         numbers = self.all if app is None else self.by_app.get(app, deque())
         return ((number, self.all[number]) for number in reversed(numbers))
 
 
 @define(eq=False)
 class Traces:
-    """The newest of every app."""
+    """The newest traces of every app."""
 
     weight_max: int = WEIGHT_MAX
     _ordinary: _Kept = field(factory=_Kept, init=False)
@@ -241,7 +242,7 @@ class Traces:
     _numbers: int = field(default=0, init=False)
 
     def keep(self, trace: Trace, settings: Settings) -> None:
-        """Take a run that has ended; older ones make room."""
+        """Keep the trace of a run that has ended; older ones make room."""
         is_notable = trace.outcome is not Outcome.OK or trace.total >= settings.slow
         kept, most = (
             (self._notable, settings.notable)
@@ -266,7 +267,7 @@ class Traces:
     def _drop(self, kept: _Kept, number: int) -> None:
         trace = kept.all.pop(number)
         numbers = kept.by_app[trace.app]
-        numbers.popleft()  # in both the oldest come first
+        numbers.popleft()  # the oldest, as in kept.all
         if not numbers:
             del kept.by_app[trace.app]
         same = self._by_message[trace.id]
@@ -276,12 +277,12 @@ class Traces:
         self._weight -= trace.weight
 
     def find(self, message: str) -> Trace | None:
-        """The last run of a message or event."""
+        """Return the trace of the last run of a message or event."""
         same = self._by_message.get(message)
         return same[-1] if same else None
 
     def newest(self, app: str | None, *, only_notable: bool) -> Iterator[Trace]:
-        """Runs of an app, or of all, the newest first."""
+        """Return the traces of an app, or of all apps, the newest first."""
         sources = [self._notable] if only_notable else [self._notable, self._ordinary]
         newest = [kept.newest(app) for kept in sources]
         return (trace for _, trace in heapq.merge(*newest, key=itemgetter(0), reverse=True))

@@ -206,7 +206,7 @@ async def test_every_path_of_the_admin_port_is_documented_and_no_other(tmp_path:
     folder = Folder(tmp_path)
     folder.app("phone", "api.done();")
     async with running(folder) as service:
-        routes = admin_app(service._admin_services(), ()).routes
+        routes = admin_app(service.admin_services(), ()).routes
     found = set()
     for route in routes:
         path = re.sub(r"\{(\w+)(?::\w+)?\}", lambda name: name[1].upper(), route.path)

@@ -79,6 +79,21 @@ async def test_a_reload_changes_what_holds_and_disturbs_nothing(folder: Folder) 
         assert (await client.say("x", "new", from_addr="c"))[1][0]["content"] == "new"
 
 
+async def test_an_app_that_moves_to_another_account_gets_new_processes(folder: Folder) -> None:
+    """What its processes remember of the old account's users stays behind."""
+    folder.app("phone", ECHO, "pool = { max_processes = 1 }")
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        await client.say("x", "new")
+        (before,) = service.pool.sandboxes()
+        assert (await client.say("x", "new"))[1][0]["content"] == "you said x"
+        assert [one.pid for one in service.pool.sandboxes()] == [before.pid]
+        folder.text = folder.text.replace('account = "acct"', 'account = "other"')
+        folder.config.touch()
+        assert (await service.reload())["next_process"] == ["apps.phone.account"]
+        assert (await client.say("x", "new"))[1][0]["content"] == "you said x"
+        assert before.pid not in [one.pid for one in service.pool.sandboxes()]
+
+
 async def test_reloads_under_load_disturb_nothing(folder: Folder) -> None:
     """Limits that are live, limits of the next process and code, changed again and again while
     twenty users talk: every message is answered once, in the old way or the new.

@@ -22,9 +22,10 @@ import pytest
 import trio
 
 from resources.stores.redis import Unavailable
-from supervisor import service as service_module
+from supervisor import stores
 from supervisor.config import load
 from supervisor.errors import CannotStart
+from supervisor.runs.dispatcher import Dispatcher
 from supervisor.service import open_service
 from supervisor.store.patience import until_answered
 
@@ -97,7 +98,7 @@ async def test_a_store_that_goes_away_between_two_steps_is_waited_for(
 ) -> None:
     """Each question that the start has of it is asked again."""
     asked = 0
-    owner: Any = service_module if step == "open_message_ids" else service_module.Dispatcher
+    owner: Any = stores if step == "open_message_ids" else Dispatcher
     real = getattr(owner, step)
 
     async def away_twice(*arguments: Any) -> Any:

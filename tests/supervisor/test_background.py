@@ -16,7 +16,7 @@ from attrs import define, field
 from resources import fence
 from resources.stores.keyspace import Keyspace
 from resources.stores.room import Room
-from supervisor import service
+from supervisor import background
 from supervisor.config import load
 from supervisor.conversation_metrics import ConversationReporter
 from supervisor.errors import CannotStart
@@ -70,8 +70,8 @@ class Fault:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     monkeypatch.setattr(fence, "BACKOFF", (0.001, 0.01))
-    monkeypatch.setattr(service, "COMPILE_AFTER", 0.01)
-    monkeypatch.setattr(service, "LAG_TICK", 0.01)
+    monkeypatch.setattr(background, "COMPILE_AFTER", 0.01)
+    monkeypatch.setattr(background, "LAG_TICK", 0.01)
     monkeypatch.setattr(disk, "EVERY", 0.01)
     monkeypatch.setattr(upkeep, "SYNC_SECONDS", 0.01)
     monkeypatch.setattr("resources.stores.keyspace.COUNT_EVERY", 0.01)
@@ -84,7 +84,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
     ("where", "owner", "name"),
     [
         ("disk", Disk, "look"),
-        ("compile", service, "compile_toolkits"),
+        ("compile", background, "compile_toolkits"),
         ("conversation metrics", ConversationReporter, "run"),
         ("kv sizes", Keyspace, "count"),
         ("valkey upkeep", upkeep.Upkeep, "_sync"),

@@ -294,4 +294,5 @@ def test_a_process_is_replaced_when_what_it_was_started_with_changes() -> None:
     app = App("a", "acct", Path("a.js"), source="x")
     assert evolve(app, limits=evolve(app.limits, wall=1)).generation == app.generation
     assert evolve(app, source="y").generation != app.generation
+    assert evolve(app, account="other").generation != app.generation
     assert evolve(app, limits=evolve(app.limits, heap=1 << 25)).generation != app.generation

@@ -18,7 +18,7 @@ def test_one_at_a_time_and_in_order() -> None:
     lanes.finish("a")
     assert lanes.take() == ("a", 2)
     lanes.finish("a")
-    assert (lanes.waiting, lanes.in_hand, lanes.take()) == (0, 0, None)
+    assert (lanes.waiting, lanes.in_progress, lanes.take()) == (0, 0, None)
 
 
 def test_a_busy_lane_does_not_starve_the_others() -> None:
@@ -40,17 +40,17 @@ def test_whatever_happens_each_lane_keeps_its_order(steps: list[tuple[int, bool]
     lanes: Lanes[int] = Lanes()
     put: dict[int, list[int]] = {}
     taken: dict[int, list[int]] = {}
-    in_hand: list[int] = []
+    in_progress: list[int] = []
     for n, (lane, finish) in enumerate(steps):
         lanes.put(lane, n)
         put.setdefault(lane, []).append(n)
-        if finish and in_hand:
-            lanes.finish(in_hand.pop(0))
+        if finish and in_progress:
+            lanes.finish(in_progress.pop(0))
         if (found := lanes.take()) is not None:
-            assert found[0] not in in_hand
-            in_hand.append(found[0])  # type: ignore[arg-type]
+            assert found[0] not in in_progress
+            in_progress.append(found[0])  # type: ignore[arg-type]
             taken.setdefault(found[0], []).append(found[1])  # type: ignore[arg-type]
     for lane, items in taken.items():
         assert items == put[lane][: len(items)]
     assert lanes.waiting == len(steps) - sum(map(len, taken.values()))
-    assert lanes.in_hand == len(in_hand)
+    assert lanes.in_progress == len(in_progress)

@@ -1,0 +1,87 @@
+"""What the resources are built on: data in the store, and the ways out of this host."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+from attrs import frozen
+
+from resources.stores.contacts import Contacts
+from resources.stores.egress import Egress, open_egress
+from resources.stores.graphite import Graphite, open_graphite
+from resources.stores.groups import Groups
+from resources.stores.identity import open_message_ids
+from resources.stores.journal import Journal
+from resources.stores.keyspace import Keyspace
+from resources.stores.logbook import Logbook
+from resources.stores.optouts import OptOuts
+from resources.stores.outbox import Outbox
+from resources.stores.recordings import Recordings
+from resources.stores.redis import Redis
+from resources.stores.statistics import Statistics
+
+from .gateway import Deliveries
+from .store.opening import Store
+from .store.patience import until_answered
+
+
+@frozen(kw_only=True)
+class Stores:
+    """Made by `open_stores`."""
+
+    redis: Redis
+    journal: Journal
+    outbox: Outbox
+    logbook: Logbook
+    recordings: Recordings
+    contacts: Contacts
+    groups: Groups
+    optouts: OptOuts
+    keyspace: Keyspace
+    statistics: Statistics
+    graphite: Graphite
+    egress: Egress
+
+
+@asynccontextmanager
+async def open_stores(
+    store: Store, deliveries: Deliveries, tell: Callable[[str], None]
+) -> AsyncIterator[Stores]:
+    """Open all of them; at the end what waits for Graphite is sent.
+
+    Args:
+        store: Keeps the data.
+        deliveries: Hand out what is posted to the outbox.
+        tell: Called with a line while the store is waited for.
+    """
+    redis, room = store.redis, store.disk.room
+    async with open_graphite() as graphite, open_egress() as egress:
+        ids = await until_answered("message ids", partial(open_message_ids, redis), tell)
+        statistics = Statistics(redis)
+        # A circle, closed here: the outbox announces a message that was posted to its channel's
+        # outlet, which hands it out, and strikes it from the outbox once it is acknowledged.
+        outbox = Outbox(
+            redis=redis,
+            ids=ids,
+            statistics=statistics,
+            announce=deliveries.announce,
+            room=room,
+            is_awaited=deliveries.is_awaited,
+        )
+        deliveries.outbox = outbox
+        yield Stores(
+            redis=redis,
+            journal=Journal(redis, room),
+            outbox=outbox,
+            logbook=Logbook(redis, room),
+            recordings=Recordings(redis, room),
+            contacts=Contacts(redis, room),
+            groups=Groups(redis, room),
+            optouts=OptOuts(redis, room),
+            keyspace=Keyspace(redis, room),
+            statistics=statistics,
+            graphite=graphite,
+            egress=egress,
+        )
