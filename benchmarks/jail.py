@@ -55,7 +55,7 @@ def first_byte(argv: tuple[str, ...], jail: Jail) -> float:
 
 
 def starts(walls: dict[str, Walls], hello: Path) -> None:
-    """The table of starts."""
+    """Print the table of starts."""
     ways: dict[str, tuple[tuple[str, ...], Jail]] = {}
     app = make_app("")
     for level, some in walls.items():
@@ -79,16 +79,14 @@ def starts(walls: dict[str, Walls], hello: Path) -> None:
 
 
 def private(pid: int) -> float:
-    """Megabytes that nobody else has and that no file could give again: what one more process
-    costs.
-    """
+    """Private megabytes that no file backs: the cost of one more process."""
     rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     kilobytes = {row.split(":")[0]: int(row.split()[1]) for row in rows}
     return kilobytes["Private_Dirty"] / 1000
 
 
 async def converse(walls: Walls, app: App, messages: int) -> tuple[float, float]:
-    """Private memory of a sandbox after its first message, and after so many."""
+    """Private memory of a sandbox after its first message and after `messages`."""
 
     async def answer(_: object) -> dict[str, object]:
         return {"success": True, "value": None}
@@ -134,7 +132,7 @@ LIMITS = {
     "stack": (16 << 10, 54),
     "open_files": (1, 64),
 }
-"""Steps in which a limit is tried, and the most of them."""
+"""By limit, the step in which it is tried and the largest number of steps."""
 
 
 async def smallest(walls: Walls) -> None:

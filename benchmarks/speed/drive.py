@@ -111,7 +111,7 @@ async def _evenly(users: Users, seconds: float, rate: float) -> None:
             await trio.sleep_until(due)
             await users.say(n % users.number, due)
         with trio.move_on_after(SETTLE):
-            while users.begun:  # noqa: ASYNC110
+            while users.begun:  # noqa: ASYNC110  # bounded, after measuring
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
 

@@ -1,4 +1,4 @@
-"""What the parts of the benchmark share: the app, a server for it, what its processes have used."""
+"""What the benchmark's parts share: the app, a server for it, the use of its processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CORES = os.cpu_count() or 1
 
 @frozen
 class Plain:
-    """The app without a sandbox: messages a second, CPU seconds a message, commands a message."""
+    """The app without a sandbox: messages per second; CPU seconds and commands per message."""
 
     rate: float
     cpu: float
@@ -37,7 +37,7 @@ class Plain:
 
 
 def plain(processes: int, seconds: float, *flags: str, once: bool = False) -> Plain:
-    """In plain Node, in so many processes at once."""
+    """Measure plain Node in `processes` processes at once."""
     argv = [
         NODE,
         *flags,
@@ -61,7 +61,7 @@ def plain(processes: int, seconds: float, *flags: str, once: bool = False) -> Pl
 
 
 def spawned(seconds: float) -> float:
-    """Messages a second when each has a process of its own, as many at once as there are cores."""
+    """Messages per second with a process for each, one per core at a time."""
     import time
 
     end, done = time.perf_counter() + seconds, 0
@@ -74,7 +74,7 @@ def spawned(seconds: float) -> float:
 
 @contextmanager
 def survey(pool: str = "min_idle = 4", more: str = "", top: str = "") -> Iterator[Server]:
-    """A server with the survey app on channel `survey`."""
+    """Run a server with the survey app on channel `survey`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Folder(Path(name))
         folder.text += top
@@ -84,7 +84,7 @@ def survey(pool: str = "min_idle = 4", more: str = "", top: str = "") -> Iterato
 
 
 def add_survey(folder: Folder, name: str, pool: str, more: str = "") -> None:
-    """The survey app once more."""
+    """Add the survey app under a name."""
     folder.app(
         name,
         SURVEY.read_text() + "// api.on_",
@@ -95,7 +95,7 @@ def add_survey(folder: Folder, name: str, pool: str, more: str = "") -> None:
 def drive(
     server: Server, users: int, seconds: float, rate: float = 0.0, channel: str = "survey"
 ) -> dict[str, Any]:
-    """See drive.py."""
+    """Run drive.py in its own process; return its results."""
     argv = [
         sys.executable,
         "-m",
@@ -114,9 +114,7 @@ def drive(
 
 
 def cpu_of(server: Server) -> dict[str, float]:
-    """CPU seconds so far of the supervisor, its Node processes (those that are gone too) and
-    Valkey.
-    """
+    """The CPU seconds used by the supervisor, its Node processes (also ended ones) and Valkey."""
     parents, seconds, names = {}, {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -131,7 +129,7 @@ def cpu_of(server: Server) -> dict[str, float]:
     for pid, own in seconds.items():
         if pid == server.process.pid:
             found["supervisor"] += own[0] + own[1]
-            found["node"] += own[2] + own[3]  # its children that are reaped
+            found["node"] += own[2] + own[3]  # reaped children
         elif parents[pid] == server.process.pid and "harness.js" in names[pid]:
             found["node"] += own[0] + own[1]
         elif parents[pid] == server.process.pid and "valkey" in names[pid]:
@@ -140,7 +138,7 @@ def cpu_of(server: Server) -> dict[str, float]:
 
 
 def private_dirty(pid: int) -> float:
-    """MiB."""
+    """The private dirty memory of a process in MiB."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Private_Dirty:"):
             return int(line.split()[1]) / 1024

@@ -149,16 +149,17 @@ def _config(data_dir: Path, isolation: Level, clinics: int, ports: Sequence[int]
 
 
 def _free_ports() -> list[int]:
-    ports = []
-    for port in PORTS:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                port = 0  # noqa: PLW2901
-        ports.append(port)
-    return ports
+    return [port if _is_free(port) else 0 for port in PORTS]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ from ..client.phone import Phone, Rejected
 from .screen import Screen
 
 HELP = """\
-  text        type it in the session (a new one is dialled if there is none)
+  text        type it in the session (dials a new one if none is open)
   /new        dial again            /hangup     hang up
   /sms TEXT   a message outside any session
   /as NUMBER  be another phone      /quit       leave (or Ctrl-D)"""

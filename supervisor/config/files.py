@@ -39,7 +39,7 @@ def read_text(file: Path, most: int) -> str:
 def _read(file: Path, most: int) -> bytes:
     _check_kind(os.stat(file))  # noqa: PTH116  # before opening it: opening a device may act
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as stream:  # noqa: PTH123
+    with open(descriptor, "rb", buffering=0) as stream:  # noqa: PTH123  # a descriptor
         _check_kind(os.fstat(descriptor))
         parts, size = [], 0
         # files in /proc report no size and are read piece by piece

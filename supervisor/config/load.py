@@ -229,8 +229,8 @@ class _Loader:
     def fault(self, path: Path, text: str) -> None:
         """Record an error at a path, on the line of the path or of its nearest parent."""
         where = path
-        if path[0] == "apps" and len(path) > 2 and path[2] in SECTIONS and path not in self.lines:  # noqa: PLR2004
-            inherited = ("defaults", *path[2:])
+        inherited = ("defaults", *path[2:])
+        if path[0] == "apps" and path[2:3] and path[2] in SECTIONS and path not in self.lines:
             where = inherited if inherited in self.lines else path
         if where in self.variables.unset:
             return  # reported already

@@ -15,7 +15,7 @@ BUILTINS = (
 """Node's own modules that apps may require."""
 
 LEAST_HEAP = 8 << 20  # bytes; with less Node does not start
-BESIDE_HEAP = 96 << 20  # bytes that Node needs besides its heap
+BESIDE_HEAP = 96 << 20  # bytes that Node needs in addition to its heap
 THREAD_STACK = 2 << 20  # bytes
 LEAST_STACK = 64 << 10  # bytes of V8's share; with less Node does not start
 MOST_STACK = THREAD_STACK - (128 << 10)  # likewise; the rest is for Node's own frames

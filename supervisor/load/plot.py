@@ -22,7 +22,7 @@ class Line:
 
 def plot(title: str, at: Sequence[float], lines: Sequence[Line]) -> str:
     """Draw the lines over `at`, from 0 up."""
-    if len(at) < 2:  # noqa: PLR2004
+    if len(at) < 2:  # noqa: PLR2004  # a line has two ends
         return f"<p class=note>{escape(title)}: too short a run to draw</p>"
     step = max(1, -(-len(at) // POINTS_MAX))
     first, last = at[0], at[-1]

@@ -69,7 +69,7 @@ def _plain(value: Any) -> Plain:
 
 def _stage(raw: Any, _: Any) -> Stage:
     if not isinstance(raw, dict):
-        raise ValueError(  # noqa: TRY004
+        raise ValueError(  # noqa: TRY004  # as all hooks
             'expected { rate = "5/s", for = "30s" } or { ramp = "5/s..80/s", for = "2m" },'
             f" got {show(raw)}"
         )
@@ -82,14 +82,17 @@ def _stage(raw: Any, _: Any) -> Stage:
             f"expected `for` and one of `rate` and `ramp`, got {', '.join(raw) or 'nothing'}"
         )
     if not isinstance(raw.get("warmup", False), bool):
-        raise ValueError(f"warmup: expected true or false, got {show(raw['warmup'])}")  # noqa: TRY004
+        text = f"warmup: expected true or false, got {show(raw['warmup'])}"
+        raise ValueError(text)  # noqa: TRY004  # as all hooks
     if "rate" in raw:
         start = end = parse_rate(raw["rate"])
     else:
-        parts = raw["ramp"].split("..") if isinstance(raw["ramp"], str) else []
-        if len(parts) != 2:  # noqa: PLR2004
+        first, dots, last = (
+            raw["ramp"].partition("..") if isinstance(raw["ramp"], str) else ("",) * 3
+        )
+        if not dots or ".." in last:
             raise ValueError(f'ramp: expected "5/s..80/s", got {show(raw["ramp"])}')
-        start, end = parse_rate(parts[0].strip()), parse_rate(parts[1].strip())
+        start, end = parse_rate(first.strip()), parse_rate(last.strip())
     return Stage(parse_duration(raw["for"]), start, end, raw.get("warmup", False))
 
 

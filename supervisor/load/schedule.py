@@ -35,7 +35,7 @@ class Arrival:
 
 def schedule(campaign: Campaign, seed: int) -> list[Arrival]:
     """Draw all sessions of a run, in the order in which they begin."""
-    random_ = random.Random(seed)  # noqa: S311
+    random_ = random.Random(seed)  # noqa: S311  # not for secrets
     run = campaign.run
     weights = [dialogue.weight for dialogue in campaign.dialogues]
     arrivals = []

@@ -98,7 +98,7 @@ def _delay(reply: Reply, random_: random.Random) -> float:
 @asynccontextmanager
 async def open_stubs(stubs: Sequence[Stub], address: Address, seed: int) -> AsyncIterator[Stubs]:
     """Serve the stubs of a campaign; if there are none, nothing listens."""
-    playing = Stubs(stubs, random.Random(seed))  # noqa: S311
+    playing = Stubs(stubs, random.Random(seed))  # noqa: S311  # not for secrets
     if not stubs:
         yield playing
         return

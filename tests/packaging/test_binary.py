@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -75,6 +77,12 @@ def run(
         "env": env,
     } | options
     return subprocess.run([binary, *arguments], **options)  # type: ignore[call-overload]
+
+
+def cpu_of_children() -> float:
+    """Seconds of CPU time used by child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def unpacked(cache: Path) -> set[str]:
@@ -160,13 +168,13 @@ def test_it_loads_a_server_that_it_starts_itself(binary: Path, tmp_path: Path, c
 
 
 def test_unpacked_it_starts_in_under_a_second(binary: Path, cache: Path) -> None:
-    """The best of five, so that a busy machine does not matter. Its version names its kind."""
+    """The best CPU time of five, so that a busy machine does not matter. It names its kind."""
     run(binary, "version", cache=cache)
     times = []
     for _ in range(5):
-        began = time.monotonic()
+        before = cpu_of_children()
         done = run(binary, "version", "--json", cache=cache)
-        times.append(time.monotonic() - began)
+        times.append(cpu_of_children() - before)
     found = json.loads(done.stdout)
     assert found["kind"] == "one file"
     assert found["built"]
@@ -206,17 +214,10 @@ def test_a_running_version_is_kept_and_an_unused_one_removed(
         shutil.copytree(cache / name / "_internal" / "supervisor", cache / other)
         (cache / other / ".in-use").touch()
     shutil.rmtree(cache / name)
-    holder = subprocess.Popen(
-        ["/usr/bin/flock", "-s", cache / ("1" * 16) / ".in-use", "/bin/sleep", "60"]
-    )
-    try:
-        time.sleep(0.3)
+    with (cache / ("1" * 16) / ".in-use").open() as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
         assert run(binary, "--version", cache=cache).returncode == 0
-        assert unpacked(cache) == {name, "1" * 16, "something"}
-    finally:
-        holder.kill()
-        subprocess.run(["/usr/bin/pkill", "-P", str(holder.pid)], check=False)
-        holder.wait()
+    assert unpacked(cache) == {name, "1" * 16, "something"}
 
 
 @pytest.mark.parametrize("damage", ["a little cut off", "much cut off", "a byte changed"])
