@@ -53,7 +53,7 @@ class Compiling:
         while True:
             reloaded = self._reloaded()
             await trio.sleep(COMPILE_AFTER)
-            await trio.to_thread.run_sync(partial(self._walls.stage.mend, thoroughly=True))
+            await trio.to_thread.run_sync(partial(self._walls.stage.restore, thoroughly=True))
             if await compile_toolkits(self._walls, self._config().apps.values()):
                 self._spares.renew()
             with trio.move_on_after(COMPILE_EVERY):

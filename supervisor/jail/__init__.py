@@ -1,3 +1,1 @@
-"""What holds a sandbox: the launcher, its arguments, the walls of this host, and the proof that
-they hold.
-"""
+"""What holds a sandbox: launcher, arguments, the walls of this host, and their proof."""

@@ -1,10 +1,10 @@
-"""The operating-system limits round a sandbox: from an app's limits and what the host has to argv,
-environment and rlimits. No I/O, but for `unheld`, which looks at a process from outside.
+"""The operating system's limits around a sandbox: argv, environment and rlimits, made from an app's
+limits and what the host has. No I/O, except `unheld`, which looks at a process from outside.
 
-The levels: `standard` is our launcher (launcher.c says what it does), `strict` is bubblewrap round
-the launcher, with namespaces and no file system but the few files that a sandbox needs, `none` is
-the launcher with resource limits alone. Node.js has its own limits at each of them; they give
-better errors and hold nobody who has the process in hand.
+The levels: `standard` is our launcher (see launcher.c); `strict` is bubblewrap around the launcher,
+with namespaces, and only the few files that a sandbox needs; `none` is the launcher with nothing
+but resource limits. Node.js has its own limits at each level; they give better errors, but do not
+hold code that took over the process.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from ..config.model import App, Level
 from ..config.node import THREAD_STACK
 
 MIB = 1 << 20
-# of a process's memory that RLIMIT_DATA does not see: program text, mapped files
-OUTSIDE_DATA = 32 * MIB
-# of a process's memory, that its heap is not let grow into without being looked at
-ROOM_TO_GROW = 128 * MIB
-CODE_RANGE = 512 * MIB  # that V8 reserves, and RLIMIT_DATA counts, where its compiler is on
+OUTSIDE_DATA = 32 * MIB  # of memory that RLIMIT_DATA does not count: program text, mapped files
+ROOM_TO_GROW = 128 * MIB  # of memory that the heap may not fill before it is collected in full
+CODE_RANGE = 512 * MIB  # that V8 reserves if its compiler is on; RLIMIT_DATA counts it
 CPU_GRACE = 2  # seconds of CPU between the signal that can be caught and the one that cannot
-NAMESPACE_TASKS = 16  # threads of one sandbox, counted by itself only where it has a user namespace
-NOBODY = 65534  # the user inside of a namespace
+NAMESPACE_TASKS = 16  # threads of a sandbox; only a user namespace has a count of its own
+NOBODY = 65534  # the user inside a namespace
 
 NODE_FLAGS = (
     "--max-semi-space-size=2",
@@ -69,12 +67,11 @@ class Jail:
     """How to start one sandbox.
 
     Attributes:
-        user: The user and group that the program is started as; None: ours, or the launcher sees to
-            it.
-        modules_dir: Where the app's own node_modules are, as the sandbox sees it; empty where it
-            has none.
-        is_wrapped: Whether the program started is a wrapper, and node a process below it.
-        must_hold: Whether a process that is not seen to be held is ended.
+        user: The user and group to start the program as; None: ours, or the launcher changes it.
+        modules_dir: Where the app's own node_modules are, as the sandbox sees it; empty if it has
+            none.
+        is_wrapped: Whether the program is a wrapper, with node in a process below it.
+        must_hold: Whether to end a process that the jail is not seen to hold.
     """
 
     argv: tuple[str, ...]
@@ -86,8 +83,8 @@ class Jail:
 
 
 def compiled_name(app: App) -> str:
-    """The name of what is compiled with an app's flags: V8 takes nothing that was compiled with
-    others.
+    """The file name of what is compiled with an app's flags: V8 does not accept what was compiled
+    with others.
     """
     return hashlib.sha256("\0".join(_flags(app)).encode()).hexdigest()[:16] + ".bin"
 
@@ -163,9 +160,9 @@ def rlimits_of(app: App) -> dict[int, tuple[int, int]]:
 
 def _flags(app: App) -> tuple[str, ...]:
     limits = app.limits
-    # Until its heap is this large V8 does not look at all of it. From its own guess, a few MiB, it
-    # looks after every 20 messages: a fifth of all the CPU time. Only where the process may have so
-    # much memory that this cannot end it.
+    # V8 does no full collection until its heap is this large. With its own guess, a few MiB, it
+    # does one after every 20 messages: a fifth of all the CPU time. Only if the process may have
+    # enough memory for this.
     young = min(limits.heap * 3 // 4, limits.memory - ROOM_TO_GROW) // MIB
     return (
         f"--max-old-space-size={max(limits.heap // MIB, 1)}",
@@ -182,7 +179,7 @@ def _held(
     libraries: tuple[Path, ...],
     limits: Mapping[int, tuple[int, int]],
 ) -> tuple[str, ...]:
-    """The launcher's arguments: limits, what may be read, what may be run."""
+    """The launcher's arguments: limits, what may be read, and what may be run."""
     argv: list[str] = []
     for kind, (soft, hard) in limits.items():
         argv += ("-r", f"{kind}:{soft}:{hard}")
@@ -194,15 +191,16 @@ def _held(
 
 
 def _namespaces(place: Place, outside: list[Path], inside: list[Path]) -> tuple[str, ...]:
-    """Bubblewrap's arguments: namespaces of its own for everything, and read-only views of what is
-    needed; no /proc, /dev or /etc.
+    """Bubblewrap's arguments: a namespace of each kind, and read-only views of what is needed; no
+    /proc, /dev or /etc.
     """
     bound = [(place.node, "/sb/node"), (place.launcher, "/sb/jail")]
     bound += [(library.resolve(), str(library)) for library in place.libraries]
     bound += [(there, str(here)) for there, here in zip(outside, inside, strict=True)]
     return (
-        str(place.bubblewrap), "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts",
-        "--unshare-cgroup-try", "--die-with-parent", "--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "sandbox",
+        str(place.bubblewrap), "--unshare-user", "--unshare-ipc", "--unshare-pid",
+        "--unshare-net", "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent",
+        "--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "sandbox",
         "--cap-drop", "ALL", "--chdir", "/",
         *(word for there, here in bound for word in ("--ro-bind", str(there), here)),
         "--remount-ro", "/",
@@ -210,7 +208,7 @@ def _namespaces(place: Place, outside: list[Path], inside: list[Path]) -> tuple[
 
 
 def unheld(pid: int) -> str:
-    """What of the jail a process is seen from outside to lack; empty if nothing.
+    """What a process lacks of the jail, as seen from outside; empty if nothing.
 
     Raises:
         OSError: It has ended, or cannot be looked at.
@@ -229,8 +227,8 @@ def unheld(pid: int) -> str:
 
 
 def cpu_rlimit(used: float, budget: float) -> tuple[int, int]:
-    """RLIMIT_CPU for a run: a backstop, whole seconds above what the supervisor enforces, should it
-    not be there to do so.
+    """RLIMIT_CPU for a run: a backstop, whole seconds above what the supervisor enforces, in case
+    the supervisor is gone.
     """
     soft = int(used + budget * 2) + CPU_GRACE
     return soft, resource.RLIM_INFINITY

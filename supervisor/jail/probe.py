@@ -1,8 +1,8 @@
-"""Whether the jail holds: a program that tries what must be impossible, run through exactly the
-launcher of a level.
+"""The proof that the jail holds: a program that tries what must be impossible, run through exactly
+the launcher of a level.
 
-Beside it, as a control, the same program runs at level `none`: what it cannot do even there, it
-could not have been seen to do, and the probe says that it is blind to it.
+As a control, the same program also runs at level `none`. What fails even there proves nothing, so
+the probe reports that it is blind to it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ GUARANTEES = {
     "spawn": "no program can be started",
     "signal_parent": "the supervisor cannot be signalled",
     "signal_all": "no other process can be signalled",
-    "become_root": "no other user can be become",
+    "become_root": "it cannot switch to another user",
     "native_writer": "no library of Node's writes files",
     "tcp": "no TCP connection can be made",
     "udp": "no UDP packet can be sent",
@@ -63,12 +63,12 @@ NEVER_SEEN = {
     "signal_all",
     "memory",
 }
-"""What a process at level none may be denied as well, by its user or by the rlimits that hold there too."""
+"""What may be denied at level none too, by the user or by the rlimits."""
 
 
 @frozen
 class Finding:
-    """One guarantee: whether it holds, and what came of the attempt."""
+    """One guarantee: whether it holds, and the result of the attempt."""
 
     name: str
     text: str
@@ -78,7 +78,7 @@ class Finding:
 
 @frozen
 class Traps:
-    """What the probe is told, and whether a packet arrived where none should."""
+    """Where the probe finds what it must not reach, and whether a packet arrived."""
 
     told: Mapping[str, Any]
     udp: socket.socket
@@ -93,9 +93,7 @@ class Traps:
 
 @contextmanager
 def open_traps(memory: int) -> Iterator[Traps]:
-    """A file, a folder and sockets that anybody on the host can reach, and that nobody in a jail
-    may.
-    """
+    """A file, a folder and sockets that everybody on the host can reach, except from a jail."""
     with (
         scratch_folder("probe") as folder,
         socket.create_server(("127.0.0.1", 0)) as tcp,
@@ -113,26 +111,30 @@ def open_traps(memory: int) -> Iterator[Traps]:
         abstract.bind(f"\0{folder.name}")
         for listener in (path, abstract):
             listener.listen(4)
-        yield Traps(
-            {
-                "file": f"{folder}/file", "folder": str(folder), "parent": os.getpid(), "tcp": tcp.getsockname()[1],
-                "udp": udp.getsockname()[1], "path": f"{folder}/socket", "abstract": folder.name, "bytes": memory * 2,
-            },
-            udp,
-        )  # fmt: skip
+        told = {
+            "file": f"{folder}/file",
+            "folder": str(folder),
+            "parent": os.getpid(),
+            "tcp": tcp.getsockname()[1],
+            "udp": udp.getsockname()[1],
+            "path": f"{folder}/socket",
+            "abstract": folder.name,
+            "bytes": memory * 2,
+        }
+        yield Traps(told, udp)
 
 
 async def probe(walls: Walls) -> list[Finding]:
-    """What holds at the level of these walls, and whether that could have been seen."""
+    """Probe what holds at the level of these walls; the control is the last finding."""
     app = App("jsbox probe", "", Path("/probe"))
     found, control = dict[str, Any](), dict[str, Any]()
     at_none = Walls(evolve(walls.place, level="none"), walls.host, walls.stage, walls.users)
 
     async def run(into: dict[str, Any], some: Walls) -> None:
         jail = evolve(some, place=evolve(some.place, harness="probe.js")).jail(app)
-        # Node's own permissions would answer first: what is asked here is what holds without them.
+        # Without Node's own permissions, which would refuse first.
         argv = tuple(word for word in jail.argv if not word.startswith(NODES_OWN))
-        if some is at_none:  # whose resource limits let nothing be written either
+        if some is at_none:  # its resource limits forbid writing too
             argv = tuple(word.replace(NO_WRITING, WRITING) for word in argv)
         into |= await _run(evolve(jail, argv=argv), app.limits)
 
@@ -143,7 +145,7 @@ async def probe(walls: Walls) -> list[Finding]:
 
 
 async def _run(jail: Jail, limits: Limits) -> dict[str, Any]:
-    """The probe's report; `failed` where there is none."""
+    """Run the probe and return its report; only `failed`, with the reason, if there is none."""
     with open_traps(limits.memory) as traps:
         said = dict[str, bytes]()
         try:
@@ -155,7 +157,7 @@ async def _run(jail: Jail, limits: Limits) -> dict[str, Any]:
                     trio.open_nursery() as nursery,
                 ):
                     nursery.start_soon(_collect, process.stderr, said, "stderr")
-                    with suppress(trio.BrokenResourceError):  # it has ended; why, is on stderr
+                    with suppress(trio.BrokenResourceError):  # it has ended; stderr has the reason
                         await process.stdin.send_all(json.dumps(traps.told).encode())
                     await process.stdin.aclose()
                     await _collect(process.stdout, said, "stdout")
@@ -189,23 +191,15 @@ def _judge(found: Mapping[str, Any], limits: Limits) -> list[Finding]:
         )
         for name, text in GUARANTEES.items()
     ]
+    is_recursive_error = found.get("recursion") == "RangeError"
+    has_only_ours = set(str(found.get("environment")).split()) <= ENVIRONMENT
+    is_user = found.get("user") not in (0, None)
+    has_limit = 0 < int(found.get("open_files") or 0) < limits.open_files
     more = (
-        (
-            "recursion",
-            "deep recursion is an error of the app's",
-            found.get("recursion") == "RangeError",
-        ),
-        (
-            "environment",
-            "the environment is empty but for ours",
-            set(str(found.get("environment")).split()) <= ENVIRONMENT,
-        ),
-        ("user", "it does not run as root", found.get("user") not in (0, None)),
-        (
-            "open_files",
-            "descriptors are limited",
-            0 < int(found.get("open_files") or 0) < limits.open_files,
-        ),
+        ("recursion", "deep recursion is an error of the app", is_recursive_error),
+        ("environment", "the environment has nothing but our variables", has_only_ours),
+        ("user", "it does not run as root", is_user),
+        ("open_files", "descriptors are limited", has_limit),
     )
     return findings + [
         Finding(name, text, holds, str(found.get(name))) for name, text, holds in more
@@ -213,47 +207,44 @@ def _judge(found: Mapping[str, Any], limits: Limits) -> list[Finding]:
 
 
 def _judge_control(control: Mapping[str, Any]) -> list[Finding]:
-    """What the probe must be able to do where nothing holds it."""
+    """What the probe must be able to do if nothing holds it."""
     if "failed" in control:
-        return [
-            Finding(
-                "control", "the probe runs at level none", holds=False, detail=control["failed"]
-            )
-        ]
+        text = "the probe runs at level none"
+        return [Finding("control", text, holds=False, detail=control["failed"])]
     blind = [name for name in GUARANTEES if name not in NEVER_SEEN and control.get(name) != ALLOWED]
-    text = "the probe does at level none what the jail denies it"
-    return [
-        Finding("control", text, not blind, f"not: {', '.join(blind)}" if blind else "all of it")
-    ]
+    text = "the probe can do at level none what the jail denies"
+    detail = f"not: {', '.join(blind)}" if blind else "all of it"
+    return [Finding("control", text, not blind, detail)]
 
 
 @define(eq=False)
 class Probing:
-    """A probe under way. Made by `open_probing`."""
+    """A probe in progress. Made by `open_probing`."""
 
     _level: Level
     _findings: list[Finding] = field(factory=list, init=False)
     _done: trio.Event = field(factory=trio.Event, init=False)
 
     async def must_hold(self) -> None:
-        """Wait for its end.
+        """Wait for the end of the probe.
 
         Raises:
-            CannotStart: The jail does not hold what it is to hold.
+            CannotStart: The jail does not hold all that it should.
         """
         await self._done.wait()
         missed = [f"{one.text}: {one.detail}" for one in self._findings if not one.holds]
         if missed:
             raise CannotStart(
-                f"isolation.level = {self._level!r} does not hold on this host: {'; '.join(missed)}. `jsbox doctor` says more"
+                f"isolation.level = {self._level!r} does not hold on this host:"
+                f" {'; '.join(missed)}. `jsbox doctor` says more"
             )
 
     async def run(self, walls: Walls) -> None:
-        """Probe; at level none there is nothing to hold."""
+        """Probe, except at level none, where there is nothing to prove."""
         with fence("probe") as caught:
             if self._level != "none":
                 self._findings = await probe(walls)
-        if caught.error is not None:  # what was not seen to hold does not
+        if caught.error is not None:  # then nothing is proved
             text = "the probe can be carried out"
             self._findings = [Finding("probe", text, holds=False, detail=cause_of(caught.error))]
         self._done.set()
@@ -261,7 +252,7 @@ class Probing:
 
 @asynccontextmanager
 async def open_probing(walls: Walls) -> AsyncIterator[Probing]:
-    """A probe that goes on beside whatever else there is to do."""
+    """A probe that runs while the block does other things."""
     async with trio.open_nursery() as nursery:
         probing = Probing(walls.place.level)
         nursery.start_soon(probing.run, walls)

@@ -1,9 +1,9 @@
-"""What this host has for a jail of the level that is wanted, or the reason why there can be none;
-and a user of its own for each app.
+"""What this host has for a jail of the configured level, or why it cannot have one; and a user for
+each app.
 
-A level never becomes a lower one by itself. As root no sandbox runs as root: each app gets a user
-of its own, and what such a user cannot reach (an install below /root, say) is copied for as long as
-we run to where it can.
+We never fall back to a lower level. If we run as root, no sandbox does: each app gets its own user,
+and what such a user cannot reach (an install below /root, for example) is copied to where it can,
+for as long as we run.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ log = logging.getLogger(__name__)
 
 @frozen
 class Host:
-    """What a jail is made of here.
+    """What this host has to make a jail.
 
     Attributes:
-        landlock: The version that the kernel has; 0: none.
+        landlock: The kernel's version of Landlock; 0: it has none.
     """
 
     libraries: tuple[Path, ...]
@@ -50,23 +50,24 @@ class Host:
 
 
 def inspect_host(level: Level, node: Path) -> Host:
-    """What the host has for a level.
+    """Find what the host has for a level.
 
     Raises:
         CannotStart: Something is missing; the text says what, and how to get it.
     """
     if not os.access(LAUNCHER, os.X_OK):
         raise CannotStart(
-            f"isolation.level = {level!r} needs the launcher {LAUNCHER}, which is built when jsbox is installed"
-            f" (x86-64 and aarch64; this is {platform.machine()}): install it again"
+            f"isolation.level = {level!r} needs the launcher {LAUNCHER}, which is built when jsbox"
+            f" is installed (x86-64 and aarch64; this is {platform.machine()}): install it again"
         )
     if level == "none":
         return Host((), LAUNCHER, 0, None)
     landlock = int(_output([str(LAUNCHER), "--abi"]))
     if not landlock:
         raise CannotStart(
-            f"isolation.level = {level!r} needs Landlock, which this kernel ({platform.release()}) does not have or has not"
-            " enabled: Linux 5.13 or newer with 'landlock' in its lsm= list (or, for your own code only, level 'none')"
+            f"isolation.level = {level!r} needs Landlock, which this kernel"
+            f" ({platform.release()}) does not have or has not enabled: Linux 5.13 or newer with"
+            " 'landlock' in its lsm= list (or, for your own code only, level 'none')"
         )
     bubblewrap = shutil.which("bwrap")
     if level == "strict" and bubblewrap is None:
@@ -77,7 +78,7 @@ def inspect_host(level: Level, node: Path) -> Host:
 
 
 def _libraries(node: Path) -> tuple[Path, ...]:
-    """What the dynamic loader would map for node: its own list."""
+    """What the dynamic loader would map for node, as it lists it."""
     listing = _output([str(node)], {"LD_TRACE_LOADED_OBJECTS": "1"})
     return tuple(
         Path(path)
@@ -97,22 +98,22 @@ def _output(argv: list[str], env: dict[str, str] | None = None) -> str:
 
 @define(eq=False)
 class Stage:
-    """Copies of what other users cannot reach. Made by `open_stage`; without a folder there are no
-    such users.
+    """Copies of what other users cannot reach. Made by `open_stage`; it has no folder (`scratch`)
+    if there are no such users.
 
-    A cleaner of /tmp may take them away, or some of them: `mend` makes them again.
+    A cleaner of /tmp may remove copies, or parts of them: `restore` makes them again.
     """
 
     scratch: Scratch | None
     _copies: dict[tuple[Path, float], Path] = field(factory=dict, init=False)
     _bytes: int = field(default=0, init=False)
-    _mending: threading.Lock = field(factory=threading.Lock, init=False)
+    _restoring: threading.Lock = field(factory=threading.Lock, init=False)
 
     def reachable(self, path: Path) -> Path:
-        """The file or folder itself where every user can read it, else a copy.
+        """Return the file or folder itself if every user can read it, else a copy.
 
         Raises:
-            CannotStart: It is not there, or too much to copy.
+            CannotStart: It does not exist, or is too large to copy.
         """
         if self.scratch is None:
             return path
@@ -127,7 +128,8 @@ class Stage:
             self._bytes += sum(one.lstat().st_size for one in _all_below(path))
             if self._bytes > STAGE_BYTES:
                 raise CannotStart(
-                    f"{path} cannot be read by the users that apps run as, and is too large to copy: chmod -R o+rX"
+                    f"{path} cannot be read by the users that apps run as, and is too large to"
+                    " copy: chmod -R o+rX"
                 )
             copy = self.scratch.path / f"{len(self._copies)}-{path.name}"
             log.info(
@@ -136,9 +138,8 @@ class Stage:
             self._copies[key] = self._copy(path, copy)
         return self._copies[key]
 
-    def mend(self, *, thoroughly: bool = False) -> None:
-        """Make copies again that were taken away: those that are gone, or, thoroughly, all that
-        lack a file.
+    def restore(self, *, thoroughly: bool = False) -> None:
+        """Make copies again that were removed; if `thoroughly`, also those that lack a file.
 
         Raises:
             CannotStart: That cannot be done.
@@ -148,23 +149,23 @@ class Stage:
         self._check_folder(self.scratch)
         for (path, _), copy in list(self._copies.items()):
             if not copy.exists() or (thoroughly and _count(copy) < _count(path)):
-                with self._mending:
+                with self._restoring:
                     self._make_again(path, copy)
 
     def _make_again(self, path: Path, copy: Path) -> None:
         if path.exists() and (not copy.exists() or _count(copy) < _count(path)):
-            log.warning("the copy %s of %s was taken away, and is made again", copy, path)
+            log.warning("the copy %s of %s was removed, and is made again", copy, path)
             shutil.rmtree(copy, ignore_errors=True)
             self._copy(path, copy)
 
     def _check_folder(self, scratch: Scratch) -> None:
         if not scratch.is_there():
-            raise CannotStart(f"the folder {scratch.path} was taken away, and cannot be made again")
+            raise CannotStart(f"the folder {scratch.path} was removed, and cannot be made again")
 
     def _copy(self, path: Path, copy: Path) -> Path:
         try:
-            # Links stay links: where one leads out of the folder, an app must not get by our copy
-            # what only root may read.
+            # Links stay links: if one leads out of the folder, an app must not be able to read in
+            # our copy what only root may read.
             if path.is_dir():
                 shutil.copytree(path, copy, symlinks=True)
             else:
@@ -190,7 +191,7 @@ def _count(path: Path) -> int:
 
 
 def _may_read(path: Path) -> bool:
-    # a link that leads nowhere is nobody's loss
+    # a broken link need not be readable
     mode = path.stat().st_mode if path.exists() else 0o444
     wanted = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(mode) else 0)
     return mode & wanted == wanted
@@ -202,7 +203,7 @@ def _may_pass(folder: Path) -> bool:
 
 @contextmanager
 def open_stage() -> Iterator[Stage]:
-    """A stage: only root has other users to think of."""
+    """A stage, with a folder if we are root: else apps run as our own user."""
     if os.geteuid() != 0:
         yield Stage(None)
         return
@@ -227,8 +228,8 @@ class Walls:
     _modules: dict[Path, Path | CannotStart] = field(factory=dict, init=False)
 
     def prepare(self, apps: Iterable[App]) -> None:
-        """Look where the apps' modules can be reached, and copy what cannot be: at the start and
-        after a reload. Takes a while.
+        """Find where the apps' modules can be reached, and copy those that cannot be: at the start
+        and after a reload. May take seconds.
         """
         self._modules = {
             app.modules_dir: self._reachable(app.modules_dir)
@@ -243,7 +244,7 @@ class Walls:
             return error
 
     def jail(self, app: App) -> Jail:
-        """The jail for a process of an app. Raises CannotStart where its modules cannot be had."""
+        """The jail for a process of an app. Raises CannotStart if its modules cannot be reached."""
         modules = (
             None
             if app.modules_dir is None
@@ -251,50 +252,47 @@ class Walls:
         )
         if isinstance(modules, CannotStart):
             raise modules
-        self.stage.mend()
+        self.stage.restore()
         return jail(
             app, self._place_now(), modules, self.user(app.name), os.getpid(), self._compiled(app)
         )
 
     def blank(self, like: App) -> Jail:
-        """The jail for a process that has no app yet: as of `like`, which has no modules of its
-        own, but with a user of its own.
+        """The jail for a spare process: that of the app `like`, which must have no modules of its
+        own, but with a new user.
         """
         user = None if self.users is None else self.users()
-        self.stage.mend()
+        self.stage.restore()
         return jail(like, self._place_now(), None, user, os.getpid(), self._compiled(like))
 
     def kind(self, app: App) -> object:
-        """All that makes the jail of an app without modules of its own, but for the user."""
+        """All that determines the jail of an app without its own modules, except the user."""
         made = jail(app, self.place, None, None, 0)
         return made.argv, tuple(made.env.items())
 
     @property
     def compiled(self) -> Path | None:
-        """Where what is compiled ahead is kept; None while there is no place for it."""
+        """The folder of what is compiled ahead; None if there is none."""
         return self._place_now().compiled
 
     def _place_now(self) -> Place:
-        """The place; without what is compiled ahead, which nothing needs, where that was taken away
-        for good.
+        """The place, without the folder of what is compiled ahead if that was removed for good:
+        nothing depends on it.
         """
         is_there = self.scratch is None or self.scratch.is_there()
         return self.place if is_there else evolve(self.place, compiled=None)
 
     def compiled_name(self, app: App) -> str:
-        """The file there for an app's flags."""
+        """The name of the file in `compiled` for an app's flags."""
         return compiled_name(app)
 
     def _compiled(self, app: App) -> str | None:
         name = compiled_name(app)
-        return (
-            name
-            if self.place.compiled is not None and (self.place.compiled / name).exists()
-            else None
-        )
+        folder = self.place.compiled
+        return name if folder is not None and (folder / name).exists() else None
 
     def user(self, app: str) -> int | None:
-        """The user that an app runs as: its own, and no other app's as long as we live; None: ours."""
+        """The user that an app runs as, and no other app for as long as we run; None: our own."""
         if self.users is None:
             return None
         if app not in self._user_of:
@@ -315,21 +313,21 @@ def open_isolation(settings: Isolation, node: Path, harness: Path) -> Iterator[W
         is_strict = settings.level == "strict"
         compiled = _open_compiled(stack)
         place = Place(
-            settings.level,
-            stage.reachable(node) if is_strict else node,
-            stage.reachable(harness.parent),
-            harness.name,
-            host.libraries,
-            stage.reachable(host.launcher) if is_strict else host.launcher,
-            host.bubblewrap,
-            None if compiled is None else compiled.path,
+            level=settings.level,
+            node=stage.reachable(node) if is_strict else node,
+            code=stage.reachable(harness.parent),
+            harness=harness.name,
+            libraries=host.libraries,
+            launcher=stage.reachable(host.launcher) if is_strict else host.launcher,
+            bubblewrap=host.bubblewrap,
+            compiled=None if compiled is None else compiled.path,
         )
         users = itertools.count(settings.first_user).__next__ if os.geteuid() == 0 else None
         yield Walls(place, host, stage, users, compiled)
 
 
 def _open_compiled(stack: ExitStack) -> Scratch | None:
-    """Where what is compiled ahead is kept; nothing needs it."""
+    """Make the folder for what is compiled ahead; None if that cannot be done: nothing needs it."""
     try:
         return stack.enter_context(open_scratch("compiled", 0o755))
     except OSError as error:

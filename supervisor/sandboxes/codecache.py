@@ -1,6 +1,6 @@
-"""The toolkits, compiled ahead: a process of a kind that will be started often loads them once and
-writes down what V8 made of them, for those that are started later. What a sandbox reads was made by
-our own code alone, in a jail like its own, before any app was near it.
+"""The toolkits, compiled ahead: for each kind of process, one loads them and writes down what V8
+made of them, for the processes started later. Only our own code makes what a sandbox reads, in a
+jail like its own, before any app is near it.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ..host.process import SpawnFailed, open_process
 from ..jail.walls import Walls
 
 PROGRAM = "codecache.js"
-SECONDS = 30.0  # that it may take; it takes a third of a second
+SECONDS = 30.0  # at most; it takes a third of a second
 SIZE_MAX = 64 << 20  # bytes
-KINDS_MAX = 8  # of flags that are compiled for: apps of further ones start as they would without
+KINDS_MAX = 8  # sets of flags to compile for; apps with other flags start without
 READ = 64 << 10
 
 log = logging.getLogger(__name__)
 
 
 async def compile_toolkits(walls: Walls, apps: Iterable[App]) -> int:
-    """Compile for every kind of flags that the apps have and that is not compiled for yet. How many
-    were.
+    """Compile for each set of flags that the apps have and that was not compiled for yet; return
+    for how many.
     """
     kinds = {walls.compiled_name(app): app for app in apps}
     done = 0
@@ -73,5 +73,5 @@ async def _run(walls: Walls, app: App) -> bytes:
                     written += data
             if await process.wait() == 0 and len(written) <= SIZE_MAX:
                 return bytes(written)
-    log.warning("the toolkits are not compiled ahead: %s did not end well", PROGRAM)
+    log.warning("the toolkits are not compiled ahead: %s failed", PROGRAM)
     return b""

@@ -1,5 +1,5 @@
-"""Looks at the CPU time of the processes that have runs: ends what uses it up, and has what uses
-much take turns.
+"""Watches the CPU time of the processes that have runs: ends those that used theirs up, and has
+those that use much take turns.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from ..outcomes import Outcome
 from .run import INTERNAL
 from .sandbox import Sandbox
 
-# that starts, and runs that use much CPU, may keep busy
+# that starts of processes, and runs that use much CPU, may occupy
 CORES_FOR_HEAVY = max(1, (os.cpu_count() or 1) - 1)
-HEAVY_TURN = 0.2  # seconds that such a run goes on before the next one's turn
+HEAVY_TURN = 0.2  # seconds for which such a run goes on before it is the next one's turn
 TICK = 0.05  # seconds between two looks
 
 
 @define(eq=False)
 class CpuWatch:
-    """Of the processes that `busy` gives. One that cannot be looked at ends."""
+    """The watch over the processes that `busy` returns. One that cannot be looked at is ended."""
 
     _busy: Callable[[], Sequence[Sandbox]]
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def wake(self) -> None:
-        """There is a busy one now."""
+        """A process is busy now."""
         self._bell.unpark()
 
     async def run(self) -> None:
-        """Look, again and again."""
+        """Look every TICK, as long as any process is busy."""
         while True:
             busy = self._busy()
             if not busy:
@@ -49,8 +49,8 @@ class CpuWatch:
             await trio.sleep(TICK)
 
     def _take_turns(self, heavy: Sequence[Sandbox]) -> None:
-        """Runs that use much CPU never have all cores together: some go on, the others stand still
-        for a moment.
+        """Let only some of the runs that use much CPU go on, so that they never have all cores; the
+        others are stopped until it is their turn.
         """
         turn = int(trio.current_time() / HEAVY_TURN)
         for place, sandbox in enumerate(heavy):

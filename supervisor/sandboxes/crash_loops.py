@@ -1,6 +1,6 @@
-"""Apps whose processes keep ending. Each start costs the host as much as dozens of messages, so
-they are started more slowly; and where they end by themselves, in the end not at all, until a
-reload.
+"""Apps whose processes keep ending. A start costs the host as much as dozens of messages, so these
+apps are started more slowly. If their processes end by themselves, they are at last not started at
+all until a reload.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ CRASHES = frozenset({Outcome.BOOT, Outcome.CRASHED})
 HARMLESS = frozenset(
     {Outcome.OK, Outcome.NO_REPLY, Outcome.SHUTDOWN, Outcome.KILLED_BY_OPERATOR, Outcome.HOST_OOM}
 )
-FREE = 3  # runs in a row that ended their process before the first pause
-FIRST_PAUSE = 0.25  # seconds; each further one doubles it
-# seconds at most, where the process was ended for what the app did; pool.crash_backoff where it
-# ended by itself
-OTHER_PAUSE = 1.0
+FREE = 3  # runs in a row that may end their process before the first pause
+FIRST_PAUSE = 0.25  # seconds; doubled for each further run
+OTHER_PAUSE = 1.0  # seconds at most if we ended the processes; else pool.crash_backoff
 
 
 @frozen
 class CrashState:
-    """How an app is doing: `running`, `backing off` or `tripped`; crashes in a row, and what the
-    last one was.
+    """How an app is doing.
+
+    Attributes:
+        state: `running`, `backing off` or `tripped`.
+        crashes: How many in a row.
+        last: What the last one was.
     """
 
     state: str
@@ -46,7 +48,7 @@ class CrashLoops:
     _rows: dict[str, _Row] = field(factory=dict, init=False)
 
     def note(self, app: App, outcome: Outcome, detail: str) -> bool:
-        """A run has ended. Whether the app is tripped by it."""
+        """A run has ended. Returns whether that trips the app."""
         if outcome in HARMLESS:
             self._rows.pop(app.name, None)
             return False
@@ -60,15 +62,13 @@ class CrashLoops:
         row = self._rows.get(app.name, _Row())
         if row.ended < FREE:
             return 0.0
-        most = (
-            app.pool.crash_backoff
-            if row.crashes >= FREE
-            else min(OTHER_PAUSE, app.pool.crash_backoff)
-        )
+        most: float = app.pool.crash_backoff
+        if row.crashes < FREE:
+            most = min(OTHER_PAUSE, most)
         return min(FIRST_PAUSE * 2.0 ** min(row.ended - FREE, 30), most)
 
     def in_trouble(self, app: App) -> bool:
-        """Whether its last run ended its process: then the next one starts, and runs, in the
+        """Whether its last run ended its process: then the next process starts, and runs, in the
         background.
         """
         return app.name in self._rows
@@ -81,11 +81,13 @@ class CrashLoops:
     def state(self, app: App) -> CrashState:
         """How an app is doing."""
         row = self._rows.get(app.name, _Row())
-        name = (
-            "tripped" if self.is_tripped(app) else "backing off" if self.pause(app) else "running"
-        )
+        name = "running"
+        if self.is_tripped(app):
+            name = "tripped"
+        elif self.pause(app):
+            name = "backing off"
         return CrashState(name, row.crashes, row.last)
 
     def forgive(self) -> None:
-        """After a reload everything is tried again."""
+        """Forget all crashes: after a reload, every app is tried again."""
         self._rows.clear()

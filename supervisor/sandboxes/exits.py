@@ -1,4 +1,4 @@
-"""What the end of a process that nobody killed means."""
+"""Why a process ended that nobody killed."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ..outcomes import Outcome
 
 OUT_OF_HEAP = re.compile(r"heap out of memory|Reached heap limit|invalid table size", re.IGNORECASE)
 OUT_OF_MEMORY = re.compile(
-    r"Committing semi space|AlignedAlloc|allocation failed|Allocation failed|bad_alloc|Zone|SpacePage",
+    r"Committing semi space|AlignedAlloc|allocation failed|bad_alloc|Zone|SpacePage",
     re.IGNORECASE,
 )
 
 
 def classify_exit(code: int, stderr: str, limits: Limits) -> SandboxFault:
-    """What the end of a process that nobody killed means.
+    """The fault that a run ends with if its process ended by itself.
 
-    V8 aborts (SIGABRT, or SIGTRAP) in several ways when it cannot have memory, and says on stderr
-    which.
+    V8 aborts (SIGABRT, SIGTRAP or SIGILL) when it cannot have memory, and writes the reason to
+    stderr.
     """
     last_words = f"; it last wrote: {stderr[-2000:]}" if stderr else ""
     if code == -signal.SIGXCPU:

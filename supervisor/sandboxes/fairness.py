@@ -1,9 +1,8 @@
-"""Fair queueing between apps: where more messages come than the host can run at once, apps take
-turns, whatever their numbers.
+"""Fair queueing between apps: if more messages come than the host can run at once, apps take turns,
+however many messages each has.
 
-A turn is the first moments of a run, in which it wants the processor; one that lasts longer, or
-waits for somebody else, gives its turn to the next and goes on. Where nobody has to wait a turn
-costs nothing.
+A turn is the first moments of a run, when it needs the processor. A run that takes longer, or waits
+for something, passes its turn on and continues. If nobody has to wait, a turn costs nothing.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from attrs import define, field
 
 @define(eq=False)
 class Turns:
-    """So many turns at a time, each of so many seconds at most."""
+    """At most `slots` turns at a time, each of at most `seconds`."""
 
     slots: int
     seconds: float
-    # turn to when it ends at the latest
-    _taken: dict[object, float] = field(factory=dict, init=False)
-    _waiting: OrderedDict[str, deque[trio.Event]] = field(
-        factory=OrderedDict, init=False
-    )  # in the order of the apps' turns
+    _taken: dict[object, float] = field(
+        factory=dict, init=False
+    )  # turn -> when it ends at the latest
+    # by app, in the order of their turns
+    _waiting: OrderedDict[str, deque[trio.Event]] = field(factory=OrderedDict, init=False)
 
     async def take(self, app: str) -> object:
-        """Wait for a turn; `give_back` takes it again."""
+        """Wait for a turn; it is to be returned with `give_back`. If cancelled, none is taken."""
         if not self._waiting and self._has_room():
             turn = object()
             self._taken[turn] = trio.current_time() + self.seconds
@@ -45,7 +44,7 @@ class Turns:
         return event
 
     def give_back(self, turn: object) -> None:
-        """The turn is over; once is enough."""
+        """The turn is over. May be called again."""
         if self._taken.pop(turn, None) is not None:
             self._grant()
 

@@ -1,5 +1,5 @@
-"""The life of a sandbox's process: spawned, made ready, handed out, reaped. Each is held by a task
-of the pool's, as long as the process.
+"""The life of one process: spawned, made ready, handed out, reaped. A task of the pool holds it,
+for as long as it lives.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from ..outcomes import Outcome
 from .run import INTERNAL
 from .sandbox import ENDED_SECONDS, Sandbox
 
-# for as long as nobody waits: only root may take that back when somebody does
+# Whether a process may be started in the background: only root may bring it back afterwards.
 CAN_STAND_BACK = os.geteuid() == 0
-LAST_WORDS_SECONDS = 0.5  # to read what an ended process left in its stderr
+LAST_WORDS_SECONDS = 0.5  # to read the rest of an ended process's stderr
 
 
 async def hold_sandbox(
@@ -35,7 +35,7 @@ async def hold_sandbox(
     clock: float | None = None,
     task_status: trio.TaskStatus[Sandbox] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """One sandbox from spawn to reaped; `hold` for `Nursery.start`."""
+    """Hold one sandbox from spawn to reaped: `hold`, for `Nursery.start`."""
     await hold(app, jail, task_status.started, clock=clock)
 
 
@@ -48,20 +48,20 @@ async def hold(
     is_spare: bool = False,
     clock: float | None = None,
 ) -> None:
-    """One sandbox from spawn to reaped; ends when its process does. However it ends, also
-    cancelled, nothing is left of it.
+    """Hold one sandbox from spawn to reaped; return when its process has ended. However this ends,
+    also if cancelled, nothing is left of it.
 
     Args:
         app: Whose it is.
         jail: How it is started.
-        on_ready: Called once, when it can take runs; only then there is somebody who may use it.
-        in_background: It runs at idle priority until a run of it has ended well (Cpu.stand_back).
-        is_spare: It has the toolkits and no app, for one whose jail is of the same kind; `adopt`
-            gives it one.
+        on_ready: Called once, when it can take runs.
+        in_background: Run at idle priority until a run of it ends well (Cpu.stand_back).
+        is_spare: Load the toolkits and no app; `adopt` gives it an app whose jail is of the same
+            kind.
         clock: Seconds since 1970 at which the app's clock begins; None: the real time.
 
     Raises:
-        BootFailed: It was not ready in time, or ended before. Only before `on_ready`.
+        BootFailed: It was not ready in time, or ended before. Not raised after `on_ready`.
     """
     failure: BootFailed | None = None
     sandbox: Sandbox | None = None
@@ -82,7 +82,7 @@ async def hold(
         raise BootFailed(str(error)) from error
     finally:
         if sandbox is not None:
-            sandbox.ended.set()  # also if something failed here: runs may be waiting for it
+            sandbox.ended.set()  # also after an error here: runs may be waiting for it
     if failure is not None:
         raise failure
 
@@ -91,7 +91,7 @@ async def _drain_stderr(sandbox: Sandbox) -> None:
     with fence("process", f"app {sandbox.app.name}: its stderr") as caught:
         await sandbox.drain_stderr()
     if caught.error is not None:
-        sandbox.end(SandboxFault(Outcome.CRASHED, INTERNAL))  # one that nobody drains would stop
+        sandbox.end(SandboxFault(Outcome.CRASHED, INTERNAL))  # a full pipe would block it
 
 
 def _open(jail: Jail) -> AbstractAsyncContextManager[Process]:
@@ -113,7 +113,7 @@ async def _boot(
 
 
 def _lacks(pid: int) -> str:
-    """Why a process is not known to be held; empty if it is."""
+    """Why it is not certain that the jail holds a process; empty if it is."""
     try:
         lacks = unheld(pid)
     except OSError as error:  # it has ended, or we have no descriptor left to look with
@@ -122,8 +122,8 @@ def _lacks(pid: int) -> str:
 
 
 async def _make_ready(sandbox: Sandbox, tell: Callable[[], Awaitable[None]]) -> BootFailed | None:
-    """Tell a process what it needs and wait until it is ready; returns why it is not, and then ends
-    it.
+    """Send a process what it needs (`tell`) and wait until it is ready. If it fails, end it and
+    return why.
     """
     seconds = sandbox.app.limits.boot
     detail = INTERNAL
@@ -147,10 +147,10 @@ async def _make_ready(sandbox: Sandbox, tell: Callable[[], Awaitable[None]]) -> 
 
 
 async def adopt(sandbox: Sandbox, app: App) -> None:
-    """Give a spare process an app: it is that app's from now on.
+    """Give a spare process to an app, for good. If cancelled, the caller has to end it.
 
     Raises:
-        BootFailed: It was not ready in time; it is ended. If this is cancelled, the caller ends it.
+        BootFailed: It was not ready in time; it is ended.
     """
     sandbox.app = app
     sandbox.cpu.step_forward()

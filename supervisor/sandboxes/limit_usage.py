@@ -1,5 +1,5 @@
-"""What runs use of their limits: the newest values of each, for operators who choose limits, and a
-word to the app when one comes close.
+"""How much of their limits runs use: the newest values of each, for operators who choose limits,
+and a line in the app's log when a run comes close.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..config.model import App, Limits
 from ..config.units import parse_count, parse_duration, parse_size
 
 KEPT = 512  # newest values of one limit of one app
-CLOSE = 0.8  # of a limit; from here on the app's log says so
+CLOSE = 0.8  # of a limit; from here on there is a line in the app's log
 SAY_SECONDS = 3600.0  # between two such lines about one limit
 LIMITS = {
     "wall": "s",
@@ -25,15 +25,15 @@ LIMITS = {
     "heap": "bytes",
     "boot": "s",
 }
-"""Those that are measured, and their units. `heap`: what is alive of it."""
+"""The limits that are measured, and their units. `heap` is the live heap."""
 PER_RUN = ("wall", "cpu", "output", "commands")
-"""Those that every run has a value of."""
+"""Those of which every run has a value."""
 
 
 @frozen
 class Seen:
-    """What was measured of one limit, over the newest runs (`boot`, `memory`, `heap`: now and then
-    in a process's life).
+    """What was measured of one limit in the newest runs; `boot` once per process, `memory` and
+    `heap` now and then.
     """
 
     count: int
@@ -65,8 +65,8 @@ class Usage:
     _rings: dict[tuple[str, str], _Ring] = field(factory=dict, init=False)
 
     def note(self, app: App, used: Mapping[str, float]) -> dict[str, str]:
-        """What a run or a process used; lines for the app's log, by limit, about those that it came
-        close to.
+        """Note what a run or a process used. Returns lines for the app's log, by limit, about
+        limits that it came close to.
         """
         lines = {}
         for name, value in used.items():
@@ -75,11 +75,7 @@ class Usage:
             limit = limit_of(app.limits, name)
             if value >= limit * CLOSE and trio.current_time() - ring.said_at > SAY_SECONDS:
                 ring.said_at = trio.current_time()
-                unit = LIMITS[name]
-                lines[name] = (
-                    f"limits.{name} = {limit:g} {unit}".rstrip() + f": {value:.3g} {unit}".rstrip()
-                    + f" were used, {value / limit:.0%}; runs that use more are ended (said once an hour)"
-                )  # fmt: skip
+                lines[name] = _warning(name, limit, value)
         return lines
 
     def seen(self, app: str) -> dict[str, Seen]:
@@ -98,8 +94,8 @@ class Usage:
     def what_if(
         self, app: str, limits: Mapping[str, float]
     ) -> tuple[dict[str, tuple[int, int]], tuple[int, int]]:
-        """Of the newest runs, how many used more than each of these limits, of how many; and how
-        many used more than any.
+        """Count the newest runs that used more than these limits: for each limit (how many, of how
+        many), and the same for any of them.
         """
         each, over = {}, set[int]()
         runs = 0
@@ -111,16 +107,25 @@ class Usage:
                 else []
             )
             each[name] = len(places), len(ring.values) if ring is not None else 0
-            if name in PER_RUN:  # these have each run at the same place
+            if name in PER_RUN:  # these have the same run at the same place
                 over.update(places)
                 runs = max(runs, each[name][1])
         return each, (len(over), runs)
 
     def forget(self, apps: Mapping[str, App]) -> None:
-        """Apps that are no more."""
+        """Forget apps that are not among these."""
         for name, limit in list(self._rings):
             if name not in apps:
                 del self._rings[name, limit]
+
+
+def _warning(name: str, limit: float, value: float) -> str:
+    unit = LIMITS[name]
+    allowed, used = f"{limit:g} {unit}".rstrip(), f"{value:.3g} {unit}".rstrip()
+    return (
+        f"limits.{name} = {allowed}: {used} were used, {value / limit:.0%};"
+        " runs over the limit are ended (this warning repeats at most hourly)"
+    )
 
 
 def limit_of(limits: Limits, name: str) -> float:
@@ -130,11 +135,12 @@ def limit_of(limits: Limits, name: str) -> float:
 
 
 def parse_what_if(text: str) -> tuple[str, float]:
-    """`wall=5s` to the limit's name and value, as the config has them. Raises ValueError."""
+    """Parse `wall=5s`, written as in the config, to name and value. Raises ValueError."""
     name, sign, value = text.partition("=")
     if not sign or name not in LIMITS:
         raise ValueError(
-            f"expected LIMIT=VALUE with one of the limits that are measured ({', '.join(LIMITS)}), got {text!r}"
+            f"expected LIMIT=VALUE with one of the measured limits ({', '.join(LIMITS)}),"
+            f" got {text!r}"
         )
     unit = LIMITS[name]
     try:

@@ -1,9 +1,8 @@
-"""The wire protocol of a sandbox without I/O: bytes in, typed frames out, every size bounded.
+"""The wire protocol of a sandbox, without I/O: bytes in, typed frames out, every size bounded.
 
-One JSON object a line, UTF-8. Every line from the sandbox names the run it belongs to. What is not
-such a line, or is too long or too deep, is a `ProtocolViolation`: the harness never writes one, so
-whoever did controls the process. Whatever the line, the time that it takes is proportional to its
-length.
+One JSON object per line, UTF-8. Every line from the sandbox names the run it belongs to. A line
+that does not, or is too long or too deep, is a `ProtocolViolation`: the harness never writes one,
+so whoever did controls the process. The time that a line takes is proportional to its length.
 """
 
 from __future__ import annotations
@@ -21,13 +20,12 @@ from resources.text import is_deeper
 
 from ..errors import ProtocolViolation
 
-# characters of a command's name; of a longer one, which nothing answers, as many are kept
-NAME_MAX = 200
+NAME_MAX = 200  # characters of a command's name; a longer one, of no command, is cut off
 ID_MAX = 64  # characters of a cmd_id
 # characters of an error's message and of its stack; the harness sends at most 8,000
 ERROR_MAX = 16 << 10
-EXCERPT_MAX = 120  # bytes of a malformed line, and characters of a value in it, that are shown
-LARGE = 32 << 10  # bytes of a line that may hold enough objects to keep the garbage collector busy
+EXCERPT_MAX = 120  # bytes of a malformed line, and characters of a value in it, that we show
+LARGE = 32 << 10  # bytes of a line that may have enough objects to keep the garbage collector busy
 LEVELS = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -43,8 +41,11 @@ class Ready:
 
 @frozen
 class Request:
-    """A command of the app's; `fields` has all that came with it but the envelope. `is_told`: the
-    app has its reply already.
+    """A command of the app.
+
+    Attributes:
+        fields: What came with it, without the envelope.
+        is_told: Whether the harness has replied already.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Request:
 
 @frozen
 class ConsoleLine:
-    """The app called console.log or one of its kind."""
+    """The app called console.log or the like."""
 
     level: int
     text: str
@@ -98,8 +99,7 @@ _decode_line = msgspec.json.Decoder(float_hook=_float).decode
 def _decode(line: bytes) -> Any:
     if len(line) < LARGE or not gc.isenabled():
         return _decode_line(line)
-    # A hundred thousand small objects would have the collector look at all there is again and
-    # again.
+    # A hundred thousand small objects would make the collector look at everything again and again.
     gc.disable()
     try:
         return _decode_line(line)
@@ -108,10 +108,10 @@ def _decode(line: bytes) -> Any:
 
 
 def parse(line: bytes, run: str | None, depth_max: int) -> Frame:
-    """A line from the sandbox that is handling `run` (None while it boots).
+    """Parse a line from the sandbox that is handling `run` (None while it boots).
 
     Raises:
-        ProtocolViolation: It is no frame of that run.
+        ProtocolViolation: It is not a frame of that run.
     """
     named, frame = parse_named(line, depth_max)
     if named != run:
@@ -120,7 +120,7 @@ def parse(line: bytes, run: str | None, depth_max: int) -> Frame:
 
 
 def wrong_run(line: bytes, named: Any, *runs: str | None) -> ProtocolViolation:
-    """A line names a run that is not in progress."""
+    """The error for a line that names a run that is not in progress."""
     known = " or ".join(map(repr, runs)) or "none"
     return ProtocolViolation(
         f"a line of run {_shown(named)} where run {known} is in progress: {_excerpt(line)}"
@@ -128,10 +128,10 @@ def wrong_run(line: bytes, named: Any, *runs: str | None) -> ProtocolViolation:
 
 
 def parse_named(line: bytes, depth_max: int) -> tuple[Any, Frame]:
-    """A line from a sandbox: the run that it names, and what it says.
+    """Parse a line from a sandbox to the run that it names and its frame.
 
     Raises:
-        ProtocolViolation: It is no frame.
+        ProtocolViolation: It is not a frame.
     """
     if is_deeper(line, depth_max):
         raise ProtocolViolation(
@@ -175,10 +175,9 @@ def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
             text = stack if message and message in stack else f"{message}\n{stack}".strip()
             return Failed(_text(fields, "kind")[:NAME_MAX], text)
         case "js.console":
-            return ConsoleLine(
-                LEVELS.get(_text(fields, "level"), logging.INFO), _text(fields, "msg")
-            )
-    raise ProtocolViolation(f"a line of the harness's that it does not have: {name[:80]}")
+            level = LEVELS.get(_text(fields, "level"), logging.INFO)
+            return ConsoleLine(level, _text(fields, "msg"))
+    raise ProtocolViolation(f"a line that the harness does not have: {name[:80]}")
 
 
 def _text(fields: dict[str, Any], key: str) -> str:
@@ -188,7 +187,7 @@ def _text(fields: dict[str, Any], key: str) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value for a message of ours: a short one itself, of others their beginning or their type."""
+    """A value for an error message: itself if it is short, else its beginning or its type."""
     if isinstance(value, str):
         return repr(value[:EXCERPT_MAX]) + ("..." if len(value) > EXCERPT_MAX else "")
     if value is None or isinstance(value, bool | float):
@@ -208,22 +207,19 @@ _encode = msgspec.json.Encoder().encode
 
 def encode_initialize(fields: dict[str, Any]) -> bytes:
     """The first line to a sandbox: the app and what it may have."""
-    return (
-        _encode({"reply": False, "cmd": "initialize", "cmd_id": "0", "run": None} | fields) + b"\n"
-    )
+    envelope = {"reply": False, "cmd": "initialize", "cmd_id": "0", "run": None}
+    return _encode(envelope | fields) + b"\n"
 
 
 def encode_prepare(modules: Sequence[str]) -> bytes:
     """The first line to a spare process: what to load before there is an app."""
-    return (
-        _encode({"reply": False, "cmd": "prepare", "cmd_id": "0", "run": None, "modules": modules})
-        + b"\n"
-    )
+    envelope = {"reply": False, "cmd": "prepare", "cmd_id": "0", "run": None}
+    return _encode(envelope | {"modules": modules}) + b"\n"
 
 
 def encode_config(values: Mapping[str, str], burst: int) -> bytes:
-    """What config.get finds, and of how many commands of a run the harness may answer those to
-    which there is only one answer.
+    """The app's config, and how many commands of a run the harness may answer by itself, if only
+    one answer is possible.
     """
     fields = {"cmd": "config", "cmd_id": "0", "run": None, "values": values, "burst": burst}
     return _encode({"reply": False} | fields) + b"\n"
@@ -231,17 +227,13 @@ def encode_config(values: Mapping[str, str], burst: int) -> bytes:
 
 def encode_delivery(run: str, kind: str, payload: dict[str, Any]) -> bytes:
     """The line that begins a run: `inbound-message` or `inbound-event`."""
-    return (
-        _encode(
-            {"reply": False, "cmd": f"inbound-{kind}", "cmd_id": run, "run": run, "msg": payload}
-        )
-        + b"\n"
-    )
+    envelope = {"reply": False, "cmd": f"inbound-{kind}", "cmd_id": run, "run": run}
+    return _encode(envelope | {"msg": payload}) + b"\n"
 
 
 def encode_reply(run: str, request: Request, answer: dict[str, Any]) -> bytes:
-    """The answer to a command. `reply` stands first: the harness sorts lines by it without parsing
-    them.
+    """The reply to a command. `reply` comes first: the harness recognizes a reply by it without
+    parsing the line.
     """
     envelope = {"reply": True, "cmd": request.name, "cmd_id": request.id, "run": run}
     return _encode(envelope | answer) + b"\n"

@@ -1,6 +1,4 @@
-"""One run in progress: answers what its app asks, within its limits; and what is left of it when it
-ended well.
-"""
+"""One run in progress: answers what its app asks, within its limits."""
 
 from __future__ import annotations
 
@@ -30,10 +28,10 @@ BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
 INTERNAL = "internal error"
 
 Reply = dict[str, Any] | None
-"""The fields of the reply to what an app asks; None for what has none."""
+"""The fields of the reply to what an app asks; None if it gets no reply."""
 
 Answer = Callable[[Request | ConsoleLine], Reply | Coroutine[Any, Any, Reply]]
-"""Handles what an app asks: its reply, or, where that must be waited for, a coroutine of it."""
+"""Handles what an app asks. Returns the reply, or a coroutine of it if it must be waited for."""
 
 
 @frozen
@@ -43,13 +41,19 @@ class RunUse:
     commands: int
     cpu_seconds: float
     output_bytes: int
-    calls_seconds: float  # in which at least one command was waited for
+    calls_seconds: float  # during which at least one command was in flight
 
 
 @define(eq=False)
 class Run:
-    """A run in progress. An error nobody expected in the handling of a command ends that command
-    alone.
+    """A run in progress. An unexpected error in the handling of a command ends only that command.
+
+    Attributes:
+        cpu_seconds: Its part of the process's CPU time.
+        output: Bytes that the app wrote.
+        heap: Bytes in V8's heap at its end, garbage included; 0: not measured.
+        is_settled: Whether it is done, or at fault: it takes no more lines.
+        over: Whether its replies are of no use any more.
     """
 
     id: str
@@ -58,17 +62,16 @@ class Run:
     answer: Answer
     tasks: trio.Nursery
     _wire: Wire
-    cpu_seconds: float = 0.0  # its share of the process's, in equal parts
-    output: int = 0  # bytes
-    heap: int = 0  # bytes in V8's heap at its end, garbage included; 0: not measured
+    cpu_seconds: float = 0.0
+    output: int = 0
+    heap: int = 0
     fault: SandboxFault | None = None
-    is_settled: bool = False  # done, or at fault
+    is_settled: bool = False
     commands: int = 0
     calls_seconds: float = 0.0
     over: bool = False
     _in_flight: int = field(default=0, init=False)
-    # when the first of those in flight was begun
-    _calls_since: float = field(default=0.0, init=False)
+    _calls_since: float = field(default=0.0, init=False)  # since when any is in flight
     _waiting: deque[Request] = field(factory=deque, init=False)
 
     def settle(self, fault: SandboxFault | None = None) -> None:
@@ -84,7 +87,7 @@ class Run:
             raise LimitHit(Outcome.OUTPUT, "output", allowed, measured)
 
     def act(self, frame: Frame) -> bool:
-        """Do what a line asks for. Returns whether a task was begun.
+        """Act on a line. Returns whether a task was begun.
 
         Raises:
             SandboxFault: The run cannot go on.
@@ -100,10 +103,10 @@ class Run:
                 return True
             case Failed(kind, text):
                 raise AppFailed(text if kind != "load" else f"the app cannot be loaded: {text}")
-        raise ProtocolViolation("a line of the harness's that belongs to its boot")
+        raise ProtocolViolation("a line that belongs to the boot")
 
     def _begin(self, request: Request) -> bool:
-        """Answer a command now if that takes no waiting, begin it, or let it wait."""
+        """Answer a command now if that takes no waiting; else begin it, or let it wait."""
         self.commands += 1
         if self.commands > self.limits.commands:
             measured = f"the next, {request.name}"
@@ -124,9 +127,7 @@ class Run:
         return True
 
     async def _answer(self, request: Request, coming: Reply | Coroutine[Any, Any, Reply]) -> None:
-        """Answer a command (`coming`: its answer, if that was begun), and then those that had to
-        wait.
-        """
+        """Answer a command (`coming`: its answer, if begun), then those that had to wait."""
         while True:
             if coming is None:
                 coming = self._ask(request)
@@ -138,21 +139,21 @@ class Run:
                 self._in_flight -= 1
                 if not self._in_flight:
                     self.calls_seconds += trio.current_time() - self._calls_since
-                # beyond the burst all but one of these tasks end here: only so the order stays
+                # Beyond the burst all but one of these tasks end here, which keeps the order.
                 return
             if is_beyond:
                 await trio.sleep(BEYOND_PAUSE)
             request, coming = self._waiting.popleft(), None
 
     async def send(self, line: bytes) -> None:
-        """Send a line; b"" sends what was pushed."""
+        """Send a line; b"" sends what was pushed before."""
         with suppress(SandboxGone):  # the reader finds out why
             await self._wire.send(line)
 
     def _ask(self, asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
         try:
             return self.answer(asked)
-        except Exception as error:  # noqa: BLE001  # as the fence in `_finish`, at no cost where all is well
+        except Exception as error:  # noqa: BLE001  # a fence, without the cost of one if all goes well
             return self._failed(asked, error)
 
     async def _finish(

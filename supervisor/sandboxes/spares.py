@@ -1,9 +1,9 @@
-"""Spare processes: booted with the toolkits loaded and no app, for the first one that needs a
-process and has none.
+"""Spare processes: booted with the toolkits loaded and no app, for the first app that needs a
+process and has none idle.
 
-A process can only take an app for which it would have been started the same way (`Jail.kind`): most
-apps of a host have the default limits, and so the spares are of the kind that most apps have. As
-root each has a user of its own, which was never another process's.
+A process can only take an app for which it would have been started in the same way (`Walls.kind`).
+Most apps of a host have the default limits, so the spares are of the kind that most apps have. As
+root, each has a user of its own that no other process had.
 """
 
 from __future__ import annotations
@@ -18,24 +18,23 @@ from attrs import define, field
 from ..config.model import App
 from ..errors import BootFailed
 
-# seconds after one was taken that the next is started: whoever took it has its first run now
-AFTER = 0.5
-SETTLE = 2.0  # seconds after a reload that wants others: all apps may be starting new processes now
-RETRY = 10.0  # seconds after a failed start, or one for which there was no room
+AFTER = 0.5  # seconds until the next one is started, as the app that took one has its first run now
+SETTLE = 2.0  # seconds after a reload that changes the kind, as all apps may start processes now
+RETRY = 10.0  # seconds after a start that failed, or for which there was no room
 
 log = logging.getLogger(__name__)
 
 
 @define(eq=False)
 class Spares:
-    """Says of which kind they are, and keeps `count` of them ready.
+    """Decides their kind and keeps `count` of them ready.
 
     Attributes:
         kind: What apps have in common that can take the same process.
-        have: How many there are, those that boot included.
-        start: Starts one for an app of the kind; returns when it is ready, whether it was started;
-            raises BootFailed.
-        end_all: Ends those that are there.
+        have: How many there are, including those that boot.
+        start: Starts one for an app of the kind. Returns when it is ready; False if there was no
+            room. May raise BootFailed.
+        end_all: Ends all of them.
     """
 
     count: int
@@ -50,7 +49,7 @@ class Spares:
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def update(self, apps: Mapping[str, App]) -> bool:
-        """The apps are these now. Returns whether those that are there are of use still."""
+        """Take the apps as they are now. Returns whether the present spares are still of use."""
         fitting = [app for app in apps.values() if app.modules_dir is None] if self.count else []
         kinds = Counter(self._kind(app) for app in fitting)
         wanted = kinds.most_common(1)[0][0] if kinds else None
@@ -69,14 +68,12 @@ class Spares:
         return is_wanted and self._kind(app) == self._wanted
 
     def renew(self) -> None:
-        """End those that are there and start others: there is something now that they could not
-        have had.
-        """
+        """End all of them and start others, because those would start with something new."""
         self._end_all()
         self.ring()
 
     def ring(self) -> None:
-        """There may be fewer of them now, or room for more."""
+        """Look again: there may be fewer of them now, or room for more."""
         self._bell.unpark_all()
 
     async def run(self) -> None:

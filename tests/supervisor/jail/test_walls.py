@@ -231,17 +231,17 @@ def test_copies_that_were_taken_away_are_made_again(tmp_path: Path) -> None:
             (copy / "m" / "a.js", True),
         ):
             shutil.rmtree(taken) if taken.is_dir() else taken.unlink()
-            stage.mend(thoroughly=thoroughly)
+            stage.restore(thoroughly=thoroughly)
             assert (copy / "m" / "a.js").read_text() == "a.js"
             assert (copy / "m" / "a.js").stat().st_mode & 0o004
             assert stage_folder.stat().st_mode & 0o777 == 0o755
         before = copy.stat().st_ino
-        stage.mend(thoroughly=True)
+        stage.restore(thoroughly=True)
         assert copy.stat().st_ino == before
         shutil.rmtree(stage_folder)
         stage_folder.write_text("somebody else's")
-        with pytest.raises(CannotStart, match="was taken away, and cannot be made again"):
-            stage.mend()
+        with pytest.raises(CannotStart, match="was removed, and cannot be made again"):
+            stage.restore()
 
 
 def test_what_other_users_cannot_reach_is_copied(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_doctor_examines_a_host(tmp_path: Path) -> None:
     for text in (
         "no file of the host's can be read (EACCES)",
         "level standard, Landlock ",
-        "does at level none what the jail denies it (all of it)",
+        "can do at level none what the jail denies (all of it)",
         "tantivy",
     ):
         assert text in done.stdout
