@@ -16,7 +16,8 @@ from .messages import ADDRESS_FIELDS, now, shown, vumi_date
 from .stores.contacts import EXTRAS, SUBSCRIPTIONS, Change
 
 LENGTHS: dict[str, int | None] = {
-    "name": 255, "surname": 255, "msisdn": 255, "twitter_handle": 100, "facebook_id": 100, "bbm_pin": 100,
+    "name": 255, "surname": 255, "msisdn": 255, "twitter_handle": 100, "facebook_id": 100,
+    "bbm_pin": 100,
     "gtalk_id": None, "mxit_id": None, "wechat_id": None, "email_address": None,
 }  # fmt: skip
 """Text fields to the characters that each may have."""
@@ -35,7 +36,8 @@ def address_field(delivery_class: str) -> str:
     field = ADDRESS_FIELDS.get(delivery_class)
     if field is None:
         raise Refused(
-            f"Unsupported delivery_class {shown(delivery_class)}: expected one of {', '.join(ADDRESS_FIELDS)}"
+            f"Unsupported delivery_class {shown(delivery_class)}: expected one of "
+            f"{', '.join(ADDRESS_FIELDS)}"
         )
     return field
 
@@ -137,7 +139,8 @@ def _date(name: str, value: Any) -> str:
         return vumi_date(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         raise Refused(
-            f"'{name}' needs to be an ISO 8601 date such as '2013-04-24T14:01:41Z' or null, not {shown(value)}"
+            f"'{name}' needs to be an ISO 8601 date such as '2013-04-24T14:01:41Z' or null, not "
+            f"{shown(value)}"
         ) from None
 
 

@@ -124,7 +124,8 @@ def _verify(request: Request) -> bool:
     for option in options:
         if option not in VERIFY_OPTIONS:
             raise Refused(
-                f"'verify_options' may only contain {', '.join(VERIFY_OPTIONS)}, not {shown(option)}"
+                f"'verify_options' may only contain {', '.join(VERIFY_OPTIONS)}, not "
+                f"{shown(option)}"
             )
     if request.ssl_method is not None and request.ssl_method not in SSL_METHODS:
         raise Refused(
@@ -216,7 +217,8 @@ def _file(name: str, file: Any) -> tuple[str, bytes, str | None]:
         raise Refused(f"{FILES_WRONG}; file_name and content_type of {shown(name)} must be strings")
     if content_type is not None and not CONTENT_TYPE.fullmatch(content_type):
         raise Refused(
-            f"'files': the content_type of {shown(name)} has a line break or control character: {shown(content_type)}"
+            f"'files': the content_type of {shown(name)} has a line break or control character: "
+            f"{shown(content_type)}"
         )
     try:
         content = base64.b64decode(file["data"].translate(WHITE_SPACE), validate=True)

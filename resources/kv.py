@@ -108,7 +108,8 @@ class Kv(Resource):
         text = json.encode(request.value)
         if len(text) > settings.value_max:
             raise Refused(
-                f"'value' has {len(text)} bytes as JSON, {settings.value_max} may be stored (kv.value_max)"
+                f"'value' has {len(text)} bytes as JSON, {settings.value_max} may be stored "
+                "(kv.value_max)"
             )
         try:
             warn = await self.keyspace.set(
@@ -146,19 +147,23 @@ class Kv(Resource):
         if warn is Warn.SOFT:
             await caller.log(
                 30,
-                f"Redis soft limit of {settings.keys_soft} keys reached for sandbox {caller.account}. "
-                f"Once the hard limit of {settings.keys_hard} is reached no more keys can be written.",
+                f"Redis soft limit of {settings.keys_soft} keys reached for sandbox "
+                f"{caller.account}. "
+                f"Once the hard limit of {settings.keys_hard} is reached no more keys can be "
+                "written.",
             )
         elif warn is Warn.HARD:
             await caller.log(
                 40,
-                f"Redis hard limit of {settings.keys_hard} keys reached for sandbox {caller.account}. "
+                f"Redis hard limit of {settings.keys_hard} keys reached for sandbox "
+                f"{caller.account}. "
                 "No more keys can be written.",
             )
         elif warn is Warn.BYTES:
             await caller.log(
                 40,
-                f"The key-value store of account {caller.account} holds the {settings.bytes_max} bytes that it may "
+                f"The key-value store of account {caller.account} holds the {settings.bytes_max} "
+                "bytes that it may "
                 "(kv.bytes_max). Nothing that takes more can be written.",
             )
 

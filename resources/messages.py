@@ -190,10 +190,14 @@ def complete_message(
         raise BadMessage("msg", f"expected an object, got {shown(raw)}")
     _check(raw, _MESSAGE, "msg")
     filled: Payload = {
-        "message_version": VERSION, "message_type": "user_message", "timestamp": now(), "message_id": new_id(),
-        "in_reply_to": None, "to_addr": None, "from_addr": None, "to_addr_type": None, "from_addr_type": None,
-        "content": None, "session_event": None, "transport_name": transport_name, "transport_type": transport_type,
-        "transport_metadata": {}, "helper_metadata": {}, "routing_metadata": {}, "group": None, "provider": None,
+        "message_version": VERSION, "message_type": "user_message", "timestamp": now(),
+        "message_id": new_id(),
+        "in_reply_to": None, "to_addr": None, "from_addr": None, "to_addr_type": None,
+        "from_addr_type": None,
+        "content": None, "session_event": None, "transport_name": transport_name,
+        "transport_type": transport_type,
+        "transport_metadata": {}, "helper_metadata": {}, "routing_metadata": {}, "group": None,
+        "provider": None,
     }  # fmt: skip
     filled |= raw
     for name in _OURS:
@@ -215,8 +219,10 @@ def complete_event(raw: Any, *, transport_name: str, transport_type: str | None)
     if not check(raw.get(name)):
         raise BadMessage(f"event.{name}", f"expected {expected}, got {shown(raw.get(name))}")
     filled: Payload = {
-        "message_version": VERSION, "message_type": "event", "timestamp": now(), "event_id": new_id(),
-        "routing_metadata": {}, "helper_metadata": {}, "transport_name": transport_name, "transport_type": transport_type,
+        "message_version": VERSION, "message_type": "event", "timestamp": now(),
+        "event_id": new_id(),
+        "routing_metadata": {}, "helper_metadata": {}, "transport_name": transport_name,
+        "transport_type": transport_type,
     }  # fmt: skip
     filled |= raw
     filled["timestamp"] = _vumi_timestamp(filled["timestamp"], "event")
@@ -306,8 +312,10 @@ def send(
     """A message to an address, in reply to nothing. The outbox gives it its message_id."""
     return {
         "message_version": VERSION, "message_type": "user_message", "timestamp": now(),
-        "in_reply_to": None, "to_addr": to_addr, "from_addr": None, "to_addr_type": None, "from_addr_type": None,
-        "content": content, "session_event": session_event, "transport_name": None, "transport_type": None,
+        "in_reply_to": None, "to_addr": to_addr, "from_addr": None, "to_addr_type": None,
+        "from_addr_type": None,
+        "content": content, "session_event": session_event, "transport_name": None,
+        "transport_type": None,
         "transport_metadata": {}, "routing_metadata": {"endpoint_name": endpoint},
         "helper_metadata": dict(helper_metadata), "group": None, "provider": None,
     }  # fmt: skip

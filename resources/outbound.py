@@ -213,7 +213,8 @@ def _sent_before(message: Payload) -> str:
         f"a message to {shown(message['to_addr'])}" if message["in_reply_to"] is None else "a reply"
     )
     return (
-        f"{what} is not sent: the message in progress was handled before, until the server was ended, and then"
+        f"{what} is not sent: the message in progress was handled before, until the server was "
+        "ended, and then"
         " another one was sent in its place"
     )
 

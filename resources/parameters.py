@@ -97,7 +97,8 @@ def _fields(kind: type, converter: cattrs.Converter) -> list[_Field]:
 
 
 _NAMES = NAMES | {
-    str | None: "a string or null", int | None: "an integer or null", dict | None: "an object or null",
+    str | None: "a string or null", int | None: "an integer or null",
+    dict | None: "an object or null",
 }  # fmt: skip
 
 

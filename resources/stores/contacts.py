@@ -24,7 +24,8 @@ Contact = dict[str, Any]
 
 VERSION = 2
 TEXTS = (
-    "name", "surname", "msisdn", "twitter_handle", "facebook_id", "bbm_pin", "gtalk_id", "mxit_id", "wechat_id", "email_address",
+    "name", "surname", "msisdn", "twitter_handle", "facebook_id", "bbm_pin", "gtalk_id", "mxit_id",
+    "wechat_id", "email_address",
 )  # fmt: skip
 DATES = ("created_at", "dob")
 EXTRAS, SUBSCRIPTIONS = "extras-", "subscription-"

@@ -185,7 +185,8 @@ class Graphite:
             names = bucket.names.get(account, 0)
             if names >= NAMES_MAX:
                 raise TooManyMetrics(
-                    f"{NAMES_MAX} different metrics in {target.bucket:g} s are the most an account may fire"
+                    f"{NAMES_MAX} different metrics in {target.bucket:g} s are the most an "
+                    "account may fire"
                 )
             bucket.names[account] = names + 1
             values = bucket.values[path, aggregator] = _Values()

@@ -124,6 +124,7 @@ def _group(account: str, key: str, flat: Sequence[bytes] | None) -> Group | None
         name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)
     }
     return {
-        "name": stored["name"], "query": stored.get("query"), "user_account": account, "created_at": stored["created_at"],
+        "name": stored["name"], "query": stored.get("query"), "user_account": account,
+        "created_at": stored["created_at"],
         "key": key, "$VERSION": None,
     }  # fmt: skip

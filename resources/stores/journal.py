@@ -250,16 +250,19 @@ def _object(value: Any) -> bool:
 
 
 _TEXTS = (
-    "to_addr", "from_addr", "to_addr_type", "from_addr_type", "transport_name", "transport_type", "session_event",
+    "to_addr", "from_addr", "to_addr_type", "from_addr_type", "transport_name", "transport_type",
+    "session_event",
     "group", "provider",
 )  # fmt: skip
 # What is taken for granted of everything that the gateway has let in, or a push has made.
 _NEEDED: dict[str, dict[str, Callable[[Any], bool]]] = {
     "message": {
-        "message_id": _text, "helper_metadata": _object, "transport_metadata": _object, "routing_metadata": _object,
+        "message_id": _text, "helper_metadata": _object, "transport_metadata": _object,
+        "routing_metadata": _object,
         **dict.fromkeys(_TEXTS, _text_or_null),
     },
-    "event": {"event_id": _text, "event_type": _text, "user_message_id": _text, "helper_metadata": _object},
+    "event": {"event_id": _text, "event_type": _text, "user_message_id": _text,
+        "helper_metadata": _object},
 }  # fmt: skip
 
 

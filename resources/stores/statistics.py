@@ -32,7 +32,8 @@ log = logging.getLogger(__name__)
 Direction = Literal["in", "out"]
 
 STATUS = (
-    "sent", "ack", "nack", "delivery_report", "delivery_report_pending", "delivery_report_failed", "delivery_report_delivered",
+    "sent", "ack", "nack", "delivery_report", "delivery_report_pending", "delivery_report_failed",
+    "delivery_report_delivered",
 )  # fmt: skip
 SAMPLE_MAX = 7 * 86400  # seconds: the longest window of a throughput
 

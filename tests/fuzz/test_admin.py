@@ -21,14 +21,19 @@ from .living import Living, folder_in, living
 PATIENCE = 60.0  # seconds for an answer: the machine may be busy
 
 WORDS = (
-    "", "phone", "acct", "nobody", "0", "1", "-1", "9" * 5000, "%00", "%ff", "%ed%a0%bd", "%F0%9F%98%80", "..", "%2F", "%2e%2e", "a b", "é", "*",
-    "true", "null", "nan", "1e999", "0x10", "%0d%0aX: y", "{}", "[]", "+27", "wall=5s", "wall=nan", "heap=1MiB", "commands=0", "thandi AND (", "*:*",
+    "", "phone", "acct", "nobody", "0", "1", "-1", "9" * 5000, "%00", "%ff", "%ed%a0%bd",
+    "%F0%9F%98%80", "..", "%2F", "%2e%2e", "a b", "é", "*",
+    "true", "null", "nan", "1e999", "0x10", "%0d%0aX: y", "{}", "[]", "+27", "wall=5s", "wall=nan",
+    "heap=1MiB", "commands=0", "thandi AND (", "*:*",
     "name:/[a-z]{1000}/", "limit", "cursor",
 )  # fmt: skip
 PATHS = (
-    "/", "/livez", "/readyz", "/metrics", "/console.js", "/v1/info", "/v1/apps", "/v1/apps/{}/logs", "/v1/apps/{}/limits", "/v1/apps/{}/push",
-    "/v1/sandboxes", "/v1/sandboxes/{}/kill", "/v1/reload", "/v1/traces", "/v1/traces/{}", "/v1/recordings/{}", "/v1/deadletters",
-    "/v1/deadletters/{}", "/v1/deadletters/{}/retry", "/v1/accounts/{}/contacts", "/v1/accounts/acct/contacts/{}", "/{}", "//{}",
+    "/", "/livez", "/readyz", "/metrics", "/console.js", "/v1/info", "/v1/apps", "/v1/apps/{}/logs",
+    "/v1/apps/{}/limits", "/v1/apps/{}/push",
+    "/v1/sandboxes", "/v1/sandboxes/{}/kill", "/v1/reload", "/v1/traces", "/v1/traces/{}",
+    "/v1/recordings/{}", "/v1/deadletters",
+    "/v1/deadletters/{}", "/v1/deadletters/{}/retry", "/v1/accounts/{}/contacts",
+    "/v1/accounts/acct/contacts/{}", "/{}", "//{}",
     "http://{}/v1/apps", "http://[{}",
 )  # fmt: skip
 QUERIES = ("limit", "cursor", "query", "app", "what_if", "follow", "notable", "verbose", "")
@@ -49,23 +54,32 @@ METHODS = (
     "CONNECT",
 )
 HEADERS = (
-    "Content-Length: 0", "Content-Length: 5", "Content-Length: -1", "Content-Length: 99999999999999999999", "Content-Length: x",
-    "Transfer-Encoding: chunked", "Transfer-Encoding: gzip", "Transfer-Encoding: chunked, chunked", "Connection: close",
-    "Connection: keep-alive", "Connection: Upgrade", "Upgrade: h2c", "HTTP2-Settings: \xff\xff!!", "Upgrade: websocket",
-    "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Extensions: \xff", "Expect: 100-continue", "Expect: \xff",
-    "Origin: http://[", "Origin: null", "Host: [", "Host: \xff", "Host: localhost", "Authorization: Bearer \xff", "Authorization: \xff",
-    " folded", "X : y", "X", ": y", "X: \0", "Accept-Encoding: gzip, \xff", "Range: bytes=0-", "Content-Type: \xff", "Cookie: " + "a" * 9000,
+    "Content-Length: 0", "Content-Length: 5", "Content-Length: -1",
+    "Content-Length: 99999999999999999999", "Content-Length: x",
+    "Transfer-Encoding: chunked", "Transfer-Encoding: gzip", "Transfer-Encoding: chunked, chunked",
+    "Connection: close",
+    "Connection: keep-alive", "Connection: Upgrade", "Upgrade: h2c", "HTTP2-Settings: \xff\xff!!",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Extensions: \xff",
+    "Expect: 100-continue", "Expect: \xff",
+    "Origin: http://[", "Origin: null", "Host: [", "Host: \xff", "Host: localhost",
+    "Authorization: Bearer \xff", "Authorization: \xff",
+    " folded", "X : y", "X", ": y", "X: \0", "Accept-Encoding: gzip, \xff", "Range: bytes=0-",
+    "Content-Type: \xff", "Cookie: " + "a" * 9000,
 )  # fmt: skip
 
 word = st.sampled_from(WORDS) | st.text(max_size=6)
 value: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6)
-    | st.sampled_from(("\ud83d", "\udc00\ud83d", "x" * 300, "+27820000001", 10**30, -(10**400), float("nan"))),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4) | st.just("\ud83d"), inner, max_size=3),
+    | st.sampled_from(("\ud83d", "\udc00\ud83d", "x" * 300, "+27820000001", 10**30, -(10**400),
+        float("nan"))),
+    lambda inner: st.lists(inner,
+        max_size=3) | st.dictionaries(st.text(max_size=4) | st.just("\ud83d"), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
 contact = st.dictionaries(
-    st.sampled_from(("key", "name", "msisdn", "groups", "extra", "subscription", "extras-a", "created_at", "dob", "nome")), value, max_size=4
+    st.sampled_from(("key", "name", "msisdn", "groups", "extra", "subscription", "extras-a",
+        "created_at", "dob", "nome")), value, max_size=4
 )  # fmt: skip
 payload = (
     st.fixed_dictionaries({"contacts": st.lists(contact | value, max_size=4) | value})
@@ -73,7 +87,8 @@ payload = (
     | st.fixed_dictionaries({"group": value}, optional={"addrs": value})
     | value
 ).map(lambda made: json.dumps(made).encode()) | st.sampled_from(
-    (b"", b"[" * 5000, b'{"a":' * 3000, b"9" * 5000, b"\xff", b"\xef\xbb\xbf{}", b'{"addrs": ["a"], "addrs": []}', b'{"group": "a", "group": 5}', b"NaN", b"{")
+    (b"", b"[" * 5000, b'{"a":' * 3000, b"9" * 5000, b"\xff", b"\xef\xbb\xbf{}",
+        b'{"addrs": ["a"], "addrs": []}', b'{"group": "a", "group": 5}', b"NaN", b"{")
 )  # fmt: skip
 
 

@@ -38,20 +38,27 @@ FILES = (
     "modules",
 )
 ODD = (
-    "", " ", "a\x00b", "\ud83d", "é", "☃", "a" * 300, "../..", "/", ".", "..", "~", "$", "$$", "${", "${HOME}", "${JSBOX_LATIN}",
-    "${JSBOX_UNSET}", "*", "\n", "\x1b[31m", "default", "config", "name", "source", "__class__", "0", "-1",
+    "", " ", "a\x00b", "\ud83d", "é", "☃", "a" * 300, "../..", "/", ".", "..", "~", "$", "$$", "${",
+    "${HOME}", "${JSBOX_LATIN}",
+    "${JSBOX_UNSET}", "*", "\n", "\x1b[31m", "default", "config", "name", "source", "__class__",
+    "0", "-1",
 )  # fmt: skip
 TEXTS = (
-    "http://[::1", "http://[::1]:80", "http://a:99999", "http://a", "https://user:p@b:1/", "redis://[::1", "redis://x:1/2",
-    "unix:///x", "embedded", "bundled", "127.0.0.1:0", "[::1]:1", "a..b:1", "0.0.0.0:1", "*.example.org", "10.0.0.0/8", "10.0.0.0/99",
-    "::/0", "[::]:1", "10s", "0s", "1ms", "9" * 400 + "d", "64MiB", "1B", "0.5B", "9" * 400 + "GiB", "UTC", "Africa/Johannesburg",
-    "Mars/X", "lodash", "vumigo_v02", "fs", "a/b", "@a/b", "Buffer", "phone", "x", "sms", "app", "always", "none", "strict", "wait",
+    "http://[::1", "http://[::1]:80", "http://a:99999", "http://a", "https://user:p@b:1/",
+    "redis://[::1", "redis://x:1/2",
+    "unix:///x", "embedded", "bundled", "127.0.0.1:0", "[::1]:1", "a..b:1", "0.0.0.0:1",
+    "*.example.org", "10.0.0.0/8", "10.0.0.0/99",
+    "::/0", "[::]:1", "10s", "0s", "1ms", "9" * 400 + "d", "64MiB", "1B", "0.5B", "9" * 400 + "GiB",
+    "UTC", "Africa/Johannesburg",
+    "Mars/X", "lodash", "vumigo_v02", "fs", "a/b", "@a/b", "Buffer", "phone", "x", "sms", "app",
+    "always", "none", "strict", "wait",
     "a" * 64, "0" * 64, "websocket",
 )  # fmt: skip
 
 text = st.sampled_from((*FILES, *ODD, *TEXTS)) | st.text(max_size=8)
 number = st.sampled_from(
-    ("0", "1", "-1", "2", "24", "64", "1000", "0x" + "f" * 400, "9" * 18, "9" * 5000, "1.5", "1e400", "inf", "-nan", "true", "false",
+    ("0", "1", "-1", "2", "24", "64", "1000", "0x" + "f" * 400, "9" * 18, "9" * 5000, "1.5",
+        "1e400", "inf", "-nan", "true", "false",
      "1979-05-27", "1979-05-27T07:32:00Z", "07:32:00")
 )  # fmt: skip
 
@@ -73,8 +80,10 @@ def fields_of(kind: type) -> list[str]:
 
 
 names = {
-    *PIECES, *SECTIONS, *TABLES, "version", "data_dir", "defaults", "file", "keys_hard", "http.*", "kv.get",
-    *(name for kind in (*PIECES.values(), *SECTIONS.values(), *TABLES.values()) for name in fields_of(kind)),
+    *PIECES, *SECTIONS, *TABLES, "version", "data_dir", "defaults", "file", "keys_hard", "http.*",
+    "kv.get",
+    *(name for kind in (*PIECES.values(), *SECTIONS.values(),
+        *TABLES.values()) for name in fields_of(kind)),
 }  # fmt: skip
 key = (
     st.sampled_from(sorted(names)).map(quoted)
@@ -256,7 +265,8 @@ def used(config: Config) -> None:
         assert isinstance(address_class(app), str)
         encode_config(app.config, app.limits.commands_burst)
         fields: dict[str, Any] = {
-            "source": app.source, "file": str(app.javascript), "modules": app.modules, "modules_dir": str(app.modules_dir),
+            "source": app.source, "file": str(app.javascript), "modules": app.modules,
+            "modules_dir": str(app.modules_dir),
             "globals": app.globals, "timezone": app.timezone, "reply": app.limits.fallback_reply,
         }  # fmt: skip
         encode_initialize(fields)
@@ -293,7 +303,8 @@ def fuzz(examples: int) -> Any:
     """So many examples, however long each takes, and nothing kept on disk."""
     return settings(
         max_examples=examples, deadline=None, database=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture,
+            HealthCheck.data_too_large],
     )  # fmt: skip
 
 

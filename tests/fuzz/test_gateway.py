@@ -75,12 +75,16 @@ def send(
 
 
 ODD = st.sampled_from(
-    [b"", b"\0", b"\xff", b"\xc3\xa9", b"\xf0\x9f\x98\x80", b" ", b"\t", b"\r", b"\n", b",", b";", b"websocket, h2c", b"xn--a",
-     b"[::1", b"http://[", b"null", b"-1", b"9" * 400, b"a" * 9000, b"permessage-deflate; server_max_window_bits=99", b"jsbox.v1\xe9"]
+    [b"", b"\0", b"\xff", b"\xc3\xa9", b"\xf0\x9f\x98\x80", b" ", b"\t", b"\r", b"\n", b",", b";",
+        b"websocket, h2c", b"xn--a",
+     b"[::1", b"http://[", b"null", b"-1", b"9" * 400, b"a" * 9000,
+     b"permessage-deflate; server_max_window_bits=99", b"jsbox.v1\xe9"]
 ) | st.binary(max_size=8)  # fmt: skip
 NAMES = st.sampled_from(
-    [b"Host", b"Origin", b"Upgrade", b"Connection", b"Sec-WebSocket-Version", b"Sec-WebSocket-Key", b"Authorization",
-     b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions", b"Content-Length", b"Transfer-Encoding", b"Expect"]
+    [b"Host", b"Origin", b"Upgrade", b"Connection", b"Sec-WebSocket-Version", b"Sec-WebSocket-Key",
+        b"Authorization",
+     b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions", b"Content-Length",
+     b"Transfer-Encoding", b"Expect"]
 ) | ODD  # fmt: skip
 LINES = st.tuples(NAMES, st.sampled_from([b": ", b":", b"", b" : ", b"\r\n "]), ODD).map(b"".join)
 

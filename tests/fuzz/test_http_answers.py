@@ -19,23 +19,33 @@ from ..lag import lag, step_bound
 from ..resources.raw_server import Reply, get, is_idle, plain, raw_server
 
 ODD = st.sampled_from(
-    [b"", b"\0", b"\xff", b"\xc3\xa9", b" " * 300, b"\t", b"\r", b"\n", b"-1", b"+5", b"0x5", b"5, 5", b"9" * 400, b"a" * 9000, b'"', b";"]
+    [b"", b"\0", b"\xff", b"\xc3\xa9", b" " * 300, b"\t", b"\r", b"\n", b"-1", b"+5", b"0x5",
+        b"5, 5", b"9" * 400, b"a" * 9000, b'"', b";"]
 ) | st.binary(max_size=8)  # fmt: skip
 CHARSETS = st.sampled_from(
-    [b"utf-8", b"latin-1", b"utf-16", b"utf-7", b"punycode", b"idna", b"unicode_escape", b"gb18030", b"zlib", b"rot13", b"\xff", b"x" * 900]
+    [b"utf-8", b"latin-1", b"utf-16", b"utf-7", b"punycode", b"idna", b"unicode_escape", b"gb18030",
+        b"zlib", b"rot13", b"\xff", b"x" * 900]
 ) | ODD  # fmt: skip
 HEADERS = st.one_of(
     st.tuples(st.just(b"Content-Type: text/plain; charset="), CHARSETS).map(b"".join),
-    st.tuples(st.just(b"Content-Length: "), st.sampled_from([b"0", b"3", b"131072", b"131073"]) | ODD).map(b"".join),
-    st.tuples(st.just(b"Transfer-Encoding: "), st.sampled_from([b"chunked", b"chunked, chunked", b"gzip, chunked"]) | ODD).map(b"".join),
-    st.tuples(st.just(b"Content-Encoding: "), st.sampled_from([b"gzip", b"deflate", b"gzip, gzip", b"br", b"identity"]) | ODD).map(b"".join),
-    st.tuples(st.just(b"Location: "), st.sampled_from([b"/", b"//[", b"http://[::1", b"http://127.0.0.1:1/", b"file:///etc/passwd"]) | ODD).map(b"".join),
-    st.sampled_from([b"Connection: close", b"Connection: keep-alive", b"a: b", b"a:", b":", b" folded"]),
+    st.tuples(st.just(b"Content-Length: "),
+        st.sampled_from([b"0", b"3", b"131072", b"131073"]) | ODD).map(b"".join),
+    st.tuples(st.just(b"Transfer-Encoding: "),
+        st.sampled_from([b"chunked", b"chunked, chunked", b"gzip, chunked"]) | ODD).map(b"".join),
+    st.tuples(st.just(b"Content-Encoding: "),
+        st.sampled_from([b"gzip", b"deflate", b"gzip, gzip", b"br",
+        b"identity"]) | ODD).map(b"".join),
+    st.tuples(st.just(b"Location: "),
+        st.sampled_from([b"/", b"//[", b"http://[::1", b"http://127.0.0.1:1/",
+        b"file:///etc/passwd"]) | ODD).map(b"".join),
+    st.sampled_from([b"Connection: close", b"Connection: keep-alive", b"a: b", b"a:", b":",
+        b" folded"]),
     ODD,
 )  # fmt: skip
 BODIES = st.one_of(
     st.binary(max_size=300),
-    st.tuples(st.binary(min_size=1, max_size=6), st.integers(1, 20_000)).map(lambda parts: (parts[0] * parts[1])[:140_000]),
+    st.tuples(st.binary(min_size=1, max_size=6),
+        st.integers(1, 20_000)).map(lambda parts: (parts[0] * parts[1])[:140_000]),
     st.binary(max_size=300).map(gzip.compress),
     st.integers(1, 400_000).map(lambda size: gzip.compress(bytes(size))),
     st.integers(1, 400_000).map(lambda size: zlib.compress(bytes(size))),

@@ -22,9 +22,12 @@ LINE_MAX = 256 << 10  # bytes: limits.line
 DEPTH_MAX = 64  # limits.json_depth
 
 PIECES = st.sampled_from(
-    [b"{", b"}", b"[", b"]", b'"', b"\\", b'\\"', b"\\u", b"\\ud83d", b"\\u0000", b":", b",", b" ", b"\t", b"\r", b"null",
-     b"true", b"0", b"-", b"1e400", b"9" * 400, b"0." + b"1" * 400, b"1E-5000", b'"cmd":', b'"cmd_id":', b'"run":',
-     b'"reply":', b'"js.done"', b'"heap":', b"\xf0\x9f\x98\x80", b"\xed\xa0\xbd", b"\xc0\x80", b"\xff", b"\0", b"a" * 300]
+    [b"{", b"}", b"[", b"]", b'"', b"\\", b'\\"', b"\\u", b"\\ud83d", b"\\u0000", b":", b",", b" ",
+        b"\t", b"\r", b"null",
+     b"true", b"0", b"-", b"1e400", b"9" * 400, b"0." + b"1" * 400, b"1E-5000", b'"cmd":',
+     b'"cmd_id":', b'"run":',
+     b'"reply":', b'"js.done"', b'"heap":', b"\xf0\x9f\x98\x80", b"\xed\xa0\xbd", b"\xc0\x80",
+     b"\xff", b"\0", b"a" * 300]
 )  # fmt: skip
 SOUP = st.lists(PIECES | st.binary(max_size=4), max_size=24).map(b"".join)
 VALUES = st.recursive(
@@ -37,7 +40,8 @@ VALUES = st.recursive(
 FIELDS = st.fixed_dictionaries(
     {},
     optional={
-        "cmd": st.sampled_from(["kv.get", "js.done", "js.error", "js.console", "js.turn", "js.ready", "js.no", ""]) | VALUES,
+        "cmd": st.sampled_from(["kv.get", "js.done", "js.error", "js.console", "js.turn",
+            "js.ready", "js.no", ""]) | VALUES,
         "cmd_id": st.sampled_from(["1", "x" * 65]) | VALUES,
         "run": st.sampled_from(["r1", "r2"]) | VALUES,
         "reply": st.booleans() | st.none() | VALUES,

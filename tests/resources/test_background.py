@@ -214,7 +214,8 @@ async def test_one_conversation_that_cannot_be_told_hides_no_other(
 @pytest.mark.parametrize(
     "message",
     [
-        {"to_addr": "\ud83d", "timestamp": "2014-01-01 00:00:00"}, {"to_addr": "+1", "timestamp": "yesterday"}, {},
+        {"to_addr": "\ud83d", "timestamp": "2014-01-01 00:00:00"},
+        {"to_addr": "+1", "timestamp": "yesterday"}, {},
         {"to_addr": None, "timestamp": "2014-01-01 00:00:00"}, {"to_addr": 5, "timestamp": None},
     ],
 )  # fmt: skip
@@ -291,7 +292,8 @@ def _recording(**fields: object) -> Recording:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"payload": {"content": "\ud83d"}}, {"payload": {"n": 10**5000}}, {"id": "\ud83d"}, {"payload": {"o": object()}},
+    [{"payload": {"content": "\ud83d"}}, {"payload": {"n": 10**5000}}, {"id": "\ud83d"},
+        {"payload": {"o": object()}},
      {"exchanges": [Exchange("x", 0.0, {"deep": object()})]}, {"began": float("nan")}],
 )  # fmt: skip
 async def test_a_recording_that_cannot_be_kept_ends_nothing(

@@ -53,9 +53,12 @@ async def test_a_contact_has_its_sixteen_fields_and_its_own(redis: Redis) -> Non
         groups=["g", "g", "h"],
     )
     assert made == {
-        "key": "k", "user_account": "acct", "$VERSION": 2, "created_at": "2014-01-01 00:00:00.000000", "dob": None,
-        "name": "Zoë", "surname": None, "msisdn": None, "twitter_handle": None, "facebook_id": None, "bbm_pin": None,
-        "gtalk_id": None, "mxit_id": None, "wechat_id": None, "email_address": None, "groups": ["g", "h"],
+        "key": "k", "user_account": "acct", "$VERSION": 2,
+        "created_at": "2014-01-01 00:00:00.000000", "dob": None,
+        "name": "Zoë", "surname": None, "msisdn": None, "twitter_handle": None, "facebook_id": None,
+        "bbm_pin": None,
+        "gtalk_id": None, "mxit_id": None, "wechat_id": None, "email_address": None,
+        "groups": ["g", "h"],
         "extras-a": "1", "extras-n": 5, "extras-no": None, "subscription-s": "on",
     }  # fmt: skip
     assert await contacts.get("acct", "k") == made
@@ -188,7 +191,8 @@ async def test_groups_have_names_that_can_be_shared_only_by_update(redis: Redis)
     assert [group["name"] for group in await groups.all("acct")] == ["a", "b"]
     changed = await groups.update("acct", "key-b", "a", "")
     assert changed == {
-        "name": "a", "query": "", "user_account": "acct", "created_at": "2014-01-01", "key": "key-b", "$VERSION": None,
+        "name": "a", "query": "", "user_account": "acct", "created_at": "2014-01-01",
+        "key": "key-b", "$VERSION": None,
     }  # fmt: skip
     with pytest.raises(SeveralGroups):
         await groups.find("acct", "a")

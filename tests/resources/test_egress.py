@@ -198,7 +198,8 @@ async def test_bodies_are_bounded_also_when_they_are_packed(egress: Egress, serv
 
 
 @pytest.mark.parametrize(
-    ("path", "body"), [("unicode", "Zoë ☃"), ("latin", "Zoë"), ("gzip", "unzipped"), ("binary", "\ufffd\ufffd\0\ufffdabc"), ("status/204", "")]
+    ("path", "body"), [("unicode", "Zoë ☃"), ("latin", "Zoë"), ("gzip", "unzipped"),
+        ("binary", "\ufffd\ufffd\0\ufffdabc"), ("status/204", "")]
 )  # fmt: skip
 async def test_bodies_become_text(egress: Egress, server: str, path: str, body: str) -> None:
     """By the declared charset, else UTF-8; what is neither still gives a reply."""

@@ -73,13 +73,17 @@ async def command(server: str, **fields: Any) -> Any:
         ({"headers": {"X": "a\0b"}}, "cannot be sent as a header"),
         ({"headers": {"X": "a\nb"}}, "cannot be sent as a header"),
         ({"headers": {"X": ["a"] * 600}}, "'headers' may have 500 lines"),
-        ({"files": {"f": {"data": "eA==", "content_type": "text/plain\r\nEvil: 1"}}}, "the content_type of 'f' has a line break"),
-        ({"files": {"f": {"data": "eA==", "content_type": "a\0"}}}, "the content_type of 'f' has a line break"),
+        ({"files": {"f": {"data": "eA==", "content_type": "text/plain\r\nEvil: 1"}}},
+            "the content_type of 'f' has a line break"),
+        ({"files": {"f": {"data": "eA==", "content_type": "a\0"}}},
+            "the content_type of 'f' has a line break"),
         ({"files": {"f": {"data": "eA"}}}, "the data of 'f' is not base64"),
         ({"files": {"f": {"data": "eA==", "content_type": 5}}}, "must be strings"),
         ({"files": {f"f{n}": {"data": ""} for n in range(1200)}}, "'files' may have 1000 files"),
-        ({"files": {"f": {"data": ""}}, "data": "a=1&" * 1200 + "a=1"}, "'data' must be a form (a=1&b=2) of at most 1000 fields"),
-        ({"files": {f"f{n}": {"data": ""} for n in range(600)}, "data": "a=1&" * 600 + "a=1"}, "1000 fields and files together"),
+        ({"files": {"f": {"data": ""}}, "data": "a=1&" * 1200 + "a=1"},
+            "'data' must be a form (a=1&b=2) of at most 1000 fields"),
+        ({"files": {f"f{n}": {"data": ""} for n in range(600)}, "data": "a=1&" * 600 + "a=1"},
+            "1000 fields and files together"),
     ],
 )  # fmt: skip
 async def test_bad_fields_are_refused_by_name(
@@ -147,7 +151,8 @@ async def test_header_values_are_sent_in_utf_8() -> None:
     }
     head = await sent(headers=values)
     for line in (
-        "X-Name: Zoë", "Authorization: Bearer", "X-Empty: ", "X-Spaces: a b", "X-Half: a\ufffd", "X-C: a\x01b"
+        "X-Name: Zoë", "Authorization: Bearer", "X-Empty: ", "X-Spaces: a b", "X-Half: a\ufffd",
+        "X-C: a\x01b"
     ):  # fmt: skip
         assert f"\r\n{line}\r\n".encode() in head
 

@@ -18,8 +18,10 @@ from resources.messages import (
 
 DATE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}")
 FIELDS = {
-    "message_version", "message_type", "timestamp", "message_id", "in_reply_to", "to_addr", "from_addr", "to_addr_type",
-    "from_addr_type", "content", "session_event", "transport_name", "transport_type", "transport_metadata", "helper_metadata",
+    "message_version", "message_type", "timestamp", "message_id", "in_reply_to", "to_addr",
+    "from_addr", "to_addr_type",
+    "from_addr_type", "content", "session_event", "transport_name", "transport_type",
+    "transport_metadata", "helper_metadata",
     "routing_metadata", "group", "provider",
 }  # fmt: skip
 
@@ -61,7 +63,8 @@ def test_apps_see_their_own_conversation_and_the_delivery_class() -> None:
 
 @pytest.mark.parametrize(
     ("transport", "expected"),
-    [("smpp", "sms"), ("sms", "sms"), ("ussd", "ussd"), ("twitter", "twitter"), ("xmpp", "gtalk"), ("mxit", "mxit"), ("wechat", "wechat"),
+    [("smpp", "sms"), ("sms", "sms"), ("ussd", "ussd"), ("twitter", "twitter"), ("xmpp", "gtalk"),
+        ("mxit", "mxit"), ("wechat", "wechat"),
      (None, "sms"), ("voice", "sms"), ("irc", "sms"), ("http_api", "sms")],
 )  # fmt: skip
 def test_delivery_classes(transport: str | None, expected: str) -> None:

@@ -63,7 +63,8 @@ async def test_each_aggregator_has_its_own_values(monkeypatch: pytest.MonkeyPatc
             await eventually(lambda: len(server.lines) == 7)
         results = {line.split()[0]: line.split()[1] for line in server.lines}
         assert results == {
-            "p.sum.m.sum": "7.500000", "p.avg.m.avg": "2.500000", "p.min.m.min": "1.000000", "p.max.m.max": "4.000000",
+            "p.sum.m.sum": "7.500000", "p.avg.m.avg": "2.500000", "p.min.m.min": "1.000000",
+            "p.max.m.max": "4.000000",
             "p.last.m.last": "2.500000", "p.m.sum": "1.000000", "p.m.last": "5.000000",
         }  # fmt: skip
         assert {line.split()[2] for line in server.lines} == {"1400000000"}

@@ -106,8 +106,10 @@ async def _beside(client: Redis, *command: object) -> list[object]:
 @pytest.mark.parametrize(
     "bad",
     [
-        ("SET", "k", "\ud83d"), ("SET", "\udcff", "v"), ("SET", "k", None), ("SET", "k", True), ("SET", "k", object()),
-        ("SET", "k", ["v"]), ("SET", "k", {}), ("SET", "k", 10**5000), (None,), (), ("\ud800",), ("SET", "k", 1j),
+        ("SET", "k", "\ud83d"), ("SET", "\udcff", "v"), ("SET", "k", None), ("SET", "k", True),
+        ("SET", "k", object()),
+        ("SET", "k", ["v"]), ("SET", "k", {}), ("SET", "k", 10**5000), (None,), (), ("\ud800",),
+        ("SET", "k", 1j),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_encoded_is_an_error_of_its_caller(redis: Redis, bad: Command) -> None:
@@ -161,10 +163,13 @@ async def test_every_refusal_is_typed_with_its_words(
 @pytest.mark.parametrize(
     ("act", "carried_out"),
     [
-        (cut(), False), (cut(after=True), True), (garbage(), False), (half(), True), (half(then_cut=False), True),
-        (late(float("inf")), None), (drip(0.5), True), (EXTRA, False), (answer(b""), False), (answer(b"\r\n"), False),
+        (cut(), False), (cut(after=True), True), (garbage(), False), (half(), True),
+        (half(then_cut=False), True),
+        (late(float("inf")), None), (drip(0.5), True), (EXTRA, False), (answer(b""), False),
+        (answer(b"\r\n"), False),
         (answer(b"*1\r\n%1\r\n*0\r\n+x\r\n"), False), (answer(b":99999999999999999999\r\n"), False),
-        (answer(b"$100000000\r\nnot so many"), False), (answer(b"*-7\r\n"), False), (answer(b"\xff\xfe\x00"), False),
+        (answer(b"$100000000\r\nnot so many"), False), (answer(b"*-7\r\n"), False),
+        (answer(b"\xff\xfe\x00"), False),
     ],
 )  # fmt: skip
 async def test_a_broken_exchange_is_told_and_overcome(

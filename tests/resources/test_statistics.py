@@ -59,7 +59,8 @@ async def test_messages_and_events_count_once_per_id(redis: Redis) -> None:
         statistics.count_outbound(SENDER, {"to_addr": "+29", "timestamp": at(0)})
     statistics.count_outbound(SENDER, {"to_addr": None, "timestamp": at(0)})
     assert await statistics.progress(SENDER) == {
-        "sent": 3, "ack": 1, "nack": 1, "delivery_report": 3, "delivery_report_delivered": 1, "delivery_report_failed": 2,
+        "sent": 3, "ack": 1, "nack": 1, "delivery_report": 3, "delivery_report_delivered": 1,
+        "delivery_report_failed": 2,
         "delivery_report_pending": 0,
     }  # fmt: skip
     assert await statistics.totals([SENDER, Sender("acct", "other")]) == [

@@ -215,7 +215,8 @@ def _redirected(request: httpx2.Request, head: Head) -> httpx2.Request:
     if method not in ("GET", "HEAD"):
         if head.status != SEE_OTHER:
             raise EgressError(
-                f"{method} was redirected ({head.status}) to {excerpt(text)}; only GET and HEAD follow redirects"
+                f"{method} was redirected ({head.status}) to {excerpt(text)}; only GET and HEAD "
+                "follow redirects"
             )
         method = "GET"
     try:

@@ -101,7 +101,8 @@ class EngineStream(httpcore2.AsyncNetworkStream):
             self._informational += 1
             if self._informational > INFORMATIONAL_MAX:
                 raise EgressError(
-                    f"the server sent more than {INFORMATIONAL_MAX} informational answers (1xx), and no other"
+                    f"the server sent more than {INFORMATIONAL_MAX} informational answers (1xx), "
+                    "and no other"
                 )
         return head
 

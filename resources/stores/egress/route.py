@@ -69,7 +69,8 @@ def target_of(url: httpx2.URL, policy: Policy) -> Target:
     """
     if url.scheme not in PORTS or not url.raw_host:
         raise EgressError(
-            f"expected a URL of the form http://host/path or https://host/path, got '{excerpt(str(url))}'"
+            "expected a URL of the form http://host/path or https://host/path, got "
+            f"'{excerpt(str(url))}'"
         )
     port = PORTS[url.scheme] if url.port is None else url.port
     if not 0 < port <= PORT_MAX:

@@ -105,7 +105,8 @@ _DATE = re.compile(
     re.ASCII,
 )
 _STEPS = (
-    timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1), timedelta(microseconds=1),
+    timedelta(days=1), timedelta(hours=1), timedelta(minutes=1), timedelta(seconds=1),
+    timedelta(microseconds=1),
 )  # fmt: skip
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WHOLE_DATE = len("2014-06-01 10:30:00.000000")

@@ -23,7 +23,8 @@ def _compiled(*rows: tuple[str, str]) -> list[tuple[str, re.Pattern[str]]]:
 
 _QUERY = _compiled(
     ("AND", r"AND|&&"), ("OR", r"OR|\|\|"), ("NOT", r"NOT|!"), ("+", r"\+"), ("-", r"-"),
-    ("LONE", rf"[+\-!][{_SPACE}]"), ("(", r"\("), (")", r"\)"), (":", ":"), ("*", r"\*"), ("^", r"\^"),
+    ("LONE", rf"[+\-!][{_SPACE}]"), ("(", r"\("), (")", r"\)"), (":", ":"), ("*", r"\*"),
+    ("^", r"\^"),
     ("QUOTED", rf'"(?:[^"\\]|{_ESCAPED})*"'), ("TERM", f"{_START}{_INNER}*"), ("~", f"~{_INNER}*"),
     ("PREFIX", rf"{_START}{_INNER}*\*"), ("WILDCARD", rf"(?:{_START}|[*?])(?:{_INNER}|[*?])*"),
     ("REGEX", r"/(?:\\/|[^/])*/"), ("[", r"\["), ("{", r"\{"),

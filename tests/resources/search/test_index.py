@@ -125,11 +125,16 @@ FIELDS = [
     "nothing",
 ]
 CONTACTS = st.fixed_dictionaries(
-    {"groups": st.lists(st.sampled_from(["g1", "G1", "g 2"]), max_size=2), "created_at": st.sampled_from(["2014-06-01 10:30:00.000001", "2015-12-31 23:59:59.999999"])},
+    {"groups": st.lists(st.sampled_from(["g1", "G1", "g 2"]), max_size=2),
+        "created_at": st.sampled_from(["2014-06-01 10:30:00.000001",
+        "2015-12-31 23:59:59.999999"])},
     optional={
-        "name": TEXTS, "surname": TEXTS, "msisdn": st.sampled_from(["+27821", "+27822", "27821", "A B"]),
-        "email_address": st.sampled_from(["A@x.org", "b@y.org"]), "extras-a": TEXTS, "extras-b c": TEXTS,
-        "subscription-a": st.sampled_from(["1", 5, True, None]), "dob": st.sampled_from(["1980-02-29 00:00:00.000000", None]),
+        "name": TEXTS, "surname": TEXTS,
+        "msisdn": st.sampled_from(["+27821", "+27822", "27821", "A B"]),
+        "email_address": st.sampled_from(["A@x.org", "b@y.org"]), "extras-a": TEXTS,
+        "extras-b c": TEXTS,
+        "subscription-a": st.sampled_from(["1", 5, True, None]),
+        "dob": st.sampled_from(["1980-02-29 00:00:00.000000", None]),
     },
 )  # fmt: skip
 
@@ -141,23 +146,30 @@ PATTERN = st.text(st.sampled_from("ab*?ozx2"), min_size=1, max_size=6).filter(
     lambda text: text.strip("*?") or "*" in text
 )
 LEAF = st.one_of(
-    WORD, WORD.map(lambda word: f"{word}*"), PATTERN, st.tuples(WORD, st.sampled_from(["~", "~1", "~2", "~0.6"])).map("".join),
-    st.tuples(st.lists(WORD, min_size=1, max_size=4).map(" ".join), st.sampled_from(["", "~1", "~3"])).map(lambda parts: f'"{parts[0]}"{parts[1]}'),
-    st.tuples(st.sampled_from("[{"), WORD | st.just("*"), WORD | st.just("*"), st.sampled_from("]}")).map(lambda p: f"{p[0]}{p[1]} TO {p[2]}{p[3]}"),
+    WORD, WORD.map(lambda word: f"{word}*"), PATTERN,
+    st.tuples(WORD, st.sampled_from(["~", "~1", "~2", "~0.6"])).map("".join),
+    st.tuples(st.lists(WORD, min_size=1, max_size=4).map(" ".join),
+        st.sampled_from(["", "~1", "~3"])).map(lambda parts: f'"{parts[0]}"{parts[1]}'),
+    st.tuples(st.sampled_from("[{"), WORD | st.just("*"), WORD | st.just("*"),
+        st.sampled_from("]}")).map(lambda p: f"{p[0]}{p[1]} TO {p[2]}{p[3]}"),
     st.sampled_from(["/[a-c]+/", "/(th|zo).*/", "/.{3}/", "/@/", "/x{200,300}/"]), st.just("*"),
 )  # fmt: skip
 NAMED = st.one_of(
-    st.tuples(st.sampled_from(FIELDS).map(lambda name: name.replace(" ", r"\ ")), LEAF).map(":".join),
+    st.tuples(st.sampled_from(FIELDS).map(lambda name: name.replace(" ", r"\ ")),
+        LEAF).map(":".join),
     st.tuples(st.sampled_from(["dob", "created_at"]), DATE).map(":".join),
-    st.tuples(st.sampled_from(["dob", "created_at"]), DATE, DATE).map(lambda p: f"{p[0]}:[{p[1]} TO {p[2]}}}"),
+    st.tuples(st.sampled_from(["dob", "created_at"]), DATE,
+        DATE).map(lambda p: f"{p[0]}:[{p[1]} TO {p[2]}}}"),
     LEAF, st.just("*:*"),
 )  # fmt: skip
 QUERY = st.recursive(
     NAMED,
     lambda inner: st.lists(
-        st.tuples(st.sampled_from(["", "+", "-", "!", "NOT "]), inner, st.sampled_from([" ", " AND ", " OR ", " && "])).map(lambda p: (p[0] + p[1], p[2])),
+        st.tuples(st.sampled_from(["", "+", "-", "!", "NOT "]), inner,
+            st.sampled_from([" ", " AND ", " OR ", " && "])).map(lambda p: (p[0] + p[1], p[2])),
         min_size=1, max_size=4,
-    ).map(lambda parts: "(" + "".join(clause + joint for clause, joint in parts[:-1]) + parts[-1][0] + ")"),
+    ).map(lambda parts: "(" + "".join(clause + joint for clause,
+        joint in parts[:-1]) + parts[-1][0] + ")"),
     max_leaves=8,
 )  # fmt: skip
 
@@ -333,7 +345,8 @@ def _spoil(folder: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        "no state", "state is no JSON", "another version", "keys cut short", "no meta file", "meta file is no JSON",
+        "no state", "state is no JSON", "another version", "keys cut short", "no meta file",
+        "meta file is no JSON",
         "segment file cut short", "segment file missing",
     ],
 )  # fmt: skip
@@ -385,8 +398,10 @@ def test_accounts_have_folders_of_their_own(tmp_path: Path) -> None:
 
 SOUP = st.lists(
     st.sampled_from(
-        ['"', "(", ")", "[", "]", "{", "}", " TO ", "*", "?", "~", "^", ":", "\\", "/", "+", "-", "!", "&&", "||", " AND ", " OR ", " NOT ",
-         " ", "a", "zoë", "2014", "name", "groups:", "dob:", "created_at:", "extras-a:", "~2", "^2", "\\u00", "\\u0061", "{2,}", "[a-", "\x00", "\u3000"]
+        ['"', "(", ")", "[", "]", "{", "}", " TO ", "*", "?", "~", "^", ":", "\\", "/", "+", "-",
+            "!", "&&", "||", " AND ", " OR ", " NOT ",
+         " ", "a", "zoë", "2014", "name", "groups:", "dob:", "created_at:", "extras-a:", "~2", "^2",
+         "\\u00", "\\u0061", "{2,}", "[a-", "\x00", "\u3000"]
     ),
     max_size=20,
 ).map("".join)  # fmt: skip
