@@ -26,7 +26,7 @@ class Get:
 
 @frozen
 class Value:
-    """The text, or null where there is none."""
+    """The text, or null if the key does not exist."""
 
     value: str | None
 
@@ -37,5 +37,5 @@ class ConfigResource(Resource):
 
     @command("config.get")
     def get(self, caller: Caller, request: Get) -> Value:
-        """Retrieve a value of the app's config; null for a key that is not there."""
+        """Retrieve a value of the app's config; null if the key does not exist."""
         return Value(caller.setting(ConfigSettings).values.get(request.key))

@@ -43,7 +43,7 @@ def address_field(delivery_class: str) -> str:
 
 
 def stored_address(field: str, address: str) -> str:
-    """An address as a new contact has it: msisdns with a plus, Jabber addresses without the device."""
+    """An address as a new contact has it: msisdn with a plus, Jabber address without device."""
     if field == "msisdn" and _MSISDN.fullmatch(address):
         return f"+{address}"
     return address.partition("/")[0] if field == "gtalk_id" else address

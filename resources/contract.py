@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Refused(Exception):
-    """The command was understood and turned down; the app is told why."""
+    """The command was understood and refused; the app learns the reason."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -27,8 +27,8 @@ class AppLog(Protocol):
         """Write a line, and wait until it is kept; `level` is one of `logging`'s."""
 
     def soon(self, level: int, message: str) -> bool:
-        """Write a line without waiting: it is kept before anything that is asked of the store
-        later. False where that cannot be had now.
+        """Queue a line ahead of all later commands to the store, without waiting. Returns False if
+        it cannot be queued now.
         """
 
 
@@ -37,11 +37,10 @@ class Caller:
     """On whose behalf a command runs: one run of one app.
 
     Attributes:
-        message: The inbound message that the run handles, as the app sees it; None where it handles
-            an event.
-        settings: What the operator set for this app, one value a resource, by its type.
-        origin: Names the entry of the journal that the run is for, the same whenever it is run
-            again; empty if there is none. What the run sends has ids that follow from it.
+        message: The inbound message that the run handles, as the app sees it; None for an event.
+        settings: The operator's settings for this app, one value per resource, by its type.
+        origin: Names the journal entry that the run is for, the same whenever it is run again; ""
+            if there is none. The ids of what the run sends are derived from it.
         replied: Whether the message has been replied to in this run.
     """
 
@@ -55,14 +54,14 @@ class Caller:
     origin: str = ""
     replied: bool = field(default=False)
     _taken: dict[str, int] = field(factory=dict, init=False)  # outbounds of a name so far
-    # slots of those that were not posted
+    # slots of outbounds that were not posted
     _free: dict[tuple[str, Any], list[str]] = field(factory=dict, init=False)
 
     def take_slot(self, name: str, content: Any) -> str:
-        """The next slot for an outbound of this name (`resources.stores.outbox.Slot`).
+        """Take the next slot for an outbound of this name (`resources.stores.outbox.Slot`).
 
-        An app that says the same again, since it was not told of success, is given the same slot
-        again: it may have been posted all the same.
+        An app that repeats an outbound because it did not learn of success gets the same slot
+        again: the first one may have been posted nevertheless.
         """
         free = self._free.get((name, content))
         if free:
@@ -71,7 +70,7 @@ class Caller:
         return f"{number} {name}"
 
     def free_slot(self, slot: str, name: str, content: Any) -> None:
-        """Its outbound was not posted, or nobody can say whether it was."""
+        """Give a slot back: its outbound was not posted, or nobody knows whether it was."""
         self._free.setdefault((name, content), []).append(slot)
 
     def setting(self, kind: type[T]) -> T:
@@ -90,16 +89,16 @@ class Command:
 
 
 Later = Coroutine[Any, Any, T]
-"""An answer that must be waited for."""
+"""An answer that has to be awaited."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def command(*names: str) -> Callable[[F], F]:
-    """Mark a method as the handler of a wire command, or of several that take the same request.
+    """Mark a method as the handler of a command, or of several that take the same request.
 
-    A handler is a coroutine function, or, where there is nothing to wait for, a plain one: no task
-    is begun for those. One that need not always wait returns its answer, or else a coroutine of it.
+    A handler is a coroutine function, or a plain one if it has nothing to wait for: then no task is
+    started. One that need not always wait returns either its answer or a coroutine of it.
     """
 
     def mark(method: F) -> F:

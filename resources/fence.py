@@ -18,23 +18,23 @@ from contextlib import contextmanager
 import trio
 from attrs import define
 
-BACKOFF = (0.1, 10.0)  # seconds until a background task is started again: first, most
-SETTLED_SECONDS = 60.0  # a background task that ran for so long begins again with the first pause
+BACKOFF = (0.1, 10.0)  # seconds until a background task is restarted: first, most
+SETTLED_SECONDS = 60.0  # a background task that ran this long restarts after the first pause
 TEXT_MAX = 500  # characters of an error's text in the log's first line
 # times that the same error is logged within `QUIET_SECONDS`; all of them are counted
 LOGGED_MAX = 20
 QUIET_SECONDS = 60.0
-KINDS_MAX = 500  # errors told apart for that
+KINDS_MAX = 500  # distinct errors that are tracked for that
 
 tally: Counter[str] = Counter()
-"""How many errors each fence has caught, by its name: `jsbox_internal_errors_total{where}`. Of the whole process."""
+"""Errors that each fence of this process has caught: `jsbox_internal_errors_total{where}`."""
 
 log = logging.getLogger(__name__)
 
 
 @define
 class Caught:
-    """What a fence has caught; None if all went well."""
+    """What a fence has caught; None if nothing."""
 
     error: Exception | None = None
 
@@ -147,7 +147,7 @@ def first_leaf(error: BaseException) -> BaseException:
 def _in_a_line(error: BaseException) -> str:
     try:
         text = str(error)
-    except Exception as second:  # noqa: BLE001  # a text that cannot be made must not hide the error
+    except Exception as second:  # noqa: BLE001  # a failing __str__ must not hide the error
         text = f"<its text cannot be made: {type(second).__name__}>"
     text = text.encode("utf-8", "backslashreplace").decode()[:TEXT_MAX]
     shown = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

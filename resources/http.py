@@ -1,4 +1,4 @@
-"""http: calls to services outside, as far as the operator allows."""
+"""http: calls to outside services, as far as the operator allows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .parameters import Json, parameter
 from .stores.egress import DROPPED, Egress, EgressError, Policy, excerpt, url_of
 from .text import clean
 
-NO_URL = "No URL given"  # in the old sandbox's words also for one that is no string
+NO_URL = "No URL given"  # as in the old sandbox, also for a URL that is not a string
 VERIFY_OPTIONS = ("VERIFY_NONE", "VERIFY_PEER", "VERIFY_CLIENT_ONCE", "VERIFY_FAIL_IF_NO_PEER_CERT")
 SSL_METHODS = ("SSLv3", "SSLv23", "TLSv1")
 HEADERS_WRONG = "'headers' must be an object of strings or lists of strings"

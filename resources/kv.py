@@ -17,7 +17,7 @@ NULL = Raw(b"null")
 
 @frozen
 class KvSettings:
-    """What an account may keep: keys, bytes of JSON text under each, bytes of all names and texts."""
+    """What an account may store: keys, bytes of JSON text each, bytes of all names and texts."""
 
     keys_hard: int
     keys_soft: int
@@ -31,7 +31,7 @@ class KvSettings:
 
 
 def key_field() -> str:
-    """Every command of kv names a key."""
+    """All kv commands name a key."""
     field: str = parameter(
         missing="'key' must be given, as a string",
         wrong=f"'key' must be a string of at most {KEY_MAX} characters",
@@ -79,7 +79,7 @@ class Value:
 
 @frozen
 class Deleted:
-    """Whether there was anything to delete."""
+    """Whether the key existed."""
 
     existed: bool
 
@@ -97,7 +97,7 @@ class Kv(Resource):
 
     @command("kv.get")
     async def get(self, caller: Caller, request: Get) -> Value:
-        """Retrieve the value of a key; null where there is none."""
+        """Retrieve the value of a key; null if it does not exist."""
         value = await self.keyspace.get(caller.account, request.key)
         return Value(NULL if value is None else Raw(value))
 
@@ -123,7 +123,7 @@ class Kv(Resource):
 
     @command("kv.incr")
     async def incr(self, caller: Caller, request: Incr) -> Value:
-        """Atomically add to the integer under a key; a key that does not exist is 0."""
+        """Atomically add to the integer under a key; a missing key counts as 0."""
         settings = caller.setting(KvSettings)
         try:
             value, warn = await self.keyspace.incr(

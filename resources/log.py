@@ -13,7 +13,7 @@ from .parameters import Json, parameter
 
 @frozen
 class Log:
-    """All log commands: a message of any type, and a level that beats the command's own."""
+    """All log commands: a message of any type, and a level that overrides the command's own."""
 
     msg: Json = parameter(
         missing="Value expected for msg",

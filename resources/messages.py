@@ -322,7 +322,7 @@ def send(
 
 
 def is_session_start(message: Mapping[str, Any]) -> bool:
-    """Whether the user of this message waits for an answer: a session that was opened or goes on."""
+    """Whether the user of this message waits for an answer: a session was opened or goes on."""
     return message.get("session_event") in ("new", "resume")
 
 

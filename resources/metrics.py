@@ -18,7 +18,7 @@ NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,100}")
 
 @frozen
 class MetricsSettings:
-    """Where the app's metrics go; no target: they are checked and dropped."""
+    """Where the app's metrics go; without a target they are checked and dropped."""
 
     target: Target | None
     prefix: str
@@ -37,7 +37,7 @@ def _metric_wrong(value: Any) -> str:
 
 
 def _number(value: Any) -> float | None:
-    """A finite number; texts of numbers too, as ever. Booleans are none."""
+    """A finite number; numeric strings are accepted, as before; booleans are not."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
@@ -71,7 +71,7 @@ class Fire:
 
 @frozen
 class Done:
-    """The value was taken."""
+    """The value was accepted."""
 
 
 @frozen

@@ -1,4 +1,6 @@
-"""outbound: replies to the message in hand, and messages to addresses, over the app's endpoints."""
+"""outbound: replies to the message in progress, and messages to addresses, over the app's
+endpoints.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +32,14 @@ class OutboundSettings:
 
 @frozen
 class Done:
-    """The message stands in the outbox; not that it was delivered."""
+    """The message is in the outbox, which does not mean that it was delivered."""
 
 
 CONTENT_WRONG = "'content' must be a string or null."
 
 
 def given(name: str, where: str) -> str:
-    """A string that must be there, and may not be null."""
+    """A required string, not null."""
     text = f"'{name}' must be given {where}."
     field: str = parameter(missing=text, wrong=text)
     return field
@@ -101,7 +103,7 @@ class Outbound(Resource):
 
     @command("outbound.reply_to")
     async def reply_to(self, caller: Caller, request: Reply) -> Done:
-        """Reply to the sender of the message in hand."""
+        """Reply to the sender of the message in progress."""
         return await self._reply(caller, request, to_group=False)
 
     @command("outbound.reply_to_group")
@@ -152,7 +154,7 @@ class Outbound(Resource):
             raise Refused(f"Could not find original message with id: {shown(request.in_reply_to)}")
         close = not request.continue_session
         if to.get("inbound_push_trigger"):
-            # Nobody is waiting: the "reply" opens the conversation.
+            # Nobody waits: this "reply" opens the conversation.
             channel = _channel_of(caller, "default")
             message = send(
                 to["from_addr"], request.content, endpoint="default",
@@ -176,7 +178,7 @@ class Outbound(Resource):
         return Done()
 
     async def _post(self, caller: Caller, channel: str, message: Payload, name: str) -> None:
-        """Post a message, unless an earlier run of the same inbound did so.
+        """Post a message, unless an earlier run of the same inbound has posted it.
 
         Of one inbound, the n-th reply is the same outbound in each of its runs, and so is the n-th
         send to an address over a channel: an app need not do everything in the same order again,

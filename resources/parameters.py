@@ -1,8 +1,8 @@
-"""The one converter at the trust boundary: the fields of a command, which an app chose, become a
+"""The converter at the trust boundary: it turns the fields of a command, which an app chose, into a
 typed request.
 
-Each type is taken exactly (see `strict`) or the command is refused, in the words that the users' documentation and the old system have for it.
-Fields that a command does not know are ignored, as ever.
+A value must be of exactly the right type (see `strict`), or the command is refused, in the words of
+the users' documentation and the old system. Unknown fields are ignored, as before.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def parameter(
     """A field of a request.
 
     Args:
-        default: Its value where the command leaves it out; without one the command must give it.
+        default: Its value if the command leaves it out; without one the command must give it.
         missing: The reason for refusing a command that leaves it out.
         wrong: The reason for refusing a value of another type or that fails `check`; or a function
             from the value to it.
-        check: What a value of the right type must still fulfil.
+        check: A condition that a value of the right type must also meet.
     """
     return attrs.field(
         default=default, metadata={"missing": missing, "wrong": wrong, "check": check}
@@ -46,12 +46,12 @@ def parameter(
 
 
 def needed_string(name: str) -> Any:
-    """A field of a request: a string that must be there."""
+    """A field of a request: a required string."""
     return _needed(f"Expected '{name}' field: '{name}' needs to be a string")
 
 
 def needed_object(name: str) -> Any:
-    """A field of a request: an object that must be there."""
+    """A field of a request: a required object."""
     return _needed(f"Expected '{name}' field: '{name}' needs to be an object")
 
 
@@ -111,8 +111,8 @@ def _default_wrong(name: str, kind: Any) -> Callable[[Any], str]:
 def _request_hook(
     kind: type, converter: cattrs.Converter
 ) -> Callable[[Mapping[str, Any], Any], Any]:
-    """Structure a request class field by field, in the order of the class: the first thing wrong is
-    the one reported.
+    """Structure a request field by field, in the order of the class: the first problem is the one
+    reported.
     """
     fields = _fields(kind, converter)
 

@@ -49,7 +49,7 @@ def clean(text: str) -> str:
 
 
 def clean_json(data: bytes) -> bytes:
-    r"""JSON text with \ufffd for each half of a surrogate pair that it spells out (`"\ud83d"`); whole pairs stay."""
+    r"""JSON text with \ufffd for each escaped half of a surrogate pair (`"\ud83d"`); pairs stay."""
     if b"\\u" not in data:
         return data
     return _HALF.sub(lambda found: found[1] or b"\\ufffd", data)

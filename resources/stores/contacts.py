@@ -1,8 +1,8 @@
-"""Contacts of accounts. Redis is the truth; every write is one atomic step that moves look-ups,
-memberships and change number along.
+"""Contacts of accounts. Redis is the only truth; every write is one atomic step, which also updates
+look-ups, memberships and the change number.
 
-A contact is handed out in its JSON shape, as apps know it: 16 fields that are always there, and one
-field more for each extra (`extras-<name>`) and subscription (`subscription-<name>`).
+A contact is returned in its JSON shape, as apps know it: 16 fields that are always there, and one
+more for each extra (`extras-<name>`) and subscription (`subscription-<name>`).
 """
 
 from __future__ import annotations
@@ -33,22 +33,20 @@ _HIDDEN = "~seq"
 
 
 class ContactLimit(Exception):
-    """The account has as many contacts as it may, or the contact would be too large. The text says
-    which.
-    """
+    """The account may have no more contacts, or this one is too large; the text says which."""
 
 
 @frozen
 class Change:
-    """What a write does to a contact; all of it, or nothing where a limit is passed.
+    """What a write does to a contact: all of it, or nothing if a limit is exceeded.
 
     Attributes:
         set: Plain fields to their texts, and extras-* and subscription-* to any JSON value.
         drop: Fields that become null.
-        drop_prefix: Prefixes whose fields go before any are set.
+        drop_prefix: Prefixes whose fields are removed before any are set.
         groups: Keys of groups; None leaves them as they are.
-        add_groups: Whether those come on top.
-        wipe: Whether everything goes first, but created_at.
+        add_groups: Whether to add the groups to those that the contact has.
+        wipe: Whether to remove everything first, except created_at.
     """
 
     set: Mapping[str, Any] = field(factory=dict)
@@ -59,7 +57,7 @@ class Change:
     wipe: bool = False
 
     def encode(self) -> bytes:
-        """As the scripts take it."""
+        """Encode as the scripts expect it."""
         texts = {
             name: json.encode(value).decode() if _is_dynamic(name) else value
             for name, value in self.set.items()
@@ -106,14 +104,14 @@ class Contacts:
         return contact_of(account, key, await self.redis.execute("HGETALL", _hash(account, key)))
 
     async def many(self, account: str, keys: Sequence[str]) -> list[Contact]:
-        """The contacts with those keys, those that exist, in the same order."""
+        """The contacts with those keys that exist, in the same order."""
         commands: list[Command] = [("HGETALL", _hash(account, key)) for key in keys]
         answers = await self.redis.execute_many(commands) if commands else []
         found = (contact_of(account, key, flat) for key, flat in zip(keys, answers, strict=True))
         return [contact for contact in found if contact is not None]
 
     async def find(self, account: str, name: str, address: str) -> Contact | None:
-        """The contact with an address in a field; of several, the one that was created last."""
+        """The contact with an address in a field; of several, the one created last."""
         found = await self.redis.run(
             self._find, [_list(account)], prefix_of(account), name, address
         )
@@ -124,7 +122,7 @@ class Contacts:
     ) -> tuple[Contact, bool]:
         """The contact with an address, or a new one with that key; and whether it is new."""
         if self.room.problem and (found := await self.find(account, name, address)) is not None:
-            return found, False  # that one is there takes no room
+            return found, False  # reading takes no room
         created, found_key, flat = await self._run(
             self._find_or_create, account, key, name, address, key, new.encode(), most
         )  # fmt: skip
@@ -133,7 +131,7 @@ class Contacts:
         return contact, bool(created)
 
     async def create(self, account: str, key: str, new: Change, most: int) -> Contact:
-        """Write a contact, whether it exists or not."""
+        """Write a contact, whether or not it exists."""
         contact = contact_of(
             account, key, await self._run(self._write, account, key, key, 0, new.encode(), most)
         )
@@ -141,7 +139,7 @@ class Contacts:
         return contact
 
     async def change(self, account: str, key: str, change: Change) -> Contact | None:
-        """Change a contact that exists; None where there is none."""
+        """Change a contact; return None if it does not exist."""
         return contact_of(
             account, key, await self._run(self._write, account, key, key, 1, change.encode(), 0)
         )
@@ -156,8 +154,8 @@ class Contacts:
     async def create_many(
         self, account: str, new: Sequence[tuple[str, Change]], most: int
     ) -> dict[int, str]:
-        """Write contacts with their keys, in order and each for itself; why some were not written,
-        by their index.
+        """Write contacts with their keys, in order, each independently. Return why some were not
+        written, by their index.
         """
         commands = [
             self._write.call(
@@ -174,7 +172,7 @@ class Contacts:
         }
 
     async def page(self, account: str, cursor: int, limit: int) -> Page:
-        """The contacts made after the cursor (0: from the first on)."""
+        """The contacts created after the cursor (0: from the first)."""
         flat = await self.redis.execute(
             "ZRANGE",
             _list(account),
@@ -195,14 +193,14 @@ class Contacts:
         return int(await self.redis.execute("ZCARD", _list(account)))
 
     async def members(self, account: str, group: str) -> list[str]:
-        """The keys of the contacts that list a group."""
+        """The keys of the contacts in a group."""
         return sorted(
             key.decode()
             for key in await self.redis.execute("SMEMBERS", account_key(account, "members", group))
         )
 
     async def count_members(self, account: str, group: str) -> int:
-        """How many contacts list a group."""
+        """How many contacts are in a group."""
         return int(await self.redis.execute("SCARD", account_key(account, "members", group)))
 
 
@@ -215,20 +213,20 @@ def _list(account: str) -> str:
 
 
 def _limit(error: Exception) -> Exception:
-    """What a script's error means."""
+    """The error to raise for a script's refusal."""
     _, is_limit, text = str(error).partition("LIMIT ")
     return ContactLimit(text) if is_limit else error
 
 
 def number_of(flat: Sequence[bytes]) -> int:
-    """The number of a contact in its account, from its hash as Redis has it. It never changes, and
-    no other contact gets it.
+    """The number of a contact in its account, from its hash in Redis. It never changes, and no
+    other contact gets it.
     """
     return int(flat[1::2][flat[::2].index(_HIDDEN.encode())])
 
 
 def contact_of(account: str, key: str, flat: Sequence[bytes] | None) -> Contact | None:
-    """A contact from its hash as Redis has it; None where there is none."""
+    """A contact from its hash in Redis; None if there is none."""
     if not flat:
         return None
     stored = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}

@@ -1,9 +1,9 @@
-"""Dead letters: entries of the journal that are not run, since they cannot be read, or were in
-progress whenever a supervisor died.
+"""Dead letters: entries of the journal that are not run, because they cannot be read or were in
+progress each time a supervisor died.
 
-Kept for each account, in number and bytes bounded; when a new one has no room the oldest are
-dropped, and whoever puts it is given their names. Accounts that have had any are known by name, so
-that letters of one that left the config can be found.
+They are kept per account, up to a number and a size; a new one that has no room displaces the
+oldest, and `put` returns what was dropped. The names of accounts with letters are stored, so that
+letters of an account that left the config can be found.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _ID = re.compile(rf"([0-9]{{1,20}}-[0-9]{{1,20}})-({NAME.pattern})")
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What is known of a letter without its text.
+    """What is known about a letter without its text.
 
     Attributes:
         kind: `message` or `event`; empty if it cannot be read. So are `channel` and `message_id`.
         message_id: Or the event_id.
-        attempts: Deaths of the supervisor at which it was in progress.
+        attempts: How often a supervisor died while it was in progress.
         reason: Why it was set aside.
         problem: Why it cannot be run again; empty if it can.
         place: Where it stood in the journal.
@@ -58,7 +58,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 @frozen
 class Letter:
-    """A dead letter: its account, its place among the account's, and what is known of it."""
+    """A dead letter: its account, its place among the account's letters, and its summary."""
 
     account: str
     place: str
@@ -66,7 +66,7 @@ class Letter:
 
     @property
     def id(self) -> str:
-        """Its name, safe in a URL."""
+        """Its id, safe in a URL."""
         return f"{self.place}-{self.account}"
 
     @property
@@ -89,7 +89,7 @@ def parse_id(text: str) -> tuple[str, str] | None:
 
 
 def summary_of(left: Left, app: str, attempts: int, reason: str) -> Summary:
-    """What is to be known of an entry that is set aside."""
+    """Summarise an entry that is set aside."""
     entry = left.entry
     return Summary(
         app=app,
@@ -106,7 +106,7 @@ def summary_of(left: Left, app: str, attempts: int, reason: str) -> Summary:
 
 @frozen
 class DeadLetters:
-    """Those of all accounts. Every coroutine may raise `redis.StoreError`."""
+    """The dead letters of all accounts. Every coroutine may raise `redis.StoreError`."""
 
     redis: Redis
     _put: Script = field(factory=lambda: script("deadletter_put"), init=False)
@@ -117,8 +117,8 @@ class DeadLetters:
     ) -> tuple[Letter, list[Summary]] | None:
         """Move an entry out of the journal, in one step.
 
-        Returns the letter, and what was dropped to make room; None if the entry is not in the
-        journal any more.
+        Returns the letter, and what was dropped to make room; None if the entry is no longer in the
+        journal.
         """
         await self.redis.execute("SADD", ACCOUNTS, account)
         keys = (stream_key(account, summary.app), begun_key(account, summary.app), *_keys(account))
@@ -132,12 +132,12 @@ class DeadLetters:
         return Letter(account, place.decode(), summary), [_summary(one) for one in dropped]
 
     async def drop(self, letter: Letter) -> bool:
-        """Forget a letter; returns whether it was there."""
+        """Drop a letter; return whether it existed."""
         return await self._take_out(letter, b"") is not None
 
     async def retry(self, letter: Letter, entry: Entry) -> str | None:
-        """Put a letter's entry at the end of the journal, in one step; returns its place, or None
-        if it was not there.
+        """Move a letter's entry to the end of the journal, in one step; return its place there, or
+        None if there was no such letter.
         """
         return await self._take_out(letter, msgspec.json.encode(entry))
 
@@ -156,8 +156,8 @@ class DeadLetters:
     async def newest(
         self, accounts: Iterable[str], app: str | None, before: tuple[str, str] | None, limit: int
     ) -> list[Letter]:
-        """Letters of some accounts, of all their apps or of one, the newest first; `before`:
-        account and place of the last one seen.
+        """At most `limit` letters of some accounts, of all apps or one, newest first; `before` is
+        account and place of the last letter of the page before.
         """
         found = [
             letter

@@ -196,8 +196,8 @@ class Direct:
 
 
 def direct(connection: Any, seconds: float) -> Direct | None:
-    """Take the socket of a redis-py connection, which must not be used afterwards; None if it is not
-    a plain socket (TLS).
+    """Take the socket of a redis-py connection, which must not be used afterwards; None if it is
+    not a plain socket (TLS).
     """
     plain = socket_of(connection)
     if plain is None or isinstance(plain, ssl.SSLSocket):

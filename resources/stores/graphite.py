@@ -1,6 +1,4 @@
-"""Metrics on their way to Graphite: values gathered in time buckets, and lines sent by the
-plaintext protocol.
-"""
+"""Metrics for Graphite: values are gathered in time buckets and sent in the plaintext protocol."""
 
 from __future__ import annotations
 
@@ -16,21 +14,20 @@ from attrs import define, field, frozen
 from ..fence import keep_running, note
 from .direct import is_readable
 
-# waiting for one Graphite that does not take them; then the oldest are dropped, and counted
-LINES_MAX = 100_000
+LINES_MAX = 100_000  # that wait for one Graphite; beyond it the oldest are dropped and counted
 NAMES_MAX = 10_000  # distinct metrics of one account in one bucket; more are refused
 BACKOFF = (0.2, 30.0)  # seconds between attempts to connect: first, most
 CONNECT_SECONDS = 10.0
 SEND_SECONDS = 10.0
 BATCH = 1000  # lines that are sent together
-LAST_SECONDS = 3.0  # for what is left at shutdown
+LAST_SECONDS = 3.0  # for sending the rest at shutdown
 AGGREGATORS = ("sum", "avg", "min", "max", "last")
 
 log = logging.getLogger(__name__)
 
 
 class TooManyMetrics(Exception):
-    """An account has fired as many distinct metrics in this bucket as it may."""
+    """An account has reached its number of distinct metrics in this bucket."""
 
 
 @frozen
@@ -95,7 +92,7 @@ class _Bucket:
 
 @define(eq=False)
 class _Sender:
-    """The connection to one Graphite server, made anew whenever it breaks."""
+    """The connection to one Graphite server, made again whenever it breaks."""
 
     host: str
     port: int
@@ -115,7 +112,7 @@ class _Sender:
         self.bell.unpark()
 
     async def run(self) -> None:
-        """For ever: whatever goes wrong, the next attempt follows after a pause."""
+        """Send for ever; after any failure, try again after a pause."""
         while True:
             batches = self.batches
             try:
@@ -132,7 +129,7 @@ class _Sender:
                     reason,
                     len(self.lines),
                 )
-            except Exception as error:  # noqa: BLE001  # what nobody expected (a host that is no name) may pass as well
+            except Exception as error:  # noqa: BLE001  # an unexpected error (a bad host name) may pass, too
                 note("graphite", error, f"{self.host}:{self.port}")
             if self.batches > batches:
                 self.pause = BACKOFF[0]
@@ -144,7 +141,7 @@ class _Sender:
             if not self.lines:
                 await self.bell.park()
             if is_readable(stream.socket) and not await stream.receive_some(1024):
-                # what is sent now would be lost
+                # anything sent now would be lost
                 raise trio.BrokenResourceError("it has closed the connection")
             batch = [self.lines.popleft() for _ in range(min(len(self.lines), BATCH))]
             self.sending = True
@@ -162,7 +159,7 @@ class _Sender:
 
 @define(eq=False)
 class Graphite:
-    """Gathers metrics and sends each bucket when its time is over. Made by `open_graphite`."""
+    """Gathers metrics and sends each bucket when it ends. Made by `open_graphite`."""
 
     _nursery: trio.Nursery
     _buckets: dict[tuple[Target, int], _Bucket] = field(factory=dict, init=False)
@@ -170,10 +167,10 @@ class Graphite:
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def fire(self, target: Target, account: str, path: str, aggregator: str, value: float) -> None:
-        """Add a value to the bucket of this moment.
+        """Add a value to the current bucket.
 
         Raises:
-            TooManyMetrics: The account has too many distinct ones.
+            TooManyMetrics: The account has too many distinct metrics.
         """
         start = int(time.time() // target.bucket * target.bucket)
         bucket = self._buckets.get((target, start))
@@ -216,7 +213,7 @@ class Graphite:
 
     @property
     def dropped(self) -> int:
-        """Lines that were given up since the start, since a Graphite did not take them."""
+        """Lines dropped since the start because a Graphite did not take them."""
         return sum(sender.dropped for sender in self._senders.values())
 
     @property
@@ -225,7 +222,7 @@ class Graphite:
         return sum(len(sender.lines) for sender in self._senders.values())
 
     async def _close(self) -> None:
-        """Send what there is, also of buckets that have not ended."""
+        """Send everything, including buckets that have not ended."""
         self._flush(float("inf"))
         with trio.move_on_after(LAST_SECONDS, shield=True) as last:
             for sender in self._senders.values():
@@ -237,7 +234,7 @@ class Graphite:
 
 @asynccontextmanager
 async def open_graphite() -> AsyncIterator[Graphite]:
-    """Gathers and sends until the end, and then sends the rest within a few seconds."""
+    """Gather and send until the block ends, then send the rest within `LAST_SECONDS`."""
     async with trio.open_nursery() as nursery:
         graphite = Graphite(nursery)
         nursery.start_soon(keep_running, "graphite", graphite._run)  # noqa: SLF001

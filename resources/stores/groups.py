@@ -16,7 +16,8 @@ from .scripts import Script, script
 from .statistics import prefix_of
 
 Group = dict[str, Any]
-"""In its JSON shape: name, query (null: not a smart group), user_account, created_at, key, $VERSION (null)."""
+"""Its JSON shape: name, query (null: not a smart group), user_account, created_at, key, $VERSION
+(null)."""
 
 _SEVERAL, _TOO_MANY, _NONE = -1, -2, -3
 
@@ -26,7 +27,7 @@ class SeveralGroups(Exception):
 
 
 class TooManyGroups(Exception):
-    """The account has as many groups as it may."""
+    """The account may have no more groups."""
 
 
 @frozen
@@ -53,11 +54,11 @@ class Groups:
     async def find_or_create(
         self, account: str, name: str, key: str, created_at: str, most: int
     ) -> tuple[Group, bool]:
-        """The group with a name, or a new one with that key; and whether it is new. Raises
+        """The group with a name, or a new one with that key, and whether it is new. Raises
         SeveralGroups, TooManyGroups.
         """
         if self.room.problem and (there := await self.find(account, name)) is not None:
-            return there, False  # that one is there takes no room
+            return there, False  # reading takes no room
         self.room.check(len(name))
         found = await self._find(account, name, key, created_at, create=True, most=most)
         assert found is not None
@@ -85,7 +86,7 @@ class Groups:
         return group, bool(code)
 
     async def update(self, account: str, key: str, name: str, query: str | None) -> Group | None:
-        """Give a group another name and query; None where there is no such group."""
+        """Give a group another name and query; return None if there is no such group."""
         self.room.check(len(name) + len(query or ""))
         keys = [account_key(account, "group", key), _name(account, name)]
         flat = await self.redis.run(
@@ -102,7 +103,7 @@ class Groups:
 
 
 def groups_of(account: str, flat: Sequence[Any]) -> list[Group]:
-    """The groups that the script `group_list` gave, by name."""
+    """The groups from the answer of the script `group_list`, by name."""
     found = (
         _group(account, key.decode(), fields)
         for key, fields in zip(flat[::2], flat[1::2], strict=True)

@@ -1,6 +1,6 @@
-"""Whose a message_id is. Ids of outbound messages carry a tag that only this service can make, so
-that an event which names one is known to belong to the app that sent it, with nothing kept for each
-message and nothing that a gateway could guess.
+"""Whom a message_id belongs to. Ids of outbound messages carry a tag that only this service can
+make. So an event that names one is known to belong to the app that sent it, without storing
+anything per message, and without anything that a gateway could guess.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from attrs import frozen
 
 from .redis import Redis, StoreError
 
-SECRET = "jsbox:secret"  # noqa: S105  # the name of the key, of the whole service
+SECRET = "jsbox:secret"  # noqa: S105  # the name of the key, one for the whole service
 _RANDOM, _TAG = 10, 6  # bytes of an id
 _SECRET_BYTES = 32
 
@@ -42,16 +42,14 @@ class MessageIds:
         return (random + self._tag(bytes(random), channel, sender)).hex()
 
     def derived(self, channel: str, sender: Sender, origin: str, slot: str) -> str:
-        """The message_id of one certain outbound of the run of one certain inbound: the same
-        whenever that is run again.
-
-        In the same form as a fresh one, and no easier to guess.
+        """The message_id of one outbound of the run of one inbound, the same whenever it is run
+        again. It has the form of a fresh one, and is no easier to guess.
 
         Args:
             channel: Where it goes.
-            sender: Whose it is.
+            sender: The app that sends it.
             origin: Names the inbound (see `resources.contract.Caller`).
-            slot: Names one of the outbounds of its run.
+            slot: Names the outbound within the run.
         """
         text = f"{channel}\0{sender.account}\0{sender.app}\0{origin}\0{slot}".encode()
         digest = blake2b(text, digest_size=_RANDOM, key=self._secret, person=b"outbound").digest()
@@ -68,17 +66,17 @@ class MessageIds:
         return hmac.compare_digest(raw[_RANDOM:], self._tag(raw[:_RANDOM], channel, sender))
 
     def _tag(self, random: bytes, channel: str, sender: Sender) -> bytes:
-        # No name holds a NUL: the config sees to that.
+        # No name contains a NUL: the config checks that.
         text = f"{channel}\0{sender.account}\0{sender.app}".encode()
         return blake2b(random + text, digest_size=_TAG, key=self._secret).digest()
 
 
 async def open_message_ids(redis: Redis) -> MessageIds:
-    """The ids of the service whose store this is; its secret is made at the first start. A store
-    that takes no writes will do for every other start.
+    """Open the ids of the service that this store belongs to. The first start makes the secret;
+    later ones also work with a store that takes no writes.
 
     Raises:
-        StoreError: The store did not do it, or what it has is no secret.
+        StoreError: The store failed, or the stored value is not a secret.
     """
     secret = await redis.execute("GET", SECRET)
     if secret is None:

@@ -1,9 +1,9 @@
-"""The journal of what came in: a message or event is in it from before the gateway says `accepted`
-until its run has ended.
+"""The journals of inbound messages and events: each is in its app's journal from before the gateway
+says `accepted` until its run has ended.
 
-One Redis stream per app. What a killed supervisor leaves in it is run again by the next one. Beside
-it stands, for each entry whose run has begun, how often that was: what is still there after a start
-was in progress at the death of a supervisor.
+There is one Redis stream per app. Entries that a killed supervisor leaves are run again by the
+next. A hash beside it counts how often the run of each entry began: entries that still have a count
+at start-up were in progress when a supervisor died.
 """
 
 from __future__ import annotations
@@ -28,23 +28,21 @@ from .statistics import prefix_of, second_of
 
 REMEMBERED = 24 * 3600  # seconds for which an id that was seen is a duplicate
 PAGE = 100  # entries read at a time
-DEPTH_MAX = 200  # nesting of an entry; what gateways send may have less
-KEYS_KNOWN = 4096  # apps whose keys are made once
-BURST = 256 << 10  # bytes of entries that are decoded without letting others go on
+DEPTH_MAX = 200  # nesting of an entry; gateways may send less
+KEYS_KNOWN = 4096  # apps whose keys are cached
+BURST = 256 << 10  # bytes of entries that are decoded between two checkpoints
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came in: a message or an event (as Vumi's JSON objects), on a channel, for an app of an
-    account.
-    """
+    """A message or an event (as Vumi's JSON objects) from a channel, for an app of an account."""
 
     kind: Literal["message", "event"]
     account: str
     app: str
     channel: str
     payload: dict[str, Any]
-    counted: bool = False  # whether the message statistics know it
-    origin: str = ""  # the place that it had first, if it has been a dead letter
+    counted: bool = False  # whether the message statistics count it
+    origin: str = ""  # its first place, if it was a dead letter
 
     @property
     def id(self) -> str:
@@ -53,13 +51,13 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
         return str(self.payload[name])
 
     def origin_at(self, place: str) -> str:
-        """Names the entry, the same for all of its runs; `place` is where it is now."""
+        """A name for the entry that is the same in all of its runs; `place` is where it is now."""
         return f"{self.origin or place}\0{self.kind}\0{self.channel}\0{self.id}"
 
 
 @frozen
 class Accepted:
-    """The answer of the journal: the entry's place in it, and whether its id had been seen before."""
+    """The journal's answer: the entry's place, and whether its id had been seen before."""
 
     place: str
     duplicate: bool
@@ -67,12 +65,12 @@ class Accepted:
 
 @frozen
 class Left:
-    """What stands in a journal.
+    """One entry as it is in the journal.
 
     Attributes:
-        place: Where.
+        place: Its place.
         raw: Its text.
-        entry: What the text says; None if it is not an entry.
+        entry: The decoded text; None if it is not an entry.
         problem: Why it cannot be run; empty if it can.
     """
 
@@ -91,10 +89,10 @@ class Journal:
     _accept: Script = field(factory=lambda: script("journal_accept"), init=False)
 
     async def accept(self, entries: Sequence[Entry]) -> list[Accepted]:
-        """Write entries and count them, in order, each unless its id was seen in the last 24 hours
-        on its channel.
+        """Write and count entries in order, except those whose id was seen on their channel in the
+        last 24 hours.
 
-        The first refusal is raised when all were tried.
+        The first refusal is raised after all were tried.
         """
         answers = await self.attempt(entries)
         for answer in answers:
@@ -103,7 +101,7 @@ class Journal:
         return cast("list[Accepted]", answers)
 
     async def attempt(self, entries: Sequence[Entry]) -> list[Accepted | StoreRefused]:
-        """As `accept`, with the store's refusal of an entry as the answer to that entry."""
+        """As `accept`, but a refused entry has the refusal as its answer."""
         commands, size = list[Command](), 0
         for entry in entries:
             seen = account_key(entry.account, "seen", entry.channel, entry.kind, entry.id)
@@ -124,53 +122,50 @@ class Journal:
         ]
 
     def begin_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
-        """Note that a run of an entry begins, before anything that is asked of the store later; not
-        waited for.
+        """Record that a run of an entry begins, ahead of all later commands, without waiting.
 
-        Returns whether that can be had.
+        Returns whether it could be queued; `failed` is called if the write fails.
         """
         return self.redis.post([_begun(entry, place, 1)], failed)
 
     async def begin(self, entry: Entry, place: str) -> None:
-        """As `begin_soon`, and wait until it is noted."""
+        """As `begin_soon`, but wait until it is recorded."""
         await self.redis.execute(*_begun(entry, place, 1))
 
     def hand_back_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
-        """A run that was begun is cut off by an orderly stop, which does not count; as
-        `begin_soon`.
-        """
+        """Undo `begin`: an orderly stop cut the run off, which does not count. As `begin_soon`."""
         return self.redis.post([_begun(entry, place, -1)], failed)
 
     async def finish(self, entry: Entry, place: str) -> None:
-        """The run has ended: the entry is not needed any more."""
+        """Remove an entry whose run has ended."""
         await self.finish_all([(entry, place)])
 
     async def finish_all(self, ended: Sequence[tuple[Entry, str]]) -> None:
-        """The runs have ended: the entries at these places are not needed any more."""
+        """Remove the entries at these places, whose runs have ended."""
         await self.redis.execute_many(
             [command for entry, place in ended for command in _struck(entry, place)]
         )
 
     def finish_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
-        """As `finish`, before anything that is asked of the store later, but not waited for;
-        whether that can be had.
+        """As `finish`, ahead of all later commands, without waiting; return whether it could be
+        queued.
         """
         return self.redis.post(_struck(entry, place), failed)
 
     async def begun(self, account: str, app: str) -> dict[str, int]:
-        """How often a run of the entry at a place was begun and not ended, for those entries of
-        which one was.
+        """How many runs of the entry at each place began and did not end; places without any are
+        left out.
         """
         found = await self.redis.execute("HGETALL", begun_key(account, app))
         pairs = zip(found[::2], found[1::2], strict=True)
         return {place.decode("utf-8", "replace"): _number(count) for place, count in pairs}
 
     async def forget_begun(self, account: str, app: str, places: Sequence[str]) -> None:
-        """Remove the counts of entries that are not there any more."""
+        """Remove the counts of entries that no longer exist."""
         await self.redis.execute("HDEL", begun_key(account, app), *places)
 
     async def left(self, account: str, app: str) -> AsyncGenerator[Left, None]:
-        """All that stands in an app's journal, oldest first, readable or not."""
+        """All entries of an app's journal, oldest first, readable or not."""
         start, burst = "-", 0
         while True:
             page = await self.redis.execute(
@@ -188,9 +183,7 @@ class Journal:
             start = "(" + page[-1][0].decode()
 
     async def unfinished(self, account: str, app: str) -> AsyncIterator[tuple[str, Entry]]:
-        """Every entry in an app's journal, oldest first, with its place; what is no entry is left
-        out.
-        """
+        """All readable entries of an app's journal, oldest first, with their places."""
         async with aclosing(self.left(account, app)) as found:
             async for one in found:
                 if one.entry is not None:
@@ -205,21 +198,17 @@ def stream_key(account: str, app: str) -> str:
 
 @lru_cache(KEYS_KNOWN)
 def begun_key(account: str, app: str) -> str:
-    """The key of the counts that stand beside it."""
+    """The key of the counts of begun runs."""
     return account_key(account, "begun", app)
 
 
 def raw_of(fields: Sequence[bytes]) -> bytes:
-    """The text of an entry, of the fields of a stream; anything else in its place is shown as it
-    is.
-    """
+    """The text of an entry from the fields of a stream; other fields are joined as they are."""
     return fields[1] if len(fields) == 2 and fields[0] == b"e" else b" ".join(fields)  # noqa: PLR2004  # one field
 
 
 def read_entry(raw: bytes, account: str, app: str) -> tuple[Entry | None, str]:
-    """An entry of an app's journal from its text, and why it cannot be run; the latter is empty if
-    it can be.
-    """
+    """Decode an entry of an app's journal; return it and why it cannot be run ("" if it can)."""
     if is_deeper(raw, DEPTH_MAX):
         return None, f"it is nested deeper than {DEPTH_MAX} levels"
     try:
@@ -254,7 +243,7 @@ _TEXTS = (
     "session_event",
     "group", "provider",
 )  # fmt: skip
-# What is taken for granted of everything that the gateway has let in, or a push has made.
+# What the code relies on in everything that the gateway let in or a push made.
 _NEEDED: dict[str, dict[str, Callable[[Any], bool]]] = {
     "message": {
         "message_id": _text, "helper_metadata": _object, "transport_metadata": _object,
@@ -283,13 +272,13 @@ def _number(text: bytes) -> int:
 
 
 def _counts(entry: Entry) -> tuple[Any, ...]:
-    """What is to be counted of an entry, as journal_accept.lua has it."""
+    """What to count of an entry, as ARGV 5 to 7 of journal_accept.lua."""
     payload = entry.payload
     if not entry.counted:
         return ("", "", "")
     if entry.kind == "message":
         return ("message", payload["from_addr"] or "", second_of(payload["timestamp"]))
     kind = payload["event_type"]
-    # Other events may have the field too, with anything in it: it is the gateway's own then, and no
-    # name of a counter.
+    # Other events may have the field, too, with anything in it: then it is the gateway's own, not
+    # the name of a counter.
     return ("event", kind, payload["delivery_status"] if kind == "delivery_report" else "")

@@ -1,7 +1,7 @@
-"""The names of keys in Redis. Every key of an account carries the hash tag `{account}`, every key
-of a channel its own, so that each Lua script's keys live on one node of a cluster. Names of
-accounts, apps and channels hold no brace or colon (the config sees to that), and a part that an app
-chooses comes last: so no key can be mistaken for another's.
+"""The names of keys in Redis. Every key of an account carries the hash tag `{account}`, and every
+key of a channel its own, so that the keys of a Lua script are on one node of a cluster. Names of
+accounts, apps and channels contain no brace or colon (the config checks that), and a part that an
+app chooses comes last, so no key can be mistaken for another.
 """
 
 from __future__ import annotations

@@ -16,15 +16,13 @@ from .room import Room
 from .scripts import Script, script
 
 COUNT_PAGE = 200  # names counted in one step
-COUNT_EVERY, COUNT_AGAIN = (
-    30.0,
-    5.0,
-)  # seconds between two looks for accounts that are not counted: then, after a failure
+COUNT_EVERY = 30.0  # seconds between two looks for accounts that are not counted yet
+COUNT_AGAIN = 5.0  # the same after a failure
 _STORED, _TOO_MANY_BYTES, _NO_INTEGER = 1, -1, -2  # of the scripts
 
 
 class Warn(Enum):
-    """What a write tells about the quota; each at most once an hour for an account."""
+    """What a write reports about the quota; each at most once an hour per account."""
 
     NONE = 0
     SOFT = 1
@@ -33,11 +31,11 @@ class Warn(Enum):
 
 
 class KeyspaceFull(Exception):
-    """The key would be one too many, or its bytes would be.
+    """The write would exceed the account's number of keys, or of bytes.
 
     Attributes:
-        warn: Whether the app's log should say so.
-        is_bytes: It is the bytes.
+        warn: What to write to the app's log.
+        is_bytes: Whether it is the bytes.
     """
 
     def __init__(self, warn: Warn, *, is_bytes: bool) -> None:
@@ -47,12 +45,12 @@ class KeyspaceFull(Exception):
 
 
 class NotAnInteger(Exception):
-    """The value, or the sum, is no integer of 64 bits. The text is the server's."""
+    """The value, or the sum, is not an integer of 64 bits. The text is the server's."""
 
 
 @frozen
 class Quota:
-    """How many keys an account may have, and how many bytes of names and values."""
+    """How many keys an account may have, and how many bytes of names and values together."""
 
     hard: int
     soft: int
@@ -78,7 +76,7 @@ class Keyspace:
     async def set(
         self, account: str, name: str, value: bytes, seconds: int | None, quota: Quota
     ) -> Warn:
-        """Store a JSON text, for good or for some seconds.
+        """Store a JSON text, for good (None) or for some seconds.
 
         Raises:
             KeyspaceFull: The quota is used up.
@@ -94,7 +92,7 @@ class Keyspace:
         return Warn(warn)
 
     async def incr(self, account: str, name: str, amount: int, quota: Quota) -> tuple[int, Warn]:
-        """Add to an integer; one that does not exist is 0. Returns the new value.
+        """Add to an integer; a missing one counts as 0. Return the new value.
 
         Raises:
             KeyspaceFull: The name is new and the quota used up.
@@ -112,16 +110,16 @@ class Keyspace:
         return int(value), Warn(warn)
 
     async def delete(self, account: str, name: str) -> bool:
-        """Whether the key existed."""
+        """Delete a key; return whether it existed."""
         return bool(await self.redis.run(self._delete, script_keys(account, name)[:4], name))
 
     async def bytes_of(self, account: str) -> int:
-        """How many bytes all names and values of an account have, as far as they are counted."""
+        """How many bytes the names and values of an account have, as far as counted."""
         return int(await self.redis.execute("GET", account_key(account, "kvbytes")) or 0)
 
     async def keep_counting(self, accounts: Callable[[], Iterable[str]]) -> None:
-        """Count what accounts had before bytes were counted, in the background, for ever: accounts
-        may come.
+        """Count, in the background, what accounts stored before bytes were counted. Runs for ever:
+        new accounts may come.
         """
         done = set[str]()
         while True:
@@ -131,12 +129,12 @@ class Keyspace:
                         await self.count(account)
                         done.add(account)
             except StoreError:
-                await trio.sleep(COUNT_AGAIN)  # it will be there again
+                await trio.sleep(COUNT_AGAIN)  # the store will come back
             else:
                 await trio.sleep(COUNT_EVERY)
 
     async def count(self, account: str) -> None:
-        """Count the bytes that an account had before bytes were counted, if that was not done."""
+        """Count the bytes that an account stored before bytes were counted, unless done already."""
         counted = account_key(account, "kvcounted")
         if await self.redis.execute("EXISTS", counted):
             return
@@ -156,6 +154,6 @@ class Keyspace:
 
 
 def script_keys(account: str, name: str) -> list[str]:
-    """As _kv.lua has them."""
+    """The KEYS of _kv.lua."""
     of_all = [account_key(account, each) for each in ("kvkeys", "kvsizes", "kvbytes", "kvwarned")]
     return [account_key(account, "kv", name), *of_all]

@@ -1,5 +1,5 @@
-"""The apps' logs: the newest entries of each app in Redis, and a live tail that says what a slow
-reader missed.
+"""The apps' logs: the newest entries of each app in Redis, and a live tail that reports how many
+entries a slow reader missed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from .keys import account_key
 from .redis import Redis
 from .room import Room
 
-ENTRY_MAX = 16 << 10  # characters of one message; the rest is cut, and the cut said
-FOLLOWER_MAX = 1000  # entries that wait for a slow follower; of more it learns the number only
-FOLLOWER_SIZE = 4 << 20  # characters of them, likewise
+ENTRY_MAX = 16 << 10  # characters of one message; the rest is replaced by a note
+FOLLOWER_MAX = 1000  # entries that wait for a slow follower; further ones are only counted
+FOLLOWER_SIZE = 4 << 20  # characters of them; likewise
 TRIM_EVERY = 32  # entries between two trims of an app's list
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ class LogEntry(msgspec.Struct, frozen=True):
 
 @define(eq=False)
 class Follower:
-    """One reader of a live log: iterate over it. An entry of level MISSED stands for those that a
-    slow reader lost.
+    """One reader of a live log; iterate over it. An entry of level MISSED counts those that a slow
+    reader lost.
     """
 
     _entries: deque[LogEntry] = field(factory=deque, init=False)
@@ -112,15 +112,13 @@ class Logbook:
     _since_trim: dict[str, int] = field(factory=dict, init=False)
 
     async def write(self, account: str, app: str, level: int, message: str, kept: int) -> None:
-        """Add an entry; `level` is a number of `LEVELS`, or any other integer. May raise
-        `redis.StoreError`.
-        """
+        """Add an entry; `level` is one of `LEVELS`, or any other integer. Raises StoreError."""
         self.room.check(len(message), is_urgent=True)
         await self.redis.execute_many(self._entry(account, app, level, message, kept))
 
     def write_soon(self, account: str, app: str, level: int, message: str, kept: int) -> bool:
-        """Add an entry without waiting until it is kept; whether the store can be had for that at
-        the moment.
+        """Add an entry without waiting until it is kept. Returns False, adding nothing, if the
+        store is not at hand.
         """
         if not self.redis.is_at_hand or self.room.refusal(len(message), is_urgent=True) is not None:
             return False
@@ -144,9 +142,7 @@ class Logbook:
         return commands
 
     async def newest(self, account: str, app: str, limit: int, start: int = 0) -> list[LogEntry]:
-        """The newest entries, newest first, without the first `start` of them. May raise
-        `redis.StoreError`.
-        """
+        """The newest entries, newest first, skipping the first `start`. Raises StoreError."""
         texts = await self.redis.execute(
             "LRANGE", self._book(account, app).key, start, start + limit - 1
         )

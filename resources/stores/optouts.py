@@ -1,4 +1,4 @@
-"""Addresses whose owners want no messages."""
+"""Addresses that have opted out of messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OptOut(msgspec.Struct, frozen=True):
 
 
 class TooManyOptOuts(Exception):
-    """The account has as many as it may."""
+    """The account may have no more opt-outs."""
 
 
 @frozen
@@ -42,15 +42,15 @@ class OptOuts:
     async def which(
         self, account: str, addresses: Sequence[Sequence[tuple[str, str]]]
     ) -> list[bool]:
-        """Of several addresses, each under all types and values that it may stand: whether it is
-        opted out.
+        """Whether each of several addresses is opted out. An address is given as all the types and
+        values under which it may be stored.
         """
         names = [_name(*one) for address in addresses for one in address]
         answers = iter(await self.redis.execute("HMGET", _hash(account), *names) if names else [])
         return [any([next(answers) is not None for _ in address]) for address in addresses]  # noqa: C419  # all are taken
 
     async def set(self, account: str, kind: str, value: str, optout: OptOut, most: int) -> None:
-        """Opt an address out, in place of what there was. Raises TooManyOptOuts."""
+        """Opt an address out, replacing an earlier opt-out. Raises TooManyOptOuts."""
         text = msgspec.json.encode(optout)
         self.room.check(len(text), is_urgent=True)
         stored = await self.redis.run(self._set, [_hash(account)], _name(kind, value), text, most)
@@ -58,11 +58,11 @@ class OptOuts:
             raise TooManyOptOuts(f"an account may have {most} opt-outs")
 
     async def cancel(self, account: str, kind: str, value: str) -> None:
-        """Opt an address in again; nothing where it was not out."""
+        """Opt an address in again; does nothing if it was not out."""
         await self.redis.execute("HDEL", _hash(account), _name(kind, value))
 
     async def count(self, account: str) -> int:
-        """How many there are."""
+        """How many opt-outs there are."""
         return int(await self.redis.execute("HLEN", _hash(account)))
 
 
@@ -71,5 +71,5 @@ def _hash(account: str) -> str:
 
 
 def _name(kind: str, value: str) -> bytes:
-    """No type and value of another address make the same."""
+    """A name that no other type and value have."""
     return msgspec.json.encode((kind, value))

@@ -1,10 +1,10 @@
-"""What is on its way out: a message is in its channel's outbox from before the app learns of
-success until a client has acknowledged it. One Redis stream per channel; a message's delivery
-number is its place in it.
+"""The outboxes: a message is in its channel's outbox from before the app learns of success until a
+client has acknowledged it. There is one Redis stream per channel; a message's delivery number is
+its place in the stream.
 
-A store that went back in time (a failover to a replica that lagged, a restart without persistence,
-FLUSHALL) does not use a number again that this process has seen: each post says the newest one
-known, and the store goes on after it.
+After a store went back in time (a failover to a lagging replica, a restart without persistence,
+FLUSHALL), no number that this process has seen is used again: each post names the newest one known,
+and the store continues after it.
 """
 
 from __future__ import annotations
@@ -24,19 +24,18 @@ from .room import Room
 from .scripts import Script, script
 from .statistics import Statistics
 
-WAITING_MAX = 100_000  # messages of a channel that nobody has acknowledged; more are refused
+WAITING_MAX = 100_000  # unacknowledged messages of a channel; more are refused
 WAITING_SIZE = 128 << 20  # bytes of them
-PAGE_SIZE = 1 << 20  # bytes after which a page of them has no more
+PAGE_SIZE = 1 << 20  # bytes after which a page ends
 STRUCK = 1000  # messages struck in one step
-REMEMBERED = 24 * 3600  # seconds for which a message that is posted again is known, at least
-# of a channel's messages, the newest: so many at least, and twice as many at most
-REMEMBERED_MAX = 500_000
+REMEMBERED = 24 * 3600  # seconds for which a repeated post is recognised, at least
+REMEMBERED_MAX = 500_000  # newest messages of a channel that are recognised; up to twice as many
 REPLY = "reply"  # the name of the slots of replies
 FIRST_REPLY, FALLBACK = f"0 {REPLY}", "fallback"
 
 
 class OutboxFull(Exception):
-    """As many messages wait on the channel as may."""
+    """No more messages may wait on the channel."""
 
 
 @frozen
@@ -45,10 +44,10 @@ class Parcel:
 
     Attributes:
         delivery: Its number.
-        message: Its JSON text; empty if what stands there is none.
-        in_reply_to: What it replies to, if that is known.
+        message: Its JSON text; empty if the stored text is not JSON.
+        in_reply_to: What it replies to, if known.
         attempts: How often it was handed out before it was read from the store.
-        is_noted: The store has it as handed out already.
+        is_noted: Whether the store already counts it as handed out.
     """
 
     delivery: int
@@ -60,7 +59,7 @@ class Parcel:
 
 @frozen
 class Struck:
-    """A message that is not needed any more: its number, its bytes (-1: not known), and whether
+    """A message that is no longer needed: its number, its size in bytes (-1: unknown), and whether
     `note_handed` ever named it.
     """
 
@@ -71,8 +70,8 @@ class Struck:
 
 @frozen
 class Page:
-    """Some of the messages in an outbox, whether they are the last, and the newest number handed
-    out in order so far.
+    """Some messages of an outbox, whether they are the last, and the newest number handed out in
+    order so far.
     """
 
     parcels: Sequence[Parcel]
@@ -89,12 +88,12 @@ _head = msgspec.json.Decoder(_Head).decode
 
 @frozen
 class Slot:
-    """One certain outbound of the run of one certain inbound.
+    """Identifies one outbound of the run of one inbound.
 
     Attributes:
         origin: Names the inbound.
         name: Names the outbound among those of its run.
-        unless: Names of others of that run; if one of them was posted, this one is not.
+        unless: Names of other outbounds of that run; if one was posted, this one is not.
     """
 
     origin: str
@@ -104,12 +103,13 @@ class Slot:
 
 @frozen
 class Posted:
-    """What became of a message that was to be posted.
+    """The result of posting a message.
 
     Attributes:
         delivery: Its delivery number.
-        is_repeat: It was posted before, in an earlier run of the same inbound, and not again now.
-        differs: What was posted then said something else.
+        is_repeat: Whether an earlier run of the same inbound posted it, so that it was not posted
+            again.
+        differs: Whether that earlier message said something else.
     """
 
     delivery: int
@@ -122,7 +122,7 @@ def no_one(channel: str, parcel: Parcel | None) -> None:
 
 
 def never(_: str) -> bool:
-    """Nobody waits for messages of an outbox that nobody reads."""
+    """The `is_awaited` of an outbox that nobody reads."""
     return False
 
 
@@ -130,11 +130,11 @@ def never(_: str) -> bool:
 class Outbox:
     """The outboxes of all channels. Every coroutine may raise `redis.StoreError`.
 
-    `announce` is called, in this process, for each message posted: with the parcel, or with None
-    when it is not known whether there is one. `is_awaited` tells whether a message of a channel is
-    handed out as soon as it is announced: the store then has it as handed out from the beginning,
-    which costs nothing. If it is not after all, its next attempt counts as the second; so a first
-    attempt is always the first.
+    `announce` is called, in this process, for each posted message: with the parcel, or with None if
+    nobody knows whether it was posted. `is_awaited` says whether a channel's messages are handed
+    out as soon as they are announced: the store then counts them as handed out from the beginning,
+    which saves a write. If one is not handed out after all, its next attempt counts as the second;
+    so what counts as a first attempt is always the first.
     """
 
     redis: Redis
@@ -150,7 +150,7 @@ class Outbox:
     _strike: Script = field(factory=lambda: script("outbox_strike"), init=False)
 
     async def post(self, channel: str, sender: Sender, message: Mapping[str, Any]) -> int:
-        """As `post_once`, under an id of its own; returns the delivery number."""
+        """Post under a fresh id, otherwise as `post_once`; return the delivery number."""
         return (await self.post_once(channel, sender, message, None)).delivery
 
     async def post_once(
@@ -159,14 +159,14 @@ class Outbox:
         """Give a message its message_id, put it into a channel's outbox and count it, unless its
         slot was posted before.
 
-        A slot is remembered for `REMEMBERED` seconds, for `REMEMBERED_MAX` messages of a channel.
-        Without a slot the message_id is a fresh one.
+        A slot is remembered for `REMEMBERED` seconds or `REMEMBERED_MAX` messages of the channel.
+        Without a slot the message_id is fresh.
 
         Raises:
-            OutboxFull: Too many wait already.
-            StoreError: The store did not do it, or did not say so.
+            OutboxFull: Too many messages wait already.
+            StoreError: The store did not do it, or did not confirm it.
 
-        Cancellation: the message may be posted all the same.
+        Cancellation: the message may still be posted.
         """
         ids = self._ids(channel, sender, slot)
         message = {"message_id": ids[0] or self.ids.new(channel, sender), **message}
@@ -187,7 +187,7 @@ class Outbox:
                 self._post, self._keys(channel), text, *bounds, *remembered
             )
         except BaseException:
-            # cancelled or cut off: it may stand in the stream all the same
+            # cancelled or cut off: it may be in the stream nevertheless
             self.announce(channel, None)
             raise
         if had:
@@ -205,7 +205,7 @@ class Outbox:
         return Posted(number)
 
     def _keys(self, channel: str) -> tuple[str, ...]:
-        """Those of outbox_post.lua, made once: that is a good part of what a post costs here."""
+        """The KEYS of outbox_post.lua, made once: that saves a good part of the cost of a post."""
         keys = self._keys_of.get(channel)
         if keys is None:
             names = ("posted", "out", "size", "had", "had:before", "handed")
@@ -213,9 +213,7 @@ class Outbox:
         return keys
 
     def _ids(self, channel: str, sender: Sender, slot: Slot | None) -> list[str]:
-        """The message_id of a slot, then those of the slots that make it needless; `""` without a
-        slot.
-        """
+        """The message_id of a slot, then those of its `unless`; `""` without a slot."""
         if slot is None:
             return [""]
         return [
@@ -224,16 +222,14 @@ class Outbox:
         ]
 
     async def after(self, channel: str, delivery: int, count: int) -> Sequence[Parcel]:
-        """The parcels after a delivery number, oldest first, `count` at most, as many as a page
-        has.
-        """
+        """The parcels after a delivery number, oldest first: at most `count`, and one page."""
         return (await self.page(channel, delivery, count)).parcels
 
     async def page(
         self, channel: str, delivery: int, count: int, handed_before: int | None = None
     ) -> Page:
-        """As `after`; with how it goes on. Parcels up to `handed_before` count as handed out; by
-        default, up to where the store has them so.
+        """As `after`, with how it goes on. Parcels up to `handed_before` count as handed out; the
+        default is the store's own count.
         """
         keys = [channel_key(channel, name) for name in ("out", "handed", "attempts")]
         start = f"({delivery}-1" if delivery else "-"
@@ -246,11 +242,11 @@ class Outbox:
         return Page(parcels, bool(is_last), handed)
 
     async def acknowledge(self, channel: str, deliveries: Sequence[int]) -> None:
-        """The client has them: they are not needed any more."""
+        """Remove messages that the client has acknowledged."""
         await self.strike(channel, [Struck(delivery) for delivery in deliveries])
 
     async def strike(self, channel: str, struck: Sequence[Struck]) -> None:
-        """As `acknowledge`, with what is known of them."""
+        """Remove messages, using what is known about them."""
         keys = [channel_key(channel, name) for name in ("out", "size", "attempts")]
         commands: list[Command] = []
         for start in range(0, len(struck), STRUCK):
@@ -267,10 +263,10 @@ class Outbox:
         attempts: Mapping[int, int],
         failed: Callable[[Exception], None],
     ) -> bool:
-        """Keep the newest number handed out in order (0: no change), and of the others how often
-        they were; not waited for.
+        """Record the newest number handed out in order (0: no change), and how often the others
+        were, without waiting.
 
-        Returns False if that cannot be had now. `failed` is called if it was not done.
+        Returns False if nothing can be queued now. `failed` is called if the write fails.
         """
         commands: list[Command] = (
             [("SET", channel_key(channel, "handed"), handed)] if handed else []
@@ -281,7 +277,7 @@ class Outbox:
         return not commands or self.redis.post(commands, failed)
 
     async def waiting(self, channel: str) -> int:
-        """How many parcels nobody has acknowledged."""
+        """How many messages nobody has acknowledged."""
         count: int = await self.redis.execute("XLEN", channel_key(channel, "out"))
         return count
 
@@ -301,6 +297,6 @@ def _parcel(place: bytes, message: bytes, times: bytes | None, handed: int) -> P
 
 
 def _said(message: Mapping[str, Any]) -> bytes:
-    """A checksum by which to tell whether two messages say the same to the same address."""
+    """A checksum that tells whether two messages say the same to the same address."""
     text = f"{message.get('to_addr')}\0{message.get('session_event')}\0{message.get('content')}"
     return b"%d" % crc32(text.encode())

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """A command and its reply (None: the run ended before), or a console line. `at` and `seconds`
-    as in a trace.
+    """A command and its reply (None: the run ended first), or a console line. `at` and `seconds`
+    are as in a trace.
     """
 
     name: str
@@ -38,8 +38,8 @@ class Exchange(msgspec.Struct, frozen=True):
 
 
 class Recording(msgspec.Struct, frozen=True):
-    """A run. `payload` is what the app was given, `began` seconds since 1970, `source` the SHA-256
-    of the app's text.
+    """A run. `payload` is what the app received, `began` is in seconds since 1970, and `source` is
+    the SHA-256 of the app's text.
     """
 
     account: str
@@ -58,7 +58,7 @@ class Recording(msgspec.Struct, frozen=True):
 
 
 def decode(text: bytes) -> Recording:
-    """A recording from its JSON. Raises ValueError: it is none."""
+    """Decode a recording from its JSON. Raises ValueError if it is not one."""
     try:
         return msgspec.json.decode(text, type=Recording)
     except msgspec.MsgspecError as error:
@@ -67,16 +67,14 @@ def decode(text: bytes) -> Recording:
 
 @frozen
 class Recordings:
-    """Those of all apps. What reads may raise `redis.StoreError`."""
+    """The recordings of all apps. Methods that read may raise `redis.StoreError`."""
 
     redis: Redis
     room: Room = field(factory=Room)
     _put: Script = field(factory=lambda: script("recording_put"), init=False)
 
     def keep_soon(self, recording: Recording, kept: int, seconds: float) -> None:
-        """Keep one, without waiting; the process's log has it when that could not be done. Never
-        raises.
-        """
+        """Store a recording without waiting; a failure is logged. Never raises."""
         what = f"the recording of {recording.kind} {recording.id} of app {recording.app}"
         with fence("recording", what):
             self._keep_soon(recording, what, kept, seconds)
@@ -85,7 +83,7 @@ class Recordings:
         text = msgspec.json.encode(recording)
         if len(text) > RECORDING_MAX:
             log.warning(
-                "%s is not kept: %d bytes, and %d are the most", what, len(text), RECORDING_MAX
+                "%s is not kept: it has %d bytes, more than %d", what, len(text), RECORDING_MAX
             )
             return
 
@@ -104,7 +102,7 @@ class Recordings:
             failed(Unavailable("too much waits for the store", sent=False))
 
     async def find(self, apps: Iterable[tuple[str, str]], message: str) -> bytes | None:
-        """The JSON of the recording of a message or event, of the first of some (account, app) that
+        """The JSON of the recording of a message or event: that of the first (account, app) that
         has one.
         """
         keys = [self._key(account, app, message) for account, app in apps]

@@ -1,9 +1,9 @@
-"""Room on the disk that the embedded store writes to. While less is left than is kept in reserve
-the store is not asked for what would take more: so it never meets a full disk, after which it takes
-no command at all, nor what ends the runs in progress.
+"""Room on the disk that the embedded store writes to. While less than the reserve is free, the
+store is not asked to write more. So it never meets a full disk, after which it would take no
+command at all, not even those that end the runs in progress.
 
-What is free is looked at once a second (supervisor/store/disk.py); in between, what is let through
-is counted. So nothing waits, and nothing is asked of the system, where a message comes in.
+Free space is measured once a second (supervisor/store/disk.py); in between, admitted bytes are
+counted. So an incoming message waits for nothing and makes no system call.
 """
 
 from __future__ import annotations
@@ -16,26 +16,24 @@ from attrs import define, field
 from .errors import StoreRefused
 
 OVERHEAD = 256  # bytes that a command takes besides its values
-# a share of the reserve, one part in so many, that must be free besides before all is let through
-# again
-AGAIN = 8
+AGAIN = 8  # to recover, reserve + reserve/AGAIN must be free
 
 log = logging.getLogger(__name__)
 
 
 class NoRoom(StoreRefused):
-    """The disk is nearly full. The text says so, for apps and gateways too."""
+    """The disk is nearly full. The text is fit for apps and gateways."""
 
 
 @define(eq=False)
 class Room:
-    """How much is left. One that nobody looks after has room for everything.
+    """How much room is left. If nobody measures it, there is room for everything.
 
     Attributes:
-        reserve: Bytes that are kept. Half of them are for what ends the runs in progress: replies,
-            opt-outs, their logs. The rest is for what gives room back: runs that are struck,
-            messages that are acknowledged, deletions.
-        free: Bytes that were free when it was last looked at; None: not looked at.
+        reserve: Bytes kept free. Half of them are for ending the runs in progress: replies,
+            opt-outs, log lines. The rest is for what gives room back: ended runs, acknowledged
+            messages, deletions.
+        free: Bytes free at the last measurement; None: not measured yet.
         on_again: Called when there is room again.
     """
 
@@ -47,11 +45,11 @@ class Room:
 
     @property
     def problem(self) -> str:
-        """Why nothing new is taken in; empty while it is."""
+        """Why nothing new is accepted; "" while it is."""
         return self._text() if self._is_short else ""
 
     def look(self, free: int) -> None:
-        """So many bytes are free now."""
+        """Note how many bytes are free now."""
         self.free = self._left = free
         if free < self.reserve:
             self._run_short()
@@ -64,11 +62,11 @@ class Room:
                 call()
 
     def refusal(self, size: int, *, is_urgent: bool = False) -> NoRoom | None:
-        """Why so many bytes may not be written; None: they may, and are counted.
+        """Count a write, and return None; or the reason why it may not be made.
 
         Args:
-            size: Bytes, as far as they are known.
-            is_urgent: It ends what is in progress already.
+            size: Its bytes, as far as known.
+            is_urgent: Whether it ends something in progress.
         """
         if not self.reserve or self.free is None:
             return None
@@ -81,10 +79,10 @@ class Room:
         return None
 
     def check(self, size: int, *, is_urgent: bool = False) -> None:
-        """As `refusal`.
+        """Count a write.
 
         Raises:
-            NoRoom: They may not.
+            NoRoom: It may not be made.
         """
         refused = self.refusal(size, is_urgent=is_urgent)
         if refused is not None:

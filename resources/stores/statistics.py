@@ -39,18 +39,18 @@ SAMPLE_MAX = 7 * 86400  # seconds: the longest window of a throughput
 
 
 def prefix_of(account: str) -> str:
-    """What every key of an account begins with; the scripts that touch several are given it."""
+    """What every key of an account begins with, for the scripts that touch several."""
     return account_key(account, "")
 
 
 def second_of(timestamp: str) -> int:
-    """A Vumi date as whole seconds since 1970; those before it count as 1970."""
+    """A Vumi date as whole seconds since 1970; earlier dates count as 1970."""
     return max(int(moment_of(timestamp).timestamp()), 0)
 
 
 @frozen
 class Totals:
-    """The messages of a conversation since its beginning, and from and to how many addresses."""
+    """All messages of a conversation so far, and the numbers of distinct addresses."""
 
     sent: int
     received: int
@@ -67,7 +67,7 @@ class Statistics:
     _rate: Script = field(factory=lambda: script("statistics_rate"), init=False)
 
     def count_outbound(self, sender: Sender, message: Mapping[str, Any]) -> None:
-        """Count a message that was sent; not waited for. Never raises: the message is on its way."""
+        """Count a sent message, without waiting. Never raises: the message is on its way."""
 
         def failed(error: Exception) -> None:
             log.warning(
@@ -97,19 +97,19 @@ class Statistics:
         return int(await self.redis.execute("HGET", _totals(sender), direction) or 0)
 
     async def uniques(self, sender: Sender, direction: Direction) -> int:
-        """About how many addresses messages came from, or went to."""
+        """Roughly how many addresses messages came from, or went to."""
         return int(await self.redis.execute("PFCOUNT", _uniques(sender, direction)))
 
     async def throughput(self, sender: Sender, direction: Direction, seconds: int) -> float:
-        """Messages a minute in the last so many seconds (1 to `SAMPLE_MAX`)."""
+        """Messages per minute in the last `seconds` (1 to `SAMPLE_MAX`)."""
         count = await self.redis.run(
             self._rate, [_totals(sender)], prefix_of(sender.account), sender.app, direction, seconds
         )
         return int(count) / (seconds / 60.0)
 
     async def totals(self, senders: Collection[Sender]) -> list[Totals | StoreError]:
-        """Of several conversations, in one exchange; the error of one that the store refuses stands
-        in its place.
+        """The totals of several conversations, in one exchange; if the store refuses one, its error
+        is in its place.
         """
         commands: list[Command] = []
         for sender in senders:

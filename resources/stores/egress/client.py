@@ -120,7 +120,7 @@ class Egress:
     async def _take_kept(
         self, key: tuple[object, ...], target: Target, policy: Policy
     ) -> Exchanges | None:
-        """A connection that is still open, and that the policy, which may be newer than it, allows."""
+        """A kept connection that is still open, and that the policy (maybe a newer one) allows."""
         place = target.route.place
         while (kept := self._kept.take(key)) is not None:
             connection = kept.connection

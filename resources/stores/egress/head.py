@@ -1,4 +1,4 @@
-"""The head of an answer: its status and headers, and what they say of the body and the connection."""
+"""The head of an answer: status, headers, and what they say about body and connection."""
 
 from __future__ import annotations
 

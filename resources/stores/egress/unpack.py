@@ -57,7 +57,7 @@ def unpacked(layers: Sequence[Layer], data: bytes) -> Iterator[bytes]:
 
 
 def _input_max(most: int) -> int:
-    """Return the bytes that may go into a layer: sane ones are little longer than what comes out."""
+    """Return how many bytes a layer may take in: sane ones take little more than they give."""
     return 2 * most + PIECE
 
 

@@ -48,8 +48,8 @@ UNMOVED = frozenset({
 })  # fmt: skip
 """Scripts that touch more keys than they can name beforehand. Before a script begins, a cluster
 checks only the keys that it names; in a slot that is being moved, the others may be gone already,
-and the script would fail in the middle. So these scripts name one more key, which never exists: for
-a slot that is being moved, the cluster then refuses the whole call (TRYAGAIN). It costs nothing more.
+and the script would fail in the middle. So these scripts name one more key, which never exists:
+for a slot that is being moved, the cluster then refuses the whole call (TRYAGAIN).
 """
 
 

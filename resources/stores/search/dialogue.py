@@ -1,4 +1,4 @@
-"""What goes over the pipes of the search process: JSON lines, a request or an answer each."""
+"""What goes over the pipes of the search process: JSON lines, each a request or an answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NO_KEYS = msgspec.Raw(b"[]")
 
 
 class Begin(msgspec.Struct, tag="begin"):
-    """The first line to the process: where Redis and the indexes are, and whose contacts to follow."""
+    """The first line to the process: where Redis and the indexes are, and whom to follow."""
 
     redis: str
     folder: str
@@ -21,9 +21,7 @@ class Begin(msgspec.Struct, tag="begin"):
 
 
 class Find(msgspec.Struct, tag="find"):
-    """Keys of the contacts that a query finds, oldest first, from the one after the number `after`
-    on.
-    """
+    """Ask for the keys of the contacts that a query finds, oldest first, after number `after`."""
 
     id: int
     account: str
@@ -33,7 +31,7 @@ class Find(msgspec.Struct, tag="find"):
 
 
 class Count(msgspec.Struct, tag="count"):
-    """How many contacts a query finds."""
+    """Ask how many contacts a query finds."""
 
     id: int
     account: str
@@ -41,7 +39,7 @@ class Count(msgspec.Struct, tag="count"):
 
 
 class FindGroups(msgspec.Struct, tag="groups"):
-    """The groups that a query finds."""
+    """Ask for the groups that a query finds."""
 
     id: int
     account: str
@@ -49,7 +47,7 @@ class FindGroups(msgspec.Struct, tag="groups"):
 
 
 class Forget(msgspec.Struct, tag="forget"):
-    """Throw an account's index away: it may be what ends the process."""
+    """Delete an account's index: it may be what crashes the process."""
 
     account: str
 
@@ -65,7 +63,7 @@ Request = Query | Forget | Follow
 
 
 class Ready(msgspec.Struct, tag="ready"):
-    """The process has begun."""
+    """The process has started."""
 
 
 class Log(msgspec.Struct, tag="log"):
@@ -76,8 +74,8 @@ class Log(msgspec.Struct, tag="log"):
 
 
 class Keys(msgspec.Struct, tag="keys"):
-    """Some of the keys that were found, as a JSON array. `last` is the number of the last one, to
-    go on after.
+    """Some of the keys found, as a JSON array. `last` is the number of the last one, from which to
+    continue.
     """
 
     id: int
@@ -94,7 +92,7 @@ class Number(msgspec.Struct, tag="number"):
 
 
 class Groups(msgspec.Struct, tag="found-groups"):
-    """The groups that were found, in their JSON shape."""
+    """The groups found, in their JSON shape."""
 
     id: int
     groups: list[dict[str, str | None]]
@@ -104,7 +102,7 @@ class Failed(msgspec.Struct, tag="failed"):
     """There is no answer.
 
     Attributes:
-        why: `query`: it makes no sense, or is too much. `behind`: the index has to catch up with
+        why: `query`: it is not valid, or asks too much. `behind`: the index has to catch up with
             `left` contacts. `store`: Redis does not answer. `index`: the index cannot be built.
             `engine`: the engine failed on the query.
     """

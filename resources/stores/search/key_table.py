@@ -1,10 +1,9 @@
-"""The keys of an account's contacts by their numbers, kept as a search gives them: in JSON, and
-side by side.
+"""The keys of an account's contacts by number, stored as a search returns them: in JSON, side by
+side.
 
-A search may give very many keys. As Python's strings they lie scattered, and waiting for memory at
-each cost more than finding them (measured: 46,000 of 200,000 took 11 ms, here 4 ms, and all of them
-9 ms, here 1 ms). Keys that are no 32 plain characters, as an import may bring them, are kept by
-themselves.
+A search may return very many keys. As Python strings they are scattered in memory, and cache misses
+cost more than finding them (measured: 46,000 of 200,000 took 11 ms, here 4 ms; all of them 9 ms,
+here 1 ms). Keys that are not 32 plain characters, as an import may bring them, are kept apart.
 """
 
 from __future__ import annotations
@@ -25,15 +24,13 @@ class NoKey(Exception):
 
 @define(eq=False)
 class KeyTable:
-    """Keys by number. Any number of threads may read while one puts; a key that is there never
-    changes.
-    """
+    """Keys by number. Any number of threads may read while one puts; a key never changes."""
 
     _slots: bytearray = field(factory=bytearray, init=False)
     _others: dict[int, bytes] = field(factory=dict, init=False)
 
     def put(self, number: int, key: str) -> None:
-        """Note the key of a number."""
+        """Store the key of a number."""
         missing = (number + 1) * _SLOT - len(self._slots)
         if missing > 0:
             self._slots += bytes(missing)
@@ -54,14 +51,14 @@ class KeyTable:
         return key
 
     def items(self) -> Iterator[tuple[int, str]]:
-        """Every number that has a key, and the key."""
+        """All numbers that have a key, with their keys."""
         for number in range(len(self._slots) // _SLOT):
             if number in self:
                 yield number, self.key(number)
 
     def arrays(self, numbers: Sequence[int], size: int) -> Iterator[bytes]:
-        """The keys of rising numbers as JSON arrays of so many keys each, the last one of fewer; at
-        least one. Raises NoKey.
+        """The keys of ascending numbers as JSON arrays of `size` keys, the last of fewer; at least
+        one array. Raises NoKey.
         """
         for start in range(0, len(numbers) or 1, size):
             yield self._array(numbers[start : start + size])

@@ -1,7 +1,8 @@
 r"""Wildcards and Lucene's regular expressions.
 
-A regular expression becomes one that Python's `regex` and Rust's `regex-syntax` read alike: every literal character that could mean
-something is written `\U0010ffff`, groups do not capture, and `.` takes line ends.
+A regular expression becomes one that Python's `regex` and Rust's `regex-syntax` read alike: every
+literal character that could have a meaning is written `\U0010ffff`, groups do not capture, and `.`
+matches line ends.
 """
 
 from __future__ import annotations
