@@ -1,1 +1,1 @@
-"""What the admin port says and does."""
+"""The admin port: what operators, the command line and the console ask the server."""

@@ -19,16 +19,16 @@ from resources.stores.redis import StoreError
 from ..runs.dispatcher import Dispatcher, Program
 from ..sandboxes.limit_usage import parse_what_if
 from ..sandboxes.pool import Pool, SandboxStatus
-from .bodies import DIGITS_MAX, answer, bad, encoded, list_answer, text_answer
+from .bodies import DIGITS_MAX, answer, bad, encoded, is_number, list_answer, text_answer
 from .guard import TRUSTED, Guard
 from .health import Check, Health
 
 
 class HasRoutes(Protocol):
-    """A part of the admin port."""
+    """A part of the admin port that has a file of its own."""
 
     def routes(self) -> list[Route]:
-        """What it answers."""
+        """The requests that it answers."""
 
 
 @frozen
@@ -47,20 +47,20 @@ class AdminServices:
 
 @frozen
 class Admin:
-    """The handlers that are not in a part of their own."""
+    """The handlers that belong to no part."""
 
     services: AdminServices
 
     async def livez(self, _: Request) -> Response:
-        """The process runs and its loop turns."""
+        """Answer: the process and its event loop run."""
         return text_answer("ok\n")
 
     async def readyz(self, request: Request) -> Response:
-        """Messages can be taken and answered: 200, or 503 where something stands in the way of all
-        of them, or of those for `app`.
+        """Answer whether messages can be taken and answered: 200, or 503 if a problem affects all
+        of them, or those for `app`.
 
-        What is wrong is said in either case, a line each; with `verbose` also what is well. Who has
-        no token where one is needed hears the names of the checks only, and nothing of single apps.
+        Either way each problem is a line; with `verbose`, so is each check that passed. A client
+        without the token that is needed sees only the names of the checks, and no single app.
         """
         asked, is_trusted = request.query_params, request.scope[TRUSTED]
         app = asked.get("app")
@@ -77,22 +77,20 @@ class Admin:
             for check in bad_ones
         )
         shown = checks if "verbose" in asked else bad_ones
-        lines = map(_told, shown) if is_trusted else _states(shown)
+        lines = map(_line, shown) if is_trusted else _states(shown)
         first = "ok" if not bad_ones else "ready, but:" if is_ready else "not ready:"
         return text_answer("\n".join([first, *lines]) + "\n", 200 if is_ready else 503)
 
     async def metrics(self, _: Request) -> Response:
-        """Prometheus."""
-        return Response(
-            await self.services.metrics(), media_type="text/plain; version=0.0.4; charset=utf-8"
-        )
+        """The metrics, in Prometheus's exposition format."""
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(await self.services.metrics(), media_type=kind)
 
     async def apps(self, _: Request) -> Response:
         """Every app and how it is doing."""
         programs = list(self.services.programs().items())
-        return list_answer(
-            "apps", await encoded(self._app(name, program) for name, program in programs)
-        )
+        rows = await encoded(self._app(name, program) for name, program in programs)
+        return list_answer("apps", rows)
 
     def _app(self, name: str, program: Program) -> dict[str, Any]:
         app, services = program.app, self.services
@@ -111,7 +109,7 @@ class Admin:
         }
 
     async def limits(self, request: Request) -> Response:
-        """The limits of an app, and what its newest runs have used of them."""
+        """The limits of an app, and how much of them its newest runs used."""
         program = self.services.programs().get(request.path_params["app"])
         if program is None:
             raise _unknown(request)
@@ -143,27 +141,22 @@ class Admin:
         return answer(found)
 
     async def sandboxes(self, _: Request) -> Response:
-        """Every live process; those that have no app yet apart."""
+        """Every live process; `spares` are those that have no app yet."""
         pool = self.services.pool
-        rows, spares = (
-            [_row(one) for one in found] for found in (pool.sandboxes(), pool.spare_processes())
-        )
+        rows = [_row(one) for one in pool.sandboxes()]
+        spares = [_row(one) for one in pool.spare_processes()]
         return list_answer("sandboxes", await encoded(rows), spares=spares)
 
     async def kill(self, request: Request) -> Response:
-        """End a process; the run that it has in hand ends as killed_by_operator."""
+        """Kill a process; the run in progress in it ends as killed_by_operator."""
         text = request.path_params["pid"]
-        if (
-            text.isascii()
-            and text.isdecimal()
-            and len(text) <= DIGITS_MAX
-            and self.services.pool.kill(int(text))
-        ):
-            return answer({"killed": int(text)})
+        pid = int(text) if is_number(text) else None
+        if pid is not None and self.services.pool.kill(pid):
+            return answer({"killed": pid})
         raise bad(f"there is no sandbox process {text[:DIGITS_MAX]}", 404)
 
     async def reload(self, _: Request) -> Response:
-        """Read the config again and apply it as a whole, or keep the old one."""
+        """Read the config again and apply all of it, or keep the old one."""
         result = await self.services.reload()
         return answer(result, 200 if result["ok"] else 422)
 
@@ -184,13 +177,13 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-def _told(check: Check) -> str:
+def _line(check: Check) -> str:
     where = check.name if check.app is None else f"app {check.app}: {check.name}"
     return f"{where}: {check.problem or 'ok'}"
 
 
 def _states(checks: list[Check]) -> Iterator[str]:
-    """Checks without what they say: names and paths are nobody's business who has no token."""
+    """Only pass or fail of each check: clients without a token must not see names and paths."""
     for check in checks:
         if check.app is None:
             yield f"{check.name}: {'not ok' if check.problem else 'ok'}"
@@ -219,7 +212,7 @@ async def _refused(_: Request, error: Exception) -> Response:
     return found
 
 
-async def _internal(_: Request, error: Exception) -> Response:  # noqa: ARG001  # the fence of the request has it
+async def _internal(_: Request, error: Exception) -> Response:  # noqa: ARG001  # the request's fence logs it
     return answer({"error": "internal error"}, 500)
 
 
@@ -246,5 +239,5 @@ def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
             Exception: _internal,
         },
     )
-    app.router.redirect_slashes = False  # it would lead to whatever host the request names
+    app.router.redirect_slashes = False  # it would redirect to any host that the request names
     return app

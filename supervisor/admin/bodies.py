@@ -1,5 +1,5 @@
-"""What requests to the admin port bring and what answers hold: within bounds, and never for long on
-the event loop.
+"""Bodies of requests to the admin port and of its answers: bounded, and read and written without
+holding up the event loop.
 """
 
 from __future__ import annotations
@@ -23,28 +23,27 @@ from ..host.slices import in_slices
 from .strict_json import Wrong, parse
 
 BODY_MAX = 16 << 20  # bytes of a request
-# of the rows of one answer: a page ends earlier than it was asked to where they are large
-PAGE_BYTES = 4 << 20
-INLINE_MAX = 32 << 10  # bytes that are parsed at once; more, in a thread
-STEP = 32  # rows fetched at once: each may be large
-DIGITS_MAX = 18
+PAGE_BYTES = 4 << 20  # bytes of the rows of one answer; a page of large rows has fewer of them
+INLINE_MAX = 32 << 10  # bytes that are parsed on the event loop; more, in a thread
+STEP = 32  # rows fetched at a time: each may be large
+DIGITS_MAX = 18  # of a number in a request
 
-THREADS = trio.CapacityLimiter(2)  # that work for the admin port
+THREADS = trio.CapacityLimiter(2)  # threads that work for the admin port
 
 T = TypeVar("T")
 
 
 def bad(text: str, status: int = 400) -> HTTPException:
-    """An answer that says what was expected; to be raised."""
+    """Make an error answer to be raised; `text` says what was expected."""
     return HTTPException(status, clean(text))
 
 
 async def read_object(request: Request, expected: str) -> dict[str, Any]:
-    """The JSON object that a request brings, as `strict_json.parse` has it; `expected` shows what
-    it should be like.
+    """Read a request's body as a JSON object (`strict_json.parse`); `expected` says what it should
+    look like.
 
     Raises:
-        HTTPException: It brings none.
+        HTTPException: It is not one, or is too large.
     """
     data = bytearray()
     async for part in request.stream():
@@ -63,27 +62,31 @@ async def read_object(request: Request, expected: str) -> dict[str, Any]:
 
 
 async def off_loop(work: Callable[..., T], *args: Any) -> T:
-    """Do it in a thread, of which there are few."""
+    """Run it in one of a few threads."""
     return await trio.to_thread.run_sync(work, *args, limiter=THREADS)
 
 
 def number_in(request: Request, name: str, default: int, least: int, most: int) -> int:
-    """An integer of the query. Raises HTTPException: it is none, or is out of bounds."""
+    """An integer in the query string.
+
+    Raises:
+        HTTPException: It is not one, or is out of bounds.
+    """
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not (
-        text.isascii()
-        and text.isdecimal()
-        and len(text) <= DIGITS_MAX
-        and least <= int(text) <= most
-    ):
+    if not is_number(text) or not least <= int(text) <= most:
         raise bad(f"{name}: expected {least} to {most}")
     return int(text)
 
 
+def is_number(text: str) -> bool:
+    """Whether a text from a request is a number without sign, of no more digits than we take."""
+    return text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX
+
+
 def encode(value: Any) -> bytes:
-    """JSON; with U+FFFD for half of a surrogate pair, whoever let it in."""
+    """Encode as JSON; half of a surrogate pair becomes U+FFFD."""
     try:
         return msgspec.json.encode(value)
     except UnicodeEncodeError:
@@ -104,27 +107,27 @@ def answer(value: Any, status: int = 200) -> Response:
 
 
 def text_answer(text: str, status: int = 200) -> Response:
-    """A plain one."""
+    """A plain text answer."""
     return PlainTextResponse(clean(text), status)
 
 
 async def encoded(rows: Iterable[Any]) -> list[bytes]:
-    """The JSON of each row; others run meanwhile, and may change what the rows are made from: give
-    a copy.
+    """Encode each row as JSON. Other tasks run meanwhile and may change what the rows are made
+    from: pass a copy.
     """
     return [encode(row) async for row in in_slices(rows)]
 
 
 def list_answer(name: str, rows: Iterable[bytes], **more: Any) -> Response:
-    """`{name: [rows], **more}`."""
+    """The JSON answer `{name: [rows], **more}`."""
     rest = encode(more)[1:-1]
     text = b'{"%s":[%s]%s}' % (name.encode(), b",".join(rows), b"," + rest if rest else b"")
     return Response(text, media_type="application/json")
 
 
 class Stream(StreamingResponse):
-    """An answer that is made while it is sent, and given up when the client leaves. Its generator
-    is closed at once.
+    """An answer that is made while it is sent. When the client leaves, its generator is closed at
+    once.
     """
 
     def __init__(self, content: AsyncGenerator[bytes, None], media_type: str) -> None:
@@ -138,20 +141,18 @@ class Stream(StreamingResponse):
 
 
 @define
-class Room:
-    """What is left of an answer: rows and bytes. It is fetched in steps of `size` rows; 0 at the
-    end.
-    """
+class Allowance:
+    """The rows and bytes that an answer may still have. Fetch `size` rows until that is 0."""
 
     rows: int
     bytes: int = PAGE_BYTES
 
     @property
     def size(self) -> int:
-        """How many rows to fetch next."""
+        """How many rows to fetch next; 0 at the end."""
         return min(STEP, self.rows) if self.bytes > 0 else 0
 
     def take(self, rows: Sequence[builtins.bytes]) -> None:
-        """These were fetched."""
+        """Subtract rows that were fetched."""
         self.rows -= len(rows)
         self.bytes -= sum(map(len, rows))

@@ -1,5 +1,6 @@
-"""The console: a page for people, a client of the rest of the admin port. It holds no data itself,
-and so needs no token; what it asks for does.
+"""The console: a web page that is a client of the rest of the admin port.
+
+The page holds no data, so it needs no token; its requests do.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ FILES = {
     "/console.js": ("console.js", "text/javascript"),
     "/console.css": ("console.css", "text/css"),
 }
-# Nothing but these files, no other site may frame it, and it talks to this port and to gateways
-# only.
+# It loads only these files, talks only to this port and to gateways, and no site may frame it.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self' ws: wss:;"
-    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
+    " connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -42,7 +42,7 @@ class ConsoleAdmin:
     gateway_url: Callable[[], str]
 
     def routes(self) -> list[Route]:
-        """For the admin port."""
+        """The requests that it answers."""
         return [*(Route(path, self.file) for path in FILES), Route("/v1/info", self.info)]
 
     async def file(self, request: Request) -> Response:
@@ -51,5 +51,5 @@ class ConsoleAdmin:
         return Response((FOLDER / name).read_bytes(), media_type=kind, headers=HEADERS)
 
     async def info(self, _: Request) -> Response:
-        """What runs, and where its gateway is."""
+        """The version that runs, and its gateway's URL."""
         return answer({**describe(), "gateway": self.gateway_url()})

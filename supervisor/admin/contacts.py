@@ -1,6 +1,4 @@
-"""The contacts of accounts on the admin port: pages of them, one of them, searches, and writing
-many at once.
-"""
+"""Contacts on the admin port: list pages of them, get one, search, and write many at once."""
 
 from __future__ import annotations
 
@@ -23,7 +21,7 @@ from resources.text import clean
 
 from .bodies import (
     STEP,
-    Room,
+    Allowance,
     answer,
     bad,
     encoded,
@@ -37,7 +35,7 @@ from .strict_json import problem_in
 PAGE, PAGE_MAX = 100, 1000
 CURSOR_MAX = 10**15
 IMPORT_MAX = 1000  # contacts in one request
-STEP_BYTES = 1 << 20  # that are written at once, about
+STEP_BYTES = 1 << 20  # written at a time, about
 EXPECTED = f'expected {{"contacts": [...]}} with 1 to {IMPORT_MAX} of them'
 
 
@@ -46,7 +44,7 @@ class ContactsAdmin:
     """The handlers.
 
     Attributes:
-        contacts_max: How many contacts an account may have; None where there is no such account.
+        contacts_max: How many contacts an account may have; None if there is no such account.
     """
 
     contacts: Contacts
@@ -54,7 +52,7 @@ class ContactsAdmin:
     contacts_max: Callable[[str], int | None]
 
     def routes(self) -> list[Route]:
-        """Where they are."""
+        """The requests that it answers."""
         return [
             Route("/v1/accounts/{account}/contacts", self.list, methods=["GET"]),
             Route("/v1/accounts/{account}/contacts", self.write, methods=["POST"]),
@@ -62,10 +60,10 @@ class ContactsAdmin:
         ]
 
     async def list(self, request: Request) -> Response:
-        """A page of the contacts, or of those that a query finds; `cursor` of the answer begins the
-        next one.
+        """A page of the contacts, or of those that a query finds. The answer's `cursor` begins the
+        next page.
 
-        It has fewer than `limit` where they would be more than `admin_io.PAGE_BYTES`.
+        The page has fewer than `limit` contacts if they exceed `bodies.PAGE_BYTES`.
         """
         account = self._account(request)
         try:
@@ -88,10 +86,10 @@ class ContactsAdmin:
     async def _page(
         self, account: str, cursor: int, limit: int, rows: dict[str, bytes]
     ) -> int | None:
-        room, after = Room(limit), cursor
-        while size := room.size:
+        left, after = Allowance(limit), cursor
+        while size := left.size:
             page = await self.contacts.page(account, after, size)
-            await _add(rows, page.contacts, room)
+            await _add(rows, page.contacts, left)
             if page.cursor is None:
                 return None
             after = page.cursor
@@ -101,13 +99,13 @@ class ContactsAdmin:
         self, account: str, query: str, cursor: int, limit: int, rows: dict[str, bytes]
     ) -> int | None:
         keys, last = await self.search.page(account, query, cursor, limit)
-        room, done = Room(len(keys)), 0
-        while size := room.size:
-            await _add(rows, await self.contacts.many(account, keys[done : done + size]), room)
+        left, done = Allowance(len(keys)), 0
+        while size := left.size:
+            await _add(rows, await self.contacts.many(account, keys[done : done + size]), left)
             done += size
-            room.rows = len(keys) - done  # some may be gone
+            left.rows = len(keys) - done  # some contacts may be gone
         if done < len(keys):
-            _, last = await self.search.page(account, query, cursor, done)  # where it ends instead
+            _, last = await self.search.page(account, query, cursor, done)  # of the shorter page
             return last
         return last if len(keys) == limit else None
 
@@ -120,17 +118,15 @@ class ContactsAdmin:
         return answer({"contact": contact})
 
     async def write(self, request: Request) -> Response:
-        """Write many contacts, each wholly or not at all; what is wrong with those that were not is
-        told by their index.
+        """Write many contacts, each wholly or not at all. `errors` of the answer says what is wrong
+        with those that were not written, by index.
         """
         account = self._account(request)
         given = await read_object(request, EXPECTED)
         rows = given.get("contacts")
-        if (
-            not isinstance(rows, list)
-            or not 1 <= len(rows) <= IMPORT_MAX
-            or set(given) != {"contacts"}
-        ):
+        if not isinstance(rows, list) or set(given) != {"contacts"}:
+            raise bad(EXPECTED)
+        if not 1 <= len(rows) <= IMPORT_MAX:
             raise bad(EXPECTED)
         checked = await off_loop(_checked, rows)
         errors = {index: row for index, row in enumerate(checked) if isinstance(row, str)}
@@ -144,16 +140,11 @@ class ContactsAdmin:
             while new and len(some) < STEP and size < STEP_BYTES:
                 some.append(new.pop(0))
                 size += some[-1][1].size
-            failed = await self.contacts.create_many(
-                account, [(row.key, row.change) for _, row in some], most
-            )
+            changes = [(row.key, row.change) for _, row in some]
+            failed = await self.contacts.create_many(account, changes, most)
             errors |= {some[n][0]: reason for n, reason in failed.items()}
-        return answer(
-            {
-                "written": len(rows) - len(errors),
-                "errors": {str(n): errors[n] for n in sorted(errors)},
-            }
-        )
+        sorted_errors = {str(n): errors[n] for n in sorted(errors)}
+        return answer({"written": len(rows) - len(errors), "errors": sorted_errors})
 
     def _account(self, request: Request) -> str:
         account = str(request.path_params["account"])
@@ -169,14 +160,14 @@ class _Row:
     size: int  # bytes, about
 
 
-async def _add(rows: dict[str, bytes], contacts: list[Contact], room: Room) -> None:
+async def _add(rows: dict[str, bytes], contacts: list[Contact], left: Allowance) -> None:
     found = await encoded(contacts)
-    room.take(found)
+    left.take(found)
     rows |= {contact["key"]: row for contact, row in zip(contacts, found, strict=True)}
 
 
 def _checked(rows: list[Any]) -> list[_Row | str]:
-    """Each contact, or what is wrong with it. Takes a while."""
+    """Each contact, or what is wrong with it. Slow: run it in a thread."""
     return [_row(index, row) for index, row in enumerate(rows)]
 
 

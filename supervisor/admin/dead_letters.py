@@ -1,10 +1,9 @@
-"""The admin port's view of dead letters: what they are, and what an operator does with them."""
+"""Dead letters on the admin port: list, show, retry and drop them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,9 +14,10 @@ from resources.stores.journal import read_entry
 from resources.text import is_clean
 
 from ..runs.dead_letters import CannotRetry, DeadLetterBox, Line
+from .bodies import answer, is_number
 
 LIST_MAX = 1000
-RAW_MAX = 1 << 20  # bytes of what cannot be read that are shown
+RAW_MAX = 1 << 20  # bytes shown of one that cannot be read
 
 
 @frozen
@@ -30,7 +30,7 @@ class DeadLettersAdmin:
     line: Line
 
     def routes(self) -> list[Route]:
-        """For the admin port."""
+        """The requests that it answers."""
         return [
             Route("/v1/deadletters", self.list),
             Route("/v1/deadletters/{id:path}/retry", self.retry, methods=["POST"]),
@@ -39,19 +39,14 @@ class DeadLettersAdmin:
         ]
 
     async def list(self, request: Request) -> Response:
-        """The dead letters of all apps, or of `app`, the newest first; `limit`, 100 by default, and
-        a `cursor` to go on at.
+        """The dead letters of all apps, or of `app`, newest first; at most `limit` (100 by
+        default), from `cursor` on.
 
         Apps and accounts need not be in the config.
         """
         asked = request.query_params
         app, cursor, limit = asked.get("app"), asked.get("cursor"), asked.get("limit", "100")
-        if not (
-            limit.isascii()
-            and limit.isdecimal()
-            and len(limit) <= len(str(LIST_MAX))
-            and 1 <= int(limit) <= LIST_MAX
-        ):
+        if not is_number(limit) or not 1 <= int(limit) <= LIST_MAX:
             return JSONResponse({"error": f"limit: expected 1 to {LIST_MAX}"}, 400)
         before = None if cursor is None else parse_id(cursor)
         if cursor is not None and before is None:
@@ -59,12 +54,11 @@ class DeadLettersAdmin:
         accounts = await self.box.store.accounts()
         letters = await self.box.store.newest(accounts, app, before, int(limit) + 1)
         shown, more = letters[: int(limit)], len(letters) > int(limit)
-        return _json(
-            {"deadletters": [_row(one) for one in shown], "cursor": shown[-1].id if more else None}
-        )
+        rows, next_cursor = [_row(one) for one in shown], shown[-1].id if more else None
+        return answer({"deadletters": rows, "cursor": next_cursor})
 
     async def show(self, request: Request) -> Response:
-        """A dead letter as a whole: `entry` is what came in; of what cannot be read `raw` is its
+        """A whole dead letter: `entry` is the message or event; if it cannot be read, `raw` is its
         text.
         """
         found = await self._find(request)
@@ -74,11 +68,11 @@ class DeadLettersAdmin:
         entry, problem = read_entry(raw, letter.account, letter.summary.app)
         if entry is None or problem:
             text = raw[:RAW_MAX].decode("utf-8", "replace")
-            return _json(_row(letter) | {"raw": text, "cut": max(len(raw) - RAW_MAX, 0)})
-        return _json(_row(letter) | {"entry": entry.payload})
+            return answer(_row(letter) | {"raw": text, "cut": max(len(raw) - RAW_MAX, 0)})
+        return answer(_row(letter) | {"entry": entry.payload})
 
     async def retry(self, request: Request) -> Response:
-        """Have a dead letter run again, after all that waits."""
+        """Have a dead letter run again, after everything that waits."""
         found = await self._find(request)
         if found is None:
             return _unknown(request)
@@ -118,12 +112,7 @@ def _row(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
-
-
 def _unknown(request: Request) -> Response:
     name = request.path_params["id"][:200]
-    return JSONResponse(
-        {"error": f"there is no dead letter {name if is_clean(name) else '?'}"}, 404
-    )
+    text = f"there is no dead letter {name if is_clean(name) else '?'}"
+    return JSONResponse({"error": text}, 404)

@@ -1,4 +1,4 @@
-"""What GET /metrics shows besides what was counted: how things are at the moment."""
+"""The gauges of GET /metrics: the state of things at the moment, beside the counters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class HasConnections(Protocol):
     """The gateway."""
 
     def connections(self, channel: str) -> int:
-        """Clients of a channel."""
+        """How many clients a channel has."""
 
 
 class HasUnacked(Protocol):
@@ -54,7 +54,7 @@ class Moment:
     dead_letters: Callable[[], Mapping[str, int]]  # by app
 
     async def gather(self) -> list[Metric]:
-        """All of it; in slices, since there may be a thousand apps."""
+        """Collect all gauges, in slices: there may be a thousand apps."""
         slices = Slices()
         found = [
             *await self._queues(slices),
@@ -77,7 +77,7 @@ class Moment:
             await slices.rest()
         errors = CounterMetricFamily(
             "jsbox_internal_errors",
-            "Errors nobody expected, by the fence that held them",
+            "Unexpected errors, by the fence that held them",
             labels=("where",),
         )
         for where, count in fence.tally.items():
@@ -89,7 +89,7 @@ class Moment:
         is_well = store.up and not store.concerns_all
         yield GaugeMetricFamily(
             "jsbox_store_up",
-            "1 where the store takes commands, 0 where it refuses all or is away",
+            "1 if the store takes commands, 0 if it refuses all or is away",
             is_well,
         )
         yield GaugeMetricFamily(
@@ -109,7 +109,7 @@ class Moment:
         )
         yield CounterMetricFamily(
             "jsbox_graphite_dropped",
-            "Lines given up since Graphite did not take them",
+            "Lines dropped because Graphite did not take them",
             graphite.dropped,
         )
 
@@ -121,7 +121,7 @@ class Moment:
             "jsbox_queue_oldest_seconds", "How long the oldest of them has waited", labels=("app",)
         )
         tripped = GaugeMetricFamily(
-            "jsbox_app_tripped", "1 where no runs are started until a reload", labels=("app",)
+            "jsbox_app_tripped", "1 if no runs are started until a reload", labels=("app",)
         )
         for name, app in list(self.config().apps.items()):
             await slices.rest()
@@ -191,12 +191,12 @@ class Moment:
 
 
 async def scrape(registry: CollectorRegistry, moment: Moment) -> bytes:
-    """What was counted and how things are at the moment, in the exposition format."""
+    """Counters and gauges, in Prometheus's exposition format."""
     return await off_loop(_text, registry, await moment.gather())
 
 
 class _Found(Collector):
-    """Metrics that are there already."""
+    """Metrics collected earlier."""
 
     def __init__(self, metrics: Sequence[Metric]) -> None:
         self._metrics = metrics
@@ -207,5 +207,5 @@ class _Found(Collector):
 
 
 def _text(registry: CollectorRegistry, moment: Sequence[Metric]) -> bytes:
-    """What was counted, whose metrics may be read in any thread, and how things are at the moment."""
+    # The counters in the registry may be read in any thread; the gauges were read before.
     return generate_latest(registry) + generate_latest(_Found(moment))

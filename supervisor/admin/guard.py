@@ -13,13 +13,13 @@ from ..ports.http import KNOWN
 from .bodies import answer
 from .console import FILES
 
-OPEN = ("/livez", "/readyz", *FILES)  # whoever can reach the port may see these
+OPEN = ("/livez", "/readyz", *FILES)  # anybody who can reach the port may see these
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-TRUSTED = "jsbox.trusted"  # in the scope: whether the client may see everything
+TRUSTED = "jsbox.trusted"  # in the ASGI scope: whether the client may see everything
 
 
 class Guard:
-    """Lets in: with tokens configured, whoever has one; without, programs on this host, and no web
+    """Lets in clients with a token; if no tokens are configured, programs on this host, but no web
     pages.
     """
 
@@ -28,7 +28,7 @@ class Guard:
         self.tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As an ASGI application."""
+        """Pass the request on, or answer it with what is missing (ASGI)."""
         problem = self._problem({key: value.decode("latin-1") for key, value in scope["headers"]})
         if problem is not None and scope["path"] not in OPEN:
             await answer({"error": problem[1]}, problem[0])(scope, receive, send)
@@ -42,15 +42,13 @@ class Guard:
         if self.tokens:
             kind, _, token = headers.get(b"authorization", "").partition(" ")
             digest = hashlib.sha256(token.strip().encode()).hexdigest()
-            known = any([hmac.compare_digest(digest, one) for one in self.tokens])  # noqa: C419  # all, whichever fits
+            known = any([hmac.compare_digest(digest, one) for one in self.tokens])  # noqa: C419  # compare all of them
             return None if kind.lower() == "bearer" and known else (401, "a bearer token is needed")
-        # A name that a web page's author chose may resolve to this host; what the browser asked for
-        # gives it away.
+        # A web page's author may have a name of theirs resolve to this host (DNS rebinding); the
+        # Host header shows it.
         if _host_in(f"//{headers.get(b'host', '')}") not in LOCAL_NAMES:
-            return (
-                403,
-                "without tokens the admin port answers to localhost, 127.0.0.1 and [::1] only",
-            )
+            text = "without tokens the admin port answers to localhost, 127.0.0.1 and [::1] only"
+            return 403, text
         origin = headers.get(b"origin")
         if origin is not None and _host_in(origin) not in LOCAL_NAMES:
             return 403, f"the web page {origin} may not use the admin port"

@@ -1,8 +1,8 @@
-"""Whether messages can be taken and answered, and what stands in the way.
+"""Check whether messages can be taken and answered, and if not, why.
 
-What concerns the whole host makes it not ready: a load balancer, or a person, should look. What
-concerns one app does not: an app that crashes must not take its neighbours out of service. It is
-told all the same, and asked for by name it counts.
+A problem of the whole host makes it not ready: a load balancer, or a person, should act. A problem
+of one app does not: an app that crashes must not take its neighbours out of service. It is reported
+anyway, and counts if that app is asked for by name.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from ..runs.dispatcher import Dispatcher
 from ..sandboxes.pool import Pool
 from ..store.disk import Disk
 
-DISK_LOW = 1 << 30
+DISK_LOW = 1 << 30  # bytes
 QUEUE_FULL = 0.9  # of pool.queue
-QUEUE_OLD = 30.0  # seconds that a message waits for its turn
+QUEUE_OLD = 30.0  # seconds that the oldest message has waited
 LAG_LATE = 1.0  # seconds
 
 
 @frozen
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        problem: Empty where it is well.
-        app: Of which app it is, or None.
-        is_note: It is for a person to look at, and in the way of nothing.
+        problem: Empty if it passed.
+        is_fatal: A problem makes the whole host not ready.
+        app: The app that it is about, if any.
+        is_note: A person should look at it, but it stops no message.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Check:
 
 @frozen
 class Health:
-    """Looks at everything that can be in the way."""
+    """Makes all the checks."""
 
     apps: Callable[[], Mapping[str, App]]
     redis: Redis
@@ -58,10 +59,9 @@ class Health:
     dead_letters: Callable[[], Mapping[str, int]]  # by app
 
     async def checks(self) -> list[Check]:
-        """All of them."""
-        apps = [
-            check async for app in in_slices(list(self.apps().values())) for check in self._app(app)
-        ]
+        """Make all the checks."""
+        every_app = in_slices(list(self.apps().values()))
+        apps = [check async for app in every_app for check in self._app(app)]
         return [
             Check("server", "the server is about to restart" if self.is_draining() else ""),
             self._store(),
@@ -84,36 +84,30 @@ class Health:
 
     def _loop(self) -> Check:
         lag = self.lag()
-        return Check(
-            "loop",
-            f"the supervisor's loop is {lag:.1f} s late" if lag > LAG_LATE else "",
-            is_fatal=False,
-        )
+        problem = f"the supervisor's loop is {lag:.1f} s late" if lag > LAG_LATE else ""
+        return Check("loop", problem, is_fatal=False)
 
     def _dead_letters(self) -> list[Check]:
-        """Something for a person to look at; messages are taken and answered all the same."""
+        """A person should look at these; messages are still taken and answered."""
+        found = [(app, f"{n} (jsbox deadletters)") for app, n in self.dead_letters().items()]
         return [
-            Check(
-                "dead letters",
-                f"{count} (jsbox deadletters)",
-                is_fatal=False,
-                app=app,
-                is_note=True,
-            )
-            for app, count in self.dead_letters().items()
+            Check("dead letters", text, is_fatal=False, app=app, is_note=True)
+            for app, text in found
         ]
 
     def _app(self, app: App) -> list[Check]:
         crashes = self.pool.crashes.state(app)
         waiting, oldest = self.dispatcher.waiting(app.name), self.dispatcher.oldest(app.name)
-        busy = self.pool.statistics(app.name)
-        bad_state = (
-            ""
-            if crashes.state == "running"
-            else f"it is {crashes.state}: {crashes.last.splitlines()[0] if crashes.last else ''}"
-        )
+        busy, most = self.pool.statistics(app.name).busy, app.pool.max_processes
+        bad_state = ""
+        if crashes.state != "running":
+            first_line = crashes.last.splitlines()[0] if crashes.last else ""
+            bad_state = f"it is {crashes.state}: {first_line}"
         full = f"{waiting} messages wait, of {app.pool.queue} at most (pool.queue)"
-        old = f"a message has waited for {oldest:.0f} s; {busy.busy} of {app.pool.max_processes} processes (pool.max_processes) are busy"
+        old = (
+            f"a message has waited for {oldest:.0f} s;"
+            f" {busy} of {most} processes (pool.max_processes) are busy"
+        )
         problems = {
             "state": bad_state,
             "queue": full if waiting >= app.pool.queue * QUEUE_FULL else "",

@@ -33,7 +33,7 @@ class PushAdmin:
     start: Callable[[str, list[str] | None, str | None], Awaitable[Pushed]]
 
     def routes(self) -> list[Route]:
-        """For the admin port."""
+        """The requests that it answers."""
         return [Route("/v1/apps/{app}/push", self.push, methods=["POST"])]
 
     async def push(self, request: Request) -> Response:
@@ -61,7 +61,7 @@ class PushAdmin:
 
 
 def _problem(body: dict[str, Any]) -> str:
-    """What is wrong with a push: it names addresses or a group, and not both. Empty if nothing is."""
+    """What is wrong with a push, which names either addresses or a group; empty if it is right."""
     addresses, group = body.get("addrs"), body.get("group")
     if problem := problem_in(body):
         return f"{problem}; {EXPECTED}"
@@ -82,11 +82,9 @@ def _stopped(stopped: PushStopped) -> Response:
     cause = stopped.cause
     if not stopped.pushed.queued and isinstance(cause, SearchError):
         return answer({"error": str(cause)}, 409)
-    status = (
-        503
-        if isinstance(cause, StoreError)
-        else 409
-        if isinstance(cause, SearchError | AppGone)
-        else 500
-    )
+    status = 500
+    if isinstance(cause, StoreError):
+        status = 503
+    elif isinstance(cause, SearchError | AppGone):
+        status = 409
     return answer({"error": str(stopped), **asdict(stopped.pushed)}, status)

@@ -1,9 +1,8 @@
-"""JSON that a person, or a program of theirs, hands in: what is ambiguous or cannot be kept is
-named, not guessed.
+"""JSON from an operator: whatever is ambiguous or cannot be stored is reported, not guessed.
 
-`parse` reads a text; what is wrong inside of it becomes a `Wrong` in its place, so that one row of
-many can be refused alone. `problem_in` finds the first. Takes a while for a large text: for a
-worker thread.
+`parse` reads a text and puts a `Wrong` in the place of each bad value, so that one row of many can
+be refused alone. `problem_in` finds the first of them. Large texts take a while: use a worker
+thread.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from attrs import frozen
 
 from resources.text import DEPTH_MAX, is_clean
 
-VALUES_MAX = 400_000  # in one text: what has more takes longer than others should wait
+VALUES_MAX = 400_000  # in one text; more would keep others waiting for too long
 SHOWN_MAX = 50  # characters of a key
 LEAST, MOST = -(1 << 63), (1 << 64) - 1  # integers that the store keeps
 DIGITS_MAX = len(str(MOST))
@@ -24,16 +23,16 @@ DIGITS_MAX = len(str(MOST))
 
 @frozen
 class Wrong:
-    """A value that is none; the text says why."""
+    """A bad value; the text says what is wrong with it."""
 
     text: str
 
 
 def parse(data: bytes) -> Any:
-    """A JSON text as Python has it; inside of it, what is wrong is a `Wrong`.
+    """Parse a JSON text; a bad value in it becomes a `Wrong`.
 
     Raises:
-        ValueError: It is no JSON. The text says where.
+        ValueError: It is not JSON. The text says where.
     """
     if data.count(b",") > VALUES_MAX:
         raise ValueError(f"expected at most {VALUES_MAX} values")
@@ -56,7 +55,7 @@ def parse(data: bytes) -> Any:
 
 
 def problem_in(value: Any, depth_max: int = DEPTH_MAX) -> str:
-    """The first thing in a parsed value that is wrong, with its path; empty if nothing is."""
+    """Describe the first problem in a parsed value, with its path; empty if there is none."""
     waiting: list[tuple[str, Any, int]] = [("", value, 0)]
     while waiting:
         path, item, depth = waiting.pop()
@@ -70,11 +69,8 @@ def problem_in(value: Any, depth_max: int = DEPTH_MAX) -> str:
                 problem = f"expected at most {depth_max} levels of nesting"
             elif isinstance(item, dict):
                 unclean = next((key for key in item if not is_clean(key)), None)
-                problem = (
-                    ""
-                    if unclean is None
-                    else f"half of a surrogate pair is no character (in the key {unclean!a})"
-                )
+                if unclean is not None:
+                    problem = f"half of a surrogate pair is no character (in the key {unclean!a})"
                 waiting += [
                     (f"{path}.{_short(key)}", inner, depth + 1)
                     for key, inner in reversed(item.items())
@@ -109,7 +105,7 @@ def _number(text: str) -> Any:
 
 
 def _constant(name: str) -> Any:
-    return Wrong(f"{name} is no JSON number")
+    return Wrong(f"{name} is not a JSON number")
 
 
 def _short(text: str) -> str:

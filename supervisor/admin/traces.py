@@ -1,4 +1,4 @@
-"""The admin port's view of runs that have ended: traces and recordings."""
+"""Traces and recordings of ended runs on the admin port."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RunsAdmin:
     apps: Callable[[], Mapping[str, App]]
 
     def routes(self) -> list[Route]:
-        """For the admin port."""
+        """The requests that it answers."""
         return [
             Route("/v1/traces", self.traces),
             Route("/v1/traces/{message:path}", self.trace),
@@ -37,8 +37,8 @@ class RunsAdmin:
         ]
 
     async def traces(self, request: Request) -> Response:
-        """The newest runs, newest first: of `app`, or of all; with `notable=1` those that failed or
-        were slow; `limit`, 50 by default.
+        """The newest runs of `app` or of all apps, newest first; with `notable=1` only those that
+        failed or were slow; at most `limit` (50 by default).
         """
         asked = request.query_params
         app = self._app(request)
@@ -47,7 +47,7 @@ class RunsAdmin:
         return list_answer("traces", await encoded(map(summary, list(islice(newest, limit)))))
 
     async def trace(self, request: Request) -> Response:
-        """The time line of the last run of a message or event."""
+        """The timeline of the last run of a message or event."""
         message = request.path_params["message"]
         trace = self.history.traces.find(message)
         if trace is None:
@@ -58,17 +58,14 @@ class RunsAdmin:
         """The recording of a message or event, of any app, or of `app`."""
         message, app, apps = request.path_params["message"], self._app(request), self.apps()
         asked = apps.values() if app is None else (apps[app],)
-        text = await self.history.recordings.find(
-            [(one.account, one.name) for one in asked], message
-        )
+        senders = [(one.account, one.name) for one in asked]
+        text = await self.history.recordings.find(senders, message)
         if text is not None:
             return Response(text, media_type="application/json")
         wanted = [one.name for one in apps.values() if one.record][:NAMED_MAX]
-        hint = (
-            f"recorded are the runs of {', '.join(wanted)}"
-            if wanted
-            else "no app has record = true"
-        )
+        hint = "no app has record = true"
+        if wanted:
+            hint = f"the runs of {', '.join(wanted)} are recorded"
         raise bad(f"there is no recording of {message!r}; {hint}", 404)
 
     def _app(self, request: Request) -> str | None:
@@ -97,7 +94,7 @@ def summary(trace: Trace) -> dict[str, Any]:
 
 
 def in_full(trace: Trace) -> dict[str, Any]:
-    """A trace with its steps; `ms` of a step is None where it had no reply when the run ended."""
+    """A trace with its steps; a step's `ms` is None if it had no reply when the run ended."""
     return summary(trace) | {
         "steps": [_step(step) for step in trace.steps],
         "left_out": trace.left_out,
@@ -115,4 +112,5 @@ def _step(step: Step) -> dict[str, Any]:
 
 
 def _missing(message: str) -> str:
-    return f"there is no trace of {message!r}: the newest runs of each app are kept ([defaults.trace] says how many), since the last start"
+    kept = "only each app's newest runs since the last start are kept ([defaults.trace])"
+    return f"there is no trace of {message!r}: {kept}"

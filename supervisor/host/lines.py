@@ -9,23 +9,21 @@ from ..errors import ProtocolViolation
 
 @define
 class LineReader:
-    """Splits a byte stream into lines; holds at most one line of `line_max` bytes that has not
-    ended.
-    """
+    """Splits a byte stream into lines; holds at most `line_max` bytes of an unfinished line."""
 
     line_max: int
     _rest: bytearray = field(factory=bytearray, init=False)
 
     @property
     def has_rest(self) -> bool:
-        """Whether a line has begun that has not ended."""
+        """Whether it holds an unfinished line."""
         return bool(self._rest)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The lines that these bytes complete, without their newlines.
+        """Add bytes; return the lines that they complete, without their newlines.
 
         Raises:
-            ProtocolViolation: A line is longer than it may be.
+            ProtocolViolation: A line has more than `line_max` bytes.
         """
         size = len(self._rest) + len(data)
         lines = data.split(b"\n")

@@ -1,9 +1,9 @@
-"""Whom the kernel ends when memory is short: sandboxes first, then the search process, then us, and
-the store last.
+"""Which process the kernel kills when memory is short: sandboxes first, then the search process,
+then us, and the store last.
 
-A process may always be made more likely to be ended, and less likely again down to what a
-privileged process gave it last. Less than that takes CAP_SYS_RESOURCE. So under a unit with
-OOMScoreAdjust=-500 the store has -500 and we go up to -250.
+A process may always raise its score, and lower it again to what a privileged process set last. To
+go lower takes CAP_SYS_RESOURCE. So under a unit with OOMScoreAdjust=-500 the store has -500, and we
+go up to -250.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from .process import write_oom_score
 
 SEARCH = 800  # its indexes can be built again
-STORE = -900  # if we may
-APART = 100  # that we go up where the store cannot go down
+STORE = -900  # if we may lower it
+APART = 100  # by which we raise our own score if the store's cannot be lowered
 SCORE_MAX = 1000
 CAP_SYS_RESOURCE = 24
 
-_given: list[int] = []  # our own score before we changed it
+_given: list[int] = []  # our own score from before we changed it, once it was read
 
 
 def given() -> int:
@@ -27,7 +27,7 @@ def given() -> int:
         try:
             _given.append(int(Path("/proc/self/oom_score_adj").read_text("ascii")))
         except (OSError, ValueError):
-            return 0  # there is no such file: nothing can be arranged
+            return 0  # there is no such file: no score can be set
     return _given[0]
 
 
@@ -50,15 +50,13 @@ def store_score() -> int:
 
 
 def own_score() -> int:
-    """The score that we should have, to be ended before the store."""
+    """The score that we need in order to be killed before the store."""
     if given() < 0:
         return given() // 2
     return given() if may_lower() else min(given() + APART, SCORE_MAX)
 
 
 def take_place() -> None:
-    """Take our own place in the order. May be called again; not once our memory is hidden, unless
-    as root.
-    """
+    """Set our own score. May be called again; after `process.hide_memory`, only as root."""
     if own_score() != given():
         write_oom_score("self", own_score())

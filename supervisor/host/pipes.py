@@ -1,4 +1,4 @@
-"""Lines over the pipes of a sandbox: reading bounded and counted, writing by one writer at a time."""
+"""Lines over a child's pipes: reads are bounded and counted, and one task writes at a time."""
 
 from __future__ import annotations
 
@@ -12,31 +12,29 @@ from ..errors import SandboxGone
 from .lines import LineReader
 from .process import Process
 
-READ = 64 << 10  # bytes at once: what a pipe holds
-UNSENT_MAX = 1 << 20  # bytes; more, and whoever answers waits: the app does not read
+READ = 64 << 10  # bytes at a time: what a pipe holds
+UNSENT_MAX = 1 << 20  # bytes; beyond that, whoever sends waits: the child does not read
 
 
 @define(eq=False)
 class Wire:
-    """Both directions, reading so many bytes at once. `received` counts the bytes that came since
-    the run began.
-    """
+    """Both directions. `received` counts the bytes that came since `begin_run`."""
 
     _process: Process
     _reader: LineReader
-    _read: int = READ
+    _read: int = READ  # bytes at a time
     received: int = field(default=0, init=False)
     _unsent: bytearray = field(factory=bytearray, init=False)
     _writing: bool = field(default=False, init=False)
     _drained: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def begin_run(self, line_max: int) -> None:
-        """Count from 0, and let no line be longer than `line_max` bytes."""
+        """Count from 0 again, and allow lines of at most `line_max` bytes."""
         self.received = 0
         self._reader.line_max = line_max
 
     async def receive(self) -> list[bytes]:
-        """The next lines, at least one.
+        """Wait for the next lines, at least one.
 
         Raises:
             SandboxGone: There will be no more.
@@ -45,7 +43,7 @@ class Wire:
         stdout = self._process.stdout.fileno()
         while True:
             try:
-                # What FdStream does, without the attempt to read before there is anything.
+                # As FdStream does it, but without first trying to read when nothing is there yet.
                 await trio.lowlevel.wait_readable(stdout)
                 data = os.read(stdout, self._read)
             except BlockingIOError:
@@ -60,11 +58,11 @@ class Wire:
 
     @property
     def has_rest(self) -> bool:
-        """Whether a line has begun that has not ended."""
+        """Whether an unfinished line was received."""
         return self._reader.has_rest
 
     def has_stray(self) -> bool:
-        """Whether anything came that belongs to no run, or the pipe is closed."""
+        """Whether anything arrived between two runs, or the pipe is closed."""
         if self._reader.has_rest:
             return True
         try:
@@ -77,28 +75,28 @@ class Wire:
 
     @property
     def is_full(self) -> bool:
-        """Whether as much waits to be read by the app as may."""
+        """Whether the child has left more than `UNSENT_MAX` bytes unread."""
         return len(self._unsent) > UNSENT_MAX
 
     def push(self, line: bytes) -> None:
-        """Have a line go out with the next that is sent."""
+        """Queue a line; it goes out with the next one that is sent."""
         self._unsent += line
 
     def send_pushed(self) -> bool:
-        """Send what was pushed as far as that takes no waiting. False where something is left that
-        nobody is sending.
+        """Send as much of what was pushed as can be sent without waiting; return False if some is
+        left that no other task is sending.
         """
         if self._unsent and not self._writing:
-            with suppress(OSError):  # whoever sends the rest finds out
+            with suppress(OSError):  # whoever sends the rest will get the error
                 del self._unsent[: os.write(self._process.stdin.fileno(), self._unsent)]
             return not self._unsent
         return True
 
     async def send(self, line: bytes) -> None:
-        """Send a line; lines that are sent at the same time go out together.
+        """Send a line; lines sent at the same time go out together.
 
         Raises:
-            SandboxGone: Nobody reads any more.
+            SandboxGone: The child reads no more.
         """
         self._unsent += line
         if self._writing:
@@ -107,8 +105,8 @@ class Wire:
             return
         self._writing = True
         try:
-            # Commands that went to the store together are answered in one turn of the loop: their
-            # lines are one write, and the app's process wakes up once.
+            # Commands that went to the store together are answered in one pass of the event loop:
+            # their answers are one write, and the child wakes up once.
             await trio.lowlevel.cancel_shielded_checkpoint()
             stdin = self._process.stdin.fileno()
             while self._unsent:

@@ -1,9 +1,9 @@
 """A child process from spawn to reaped.
 
-Spawned by `subprocess.Popen` on Trio's own thread: `trio.lowlevel.open_process` forks in a worker
-thread, and whatever follows the life of the parent *thread* (PR_SET_PDEATHSIG, bubblewrap's
---die-with-parent) would end the child with it, ten seconds later. The call blocks for about half a
-millisecond. The end is awaited on a pidfd.
+`subprocess.Popen` spawns it on Trio's own thread. `trio.lowlevel.open_process` forks in a worker
+thread; what is bound to the life of the parent *thread* (PR_SET_PDEATHSIG, bubblewrap's
+--die-with-parent) would then kill the child when that thread ends, ten seconds later. The call
+blocks for about half a millisecond. We wait for the child's end on a pidfd.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from contextlib import asynccontextmanager
 import trio
 from attrs import define, field
 
-REAP_SECONDS = 5.0
-# likewise, of a process that we could not even take hold of; the loop waits for it
-UNSEEN_REAP_SECONDS = 1.0
-SIGNALLED = 128  # a shell's, and bubblewrap's, exit code for a signal is this much higher
-PAGE = os.sysconf("SC_PAGE_SIZE")
+REAP_SECONDS = 5.0  # from SIGKILL to the end
+UNSEEN_REAP_SECONDS = 1.0  # the same for a child without a pidfd; this blocks the event loop
+SIGNALLED = 128  # shells and bubblewrap add this to a signal's number in their exit code
+PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +40,17 @@ NEVER = {
     errno.ELOOP,
     errno.ENAMETOOLONG,
 }
-"""Why a program cannot be started now and will not be later, unless somebody changes the host."""
+"""Why a program cannot be started, now or later, unless somebody changes the host."""
 OOM_TRIES = 50  # to set the score of a child: some microseconds each
-OOM_SCORE = 1000  # of a child: when memory is short the kernel ends sandboxes first
+OOM_SCORE = 1000  # of a child by default: when memory is short, the kernel kills it first
 
 
 class SpawnFailed(Exception):
     """The program could not be started; the text says which and why.
 
     Attributes:
-        is_final: Whether trying again will not help: there is no such program, or it may not be
-            run. Else the host is short of something (descriptors, processes, memory).
+        is_final: Trying again will not help: there is no such program, or it may not be run. If
+            not, the host is short of something (descriptors, processes, memory).
     """
 
     def __init__(self, reason: str, *, is_final: bool = False) -> None:
@@ -81,14 +80,12 @@ class Process:
 
     @property
     def inner(self) -> int:
-        """The process id of the program itself, where that is a process below the one that we
-        started.
-        """
+        """The process id of the program itself; that of a descendant if we started a wrapper."""
         return self._inner
 
     def find_inner(self) -> None:
-        """Look for the program below its wrapper, which has started it by now; from here on CPU,
-        memory and limits are its own.
+        """Find the program beneath its wrapper, which must have started it by now. From here on
+        CPU, memory and limits are the program's.
         """
         while self._is_wrapped and (children := _children(self._inner)):
             self._inner = children[0]
@@ -96,33 +93,33 @@ class Process:
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs; else the exit code, or minus the signal."""
+        """None while it runs, then the exit code, or minus the signal's number."""
         code = self._popen.poll()
-        return (
-            SIGNALLED - code if self._is_wrapped and code is not None and code > SIGNALLED else code
-        )
+        if self._is_wrapped and code is not None and code > SIGNALLED:
+            return SIGNALLED - code
+        return code
 
     def kill(self) -> None:
-        """SIGKILL to the whole group; does nothing once it is reaped."""
+        """Send SIGKILL to the whole group; does nothing once the process is reaped."""
         if self._popen.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def terminate(self) -> None:
-        """SIGTERM to the process alone."""
+        """Send SIGTERM to the process alone."""
         if self._popen.poll() is None:
             self._popen.terminate()
 
     def cpu_seconds(self) -> float:
-        """User and system time of all its threads so far."""
+        """User and system time of all its threads so far; 0 once it has ended."""
         try:
-            # CLOCK_PROCESS_CPUTIME_ID of another process, as clock_getcpuclockid(3) has it.
+            # CLOCK_PROCESS_CPUTIME_ID of another process, see clock_getcpuclockid(3).
             return time.clock_gettime(~self._inner << 3 | 2)
         except OSError:
             return 0.0  # it has ended
 
     def rss_bytes(self) -> int:
-        """Resident memory."""
+        """Resident memory; 0 once it has ended."""
         try:
             with open(f"/proc/{self._inner}/statm", "rb") as statm:  # noqa: PTH123
                 return int(statm.read().split()[1]) * PAGE
@@ -130,18 +127,17 @@ class Process:
             return 0  # it has ended
 
     def set_rlimit(self, kind: int, limit: tuple[int, int]) -> None:
-        """Change a resource limit of the running process, where we may: of another user's only with
+        """Change a resource limit of the running process, if we may: another user's process needs
         CAP_SYS_RESOURCE.
         """
         with contextlib.suppress(ProcessLookupError, PermissionError):
             resource.prlimit(self._inner, kind, limit)
 
     def set_oom_score(self, score: int) -> None:
-        """Say how soon the kernel ends it when memory is short (-1000: never, 1000: first); more is
-        always allowed.
+        """Set how soon the kernel kills it when memory is short (-1000: never, 1000: first). A
+        higher score than it has is always allowed.
 
-        For a moment after its exec the file is still that of the process before it, which was as
-        hidden as we are.
+        It takes several tries: until its exec is over, the child is as hidden as we are.
         """
         for _ in range(OOM_TRIES):
             if write_oom_score(str(self._inner), score):
@@ -149,25 +145,23 @@ class Process:
             os.sched_yield()
 
     def set_background(self, *, on: bool) -> bool:
-        """Let it have only the CPU time that nobody else wants, or its share again. Whether that
-        could be done.
-        """
+        """Move it to the idle scheduling class, or back; return whether the kernel allowed it."""
         policy = os.SCHED_IDLE if on else os.SCHED_OTHER
         try:
             for thread in os.listdir(f"/proc/{self._inner}/task"):  # noqa: PTH208
                 os.sched_setscheduler(int(thread), policy, os.sched_param(0))
         except OSError:
-            return False  # it has ended, or the kernel does not let us take back what we did
+            return False  # it has ended, or we may not move it back
         return True
 
     def pause(self, *, on: bool) -> None:
-        """Stop the program where it stands, or let it go on."""
+        """Stop the program, or let it go on."""
         if self._popen.returncode is None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self._inner, signal.SIGSTOP if on else signal.SIGCONT)
 
     async def wait(self) -> int:
-        """Wait until it has ended, and reap it."""
+        """Wait until it has ended, and reap it; return its `returncode`."""
         while (code := self.returncode) is None:
             await trio.lowlevel.wait_readable(self._pidfd)
         return code
@@ -182,8 +176,8 @@ def _children(pid: int) -> list[int]:
 
 
 def write_oom_score(process: str, score: int) -> bool:
-    """Set /proc/PROCESS/oom_score_adj; returns whether that is allowed (less than it was started
-    with needs CAP_SYS_RESOURCE).
+    """Set /proc/PROCESS/oom_score_adj; return whether that was allowed (to go below the score it
+    was started with takes CAP_SYS_RESOURCE).
     """
     try:
         with open(f"/proc/{process}/oom_score_adj", "w", encoding="ascii") as file:  # noqa: PTH123
@@ -194,8 +188,8 @@ def write_oom_score(process: str, score: int) -> bool:
 
 
 def hide_memory() -> None:
-    """PR_SET_DUMPABLE 0: processes of the same user cannot read our memory, environment or
-    descriptors.
+    """Keep processes of the same user from reading our memory, environment or descriptors
+    (PR_SET_DUMPABLE 0).
     """
     ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
 
@@ -211,26 +205,26 @@ async def open_process(
     is_wrapped: bool = False,
     oom_score: int | None = OOM_SCORE,
 ) -> AsyncIterator[Process]:
-    """Spawn; at the end the whole group is dead and reaped.
+    """Spawn a child; at the end the whole group is dead and reaped.
 
-    The rlimits are set right after the spawn, which is in time: no code of an app is there before
-    we send it.
+    The rlimits are set right after the spawn, so the child must not do anything risky before it
+    hears from us.
 
     Args:
         argv: The program and its arguments.
         env: All of its environment.
-        rlimits: To be set from outside.
-        cwd: Where it starts.
-        user: The user, and group, to start it as.
-        is_wrapped: It is a wrapper, which tells of a signal that ended its program by an exit code
-            above 128; see `find_inner`.
-        oom_score: See `Process.set_oom_score`; None: ours.
+        rlimits: Resource limits, set from outside.
+        cwd: The folder it starts in.
+        user: The user and group id to run it as; None: ours.
+        is_wrapped: The program is a wrapper: its exit code is above 128 if a signal ended the
+            program beneath; see `find_inner`.
+        oom_score: See `Process.set_oom_score`; None: as ours.
 
     Raises:
-        SpawnFailed: There is no such program, or no more room for processes or descriptors. Nothing
-            is left of it.
+        SpawnFailed: There is no such program, or no room for more processes or descriptors. Nothing
+            is left behind.
     """
-    # No checkpoint until the process has its owner below, so no cancellation can lose it.
+    # No checkpoint before the try block below, so that no cancellation can lose the process.
     with contextlib.ExitStack() as closing:
         process = _spawn(closing, argv, env, cwd, user, is_wrapped=is_wrapped)
         try:
@@ -244,7 +238,7 @@ async def open_process(
             with trio.move_on_after(REAP_SECONDS, shield=True) as reaping:
                 await process.wait()
             if reaping.cancelled_caught:
-                log.critical("process %d was killed and does not end", process.pid)
+                log.critical("process %d does not end, although it was killed", process.pid)
 
 
 def _spawn(
@@ -256,8 +250,8 @@ def _spawn(
     *,
     is_wrapped: bool,
 ) -> Process:
-    """A child whose pipes and pidfd `closing` closes. What can fail for lack of descriptors fails
-    before the spawn, but for the pidfd.
+    """Spawn a child; `closing` closes its pipes and pidfd. A lack of descriptors is found before
+    the spawn, except for the pidfd's.
     """
     try:
         with contextlib.ExitStack() as theirs:
@@ -276,11 +270,8 @@ def _spawn(
                 group=user,
                 extra_groups=None if user is None else [],
             )
-    except (
-        OSError,
-        ValueError,
-        subprocess.SubprocessError,
-    ) as error:  # a NUL in a path is a ValueError
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        # A ValueError is a NUL in a path.
         reason = error.strerror if isinstance(error, OSError) else str(error)
         is_final = not isinstance(error, OSError) or error.errno in NEVER
         raise SpawnFailed(f"cannot start {argv[0]}: {reason}", is_final=is_final) from error
@@ -296,7 +287,7 @@ def _spawn(
 def _pipe(
     ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, child_reads: bool
 ) -> tuple[int, trio.lowlevel.FdStream]:
-    """A pipe: the child's end, and ours."""
+    """Make a pipe; return the child's end, and ours."""
     reading, writing = os.pipe()
     child_end, own_end = (reading, writing) if child_reads else (writing, reading)
     theirs.callback(os.close, child_end)
@@ -310,7 +301,7 @@ def _pipe(
 
 
 def _end_unseen(popen: subprocess.Popen[bytes]) -> None:
-    """Kill and reap a child without a descriptor for it."""
+    """Kill and reap a child that we have no pidfd for."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(popen.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,6 +1,4 @@
-"""Temporary folders that do not outlive their supervisor by much: what a killed one left behind,
-the next one removes.
-"""
+"""Temporary folders. The next supervisor removes those that a killed one left behind."""
 
 from __future__ import annotations
 
@@ -20,24 +18,23 @@ from attrs import define
 PREFIX = "jsbox-"
 LOCK = ".lock"
 PROBE_FILES = f"{PREFIX}probe-*-0.*"
-PROBE_SECONDS = 60  # that one takes at most
+PROBE_SECONDS = 60  # the most that a probe takes
 
 log = logging.getLogger(__name__)
 
 
 @define(eq=False)
 class Scratch:
-    """A temporary folder of ours. Others may take it away: a cleaner of /tmp does, by age."""
+    """A temporary folder of ours. Something else may remove it: a cleaner of /tmp does, by age."""
 
     path: Path
     mode: int
     _held: ExitStack
 
     def is_there(self) -> bool:
-        """Whether it is there, and nobody's but ours; one that was taken away is made again, empty.
+        """Whether it is there and only ours. If it was removed it is made again, empty.
 
-        What is executed or read from it is only safe after that was asked: in /tmp somebody else
-        may take its name.
+        Ask before running or reading anything in it: in /tmp, others may take its name.
         """
         try:
             found = self.path.lstat()
@@ -55,20 +52,18 @@ class Scratch:
             self.hold()
         except OSError as error:
             log.warning(
-                "the folder %s was taken away, and cannot be made again: %s",
-                self.path,
-                error.strerror,
+                "the folder %s was removed and cannot be made again: %s", self.path, error.strerror
             )
             return False
-        log.warning("the folder %s was taken away, and is made again", self.path)
+        log.warning("the folder %s was removed; made it again", self.path)
         return True
 
     def hold(self) -> None:
-        """Lock it for as long as we live: the file tells our successors, the folder itself tells
+        """Lock it for as long as we live: a file in it for our successors, the folder itself for
         systemd-tmpfiles.
         """
         draft = self.path / f"{LOCK}.new"
-        # Locked before it has its name: whoever finds it finds it locked, as long as we live.
+        # Locked before it gets its name: nobody can find it unlocked while we live.
         fcntl.flock(self._held.enter_context(draft.open("w")), fcntl.LOCK_EX)
         draft.rename(self.path / LOCK)
         folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -79,10 +74,10 @@ class Scratch:
 
 @contextmanager
 def open_scratch(purpose: str, mode: int = 0o700) -> Iterator[Scratch]:
-    """A folder below the system's folder for such, as long as the block runs.
+    """Make a folder in the system's temporary folder; remove it when the block ends.
 
     Raises:
-        OSError: None can be made there.
+        OSError: It cannot be made.
     """
     remove_leftovers()
     with ExitStack() as held:
@@ -91,23 +86,22 @@ def open_scratch(purpose: str, mode: int = 0o700) -> Iterator[Scratch]:
             scratch.hold()
             yield scratch
         finally:
-            shutil.rmtree(
-                scratch.path, ignore_errors=True
-            )  # somebody else's by now, or gone: no reason not to end well
+            # It may be gone, or somebody else's by now; that is no reason to fail.
+            shutil.rmtree(scratch.path, ignore_errors=True)
 
 
 @contextmanager
 def scratch_folder(purpose: str) -> Iterator[Path]:
-    """The path of one of mode 0700."""
+    """As `open_scratch` with mode 0700; gives the path."""
     with open_scratch(purpose) as scratch:
         yield scratch.path
 
 
 def remove_leftovers() -> None:
-    """Remove the folders of ours whose owners are gone, and the files of probes that were killed
-    over them (sandbox_js/probe.js).
+    """Remove our folders whose owners are gone, and the files that killed probes left
+    (sandbox_js/probe.js).
     """
-    with suppress(OSError):  # the folder for such has gone itself
+    with suppress(OSError):  # the temporary folder itself is gone
         _remove_leftovers()
 
 

@@ -1,4 +1,4 @@
-"""Long work on the event loop in short slices, so that nobody waits for it."""
+"""Long work on the event loop, in short slices so that other tasks run in between."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ T = TypeVar("T")
 
 @define(eq=False)
 class Slices:
-    """One piece of long work: `rest` after each small step lets everybody else run when a slice is
-    over.
-    """
+    """One piece of long work: call `rest` after each small step."""
 
     _began: float = field(factory=perf_counter, init=False)
 
     async def rest(self) -> None:
-        """Let others run, if this slice is over."""
+        """Let other tasks run, if this slice is over."""
         if perf_counter() - self._began > SLICE:
             await trio.lowlevel.checkpoint()
             self._began = perf_counter()
 
 
 async def in_slices(items: Iterable[T]) -> AsyncIterator[T]:
-    """Each item, with rests between them. What `items` looks at may be changed by others meanwhile:
-    give a copy.
+    """Yield each item, and rest between them. Other tasks may change what `items` reads: pass a
+    copy.
     """
     slices = Slices()
     for item in items:

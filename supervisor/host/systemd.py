@@ -1,7 +1,6 @@
-"""What a service manager is told and gives: sd_notify(3), the watchdog, and listening sockets that
-outlive a restart.
+"""Talk to systemd: sd_notify(3), the watchdog, and listening sockets that outlive a restart.
 
-Without systemd (no NOTIFY_SOCKET, no LISTEN_FDS) all of it does nothing.
+Without systemd (no NOTIFY_SOCKET, no LISTEN_FDS) none of this does anything.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from attrs import define, field
 
 from ..config.units import Address
 
-START_MORE_USEC = 60_000_000  # until the next word about a start
+START_MORE_USEC = 60_000_000  # by which each message about a start extends its timeout
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 WAITING_MAX = 64  # datagrams; beyond that the oldest is lost
 VALUE_MAX = 2000  # characters
@@ -33,12 +32,11 @@ class Systemd:
     """The service manager that started us, if any. Made by `from_environment`."""
 
     _path: str = ""
-    watchdog: float = 0.0  # seconds between two signs of life at most; 0: none are wanted
+    watchdog: float = 0.0  # seconds, at most, between two signs of life; 0: none are wanted
     _sockets: list[tuple[str, socket.socket]] = field(factory=list)
-    # messages, with descriptors of our own
+    # Messages, each with duplicates of the descriptors that go with it.
     _waiting: deque[tuple[bytes, list[int]]] = field(factory=deque, init=False)
-
-    # Held, so that the watchdog is told also when there are no descriptors left.
+    # Kept open, so that the watchdog can be notified when there are no descriptors left.
     _socket: socket.socket | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -55,22 +53,20 @@ class Systemd:
             self._socket = None
 
     def tell(self, **words: str) -> None:
-        """Send assignments, as READY="1"; what cannot be sent is lost, as it should be. Never
-        blocks.
-        """
+        """Send assignments (READY="1"). Never blocks; what cannot be delivered is dropped."""
         lines = ((name, " ".join(value.split())[:VALUE_MAX]) for name, value in words.items())
         self._send("".join(f"{name}={value}\n" for name, value in lines))
 
     def ready(self, status: str) -> None:
-        """We serve (again)."""
+        """Report that we serve, after a start or a reload."""
         self.tell(READY="1", STATUS=status)
 
     def starting(self, status: str) -> None:
-        """We are still about to start, and need some more time for it than we were given."""
+        """Report that we are still starting, and ask for more time."""
         self.tell(STATUS=status, EXTEND_TIMEOUT_USEC=str(START_MORE_USEC))
 
     def reloading(self) -> None:
-        """The config is read again; `ready` says when that is over."""
+        """Report that a reload began; `ready` reports its end."""
         self.tell(
             RELOADING="1",
             MONOTONIC_USEC=str(time.monotonic_ns() // 1000),
@@ -78,42 +74,38 @@ class Systemd:
         )
 
     def stopping(self, status: str) -> None:
-        """We are about to end."""
+        """Report that we are about to end."""
         self.tell(STOPPING="1", STATUS=status)
 
     @property
     def is_there(self) -> bool:
-        """Whether there is one."""
+        """Whether a service manager wants to be notified."""
         return bool(self._path)
 
     def take(self, address: Address) -> list[socket.socket]:
-        """The listening sockets that it holds for an address."""
+        """Take the listening sockets that it held for an address."""
         taken = [held for held in self._sockets if _is_at(held[1], address)]
         for held in taken:
             self._sockets.remove(held)
         return [held for _, held in taken]
 
     def keep(self, name: str, descriptor: int) -> None:
-        """Have it hold a listening socket while we restart: who connects meanwhile waits for us
-        instead of being refused.
-
-        What it holds already is not held twice.
+        """Have it hold a listening socket while we restart, so that clients wait instead of being
+        refused. It holds no socket twice.
         """
         self._send(f"FDSTORE=1\nFDNAME={name}\n", [descriptor])
 
     def close_rest(self) -> None:
-        """Close the sockets that nobody took: those of addresses that left the config."""
+        """Close the sockets that nobody took: their addresses are no longer in the config."""
         for name, held in self._sockets:
-            log.info(
-                "systemd held a socket at %s, where nothing listens any more", held.getsockname()
-            )
+            log.info("closing a socket that systemd held: nothing uses %s now", held.getsockname())
             held.close()
             self.tell(FDSTOREREMOVE="1", FDNAME=name)
         self._sockets.clear()
 
     async def show_life(self) -> None:
-        """Tell the watchdog that the loop turns, as often as it wants, and send what found no room
-        before.
+        """Notify the watchdog, as often as it wants, while the event loop runs; send what had to
+        wait.
         """
         while self._path:
             self._flush()
@@ -122,15 +114,15 @@ class Systemd:
             await trio.sleep(min(self.watchdog / 3 or RETRY_SECONDS, RETRY_SECONDS))
 
     def _send(self, text: str, descriptors: Sequence[int] = ()) -> None:
-        """Send a datagram, behind those that wait for room. Never blocks: what finds no room is
-        tried again by `show_life`.
+        """Send a datagram, after those that wait already. Never blocks: if the socket is full,
+        `show_life` sends it later.
         """
         if self._socket is None:
             return
         try:
             held = [os.dup(descriptor) for descriptor in descriptors]
         except OSError as error:
-            log.warning("systemd cannot be given a socket to hold: %s", error.strerror)
+            log.warning("systemd cannot hold a socket for us: %s", error.strerror)
             return
         self._waiting.append((text.encode("utf-8", "backslashreplace"), held))
         self._flush()
@@ -158,7 +150,7 @@ class Systemd:
     def _forget(self, reason: str) -> None:
         line = self._waiting[0][0].partition(b"\n")[0].decode()
         self._drop()
-        log.warning("systemd cannot be told %r: %s", line, reason)
+        log.warning("cannot send %r to systemd: %s", line, reason)
 
     def _drop(self) -> None:
         for descriptor in self._waiting.popleft()[1]:
@@ -166,7 +158,7 @@ class Systemd:
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Systemd:
-    """The manager that the environment tells of."""
+    """The service manager named by the environment."""
     mine = str(os.getpid())
     wanted = environment.get("WATCHDOG_USEC", "")
     is_mine = environment.get("WATCHDOG_PID", mine) == mine
@@ -175,10 +167,10 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Systemd:
     if environment.get("LISTEN_PID") == mine and environment.get("LISTEN_FDS", "").isdigit():
         names = environment.get("LISTEN_FDNAMES", "").split(":")
         for place in range(int(environment["LISTEN_FDS"])):
-            os.set_inheritable(FIRST_FD + place, False)  # noqa: FBT003
-            sockets.append(
-                (names[place] if place < len(names) else "", socket.socket(fileno=FIRST_FD + place))
-            )
+            descriptor = FIRST_FD + place
+            os.set_inheritable(descriptor, False)  # noqa: FBT003  # the standard library's own parameter
+            name = names[place] if place < len(names) else ""
+            sockets.append((name, socket.socket(fileno=descriptor)))
     return Systemd(environment.get("NOTIFY_SOCKET", ""), watchdog, sockets)
 
 

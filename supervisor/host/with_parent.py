@@ -1,8 +1,8 @@
-"""Become a program that gets SIGTERM from the kernel when its parent ends, even when that was
+"""Become a program that gets SIGTERM from the kernel when its parent ends, even if the parent was
 killed, and that holds a lock for as long as it lives: `with_parent PID LOCK SCORE PROGRAM ...`.
 
-Run by its path, or in the one-file jsbox by its name. Spawning happens on the parent's main thread,
-whose end is the process's end.
+Run by its path, or in the one-file jsbox by its name. It must be spawned by the parent's main
+thread: the signal comes when that thread ends.
 """
 
 import ctypes
@@ -13,19 +13,19 @@ import sys
 from contextlib import suppress
 
 PR_SET_PDEATHSIG = 1
-EXIT_LOCKED = 75  # somebody else has the lock
+EXIT_LOCKED = 75  # another process has the lock
 
 
 def main(parent: str, lock: str, score: str, *argv: str) -> None:
-    """Become the program; exit code 1 where the parent has ended already, 75 where another process
+    """Become the program. Exits with 1 if the parent has ended already, with 75 if another process
     has the lock.
 
     Args:
-        parent: Its process id.
-        lock: A file in the current folder. The lock is a record lock: it lasts over the exec, and
-            no child of the program has it.
-        score: What to lower /proc/self/oom_score_adj to, where we may: with CAP_SYS_RESOURCE, or
-            down to what a service manager has given us.
+        parent: The parent's process id.
+        lock: A file in the current folder. The lock is a record lock: it survives the exec, and
+            children of the program do not inherit it.
+        score: What to set /proc/self/oom_score_adj to, if we may: any value with CAP_SYS_RESOURCE,
+            else no lower than the service manager set it.
         argv: The program and its arguments.
     """
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -254,7 +254,7 @@ async def test_recordings_are_few_and_only_of_apps_that_want_them(folder: Folder
         found = [(await admin.get(f"/v1/recordings/m{number}")).status_code for number in range(4)]
         assert found == [404, 404, 200, 200]
         assert (
-            "recorded are the runs of phone"
+            "the runs of phone are recorded"
             in (await admin.get("/v1/recordings/m0")).json()["error"]
         )
         assert (await admin.get("/v1/recordings/m3", params={"app": "other"})).status_code == 404

@@ -396,12 +396,12 @@ async def test_a_thousand_apps_do_not_stop_the_loop(tmp_path: Path) -> None:
 def test_json_is_read_strictly() -> None:
     """What is ambiguous or cannot be kept is named with its path."""
     for text, problem in {
-        '{"a": [1, {"b": NaN}]}': "a[1].b: NaN is no JSON number",
+        '{"a": [1, {"b": NaN}]}': "a[1].b: NaN is not a JSON number",
         '{"a": [1, {"b": 1, "b": 2}]}': "a[1]: the key 'b' is given twice",
         '{"a": -18446744073709551616}': "a: an integer of 20 digits is too large",
         '{"a": "\\ud83d"}': "a: half of a surrogate pair is no character",
         '{"\\ud83d": 1}': "half of a surrogate pair is no character (in the key '\\ud83d')",
-        "-Infinity": "-Infinity is no JSON number",
+        "-Infinity": "-Infinity is not a JSON number",
         "[" * 65 + "]" * 65: "[0]" * 64 + ": expected at most 64 levels of nesting",
         "[" * 64 + "]" * 64: "",
         '{"a": 18446744073709551615, "b": -9223372036854775808, "c": 1e308, "d": "\\ud83d\\ude00"}': "",
