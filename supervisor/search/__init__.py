@@ -1,4 +1,4 @@
-"""The search process, kept alive (`running`), and the questions to it (`client`)."""
+"""Contact search: one search process (`process`), kept alive and asked by `client`."""
 
 from .client import Search, open_search
 

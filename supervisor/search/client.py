@@ -1,16 +1,17 @@
-"""Questions to the search process, which is kept alive.
+"""Keep a search process alive, and ask it questions.
 
-Theory of operation. `_hold` is a task as long as the service: it starts a process, reads its
-answers, and starts another when it ends. A question takes a turn first (there are as many as the
-process has workers, and few of them for one account), so a question that was sent is being worked
-on, and `search.timeout` is a fair deadline for it. The turn belongs to the question, not to whoever
-asked it: it ends with the answer or with the process, also where the one who asked was cancelled.
+Theory of operation. `keep_alive` is a task that runs as long as the service: it starts a process,
+reads its answers, and starts another when it ends. A question first takes a slot (there are as many
+as the process has workers, and few for any one account). So a question that was sent is being
+worked on, and `search.timeout` is a fair deadline for it. The slot belongs to the question, not to
+the task that asked: it is freed by the answer or by the end of the process, even if that task was
+cancelled.
 
-A question past its deadline ends the process, for nothing less can stop the engine; it fails, is
-refused for a while, and the others that were being worked on are asked again. When the process ends
-by itself any of them may be the reason, so each is asked again alone. One that ends it once more
-gets its account's index built anew, in case that is what is broken; and if that does not help, it
-fails as one that is past its deadline does.
+A question past its deadline kills the process: nothing less can stop the engine. That question
+fails and is refused for a while; the others in progress are asked again. When the process ends by
+itself any of them may be the cause, so each is asked again alone. If one then ends it once more,
+its account's index is built again, in case that is broken. If that does not help, it fails like one
+past its deadline.
 """
 
 from __future__ import annotations
@@ -37,20 +38,20 @@ from ..config.model import SearchSettings
 from ..errors import CannotStart
 from ..host.process import SpawnFailed
 from ..observe import Observer, Searched, SearchRestarted
-from .keeper import ARGV, Ended, Question, Running, open_running
+from .process import ARGV, Ended, Question, SearchProcess, open_search_process
 
-PER_ACCOUNT = 2  # questions of one account that are worked on at a time; more wait
-# seconds between restarts: first, and most, where the process answers nothing before it ends
+PER_ACCOUNT = 2  # questions of one account in progress at a time; more wait
+# Seconds between restarts: first, and most, if the process answers nothing before it ends.
 PAUSE = (0.02, 5.0)
-START_TRIES = 3  # of the first process, where each ends by itself
+START_TRIES = 3  # for the first process, if it ends by itself each time
 PROCESS_SECONDS = 10.0  # that a question waits for a process
-BUILD_SECONDS = 60.0  # that a question waits for an index, where its command may take so long
-BUILD_PAUSE = (0.02, 0.5)  # seconds between two looks whether it is there
-REFUSED_SECONDS = 600.0  # that a query which ended the process is refused
-# so many of those of an account, and all its queries are refused for so long
+BUILD_SECONDS = 60.0  # that a question waits for an index to be built, if its command may
+BUILD_PAUSE = (0.02, 0.5)  # seconds between two checks whether it is built: first, most
+REFUSED_SECONDS = 600.0  # for which a query that ended the process is refused
+# After this many such queries, all of an account's queries are refused for this many seconds.
 STRIKES, STRIKES_SECONDS = 3, 60.0
 REFUSED_MAX = 1000  # such queries that are remembered
-CRASHES_MAX = 2  # that a question may see; after them it is the reason
+CRASHES_MAX = 2  # of the process while a question is in progress; after more, it is the cause
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -59,7 +60,7 @@ log = logging.getLogger(__name__)
 
 @frozen
 class _Refused:
-    """A query that is not asked any more for a while."""
+    """A query that is refused for a while."""
 
     since: float
     reason: str
@@ -70,8 +71,8 @@ class Search:
     """A `resources.stores.search.ContactSearch`. Made by `open_search`.
 
     Attributes:
-        settings: May be replaced; the timeout and `while_building` hold from the next query on, the
-            rest for the next process.
+        settings: May be replaced; the timeout and `while_building` apply from the next query on,
+            the rest to the next process.
     """
 
     settings: SearchSettings
@@ -81,16 +82,16 @@ class Search:
     _accounts: Sequence[str]
     _argv: Sequence[str]
     _cwd: str = "/"
-    _running: Running | None = field(default=None, init=False)
+    _running: SearchProcess | None = field(default=None, init=False)
     _started: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
-    _turns: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(WORKERS), init=False)
+    _slots: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(WORKERS), init=False)
     _alone: trio.Lock = field(factory=trio.Lock, init=False)
-    _account_turns: dict[str, trio.CapacityLimiter] = field(factory=dict, init=False)
+    _account_slots: dict[str, trio.CapacityLimiter] = field(factory=dict, init=False)
     _refused: OrderedDict[tuple[str, str], _Refused] = field(factory=OrderedDict, init=False)
     _numbers: itertools.count[int] = field(factory=itertools.count, init=False)
 
     def problem(self) -> str:
-        """What stands in the way of an answer now; empty where nothing does."""
+        """Why no question can be answered now; empty if they can."""
         return "" if self._running is not None else "the search process is being started again"
 
     async def keys_json(self, account: str, query: str, limit: int | None) -> msgspec.Raw:
@@ -116,7 +117,7 @@ class Search:
         return list(cast("dialogue.Groups", answer).groups)
 
     async def follow(self, accounts: Sequence[str]) -> None:
-        """Whose contacts to keep an index of from now on."""
+        """Set the accounts whose contacts are indexed from now on."""
         self._accounts = accounts
         if self._running is not None:
             await self._running.send(dialogue.Follow(list(accounts)))
@@ -124,7 +125,7 @@ class Search:
     async def _find(
         self, account: str, query: str, after: int, limit: int | None
     ) -> list[dialogue.Keys]:
-        # a query for no keys is checked all the same
+        # A query for no keys is checked, too.
         most = limit or 1 if limit is not None else None
         pages = await self._ask(dialogue.Find(next(self._numbers), account, query, after, most))
         return (
@@ -140,7 +141,7 @@ class Search:
         began = trio.current_time()
         outcome = "cancelled"
         try:
-            async with self._turn_of(request.account):
+            async with self._slot_of(request.account):
                 answers = await self._ask_until_built(request)
         except QueryError:
             outcome = "refused"
@@ -174,43 +175,41 @@ class Search:
             pause = min(pause * 1.5, BUILD_PAUSE[1])
 
     async def _ask_until_answered(self, request: dialogue.Query) -> list[dialogue.Answer]:
-        """Ask again where the process ended, and find out whether it did so because of this
-        question.
-        """
+        """Ask again if the process ended, and find out whether this question was the cause."""
         crashes = 0
         while True:
             self._check_refused(request)
             try:
                 if not crashes:
-                    return await self._ask_once(request, turns=1)
+                    return await self._ask_once(request, slots=1)
                 async with self._alone:
-                    return await self._ask_once(request, turns=WORKERS)
+                    return await self._ask_once(request, slots=WORKERS)
             except Ended as ended:
                 if ended.by_deadline:
-                    continue  # where it is the guilty one, it is refused now
+                    continue  # if it was this question, it is refused now
                 crashes += 1
             if crashes > CRASHES_MAX:
                 self._refuse(request, "the query ended the search process")
             elif crashes == CRASHES_MAX:
                 log.warning(
-                    "account %s: a query ended the search process twice; its index is built anew",
+                    "account %s: a query ended the search process twice; building its index again",
                     request.account,
                 )
                 await (await self._process()).send(dialogue.Forget(request.account))
 
-    async def _ask_once(self, request: dialogue.Query, *, turns: int) -> list[dialogue.Answer]:
-        """Ask a process that is there, when there are turns. Raises Ended."""
+    async def _ask_once(self, request: dialogue.Query, *, slots: int) -> list[dialogue.Answer]:
+        """Ask a running process, once there are free slots. Raises Ended."""
         taken: list[object] = []
 
         def give_back() -> None:
             while taken:
-                self._turns.release_on_behalf_of(taken.pop())
+                self._slots.release_on_behalf_of(taken.pop())
 
         try:
-            for _ in range(turns):
-                turn = object()
-                await self._turns.acquire_on_behalf_of(turn)
-                taken.append(turn)
+            for _ in range(slots):
+                slot = object()
+                await self._slots.acquire_on_behalf_of(slot)
+                taken.append(slot)
             running = await self._process()
         except BaseException:
             give_back()
@@ -218,8 +217,8 @@ class Search:
         question = Question(request, trio.current_time() + self.settings.timeout, give_back)
         return await running.ask(question)
 
-    async def _process(self) -> Running:
-        """The process, once there is one. Raises CannotSearch."""
+    async def _process(self) -> SearchProcess:
+        """Wait for a running process. Raises CannotSearch."""
         with trio.move_on_after(PROCESS_SECONDS):
             while self._running is None:
                 await self._started.park()
@@ -231,14 +230,11 @@ class Search:
         refused = self._refused.get((request.account, request.query))
         if refused is not None and now - refused.since < REFUSED_SECONDS:
             raise QueryError(None, refused.reason)
-        strikes = [
-            one.since for (account, _), one in self._refused.items() if account == request.account
-        ]
-        if (
-            len(strikes) >= STRIKES
-            and now - strikes[-1] < STRIKES_SECONDS
-            and now - strikes[-STRIKES] < REFUSED_SECONDS
-        ):
+        refused_of_all = self._refused.items()
+        strikes = [one.since for (account, _), one in refused_of_all if account == request.account]
+        if len(strikes) < STRIKES or now - strikes[-1] >= STRIKES_SECONDS:
+            return
+        if now - strikes[-STRIKES] < REFUSED_SECONDS:
             raise CannotSearch(
                 f"{STRIKES} queries ended the search process; this account is refused for a minute"
             )
@@ -251,33 +247,34 @@ class Search:
             self._refused.popitem(last=False)
 
     def _on_guilty(self, request: dialogue.Query) -> None:
-        self._refuse(
-            request, f"the query took longer than search.timeout = {self.settings.timeout:g} s"
-        )
+        limit = f"search.timeout = {self.settings.timeout:g} s"
+        self._refuse(request, f"the query took longer than {limit}")
 
     @asynccontextmanager
-    async def _turn_of(self, account: str) -> AsyncIterator[None]:
-        limiter = self._account_turns.setdefault(account, trio.CapacityLimiter(PER_ACCOUNT))
+    async def _slot_of(self, account: str) -> AsyncIterator[None]:
+        limiter = self._account_slots.setdefault(account, trio.CapacityLimiter(PER_ACCOUNT))
         try:
             async with limiter:
                 yield
         finally:
             statistics = limiter.statistics()
             if not statistics.borrowed_tokens and not statistics.tasks_waiting:
-                self._account_turns.pop(account, None)
+                self._account_slots.pop(account, None)
 
-    async def _hold(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep a process alive, for ever.
+    async def keep_alive(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Keep a process running, for ever.
 
         Raises:
-            CannotStart: The first one does not start, and it is not for being killed or for lack of
-                something.
+            CannotStart: The first one does not start; it was not killed, and the host is not short
+                of something.
         """
         pause, is_first, failures, is_final = PAUSE[0], True, 0, False
         while True:
             said, code, answered = deque[str](), None, 0
             try:
-                async with open_running(
+                async with open_search_process(
                     self._argv, self.settings.memory, self._begin(), self._on_guilty, self._cwd
                 ) as running:
                     if running.was_ready:
@@ -295,17 +292,15 @@ class Search:
                 said.append(str(error))
                 is_final = error.is_final
             text = "\n".join(said).strip()
-            failures += is_first and code is not None and code > 0  # by itself
+            failures += is_first and code is not None and code > 0  # it ended by itself
             if is_first and (is_final or failures >= START_TRIES):
                 raise CannotStart(f"the search process did not start: {text or 'it said nothing'}")
             if answered:
                 pause = PAUSE[0]
             log.warning(
-                "the search process ended (%s); another is started in %.2f s%s",
-                code,
-                pause,
-                text and f": {text}",
-            )
+                "the search process ended (%s); starting another in %.2f s%s",
+                code, pause, text and f": {text}",
+            )  # fmt: skip
             self._observe(SearchRestarted())
             await trio.sleep(pause)
             pause = min(pause * 2, PAUSE[1])
@@ -331,14 +326,15 @@ async def open_search(
     argv: Sequence[str] = ARGV,
     cwd: str = "/",
 ) -> AsyncIterator[Search]:
-    """A search process, ready, started in `cwd`. Its indexes are kept below `folder`.
+    """Keep a search process running in `cwd` for as long as the block runs; it is ready when the
+    block begins. Its indexes are kept below `folder`.
 
     Raises:
         CannotStart: It did not start.
     """
     search = Search(settings, observe, redis_url, folder, accounts, argv, cwd)
     async with trio.open_nursery() as nursery:
-        await nursery.start(search._hold)  # noqa: SLF001
+        await nursery.start(search.keep_alive)
         try:
             yield search
         finally:

@@ -1,4 +1,4 @@
-"""One search process from spawn to reaped, and the questions that it is working on."""
+"""One search process from spawn to reaped, and the questions it is working on."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from ..host.process import Process, open_process
 
 ARGV = (sys.executable, "-m", "resources.stores.search.process")
 LINE_MAX = 64 << 20  # bytes of an answer: a page of keys of any length
-READ = 512 << 10  # bytes at once: answers are long
-START_SECONDS = 15.0
-REAP_SECONDS = 1.0
-STDERR_READ = 4096
-STDERR_LINES = 20  # that are kept, the newest
+READ = 512 << 10  # bytes at a time: answers are long
+START_SECONDS = 15.0  # until it is ready
+REAP_SECONDS = 1.0  # from SIGKILL to the end
+STDERR_READ = 4096  # bytes at a time
+STDERR_LINES = 20  # kept, the newest
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ class Ended(Exception):
     """The process ended before it answered.
 
     Attributes:
-        by_deadline: Whether it was ended, since a question took too long.
-        guilty: Whether it was this one.
+        by_deadline: We killed it because a question took too long.
+        guilty: It was this question.
     """
 
     def __init__(self, *, by_deadline: bool, guilty: bool) -> None:
@@ -48,8 +48,8 @@ class Ended(Exception):
 
 @define(eq=False)
 class Question:
-    """A question that was sent, until it is answered; `on_over` is called then, also when nobody
-    waits any more.
+    """A question, from when it is sent until it is over. `on_over` is called then, even if nobody
+    waits for the answer any more.
     """
 
     request: dialogue.Query
@@ -60,13 +60,13 @@ class Question:
     _over: trio.Event = field(factory=trio.Event, init=False)
 
     def settle(self, ended: Ended | None = None) -> None:
-        """It is over: answered, or ended with the process."""
+        """The question is over: answered, or the process ended."""
         self.ended = ended
         self._over.set()
         self.on_over()
 
     async def wait(self) -> list[dialogue.Answer]:
-        """The answer, in one or more pages. Raises Ended."""
+        """Wait for the answer, in one or more pages. Raises Ended."""
         await self._over.wait()
         if self.ended is not None:
             raise self.ended
@@ -74,8 +74,8 @@ class Question:
 
 
 @define(eq=False)
-class Running:
-    """A process that answers. `on_guilty` is told of a question that ended it by taking too long."""
+class SearchProcess:
+    """A running search process. `on_guilty` is called with a question that took too long."""
 
     process: Process
     on_guilty: Callable[[dialogue.Query], None]
@@ -91,20 +91,20 @@ class Running:
         self._wire = Wire(self.process, LineReader(LINE_MAX), READ)
 
     async def ask(self, question: Question) -> list[dialogue.Answer]:
-        """The answer to a question, in one or more pages. Raises Ended."""
+        """Send a question and wait for its answer, in one or more pages. Raises Ended."""
         self._open[question.request.id] = question
         self._asked.set()
         await self.send(question.request)
         return await question.wait()
 
     async def send(self, request: dialogue.Request) -> None:
-        """Send a line; it goes out whole, whatever becomes of the one who sends it."""
-        # bounded by the deadline that `watch` keeps
+        """Send a request. It goes out whole, even if the caller is cancelled meanwhile."""
+        # The wait is bounded by the deadline that `watch` keeps.
         with trio.CancelScope(shield=True), suppress(SandboxGone):
             await self._wire.send(dialogue.encode(request) + b"\n")
 
     async def begin(self, begin: dialogue.Begin) -> None:
-        """Tell the process what it is to do, and wait until it is ready, or has ended, or takes too
+        """Send the process its settings, and wait until it is ready, or has ended, or takes too
         long.
         """
         with trio.move_on_after(START_SECONDS), suppress(SandboxGone):
@@ -113,7 +113,7 @@ class Running:
             self.was_ready = isinstance(dialogue.decode_answer(line), dialogue.Ready)
 
     async def read(self) -> None:
-        """Hand out answers until there are no more."""
+        """Pass answers on to their questions until the process ends."""
         with suppress(SandboxGone):
             while True:
                 for line in await self._wire.receive():
@@ -134,7 +134,7 @@ class Running:
             question.settle()
 
     async def watch(self) -> None:
-        """End the process when a question is past its deadline."""
+        """Kill the process when a question is past its deadline."""
         while True:
             if not self._open:
                 self._asked = trio.Event()
@@ -148,13 +148,13 @@ class Running:
                 return
 
     async def drain_stderr(self) -> None:
-        """Keep the end of what the process says beside its answers: panics of the engine."""
+        """Keep the end of the process's stderr: panics of the engine."""
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while data := await self.process.stderr.receive_some(STDERR_READ):
                 self.said.extend(data.decode(errors="replace").splitlines())
 
     def end(self) -> None:
-        """The process is over, and with it every question."""
+        """Kill the process, and settle every question with `Ended`."""
         self.process.kill()
         while self._open:
             _, question = self._open.popitem()
@@ -164,27 +164,27 @@ class Running:
 
 
 @asynccontextmanager
-async def open_running(
+async def open_search_process(
     argv: Sequence[str],
     memory: int,
     begin: dialogue.Begin,
     on_guilty: Callable[[dialogue.Query], None],
     cwd: str = "/",
-) -> AsyncIterator[Running]:
-    """A process that was told to begin; see `was_ready`. At the end it is dead and reaped, and all
-    it was asked has ended.
+) -> AsyncIterator[SearchProcess]:
+    """Start a process; `was_ready` says whether it came up. At the end it is dead and reaped, and
+    every question is settled.
 
     Raises:
         SpawnFailed: It cannot be started.
     """
     rlimits = {resource.RLIMIT_CORE: (0, 0), resource.RLIMIT_DATA: (memory, memory)}
-    # Every open index has a thread, whose stack counts as memory.
+    # Every open index has a thread, and its stack counts as memory.
     environment = {"MALLOC_ARENA_MAX": "2", "RUST_MIN_STACK": "524288"} | {
         name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ
     }
     opening = open_process(argv, environment, rlimits, cwd, oom_score=oom.SEARCH)
     async with opening as process, trio.open_nursery() as nursery:
-        running = Running(process, on_guilty)
+        running = SearchProcess(process, on_guilty)
         nursery.start_soon(running.drain_stderr)
         try:
             await running.begin(begin)
