@@ -1,11 +1,12 @@
-// The console: a client of the admin port, like the commands. Everything that comes from apps and users is put on the page as text, never as HTML.
+// The console: a client of the admin port, like the commands. Whatever comes from apps and users is
+// put on the page as text, never as HTML.
 
-const EVERY = 2000;        // ms between two looks
-const LINES = 1000;        // of a log that are kept on the page
+const EVERY = 2000;        // ms between two refreshes
+const LINES = 1000;        // lines of a log that are kept on the page
 const LEVELS = { DEBUG: 10, INFO: 20, WARNING: 30, ERROR: 40, CRITICAL: 50 };
 const $ = (query, from = document) => from.querySelector(query);
 
-let app = null;            // the name of the one that is shown
+let app = null;            // the name of the app that is shown
 let tab = 'log';
 let following = null;      // AbortController of the live log
 let info = { gateway: '', version: '' };
@@ -13,7 +14,8 @@ let apps = [];
 
 async function ask(path, options = {}) {
   const token = sessionStorage.getItem('token');
-  const response = await fetch(path, { ...options, headers: { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) } });
+  const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+  const response = await fetch(path, { ...options, headers });
   if (response.status === 401) { await askToken(); return ask(path, options); }
   return response;
 }
@@ -22,7 +24,11 @@ let asking = null;
 function askToken() {
   asking ??= new Promise((resolve) => {
     const dialog = $('#ask');
-    dialog.onclose = () => { sessionStorage.setItem('token', $('#token').value.trim()); asking = null; resolve(); };
+    dialog.onclose = () => {
+      sessionStorage.setItem('token', $('#token').value.trim());
+      asking = null;
+      resolve();
+    };
     dialog.showModal();
   });
   return asking;
@@ -68,26 +74,38 @@ async function showHealth() {
 
 async function showApps() {
   apps = (await get('/v1/apps')).apps;
-  fill($('#apps tbody'), apps.map((one) => ({
-    on: () => choose(one.name), chosen: one.name === app,
-    cells: [
-      cell(one.name), cell(one.account), cell(one.state + (one.last && one.state !== 'running' ? `: ${one.last.split('\n')[0]}` : ''), one.state === 'running' ? 'good' : 'bad'),
-      cell(one.queue, one.queue ? 'n warn' : 'n'), cell(one.processes.busy, 'n'), cell(one.processes.idle, 'n'), cell(one.processes.booting, 'n'),
-      cell(Object.entries(one.connections).map(([channel, count]) => `${channel} ${count}`).join(', ')),
-    ],
-  })));
+  fill($('#apps tbody'), apps.map((one) => {
+    const runs = one.state === 'running', { busy, idle, booting } = one.processes;
+    const reason = one.last && !runs ? `: ${one.last.split('\n')[0]}` : '';
+    const connections = Object.entries(one.connections);
+    return {
+      on: () => choose(one.name), chosen: one.name === app,
+      cells: [
+        cell(one.name), cell(one.account), cell(one.state + reason, runs ? 'good' : 'bad'),
+        cell(one.queue, one.queue ? 'n warn' : 'n'),
+        cell(busy, 'n'), cell(idle, 'n'), cell(booting, 'n'),
+        cell(connections.map(([channel, count]) => `${channel} ${count}`).join(', ')),
+      ],
+    };
+  }));
   const accounts = [...new Set(apps.map((one) => one.account))], select = $('#contacts select');
-  if (select.options.length !== accounts.length) select.replaceChildren(...accounts.map((name) => new Option(name, name)));
+  if (select.options.length !== accounts.length) select.replaceChildren(...options(accounts));
 }
+
+const options = (names) => names.map((name) => new Option(name, name));
 
 async function showSandboxes() {
   const { sandboxes, spares } = await get('/v1/sandboxes');
   fill($('#sandboxes tbody'), [...sandboxes, ...spares].map((one) => {
     const kill = document.createElement('button');
     kill.textContent = 'End';
-    kill.onclick = async () => { await ask(`/v1/sandboxes/${one.pid}/kill`, { method: 'POST' }); showSandboxes(); };
+    kill.onclick = async () => {
+      await ask(`/v1/sandboxes/${one.pid}/kill`, { method: 'POST' });
+      showSandboxes();
+    };
     return { cells: [
-      cell(one.app || '(spare)', one.app ? '' : 'dim'), cell(one.pid, 'n'), cell(one.state), cell(size(one.rss), 'n'), cell(`${one.cpu.toFixed(2)} s`, 'n'),
+      cell(one.app || '(spare)', one.app ? '' : 'dim'), cell(one.pid, 'n'), cell(one.state),
+      cell(size(one.rss), 'n'), cell(`${one.cpu.toFixed(2)} s`, 'n'),
       cell(one.runs, 'n'), cell(`${Math.round(one.age)} s`, 'n'), cell(one.app ? kill : ''),
     ] };
   }));
@@ -102,14 +120,16 @@ async function showDead() {
       const button = document.createElement('button');
       button.textContent = text;
       button.onclick = async () => {
-        const answer = await ask(`/v1/deadletters/${encodeURIComponent(one.id)}${path}`, { method });
+        const url = `/v1/deadletters/${encodeURIComponent(one.id)}${path}`;
+        const answer = await ask(url, { method });
         if (!answer.ok) button.title = button.textContent = (await answer.json()).error;
         else showDead();
       };
       return button;
     };
     return { cells: [
-      cell(one.time), cell(one.app), cell(one.message_id || one.kind || '(unreadable)'), cell(one.attempts, 'n'), cell(one.reason),
+      cell(one.time), cell(one.app), cell(one.message_id || one.kind || '(unreadable)'),
+      cell(one.attempts, 'n'), cell(one.reason),
       cell(one.can_retry ? act('Retry', '/retry', 'POST') : ''), cell(act('Drop', '', 'DELETE')),
     ] };
   }));
@@ -120,16 +140,20 @@ function choose(name) {
   $('#app').hidden = false;
   $('#app h2').textContent = name;
   const known = apps.find((one) => one.name === name);
-  $('#line select').replaceChildren(...[...new Set(Object.values(known.endpoints))].map((channel) => new Option(channel, channel)));
+  $('#line select').replaceChildren(...options([...new Set(Object.values(known.endpoints))]));
   $('#trace').replaceChildren();
-  for (const row of $('#apps tbody').rows) row.classList.toggle('on', row.cells[0].textContent === name);
+  for (const row of $('#apps tbody').rows) {
+    row.classList.toggle('on', row.cells[0].textContent === name);
+  }
   follow();
   show(tab);
 }
 
 function show(name) {
   tab = name;
-  for (const button of document.querySelectorAll('nav button')) button.classList.toggle('on', button.dataset.tab === name);
+  for (const button of document.querySelectorAll('nav button')) {
+    button.classList.toggle('on', button.dataset.tab === name);
+  }
   for (const part of document.querySelectorAll('.tab')) part.hidden = part.id !== name;
   if (name === 'runs') showRuns();
   if (name === 'limits') showLimits('');
@@ -141,7 +165,8 @@ async function follow() {
   list.replaceChildren();
   $('#log code').textContent = `jsbox logs ${app} -f`;
   try {
-    const response = await ask(`/v1/apps/${encodeURIComponent(app)}/logs?follow=1&limit=200`, { signal: mine.signal });
+    const path = `/v1/apps/${encodeURIComponent(app)}/logs?follow=1&limit=200`;
+    const response = await ask(path, { signal: mine.signal });
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = ''; ;) {
       const { value, done } = await reader.read();
@@ -153,78 +178,115 @@ async function follow() {
   } catch (error) {
     if (mine.signal.aborted) return;
   }
-  if (following === mine) setTimeout(() => { if (following === mine) follow(); }, EVERY);   // the server was away
+  // The server was away.
+  if (following === mine) setTimeout(() => { if (following === mine) follow(); }, EVERY);
 }
 
 function addLine(list, entry) {
   const line = document.createElement('li');
   line.textContent = `${entry.time} ${entry.level.padEnd(8)} ${entry.message}`;
   line.dataset.level = LEVELS[entry.level] ?? 50;
-  if (line.dataset.level >= 40) line.className = 'bad'; else if (line.dataset.level >= 30) line.className = 'warn';
+  if (line.dataset.level >= LEVELS.ERROR) line.className = 'bad';
+  else if (line.dataset.level >= LEVELS.WARNING) line.className = 'warn';
   sift(line);
-  const stays = list.scrollTop + list.clientHeight < list.scrollHeight - 30 || $('#pause').dataset.on;
+  const isAtEnd = list.scrollTop + list.clientHeight >= list.scrollHeight - 30;
+  const stays = !isAtEnd || $('#pause').dataset.on;
   list.append(line);
   while (list.children.length > LINES) list.firstChild.remove();
   if (!stays) list.scrollTop = list.scrollHeight;
 }
 
 function sift(line) {
-  line.hidden = Number(line.dataset.level) < Number($('#level').value) || !line.textContent.includes($('#find').value);
+  const isLow = Number(line.dataset.level) < Number($('#level').value);
+  line.hidden = isLow || !line.textContent.includes($('#find').value);
 }
 
 async function showRuns() {
   const notable = $('#notable').checked;
   $('#runs code').textContent = `jsbox trace --app ${app}${notable ? ' --notable' : ''}`;
-  const { traces } = await get(`/v1/traces?app=${encodeURIComponent(app)}&limit=100${notable ? '&notable=1' : ''}`);
+  const query = `app=${encodeURIComponent(app)}&limit=100${notable ? '&notable=1' : ''}`;
+  const { traces } = await get(`/v1/traces?${query}`);
   fill($('#runs tbody'), traces.map((one) => ({
     on: () => showTrace(one.message),
     cells: [
-      cell(one.began.slice(11, 23)), cell(one.message), cell(one.outcome, one.outcome === 'ok' ? 'good' : 'bad'), cell(one.ms.total.toFixed(1), 'n'),
-      cell(one.ms.queue.toFixed(1), 'n'), cell(one.ms.boot.toFixed(1), 'n'), cell(one.commands, 'n'),
+      cell(one.began.slice(11, 23)), cell(one.message),
+      cell(one.outcome, one.outcome === 'ok' ? 'good' : 'bad'),
+      ...['total', 'queue', 'boot'].map((part) => cell(one.ms[part].toFixed(1), 'n')),
+      cell(one.commands, 'n'),
     ],
   })));
 }
 
 async function showTrace(message) {
-  const one = await get(`/v1/traces/${encodeURIComponent(message)}`), total = Math.max(one.ms.total, 0.001), start = one.ms.queue + one.ms.boot;
-  const rows = [['queue', 0, one.ms.queue, ''], ['boot', one.ms.queue, one.ms.boot, ''], ['run', start, one.ms.run, one.detail],
-    ...one.steps.map((step) => [step.name, start + step.at_ms, step.ms, [step.note, step.outcome === 'ok' ? '' : step.outcome].filter(Boolean).join('  ')])];
+  const one = await get(`/v1/traces/${encodeURIComponent(message)}`);
+  const { queue, boot, run } = one.ms, start = queue + boot, total = Math.max(one.ms.total, 0.001);
+  const noteOf = ({ note, outcome }) => [note, outcome === 'ok' ? '' : outcome];
+  const rows = [
+    ['queue', 0, queue, ''], ['boot', queue, boot, ''], ['run', start, run, one.detail],
+    ...one.steps.map((step) => [
+      step.name, start + step.at_ms, step.ms, noteOf(step).filter(Boolean).join('  '),
+    ]),
+  ];
   const head = document.createElement('p');
-  head.textContent = `jsbox trace ${message}${one.left_out ? `  (${one.left_out} further commands)` : ''}`;
+  const leftOut = one.left_out ? `  (${one.left_out} further commands)` : '';
+  head.textContent = `jsbox trace ${message}${leftOut}`;
   $('#trace').replaceChildren(head, ...rows.map(([name, at, ms, note]) => {
-    const step = document.createElement('div'), bar = document.createElement('span'), length = document.createElement('i');
+    const step = document.createElement('div'), bar = span('');
+    const length = document.createElement('i');
     step.className = 'step';
     bar.className = 'bar';
     length.style.left = `${Math.min(at / total * 100, 99)}%`;
     length.style.width = `${Math.min((ms ?? 0) / total * 100, 100)}%`;
     bar.append(length);
-    const words = [at.toFixed(1), ms === null ? 'no reply' : `${ms.toFixed(1)} ms`].map((text) => Object.assign(document.createElement('span'), { textContent: text }));
-    step.append(...words, bar, Object.assign(document.createElement('span'), { textContent: `${name} ${note}` }));
+    const took = ms === null ? 'no reply' : `${ms.toFixed(1)} ms`;
+    step.append(span(at.toFixed(1)), span(took), bar, span(`${name} ${note}`));
     return step;
   }));
 }
 
+const span = (text) => Object.assign(document.createElement('span'), { textContent: text });
+
 function limitText(name, value) {
-  if (['heap', 'memory', 'stack', 'line', 'output'].includes(name)) return value >= 2 ** 20 ? size(value) : `${(value / 1024).toFixed(1)} KiB`;
-  if (['wall', 'cpu', 'boot', 'command'].includes(name)) return value >= 1 ? `${Number(value.toFixed(2))} s` : `${(value * 1000).toFixed(1)} ms`;
+  if (['heap', 'memory', 'stack', 'line', 'output'].includes(name)) {
+    return value >= 2 ** 20 ? size(value) : `${(value / 1024).toFixed(1)} KiB`;
+  }
+  if (['wall', 'cpu', 'boot', 'command'].includes(name)) {
+    return value >= 1 ? `${Number(value.toFixed(2))} s` : `${(value * 1000).toFixed(1)} ms`;
+  }
   return typeof value === 'object' ? JSON.stringify(value) : String(value);
 }
 
 async function showLimits(what) {
-  const asked = what.trim().split(/\s+/).filter(Boolean).map((text) => `what_if=${encodeURIComponent(text)}`).join('&');
+  const limits = what.trim().split(/\s+/).filter(Boolean);
+  const asked = limits.map((text) => `what_if=${encodeURIComponent(text)}`).join('&');
   const output = $('#limits output');
   let found;
-  try { found = await get(`/v1/apps/${encodeURIComponent(app)}/limits?${asked}`); } catch (error) { output.textContent = error.message; return; }
-  output.textContent = !found.what_if ? '' : [
-    ...Object.entries(found.what_if.limits).map(([name, one]) => `${name}: ${one.over} of ${one.of} used more`), `together ${found.what_if.runs.over} of ${found.what_if.runs.of} runs`,
-  ].join('; ');
-  fill($('#limits tbody'), found.limits.map(({ name, value, seen }) => ({ cells: [
-    cell(name), cell(limitText(name, value), 'n'), ...['p50', 'p99', 'most'].map((key) => cell(seen ? limitText(name, seen[key]) : '', 'n')),
-    cell(seen ? `${(seen.most / value * 100).toFixed(0)}%` : '', seen && seen.most > 0.8 * value ? 'n warn' : 'n'),
-  ] })));
+  try {
+    found = await get(`/v1/apps/${encodeURIComponent(app)}/limits?${asked}`);
+  } catch (error) {
+    output.textContent = error.message;
+    return;
+  }
+  output.textContent = found.what_if ? whatIfText(found.what_if) : '';
+  fill($('#limits tbody'), found.limits.map(({ name, value, seen }) => {
+    const used = seen ? seen.most / value : 0;
+    const numbers = ['p50', 'p99', 'most'].map((key) => (seen ? limitText(name, seen[key]) : ''));
+    return { cells: [
+      cell(name), cell(limitText(name, value), 'n'), ...numbers.map((text) => cell(text, 'n')),
+      cell(seen ? `${(used * 100).toFixed(0)}%` : '', used > 0.8 ? 'n warn' : 'n'),
+    ] };
+  }));
 }
 
-// The phone: a client of the gateway that takes only the replies to what it sends.
+function whatIfText({ limits, runs }) {
+  const each = Object.entries(limits);
+  return [
+    ...each.map(([name, one]) => `${name}: ${one.over} of ${one.of} used more`),
+    `together ${runs.over} of ${runs.of} runs`,
+  ].join('; ');
+}
+
+// The phone: a client of the gateway that takes nothing but replies to what it sends.
 const phone = { socket: null, inSession: false, key: '' };
 
 function heard(text, note = '', mine = false) {
@@ -246,20 +308,30 @@ function connect() {
     const url = new URL(info.gateway);
     if (['0.0.0.0', '[::]'].includes(url.hostname)) url.hostname = location.hostname;
     const socket = phone.socket = new WebSocket(url, ['jsbox.v1']);
-    socket.onopen = () => socket.send(JSON.stringify({ type: 'hello', channel, window: 16, outcomes: true, only_own: true, ...(token ? { token } : {}) }));
-    socket.onerror = () => reject(new Error(`the gateway at ${url} cannot be reached from this page`));
+    const hello = { type: 'hello', channel, window: 16, outcomes: true, only_own: true };
+    if (token) hello.token = token;
+    socket.onopen = () => socket.send(JSON.stringify(hello));
+    const problem = `the gateway at ${url} cannot be reached from this page`;
+    socket.onerror = () => reject(new Error(problem));
     socket.onclose = () => { phone.inSession = false; };
     socket.onmessage = ({ data }) => {
       const frame = JSON.parse(data);
-      if (frame.type === 'welcome') resolve();
-      else if (frame.type === 'error') { heard('', `${frame.code}: ${frame.detail}`); reject(new Error(frame.detail)); }
-      else if (frame.type === 'rejected') heard('', `not taken: ${frame.code}: ${frame.detail}`);
-      else if (frame.type === 'outcome' && frame.outcome !== 'ok') heard('', `the run ended as ${frame.outcome}`);
-      else if (frame.type === 'outbound') {
+      const { type } = frame;
+      if (type === 'welcome') {
+        resolve();
+      } else if (type === 'error') {
+        heard('', `${frame.code}: ${frame.detail}`);
+        reject(new Error(frame.detail));
+      } else if (type === 'rejected') {
+        heard('', `rejected: ${frame.code}: ${frame.detail}`);
+      } else if (type === 'outcome' && frame.outcome !== 'ok') {
+        heard('', `the run ended as ${frame.outcome}`);
+      } else if (type === 'outbound') {
         socket.send(JSON.stringify({ type: 'ack', delivery: frame.delivery }));
         const closed = frame.msg.session_event === 'close';
         if (closed) phone.inSession = false;
-        heard(frame.msg.content ?? '', `${(frame.msg.content ?? '').length} characters${closed ? ', session closed' : ''}`);
+        const content = frame.msg.content ?? '';
+        heard(content, `${content.length} characters${closed ? ', session closed' : ''}`);
       }
     };
   });
@@ -267,12 +339,19 @@ function connect() {
 
 async function say(content, event) {
   try { await connect(); } catch (error) { heard('', error.message); return; }
-  const { number, dials } = Object.fromEntries(new FormData($('#line'))), id = crypto.randomUUID().replaceAll('-', '');
+  const { number, dials } = Object.fromEntries(new FormData($('#line')));
+  const id = crypto.randomUUID().replaceAll('-', '');
   phone.inSession = event !== 'close';
-  phone.socket.send(JSON.stringify({ type: 'inbound', id, msg: { message_id: id, from_addr: number, to_addr: dials, content, session_event: event } }));
+  const message = { message_id: id, from_addr: number, to_addr: dials };
+  const msg = { ...message, content, session_event: event };
+  phone.socket.send(JSON.stringify({ type: 'inbound', id, msg }));
 }
 
-$('#line').onsubmit = (event) => { event.preventDefault(); heard(`dials ${$('#line').elements.dials.value}`, '', true); say(null, 'new'); };
+$('#line').onsubmit = (event) => {
+  event.preventDefault();
+  heard(`dials ${$('#line').elements.dials.value}`, '', true);
+  say(null, 'new');
+};
 $('#line').elements.hang.onclick = () => { heard('hangs up', '', true); say(null, 'close'); };
 $('#say').onsubmit = (event) => {
   event.preventDefault();
@@ -281,30 +360,53 @@ $('#say').onsubmit = (event) => {
   say(phone.inSession ? field.value : null, phone.inSession ? 'resume' : 'new');
   field.value = '';
 };
-for (const button of document.querySelectorAll('nav button')) button.onclick = () => show(button.dataset.tab);
-for (const control of [$('#level'), $('#find')]) control.oninput = () => { for (const line of $('#log ol').children) sift(line); };
-$('#pause').onclick = ({ target }) => { if (target.dataset.on) delete target.dataset.on; else target.dataset.on = 1; target.textContent = target.dataset.on ? 'Go on' : 'Pause'; };
+for (const button of document.querySelectorAll('nav button')) {
+  button.onclick = () => show(button.dataset.tab);
+}
+for (const control of [$('#level'), $('#find')]) {
+  control.oninput = () => { for (const line of $('#log ol').children) sift(line); };
+}
+$('#pause').onclick = ({ target }) => {
+  if (target.dataset.on) delete target.dataset.on;
+  else target.dataset.on = 1;
+  target.textContent = target.dataset.on ? 'Continue' : 'Pause';
+};
 $('#notable').onchange = showRuns;
-$('#limits form').onsubmit = (event) => { event.preventDefault(); showLimits(event.target.elements.what.value); };
+$('#limits form').onsubmit = (event) => {
+  event.preventDefault();
+  showLimits(event.target.elements.what.value);
+};
 $('#contacts form').onsubmit = async (event) => {
   event.preventDefault();
-  const { account, query } = Object.fromEntries(new FormData(event.target)), output = $('#contacts output');
+  const { account, query } = Object.fromEntries(new FormData(event.target));
+  const output = $('#contacts output');
   try {
-    const { contacts, cursor } = await get(`/v1/accounts/${encodeURIComponent(account)}/contacts?query=${encodeURIComponent(query)}&limit=50`);
+    const path = `/v1/accounts/${encodeURIComponent(account)}/contacts`;
+    const { contacts, cursor } = await get(`${path}?query=${encodeURIComponent(query)}&limit=50`);
     output.textContent = cursor ? `the first ${contacts.length}` : `${contacts.length} found`;
-    fill($('#contacts tbody'), contacts.map((one) => ({ cells: [cell(one.key), cell(one.name), cell(one.surname), cell(one.msisdn), cell((one.groups || []).join(', '))] })));
+    fill($('#contacts tbody'), contacts.map(({ key, name, surname, msisdn, groups }) => (
+      { cells: [key, name, surname, msisdn, (groups || []).join(', ')].map((text) => cell(text)) }
+    )));
   } catch (error) { output.textContent = error.message; }
 };
 $('#reload').onclick = async () => {
   const result = await (await ask('/v1/reload', { method: 'POST' })).json();
-  const lines = result.ok ? ['live', 'next_process', 'restart'].flatMap((kind) => result[kind].map((name) => `${kind.replace('_', ' ')}: ${name}`)) : result.errors;
-  alert(result.ok ? lines.join('\n') || 'nothing has changed' : `the old config holds:\n${lines.join('\n')}`);
+  if (!result.ok) {
+    alert(`the old config is still in use:\n${result.errors.join('\n')}`);
+    return;
+  }
+  const lines = ['live', 'next_process', 'restart'].flatMap((kind) => (
+    result[kind].map((name) => `${kind.replace('_', ' ')}: ${name}`)));
+  alert(lines.join('\n') || 'nothing has changed');
 };
 
 async function look() {
   try {
     await showHealth();
-    if (!info.version) { info = await get('/v1/info'); $('#version').textContent = `${info.version} ${info.commit}`; }
+    if (!info.version) {
+      info = await get('/v1/info');
+      $('#version').textContent = `${info.version} ${info.commit}`;
+    }
     await Promise.all([showApps(), showSandboxes(), showDead()]);
     if (app && tab === 'runs') await showRuns();
   } catch (error) {
