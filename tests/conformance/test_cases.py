@@ -55,9 +55,15 @@ FOREIGN = {
 }
 """What another account has."""
 INBOUND = {
-    "from_addr": "+27831234567", "to_addr": "8181", "content": "hello", "transport_name": "ussd_transport",
-    "transport_type": "ussd", "session_event": "resume", "group": None, "helper_metadata": {},
-}  # fmt: skip
+    "from_addr": "+27831234567",
+    "to_addr": "8181",
+    "content": "hello",
+    "transport_name": "ussd_transport",
+    "transport_type": "ussd",
+    "session_event": "resume",
+    "group": None,
+    "helper_metadata": {},
+}
 
 
 @define
@@ -374,7 +380,8 @@ async def _check_metrics(case: dict[str, Any], graphite: Graphite, prefix: str) 
     assert len(published) == len(wanted), published
     left = Counter()
     for metric in wanted:
-        ending = f".stores.{metric.get('store', 'default')}.{metric['metric']}.{metric.get('agg', 'sum')}"
+        store, aggregate = metric.get("store", "default"), metric.get("agg", "sum")
+        ending = f".stores.{store}.{metric['metric']}.{aggregate}"
         found = [value for _, _, path, value in published if path == prefix + ending]
         left[ending] += 1
         assert len(found) == left[ending], f"{ending} in {published}"

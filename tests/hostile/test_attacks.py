@@ -41,10 +41,14 @@ EXPECTED = {
     "killed:protocol": {"protocol"},
 }
 ALSO_RIGHT = {
-    "52-never-reads-stdin": {"output"}, "41-mem-offheap-buffers": {"ok"}, "45-giant-line": {"heap", "ok"},
-    "51-command-quota": {"ok", "commands"}, "49-duplicate-and-forged-ids": {"protocol"}, "21-v8-raise-heap-limit": {"ok"},
+    "52-never-reads-stdin": {"output"},
+    "41-mem-offheap-buffers": {"ok"},
+    "45-giant-line": {"heap", "ok"},
+    "51-command-quota": {"ok", "commands"},
+    "49-duplicate-and-forged-ids": {"protocol"},
+    "21-v8-raise-heap-limit": {"ok"},
     "06-inherited-fds": {"crashed"},
-}  # fmt: skip
+}
 """What the notes in the headers call equally right."""
 ONLY_THE_HARNESS = "29-escape-constructor-and-callbacks"  # asks for no more than what is granted
 NEEDS_HOST = re.compile(r"X\.attack\(true")
@@ -95,9 +99,13 @@ async def targets() -> AsyncIterator[dict[str, Any]]:
             for listener in (abstract, path):
                 listener.listen(8)
             meta = {
-                "tcp_port": tcp.getsockname()[1], "udp_port": udp.getsockname()[1], "abstract": f"jsbox-test-{folder.name}",
-                "unix_path": str(folder / "s"), "victim": "victim", "foreign_message_id": "f" * 32,
-            }  # fmt: skip
+                "tcp_port": tcp.getsockname()[1],
+                "udp_port": udp.getsockname()[1],
+                "abstract": f"jsbox-test-{folder.name}",
+                "unix_path": str(folder / "s"),
+                "victim": "victim",
+                "foreign_message_id": "f" * 32,
+            }
             yield meta
 
 
@@ -188,9 +196,15 @@ async def test_no_attack_gets_through(level: Level, granted: bool, tmp_path: Pat
 
 
 SEEN_AT_NONE = {
-    "01-fs-read-passwd", "05-list-other-tenants", "07-fs-write-anywhere", "09-spawn-shell", "11-fork-bomb",
-    "23-net-connect-loopback", "24-net-route-udp", "26-net-unix-path",
-}  # fmt: skip
+    "01-fs-read-passwd",
+    "05-list-other-tenants",
+    "07-fs-write-anywhere",
+    "09-spawn-shell",
+    "11-fork-bomb",
+    "23-net-connect-loopback",
+    "24-net-route-udp",
+    "26-net-unix-path",
+}
 """What must get through where nothing but resource limits holds."""
 
 

@@ -1,4 +1,4 @@
-"""One app attacks, another one has users: they are answered about as quickly as if they were alone."""
+"""While one app attacks, users of another are answered about as quickly as if it were alone."""
 
 from __future__ import annotations
 

@@ -34,12 +34,15 @@ WRITES = """
 var fs = __test_host.require('fs'), spec = JSON.parse(command.msg.content);
 var line = spec[0] + spec[1].repeat((spec[2] - spec[0].length) / spec[1].length) + '\\n';
 for (var at = 0; at < line.length;) {
-    try { at += fs.writeSync(1, line.slice(at, at + 65536)); } catch (error) { if (error.code !== 'EAGAIN') throw error; }
+    try { at += fs.writeSync(1, line.slice(at, at + 65536)); }
+    catch (error) { if (error.code !== 'EAGAIN') throw error; }
 }
 """
 ASKS = """
 var url = command.msg.content, left = 8;
-for (var i = 0; i < 8; i++) api.request('http.get', {url: url}, function () { if (!--left) api.done(); });
+for (var i = 0; i < 8; i++) {
+  api.request('http.get', {url: url}, function () { if (!--left) api.done(); });
+}
 """
 
 
@@ -100,11 +103,19 @@ def folder(tmp_path: Path) -> Folder:
 
 
 LINES = {
-    "a text without end": ("[" * 65 + '"', '\\"'), "brackets": ("", "["), "objects": ("", '{"a":'), "quotes": ("", '"'),
-    "escapes": ('{"cmd":"', "\\u0000"), "a long number": ("", "9"), "a long fraction": ("[0.", "1"),
-    "small lists": ('{"cmd":"kv.get","cmd_id":"1","v":[', "[0],"), "numbers hard to round": ("[", "1.7976931348623157e308,"),
-    "not UTF-8": ('"', "\xed"), "short lines": ("", "{}\n"), "empty lines": ("", "\n"),
-}  # fmt: skip
+    "a text without end": ("[" * 65 + '"', '\\"'),
+    "brackets": ("", "["),
+    "objects": ("", '{"a":'),
+    "quotes": ("", '"'),
+    "escapes": ('{"cmd":"', "\\u0000"),
+    "a long number": ("", "9"),
+    "a long fraction": ("[0.", "1"),
+    "small lists": ('{"cmd":"kv.get","cmd_id":"1","v":[', "[0],"),
+    "numbers hard to round": ("[", "1.7976931348623157e308,"),
+    "not UTF-8": ('"', "\xed"),
+    "short lines": ("", "{}\n"),
+    "empty lines": ("", "\n"),
+}
 
 
 async def test_lines_of_a_sandbox(folder: Folder) -> None:
@@ -171,7 +182,8 @@ def inbound(content: str, frame_id: str = "1") -> bytes:
 
 
 OPENING = (
-    b"GET /v1 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"GET /v1 HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 HELLO = frame(b'{"type":"hello","channel":"evil"}')
@@ -222,7 +234,10 @@ async def test_requests_of_an_operator(folder: Folder) -> None:
         answered: dict[str, int] = {}
 
         def request(name: str, head: str, body: bytes) -> None:
-            text = f"{head} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+            text = (
+                f"{head} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                f"Content-Length: {len(body)}\r\n\r\n"
+            )
             with (
                 socket.create_connection(("127.0.0.1", service.admin_port), 30) as client,
                 suppress(OSError),

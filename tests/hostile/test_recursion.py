@@ -19,7 +19,9 @@ from ..programs import bubblewrap
 
 WAYS = {
     "function": "function f() { f(); } f();",
-    "with arguments": "function f(a, b, c, d, e) { return f(e, a, b, c, d) + 1; } f(1, 2, 3, 4, 5);",
+    "with arguments": (
+        "function f(a, b, c, d, e) { return f(e, a, b, c, d) + 1; } f(1, 2, 3, 4, 5);"
+    ),
     "mutual": "function f() { g(); } function g() { f(); } f();",
     "arrow": "const f = () => f() + 1; f();",
     "method": "const o = { f() { return this.f(); } }; o.f();",
@@ -30,15 +32,26 @@ WAYS = {
     "toString": "const o = { toString() { return '' + this; } }; '' + o;",
     "valueOf": "const o = { valueOf() { return +this; } }; +o;",
     "Symbol.toPrimitive": "const o = { [Symbol.toPrimitive]() { return `${this}`; } }; `${o}`;",
-    "toJSON": "const o = { toJSON() { return JSON.parse(JSON.stringify(o)); } }; JSON.stringify(o);",
-    "JSON.stringify of a deep object": "let o = {}; for (let i = 0; i < 200000; i++) o = { o }; JSON.stringify(o);",
+    "toJSON": (
+        "const o = { toJSON() { return JSON.parse(JSON.stringify(o)); } }; JSON.stringify(o);"
+    ),
+    "JSON.stringify of a deep object": (
+        "let o = {}; for (let i = 0; i < 200000; i++) o = { o }; JSON.stringify(o);"
+    ),
     "JSON.parse of a deep text": "JSON.parse('['.repeat(200000) + ']'.repeat(200000));",
-    "JSON.parse with a reviver": "let o = '1'; for (let i = 0; i < 20000; i++) o = '[' + o + ']'; JSON.parse(o, function f(k, v) { return v; });",
+    "JSON.parse with a reviver": (
+        "let o = '1'; for (let i = 0; i < 20000; i++) o = '[' + o + ']'; JSON.parse(o, "
+        "function f(k, v) { return v; });"
+    ),
     "Proxy": "const p = new Proxy({}, { get(t, k, r) { return r[k]; } }); p.x;",
     "proxies of proxies": "let p = {}; for (let i = 0; i < 200000; i++) p = new Proxy(p, {}); p.x;",
-    "bound functions": "let f = function () {}; for (let i = 0; i < 200000; i++) f = f.bind(null); f();",
+    "bound functions": (
+        "let f = function () {}; for (let i = 0; i < 200000; i++) f = f.bind(null); f();"
+    ),
     "apply": "function f() { f.apply(this, arguments); } f(1, 2, 3);",
-    "spread": "Math.max(...new Array(5000000).fill(1)); function f(...a) { return f(...a, 1); } f();",
+    "spread": (
+        "Math.max(...new Array(5000000).fill(1)); function f(...a) { return f(...a, 1); } f();"
+    ),
     "String.replace": "function f() { return 'a'.replace('a', f); } f();",
     "Array.sort": "function f() { [2, 1].sort(f); return 0; } f();",
     "Array.map": "function f() { return [1].map(f); } f();",
@@ -46,13 +59,23 @@ WAYS = {
     "Array.toString": "let a = []; for (let i = 0; i < 200000; i++) a = [a]; String(a);",
     "Reflect.construct": "function F() { return Reflect.construct(F, []); } new F();",
     "generator": "function* g() { yield* g(); } g().next();",
-    "async function": "let caught = null; async function f() { await f(); } f().catch(function (e) { caught = e; }); throw new RangeError('in the promise');",
+    "async function": (
+        "let caught = null; async function f() { await f(); } f().catch(function (e) { caught "
+        "= e; }); throw new RangeError('in the promise');"
+    ),
     "nested eval": "function f(n) { return eval('f(' + (n + 1) + ')'); } f(0);",
-    "source that is nested": "new Function('return ' + '('.repeat(200000) + '1' + ')'.repeat(200000))();",
+    "source that is nested": (
+        "new Function('return ' + '('.repeat(200000) + '1' + ')'.repeat(200000))();"
+    ),
     "a regular expression that is nested": "new RegExp('('.repeat(200000) + ')'.repeat(200000));",
     "template": "const t = (s, v) => t`${v}`; t`${1}`;",
-    "instanceof": "const o = { [Symbol.hasInstance](v) { return v instanceof o; } }; ({}) instanceof o;",
-    "stack trace": "Error.prepareStackTrace = function (e) { return new Error('x').stack; }; new Error('y').stack; function f() { f(); } f();",
+    "instanceof": (
+        "const o = { [Symbol.hasInstance](v) { return v instanceof o; } }; ({}) instanceof o;"
+    ),
+    "stack trace": (
+        "Error.prepareStackTrace = function (e) { return new Error('x').stack; }; new "
+        "Error('y').stack; function f() { f(); } f();"
+    ),
     "in the middle of the api": "function f() { api.log_info('x'); f(); } f();",
 }
 

@@ -76,8 +76,8 @@ def test_limits_of_the_config_reach_the_launcher() -> None:
     assert f"-r {resource.RLIMIT_NOFILE}:40:40 " in argv
     assert f"-r {resource.RLIMIT_CORE}:0:0 " in argv
     assert (
-        "-R /opt/js -R /srv/modules -X /lib/libc.so.6 -X /opt/node -e /opt/node -- node --max-old-space-size=32 "
-        in argv
+        "-R /opt/js -R /srv/modules -X /lib/libc.so.6 -X /opt/node -e /opt/node -- node "
+        "--max-old-space-size=32 " in argv
     )
     assert argv.endswith(
         "--permission --allow-fs-read=/opt/js/* --allow-fs-read=/srv/modules/* /opt/js/harness.js"
@@ -320,8 +320,8 @@ async def test_a_level_that_does_not_hold_is_not_served() -> None:
     with pytest.raises(CannotStart) as raised:
         await probing.must_hold()
     assert (
-        "isolation.level = 'standard' does not hold on this host: no file of the host's can be read: ALLOWED"
-        in str(raised.value)
+        "isolation.level = 'standard' does not hold on this host: no file of the host's "
+        "can be read: ALLOWED" in str(raised.value)
     )
     assert "no TCP connection can be made: ALLOWED" in str(raised.value)
 
@@ -359,7 +359,8 @@ def test_doctor_examines_a_host(tmp_path: Path) -> None:
     ):
         assert text in done.stdout
     config.write_text(
-        'version = 1\n[listen]\nadmin = "127.0.0.1:0"\ngateway = "192.0.2.1:80"\n[redis]\nurl = "unix:///no/such.sock"\n[node]\npath = "/bin/true"\n'
+        'version = 1\n[listen]\nadmin = "127.0.0.1:0"\ngateway = "192.0.2.1:80"\n'
+        '[redis]\nurl = "unix:///no/such.sock"\n[node]\npath = "/bin/true"\n'
     )
     done = jsbox("doctor", "-c", str(config))
     assert done.returncode == 1

@@ -21,7 +21,8 @@ from ...programs import bubblewrap
 from .test_sandbox import booted, deliver
 
 TOOLKIT = make_app(
-    "var v = require('vumigo_v02'), _ = require('lodash'); api.log_info(typeof v.App + _.VERSION); api.done();",
+    "var v = require('vumigo_v02'), _ = require('lodash'); api.log_info(typeof v.App + "
+    "_.VERSION); api.done();",
     modules=("vumigo_v02", "lodash"),
 )
 

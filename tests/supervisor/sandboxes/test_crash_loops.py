@@ -101,7 +101,7 @@ async def test_an_app_that_keeps_crashing_is_tripped_until_a_reload(
 
 
 async def test_a_run_that_comes_close_to_a_limit_is_told_once() -> None:
-    """From 80% on, a line that names limit, value and measured value; the next one an hour later."""
+    """From 80% on, a line with the limit, its value and the measured one; the next in an hour."""
     usage = Usage()
     app = make_app("", limits={"commands": 10, "cpu": 2.0})
     assert usage.note(app, {"commands": 7, "cpu": 0.1}) == {}

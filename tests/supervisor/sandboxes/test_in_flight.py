@@ -27,8 +27,12 @@ api.on_inbound_message = function (command) {
         if (parts[0] === 'throw') throw new Error('of ' + command.msg.from_addr);
         if (parts[0] === 'loop') for (;;) {}
         if (parts[0] === 'heap') { var all = []; for (;;) all.push({a: [all.length]}); }
-        if (parts[0] === 'shout') for (var i = 0; i < 400; i++) api.log_info(new Array(1000).join('x') + i);
-        api.request('outbound.reply_to', {content: parts[0] + ' ' + globalThis.mine, in_reply_to: command.msg.message_id}, function () { api.done(); });
+        if (parts[0] === 'shout') {
+            for (var i = 0; i < 400; i++) api.log_info(new Array(1000).join('x') + i);
+        }
+        var content = parts[0] + ' ' + globalThis.mine, id = command.msg.message_id;
+        api.request('outbound.reply_to', {content: content, in_reply_to: id},
+            function () { api.done(); });
     }).done();
 };
 """
@@ -73,7 +77,7 @@ async def log_of(service: Service) -> list[str]:
 
 
 async def test_runs_that_wait_share_a_process(folder: Folder) -> None:
-    """Four users at once take the time of one, in one process, and no run sees another's globals."""
+    """Four users at once take as long as one, in one process; no run sees another's globals."""
     folder.app("phone", WAITING, POOL)
     async with running(folder) as service, connect(service.gateway_url) as client:
         await together(client, warm="ok 1")
@@ -183,7 +187,8 @@ async def test_many_users_talk_at_once_and_none_gets_what_is_anothers(folder: Fo
     folder.app(
         "phone",
         STATEFUL,
-        'config = { config = \'{"name": "survey"}\' }\npool = { max_processes = 2, messages_in_flight = 8 }',
+        'config = { config = \'{"name": "survey"}\' }\n'
+        "pool = { max_processes = 2, messages_in_flight = 8 }",
     )
     seen: dict[str, list[str]] = {}
     async with (
@@ -269,8 +274,14 @@ async def test_a_run_that_waits_for_long_does_not_pay_for_its_neighbours(folder:
     the other.
     """
     work = "var end = Date.now() + 60; while (Date.now() < end) {} "
-    folder.app("phone", WAITING.replace("if (parts[0] === 'throw')", "if (parts[0] === 'work') { " + work + "} if (parts[0] === 'throw')"),
-               POOL + 'limits = { cpu = "300ms" }')  # fmt: skip
+    folder.app(
+        "phone",
+        WAITING.replace(
+            "if (parts[0] === 'throw')",
+            "if (parts[0] === 'work') { " + work + "} if (parts[0] === 'throw')",
+        ),
+        POOL + 'limits = { cpu = "300ms" }',
+    )
     async with running(folder) as service, connect(service.gateway_url) as client:
         await client.send(message("long", "ok 2500"))
         for number in range(15):

@@ -57,12 +57,13 @@ async def boot_failure(
 
 
 async def test_an_app_that_cannot_be_sent_is_a_boot_failure() -> None:
-    """Half of a surrogate pair in its text, which no file has, and no environment should have had."""
+    """Its text has half a surrogate pair, which no file has, and no environment should have."""
     app = make_app("'\ud83d'")
     assert (await boot_failure(jail_of(app).argv, app=app)) == "internal error"
 
 
 READY = '{"cmd":"js.ready","cmd_id":"h","reply":false,"run":null}'
+COMMAND = '{"cmd":"kv.get","cmd_id":"1","reply":false,"run":null}'
 PRINTED = '{"cmd":"js.console","cmd_id":"h","reply":false,"run":null,"level":"info","msg":"loaded"}'
 NAMED = READY.replace("null", '"r1"')
 
@@ -97,10 +98,10 @@ async def test_what_is_printed_with_the_word_that_all_is_ready_is_understood(
         ("head -c 10000000 /dev/zero", "limits.line = 262144 bytes"),
         ("head -c 10000000 /dev/zero | tr '\\000' '\\n'", "not JSON"),
         (f"yes '{PRINTED}'", "limits.output = 1048576 bytes"),
-        ("printf '%s\\n' '{\"cmd\":\"kv.get\",\"cmd_id\":\"1\",\"reply\":false,\"run\":null}'; sleep 300", "did not begin with js.ready"),
+        (f"printf '%s\\n' '{COMMAND}'; sleep 300", "did not begin with js.ready"),
         ("head -c 10000000 /dev/zero >&2", "ended while it booted"),
     ],
-)  # fmt: skip
+)
 async def test_whatever_is_said_instead_is_a_boot_failure(command: str, text: str) -> None:
     """Twice ready, half a line, nothing, ten megabytes: the start fails, with a reason, and nothing
     is left of it.

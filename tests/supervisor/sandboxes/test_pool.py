@@ -511,11 +511,16 @@ async def test_many_apps_on_a_small_host(seed: int) -> None:
         name: evolve(
             APP,
             name=name,
-            pool=evolve(APP.pool, max_processes=rng.randint(1, 3), messages_in_flight=rng.choice([1, 1, 3]),
-                        max_messages=5, min_idle=rng.choice([0, 1])),
+            pool=evolve(
+                APP.pool,
+                max_processes=rng.randint(1, 3),
+                messages_in_flight=rng.choice([1, 1, 3]),
+                max_messages=5,
+                min_idle=rng.choice([0, 1]),
+            ),
         )
         for name in ("a", "b", "c", "d", "broken")
-    }  # fmt: skip
+    }
     answers: Counter[str] = Counter()
 
     async def some(pool: Pool, name: str, rng: random.Random) -> None:

@@ -79,7 +79,16 @@ def test_the_harness_has_frames_of_its_own() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        b"", b"   ", b"hello", b"[]", b"null", b"5", b'"text"', b"{}", b'{"cmd":"kv.get"}', b"\xff\xfe",
+        b"",
+        b"   ",
+        b"hello",
+        b"[]",
+        b"null",
+        b"5",
+        b'"text"',
+        b"{}",
+        b'{"cmd":"kv.get"}',
+        b"\xff\xfe",
         b'{"cmd":5,"cmd_id":"1","reply":false,"run":"r1"}',
         b'{"cmd":["kv.get"],"cmd_id":"1","reply":false,"run":"r1"}',
         b'{"cmd":"kv.get","cmd_id":1,"reply":false,"run":"r1"}',
@@ -94,10 +103,11 @@ def test_the_harness_has_frames_of_its_own() -> None:
         b'{"cmd":"kv.get","cmd_id":"1","reply":false,"run":"r1","x":NaN}',
         b'{"cmd":"kv.get","cmd_id":"1","reply":false,"run":"r1","x":1e999}',
         b'{"cmd":"kv.get","cmd_id":"1","reply":false,"run":"r1","x":"\\ud800"}',
-        COMMAND + b"{}", COMMAND[:-1],
+        COMMAND + b"{}",
+        COMMAND[:-1],
         b'{"cmd":"kv.get","cmd_id":"' + b"1" * 100 + b'","reply":false,"run":"r1"}',
     ],
-)  # fmt: skip
+)
 def test_what_is_no_command_of_this_run_is_a_violation(line: bytes) -> None:
     """One policy for every malformed line."""
     with pytest.raises(ProtocolViolation):
@@ -156,7 +166,7 @@ def _depth(value: object) -> int:
 
 @given(_JSON)
 def test_the_depth_is_that_of_the_json_whatever_its_strings_look_like(value: object) -> None:
-    """Quotes, backslashes and brackets in strings and names do not count; each level outside does."""
+    """Quotes, backslashes and brackets within strings do not count; each level outside does."""
     frame = {"cmd": "a.b", "cmd_id": "1", "reply": False, "run": "r1", "x": value}
     line, depth = json.dumps(frame).encode(), 1 + _depth(value)
     assert isinstance(parse(line, "r1", depth), Request)
@@ -227,7 +237,9 @@ HOSTILE = {
     "integers of 20 digits": _command(_list("9" * 20)),
     "numbers that are hard to round": _command(_list("2.2250738585072011e-308")),
     "one name": _command(lambda size: "{" + ",".join(['"a":1'] * (size // 6 - 1)) + "}"),
-    "many names": _command(lambda size: "{" + ",".join(f'"{n:x}":1' for n in range(size // 11)) + "}"),
+    "many names": _command(
+        lambda size: "{" + ",".join(f'"{n:x}":1' for n in range(size // 11)) + "}"
+    ),
     "many fields": _command(lambda size: "1," + ",".join(f'"{n:x}":1' for n in range(size // 11))),
     "lists": _command(_list("[]")),
     "objects": _command(_list("{}")),
@@ -245,12 +257,21 @@ HOSTILE = {
     "a console line of lists": _command(_list("[]"), "msg", "js.console"),
     "a console line of numbers": _command(_list("9" * 4299), "msg", "js.console"),
     "a level of lists": _command(_list("[]"), "level", "js.console"),
-    "another run": lambda size: b'{"run":[' + b"{}," * ((size - 60) // 3) + b'1],"cmd":"a.b","cmd_id":"1","reply":false}',
+    "another run": lambda size: (
+        b'{"run":[' + b"{}," * ((size - 60) // 3) + b'1],"cmd":"a.b","cmd_id":"1","reply":false}'
+    ),
     "a message nearly in its stack": lambda size: json.dumps(
-        {"cmd": "js.error", "cmd_id": "1", "reply": False, "run": "r1", "kind": "throw",
-         "message": "a" * (size // 3) + "b", "stack": "a" * (size // 3 * 2 - 120)}
+        {
+            "cmd": "js.error",
+            "cmd_id": "1",
+            "reply": False,
+            "run": "r1",
+            "kind": "throw",
+            "message": "a" * (size // 3) + "b",
+            "stack": "a" * (size // 3 * 2 - 120),
+        }
     ).encode(),
-}  # fmt: skip
+}
 
 
 def _cost(line: bytes) -> float:

@@ -79,7 +79,8 @@ async def fault_of(
 async def test_a_run_is_commands_and_replies_until_done() -> None:
     """The app gets its message, asks, gets answers, and says done."""
     app = make_app(
-        "api.request('kv.get', {key: command.msg.content}, function (r) { api.log_info(r.value); api.done(); });"
+        "api.request('kv.get', {key: command.msg.content}, function (r) { "
+        "api.log_info(r.value); api.done(); });"
     )
     async with booted(app) as sandbox:
         use, asked = await deliver(sandbox, value="v")
@@ -93,7 +94,8 @@ async def test_a_run_sees_nothing_of_the_one_before() -> None:
     gone.
     """
     app = make_app(
-        "var seen = typeof leaked + typeof Object.prototype.leaked; leaked = 1; Object.prototype.leaked = 1;"
+        "var seen = typeof leaked + typeof Object.prototype.leaked; leaked = 1; "
+        "Object.prototype.leaked = 1;"
         "api.log_info(seen); api.done();"
     )
     async with booted(app) as sandbox:
@@ -115,7 +117,8 @@ async def test_commands_begin_in_the_order_of_asking() -> None:
 async def test_more_commands_than_may_be_in_flight_wait() -> None:
     """At most commands_in_flight are answered at a time; all of them are answered."""
     app = make_app(
-        "var left = 20; for (var i = 0; i < 20; i++) api.request('http.get', {}, function () { if (--left === 0) api.done(); });",
+        "var left = 20; for (var i = 0; i < 20; i++) api.request('http.get', {}, function "
+        "() { if (--left === 0) api.done(); });",
         limits={"commands_in_flight": 4},
     )
     at_once, most = 0, 0
@@ -188,17 +191,52 @@ async def test_what_was_asked_before_a_throw_is_carried_out() -> None:
     ("javascript", "limits", "outcome", "text"),
     [
         ("for (;;) {}", {"cpu": 0.2}, Outcome.CPU, "limits.cpu = 0.2 s, measured 0."),
-        ("(function f() { Promise.resolve().then(f); })();", {"cpu": 0.2}, Outcome.CPU, "limits.cpu"),
-        ("for (;;) api.request('log.info', {msg: 'x'.repeat(2000)});", {}, Outcome.OUTPUT, "limits.output = 1048576 bytes"),
-        ("var a = []; for (;;) a.push({});", {"heap": 16 << 20}, Outcome.HEAP, "limits.heap = 16777216 bytes"),
-        ("api.request('a.b', {x: 'y'.repeat(300000)});", {}, Outcome.PROTOCOL, "limits.line = 262144 bytes"),
-        ("var d = {}, c = d; for (var i = 0; i < 70; i++) c = c.c = {}; api.request('a.b', d);", {}, Outcome.PROTOCOL, "limits.json_depth = 64"),
-        ("for (var i = 0; i < 11; i++) api.request('a.b', {});", {"commands": 10}, Outcome.COMMANDS, "limits.commands = 10, measured the next, a.b"),
-        ("for (var i = 0; i < 9; i++) api.request('a.b', {x: 'y'.repeat(2000)});", {"output": 10000, "line": 5000}, Outcome.OUTPUT, "limits.output = 10000 bytes"),
+        (
+            "(function f() { Promise.resolve().then(f); })();",
+            {"cpu": 0.2},
+            Outcome.CPU,
+            "limits.cpu",
+        ),
+        (
+            "for (;;) api.request('log.info', {msg: 'x'.repeat(2000)});",
+            {},
+            Outcome.OUTPUT,
+            "limits.output = 1048576 bytes",
+        ),
+        (
+            "var a = []; for (;;) a.push({});",
+            {"heap": 16 << 20},
+            Outcome.HEAP,
+            "limits.heap = 16777216 bytes",
+        ),
+        (
+            "api.request('a.b', {x: 'y'.repeat(300000)});",
+            {},
+            Outcome.PROTOCOL,
+            "limits.line = 262144 bytes",
+        ),
+        (
+            "var d = {}, c = d; for (var i = 0; i < 70; i++) c = c.c = {}; api.request('a.b', d);",
+            {},
+            Outcome.PROTOCOL,
+            "limits.json_depth = 64",
+        ),
+        (
+            "for (var i = 0; i < 11; i++) api.request('a.b', {});",
+            {"commands": 10},
+            Outcome.COMMANDS,
+            "limits.commands = 10, measured the next, a.b",
+        ),
+        (
+            "for (var i = 0; i < 9; i++) api.request('a.b', {x: 'y'.repeat(2000)});",
+            {"output": 10000, "line": 5000},
+            Outcome.OUTPUT,
+            "limits.output = 10000 bytes",
+        ),
         ("api.request(5, {});", {}, Outcome.PROTOCOL, "without proper cmd"),
         ("api.request('js.nothing', {});", {}, Outcome.PROTOCOL, "js.nothing"),
     ],
-)  # fmt: skip
+)
 async def test_each_limit_ends_the_run_in_its_outcome(
     javascript: str, limits: dict[str, Any], outcome: Outcome, text: str
 ) -> None:
@@ -233,13 +271,21 @@ async def test_deep_recursion_is_the_apps_own_error() -> None:
         ("host.p.abort()", Outcome.CRASHED, "SIGABRT"),
         ("host.f.writeSync(1, 'hello\\n')", Outcome.PROTOCOL, "not JSON"),
         ("host.f.writeSync(1, '\\n')", Outcome.PROTOCOL, "not JSON"),
-        ("host.f.writeSync(1, '{\"cmd\":\"a.b\",\"cmd_id\":\"1\",\"reply\":true,\"run\":\"r1\"}\\n')", Outcome.PROTOCOL, "a reply"),
-        ("host.f.writeSync(1, '{\"cmd\":\"a.b\",\"cmd_id\":\"1\",\"reply\":false,\"run\":\"r0\"}\\n')", Outcome.PROTOCOL, "'r0'"),
+        (
+            'host.f.writeSync(1, \'{"cmd":"a.b","cmd_id":"1","reply":true,"run":"r1"}\\n\')',
+            Outcome.PROTOCOL,
+            "a reply",
+        ),
+        (
+            'host.f.writeSync(1, \'{"cmd":"a.b","cmd_id":"1","reply":false,"run":"r0"}\\n\')',
+            Outcome.PROTOCOL,
+            "'r0'",
+        ),
         ("flood(host, 1)", Outcome.PROTOCOL, "limits.line"),
         ("flood(host, 2)", Outcome.OUTPUT, "limits.output"),
         ("host.f.closeSync(1); for (;;) {}", Outcome.PROTOCOL, "closed its pipes"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("level", ["standard", "strict"])
 async def test_an_app_that_has_the_process_in_hand_is_contained(
     statement: str, outcome: Outcome, text: str, level: Level, granted: Path
@@ -248,9 +294,13 @@ async def test_an_app_that_has_the_process_in_hand_is_contained(
     still decides how it ends.
     """
     # A pipe that is full for the moment throws EAGAIN, which is for the app to try again.
-    flood = "function flood(host, fd) { for (;;) try { host.f.writeSync(fd, 'x'.repeat(4096)); } catch (e) { if (e.code !== 'EAGAIN') throw e; } }"
+    flood = (
+        "function flood(host, fd) { for (;;) try { host.f.writeSync(fd, 'x'.repeat(4096)); }"
+        " catch (e) { if (e.code !== 'EAGAIN') throw e; } }"
+    )
     app = make_app(
-        f"{flood} api.on_inbound_message = function () {{ var host = {{p: __test_host.process, f: __test_host.require('fs')}};"
+        f"{flood} api.on_inbound_message = function () {{"
+        " var host = {p: __test_host.process, f: __test_host.require('fs')};"
         f" {statement}; }};"
     )
     if level == "strict":
@@ -304,7 +354,8 @@ async def test_someone_ends_a_run_from_outside() -> None:
 async def test_console_lines_are_not_commands_and_have_a_bound() -> None:
     """console.* comes as lines of its own, which need no answer; a flood is cut off in the app."""
     app = make_app(
-        "console.log('a', {b: 1}, 5); console.error(new Error('e').message); for (var i = 0; i < 99; i++) console.log('x'.repeat(1000)); api.done();"
+        "console.log('a', {b: 1}, 5); console.error(new Error('e').message); for (var i = "
+        "0; i < 99; i++) console.log('x'.repeat(1000)); api.done();"
     )
     async with booted(app) as sandbox:
         use, asked = await deliver(sandbox)
@@ -365,7 +416,8 @@ async def test_commands_beyond_the_burst_are_answered_in_order_and_not_at_once()
 
 
 ASKS_TWICE = (
-    "api.request('kv.get', {}, function (one) { api.request('kv.set', {got: [one.success, one.reason, one.value]},"
+    "api.request('kv.get', {}, function (one) { api.request('kv.set', {got: [one.success, "
+    "one.reason, one.value]},"
     " function (two) { api.done(); }); });"
 )
 
@@ -384,9 +436,16 @@ def circular() -> Any:
 
 
 UNENCODABLE = [
-    "half \ud83d", {"\ud83d": 1}, 10**5000, object(), 1j, {(1, 2): 3}, {None: 1}, circular(),
+    "half \ud83d",
+    {"\ud83d": 1},
+    10**5000,
+    object(),
+    1j,
+    {(1, 2): 3},
+    {None: 1},
+    circular(),
     deep(100_000),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("is_quick", [True, False])
@@ -433,7 +492,8 @@ async def test_a_reply_that_cannot_be_sent_is_an_internal_error_of_that_command(
 async def test_what_can_be_encoded_is_sent(value: Any) -> None:
     """NaN and infinity as null: so JavaScript's own JSON has it."""
     app = make_app(
-        "api.request('kv.get', {}, function (r) { api.request('kv.set', {v: String(r.value)}); api.done(); });"
+        "api.request('kv.get', {}, function (r) { api.request('kv.set', {v: "
+        "String(r.value)}); api.done(); });"
     )
     async with booted(app) as sandbox:
         _, asked = await deliver(sandbox, 60, value=value)
@@ -442,8 +502,18 @@ async def test_what_can_be_encoded_is_sent(value: Any) -> None:
 
 
 @pytest.mark.parametrize("when", ["at once", "later", "in a group"])
-@pytest.mark.parametrize("error", [RuntimeError("\ud83d"), KeyError(1), RecursionError(), MemoryError(), OSError(24, "x"),
-                                   UnicodeDecodeError("utf-8", b"", 0, 1, "y"), AssertionError()])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("\ud83d"),
+        KeyError(1),
+        RecursionError(),
+        MemoryError(),
+        OSError(24, "x"),
+        UnicodeDecodeError("utf-8", b"", 0, 1, "y"),
+        AssertionError(),
+    ],
+)
 async def test_an_error_in_the_answer_to_a_command_is_that_commands(
     error: Exception, when: str
 ) -> None:
@@ -490,7 +560,8 @@ async def test_an_error_in_what_takes_a_console_line_is_nobodys() -> None:
         raise ZeroDivisionError
 
     app = make_app(
-        "console.log('now'); console.log('later'); api.request('kv.get', {}, function () { api.done(); });"
+        "console.log('now'); console.log('later'); api.request('kv.get', {}, function () "
+        "{ api.done(); });"
     )
     before = tally["command"]
     async with booted(app) as sandbox:
@@ -531,7 +602,8 @@ async def test_a_message_or_config_that_cannot_be_sent_is_the_end_of_that_run_al
 ) -> None:
     """The process was told nothing, and takes the next."""
     app = make_app(
-        "api.request('config.get', {key: 'a'}, function (r) { api.request('kv.set', {v: r.value}); api.done(); });"
+        "api.request('config.get', {key: 'a'}, function (r) { api.request('kv.set', {v: "
+        "r.value}); api.done(); });"
     )
     asked: list[Any] = []
 
@@ -590,7 +662,8 @@ async def test_half_a_line_after_a_run_is_not_the_next_ones(granted: Path) -> No
 async def test_a_closed_pipe_is_found_before_the_next_run(granted: Path) -> None:
     """A process that closed its stdout and lives on is of no use to anybody's message."""
     app = make_app(
-        "api.on_inbound_message = function () { api.done(); __test_host.process.nextTick(function () {"
+        "api.on_inbound_message = function () { api.done(); "
+        "__test_host.process.nextTick(function () {"
         " setTimeout = __test_host.require('timers').setTimeout;"
         " setTimeout(function () { __test_host.require('fs').closeSync(1); }, 1); }); };"
     )
@@ -633,7 +706,8 @@ async def test_a_flood_of_lines_keeps_nobody_waiting() -> None:
 async def test_a_command_with_a_name_of_any_length_is_answered() -> None:
     """Nothing knows it; that is no reason to end the run."""
     app = make_app(
-        "api.request('x'.repeat(100000), {}, function (r) { api.request('a.b', {r: r.success}); api.done(); });"
+        "api.request('x'.repeat(100000), {}, function (r) { api.request('a.b', {r: "
+        "r.success}); api.done(); });"
     )
     async with booted(app) as sandbox:
         _, asked = await deliver(sandbox, 60)

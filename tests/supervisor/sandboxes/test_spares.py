@@ -15,7 +15,8 @@ from ...service import eventually
 from .test_pool import APP, pool_of, run
 
 TOOLKIT = make_app(
-    "var v = require('vumigo_v02'); if (typeof v.App !== 'function') throw new Error('no'); api.done();",
+    "var v = require('vumigo_v02'); if (typeof v.App !== 'function') throw new "
+    "Error('no'); api.done();",
     name="toolkit",
     modules=("vumigo_v02",),
 )
