@@ -82,16 +82,18 @@ class _Rule:
 class AllowList:
     """The rules of one app.
 
-    No rules: every public address. With rules, only what a rule names: a host by its name, and by
-    whatever address that name has; the hosts below "*.example.org", at public addresses; an
-    address or a network by CIDR. A rule with a port holds for that port alone.
+    Without rules, every public address is allowed. With rules, only what a rule names: a host, at
+    whatever address its name has; the hosts below "*.example.org", at public addresses; an address
+    or a network by CIDR. A rule with a port holds for that port only.
     """
 
     rules: Sequence[_Rule] = field(factory=tuple)
 
     @classmethod
     def parse(cls, entries: Iterable[str]) -> AllowList:
-        """Raises ValueError for what is no host, pattern, address or CIDR, maybe with a port."""
+        """Parse entries. Raises ValueError for one that is not a host, pattern, address or CIDR,
+        with an optional port.
+        """
         return cls(tuple(_parse(entry) for entry in entries))
 
     def allows_name(self, host: str, port: int) -> bool:
@@ -105,7 +107,7 @@ class AllowList:
         )
 
     def allows_unresolved(self, host: str, port: int) -> bool:
-        """Whether a name may be asked for that a proxy looks up: no network is compared with it."""
+        """Whether a name that a proxy looks up is allowed: rules by network do not apply to it."""
         if not self.rules:
             return not is_local_name(host)
         host = host.rstrip(".").lower()

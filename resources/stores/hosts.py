@@ -1,9 +1,9 @@
-"""Host names and addresses in the one spelling that everything is judged by.
+"""Host names and addresses in one canonical spelling, by which everything is decided.
 
 An address has many spellings: 127.0.0.1 is also 127.1, 2130706433, 0x7f.0.0.1, 0177.0.0.1,
 127%2e0.0.1 and 127.0.0.1. with a full stop of another script. Which of them lead there depends on
-who resolves them (the C library, a proxy, a browser), so all of them are turned into the plain
-one before anything is decided, and that one is what is looked up, or sent to a proxy.
+who resolves them (the C library, a proxy, a browser). So all of them are turned into the plain
+spelling first, and only that one is looked up or sent to a proxy.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def as_address(host: str) -> IPAddress | None:
 
 
 def is_local_name(host: str) -> bool:
-    """Whether a canonical host is a usual name of the very machine that looks it up."""
+    """Whether a canonical host is a usual name of the machine that looks it up."""
     host = host.rstrip(".")
     return host in LOCAL_NAMES or host.endswith(LOCAL_DOMAINS)
 

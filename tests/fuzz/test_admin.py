@@ -188,15 +188,24 @@ def fuzz(tmp_path: Path, examples: int) -> None:
 
 FOUND = [
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nHTTP2-Settings: \xff\xff!!\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: [\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Extensions: \xe9\r\n\r\n",
+    (
+        b"GET / HTTP/1.1\r\nHost: [\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Extensions: \xe9\r\n\r\n"
+    ),
     b"GET /v1/apps HTTP/1.1\r\nHost: localhost\r\nOrigin: http://[\r\n\r\n",
     b"POST /v1/sandboxes/" + b"9" * 5000 + b"/kill HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /v1/traces?limit=" + b"9" * 5000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"GET /v1/apps/phone/limits?what_if=wall="
     + b"9" * 400
     + b"s HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    b'POST /v1/accounts/acct/contacts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 34\r\n\r\n{"contacts":[{"key":"\\ud83d"}]}    ',
-    b'POST /v1/accounts/acct/contacts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 23\r\n\r\n{"contacts":[10000.0e5]',
+    (
+        b"POST /v1/accounts/acct/contacts HTTP/1.1\r\nHost: localhost\r\n"
+        b'Content-Length: 34\r\n\r\n{"contacts":[{"key":"\\ud83d"}]}    '
+    ),
+    (
+        b"POST /v1/accounts/acct/contacts HTTP/1.1\r\nHost: localhost\r\n"
+        b'Content-Length: 23\r\n\r\n{"contacts":[10000.0e5]'
+    ),
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nno chunks",
     b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffff\r\n",

@@ -106,7 +106,7 @@ def handshakes(draw: st.DrawFn) -> bytes:
 def frame(
     payload: bytes, first: int = 0x81, size: int | None = None, *, is_masked: bool = True
 ) -> bytes:
-    """A WebSocket frame; `first`: FIN, reserved bits and opcode; `size`: the length that it claims."""
+    """A WebSocket frame; `first`: FIN, reserved bits and opcode; `size`: its claimed length."""
     size = len(payload) if size is None else size
     mask = 0x80 if is_masked else 0
     if size < 126:

@@ -1,4 +1,4 @@
-"""Requests that are cancelled, at each moment that they can be: everything they had is given back."""
+"""Requests that are cancelled at every possible moment give back everything they had."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ async def test_a_redirect_goes_through_the_same_gate(egress: Egress, server: str
 async def test_a_name_that_leads_to_a_private_address_is_refused(
     egress: Egress, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """DNS rebinding: what counts is the address that the name has at the moment of the connection."""
+    """DNS rebinding: what counts is the address that the name has when the connection is made."""
     port = int(server.rpartition(":")[2])
     answers = ["93.184.216.34", "127.0.0.1"]
 

@@ -34,21 +34,23 @@ from .raw_server import (
 
 EMPTY_MEMBER = gzip.compress(b"")
 
+TEXT = b"Content-Type: text/plain; charset="
+
 # By name: what the server sends, and what comes of it: the length of the body, or a reason.
 HOSTILE: dict[str, tuple[bytes | Reply, int | str]] = {
-    "charset punycode": (plain(b"9" * 131072, b"Content-Type: text/plain; charset=punycode"), 131072),
-    "charset utf-7, half a pair": (plain(b"+2D0-", b"Content-Type: text/plain; charset=utf-7"), 5),
-    "charset unicode_escape": (plain(b"\\ud83d", b"Content-Type: text/plain; charset=unicode_escape"), 6),
-    "charset utf-16, halves of pairs": (plain(b"\0\xd8" * 65536, b"Content-Type: text/plain; charset=utf-16"), 65536),
-    "charset with a hole": (plain(b"\xd2" * 131072, b"Content-Type: text/plain; charset=windows-1253"), 131072),
-    "a charset's name of 60 KB": (plain(b"ok", b"Content-Type: text/plain; charset=" + b"x" * 60_000), 2),
+    "charset punycode": (plain(b"9" * 131072, TEXT + b"punycode"), 131072),
+    "charset utf-7, half a pair": (plain(b"+2D0-", TEXT + b"utf-7"), 5),
+    "charset unicode_escape": (plain(b"\\ud83d", TEXT + b"unicode_escape"), 6),
+    "charset utf-16, halves of pairs": (plain(b"\0\xd8" * 65536, TEXT + b"utf-16"), 65536),
+    "charset with a hole": (plain(b"\xd2" * 131072, TEXT + b"windows-1253"), 131072),
+    "a charset's name of 60 KB": (plain(b"ok", TEXT + b"x" * 60_000), 2),
     "one-byte chunks": (CHUNKED + b"1\r\nx\r\n" * 131072 + b"0\r\n\r\n",
         "more than 4096 chunks of a few bytes"),
     "four-byte chunks": (CHUNKED + b"4\r\nabcd\r\n" * 32768 + b"0\r\n\r\n",
         "more than 4096 chunks"),
     "chunks of 32 bytes": (CHUNKED + (b"20\r\n" + b"x" * 32 + b"\r\n") * 4096 + b"0\r\n\r\n",
         131072),
-    "one-byte chunks for ever": (Reply(b"1\r\nx\r\n" * 10_000, "endless"), "no valid HTTP"),
+    "one-byte chunks for ever": (Reply(b"1\r\nx\r\n" * 10_000, "endless"), "not valid HTTP"),
     "chunks without end": (Reply(CHUNKED + (b"40\r\n" + b"x" * 64 + b"\r\n") * 5_000, "wait"),
         "maximum of 131072 bytes"),
     "extensions of chunks": (CHUNKED + (b"1;" + b"e" * 4000 + b"\r\nx\r\n") * 100,
@@ -63,7 +65,7 @@ HOSTILE: dict[str, tuple[bytes | Reply, int | str]] = {
         "more than 32 informational"),
     "103 with many headers": (Reply((b"HTTP/1.1 103 x\r\n" + b"a:b\r\n" * 400 + b"\r\n") * 10,
         "endless"), "more than 500 header lines"),
-    "a header without end": (Reply(b"x" * 131072, "endless"), "no valid HTTP"),
+    "a header without end": (Reply(b"x" * 131072, "endless"), "not valid HTTP"),
     "headers without end": (Reply(OK + b"a: b\r\n" * 50_000, "wait"), "more than 102400 bytes"),
     "one endless line": (Reply(OK + b"a: " + b"b" * 1_000_000, "wait"), "more than 102400 bytes"),
     "20,000 header lines": (OK + b"a:\r\n" * 20_000 + b"Content-Length: 2\r\n\r\nok",
@@ -84,13 +86,13 @@ HOSTILE: dict[str, tuple[bytes | Reply, int | str]] = {
     "a bomb in a bomb": (plain(gzip.compress(gzip.compress(b"\0" * 30_000_000)),
         b"Content-Encoding: gzip, gzip"), "maximum of 131072"),
     "a long Location": (b"HTTP/1.1 302 x\r\nLocation: /" + b"\xe9" * 90_000 + b"\r\n\r\n",
-        "which is no URL"),
+        "which is not a URL"),
     "a Location that grows": (b"HTTP/1.1 302 x\r\nLocation: /" + "é".encode() * 5000
         + b"\r\nContent-Length: 0\r\n\r\n", "more than 20 redirects"),
     "a Location of dots": (b"HTTP/1.1 302 x\r\nLocation: /" + b"a/../" * 6000
         + b"\r\nContent-Length: 0\r\n\r\n", "more than 20 redirects"),
     "a Location with many users": (b"HTTP/1.1 302 x\r\nLocation: //" + b"@" * 30_000
-        + b"h/\r\n\r\n", "which is no URL"),
+        + b"h/\r\n\r\n", "which is not a URL"),
     "no HTTP": (Reply(b"SSH-2.0-OpenSSH_9.2\r\n", "wait"), "begins with 'SSH-2.0-OpenSSH_9.2"),
     "another protocol": (Reply(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n", "wait"),
         "101"),

@@ -85,7 +85,7 @@ async def test_a_kept_connection_that_died_is_replaced(
 
 
 async def test_a_server_that_hangs_up_when_it_is_asked_again(egress: Egress) -> None:
-    """Its idle time-out met our request: nothing had come, so it is sent on a new connection, once."""
+    """Its idle time-out met our request: nothing had arrived, so it is sent once more."""
     async with raw_server(
         lambda _, index: Reply(ANSWER) if index == 0 else Reply(b"", "close")
     ) as server:

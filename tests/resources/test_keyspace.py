@@ -152,7 +152,7 @@ async def test_bytes_have_a_quota_too(redis: Redis) -> None:
 
 
 async def test_what_is_full_may_still_shrink(redis: Redis) -> None:
-    """The operator has lowered the quota: smaller values are taken, larger ones and new ones not."""
+    """The operator has lowered the quota: smaller values are accepted, larger and new ones not."""
     keyspace = Keyspace(redis)
     await keyspace.set("a", "k", b"x" * 500, None, bytes_quota(1000))
     await keyspace.set("a", "k", b"x" * 400, None, bytes_quota(10))

@@ -65,7 +65,7 @@ async def test_no_spelling_of_a_private_address_passes(egress: Egress, scheme: s
                 await get(egress, f"{scheme}://{host}/", rules)
         for host in NO_HOST:
             with pytest.raises(
-                (EgressError, httpx2.InvalidURL), match=r"is no host name|Invalid IPv4"
+                (EgressError, httpx2.InvalidURL), match=r"is not a host name|Invalid IPv4"
             ):
                 await get(egress, f"{scheme}://{host}/", rules)
         assert proxy.requests == []
@@ -163,7 +163,7 @@ async def test_a_tunnel_is_kept_for_its_own_host(egress: Egress, tls: ssl.SSLCon
         ),
         (b"HTTP/1.1 407 x\r\n\r\n", "the proxy answers 407"),
         (b"HTTP/1.1 200 OK\r\n\r\njunk", "more than its answer to CONNECT"),
-        (b"SSH-2.0\r\n", "no valid HTTP"),
+        (b"SSH-2.0\r\n", "not valid HTTP"),
         (b"HTTP/1.1 100 x\r\n\r\n" * 100, "more than 32 informational"),
     ],
 )

@@ -87,7 +87,7 @@ async def test_commands_go_out_in_the_order_of_asking(redis: Redis) -> None:
 
 
 async def test_a_script_that_the_server_forgot_is_sent_again(redis: Redis) -> None:
-    """EVALSHA of an unknown script becomes EVAL; its neighbours in the pipeline are not disturbed."""
+    """EVALSHA of an unknown script becomes EVAL; its neighbours in the pipeline do not notice."""
     await redis.execute("SCRIPT", "FLUSH")
     keys = script_keys("a", "x")
     results = await redis.execute_many(

@@ -77,7 +77,7 @@ def plain(valkey: str) -> Iterator[StoreProxy]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that says nothing counts as gone after 0.3 s, the client looks around every 0.05 s."""
+    """A silent server counts as gone after 0.3 s; the client checks every 0.05 s."""
     monkeypatch.setattr(module, "link_to", lambda url: NodeLink(url, 0.3))
     monkeypatch.setattr(module, "TICK", 0.05)
     monkeypatch.setattr(reconnecting, "AGAIN", (0.05, 0.2))

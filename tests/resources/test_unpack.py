@@ -80,15 +80,13 @@ def test_damage_is_a_failure() -> None:
     for at in (1, 2, 3, 20, len(body) - 6, len(body) - 2):
         damaged = bytearray(body)
         damaged[at] ^= 0xFF
-        with pytest.raises(
-            EgressError, match=r"the body is not the gzip that it says it is|was cut off"
-        ):
+        with pytest.raises(EgressError, match=r"the body is not gzip, as declared|was cut off"):
             undo("gzip", bytes(damaged))
         with pytest.raises(EgressError):
             undo("gzip", bytes(body) + b"\x1f\x8b" + bytes(damaged[2:] if at > 1 else b"\xff" * 20))
-    with pytest.raises(EgressError, match="not the deflate"):
+    with pytest.raises(EgressError, match="not deflate"):
         undo("deflate", b"no deflate at all")
-    with pytest.raises(EgressError, match="not the gzip"):
+    with pytest.raises(EgressError, match="not gzip"):
         undo("gzip", b"plain text")
 
 

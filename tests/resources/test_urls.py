@@ -95,7 +95,7 @@ async def test_urls_take_no_time() -> None:
     st.sampled_from(["", "http://", "http://h/", "//", "http://h?", "http:"]),
 )
 def test_any_text_is_a_url_or_refused(text: str, front: str) -> None:
-    """By an error of its own kind; and it means the same as it does to httpx2, which takes longer."""
+    """By an error of its own kind; and it means the same as to httpx2, which takes longer."""
     try:
         url = url_of(front + text)
     except httpx2.InvalidURL:

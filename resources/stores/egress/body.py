@@ -20,7 +20,7 @@ EXCESS_MAX = 16 * 1024
 
 @define(eq=False)
 class _Worth:
-    """Whether a body is worth what it costs to find it among its chunks."""
+    """Checks that a body is worth the cost of its chunks."""
 
     _stream: EngineStream
     _before: int = field(init=False)
@@ -31,7 +31,7 @@ class _Worth:
         self._before = self._stream.received
 
     def check(self, piece: bytes) -> None:
-        """Raise EgressError if there is too much about the chunks, or there are too many."""
+        """Raise EgressError if the chunks are too many, or have too much around them."""
         self._free += 16 + 3 * len(piece)
         self._pieces_left += len(piece) // 32 - 1
         if self._stream.received - self._before > self._free:

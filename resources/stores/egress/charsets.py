@@ -1,8 +1,8 @@
-"""Bodies to text, as browsers do it: by the charsets of the Encoding Standard, in linear time.
+"""Decoding bodies as browsers do: by the charsets of the Encoding Standard, in linear time.
 
-Python's own names are not asked: they know codecs that take quadratic time (punycode), give
-halves of surrogate pairs (utf-7, unicode_escape), or are no charsets at all, and each unknown
-name stays in a cache for ever.
+Python's own look-up of names is not used: it knows codecs that take quadratic time (punycode), that
+produce halves of surrogate pairs (utf-7, unicode_escape) or that are not charsets, and it caches
+each unknown name for ever.
 """
 
 from __future__ import annotations

@@ -42,10 +42,10 @@ class Answer:
 
 @define(eq=False)
 class _Places:
-    """The connections that one app may have at a time."""
+    """The connections that one app may have at once."""
 
     free: trio.Semaphore = field(factory=lambda: trio.Semaphore(CONNECTIONS), init=False)
-    wanted: int = 0  # by requests that have one or wait for it
+    wanted: int = 0  # by requests that have a connection or wait for one
 
 
 @define(eq=False)
@@ -78,7 +78,7 @@ class Egress:
         )
 
     def close(self) -> None:
-        """Close the connections that are kept."""
+        """Close all kept connections."""
         self._kept.close_all()
 
     @asynccontextmanager
@@ -209,7 +209,7 @@ def _redirected(request: httpx2.Request, head: Head) -> httpx2.Request:
     """The request that a redirect asks for."""
     location = head.header(b"location")
     if location is None:
-        raise EgressError(f"a redirect ({head.status}) that does not say where to")
+        raise EgressError(f"a redirect ({head.status}) without a Location")
     text = location_text(location)
     method = request.method
     if method not in ("GET", "HEAD"):
@@ -223,7 +223,7 @@ def _redirected(request: httpx2.Request, head: Head) -> httpx2.Request:
         url = joined(request.url, text)
     except httpx2.InvalidURL as error:
         raise EgressError(
-            f"a redirect ({head.status}) to '{excerpt(text)}', which is no URL: {error}"
+            f"a redirect ({head.status}) to '{excerpt(text)}', which is not a URL: {error}"
         ) from error
     left_out = {
         b"host",

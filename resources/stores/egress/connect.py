@@ -28,7 +28,7 @@ class Connector:
     async def open(
         self, app: str, target: Target, allow: AllowList, work: Work, *, verify: bool
     ) -> Connection:
-        """Open a connection; whatever else happens, also a cancellation, leaves none.
+        """Open a connection. Any failure, also a cancellation, leaves none open.
 
         Raises:
             EgressError: There is none to be had; Forbidden if none may be.
@@ -37,7 +37,7 @@ class Connector:
         connection = await self._connect(app, route, allow)
         try:
             if route.place.is_tls:
-                # not the app's to trust without a check
+                # the app may not switch off the check of the proxy's certificate
                 is_proxy = route.tunnel is not None or route.is_forwarded
                 name = route.place.host if is_proxy else route.server_name
                 await self._contexts.start_tls(connection, name, verify=verify or is_proxy)

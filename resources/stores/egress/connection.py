@@ -1,4 +1,4 @@
-"""A connection to a server or a proxy: bytes out, bytes in, closed at once and without waiting."""
+"""A connection to a server or a proxy: bytes out, bytes in, closed without waiting."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ READ = 64 * 1024  # bytes at a time
 class Transport(Protocol):
     """What TLS is spoken on."""
 
-    silent: int  # bytes that have come since the last that had data in them
+    silent: int  # bytes since the last that contained data
 
 
 @define(eq=False)
 class Connection:
-    """One connection. What has come and is not used yet is in `buffer`."""
+    """One connection. `buffer` has the bytes that arrived and are not used yet."""
 
     stream: trio.abc.Stream
     socket: trio.socket.SocketType
@@ -41,7 +41,7 @@ class Connection:
             self._lost = error
 
     async def receive(self) -> bool:
-        """Add what comes to the buffer; return whether anything did, or it was the end.
+        """Add what arrives to the buffer; return False at the end of the stream.
 
         Raises:
             Unanswered: The connection ended, and nothing had come since the last `send`.
@@ -63,11 +63,11 @@ class Connection:
         return bool(data)
 
     def is_clean(self) -> bool:
-        """Whether the request was sent whole, and nothing came after its answer."""
+        """Whether the request was sent whole, and nothing followed its answer."""
         return self._lost is None and not self.buffer
 
     async def is_usable(self) -> bool:
-        """Whether a kept connection is still open, with nothing in it that nobody asked for."""
+        """Whether a kept connection is still open, and nothing unasked has arrived."""
         if self.socket.is_readable():
             return False
         if isinstance(self.stream, trio.SSLStream):

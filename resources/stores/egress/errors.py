@@ -1,4 +1,4 @@
-"""What an app is told when it gets no answer."""
+"""Why an app gets no answer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ SHOWN_MAX = 200  # characters of what a server sent, in a reason
 
 
 class EgressError(Exception):
-    """No answer was had; the text says why, for the app's developer."""
+    """There is no answer; the text says why, for the app's developer."""
 
 
 class Forbidden(EgressError):
-    """The operator does not let this app reach that host or address."""
+    """The operator does not allow this app to reach that host or address."""
 
 
 class TooLarge(EgressError):
@@ -31,7 +31,7 @@ class Unanswered(EgressError):
 
 
 def excerpt(given: str | bytes | bytearray) -> str:
-    """Text from outside as a reason may have it: valid Unicode, and short."""
+    """Text from outside, made fit for a reason: valid Unicode, and short."""
     text = given if isinstance(given, str) else bytes(given[: SHOWN_MAX + 1]).decode("latin-1")
     text = clean(text[: SHOWN_MAX + 1])
     return text if len(text) <= SHOWN_MAX else text[:SHOWN_MAX] + "..."
@@ -54,7 +54,7 @@ def explain(error: BaseException) -> str:
 
 
 def explain_lookup(host: str, error: Exception) -> str:
-    """Say why a host has no address: nobody knows it, or nobody answered."""
+    """Say why a host has no address: it is unknown, or no name server answered."""
     if isinstance(error, socket.gaierror) and error.errno in (
         socket.EAI_AGAIN,
         socket.EAI_SYSTEM,
@@ -65,5 +65,5 @@ def explain_lookup(host: str, error: Exception) -> str:
 
 
 def not_http(what: str) -> EgressError:
-    """Make the error for an answer that is no HTTP."""
-    return EgressError(f"the answer is no valid HTTP: {what}")
+    """Make the error for an answer that is not HTTP."""
+    return EgressError(f"the answer is not valid HTTP: {what}")

@@ -45,7 +45,7 @@ class Exchanges:
         return self._stream
 
     def is_free(self) -> bool:
-        """Whether the last exchange came to its end, and the server takes another."""
+        """Whether the last exchange is complete, and the server accepts another."""
         return self._engine.is_idle() and not self._engine.has_more() and self.connection.is_clean()
 
     @asynccontextmanager
@@ -75,8 +75,8 @@ class Exchanges:
             response = await self._engine.handle_async_request(request)
             try:
                 head = _head_of(response)
-                if not self._stream.received:  # what came after the last answer stood for one
-                    raise Unanswered("the server sent an answer that nobody asked for")
+                if not self._stream.received:  # what followed the last answer was taken for one
+                    raise Unanswered("the server sent an answer before it was asked")
                 self._stream.begin_body(is_chunked=head.is_chunked)
                 async with aclosing(response.aiter_stream()) as pieces:
                     yield head, pieces

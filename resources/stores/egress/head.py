@@ -19,7 +19,7 @@ class Head:
     headers: list[tuple[bytes, bytes]]  # names in lower case
 
     def header(self, name: bytes) -> bytes | None:
-        """Return the value of a header, of several the last, or None."""
+        """Return the value of a header (the last, if given several times), or None."""
         values = self.values(name)
         return values[-1] if values else None
 
@@ -33,10 +33,10 @@ class Head:
         return [item for item in map(bytes.strip, items) if item]
 
     def length(self, method: str) -> int | None:
-        """Return how many bytes the body has, or None if that is not said ahead.
+        """Return how many bytes the body has, or None if the head does not say.
 
         Raises:
-            EgressError: It is said in two ways.
+            EgressError: The head gives two lengths, or a bad one.
         """
         if method == "HEAD" or self.status in NO_BODY:
             return 0
@@ -45,7 +45,7 @@ class Head:
             return None
         length = lengths.pop()
         if lengths or not length.isdigit() or len(length) > LENGTH_DIGITS:
-            raise not_http("a Content-Length that is no length")
+            raise not_http("a bad Content-Length")
         return int(length)
 
     @property
@@ -54,7 +54,7 @@ class Head:
         return b"chunked" in self.items(b"transfer-encoding")
 
     def keeps_alive(self) -> bool:
-        """Whether the server takes another request on this connection."""
+        """Whether the server accepts another request on this connection."""
         return (
             self.version >= b"1.1"
             and b"close" not in self.items(b"connection")

@@ -1,10 +1,10 @@
-"""Between the HTTP engine (httpcore2 on h11) and a connection: what comes is handed over in bounded
-pieces.
+"""Between the HTTP engine (httpcore2 on h11) and a connection: what arrives is handed over in
+bounded pieces.
 
-h11 parses whatever it is given in one step, and some input costs it the square of its length: a
-header of 16 KiB of spaces takes two seconds. So a head is handed over whole, checked, and never
-with a piece of the body; and a body in chunks in pieces so small that no line among them can be
-long. Between two pieces everybody else has a turn.
+h11 parses whatever it is given in one step, and for some input that takes quadratic time: a header
+of 16 KiB of spaces takes two seconds. So a head is handed over whole, after checks, and never with
+a piece of the body; a chunked body is handed over in pieces so small that no line in them can be
+long. Between two pieces, everything else gets to run.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ _SWITCHING = re.compile(rb"HTTP/[0-9.]+ 101")
 
 @define(eq=False)
 class EngineStream(httpcore2.AsyncNetworkStream):
-    """The stream that the engine reads from and writes to, for one connection and one request after
-    the other.
-    """
+    """The stream that the engine reads and writes: one connection, one request after another."""
 
     connection: Connection
     is_over: bool = field(default=False, init=False)  # the server has closed its side
@@ -49,18 +47,18 @@ class EngineStream(httpcore2.AsyncNetworkStream):
     _informational: int = field(default=0, init=False)
 
     def begin(self, work: Work) -> None:
-        """A request follows; reading its answer is part of `work`, which is entered while the
+        """Prepare for a request. Reading its answer is part of `work`, which is entered while the
         engine runs.
         """
         self._work = work
         self.received = self._piece = self._size = self._lines = self._informational = 0
 
     def begin_body(self, *, is_chunked: bool) -> None:
-        """The head is complete, and a body follows."""
+        """Prepare for the body, once the head is complete."""
         self._piece = PIECE if is_chunked else READ
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109  # the interface's
-        """The next piece; empty at the end."""
+        """Return the next piece; empty at the end."""
         assert self._work is not None
         if self._work.is_over():
             await self._work.rest()
@@ -69,7 +67,7 @@ class EngineStream(httpcore2.AsyncNetworkStream):
         return piece
 
     async def _head(self) -> bytes:
-        """The bytes up to the next empty line, with it."""
+        """Return the bytes up to and including the next empty line."""
         buffer = self.connection.buffer
         searched = 0
         while True:
@@ -94,9 +92,7 @@ class EngineStream(httpcore2.AsyncNetworkStream):
         if _BLANKS.search(head):
             raise EgressError(f"a header has more than {BLANKS_MAX} spaces in a row")
         if _SWITCHING.match(head):
-            raise EgressError(
-                "the server switches to another protocol (101), which nobody asked for"
-            )
+            raise EgressError("the server switches to another protocol (101) without being asked")
         if _INFORMATIONAL.match(head):
             self._informational += 1
             if self._informational > INFORMATIONAL_MAX:
@@ -118,7 +114,7 @@ class EngineStream(httpcore2.AsyncNetworkStream):
         return piece
 
     async def _receive(self) -> bool:
-        """Wait for more, and meanwhile let others work."""
+        """Wait for more; meanwhile others may work."""
         assert self._work is not None
         await self._work.leave()
         received = await self.connection.receive()
@@ -126,7 +122,7 @@ class EngineStream(httpcore2.AsyncNetworkStream):
         return received
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109  # the interface's
-        """Send; that the server has hung up shows when its answer is read."""
+        """Send. If the server has hung up, reading its answer will show it."""
         await self.connection.send(buffer)
 
     async def aclose(self) -> None:
@@ -134,17 +130,15 @@ class EngineStream(httpcore2.AsyncNetworkStream):
         self.connection.close()
 
     def get_extra_info(self, info: str) -> object:  # noqa: ARG002  # the interface's
-        """Nothing: whether a kept connection is still usable is the pool's to find out."""
+        """Nothing: the pool finds out whether a kept connection is still usable."""
         return None
 
 
 class Engine(httpcore2.AsyncHTTP11Connection):
-    """HTTP/1.1 on one connection. A head comes whole, so that what is incomplete is a line about a
-    chunk.
-    """
+    """HTTP/1.1 on one connection. Heads come whole, so only a line about a chunk is incomplete."""
 
     MAX_INCOMPLETE_EVENT_SIZE = CHUNK_LINE_MAX
 
     def has_more(self) -> bool:
-        """Whether something came after the answer."""
+        """Whether something arrived after the answer."""
         return bool(self._h11_state.trailing_data[0])

@@ -1,4 +1,4 @@
-"""Connections that are kept for the next request of the same app on the same way."""
+"""Connections that are kept for the next request of the same app on the same route."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KEEP_ALIVE = 5.0  # seconds that an idle connection is kept
 KEPT_MAX = 32  # idle connections of one app
 
 Key = tuple[object, ...]
-"""The app first, then whatever else must be equal."""
+"""The app, then everything else that must be equal."""
 
 
 @define(eq=False)
@@ -39,9 +39,7 @@ class Kept:
         self._by_app[key[0]] += 1
 
     def take(self, key: Key) -> Exchanges | None:
-        """Return the connection that was used last, or None; from now on it is the caller's to
-        close.
-        """
+        """Return the connection used last, or None; the caller must close it from now on."""
         self.close_expired()
         connections = self._by_key.get(key)
         if not connections:
@@ -51,7 +49,7 @@ class Kept:
         return kept
 
     def close_expired(self) -> None:
-        """Close what has been idle for too long, of any app."""
+        """Close the connections of all apps that have been idle for too long."""
         now = trio.current_time()
         while self._all:
             kept, (_, until) = next(iter(self._all.items()))

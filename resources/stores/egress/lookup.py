@@ -1,4 +1,4 @@
-"""Names to addresses, in threads of their own: a silent name server holds up nobody else.
+"""Looking up names, in threads of their own: a silent name server delays nobody else.
 
 The C library looks names up, in a thread that cannot be stopped: what a request gives up on goes
 on until the library gives up too. So the threads are counted until they really end, there is a
@@ -19,12 +19,12 @@ from .errors import EgressError, explain_lookup
 
 THREADS = 128  # for all apps
 SHARE = 8  # for one app, and no more than half of what is free
-ADDRESSES_MAX = 64  # of a name that are looked at
+ADDRESSES_MAX = 64  # of one name that are considered
 
 
 @define(eq=False)
 class Lookups:
-    """All look-ups in progress, also those that nobody waits for any more."""
+    """All look-ups in progress, including those that nobody waits for any more."""
 
     _running: Counter[str] = field(factory=Counter, init=False)
     _waiting: dict[str, trio.lowlevel.ParkingLot] = field(factory=dict, init=False)
@@ -56,21 +56,21 @@ class Lookups:
         return sorted(addresses, key=lambda address: address.version)
 
     async def acquire(self, app: str) -> None:
-        """Wait until the app may have one thread more."""
+        """Wait until the app may use one more thread."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if app not in self._waiting and self._may_start(app):
             self._running[app] += 1
             return
         lot = self._waiting.setdefault(app, trio.lowlevel.ParkingLot())
         try:
-            await lot.park()  # whoever wakes us has counted us
+            await lot.park()  # the one that wakes us has counted us
         except trio.Cancelled:
             if not lot and self._waiting.get(app) is lot:
                 del self._waiting[app]
             raise
 
     def release(self, app: str) -> None:
-        """Give the thread to the waiting app that has the fewest."""
+        """Pass the thread to the waiting app that has the fewest."""
         self._running[app] -= 1
         if not self._running[app]:
             del self._running[app]
@@ -91,7 +91,7 @@ class Lookups:
 
 @frozen
 class _Share:
-    """What one app may have of the threads, as Trio wants it."""
+    """One app's share of the threads, as a limiter for Trio."""
 
     _lookups: Lookups
     _app: str

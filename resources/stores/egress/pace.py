@@ -1,10 +1,9 @@
-"""Work on answers in short slices, so that no answer holds up anybody else's.
+"""Work on answers in short slices, so that no answer delays another.
 
-Some answers take long to read although they are small: a body in chunks of one byte, a thousand
-gzip members. The work on them is cut into slices of `SLICE` seconds, and in one pass of the event
-loop there is one slice at most, of all answers of all apps; the apps that wait for theirs take
-turns. The first `FREE` seconds of each answer need no slice, which is all that an ordinary answer
-takes.
+Some answers take long to read although they are small: a body in one-byte chunks, a thousand gzip
+members. The work on them is cut into slices of `SLICE` seconds. Each pass of the event loop has at
+most one slice, over all answers of all apps; waiting apps take turns. The first `FREE` seconds of
+each answer need no slice; an ordinary answer takes no more.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ SLICE = 0.002
 
 @define(eq=False)
 class Pace:
-    """Who works now, and which apps wait to."""
+    """Whether somebody works now, and which apps wait to."""
 
     _taken: bool = field(default=False, init=False)
     _waiting: dict[str, trio.lowlevel.ParkingLot] = field(factory=dict, init=False)
@@ -38,7 +37,7 @@ class Pace:
             return
         lot = self._waiting.setdefault(app, trio.lowlevel.ParkingLot())
         try:
-            await lot.park()  # whoever wakes us leaves `_taken` as it is: the slice is ours
+            await lot.park()  # the one that wakes us leaves `_taken` set: the slice is ours
         except trio.Cancelled:
             if not lot and self._waiting.get(app) is lot:
                 del self._waiting[app]
@@ -66,21 +65,21 @@ class Work:
     _slice: bool = field(default=False, init=False)
 
     async def enter(self) -> None:
-        """Begin, or go on after `leave`."""
+        """Begin, or continue after `leave`."""
         if self._free <= 0:
             await self._next_slice()
         else:
             self._ends = perf_counter() + self._free
 
     async def leave(self) -> None:
-        """Stop working, to wait for something or for good; safe after a cancellation, and when it
-        was left already.
+        """Stop working, to wait for something or for good. Safe after a cancellation, and if left
+        already.
         """
         if not self._slice:
             self._free = min(self._free, self._ends - perf_counter())
             return
         try:
-            # Kept to the end of this pass of the loop: nobody else's work is added to ours.
+            # Kept until this pass of the loop ends, so that nobody else's work adds to ours.
             await trio.lowlevel.cancel_shielded_checkpoint()
         finally:
             self._slice = False
@@ -102,7 +101,7 @@ class Work:
         return perf_counter() > self._ends
 
     async def rest(self) -> None:
-        """Let others work, and everybody else run; return when it is our turn again."""
+        """Let others work and everything else run; return when it is our turn again."""
         self._free = 0.0
         if self._slice:
             await trio.lowlevel.checkpoint()

@@ -1,4 +1,6 @@
-"""Where a request goes: its host, the place named instead, or the proxy; or that it may not."""
+"""Where a request goes: to its host, to the place configured instead, or to the proxy; or that it
+is forbidden.
+"""
 
 from __future__ import annotations
 
@@ -41,18 +43,18 @@ class Place:
 
 @frozen
 class Route:
-    """The way of one request. Requests with equal routes may share connections."""
+    """The route of one request. Requests with equal routes may share connections."""
 
     place: Place
     tunnel: Place | None  # beyond a proxy, for https
     server_name: str  # that a certificate must be for
-    is_guarded: bool  # the app names the place: its addresses are checked
-    is_forwarded: bool  # the proxy is told the whole URL
+    is_guarded: bool  # the app chose the place: its addresses are checked
+    is_forwarded: bool  # the proxy gets the whole URL
 
 
 @frozen
 class Target:
-    """A request's URL as it is sent."""
+    """A request's URL in the form in which it is sent."""
 
     route: Route
     host: str  # the Host header
@@ -74,11 +76,11 @@ def target_of(url: httpx2.URL, policy: Policy) -> Target:
         )
     port = PORTS[url.scheme] if url.port is None else url.port
     if not 0 < port <= PORT_MAX:
-        raise EgressError(f"{port} is no port")
+        raise EgressError(f"{port} is not a port")
     try:
         host = canonical(url.raw_host.decode("ascii"))
     except ValueError as error:
-        raise EgressError(f"'{excerpt(url.raw_host)}' is no host name") from error
+        raise EgressError(f"'{excerpt(url.raw_host)}' is not a host name") from error
     shown = f"[{host}]" if ":" in host else host
     netloc = shown if url.port is None else f"{shown}:{port}"
     path = url.raw_path.decode("ascii")
@@ -117,7 +119,7 @@ def forbidden(host: str, addresses: list[IPAddress], allow: AllowList) -> Forbid
 
 
 def _mapped(host: str, port: int, connect_to: Mapping[str, str]) -> Place | None:
-    """Return the place that the operator names instead of a host, also in its own script."""
+    """Return the place that the operator configured for a host, also in its own script."""
     if not connect_to:
         return None
     names = [host]
@@ -154,7 +156,7 @@ def _proxy(url: str) -> tuple[Place, str | None]:
 
 
 def _check_behind_proxy(host: str, port: int, allow: AllowList) -> None:
-    """Judge an address, or, since the proxy looks it up, no more of a name than the name."""
+    """Check an address; of a name only the name itself, since the proxy looks it up."""
     address = as_address(host)
     if address is not None:
         if not allow.allows_address(host, address, port):

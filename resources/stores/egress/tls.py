@@ -1,8 +1,7 @@
 """TLS on a connection, with a bound on what a server sends without saying anything.
 
-OpenSSL reads on for ever where a server asks for renegotiation, or sends session tickets, one
-after the other: what comes between two pieces of data is bounded here, and is given to it in
-small pieces.
+OpenSSL reads on for ever if a server keeps asking for renegotiation or sending session tickets. So
+what arrives between two pieces of data is bounded here, and handed over in small pieces.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ SILENT_MAX = 256 * 1024  # bytes without any data in them; certificates may have
 
 @define(eq=False)
 class Contexts:
-    """How certificates are checked. Reading the authorities takes long: made when needed."""
+    """How certificates are checked. Made when needed: reading the authorities takes long."""
 
     _made: dict[bool, ssl.SSLContext] = field(factory=dict, init=False)
 
@@ -29,7 +28,7 @@ class Contexts:
         """Speak TLS on a connection from now on, with the server of this name.
 
         Raises:
-            EgressError: The server cannot, or is not who it should be.
+            EgressError: The server does not speak TLS, or its certificate is not accepted.
         """
         context = self._made.get(verify)
         if context is None:
@@ -43,7 +42,7 @@ class Contexts:
             OSError,
             ValueError,
             trio.BrokenResourceError,
-        ) as error:  # ValueError: a name that TLS cannot have
+        ) as error:  # ValueError: a name that TLS does not allow
             raise EgressError(explain(error)) from error
         transport.silent = 0
         connection.stream = stream
@@ -58,7 +57,7 @@ class _Transport(trio.abc.Stream):
     silent: int = field(default=0, init=False)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive some, but no more than is worked on at a time."""
+        """Receive some bytes, at most what OpenSSL works on at a time."""
         data = await self._inner.receive_some(READ if max_bytes is None else min(max_bytes, READ))
         self.silent += len(data)
         if self.silent > SILENT_MAX:

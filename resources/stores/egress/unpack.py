@@ -1,4 +1,4 @@
-"""Content-Encoding undone: gzip and deflate, also several times over, in small pieces."""
+"""Undoing Content-Encoding: gzip and deflate, also nested, in small pieces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PIECE = 64 * 1024  # bytes that are unpacked at a time
 GZIP = frozenset({"gzip", "x-gzip"})
 NONE = frozenset(
     {"identity", "none", "binary", "7bit", "8bit"}
-)  # what servers say for none at all; names of charsets too
+)  # what servers send to mean none; some send a charset
 
 _MAGIC = b"\x1f\x8b"
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
@@ -31,7 +31,7 @@ def layers_of(head: Head, most: int) -> list[Layer]:
         most: Bytes that the unpacked body may have.
 
     Raises:
-        EgressError: There are too many, or one that is not known.
+        EgressError: There are too many, or an unknown one.
     """
     named = [item.decode("latin-1") for item in reversed(head.items(b"content-encoding"))]
     named = [name for name in named if name not in NONE and charset_of(name) is None]
@@ -48,7 +48,7 @@ def layers_of(head: Head, most: int) -> list[Layer]:
 
 
 def unpacked(layers: Sequence[Layer], data: bytes) -> Iterator[bytes]:
-    """Undo all layers for one more piece of the body."""
+    """Unpack one more piece of the body through all layers."""
     if not layers:
         yield data
         return
@@ -68,7 +68,7 @@ class Layer:
     _name: str
     _most: int
     _fed: int = field(default=0, init=False)
-    # the first bytes, until there are enough to know what they begin
+    # the first bytes, until there are enough to tell the format
     _start: bytes = field(default=b"", init=False)
     _members: int = field(default=0, init=False)
     _inner: zlib._Decompress | None = field(default=None, init=False)
@@ -95,7 +95,7 @@ class Layer:
                 piece = self._inner.decompress(data, PIECE)
             except zlib.error as error:
                 raise EgressError(
-                    f"the body is not the {self._name} that it says it is, or is damaged"
+                    f"the body is not {self._name}, as declared, or is damaged"
                 ) from error
             yield piece
             if self._inner.eof:
@@ -122,7 +122,7 @@ class Layer:
             return zlib.decompressobj(_ZLIB if is_zlib else _RAW)
         if not data.startswith(_MAGIC):
             if self._members == 1:
-                raise EgressError(f"the body is not the {self._name} that it says it is")
+                raise EgressError(f"the body is not {self._name}, as declared")
             self._over = True
             return None
         if self._members > MEMBERS_MAX:

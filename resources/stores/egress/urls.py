@@ -21,10 +21,10 @@ _NOT_IN_QUERY = re.compile(r"[^!#-;=?-~]+")
 def url_of(text: str) -> httpx2.URL:
     """Return the URL that a text is; what is not ASCII in its path and query is sent as UTF-8.
 
-    httpx2 escapes character by character, which takes long: here it is done beforehand.
+    It is escaped here beforehand: httpx2 does that character by character, which takes long.
 
     Raises:
-        httpx2.InvalidURL: It is none, or is too long.
+        httpx2.InvalidURL: It is not a URL, or too long.
     """
     if len(text) > URL_MAX:
         raise httpx2.InvalidURL(f"longer than {URL_MAX} bytes")
@@ -43,7 +43,7 @@ def joined(base: httpx2.URL, location: str) -> httpx2.URL:
     """Return the URL that a Location leads to, seen from the URL that answered with it.
 
     Raises:
-        httpx2.InvalidURL: It leads to none.
+        httpx2.InvalidURL: The result is not a URL.
     """
     if len(location) > URL_MAX:
         raise httpx2.InvalidURL(f"longer than {URL_MAX} bytes")
