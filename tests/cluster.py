@@ -47,9 +47,14 @@ class Cluster:
         folder = self.folder / f"node{n}"
         folder.mkdir(exist_ok=True)
         options = {
-            "port": self.ports[n], "cluster-port": self.buses[n], "cluster-enabled": "yes", "save": "", "bind": "127.0.0.1",
-            "cluster-node-timeout": NODE_TIMEOUT, "appendonly": "yes",
-        }  # fmt: skip
+            "port": self.ports[n],
+            "cluster-port": self.buses[n],
+            "cluster-enabled": "yes",
+            "save": "",
+            "bind": "127.0.0.1",
+            "cluster-node-timeout": NODE_TIMEOUT,
+            "appendonly": "yes",
+        }
         arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         self._processes[n] = subprocess.Popen(
             [str(get_binary_path()), *arguments, *self.options],

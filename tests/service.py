@@ -114,5 +114,8 @@ async def eventually(condition: Callable[[], Any], seconds: float = PATIENCE) ->
             await trio.sleep(0.01)
 
 
-REPLY = "api.request('outbound.reply_to', {content: %s, in_reply_to: command.msg.message_id}, function () { api.done(); });"
+REPLY = (
+    "api.request('outbound.reply_to', {content: %s, in_reply_to: command.msg.message_id},"
+    " function () { api.done(); });"
+)
 ECHO = REPLY % "'you said ' + command.msg.content"

@@ -59,11 +59,43 @@ GREETING = {"HELLO", "AUTH", "CLIENT", "SELECT", "QUIT", "INFO", "COMMAND", "CLU
 """Commands that no rule picks unless it names them: a server answers them in any state."""
 
 READING = {
-    "SCRIPT", "PING", "GET", "MGET", "HGET", "HMGET", "HGETALL", "EXISTS", "LRANGE", "LLEN", "XRANGE", "XREVRANGE",
-    "XLEN", "XINFO", "ZRANGE", "ZCARD", "ZSCORE", "ZMSCORE", "SMEMBERS", "SMISMEMBER", "PFCOUNT", "TTL", "PTTL", "TYPE",
-    "STRLEN", "TIME", "DBSIZE", "SCAN", "MEMORY", "WAIT", "DUMP",
-    "contact_find", "contacts_changed", "group_list", "outbox_page", "statistics_rate",
-}  # fmt: skip
+    "SCRIPT",
+    "PING",
+    "GET",
+    "MGET",
+    "HGET",
+    "HMGET",
+    "HGETALL",
+    "EXISTS",
+    "LRANGE",
+    "LLEN",
+    "XRANGE",
+    "XREVRANGE",
+    "XLEN",
+    "XINFO",
+    "ZRANGE",
+    "ZCARD",
+    "ZSCORE",
+    "ZMSCORE",
+    "SMEMBERS",
+    "SMISMEMBER",
+    "PFCOUNT",
+    "TTL",
+    "PTTL",
+    "TYPE",
+    "STRLEN",
+    "TIME",
+    "DBSIZE",
+    "SCAN",
+    "MEMORY",
+    "WAIT",
+    "DUMP",
+    "contact_find",
+    "contacts_changed",
+    "group_list",
+    "outbox_page",
+    "statistics_rate",
+}
 
 
 class _Ended(Exception):
@@ -112,7 +144,9 @@ def cut(*, after: bool = False) -> Act:
 
 
 def half(*, then_cut: bool = True) -> Act:
-    """Carry the command out, send half of its answer, and cut the connection or say nothing more."""
+    """Carry the command out, send half of its answer, and cut the connection or say nothing
+    more.
+    """
 
     def do(session: _Session, command: Command) -> None:
         data = session.ask(command)
@@ -125,7 +159,9 @@ def half(*, then_cut: bool = True) -> Act:
 
 
 def late(seconds: float) -> Act:
-    """Carry the command out after a time; `float("inf")`: never answer, until the rule is lifted."""
+    """Carry the command out after a time; `float("inf")`: never answer, until the rule is
+    lifted.
+    """
 
     def do(session: _Session, command: Command) -> None:
         session.wait(seconds)

@@ -1,4 +1,6 @@
-"""Apps in the styles of real ones, through whole conversations: gateway, sandbox, store and back."""
+"""Apps in the styles of real ones, through whole conversations: gateway, sandbox, store and
+back.
+"""
 
 from __future__ import annotations
 
@@ -42,9 +44,16 @@ async def test_a_vumigo_v01_app(folder: Folder) -> None:
     question = "Capital of Botswana?\n1. Windhoek\n2. Gaborone"
     async with running(folder) as service, connect(service.gateway_url) as client:
         await talk(
-            client, (None, question), ("1", question), ("nonsense", question), ("2", "Right! Your name?"),
-            ("Kagiso", "Kagiso, you are number 1."), (None, question), ("2", "Right! Your name?"), ("Ann", "Ann, you are number 3."),
-        )  # fmt: skip
+            client,
+            (None, question),
+            ("1", question),
+            ("nonsense", question),
+            ("2", "Right! Your name?"),
+            ("Kagiso", "Kagiso, you are number 1."),
+            (None, question),
+            ("2", "Right! Your name?"),
+            ("Ann", "Ann, you are number 3."),
+        )
 
 
 async def test_a_vumigo_v02_app_with_translations_and_config(folder: Folder) -> None:
@@ -63,10 +72,15 @@ async def test_a_vumigo_v02_app_with_translations_and_config(folder: Folder) -> 
     language = "Choose your language:\n1. English\n2. Afrikaans"
     async with running(folder) as service, connect(service.gateway_url) as client:
         await talk(
-            client, (None, language), ("2", "How old are you?"), ("oud", "Gee asseblief 'n getal."),
-            ("30", "Waar bly jy?\n1. Kuruman\n2. Upington\n3. Kimberley\n4. More"), ("4", "Waar bly jy?\n1. Prieska\n2. Back"),
-            ("1", "Omtrent 1990 gebore in Prieska. Dankie!"), (None, language),
-        )  # fmt: skip
+            client,
+            (None, language),
+            ("2", "How old are you?"),
+            ("oud", "Gee asseblief 'n getal."),
+            ("30", "Waar bly jy?\n1. Kuruman\n2. Upington\n3. Kimberley\n4. More"),
+            ("4", "Waar bly jy?\n1. Prieska\n2. Back"),
+            ("1", "Omtrent 1990 gebore in Prieska. Dankie!"),
+            (None, language),
+        )
         await talk(client, (None, language), ("1", "How old are you?"), from_addr="+27839999999")
 
 
@@ -76,7 +90,10 @@ async def test_a_vumigo_v02_app_with_http_back_ends(folder: Folder) -> None:
     """
     (folder.path / "config.json").write_text('{"name": "registration", "hub_token": "t0ken"}')
     with echo_server() as url:
-        more = f'config = {{ config = {{ file = "config.json" }} }}\nhttp = {{ connect_to = {{ "hub.example.org" = "{url}", "store.example.org:8080" = "{url}" }} }}'
+        more = (
+            f'config = {{ config = {{ file = "config.json" }} }}\nhttp = {{ connect_to = {{'
+            f' "hub.example.org" = "{url}", "store.example.org:8080" = "{url}" }} }}'
+        )
         install(folder, "registration_http.js", more)
         first = "Registering msisdn=%2B27831234567 with Token t0ken. Name?"
         async with running(folder) as service, connect(service.gateway_url) as client:
@@ -96,7 +113,10 @@ async def test_an_sms_app_that_sends_to_endpoints(folder: Folder) -> None:
     on the first channel.
     """
     folder.text += '[channels.bulk]\ntransport_type = "sms"\n'
-    config = 'config = { config = \'{"name": "reminders", "endpoints": {"sms": {"delivery_class": "sms"}}}\' }'
+    config = (
+        'config = { config = \'{"name": "reminders", "endpoints": {"sms":'
+        ' {"delivery_class": "sms"}}}\' }'
+    )
     install(
         folder, "reminders_sms.js", f'endpoints = {{ default = "phone", sms = "bulk" }}\n{config}'
     )

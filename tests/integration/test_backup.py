@@ -25,10 +25,13 @@ var vumigo = require('vumigo_v02');
 var App = vumigo.App, FreeText = vumigo.states.FreeText, EndState = vumigo.states.EndState;
 function Survey() {
     App.call(this, 'name');
-    this.states.add('name', function (name) { return new FreeText(name, {question: 'Your name?', next: 'town'}); });
-    this.states.add('town', function (name) { return new FreeText(name, {question: 'Your town?', next: 'end'}); });
+    this.states.add('name', function (name) { return new FreeText(name, {question: 'Your name?',
+        next: 'town'}); });
+    this.states.add('town', function (name) { return new FreeText(name, {question: 'Your town?',
+        next: 'end'}); });
     this.states.add('end', function (name) {
-        return new EndState(name, {text: this.im.user.answers.name + ' of ' + this.im.user.answers.town, next: 'name'});
+        return new EndState(name,
+            {text: this.im.user.answers.name + ' of ' + this.im.user.answers.town, next: 'name'});
     }.bind(this));
 }
 Survey.prototype = Object.create(App.prototype);
@@ -230,9 +233,23 @@ async def test_an_archive_of_another_kind_is_refused_in_one_line(tmp_path: Path)
     """Whatever is in it: exit code 1, no traceback, nothing is changed."""
     folder = host(tmp_path / "host")
     manifests: list[bytes | None] = [
-        b"", b"5", b"[]", b"{}", b"null", b"\xff", b"[" * 100_000, b'{"version": 1}', b'{"version": 2}', b'{"version": []}', None,
-        *(json.dumps(RIGHT | {name: wrong}).encode() for name in RIGHT for wrong in (None, [], {}, "\x1b[31m")),
-    ]  # fmt: skip
+        b"",
+        b"5",
+        b"[]",
+        b"{}",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"version": 1}',
+        b'{"version": 2}',
+        b'{"version": []}',
+        None,
+        *(
+            json.dumps(RIGHT | {name: wrong}).encode()
+            for name in RIGHT
+            for wrong in (None, [], {}, "\x1b[31m")
+        ),
+    ]
     files = [odd(tmp_path / f"{n}.tar", manifest) for n, manifest in enumerate(manifests)]
     files += [
         odd(tmp_path / f"{kind}.tar", json.dumps(RIGHT).encode(), kind)

@@ -226,9 +226,13 @@ def test_dev_is_a_phone_in_the_terminal_and_reloads(tmp_path: Path) -> None:
     app.write_text("api.on_inbound_message = function (command) { " + ECHO + " };")
     screen, terminal = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "supervisor", "dev", str(app)], stdin=terminal, stdout=terminal, stderr=terminal,
-        env=os.environ | {"TERM": "dumb", "COLUMNS": "100"}, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "supervisor", "dev", str(app)],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env=os.environ | {"TERM": "dumb", "COLUMNS": "100"},
+        start_new_session=True,
+    )
     os.close(terminal)
     try:
         _until(screen, "you said null")
@@ -261,8 +265,10 @@ def _until(screen: int, text: str) -> None:
 
 OTHERS = """
 api.on_inbound_message = function (command) {
-    api.request('outbound.send_to_endpoint', {endpoint: 'default', to_addr: '+27999', content: 'for somebody else'}, function () {
-        api.request('outbound.reply_to', {content: 'you said ' + command.msg.content, in_reply_to: command.msg.message_id}, function () { api.done(); });
+    api.request('outbound.send_to_endpoint', {endpoint: 'default', to_addr: '+27999',
+        content: 'for somebody else'}, function () {
+        api.request('outbound.reply_to', {content: 'you said ' + command.msg.content,
+            in_reply_to: command.msg.message_id}, function () { api.done(); });
     });
 };
 """

@@ -103,7 +103,15 @@ def nested(levels: int) -> bytes:
 
 
 UNREADABLE = [
-    b"", b"no JSON", b"\xff\xfe{", b"null", b"[]", b'"text"', b"{}", b"1e999", b"7" * 5000,
+    b"",
+    b"no JSON",
+    b"\xff\xfe{",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"{}",
+    b"1e999",
+    b"7" * 5000,
     b'{"kind":"letter","account":"acct","app":"phone","channel":"phone","payload":{}}',
     b'{"kind":"message","account":"acct","app":"phone","channel":"phone"}',
     b'{"kind":"message","account":"acct","app":"phone","channel":"phone","payload":{}}',
@@ -112,10 +120,15 @@ UNREADABLE = [
     msgspec.json.encode(entry("foreign", app="other")),
     msgspec.json.encode(entry("a")).replace(b'"from_addr":"+1"', b'"from_addr":["+1"]'),
     msgspec.json.encode(entry("b")).replace(b'"message_id":"b"', b'"message_id":{"b":[1]}'),
-    without(entry("c"), "helper_metadata"), without(entry("d"), "message_id", "group"), without(an_event("e"), "user_message_id"),
+    without(entry("c"), "helper_metadata"),
+    without(entry("d"), "message_id", "group"),
+    without(an_event("e"), "user_message_id"),
     msgspec.json.encode(entry("half")).replace(b'"content":"half"', rb'"content":"\ud83d"'),
-    nested(300), nested(976), b"[" * 300_000, b'{"a":' * 100_000,
-]  # fmt: skip
+    nested(300),
+    nested(976),
+    b"[" * 300_000,
+    b'{"a":' * 100_000,
+]
 
 
 async def test_what_cannot_be_read_stops_nothing(folder: Folder, store: redis.Redis) -> None:
@@ -163,8 +176,14 @@ async def test_what_cannot_be_read_stops_nothing(folder: Folder, store: redis.Re
 
 async def test_an_event_is_set_aside_too(folder: Folder, store: redis.Redis) -> None:
     """Nobody is answered for one; it can be run again like a message."""
-    folder.app("phone", "api.on_inbound_event = function (c) { api.log_info('event ' + c.msg.event_id, api.done); };",
-               'events = "always"\nlimits = { fallback_reply = "sorry" }')  # fmt: skip
+    folder.app(
+        "phone",
+        (
+            "api.on_inbound_event = function (c) { api.log_info('event ' + c.msg.event_id,"
+            " api.done); };"
+        ),
+        'events = "always"\nlimits = { fallback_reply = "sorry" }',
+    )
     journal(store, an_event("e1"), begun=3)
     async with (
         running(folder) as service,

@@ -61,7 +61,10 @@ async def test_without_descriptors_a_start_of_a_process_fails_and_nothing_else(
     with enough of them well.
     """
     folder = Folder(tmp_path)
-    folder.text += "[node]\nspare = 0\n[defaults.pool]\nmax_messages = 1\ncrash_backoff = '1ms'\ntrip_after = 1000\n"
+    folder.text += (
+        "[node]\nspare = 0\n[defaults.pool]\nmax_messages = 1\ncrash_backoff ="
+        " '1ms'\ntrip_after = 1000\n"
+    )
     folder.app("phone", ECHO)
     async with running(folder) as service, connect(service.gateway_url) as client:
         assert await outcome_of(client, "before") == "ok"

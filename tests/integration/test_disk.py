@@ -39,7 +39,8 @@ api.on_inbound_message = function (command) {
     var next = function (reply) {
         if (reply && !reply.success) { failed = failed || reply.reason; }
         if (left === 0 || failed) {
-            api.request('outbound.reply_to', {content: failed || 'stored', in_reply_to: command.msg.message_id},
+            api.request('outbound.reply_to', {content: failed || 'stored',
+                in_reply_to: command.msg.message_id},
                 function () { api.done(); });
             return;
         }
@@ -53,7 +54,9 @@ api.on_inbound_message = function (command) {
 
 @define
 class Volume:
-    """A file system of 300 MiB that nobody else sees, kept by a process. A file takes half of it."""
+    """A file system of 300 MiB that nobody else sees, kept by a process. A file takes half of
+    it.
+    """
 
     kind: Literal["tmpfs", "ext4"]
     path: Path
@@ -98,7 +101,10 @@ def volume(kind: Literal["tmpfs", "ext4"], path: Path) -> Iterator[Volume]:
         mount = (
             f"truncate -s 330M {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} {path}"
         )
-    script = f"mount --make-rprivate / && {mount} && head -c 150M /dev/zero >{path}/ballast && echo there && exec sleep infinity"
+    script = (
+        f"mount --make-rprivate / && {mount} && head -c 150M /dev/zero >{path}/ballast &&"
+        f" echo there && exec sleep infinity"
+    )
     holder = subprocess.Popen(
         ["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -197,13 +203,18 @@ async def free_bytes(server: Server) -> float:
 
 
 def keys_there(volume: Volume, wanted: set[str]) -> set[str]:
-    """Which of the values that were stored the store's files have, read by a server of their own."""
+    """Which of the values that were stored the store's files have, read by a server of their
+    own.
+    """
     code = (
-        "import sys, trio\nfrom pathlib import Path\nfrom resources.stores.redis import open_redis\n"
+        "import sys, trio\nfrom pathlib import Path\nfrom resources.stores.redis import"
+        " open_redis\n"
         "from supervisor.store.valkey import reach_valkey\n"
         "async def main():\n"
-        "    async with reach_valkey(Path(sys.argv[1]), 'everysec') as url, open_redis(url) as client:\n"
-        "        print(*[key.decode() for key in await client.execute('ZRANGE', 'jsbox:{acme}:kvkeys', 0, -1)])\n"
+        "    async with reach_valkey(Path(sys.argv[1]), 'everysec') as url, open_redis(url) as"
+        " client:\n"
+        "        print(*[key.decode() for key in await client.execute('ZRANGE',"
+        " 'jsbox:{acme}:kvkeys', 0, -1)])\n"
         "trio.run(main)\n"
     )
     enter = ("nsenter", "-m", "-t", str(volume.holder.pid))
@@ -338,7 +349,9 @@ async def test_a_disk_that_somebody_else_fills(
 
 
 async def test_a_start_on_a_full_disk_is_patient(folder: Folder) -> None:
-    """It serves what it has, takes nothing in, and says why; when there is room it takes in again."""
+    """It serves what it has, takes nothing in, and says why; when there is room it takes in
+    again.
+    """
     traffic = Traffic()
     with volume("tmpfs", folder.path / "data") as disk:
         with serve(folder.config, program=disk.program) as server:

@@ -42,9 +42,17 @@ DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "resources.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^### (\S.*?)\n.*?^```js\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 RESOURCES = (
-    ConfigResource, ContactsResource, GroupsResource, Http, Kv, LogResource, Messagestore, Metrics,
-    OptoutResource, Outbound,
-)  # fmt: skip
+    ConfigResource,
+    ContactsResource,
+    GroupsResource,
+    Http,
+    Kv,
+    LogResource,
+    Messagestore,
+    Metrics,
+    OptoutResource,
+    Outbound,
+)
 
 
 def test_every_command_is_documented_and_no_other() -> None:

@@ -43,7 +43,10 @@ class Attack:
 async def attack(tmp_path: Path) -> AsyncIterator[Attack]:
     """A victim with one of everything, whose keys the attacker has got to know."""
     folder = Folder(tmp_path)
-    folder.text += "[accounts.victim]\ncan_manage_optouts = true\n[accounts.attacker]\ncan_manage_optouts = true\n"
+    folder.text += (
+        "[accounts.victim]\ncan_manage_optouts ="
+        " true\n[accounts.attacker]\ncan_manage_optouts = true\n"
+    )
     folder.app(
         "prey",
         ECHO,
@@ -89,10 +92,28 @@ async def everything_of_the_victim(service: Service) -> dict[bytes, bytes]:
 
 
 FOREIGN = [
-    "c-victim", "g-victim", "g-secret", "k-victim", "prey", "victim", "+27999999999", "their group", "pool", "tag",
-    "jsbox:{victim}:kv:k-victim", "{victim}:k-victim", "../victim", "}:{victim}:kv:k-victim", "victim:contact:c-victim",
-    "contact:c-victim", "*:*", "user_account:victim", "key:c-victim", "groups:g-victim", "name:*",
-]  # fmt: skip
+    "c-victim",
+    "g-victim",
+    "g-secret",
+    "k-victim",
+    "prey",
+    "victim",
+    "+27999999999",
+    "their group",
+    "pool",
+    "tag",
+    "jsbox:{victim}:kv:k-victim",
+    "{victim}:k-victim",
+    "../victim",
+    "}:{victim}:kv:k-victim",
+    "victim:contact:c-victim",
+    "contact:c-victim",
+    "*:*",
+    "user_account:victim",
+    "key:c-victim",
+    "groups:g-victim",
+    "name:*",
+]
 NAMES = (
     "key",
     "name",
@@ -111,22 +132,63 @@ NAMES = (
 def attempts(value: str) -> list[tuple[str, dict[str, Any]]]:
     """Every command with a foreign value in every field that takes one."""
     fields: dict[str, Any] = dict.fromkeys(NAMES, value) | {
-        "delivery_class": "sms", "address_type": "msisdn", "message_id": "m", "tagpool": value, "content": "x", "value": 1,
-        "agg": "sum", "msg": "x", "in_reply_to": value, "fields": {"name": "stolen", "groups": [value]}, "amount": 1,
-        "contact": {"key": value, "name": "stolen", "user_account": "victim", "groups": [value]}, "user_account": "victim",
-        "account": "victim", "url": "http://127.0.0.1:1/",
-    }  # fmt: skip
+        "delivery_class": "sms",
+        "address_type": "msisdn",
+        "message_id": "m",
+        "tagpool": value,
+        "content": "x",
+        "value": 1,
+        "agg": "sum",
+        "msg": "x",
+        "in_reply_to": value,
+        "fields": {"name": "stolen", "groups": [value]},
+        "amount": 1,
+        "contact": {"key": value, "name": "stolen", "user_account": "victim", "groups": [value]},
+        "user_account": "victim",
+        "account": "victim",
+        "url": "http://127.0.0.1:1/",
+    }
     strings = {**fields, "fields": {"name": "stolen"}}
     commands = [
-        "config.get", "log.info", "kv.get", "kv.set", "kv.incr", "kv.delete", "outbound.reply_to", "outbound.reply_to_group",
-        "outbound.send_to", "outbound.send_to_endpoint", "outbound.send_to_tag", "metrics.fire", "http.get",
-        "contacts.get", "contacts.get_by_key", "contacts.get_or_create", "contacts.new", "contacts.save", "contacts.update",
-        "contacts.search", "groups.get", "groups.get_by_name", "groups.get_or_create_by_name", "groups.update",
-        "groups.count_members", "groups.list", "groups.search", "messagestore.progress_status", "messagestore.count_replies",
-        "messagestore.count_sent_messages", "messagestore.count_inbound_uniques", "messagestore.count_outbound_uniques",
-        "messagestore.inbound_throughput", "messagestore.outbound_throughput", "optout.status", "optout.optout", "optout.count",
+        "config.get",
+        "log.info",
+        "kv.get",
+        "kv.set",
+        "kv.incr",
+        "kv.delete",
+        "outbound.reply_to",
+        "outbound.reply_to_group",
+        "outbound.send_to",
+        "outbound.send_to_endpoint",
+        "outbound.send_to_tag",
+        "metrics.fire",
+        "http.get",
+        "contacts.get",
+        "contacts.get_by_key",
+        "contacts.get_or_create",
+        "contacts.new",
+        "contacts.save",
+        "contacts.update",
+        "contacts.search",
+        "groups.get",
+        "groups.get_by_name",
+        "groups.get_or_create_by_name",
+        "groups.update",
+        "groups.count_members",
+        "groups.list",
+        "groups.search",
+        "messagestore.progress_status",
+        "messagestore.count_replies",
+        "messagestore.count_sent_messages",
+        "messagestore.count_inbound_uniques",
+        "messagestore.count_outbound_uniques",
+        "messagestore.inbound_throughput",
+        "messagestore.outbound_throughput",
+        "optout.status",
+        "optout.optout",
+        "optout.count",
         "optout.cancel_optout",
-    ]  # fmt: skip
+    ]
     tried = [(command, fields) for command in commands]
     return [*tried, ("contacts.update_extras", strings), ("contacts.update_subscriptions", strings)]
 

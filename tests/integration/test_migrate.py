@@ -27,7 +27,8 @@ executable: /usr/bin/node
 sandbox_id: sandbox1
 amqp_prefetch_count: 1
 timeout: 30
-app_context: "{require: function(m) { if (['vumigo_v02', 'moment', 'url'].indexOf(m) >= 0) return require(m); return null; }, Buffer: Buffer}"
+app_context: "{require: function(m) { if (['vumigo_v02', 'moment', 'url'].indexOf(m) >= 0)
+  return require(m); return null; }, Buffer: Buffer}"
 rlimits:
   RLIMIT_DATA: [67108864, 67108864]
   RLIMIT_STACK: [2097152, 2097152]
@@ -36,11 +37,13 @@ rlimits:
   RLIMIT_CPU: [60, 60]
 logging_resource: log
 sandbox:
-  config: {cls: vxsandbox.FileConfigResource, keys: {config: config/public.json, translation.zul: config/zul.json}}
+  config: {cls: vxsandbox.FileConfigResource,
+    keys: {config: config/public.json, translation.zul: config/zul.json}}
   log: {cls: vxsandbox.LoggingResource}
   http: {cls: vxsandbox.HttpClientResource, timeout: 20, data_limit: 262144}
   outbound: {cls: vxsandbox.OutboundResource, allowed_helper_metadata: [voice]}
-  kv: {cls: vxsandbox.RedisResource, keys_per_user: 550000, redis_manager: {key_prefix: vumi.jsbox.kv}}
+  kv: {cls: vxsandbox.RedisResource, keys_per_user: 550000,
+    redis_manager: {key_prefix: vumi.jsbox.kv}}
   metrics: {cls: vxsandbox.MetricsResource, metrics_prefix: mcza}
 middleware:
   - logging_mw: vumi.middleware.logging.LoggingMiddleware
@@ -172,7 +175,10 @@ def test_a_value_of_the_wrong_kind_is_named(line: str, said: str) -> None:
 def test_the_size_of_the_pool_is_kept() -> None:
     """And what is decided is one line each, whatever the names are."""
     made = migrate(
-        'javascript_file: a.js\nsandbox_id: "a\\nb = 1"\nmessages_per_process: 1\nmax_sandboxes: 3\n',
+        (
+            'javascript_file: a.js\nsandbox_id: "a\\nb = 1"\nmessages_per_process:'
+            " 1\nmax_sandboxes: 3\n"
+        ),
         "x",
         {},
     )
@@ -184,7 +190,10 @@ def test_the_size_of_the_pool_is_kept() -> None:
 def test_the_text_is_toml_whatever_the_names_are() -> None:
     """Quotes, dots and letters beyond ASCII in keys and values."""
     made = migrate(
-        'javascript_file: "a\\"b.js"\nsandbox: {config: {keys: {"translation.fr_é": "x y.json"}}}\n',
+        (
+            'javascript_file: "a\\"b.js"\nsandbox: {config: {keys: {"translation.fr_é": "x'
+            ' y.json"}}}\n'
+        ),
         "my app.é",
         {},
     )
@@ -222,8 +231,15 @@ async def test_old_data_is_there_for_the_app(old: redis.Redis, tmp_path: Path) -
     sandboxes and the old server are left alone.
     """
     folder = Folder(tmp_path)
-    folder.app("phone", "api.request('kv.incr', {key: 'count'}, function (n) { api.request('kv.get', {key: 'users.public.+27831234567'}, function (r) {"
-               + REPLY % "n.value + ' ' + r.value.state" + "}); });")  # fmt: skip
+    folder.app(
+        "phone",
+        (
+            "api.request('kv.incr', {key: 'count'}, function (n) { api.request('kv.get', {key:"
+            " 'users.public.+27831234567'}, function (r) {"
+        )
+        + REPLY % "n.value + ' ' + r.value.state"
+        + "}); });",
+    )
     url = f"unix://{old.connection_pool.connection_kwargs['path']}"
     arguments = (
         "migrate",

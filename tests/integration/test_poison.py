@@ -21,8 +21,14 @@ from ..programs import Server, serve
 from ..service import Folder
 
 BACK_END = 'http = { allow = ["127.0.0.1"] }'
-ASK = "api.request('http.get', {url: 'http://127.0.0.1:%d/' + command.msg.content}, function () { %s });"
-REPLY = "api.request('outbound.reply_to', {content: %s, in_reply_to: command.msg.message_id}, function () { %s });"
+ASK = (
+    "api.request('http.get', {url: 'http://127.0.0.1:%d/' + command.msg.content}, function"
+    " () { %s });"
+)
+REPLY = (
+    "api.request('outbound.reply_to', {content: %s, in_reply_to: command.msg.message_id},"
+    " function () { %s });"
+)
 
 
 @pytest.fixture
@@ -182,7 +188,9 @@ async def test_a_message_that_kills_the_server_is_set_aside(folder: Folder) -> N
 
 
 async def test_a_stop_in_order_is_no_death(folder: Folder) -> None:
-    """A run that is cut off by SIGTERM, twice over, is not held against its message, however often."""
+    """A run that is cut off by SIGTERM, twice over, is not held against its message, however
+    often.
+    """
     async with back_end() as stub:
         stub.silent.add("slow")
         folder.text += '[journal]\nattempts = 1\n[gateway]\ndrain = "100ms"\n'
@@ -201,7 +209,10 @@ async def test_a_stop_in_order_is_no_death(folder: Folder) -> None:
                 assert await letters(server) == []
 
 
-SEND = "api.request('outbound.send_to', {to_addr: '%s', content: %s, endpoint: 'default'}, function () { %s });"
+SEND = (
+    "api.request('outbound.send_to', {to_addr: '%s', content: %s, endpoint: 'default'},"
+    " function () { %s });"
+)
 COUNTED = "api.request('kv.incr', {key: 'runs'}, function (n) { %s });"
 SENDS_AND_HANGS = COUNTED % (
     REPLY % ("'reply ' + n.value", SEND % ("+1", "'one ' + n.value", SEND % ("+2", "'two'", "%s")))
@@ -235,8 +246,10 @@ async def test_what_was_sent_before_a_kill_is_not_sent_again(folder: Folder) -> 
                 assert outcome["outcome"] == "ok"
                 await client.say("m2", message_id="m2")  # whatever m1 sent has come before this
                 assert {f["msg"]["content"] for f in client.frames if f["type"] == "outbound"} == {
-                    "reply 3", "one 3", "two",
-                }  # fmt: skip
+                    "reply 3",
+                    "one 3",
+                    "two",
+                }
             async with httpx2.AsyncClient(
                 base_url=server.admin, trust_env=False, timeout=PATIENCE
             ) as admin:

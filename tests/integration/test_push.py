@@ -64,8 +64,9 @@ async def test_a_group_gets_each_address_once(folder: Folder) -> None:
         )
         sent = [(await client.expect("outbound"))["msg"] for _ in range(2)]
         assert sorted((m["to_addr"], m["content"], m["session_event"]) for m in sent) == [
-            ("+271", "sms", "new"), ("+272", "sms", "new"),
-        ]  # fmt: skip
+            ("+271", "sms", "new"),
+            ("+272", "sms", "new"),
+        ]
         assert group["key"] == "g1"
         # Pushes are no messages that came in, and what they made the app send counts.
         totals = (await service.stores.statistics.totals([Sender("acct", "phone")]))[0]
@@ -91,7 +92,9 @@ async def test_the_class_of_the_app_chooses_the_address(folder: Folder) -> None:
 
 
 async def test_addresses_are_checked_and_pushed_once(folder: Folder) -> None:
-    """Twice the same address is one push; what makes no sense is refused before anything is sent."""
+    """Twice the same address is one push; what makes no sense is refused before anything is
+    sent.
+    """
     async with running(folder) as service, connect(service.gateway_url):
         await service.stores.optouts.set("acct", "msisdn", "+272", OptOut("m", "2014"), 10)
         assert await push(service, {"addrs": ["+271", "272", "+271"]}) == (
@@ -117,7 +120,10 @@ async def test_an_event_counts_for_the_app_that_sent_the_message(folder: Folder)
     folder.app("one", ECHO, 'endpoints = { default = "bulk", other = "shared" }\nevents = "always"')
     folder.app(
         "two",
-        "api.request('outbound.send_to', {to_addr: '+1', content: 'x', endpoint: 'other'}, function () { api.done(); });",
+        (
+            "api.request('outbound.send_to', {to_addr: '+1', content: 'x', endpoint: 'other'},"
+            " function () { api.done(); });"
+        ),
         'endpoints = { default = "two", other = "shared" }\nevents = "always"',
     )
     folder.app("three", ECHO, channel="shared")
@@ -180,6 +186,8 @@ async def test_graphite_is_told_of_each_conversation(folder: Folder) -> None:
         if line.startswith(prefix)
     }
     assert last == {
-        "messages_sent.avg": 1, "messages_received.avg": 1, "inbound_unique_addresses.avg": 1,
+        "messages_sent.avg": 1,
+        "messages_received.avg": 1,
+        "inbound_unique_addresses.avg": 1,
         "outbound_unique_addresses.avg": 1,
-    }  # fmt: skip
+    }

@@ -227,7 +227,10 @@ async def test_a_push_to_an_app_that_leaves_the_config_ends(
     """It does not wait for room for ever."""
     others = folder.text
     hangs = "require('timers').setTimeout(api.done, 1e8);"
-    more = 'modules = ["timers"]\nendpoints = { default = "phone" }\npool = { queue = 1, max_processes = 1 }\nlimits = { wall = "1h" }'
+    more = (
+        'modules = ["timers"]\nendpoints = { default = "phone" }\npool = { queue = 1,'
+        ' max_processes = 1 }\nlimits = { wall = "1h" }'
+    )
     folder.app("phone", hangs, more)
     async with running(folder) as service, admin_of(service) as admin:
         answers: list[Any] = []

@@ -34,7 +34,8 @@ HELD = """
 api.on_inbound_message = function (command) {
     var sleep = require('timers').setTimeout;
     function wait() {
-        api.request('kv.get', {key: 'go'}, function (reply) { if (reply.value) { %s } else { sleep(wait, 20); } });
+        api.request('kv.get', {key: 'go'}, function (reply) { if (reply.value) { %s } else {
+            sleep(wait, 20); } });
     }
     api.log_info('begun', wait);
 };
@@ -65,9 +66,17 @@ async def test_a_reload_changes_what_holds_and_disturbs_nothing(folder: Folder) 
             ) as admin:
                 answer = (await admin.post("/v1/reload")).json()
                 assert answer == {
-                    "ok": True, "live": [], "next_process": ["apps.phone.javascript (its text)"], "restart": [],
-                    "warnings": ['apps.phone: account "acct" has no [accounts.acct]; the defaults hold for it'],
-                }  # fmt: skip
+                    "ok": True,
+                    "live": [],
+                    "next_process": ["apps.phone.javascript (its text)"],
+                    "restart": [],
+                    "warnings": [
+                        (
+                            'apps.phone: account "acct" has no [accounts.acct]; the defaults hold'
+                            " for it"
+                        )
+                    ],
+                }
                 assert (await client.say("x", "new", from_addr="b"))[1][0]["content"] == "new"
                 folder.config.write_text(folder.text + "[broken]\n")
                 refused = await admin.post("/v1/reload")
@@ -150,8 +159,12 @@ def state_of(service: Service) -> list[Any]:
     """All that a reload changes."""
     pool = service.pool
     return [
-        service.config, service.dispatcher.programs, pool.apps, service.search.settings, service.search._accounts,
-    ]  # fmt: skip
+        service.config,
+        service.dispatcher.programs,
+        pool.apps,
+        service.search.settings,
+        service.search._accounts,
+    ]
 
 
 async def refused(service: Service) -> str:
@@ -178,7 +191,10 @@ async def test_a_reload_that_nobody_foresaw_keeps_the_old_config_whole(
     folder.app("phone", ECHO)
     async with running(folder) as service, connect(service.gateway_url) as client:
         before = state_of(service)
-        folder.text += '[accounts.other]\n[search]\ntimeout = "1s"\n[apps.second]\naccount = "b"\njavascript = "phone.js"\n'
+        folder.text += (
+            '[accounts.other]\n[search]\ntimeout = "1s"\n[apps.second]\naccount ='
+            ' "b"\njavascript = "phone.js"\n'
+        )
         assert folder.config.exists()
 
         def fails(*_: Any) -> Any:
@@ -241,7 +257,9 @@ async def test_reloads_wait_for_each_other(folder: Folder, monkeypatch: pytest.M
 
 
 async def test_a_reload_while_the_server_stops_is_refused(folder: Folder) -> None:
-    """With the reason; nothing is read, and systemd hears nothing that would contradict STOPPING=1."""
+    """With the reason; nothing is read, and systemd hears nothing that would contradict
+    STOPPING=1.
+    """
     folder.app("phone", ECHO)
     async with running(folder) as service:
         await service.drain()
@@ -255,11 +273,20 @@ async def test_a_reload_while_the_server_stops_is_refused(folder: Folder) -> Non
 
 
 BROKEN = (
-    'http = { proxy = "http://[::1" }', 'http = { connect_to = { a = "http://h:99999" } }', 'modules = ["' + "m" * 300 + '"]',
-    'modules_dir = "a\\u0000b"', 'config = { a = { file = "a\\u0000b" } }', f'modules_dir = "{"m" * 300}"', "x = " + "[" * 500 + "]" * 500,
-    ".".join("a" * 1200) + " = 1", "\n[[apps]]", 'config = { a = "${JSBOX_LATIN}" }', 'config = { a = { file = "/dev/zero" } }',
-    'timezone = "' + "z" * 300 + '"', "pool = { queue = 0x" + "f" * 5000 + " }",
-)  # fmt: skip
+    'http = { proxy = "http://[::1" }',
+    'http = { connect_to = { a = "http://h:99999" } }',
+    'modules = ["' + "m" * 300 + '"]',
+    'modules_dir = "a\\u0000b"',
+    'config = { a = { file = "a\\u0000b" } }',
+    f'modules_dir = "{"m" * 300}"',
+    "x = " + "[" * 500 + "]" * 500,
+    ".".join("a" * 1200) + " = 1",
+    "\n[[apps]]",
+    'config = { a = "${JSBOX_LATIN}" }',
+    'config = { a = { file = "/dev/zero" } }',
+    'timezone = "' + "z" * 300 + '"',
+    "pool = { queue = 0x" + "f" * 5000 + " }",
+)
 
 
 async def test_a_signal_with_a_config_that_cannot_be_ends_nothing(

@@ -24,7 +24,8 @@ api.on_inbound_message = function (command) {
     console.log('thinking');
     api.request('kv.incr', {key: 'seen.' + user}, function (reply) {
         var text = 'visit ' + reply.value + ', ' + command.msg.content;
-        api.request('outbound.reply_to', {content: text, in_reply_to: command.msg.message_id}, function () { api.done(); });
+        api.request('outbound.reply_to', {content: text, in_reply_to: command.msg.message_id},
+            function () { api.done(); });
     });
 };
 """
@@ -35,7 +36,8 @@ api.on_inbound_message = function (command) {
     function got(name) {
         order.push(name);
         if (order.length === 2) {
-            api.request('outbound.reply_to', {content: order.join(' then '), in_reply_to: command.msg.message_id}, function () { api.done(); });
+            api.request('outbound.reply_to', {content: order.join(' then '),
+                in_reply_to: command.msg.message_id}, function () { api.done(); });
         }
     }
     api.request('http.get', {url: 'http://127.0.0.1:1/'}, function () { got('http'); });
@@ -45,7 +47,8 @@ api.on_inbound_message = function (command) {
 RANDOM = """
 api.on_inbound_message = function (command) {
     api.request('kv.set', {key: 'token', value: Math.random()}, function () {
-        api.request('outbound.reply_to', {content: 'year ' + new Date().getFullYear(), in_reply_to: command.msg.message_id}, function () { api.done(); });
+        api.request('outbound.reply_to', {content: 'year ' + new Date().getFullYear(),
+            in_reply_to: command.msg.message_id}, function () { api.done(); });
     });
 };
 """
@@ -87,8 +90,10 @@ async def test_a_trace_has_the_time_line_of_a_run(folder: Folder) -> None:
         await client.say("my secret", "new", message_id="m1")
         trace = (await admin.get("/v1/traces/m1")).json()
         assert [(step["name"], step["outcome"]) for step in trace["steps"]] == [
-            ("console", ""), ("kv.incr", "ok"), ("outbound.reply_to", "ok"),
-        ]  # fmt: skip
+            ("console", ""),
+            ("kv.incr", "ok"),
+            ("outbound.reply_to", "ok"),
+        ]
         assert trace["outcome"] == "ok"
         assert trace["pid"] > 0
         assert trace["ms"]["boot"] > 0
@@ -135,8 +140,14 @@ async def test_failed_runs_outlive_the_ordinary_ones(folder: Folder) -> None:
 
 async def test_what_has_no_reply_when_the_run_ends_is_shown_so(folder: Folder) -> None:
     """The command that a run waited for when its wall time was over."""
-    folder.app("phone", "api.request('http.get', {url: 'http://127.0.0.1:9/'}, function () {});",
-               'limits = { wall = "300ms" }\nhttp = { connect_to = { "127.0.0.1:9" = "http://10.255.255.1" } }')  # fmt: skip
+    folder.app(
+        "phone",
+        "api.request('http.get', {url: 'http://127.0.0.1:9/'}, function () {});",
+        (
+            'limits = { wall = "300ms" }\nhttp = { connect_to = { "127.0.0.1:9" ='
+            ' "http://10.255.255.1" } }'
+        ),
+    )
     async with talking(folder) as (_, client, admin):
         outcome, _ = await client.say("hi", "new", message_id="slow")
         assert outcome["outcome"] == "wall"
@@ -155,8 +166,10 @@ async def test_a_recorded_run_plays_again_the_same(folder: Folder) -> None:
         answer = json.loads(played.stdout)
         assert answer["same"]
         assert [(line["kind"], line["name"]) for line in answer["commands"]] == [
-            ("same", "console"), ("same", "kv.incr"), ("same", "outbound.reply_to"),
-        ]  # fmt: skip
+            ("same", "console"),
+            ("same", "kv.incr"),
+            ("same", "outbound.reply_to"),
+        ]
         assert answer["commands"][2]["now"]["content"] == "visit 2, two"
         _, (reply,) = await client.say("three")
         assert reply["content"] == "visit 3, three"
@@ -168,9 +181,14 @@ async def test_a_changed_app_is_shown_to_do_something_else(folder: Folder, tmp_p
     folder.app("phone", COUNTER, "record = true")
     changed = tmp_path / "changed.js"
     changed.write_text(
-        COUNTER.replace("console.log('thinking');", "api.request('kv.get', {key: 'mood'}, function (reply) { console.log(reply.reason); });")
-        .replace("'visit '", "'visit number '")
-    )  # fmt: skip
+        COUNTER.replace(
+            "console.log('thinking');",
+            (
+                "api.request('kv.get', {key: 'mood'}, function (reply) {"
+                " console.log(reply.reason); });"
+            ),
+        ).replace("'visit '", "'visit number '")
+    )
     async with talking(folder) as (_, client, _):
         await client.say("one", "new", message_id="m1")
         played = await command("replay", "m1", "--app", str(changed), "--json", folder=folder)

@@ -24,7 +24,8 @@ from ..service import Folder, running
 
 ASK_ALL = """
 api.on_inbound_message = function (command) {
-    var queries = JSON.parse(command.msg.content), hash = require('crypto').createHash, open = queries.length, found = [];
+    var queries = JSON.parse(command.msg.content), hash = require('crypto').createHash,
+        open = queries.length, found = [];
     queries.forEach(function (query, n) {
         api.request('contacts.search', {query: query}, function (reply) {
             found[n] = reply.success
@@ -32,7 +33,8 @@ api.on_inbound_message = function (command) {
                 : reply.reason;
             open -= 1;
             if (open) return;
-            api.request('outbound.reply_to', {content: JSON.stringify(found), in_reply_to: command.msg.message_id}, function () {
+            api.request('outbound.reply_to', {content: JSON.stringify(found),
+                in_reply_to: command.msg.message_id}, function () {
                 api.done();
             });
         });
@@ -44,7 +46,8 @@ api.on_inbound_message = function (command) {
     var asked = JSON.parse(command.msg.content);
     api.request(asked[0], asked[1], function (reply) {
         if (reply.keys && reply.keys.length > 100) reply.keys = reply.keys.length;
-        api.request('outbound.reply_to', {content: JSON.stringify(reply), in_reply_to: command.msg.message_id}, function () {
+        api.request('outbound.reply_to', {content: JSON.stringify(reply),
+            in_reply_to: command.msg.message_id}, function () {
             api.done();
         });
     });
@@ -153,7 +156,9 @@ async def test_a_smart_group_is_counted_by_its_query(folder: Folder) -> None:
 
 
 async def test_every_contact_of_many(folder: Folder) -> None:
-    """By default an app gets all keys, 50,000 of them too, and the admin port gives them in pages."""
+    """By default an app gets all keys, 50,000 of them too, and the admin port gives them in
+    pages.
+    """
     count = 50_000
     async with service(folder, ASK_ONE) as (service_, client):
         for start in range(0, count, 1000):

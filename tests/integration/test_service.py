@@ -33,8 +33,10 @@ api.on_inbound_message = function (command) {
         api.request('kv.set', {key: 'who', value: mine}, function () {
             api.request('config.get', {key: 'owner'}, function (owner) {
                 api.request('kv.incr', {key: 'count'}, function () {
-                    api.request('outbound.reply_to', {in_reply_to: command.msg.message_id, content: JSON.stringify({
-                        before: before.value, owner: owner.value, go: command.msg.helper_metadata.go, leaked: typeof leaked
+                    api.request('outbound.reply_to', {in_reply_to: command.msg.message_id,
+                        content: JSON.stringify({
+                        before: before.value, owner: owner.value,
+                            go: command.msg.helper_metadata.go, leaked: typeof leaked
                     })}, function () { leaked = mine; api.done(); });
                 });
             });
@@ -268,10 +270,15 @@ async def test_a_channel_that_is_removed_is_closed(folder: Folder) -> None:
 
 async def test_helper_metadata_of_a_command_does_not_stick(folder: Folder) -> None:
     """What one reply sets is not in the next one of the same run."""
-    reply = "api.request('outbound.reply_to', {content: '%s', in_reply_to: command.msg.message_id%s}, function () { %s });"
+    reply = (
+        "api.request('outbound.reply_to', {content: '%s', in_reply_to:"
+        " command.msg.message_id%s}, function () { %s });"
+    )
     folder.app(
-        "phone", reply % ("a", ", helper_metadata: {voice: 1}", reply % ("b", "", "api.done();")), 'allowed_helper_metadata = ["voice"]'
-    )  # fmt: skip
+        "phone",
+        reply % ("a", ", helper_metadata: {voice: 1}", reply % ("b", "", "api.done();")),
+        'allowed_helper_metadata = ["voice"]',
+    )
     async with running(folder) as service, connect(service.gateway_url) as client:
         _, replies = await client.say("x")
         assert ["voice" in message["helper_metadata"] for message in replies] == [True, False]
@@ -329,7 +336,10 @@ async def test_a_command_that_takes_too_long_is_answered(folder: Folder) -> None
         "api.request('http.get', {url: 'http://127.0.0.1:9/'}, function (r) { "
         + REPLY % "r.reason"
         + " });",
-        'http = { allow = ["127.0.0.1"] }\nlimits = { command_timeouts = { "http.get" = "200ms" } }',
+        (
+            'http = { allow = ["127.0.0.1"] }\nlimits = { command_timeouts = { "http.get" ='
+            ' "200ms" } }'
+        ),
     )
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -363,9 +373,9 @@ async def test_a_push_makes_the_app_begin(folder: Folder) -> None:
         sent = sorted(
             [(await client.expect("outbound"))["msg"] for _ in range(2)], key=lambda m: m["to_addr"]
         )
-        assert [(m["to_addr"], m["content"], m["session_event"], m["in_reply_to"]) for m in sent] == [
-            ("+1", "hello true", "new", None), ("+2", "hello true", "new", None)
-        ]  # fmt: skip
+        assert [
+            (m["to_addr"], m["content"], m["session_event"], m["in_reply_to"]) for m in sent
+        ] == [("+1", "hello true", "new", None), ("+2", "hello true", "new", None)]
 
 
 async def test_it_starts_with_an_empty_file(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from supervisor.store.patience import until_answered
 
 from ..gateway_client import connect
 from ..programs import JSBOX, READY
-from ..service import ECHO, Folder, running
+from ..service import ECHO, Folder, eventually, running
 
 PATIENCE = 60.0
 
@@ -280,7 +280,8 @@ def test_systemd_is_told_what_a_start_waits_for(folder: Folder, tmp_path: Path) 
         "valkey.TELL_SECONDS = 0.05\n"
         "real = valkey._state\n"
         "count = iter(range(100))\n"
-        "valkey._state = lambda path: real(path) if next(count) > 20 else 'it has loaded 43% of 900 MiB, 12 s are left'\n"
+        "valkey._state = lambda path: real(path) if next(count) > 20 else 'it has loaded 43%"
+        " of 900 MiB, 12 s are left'\n"
         "sys.argv = ['jsbox', *sys.argv[1:]]\n"
         "runpy.run_module('supervisor', run_name='__main__', alter_sys=False)\n"
     )
@@ -303,3 +304,22 @@ def test_systemd_is_told_what_a_start_waits_for(folder: Folder, tmp_path: Path) 
     waiting = [one for one in said if "43% of 900 MiB, 12 s are left" in one]
     assert waiting
     assert all("EXTEND_TIMEOUT_USEC=" in one for one in waiting)
+
+
+async def test_a_cleaner_of_tmp_keeps_no_process_from_starting(folder: Folder) -> None:
+    """It takes the folder of compiled toolkits away while the service runs."""
+    folder.text += "[node]\nspare = 0\n"
+    folder.app("phone", ECHO)
+    file = folder.config
+    async with (
+        open_service(load(file), partial(load, file)) as service,  # with walls of its own
+        connect(service.gateway_url) as client,
+    ):
+        for _ in range(2):
+            assert service.walls.compiled is not None
+            shutil.rmtree(service.walls.compiled)
+            for process in service.pool.sandboxes():
+                service.pool.kill(process.pid)
+            _, replies = await client.say("hello", "new")
+            assert [reply["content"] for reply in replies] == ["you said hello"]
+            await eventually(lambda: service.walls.compiled is not None)

@@ -110,7 +110,10 @@ async def test_metrics_that_were_fired_are_written_out(folder: Folder) -> None:
         collecting = threading.Thread(target=collect, daemon=True)
         collecting.start()
         fire = (
-            "api.request('metrics.fire', {store: 's', metric: 'm', value: 7, agg: 'sum'}, function () { "
+            (
+                "api.request('metrics.fire', {store: 's', metric: 'm', value: 7, agg: 'sum'},"
+                " function () { "
+            )
             + ECHO
             + " });"
         )
@@ -138,8 +141,14 @@ async def test_no_client_holds_up_the_end(folder: Folder, times: int) -> None:
     0, in time.
     """
     folder.text += '[gateway]\ndrain = "2s"\n'
-    folder.app("phone", "for (var i = 0; i < 40; i++) api.request('outbound.send_to', {to_addr: '1', content: big}, function () {});"
-               .replace("big", "Array(100000).join('x')") + ECHO)  # fmt: skip
+    folder.app(
+        "phone",
+        (
+            "for (var i = 0; i < 40; i++) api.request('outbound.send_to', {to_addr: '1', content:"
+            " big}, function () {});"
+        ).replace("big", "Array(100000).join('x')")
+        + ECHO,
+    )
     with serve(folder.config) as server:
         port = int(server.gateway.split(":")[2].split("/")[0])
         with ExitStack() as stack:

@@ -47,16 +47,19 @@ APP = """
 api.on_inbound_message = function (command) {
     var told = [];
     var steps = [
-        ['kv.incr', {key: 'n', amount: 1}], ['kv.set', {key: 'k:' + command.msg.from_addr, value: {a: 1}, seconds: 60}],
+        ['kv.incr', {key: 'n', amount: 1}], ['kv.set', {key: 'k:' + command.msg.from_addr,
+            value: {a: 1}, seconds: 60}],
         ['kv.get', {key: 'k:' + command.msg.from_addr}], ['log.info', {msg: 'a line'}],
         ['contacts.get_or_create', {delivery_class: 'sms', addr: command.msg.from_addr}],
-        ['contacts.search', {query: 'msisdn:*'}], ['groups.list', {}], ['optout.status', {address_type: 'msisdn',
+        ['contacts.search', {query: 'msisdn:*'}], ['groups.list', {}], ['optout.status',
+            {address_type: 'msisdn',
         address_value: command.msg.from_addr}], ['messagestore.progress_status', {}],
         ['metrics.fire', {metric: 'm', value: 1, agg: 'sum'}]];
     function next() {
         if (!steps.length) {
             var content = 'you said ' + command.msg.content + ': ' + told.join(' ');
-            return api.request('outbound.reply_to', {content: content, in_reply_to: command.msg.message_id}, function () {
+            return api.request('outbound.reply_to', {content: content,
+                in_reply_to: command.msg.message_id}, function () {
                 api.done();
             });
         }
@@ -162,13 +165,19 @@ def proxy(valkey: str) -> Iterator[StoreProxy]:
 async def town(
     proxy: StoreProxy, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Town]:
-    """A service whose store is the proxy, and which gives a server that hangs less time than usual."""
+    """A service whose store is the proxy, and which gives a server that hangs less time than
+    usual.
+    """
     monkeypatch.setattr(client_module, "link_to", lambda url: NodeLink(url, 1.0))
     monkeypatch.setattr(client_module, "TICK", 0.1)
     monkeypatch.setattr(client_module, "PATIENCE", 1.0)
     monkeypatch.setattr(reconnecting, "AGAIN", (0.1, 0.5))
     made = Folder(folder)
-    made.text += f'[redis]\nurl = "{proxy.url}"\n[gateway]\nack_timeout = "1s"\n[defaults.metrics]\nbucket = "1s"\n[accounts.acct]\ncan_manage_optouts = true\n'
+    made.text += (
+        f'[redis]\nurl = "{proxy.url}"\n[gateway]\nack_timeout ='
+        f' "1s"\n[defaults.metrics]\nbucket ='
+        f' "1s"\n[accounts.acct]\ncan_manage_optouts = true\n'
+    )
     made.app("app", APP, 'record = true\nevents = "always"')
     async with running(made) as service, connect(service.gateway_url, channel="app") as client:
         async with httpx2.AsyncClient(base_url=service.admin_url, timeout=SECONDS) as http:
@@ -230,12 +239,24 @@ async def _meets(found: Town, act: Act, *names: str, times: int | None = None) -
 
 REFUSED_BY_ALL = ["MISCONF", "READONLY", "BUSY"]
 REFUSED_ONE = [
-    ("OOM", "journal_accept"), ("WRONGTYPE", "outbox_post"), ("NOPERM", "XDEL"), ("OOM", "kv_incr"), ("MISCONF", "LPUSH"),
-]  # fmt: skip
+    ("OOM", "journal_accept"),
+    ("WRONGTYPE", "outbox_post"),
+    ("NOPERM", "XDEL"),
+    ("OOM", "kv_incr"),
+    ("MISCONF", "LPUSH"),
+]
 SCRIPTS = [
-    "journal_accept", "outbox_post", "outbox_page", "outbox_strike", "kv_incr", "kv_set", "contact_find_or_create",
-    "group_list", "statistics_outbound", "recording_put",
-]  # fmt: skip
+    "journal_accept",
+    "outbox_post",
+    "outbox_page",
+    "outbox_strike",
+    "kv_incr",
+    "kv_set",
+    "contact_find_or_create",
+    "group_list",
+    "statistics_outbound",
+    "recording_put",
+]
 COMMANDS = ["XDEL", "XRANGE", "LPUSH", "GET", "HMGET", "HINCRBY", "HDEL"]
 
 
@@ -268,8 +289,14 @@ async def test_the_service_outlives_cuts_and_garbage(
     """What was accepted has its outcome and its reply, once the store answers again."""
     before = dict(fence.tally)
     async with town(proxy, tmp_path, monkeypatch) as found:
-        for act, name in ((cut(), "journal_accept"), (cut(after=True), "journal_accept"), (cut(after=True), "outbox_post"),
-                          (garbage(), "XDEL"), (half(), "outbox_page"), (cut(after=True), "outbox_strike")):  # fmt: skip
+        for act, name in (
+            (cut(), "journal_accept"),
+            (cut(after=True), "journal_accept"),
+            (cut(after=True), "outbox_post"),
+            (garbage(), "XDEL"),
+            (half(), "outbox_page"),
+            (cut(after=True), "outbox_strike"),
+        ):
             await _meets(found, act, name, times=1)
         await _after_all(found, before)
 
@@ -296,7 +323,9 @@ async def test_the_service_outlives_a_store_that_is_away(
 async def test_replies_come_from_a_store_that_went_back_in_time(
     proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after a failover to a replica that was behind, or a restart of a store that keeps nothing."""
+    """As after a failover to a replica that was behind, or a restart of a store that keeps
+    nothing.
+    """
     async with town(proxy, tmp_path, monkeypatch) as found:
         moment = proxy.remember()
         for there in (moment, None):

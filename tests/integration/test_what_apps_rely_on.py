@@ -11,7 +11,7 @@ import pytest
 
 from ..echo_server import echo_server
 from ..gateway_client import connect
-from ..service import ECHO, REPLY, Folder, running
+from ..service import REPLY, Folder, running
 
 
 @pytest.fixture
@@ -28,15 +28,19 @@ async def logged(service: object, app: str = "phone") -> list[tuple[str, str]]:
 async def test_the_reply_leaves_before_the_state_is_saved_and_the_lane_waits(
     folder: Folder,
 ) -> None:
-    """Saving comes after the reply, yet the user's next message, sent at once, sees what was saved."""
+    """Saving comes after the reply, yet the user's next message, sent at once, sees what was
+    saved.
+    """
     folder.app(
         "phone",
         """api.on_inbound_message = function (command) {
             api.request('kv.get', {key: 'state'}, function (got) {
                 var count = (got.value || 0) + 1;
-                api.request('outbound.reply_to', {content: String(count), in_reply_to: command.msg.message_id}, function () {
+                api.request('outbound.reply_to', {content: String(count),
+                    in_reply_to: command.msg.message_id}, function () {
                     require('timers').setTimeout(function () {
-                        api.request('kv.set', {key: 'state', value: count, seconds: 604800}, function () { api.done(); });
+                        api.request('kv.set', {key: 'state', value: count, seconds: 604800},
+                            function () { api.done(); });
                     }, 50);
                 });
             });
@@ -64,8 +68,10 @@ async def test_a_failed_reply_means_no_save(folder: Folder) -> None:
     """
     folder.app(
         "phone",
-        "api.request('outbound.reply_to', {content: 'x', in_reply_to: 'another'}, function (reply) {"
-        " if (!reply.success) return api.done(); api.request('kv.set', {key: 'saved', value: 1}, function () { api.done(); }); });",
+        "api.request('outbound.reply_to', {content: 'x', in_reply_to: 'another'}, function"
+        " (reply) {"
+        " if (!reply.success) return api.done(); api.request('kv.set', {key: 'saved', value:"
+        " 1}, function () { api.done(); }); });",
     )
     async with running(folder) as service, connect(service.gateway_url) as client:
         outcome, replies = await client.say("x", "new")
@@ -77,7 +83,10 @@ async def test_every_log_command_is_answered_and_done_writes_no_line(folder: Fol
     """Hundreds of log commands, each with its reply; the harness's own words are not in the log."""
     folder.app(
         "phone",
-        "var left = 200; for (var i = 0; i < 200; i++) api.log_info('line ' + i, function (r) { if (r.success && --left === 0) api.done(); });",
+        (
+            "var left = 200; for (var i = 0; i < 200; i++) api.log_info('line ' + i, function (r)"
+            " { if (r.success && --left === 0) api.done(); });"
+        ),
     )
     async with running(folder) as service, connect(service.gateway_url) as client:
         outcome, _ = await client.say("x")
@@ -96,7 +105,8 @@ async def test_code_is_a_script_with_api_a_global(folder: Folder) -> None:
         var app = this;
         api.im = {name: 'im'};
         api.on_inbound_message = function (command) {
-            var facts = [this === api, app.api === api, api.im.name, typeof app, command.reply, command.cmd];
+            var facts = [this === api, app.api === api, api.im.name, typeof app, command.reply,
+                command.cmd];
             api.request('kv.get', {key: 'x'}, function (reply) {
                 facts.push(this === api, reply.cmd, reply.reply, typeof reply.cmd_id, reply.run);
                 api.log_info(JSON.stringify(facts), function () { api.done(); });
@@ -144,8 +154,10 @@ async def test_the_globals_are_the_languages_and_four_more(folder: Folder) -> No
         "phone",
         "var names = "
         + json.dumps(names)
-        + ", self = this; var there = names.filter(function (n) { return typeof globalThis[n] !== 'undefined'; });"
-        "api.log_info(JSON.stringify([there, typeof require, typeof Buffer, typeof console.log, Buffer.from('é').toString('hex')]));"
+        + ", self = this; var there = names.filter(function (n) { return typeof globalThis[n]"
+        " !== 'undefined'; });"
+        "api.log_info(JSON.stringify([there, typeof require, typeof Buffer, typeof"
+        " console.log, Buffer.from('é').toString('hex')]));"
         "console.log('to the log', {a: [1]}); console.warn('careful'); api.done();",
     )
     async with running(folder) as service, connect(service.gateway_url) as client:
@@ -168,19 +180,30 @@ async def test_modules_come_from_the_apps_own_node_modules_first(folder: Folder)
     """
     own = folder.path / "node_modules"
     for name, text in {
-        "lodash/index.js": "exports.VERSION = '2.4-own'; exports.loads = (globalThis.loads = (globalThis.loads || 0) + 1);",
-        "needs/index.js": "var dep = require('dep'); exports.value = dep.value + require('./lib/data.json').n + require('path').sep;",
+        "lodash/index.js": (
+            "exports.VERSION = '2.4-own'; exports.loads = (globalThis.loads ="
+            " (globalThis.loads || 0) + 1);"
+        ),
+        "needs/index.js": (
+            "var dep = require('dep'); exports.value = dep.value +"
+            " require('./lib/data.json').n + require('path').sep;"
+        ),
         "needs/lib/data.json": '{"n": 2}',
         "dep/package.json": '{"main": "main.js"}',
-        "dep/main.js": "exports.value = 40; try { require('fs').readFileSync('/etc/passwd'); } catch (e) { exports.value = '4' + '0:' + e.message + ':'; }",
+        "dep/main.js": (
+            "exports.value = 40; try { require('fs').readFileSync('/etc/passwd'); }"
+            " catch (e) { exports.value = '4' + '0:' + e.message + ':'; }"
+        ),
         "broken/index.js": "throw new Error('cannot load');",
     }.items():
         (own / name).parent.mkdir(parents=True, exist_ok=True)
         (own / name).write_text(text)
     folder.app(
         "phone",
-        "var _ = require('lodash'), facts = [_.VERSION, _.loads, require('needs').value, require('fs'), require('child_process'), require('./x'),"
-        " require('q').Promise !== undefined, require('crypto').createHash('md5').update('a').digest('hex')];"
+        "var _ = require('lodash'), facts = [_.VERSION, _.loads, require('needs').value,"
+        " require('fs'), require('child_process'), require('./x'),"
+        " require('q').Promise !== undefined,"
+        " require('crypto').createHash('md5').update('a').digest('hex')];"
         "try { require('broken'); } catch (e) { facts.push(e.message); }"
         + REPLY
         % "JSON.stringify(facts)",
@@ -230,10 +253,14 @@ async def test_a_config_key_that_is_not_there_is_null(folder: Folder) -> None:
     """And values are strings, JSON or not, "null" too."""
     folder.app(
         "phone",
-        "api.request('config.get', {key: 'nope'}, function (a) { api.request('config.get', {key: 'translation.af'}, function (b) {"
-        + REPLY % "JSON.stringify([a.success, a.value, b.value])" + "}); });",
+        (
+            "api.request('config.get', {key: 'nope'}, function (a) { api.request('config.get',"
+            " {key: 'translation.af'}, function (b) {"
+        )
+        + REPLY % "JSON.stringify([a.success, a.value, b.value])"
+        + "}); });",
         "config = { \"translation.af\" = 'null' }",
-    )  # fmt: skip
+    )
     async with running(folder) as service, connect(service.gateway_url) as client:
         assert json.loads((await client.say("x"))[1][0]["content"]) == [True, None, "null"]
 
@@ -247,9 +274,12 @@ async def test_small_things_that_toolkits_send(folder: Folder) -> None:
             "phone",
             f"""api.request('kv.incr', {{key: 'n'}}, function (a) {{
                 api.request('kv.set', {{key: 'u', value: {{}}, seconds: 604800}}, function (b) {{
-                api.request('http.get', {{url: '{url}/status/500', headers: {{'Content-Type': ['application/json']}}}}, function (c) {{
-                api.request('outbound.reply_to', {{in_reply_to: command.msg.message_id, helper_metadata: null, continue_session: false,
-                    content: JSON.stringify([a.value, b.success, c.success, c.code])}}, function () {{ api.done(); }}); }}); }}); }});""",
+                api.request('http.get', {{url: '{url}/status/500',
+                    headers: {{'Content-Type': ['application/json']}}}}, function (c) {{
+                api.request('outbound.reply_to', {{in_reply_to: command.msg.message_id,
+                    helper_metadata: null, continue_session: false,
+                    content: JSON.stringify([a.value, b.success, c.success, c.code])}},
+                    function () {{ api.done(); }}); }}); }}); }});""",
             'http = { allow = ["127.0.0.1"] }',
         )
         async with running(folder) as service, connect(service.gateway_url) as client:
@@ -261,7 +291,8 @@ async def test_voice_apps_may_set_their_helper_metadata(folder: Folder) -> None:
     """Where the operator allows the key."""
     folder.app(
         "phone",
-        "api.request('outbound.reply_to', {in_reply_to: command.msg.message_id, content: 'x', helper_metadata: {voice: {speech_url: 'u'}}},"
+        "api.request('outbound.reply_to', {in_reply_to: command.msg.message_id, content: 'x',"
+        " helper_metadata: {voice: {speech_url: 'u'}}},"
         " function (r) { api.done(); });",
         'allowed_helper_metadata = ["voice"]',
     )
@@ -276,8 +307,10 @@ async def test_events_to_a_v02_app_do_no_harm(folder: Folder) -> None:
     (folder.path / "config.json").write_text('{"name": "app", "process_events": true}')
     folder.app(
         "phone",
-        "var v = require('vumigo_v02'); var A = v.App.extend(function (self) { v.App.call(self, 's'); self.states.add('s', function (n) {"
-        " return new v.states.EndState(n, {text: 'x', next: 's'}); }); }); v.interact(this.api, A); // api.on_",
+        "var v = require('vumigo_v02'); var A = v.App.extend(function (self) {"
+        " v.App.call(self, 's'); self.states.add('s', function (n) {"
+        " return new v.states.EndState(n, {text: 'x', next: 's'}); }); });"
+        " v.interact(this.api, A); // api.on_",
         'config = { config = { file = "config.json" } }',
     )
     async with running(folder) as service, connect(service.gateway_url) as client:
@@ -300,8 +333,14 @@ async def test_a_runaway_is_ended_by_its_limits_and_the_user_gets_the_fallback(
     with echo_server() as url:
         folder.app(
             "phone",
-            f"(function again() {{ api.request('http.get', {{url: '{url}/status/500'}}, again); }})();",
-            'http = { allow = ["127.0.0.1"] }\nlimits = { commands = 100, fallback_reply = "Please try again later." }',
+            (
+                f"(function again() {{ api.request('http.get', {{url: '{url}/status/500'}}, again);"
+                f" }})();"
+            ),
+            (
+                'http = { allow = ["127.0.0.1"] }\nlimits = { commands = 100, fallback_reply ='
+                ' "Please try again later." }'
+            ),
         )
         async with running(folder) as service, connect(service.gateway_url) as client:
             outcome, replies = await client.say(None, "new")
@@ -321,7 +360,10 @@ async def test_a_reused_process_does_not_grow(folder: Folder) -> None:
     """
     folder.app(
         "phone",
-        "for (var i = 0; i < 20; i++) api.request('log.debug', {msg: 'x'}); api.request('http.get', {}, function () {}); api.done();",
+        (
+            "for (var i = 0; i < 20; i++) api.request('log.debug', {msg: 'x'});"
+            " api.request('http.get', {}, function () {}); api.done();"
+        ),
     )
     async with running(folder) as service, connect(service.gateway_url) as client:
         for n in range(300):
@@ -331,124 +373,3 @@ async def test_a_reused_process_does_not_grow(folder: Folder) -> None:
         (after,) = service.pool.sandboxes()
         assert after.runs == 300
         assert after.rss_bytes < before + (24 << 20)
-
-
-@pytest.mark.parametrize(
-    ("javascript", "text"),
-    [
-        ("api.on_; var x = = 1;", "phone.js:1"),
-        (
-            "undefined_function();",
-            "ReferenceError: undefined_function is not defined\n    at api.on_inbound_message (phone.js:1:",
-        ),
-        (
-            "Promise.resolve().then(function late() { throw new Error('later'); });",
-            "Error: later\n    at late (phone.js:1:",
-        ),
-        ("require('q').reject(new Error('in q')).done();", "Error: in q"),
-    ],
-)
-async def test_errors_reach_the_log_with_file_and_line(
-    folder: Folder, javascript: str, text: str
-) -> None:
-    """Load errors, throws, rejections, and q's own end of a promise chain; the next message is
-    handled again.
-    """
-    folder.app("phone", javascript)
-    async with running(folder) as service, connect(service.gateway_url) as client:
-        for _ in range(2):
-            outcome, _ = await client.say("x", "new")
-            assert outcome["outcome"] == "app_error"
-        lines = await logged(service)
-        assert len(lines) == 2
-        assert all(level == "ERROR" and text in message for level, message in lines), lines
-
-
-async def test_a_moment_deprecation_warning_is_a_line_in_the_log_and_no_failure(
-    folder: Folder,
-) -> None:
-    """Text that would have gone to stderr."""
-    folder.app("phone", "require('moment')('not a date'); " + ECHO)
-    async with running(folder) as service, connect(service.gateway_url) as client:
-        outcome, replies = await client.say("hi", "new")
-        assert (outcome["outcome"], replies[0]["content"]) == ("ok", "you said hi")
-        ((level, message),) = await logged(service)
-        assert level == "WARNING"
-        assert "Deprecation warning" in message
-
-
-@pytest.mark.parametrize(
-    "start", ["v.interact(this.api, A);", "new v.InteractionMachine(api, new A());"]
-)
-async def test_a_throw_inside_a_state_leaves_a_stack_and_an_answer(
-    folder: Folder, start: str
-) -> None:
-    """The toolkit logs the message alone and sends nothing; here the developer sees where, and the
-    user is told something.
-    """
-    folder.app(
-        "phone",
-        """var v = require('vumigo_v02');
-        var A = v.App.extend(function (self) {
-            v.App.call(self, 'states:menu');
-            self.states.add('states:menu', function (name) {
-                return new v.states.FreeText(name, {question: 'Hi', next: function (content) {
-                    return content.no_such_method();
-                }});
-            });
-        });
-        """
-        + start
-        + " // api.on_",
-        'limits = { fallback_reply = "Sorry." }\nconfig = { config = "{\\"name\\": \\"app\\"}" }',
-    )
-    async with running(folder) as service, connect(service.gateway_url) as client:
-        outcome, replies = await client.say(None, "new")
-        assert (outcome["outcome"], replies[0]["content"]) == ("ok", "Hi")
-        outcome, replies = await client.say("x", "resume")
-        assert (outcome["outcome"], replies[0]["content"], replies[0]["session_event"]) == (
-            "no_reply",
-            "Sorry.",
-            "close",
-        )
-        errors = [message for level, message in await logged(service) if level == "ERROR"]
-        assert errors[0].startswith(
-            "in state states:menu: TypeError: content.no_such_method is not a function"
-        )
-        assert "phone.js:6:" in errors[0]
-        assert errors[1] == "content.no_such_method is not a function"  # the toolkit's own line
-        assert errors[2].startswith("[no_reply]")
-
-
-async def test_the_process_has_the_apps_time_zone(folder: Folder) -> None:
-    """TZ as configured."""
-    folder.app(
-        "phone", REPLY % "String(new Date(0).getHours())", 'timezone = "Africa/Johannesburg"'
-    )
-    async with running(folder) as service, connect(service.gateway_url) as client:
-        assert (await client.say("x"))[1][0]["content"] == "2"
-
-
-async def test_a_throw_while_a_state_is_made_leaves_a_stack(folder: Folder) -> None:
-    """The user gets the toolkit's error state; the developer sees where, not the message alone."""
-    folder.app(
-        "phone",
-        """var v = require('vumigo_v02');
-        var A = v.App.extend(function (self) {
-            v.App.call(self, 'states:menu');
-            self.states.add('states:menu', function (name) { return new v.NoSuchState(name); });
-        });
-        new v.InteractionMachine(api, new A()); // api.on_""",
-        'config = { config = "{\\"name\\": \\"app\\"}" }',
-    )
-    async with running(folder) as service, connect(service.gateway_url) as client:
-        outcome, replies = await client.say(None, "new")
-        assert (outcome["outcome"], replies[0]["content"]) == (
-            "ok",
-            "An error occurred. Please try again later.",
-        )
-        errors = [message for level, message in await logged(service) if level == "ERROR"]
-        assert any(
-            "TypeError: v.NoSuchState is not a constructor" in error and "phone.js:4:" in error
-            for error in errors
-        ), errors

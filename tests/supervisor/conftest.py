@@ -30,7 +30,10 @@ async def service(folder: Folder) -> AsyncIterator[Service]:
         "setTimeout = require('timers').setTimeout; setTimeout(function () { api.done(); }, 300);",
         'modules = ["timers"]',
     )
-    folder.text += f'[channels.secret]\napp = "phone"\ntokens = ["{hashlib.sha256(TOKEN.encode()).hexdigest()}"]\n'
+    folder.text += (
+        f'[channels.secret]\napp = "phone"\ntokens ='
+        f' ["{hashlib.sha256(TOKEN.encode()).hexdigest()}"]\n'
+    )
     folder.text += "[channels.nobody]\n"
     async with running(folder) as service:
         yield service

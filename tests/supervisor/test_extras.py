@@ -66,7 +66,8 @@ def test_prometheus_takes_the_rules_and_the_metrics(tmp_path: Path) -> None:
     (tmp_path / "test.yml").write_text(
         "rule_files: [alerts.yml]\nevaluation_interval: 1m\ntests:\n"
         "- interval: 1m\n  input_series:\n"
-        "  - { series: 'jsbox_missing_replies_total{app=\"phone\",instance=\"a\"}', values: '0+2x20' }\n"
+        '  - { series: \'jsbox_missing_replies_total{app="phone",instance="a"}\', values:'
+        " '0+2x20' }\n"
         "  - { series: 'jsbox_app_tripped{app=\"phone\",instance=\"a\"}', values: '0x10 1x10' }\n"
         "  - { series: 'jsbox_app_tripped{app=\"well\",instance=\"a\"}', values: '0x20' }\n"
         "  alert_rule_test:\n"
@@ -79,7 +80,8 @@ def test_prometheus_takes_the_rules_and_the_metrics(tmp_path: Path) -> None:
         "  - eval_time: 15m\n    alertname: JsboxAppTripped\n    exp_alerts:\n"
         "    - exp_labels: { app: phone, instance: a, severity: page }\n"
         "      exp_annotations:\n"
-        "        summary: 'phone is tripped: its processes kept crashing, and none is started until a reload'\n"
+        "        summary: 'phone is tripped: its processes kept crashing, and none is started"
+        " until a reload'\n"
         "        action: 'jsbox logs phone; fix it, then jsbox reload'\n"
     )
     done = subprocess.run(

@@ -58,8 +58,11 @@ UNREADABLE = [
     (an_inbound('{"from_addr":{"' + "k" * 5000 + '":[]}}'), "msg.from_addr"),
     (an_inbound('{"timestamp":"٢٠١٣-٠٤-٢٤ 14:01:41"}'), "msg.timestamp"),
     (an_inbound('{"timestamp":"0001-01-01T00:00:00+14:00"}'), "msg.timestamp"),
-    ('{"type":"event","id":"x","event":{"event_type":"ack","sent_message_id":"s","user_message_id":"u","timestamp":"9999-12-31T23:59:59-14:00"}}', "event.timestamp"),
-]  # fmt: skip
+    (
+        '{"type":"event","id":"x","event":{"event_type":"ack","sent_message_id":"s","user_message_id":"u","timestamp":"9999-12-31T23:59:59-14:00"}}',
+        "event.timestamp",
+    ),
+]
 
 
 async def test_one_bad_message_is_rejected_and_the_connection_goes_on(service: Service) -> None:
@@ -80,12 +83,26 @@ async def test_one_bad_message_is_rejected_and_the_connection_goes_on(service: S
 @pytest.mark.parametrize(
     "text",
     [
-        b"oops", b"", b"[]", b"null", b'{"type":"inbound","msg":{"x":NaN}}', b'{"type":"inbound","id":7,"msg":{"x":1e999}}',
-        b'{"type":"ack","delivery":1e999}', b'{"type":"ack","delivery":true}', b'{"type":["inbound"],"id":"x","msg":NaN}',
-        b'{"id":"x","msg":{"x":1e999}}', b'"inbound"', b"[" * 8000, b'{"a":' * 1200, b'"' * 8000, b'{"type":"inbound","id":"x"' + b"[" * 7000,
-        b'{"type":"welcome","id":"x","msg":NaN}', b"\xef\xbb\xbf{}", b'{"type":"inbound","id":"x",msg:1}' + b"]" * 99,
+        b"oops",
+        b"",
+        b"[]",
+        b"null",
+        b'{"type":"inbound","msg":{"x":NaN}}',
+        b'{"type":"inbound","id":7,"msg":{"x":1e999}}',
+        b'{"type":"ack","delivery":1e999}',
+        b'{"type":"ack","delivery":true}',
+        b'{"type":["inbound"],"id":"x","msg":NaN}',
+        b'{"id":"x","msg":{"x":1e999}}',
+        b'"inbound"',
+        b"[" * 8000,
+        b'{"a":' * 1200,
+        b'"' * 8000,
+        b'{"type":"inbound","id":"x"' + b"[" * 7000,
+        b'{"type":"welcome","id":"x","msg":NaN}',
+        b"\xef\xbb\xbf{}",
+        b'{"type":"inbound","id":"x",msg:1}' + b"]" * 99,
     ],
-)  # fmt: skip
+)
 def test_what_is_no_frame_is_a_protocol_error(text: bytes) -> None:
     """No JSON, or nothing to answer to; never another exception."""
     try:
@@ -132,9 +149,17 @@ async def test_what_gets_in_gets_all_the_way(service: Service) -> None:
     app and back in its reply.
     """
     odd: list[Any] = [
-        json.loads(nested(61)), 2**64, -(2**70), 10**300, 5e-324, 1.7976931348623157e308, "\x00\x7f\u2028\ufffe\U0010ffff",
-        {"": {"__proto__": 1, "constructor": None}}, "x" * 3000, [[]] * 300,
-    ]  # fmt: skip
+        json.loads(nested(61)),
+        2**64,
+        -(2**70),
+        10**300,
+        5e-324,
+        1.7976931348623157e308,
+        "\x00\x7f\u2028\ufffe\U0010ffff",
+        {"": {"__proto__": 1, "constructor": None}},
+        "x" * 3000,
+        [[]] * 300,
+    ]
     async with connect(service.gateway_url) as client:
         for value in odd:
             _, (reply,) = await client.say(
@@ -191,7 +216,10 @@ async def test_an_event_goes_to_the_app_that_sent_the_message(folder: Folder) ->
     """Not to the channel's own, nor to another that sends over the channel; one that nobody sent
     goes to the channel's.
     """
-    handler = "api.on_inbound_event = function (command) { api.log_info('event', function () { api.done(); }); };"
+    handler = (
+        "api.on_inbound_event = function (command) { api.log_info('event', function () {"
+        " api.done(); }); };"
+    )
     folder.app("own", handler, 'events = "always"', channel="phone")
     for name in ("first", "second"):
         folder.app(name, handler, 'events = "always"\nendpoints = { default = "phone" }')
@@ -254,9 +282,18 @@ def deep(levels: int) -> Any:
 
 @pytest.mark.parametrize(
     "value",
-    [deep(100_000), 10**6000, -(10**6000), ["x" * 10**6] * 100, {str(n): n for n in range(10**5)}, "\ud800" * 500, float("nan"), [1] * 10**6],
+    [
+        deep(100_000),
+        10**6000,
+        -(10**6000),
+        ["x" * 10**6] * 100,
+        {str(n): n for n in range(10**5)},
+        "\ud800" * 500,
+        float("nan"),
+        [1] * 10**6,
+    ],
     ids=["deep", "long", "negative", "texts", "names", "halves", "nan", "list"],
-)  # fmt: skip
+)
 def test_any_value_can_be_shown(value: Any) -> None:
     """Short, and at once."""
     text = shown(value)
@@ -267,8 +304,15 @@ def test_any_value_can_be_shown(value: Any) -> None:
 def test_what_is_shown_is_what_it_was() -> None:
     """As long as it is short."""
     assert [shown(one) for one in (True, None, False, 5, "x", [1, "a"], {"a": 1.5}, [])] == [
-        "true", "null", "false", "5", "'x'", "[1, 'a']", "{'a': 1.5}", "[]",
-    ]  # fmt: skip
+        "true",
+        "null",
+        "false",
+        "5",
+        "'x'",
+        "[1, 'a']",
+        "{'a': 1.5}",
+        "[]",
+    ]
     assert shown("y" * 100) == "'" + "y" * 76 + "..."
 
 

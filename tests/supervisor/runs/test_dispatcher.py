@@ -15,8 +15,7 @@ import pytest
 import trio
 
 from resources import fence
-from resources.messages import complete_message
-from resources.stores.journal import Entry, Journal
+from resources.stores.journal import Journal
 from resources.stores.redis import StoreRefused
 from supervisor.observe import CommandServed, Event, ReplyMissing, RunEnded, RunUsed
 from supervisor.outcomes import Outcome
@@ -137,14 +136,26 @@ async def test_runs_in_which_anything_fails(
     folder.app("phone", ECHO, 'limits = { fallback_reply = "sorry" }')
     raised: Counter[str] = Counter()
     places: list[tuple[Any, str, int, bool]] = [
-        (handling, "for_app", 2, False), (History, "begin", 7, False), (History, "end", 6, False), (History, "end", 11, True),
-        (Words, "report", 4, False), (Words, "fall_back", 5, True), (Journal, "begin_soon", 9, False),
-        (Journal, "finish_soon", 8, False), (Pool, "lend", 6, False), (Router, "route", 5, False), (Trace, "_begin", 6, False),
-        (Trace, "_end", 5, True), (Turns, "give_back", 50, True),
-    ]  # fmt: skip
+        (handling, "for_app", 2, False),
+        (History, "begin", 7, False),
+        (History, "end", 6, False),
+        (History, "end", 11, True),
+        (Words, "report", 4, False),
+        (Words, "fall_back", 5, True),
+        (Journal, "begin_soon", 9, False),
+        (Journal, "finish_soon", 8, False),
+        (Pool, "lend", 6, False),
+        (Router, "route", 5, False),
+        (Trace, "_begin", 6, False),
+        (Trace, "_end", 5, True),
+        (Turns, "give_back", 50, True),
+    ]
     events: list[tuple[type[Event], int, bool]] = [
-        (RunEnded, 5, False), (ReplyMissing, 3, False), (CommandServed, 4, False), (RunUsed, 9, True),
-    ]  # fmt: skip
+        (RunEnded, 5, False),
+        (ReplyMissing, 3, False),
+        (CommandServed, 4, False),
+        (RunUsed, 9, True),
+    ]
     async with running(folder) as service, connect(service.gateway_url) as client:
         before = len(service.dispatcher._nursery.child_tasks)
         tally = fence.tally.total()
@@ -272,115 +283,6 @@ async def test_a_group_with_a_cancellation_in_it_is_sorted(
             while set(counts.values()) != {0}:
                 counts = await service.stores.journal.begun("acct", "phone")
     assert fence.tally["run"] > 0
-
-
-async def kill_busy(service: Service) -> None:
-    """End the process that has a run, when it has come up."""
-    await eventually(lambda: service.pool.statistics("phone").busy, 30)
-    assert service.pool.kill(
-        next(one.pid for one in service.pool.sandboxes() if one.state == "busy")
-    )
-
-
-SLOW = f"require('timers').setTimeout(function () {{ {ECHO} }}, command.msg.content === 'slow' ? 1e8 : 0);"
-SLOW_APP = 'modules = ["timers"]\npool = { max_processes = 1 }\nlimits = { wall = "1h" }'
-
-
-async def test_a_reload_that_removes_an_app_answers_what_waited(folder: Folder) -> None:
-    """Credit comes back at once, each message has an outcome, nothing is counted as waiting; the
-    run in progress ends as usual.
-    """
-    folder.text += "[gateway]\ncredit = 10\n"
-    folder.app("other", ECHO)
-    others = folder.text
-    folder.app("phone", SLOW, SLOW_APP)
-    whole = folder.text
-    async with running(folder) as service:
-        async with connect(service.gateway_url) as client:
-            for number in range(10):
-                await client.send(inbound("slow" if number == 0 else f"m{number}", f"+{number}"))
-                await client.expect("accepted")
-            await eventually(lambda: service.dispatcher.waiting("phone") == 9)
-            await eventually(lambda: service.pool.statistics("phone").busy, 30)
-            folder.text = others + '[channels.phone]\napp = ""\n'
-            assert folder.config
-            assert (await service.reload())["ok"]
-            for number in range(1, 10):
-                await client.expect("outcome", message_id=f"m{number}", outcome="shutdown")
-            assert (await client.expect("credit"))["inbound"] == 5
-            assert service.dispatcher.waiting("phone") == 0
-            assert 'jsbox_queue_depth{app="phone"}' not in (await service.metrics()).decode()
-            await client.send(inbound("x"))
-            assert (await client.expect("rejected", id="x"))["code"] == "no_app"
-            await kill_busy(service)
-            await client.expect("outcome", message_id="slow", outcome="killed_by_operator")
-            await eventually(lambda: "phone" not in service.dispatcher._lanes)
-            assert service.dispatcher._known == set()
-            folder.text = whole
-            assert folder.config
-            assert (await service.reload())["ok"]
-            for number in range(1, 10):
-                await client.expect("outcome", message_id=f"m{number}", outcome="ok")
-            said = {
-                frame["msg"]["content"] for frame in client.frames if frame["type"] == "outbound"
-            }
-            assert said == {f"you said m{number}" for number in range(1, 10)}
-
-
-async def test_an_app_that_moves_to_another_account_takes_no_messages_along(folder: Folder) -> None:
-    """What waited was for the app of the old account; it is run when the app is back there, and
-    never by the new one's.
-    """
-    folder.app("phone", SLOW, SLOW_APP)
-    whole = folder.text
-    async with running(folder) as service, connect(service.gateway_url) as client:
-        for name in ("slow", "m1"):
-            await client.send(inbound(name, f"+{name}"))
-            await client.expect("accepted")
-        await eventually(lambda: service.dispatcher.waiting("phone") == 1)
-        folder.text = whole.replace("acct", "another")
-        assert folder.config
-        assert (await service.reload())["ok"]
-        await client.expect("outcome", message_id="m1", outcome="shutdown")
-        await kill_busy(service)
-        await client.expect("outcome", message_id="slow")
-        outcome, _ = await client.say("hi", "new", message_id="m2")
-        assert outcome["outcome"] == "ok"
-        assert not [
-            f for f in client.frames if f["type"] == "outbound" and f["msg"]["in_reply_to"] == "m1"
-        ]
-        folder.text = whole
-        assert folder.config
-        assert (await service.reload())["ok"]
-        await client.expect("outcome", message_id="m1", outcome="ok")
-        assert (
-            await client.expect_that(
-                lambda f: f["type"] == "outbound" and f["msg"]["in_reply_to"] == "m1"
-            )
-        )["msg"]["helper_metadata"]["go"]["user_account"] == "acct"
-
-
-async def test_what_is_accepted_while_its_app_is_removed_gives_its_credit_back(
-    folder: Folder,
-) -> None:
-    """An entry that comes when its app is gone already stays in the journal, and whoever brought it
-    is told at once.
-    """
-    folder.app("phone", ECHO)
-    async with running(folder) as service:
-        told: list[str] = []
-        fields = {"message_id": "m1", "from_addr": "+1"}
-        message = complete_message(
-            fields, transport_name="phone", transport_type="ussd", endpoint="default"
-        )
-        for account, app in (("acct", "gone"), ("another", "phone")):
-            service.dispatcher.submit(
-                Entry("message", account, app, "phone", message), "1-1", lambda: told.append("then")
-            )
-        assert told == ["then", "then"]
-        assert service.dispatcher._known == set()
-        assert not service.dispatcher.has_room("gone")
-        assert not service.dispatcher.is_tripped("gone")
 
 
 async def test_what_the_store_refuses_to_strike_is_struck_later(

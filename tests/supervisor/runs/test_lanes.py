@@ -36,7 +36,9 @@ def test_a_busy_lane_does_not_starve_the_others() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans())))
 def test_whatever_happens_each_lane_keeps_its_order(steps: list[tuple[int, bool]]) -> None:
-    """Random puts, takes and finishes: every lane's work comes out once, in order, one at a time."""
+    """Random puts, takes and finishes: every lane's work comes out once, in order, one at a
+    time.
+    """
     lanes: Lanes[int] = Lanes()
     put: dict[int, list[int]] = {}
     taken: dict[int, list[int]] = {}
