@@ -289,7 +289,7 @@ async def test_a_file_that_is_no_recording_is_refused(folder: Folder) -> None:
     assert folder.config
     played = await command("replay", str(file), folder=folder)
     assert played.returncode == 1
-    assert "is no recording" in played.stderr
+    assert "is not a recording" in played.stderr
 
 
 LOOP = "api.request('kv.get', {key: 'a'}, function () { for (;;) {} });"

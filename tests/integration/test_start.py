@@ -309,7 +309,6 @@ def test_systemd_is_told_what_a_start_waits_for(folder: Folder, tmp_path: Path) 
 async def test_a_cleaner_of_tmp_keeps_no_process_from_starting(folder: Folder) -> None:
     """It takes the folder of compiled toolkits away while the service runs."""
     folder.text += "[node]\nspare = 0\n"
-    folder.app("phone", ECHO)
     file = folder.config
     async with (
         open_service(load(file), partial(load, file)) as service,  # with walls of its own
