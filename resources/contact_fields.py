@@ -1,5 +1,5 @@
-"""What a contact may hold: from the fields that an app, or a line of a file, gives to the change
-that a store can make.
+"""What a contact may hold: turns the fields that an app, or a line of a file, gives into a change
+for the store.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LENGTHS: dict[str, int | None] = {
     "bbm_pin": 100,
     "gtalk_id": None, "mxit_id": None, "wechat_id": None, "email_address": None,
 }  # fmt: skip
-"""Text fields to the characters that each may have."""
+"""Text fields, and how many characters each may have."""
 KEY_MAX = 255
 MAPPINGS = {"extra": EXTRAS, "subscription": SUBSCRIPTIONS}
 
 UNKNOWN = "unknown"
-"""The msisdn of a contact that was made for an address of another kind."""
+"""The msisdn of a contact that was created for an address of another kind."""
 
 _MSISDN = re.compile(r"\d{8,}", re.ASCII)
 _YEAR_OR_MONTH = re.compile(r"(\d{4})(?:-(\d\d))?", re.ASCII)
@@ -50,7 +50,7 @@ def stored_address(field: str, address: str) -> str:
 
 
 def new_contact(given: Mapping[str, Any]) -> Change:
-    """A contact of just these fields; others, and key and user_account, are ignored. Raises
+    """A new contact with these fields; key, user_account and unknown ones are ignored. Raises
     Refused.
     """
     change = _whole(given)
@@ -58,8 +58,8 @@ def new_contact(given: Mapping[str, Any]) -> Change:
 
 
 def replaced_contact(given: Mapping[str, Any]) -> Change:
-    """All of a contact anew, in the shape in which apps get contacts too: `extras-x` beside
-    `extra`. Raises Refused.
+    """A whole contact, also in the shape in which apps get contacts: `extras-x` beside `extra`.
+    Raises Refused.
     """
     flat = {
         name: _scalar(name, value)
@@ -79,8 +79,8 @@ def _whole(given: Mapping[str, Any], flat: Mapping[str, Any] | None = None) -> C
 
 
 def changed_contact(given: Mapping[str, Any]) -> Change:
-    """Some fields of a contact: null clears one, groups come on top, extra and subscription replace
-    what there was.
+    """Some fields of a contact: null clears a field, groups are added, extra and subscription
+    replace the old ones.
     """
     fields, cleared = _plain(given)
     if "msisdn" in cleared:
@@ -101,7 +101,7 @@ def changed_contact(given: Mapping[str, Any]) -> Change:
 
 
 def added_entries(prefix: str, given: Mapping[str, Any]) -> Change:
-    """More extras, or subscriptions, on top of what there is. Raises Refused."""
+    """Extras, or subscriptions, to add to those of the contact. Raises Refused."""
     if not all(isinstance(value, str) for value in given.values()):
         raise Refused("All field values need to be strings")
     return Change(set={prefix + name: value for name, value in given.items()})
@@ -182,7 +182,7 @@ _KNOWN = {*LENGTHS, *MAPPINGS, "dob", "created_at", "groups", "key", "user_accou
 
 
 def imported_contact(given: Any) -> tuple[str | None, Change]:
-    """A contact from a file, with its key where it has one. Unlike in commands, unknown fields are
+    """A contact from a file, with its key if it has one. Unlike in commands, unknown fields are
     errors. Raises Refused.
     """
     if not isinstance(given, dict):

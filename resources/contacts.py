@@ -99,13 +99,13 @@ class Found:
 
 @frozen
 class Keys:
-    """Keys of contacts: a JSON array as the search gave it, since there may be many."""
+    """Keys of contacts: the JSON array of the search, since there may be many."""
 
     keys: msgspec.Raw
 
 
 def not_found(key: str) -> Refused:
-    """There is no such contact."""
+    """Make the refusal for a contact that does not exist."""
     return Refused(f"Contact with key {shown(key)} not found.")
 
 
@@ -167,7 +167,7 @@ class ContactsResource(Resource):
 
     @command("contacts.save")
     async def save(self, caller: Caller, request: Whole) -> One:
-        """Replace all of a contact; what is not given becomes null, but created_at stays."""
+        """Replace a whole contact; fields not given become null, but created_at stays."""
         key = request.contact.get("key")
         if not isinstance(key, str):
             raise Refused(f"'contact.key' needs to be a string, not {shown(key)}")

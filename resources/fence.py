@@ -1,9 +1,8 @@
-"""The last line of defence: what nobody expected ends the one thing it happened in, and is logged
-and counted.
+"""The last line of defence: an unexpected error ends only the thing in which it happened, and is
+logged and counted.
 
-Errors that somebody expects are handled where they arise. A fence stands where one client, run,
-command, batch, search, request or background task borders on everybody else's. Cancellation,
-KeyboardInterrupt and SystemExit pass through it.
+Expected errors are handled where they arise. Each client, run, command, batch, search, request and
+background task has a fence around it. Cancellation, KeyboardInterrupt and SystemExit pass through.
 """
 
 from __future__ import annotations
@@ -41,10 +40,9 @@ class Caught:
 
 @contextmanager
 def fence(where: str, what: str = "") -> Iterator[Caught]:
-    """Contain every `Exception` that the block raises; the block's owner asks the `Caught` whether
-    there was one.
+    """Contain every `Exception` that the block raises; `Caught` tells whether there was one.
 
-    Of an exception group, cancellations and the like go on, and the errors stay here.
+    Of an exception group, cancellations and the like pass on, and the errors stay here.
 
     Args:
         where: The name of the fence, one of a few: a label of a metric.
@@ -67,9 +65,7 @@ def fence(where: str, what: str = "") -> Iterator[Caught]:
 
 
 async def keep_running(where: str, task: Callable[[], Awaitable[None]]) -> None:
-    """Run a background task for as long as we live: one that fails, or returns, is started again
-    after a pause.
-    """
+    """Run a background task for ever: if it fails or returns, restart it after a pause."""
     pause = BACKOFF[0]
     while True:
         began = trio.current_time()
@@ -82,10 +78,10 @@ async def keep_running(where: str, task: Callable[[], Awaitable[None]]) -> None:
 
 
 def note(where: str, error: BaseException, what: str = "") -> None:
-    """Log an error nobody expected, its cause first, and count it.
+    """Log an unexpected error, its cause first, and count it.
 
-    The same error from the same place is logged a bounded number of times a minute: a client may
-    cause it as often as it likes.
+    The same error from the same place is logged a bounded number of times per minute, since a
+    client may cause it as often as it likes.
     """
     tally[where] += 1
     if not _is_quiet(where, first_leaf(error)):

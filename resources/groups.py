@@ -103,7 +103,7 @@ class GroupsResource(Resource):
 
     @command("groups.get_by_name")
     async def get_by_name(self, caller: Caller, request: ByName) -> One:
-        """The group with exactly this name; refused where there are several."""
+        """The group with exactly this name; refused if there are several."""
         try:
             found = await self.groups.find(caller.account, request.name)
         except SeveralGroups:
@@ -114,7 +114,7 @@ class GroupsResource(Resource):
 
     @command("groups.get_or_create_by_name")
     async def get_or_create_by_name(self, caller: Caller, request: ByName) -> Found:
-        """The group with exactly this name, or a new one; refused where there are several."""
+        """The group with exactly this name, or a new one; refused if there are several."""
         most = caller.setting(GroupsSettings).groups_max
         try:
             return Found(
@@ -129,7 +129,7 @@ class GroupsResource(Resource):
 
     @command("groups.update")
     async def update(self, caller: Caller, request: Update) -> One:
-        """Give a group a name and a query; without a query it is a smart group no more."""
+        """Give a group a name and a query; without a query it is no longer a smart group."""
         group = await self.groups.update(caller.account, request.key, request.name, request.query)
         if group is None:
             raise Refused(NOT_FOUND)
@@ -137,7 +137,7 @@ class GroupsResource(Resource):
 
     @command("groups.count_members")
     async def count_members(self, caller: Caller, request: ByKey) -> Counted:
-        """How many contacts list a group; of a smart group, how many its query finds."""
+        """How many contacts are in a group; for a smart group, how many its query finds."""
         group = await self._get(caller, request.key)
         if group["query"] is None:
             return Counted(group, await self.contacts.count_members(caller.account, request.key))

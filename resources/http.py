@@ -115,9 +115,7 @@ class Http(Resource):
 
 
 def _verify(request: Request) -> bool:
-    """Whether the server's certificate must be right: always, unless the app asks for VERIFY_NONE
-    alone.
-    """
+    """Whether to check the server's certificate: yes, unless the app asks for VERIFY_NONE only."""
     options = [] if request.verify_options is None else request.verify_options
     if not isinstance(options, list):
         raise Refused(f"'verify_options' must be a list, not {shown(options)}")
@@ -140,12 +138,12 @@ def _build(method: str, request: Request) -> httpx2.Request:
         url = url_of(request.url)
     except httpx2.InvalidURL as error:
         raise Refused(f"'url' is no URL: {error}") from error
-    # else httpx2 looks at the host in its own script, which not all have
+    # otherwise httpx2 decodes the host to its own script, which fails for some
     headers.append((b"Host", url.netloc))
     if not request.files:
         content = None if request.data is None else clean(request.data).encode()
         return httpx2.Request(method, url, headers=headers, content=content)
-    # The boundary is ours to choose.
+    # We choose the boundary.
     headers = [(name, value) for name, value in headers if name.lower() != b"content-type"]
     fields, files = _fields(request.data), _files(request.files)
     if sum(map(len, fields.values())) + len(files) > PARTS_MAX:
@@ -157,7 +155,7 @@ def _build(method: str, request: Request) -> httpx2.Request:
 
 
 def _headers(given: dict[str, Any] | None) -> list[tuple[bytes, bytes]]:
-    """What is sent: values in UTF-8, with the spaces that the app put round them."""
+    """The headers to send: values in UTF-8, with the spaces that the app put around them."""
     headers: list[tuple[bytes, bytes]] = []
     for name, values in (given or {}).items():
         for value in values if isinstance(values, list) else [values]:
@@ -180,7 +178,7 @@ def _headers(given: dict[str, Any] | None) -> list[tuple[bytes, bytes]]:
 
 
 def _fields(data: str | None) -> dict[str, list[str]]:
-    """What is posted beside files: `data` as a form, a=1&b=2."""
+    """The fields to post beside files, from `data` as a form: a=1&b=2."""
     if not data:
         return {}
     try:

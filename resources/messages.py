@@ -1,8 +1,8 @@
 """Vumi's messages and events, as the JSON objects that apps and gateways know
 (TransportUserMessage, TransportEvent).
 
-They stay plain dicts: unknown fields are kept and handed on. This module says which fields there
-are, what each may hold, what the server fills in, and how a reply or a send is made from them.
+They stay plain dicts: unknown fields are kept and passed on. This module says which fields there
+are, what each may hold, what the server fills in, and how replies and sends are made.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CLASSES_BY_TRANSPORT = {
 _DATE = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|[+-]\d\d:?\d\d)?", re.ASCII
 )
-# fields that only this service sets: they say what a message is to it
+# fields that only this service may set
 _OURS = ("inbound_push_trigger",)
 
 
@@ -57,7 +57,7 @@ class BadMessage(Exception):
 
 
 def vumi_date(moment: datetime) -> str:
-    """A moment as `2013-04-24 14:01:41.803693`, in UTC; one without a zone is in UTC already."""
+    """A moment as `2013-04-24 14:01:41.803693`, in UTC; without a zone it is taken as UTC."""
     if moment.tzinfo is not None:
         moment = moment.astimezone(UTC).replace(tzinfo=None)
     return moment.isoformat(" ", "microseconds")  # strftime would not pad years before 1000
@@ -87,8 +87,8 @@ _short.maxlist = _short.maxtuple = _short.maxdict = SHOWN_MAX // 2
 
 
 def shown(value: Any) -> str:
-    """A value from outside in an error text: about as JSON has it, short. Takes any value of JSON,
-    however deep or long.
+    """A value from outside for an error text: roughly as JSON, short. Takes any JSON value, however
+    deep or long.
     """
     names = {True: "true", False: "false", None: "null"}
     if value is None or isinstance(value, bool):
@@ -180,11 +180,11 @@ def _check(raw: Mapping[str, Any], fields: Mapping[str, tuple[Check, str]], wher
 def complete_message(
     raw: Any, *, transport_name: str, transport_type: str | None, endpoint: str
 ) -> Payload:
-    """An inbound message as an app may see it: checked, with what it left out filled in, and
-    without what is not its to say.
+    """Check an inbound message, and return it as an app may see it: with missing fields filled in,
+    and without fields that it may not set.
 
     Raises:
-        BadMessage: At the first field that is wrong.
+        BadMessage: A field is wrong; the first one is named.
     """
     if not isinstance(raw, dict):
         raise BadMessage("msg", f"expected an object, got {shown(raw)}")
@@ -208,7 +208,7 @@ def complete_message(
 
 
 def complete_event(raw: Any, *, transport_name: str, transport_type: str | None) -> Payload:
-    """An event as an app may see it. Raises `BadMessage` at the first field that is wrong."""
+    """Check an event, and return it as an app may see it. Raises `BadMessage`."""
     if not isinstance(raw, dict):
         raise BadMessage("event", f"expected an object, got {shown(raw)}")
     _check(raw, _EVENT, "event")
@@ -247,17 +247,19 @@ def delivery_class(transport_type: str | None) -> str:
 
 
 def for_app(message: Payload, account: str, app: str) -> Payload:
-    """A message as delivered to an app: with its own account and conversation, and the delivery
+    """A message as delivered to an app: with the app's account and conversation, and the delivery
     class.
     """
     helper = message["helper_metadata"] | {"go": go_metadata(account, app)}
-    if not message.get("inbound_push_trigger"):  # which has no transport, and its class with it
+    if not message.get(
+        "inbound_push_trigger"
+    ):  # a push has no transport, and has its class already
         helper["delivery_class"] = delivery_class(message.get("transport_type"))
     return message | {"helper_metadata": helper}
 
 
 def go_metadata(account: str, app: str) -> dict[str, str]:
-    """What old apps and gateways find under helper_metadata.go."""
+    """What old apps and gateways expect under helper_metadata.go."""
     return {"user_account": account, "conversation_type": "jsbox", "conversation_key": app}
 
 
@@ -309,7 +311,7 @@ def send(
     helper_metadata: Mapping[str, Any],
     session_event: str | None = None,
 ) -> Payload:
-    """A message to an address, in reply to nothing. The outbox gives it its message_id."""
+    """A message to an address, not a reply. The outbox gives it its message_id."""
     return {
         "message_version": VERSION, "message_type": "user_message", "timestamp": now(),
         "in_reply_to": None, "to_addr": to_addr, "from_addr": None, "to_addr_type": None,
@@ -332,5 +334,5 @@ def missing_from(given: Collection[str], allowed: Collection[str]) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """A JSON value in a log: a string as it is, anything else as JSON."""
+    """A JSON value for a log: a string as it is, anything else as JSON."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

@@ -24,14 +24,14 @@ class MessagestoreSettings:
 
 
 def conversation() -> Any:
-    """A conversation of the account; null and nothing are the app's own."""
+    """A conversation of the account; by default, or if null, the app's own."""
     return parameter(
         None, wrong=lambda value: f"'conversation_key' must be a string or null, not {shown(value)}"
     )
 
 
 def _seconds(value: Any) -> int | None:
-    """As the old system read it: 60, 60.9 and "60" are all 60."""
+    """As in the old system: 60, 60.9 and "60" all mean 60."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
@@ -62,7 +62,7 @@ class AskThroughput:
 
 @frozen
 class Progress:
-    """What became of the messages that were sent."""
+    """What became of the sent messages."""
 
     progress_status: dict[str, int]
 
@@ -76,7 +76,7 @@ class Count:
 
 @frozen
 class Throughput:
-    """Messages a minute."""
+    """Messages per minute."""
 
     throughput: float
 
@@ -116,12 +116,12 @@ class Messagestore(Resource):
 
     @command("messagestore.inbound_throughput")
     async def inbound_throughput(self, caller: Caller, request: AskThroughput) -> Throughput:
-        """Messages a minute received lately."""
+        """Messages per minute received lately."""
         return await self._throughput(caller, request, "in")
 
     @command("messagestore.outbound_throughput")
     async def outbound_throughput(self, caller: Caller, request: AskThroughput) -> Throughput:
-        """Messages a minute sent lately."""
+        """Messages per minute sent lately."""
         return await self._throughput(caller, request, "out")
 
     async def _throughput(

@@ -1,4 +1,4 @@
-"""optout: addresses whose owners want no messages. Only for accounts that may manage them."""
+"""optout: addresses that have opted out. Only for accounts that may manage them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _wrong(name: str) -> Any:
 
 
 def needed(name: str) -> Any:
-    """A string that must be there and not be empty."""
+    """A required string, not empty."""
     return parameter(
         missing=f"Missing key: {name}",
         wrong=_wrong(name),
@@ -104,7 +104,7 @@ class OptoutResource(Resource):
 
     @command("optout.optout")
     async def optout(self, caller: Caller, request: Out) -> Status:
-        """Opt an address out; a later opt-out takes the place of an earlier one."""
+        """Opt an address out; a later opt-out replaces an earlier one."""
         most = _check_allowed(caller).optouts_max
         new = OptOut(request.message_id, now())
         try:

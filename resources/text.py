@@ -1,8 +1,8 @@
 """Text from outside: valid Unicode from the door on, and JSON of a bounded depth.
 
-Half of a surrogate pair can be neither encoded nor stored. What a machine sent is cleaned
-(`clean`); what a person wrote is refused (`is_clean`). JSON is read with `read_json`: as msgspec
-does, in one step, with the depth known before anything walks it.
+Half of a surrogate pair can be neither encoded nor stored. In text from machines it is replaced
+(`clean`); text from people that has one is refused (`is_clean`). JSON is read with `read_json`: by
+msgspec, in one step, after its depth was checked.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 class TooDeep(ValueError):
-    """JSON that is nested deeper than it may be. Attributes: most."""
+    """JSON is nested too deep. Attributes: most."""
 
     def __init__(self, most: int) -> None:
         super().__init__(f"expected at most {most} levels of nesting")
@@ -56,9 +56,7 @@ def clean_json(data: bytes) -> bytes:
 
 
 def is_deeper(data: bytes, most: int) -> bool:
-    """Whether JSON text is nested deeper than `most`. Linear in the length of the text, whatever is
-    in it.
-    """
+    """Whether JSON text is nested deeper than `most`. Takes linear time, whatever the text."""
     if data.count(b"[") + data.count(b"{") <= most:
         return False
     # Without escaped backslashes, and then escaped quotes, every other piece between quotes is a
@@ -73,7 +71,7 @@ def read_json(data: bytes, depth_max: int = DEPTH_MAX) -> Any:
 
     Raises:
         TooDeep: It is nested deeper than `depth_max`.
-        ValueError: It is no JSON (msgspec.DecodeError), or no UTF-8 (UnicodeDecodeError).
+        ValueError: It is not JSON (msgspec.DecodeError), or not UTF-8 (UnicodeDecodeError).
     """
     if is_deeper(data, depth_max):
         raise TooDeep(depth_max)

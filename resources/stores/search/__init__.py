@@ -5,8 +5,7 @@
                      + what changed since, from Redis
     engine (all indexes) < process < dialogue < the supervisor
 
-`fields` says what is compared, `schema` where it stands in an index, `index` how an index follows
-Redis.
+`fields` says what is compared, `schema` where an index has it, `index` how an index follows Redis.
 """
 
 from __future__ import annotations
@@ -23,26 +22,26 @@ __all__ = ["CannotSearch", "ContactSearch", "QueryError", "SearchError"]
 
 
 class CannotSearch(SearchError):
-    """There can be no answer at the moment; the text says why."""
+    """There is no answer at the moment; the text says why."""
 
 
 class ContactSearch(Protocol):
-    """Finds contacts and groups by queries in Lucene's language. Sees every write that was answered
-    before it was asked.
+    """Finds contacts and groups by queries in Lucene's language. A search sees every write that was
+    answered before it began.
 
-    Every coroutine raises QueryError for a query that makes no sense or is too much, CannotSearch
-    where the index or the process cannot be had at the moment, and Unavailable where Redis does not
+    Every coroutine raises QueryError if the query is not valid or asks too much, CannotSearch if
+    the index or the process is not available at the moment, and Unavailable if Redis does not
     answer.
     """
 
     async def keys_json(self, account: str, query: str, limit: int | None) -> msgspec.Raw:
-        """The keys of the contacts that match, `limit` at most, the oldest contacts first: a JSON
-        array, ready to be sent.
+        """The keys of the contacts that match, at most `limit`, oldest contacts first, as a JSON
+        array.
         """
 
     async def page(self, account: str, query: str, after: int, limit: int) -> tuple[list[str], int]:
-        """The keys of the first contacts that match and are newer than the one with the number
-        `after`, `limit` at most; and the number of the last of them, to go on after.
+        """The keys of the first contacts that match after the number `after`, at most `limit`, and
+        the number of the last, from which to continue.
         """
 
     async def count(self, account: str, query: str) -> int:

@@ -1,5 +1,5 @@
-"""What has changed in an account, read from Redis by the search process: blocking, and each thread
-over a connection of its own.
+"""Reads from Redis, for the search process, what has changed in an account. It blocks, and each
+thread has a connection of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..scripts import script
 
 
 class StoreGone(Exception):
-    """Redis did not answer, or refused to."""
+    """Redis did not answer, or refused."""
 
 
 @frozen
@@ -39,9 +39,9 @@ class Page:
     Attributes:
         epoch: Names the history that the change numbers belong to.
         newest: The account's newest change number.
-        left: How many contacts have changed after the number that was asked about, these included.
-        last: The change number up to which nothing is missing; the one asked about where nothing
-            has changed.
+        left: How many contacts have changed after the given number, including these.
+        last: The change number up to which nothing is missing; the given one if nothing has
+            changed.
     """
 
     epoch: str
@@ -59,7 +59,7 @@ class Changes:
     _links: threading.local = field(factory=threading.local, init=False)
 
     def after(self, account: str, number: int, limit: int) -> Page:
-        """The first contacts, `limit` at most, that changed after a change number."""
+        """The first contacts, at most `limit`, that changed after a change number."""
         prefix = account_key(account, "")
         command = script("contacts_changed").call(
             [account_key(account, "contacts", "changed")], prefix, number, limit
@@ -81,7 +81,7 @@ class Changes:
         return [int(answer or 0) for answer in self._exchange(commands)]
 
     def contacts(self, account: str, keys: Sequence[str]) -> list[Contact]:
-        """The contacts with those keys, those that exist."""
+        """The contacts with those keys that exist."""
         answers = self._exchange(
             [("HGETALL", account_key(account, "contact", key)) for key in keys]
         )

@@ -1,4 +1,4 @@
-"""The indexes of all accounts: opened when asked for, closed when idle, and kept up with Redis in
+"""The indexes of all accounts: opened when queried, closed when idle, and updated from Redis in
 the background.
 """
 
@@ -26,13 +26,13 @@ from .key_table import NoKey
 from .lucene import parse
 from .nodes import Node, QueryError
 
-FOLLOW_SECONDS = 5.0  # between two looks at how far all accounts have come
-# changes; an account whose index is further behind catches up before anybody asks
+FOLLOW_SECONDS = 5.0  # between two checks of how far behind the accounts are
+# changes; an index that is further behind catches up before anybody asks
 FOLLOW_BEHIND = 1000
 RETRY_SECONDS = 10.0  # after an index could not be built
-PROGRESS_SECONDS = 2.0  # between two lines of the log about one index that catches up
-CACHED_QUERY = 1000  # characters; the meaning of shorter queries is remembered
-GROUP_FIELDS = ("query",)  # of a group, besides those that contacts have too
+PROGRESS_SECONDS = 2.0  # between two log lines about one index that catches up
+CACHED_QUERY = 1000  # characters; shorter queries are cached parsed
+GROUP_FIELDS = ("query",)  # of a group, besides those that contacts also have
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class CannotBuild(Exception):
 
 @frozen
 class Page:
-    """Some keys, as a JSON array. `last` is the number of the last contact of all pages; `more` are
-    to come.
+    """Some keys, as a JSON array. `last` is the number of the last contact of all pages; `more`:
+    whether pages follow.
     """
 
     keys: bytes
@@ -64,7 +64,7 @@ class _Slot:
 
 @define(eq=False)
 class _Line:
-    """Accounts that wait for something to be done, each once."""
+    """A queue of accounts, each in it at most once."""
 
     queue: SimpleQueue[str] = field(factory=SimpleQueue)
     waiting: set[str] = field(factory=set)
@@ -72,13 +72,13 @@ class _Line:
 
 @define(eq=False)
 class Engine:
-    """All indexes below one folder. Any number of threads may ask; some more do what is to be done
-    in the background (`keep_up`, `keep_flushed`).
+    """All indexes below one folder. Any number of threads may query; others do the background work
+    (`keep_up`, `keep_flushed`).
 
     Attributes:
-        open_max: Indexes that stay open; of more, those asked least recently are closed when nobody
-            uses them.
-        idle_close: Seconds until an index that nobody asks is closed.
+        open_max: Indexes that stay open; beyond it, those least recently queried are closed once
+            unused.
+        idle_close: Seconds until an index without queries is closed.
     """
 
     root: Path
@@ -96,13 +96,12 @@ class Engine:
     def find(
         self, account: str, query: str, after: int, limit: int | None, size: int
     ) -> Iterator[Page]:
-        """The keys of the contacts that a query finds, the oldest first, in pages of so many; at
-        least one.
+        """The keys of the contacts that a query finds, oldest first, in pages; at least one page.
 
         Raises:
-            QueryError: The query makes no sense, or is too much.
-            Behind: The index has to catch up first; it does so in the background.
-            CannotBuild: It could not do so a moment ago.
+            QueryError: The query is not valid, or asks too much.
+            Behind: The index has to catch up first, which it does in the background.
+            CannotBuild: Building the index failed a moment ago.
             StoreGone: Redis does not answer.
         """
         node = meaning(query)
@@ -129,12 +128,12 @@ class Engine:
         ]
 
     def forget(self, account: str) -> None:
-        """Throw the index of an account away."""
+        """Delete the index of an account."""
         with self._using(account) as index:
             index.forget()
 
     def tidy(self, account: str) -> None:
-        """After a search: have what is new moved into the index, where there is enough of it."""
+        """After a search: have new contacts moved into the index if there are enough."""
         slot = self._slots.get(account)
         if slot is not None and slot.index is not None and slot.index.wants_flush:
             self._put(self._full, account)
@@ -171,14 +170,14 @@ class Engine:
             del self._slots[idle]
 
     def _schedule(self, account: str) -> None:
-        """Have an account caught up with in the background. Raises CannotBuild."""
+        """Have an index catch up in the background. Raises CannotBuild."""
         reason = self._failure(account)
         if reason is not None:
             raise CannotBuild(f"the index cannot be built: {reason}")
         self._put(self._behind, account)
 
     def _failure(self, account: str) -> str | None:
-        """Why the index of an account could not be written, a moment ago."""
+        """Why the index of an account could not be written a moment ago."""
         failed_at, reason = self._failures.get(account, (-RETRY_SECONDS, ""))
         return reason if time.monotonic() - failed_at < RETRY_SECONDS else None
 
@@ -190,7 +189,7 @@ class Engine:
         line.queue.put(account)
 
     def keep_up(self) -> None:
-        """Catch up with what is behind, and look around; for ever. Several threads may do so."""
+        """Let indexes catch up, and check for idle ones; for ever. Several threads may run it."""
         while True:
             try:
                 account = self._behind.queue.get(timeout=1.0)
@@ -200,7 +199,7 @@ class Engine:
                 self._work(self._behind, account, self._catch_up)
 
     def keep_flushed(self) -> None:
-        """Move what is new into the indexes; for ever."""
+        """Move new contacts into the indexes; for ever."""
         while True:
             self._work(self._full, self._full.queue.get(), self._flush)
 
@@ -213,7 +212,7 @@ class Engine:
             log.warning("account %s: its index cannot follow: %s", account, error)
         except (
             BaseException
-            # panics of tantivy are BaseExceptions; whatever it is, the next account's turn comes
+            # panics of tantivy are BaseExceptions; whatever it is, the next account follows
         ) as error:
             log.exception("account %s: its index cannot be written", account)
             self._failures[account] = (time.monotonic(), str(error))
@@ -251,7 +250,7 @@ class Engine:
             )
 
     def _look_around(self) -> None:
-        """Close what nobody asks, and see which accounts are far behind."""
+        """Close idle indexes, and find accounts that are far behind."""
         now = time.monotonic()
         with self._lock:
             if now - self._followed_at < FOLLOW_SECONDS:
@@ -288,7 +287,7 @@ class Engine:
 
 
 def meaning(query: str) -> Node:
-    """The meaning of a query; that of a short one is remembered. Raises QueryError."""
+    """Parse a query; short ones are cached. Raises QueryError."""
     return _remembered(query) if len(query) <= CACHED_QUERY else parse(query)
 
 

@@ -1,5 +1,5 @@
 """Whether one document matches a node: the whole query language in plain Python, for few documents
-and as the measure of the index.
+and as the reference for the index.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SLOPPY_STEPS = 20_000
 
 
 def matches(node: Node, document: Document) -> bool:
-    """Whether the document is one of those that the node finds.
+    """Whether the node finds the document.
 
     Raises:
-        QueryError: A regular expression took too long, or a sloppy phrase is too much.
+        QueryError: A regular expression or a sloppy phrase takes too long.
     """
     match node:
         case Boolean(clauses):
@@ -116,7 +116,7 @@ def range_matches(node: Range, token: str) -> bool:
 
 
 def wildcard_matches(pattern: Sequence[str | Any], token: str) -> bool:
-    """Greedy, with one point to go back to: at most len(pattern) * len(token) steps."""
+    """Match greedily, with one point to go back to: at most len(pattern) * len(token) steps."""
     at = here = mark = 0
     star = -1
     while here < len(token):
@@ -133,8 +133,8 @@ def wildcard_matches(pattern: Sequence[str | Any], token: str) -> bool:
 
 
 def distance(one: str, other: str, most: int) -> int:
-    """Edits from one text to the other, a swap of neighbours being one; anything above `most` when
-    there are more.
+    """The number of edits between two texts, a swap of neighbours being one; any number above
+    `most` if there are more.
     """
     if abs(len(one) - len(other)) > most:
         return most + 1
@@ -164,7 +164,7 @@ def sloppy(tokens: Sequence[str], words: Sequence[str], slop: int) -> bool:
     """Whether the words can be given different places p of the tokens so that the p - index differ
     by at most `slop`.
 
-    This is what Lucene's sloppy phrases come to.
+    This is equivalent to Lucene's sloppy phrases.
     """
     if len(words) > len(tokens):
         return False
@@ -174,7 +174,7 @@ def sloppy(tokens: Sequence[str], words: Sequence[str], slop: int) -> bool:
     if any(word not in places for word in words):
         return False
     if sum(len(places[word]) for word in words) > PLACES_MAX:
-        raise QueryError(None, "a sloppy phrase of words that stand too often in one field")
+        raise QueryError(None, "a sloppy phrase of words that occur too often in one field")
     shifted = [
         [(place - index, place) for place in places[word]] for index, word in enumerate(words)
     ]

@@ -1,8 +1,8 @@
-"""The fields of a contact that can be searched, and how texts become what is compared: the same for
+"""The fields of a contact that can be searched, and how their texts are analysed: the same way for
 contacts and for queries.
 
-Whole values, as they are: key, user_account, groups. Whole values in lower case: the addresses.
-Words in lower case: names, extras, subscriptions. Moments: dates; patterns on them see their text.
+Whole values as they are: key, user_account, groups. Whole values in lower case: the addresses.
+Words in lower case: names, extras, subscriptions. Moments: dates; patterns on them see the text.
 Words are those of Unicode's text segmentation (UAX 29), as in Lucene's StandardAnalyzer without
 stop words.
 """
@@ -22,7 +22,7 @@ from .nodes import QueryError
 
 DEFAULT = "name"
 TOKEN_MAX = 255  # characters; a longer word is cut into several
-WHOLE_MAX = 8000  # characters of a whole value; of a longer one the rest is not searched
+WHOLE_MAX = 8000  # characters of a whole value; the rest of a longer one is not searched
 DYNAMIC = ("extras-", "subscription-")
 
 
@@ -56,7 +56,7 @@ FIELDS = {
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of a field; one that does not exist has words, and no contact has any."""
+    """The kind of a field; unknown ones have words, which no contact contains."""
     return FIELDS.get(name, Kind.WORDS)
 
 
@@ -117,7 +117,7 @@ def period(text: str, position: int | None = None) -> tuple[int, int]:
     `2014-06-01 10:30`.
 
     Raises:
-        QueryError: It is no date.
+        QueryError: It is not a date.
     """
     found = _DATE.fullmatch(text.strip())
     if found is None:
@@ -155,8 +155,8 @@ def _micros(moment: datetime) -> int:
 
 
 def _moment(text: str) -> int:
-    """The microsecond of a date as contacts have it."""
-    if len(text) == _WHOLE_DATE:  # of which no part can be missing
+    """A date of a contact in microseconds."""
+    if len(text) == _WHOLE_DATE:  # no part of it is missing
         return _micros(datetime.fromisoformat(text + "+00:00"))
     return period(text)[0]
 
@@ -169,10 +169,10 @@ class Document:
     __slots__ = ("dates", "tokens")
 
     def __init__(self, contact: Mapping[str, Any], also: Collection[str] = ()) -> None:
-        """Of a contact in its JSON shape, or of something else with fields of those names and
+        """Make it from a contact in its JSON shape, or from something else that has such fields and
         others (`also`), which have words.
 
-        Fields that are null or empty are not there.
+        Fields that are null or empty are left out.
         """
         self.tokens: dict[str, list[str]] = {}
         self.dates: dict[str, int] = {}
@@ -203,5 +203,5 @@ class Document:
 
 
 def as_text(value: Any) -> str:
-    """An extra that is no string as the text that is searched: true, 5, 1.5."""
+    """An extra that is not a string, as the text that is searched: true, 5, 1.5."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,8 +1,8 @@
-"""The files of one account's index: tantivy's own, the keys of the contacts by their numbers, and
-how far the index has come.
+"""The files of one account's index: tantivy's own, the keys of the contacts by number, and how far
+the index has come.
 
-Everything here is derived from Redis: what is missing, broken or of another version is thrown away,
-and built anew.
+Everything here is derived from Redis: what is missing, broken or of another version is deleted and
+built again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class State:
 
     Attributes:
         applied: The change number up to which everything is in it.
-        keys: Bytes of the file of keys that belong to it.
+        keys: How many bytes of the file of keys belong to it.
     """
 
     epoch: str
@@ -51,7 +51,7 @@ class Files:
 
     @classmethod
     def of(cls, root: Path, account: str) -> Files:
-        """Those of an account."""
+        """The files of an account."""
         return cls(root / f"a-{quote(account, safe='')}")
 
     @property
@@ -79,19 +79,19 @@ class Files:
         return state
 
     def open(self) -> tuple[State, tantivy.Index, KeyTable]:
-        """The index and the keys by number. Raises Unusable."""
+        """Open the index and the keys by number. Raises Unusable."""
         state = self.state()
         try:
             index = tantivy.Index.open(str(self._index))
             index.config_reader("manual")
             keys = _read_keys(self._keys, state.keys)
-            os.truncate(self._keys, state.keys)  # what a killed process had not noted
+            os.truncate(self._keys, state.keys)  # what a killed process had not recorded
         except (OSError, ValueError, msgspec.DecodeError) as error:
             raise Unusable(f"{self.folder} cannot be read: {error}") from error
         return state, index, keys
 
     def create(self) -> tantivy.Index:
-        """An empty index, in place of whatever there is."""
+        """Create an empty index in place of whatever there is."""
         self.remove()
         self._index.mkdir(parents=True, mode=0o700)
         index = tantivy.Index(SCHEMA, path=str(self._index))
@@ -99,11 +99,11 @@ class Files:
         return index
 
     def remove(self) -> None:
-        """Nothing is left."""
+        """Delete everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def save(self, epoch: str, applied: int, new_keys: Mapping[int, str]) -> None:
-        """Note what has been committed to the index: first the keys, then how far it has come."""
+        """Record what was committed to the index: first the keys, then how far it has come."""
         with self._keys.open("ab") as file:
             file.write(msgspec.json.Encoder().encode_lines(list(new_keys.items())))
             file.flush()

@@ -1,16 +1,15 @@
-"""The index of one account, followed from Redis: what is on disk, and on top of it what has changed
+"""The index of one account, which follows Redis: an index on disk, and in memory what has changed
 since.
 
-Theory of operation. Redis numbers the changes of an account. The index on disk has all up to
-`applied`; contacts that changed after that stand in the `overlay`, in memory, all up to `seen`.
-Before each search `refresh` reads what changed after `seen`, so a search sees every write that was
-answered before it. A search asks the index, leaves out the contacts that the overlay has, and tries
-those one by one. `flush` moves the overlay into the index, beside searches that run. Where more has
-changed than the overlay may hold, and at first everything has, `catch_up` reads it into the index
+How it works: Redis numbers the changes of an account. The index on disk has all changes up to
+`applied`; contacts that changed after that, up to `seen`, are in the `overlay`, in memory. Before
+each search `refresh` reads what changed after `seen`, so a search sees every write that was
+answered before it. A search queries the index, leaves out the contacts that are in the overlay, and
+tests those one by one. `flush` moves the overlay into the index while searches go on. If more has
+changed than the overlay may hold (at first, everything has), `catch_up` reads it into the index
 directly; until then there is no search (`Behind`). An index that is missing, broken, of another
-version or of another history of Redis is one that is behind from the beginning: there is no other
-rebuild. Nothing is lost with it, whenever the process ends: what is not noted as applied is read
-again.
+version or of another history of Redis counts as behind from the beginning; there is no other
+rebuild. Nothing is lost, whenever the process ends: what was not recorded as applied is read again.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ from .schema import SCHEMA, SEQ, delete, document_of
 from .translate import Translation
 
 PAGE = 250  # contacts read from Redis at once
-OVERLAY_MAX = 1000  # contacts; where more have changed, the index catches up first
-FLUSH_AT = 250  # contacts in the overlay; then they go into the index
-FLUSH_SOME, FLUSH_SECONDS = 20, 1.0  # or fewer, when the last flush is so long ago
+OVERLAY_MAX = 1000  # contacts; if more have changed, the index catches up first
+FLUSH_AT = 250  # contacts in the overlay at which it is flushed
+FLUSH_SOME, FLUSH_SECONDS = 20, 1.0  # or fewer, if the last flush is that long ago
 COMMIT_EVERY = 20_000  # contacts, while catching up
 
 log = logging.getLogger(__name__)
@@ -62,8 +61,8 @@ class Entry:
 
 @frozen
 class View:
-    """One state of an account's contacts, to search in. Its `keys` are those of the index, and may
-    have more by now.
+    """A snapshot of an account's contacts, to search in. Its `keys` are the index's own, which may
+    grow meanwhile.
     """
 
     index: tantivy.Index | None
@@ -73,7 +72,7 @@ class View:
     documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
 
     def find(self, node: Node, after: int = 0, limit: int | None = None) -> list[int]:
-        """The numbers of the contacts that a node finds, rising, from the one after `after` on."""
+        """The numbers of the contacts that a node finds, ascending, after the number `after`."""
         if limit == 0 or node == NOTHING:
             return []
         hidden = {seq for seq, _ in self.overlay}
@@ -144,7 +143,7 @@ class AccountIndex:
     epoch: str = field(default="", init=False)
     applied: int = field(default=0, init=False)
     seen: int = field(default=0, init=False)
-    # contacts to catch up with; 0 where it can be searched
+    # contacts to catch up with; 0 if it can be searched
     left: int = field(default=0, init=False)
     _index: tantivy.Index | None = field(default=None, init=False)
     _searcher: tantivy.Searcher | None = field(default=None, init=False)
@@ -152,12 +151,12 @@ class AccountIndex:
     _unsaved: dict[int, str] = field(factory=dict, init=False)
     _flushed_at: float = field(default=0.0, init=False)
     _state: threading.Lock = field(factory=threading.Lock, init=False)  # for all of the above
-    # for who writes to the index; taken first
+    # for writing to the index; taken first
     _writing: threading.Lock = field(factory=threading.Lock, init=False)
 
     @classmethod
     def open(cls, root: Path, account: str, changes: Changes) -> AccountIndex:
-        """What is on disk, if it is of any use."""
+        """Open what is on disk, if it is usable."""
         index = cls(account, changes, Files.of(root, account))
         try:
             state, index._index, index.keys = index.files.open()
@@ -170,7 +169,7 @@ class AccountIndex:
         return index
 
     def refresh(self) -> View:
-        """Everything that was written before now, to search in.
+        """A snapshot with everything that was written before now.
 
         Raises:
             Behind: It has to catch up first.
@@ -198,8 +197,8 @@ class AccountIndex:
             raise Behind(self.left)
 
     def _has_other_history(self, page: Page) -> bool:
-        """Whether the numbers that we know are not those of what Redis has now: it was emptied, or
-        restored.
+        """Whether our change numbers belong to another history than Redis has now: it was emptied,
+        or restored.
         """
         return bool(self.epoch) and (page.epoch != self.epoch or page.newest < self.seen)
 
@@ -215,7 +214,7 @@ class AccountIndex:
 
     @property
     def wants_flush(self) -> bool:
-        """Whether the overlay is large, or has waited long, and nobody is at it."""
+        """Whether the overlay is large, or has waited long, and nobody is flushing it."""
         waiting = len(self.overlay)
         if self._index is None:  # an account of a few contacts needs no files
             return waiting >= FLUSH_AT
@@ -223,7 +222,7 @@ class AccountIndex:
         return waiting >= FLUSH_AT or (waiting >= FLUSH_SOME and is_late)
 
     def flush(self) -> None:
-        """Move the overlay into the index; searches go on meanwhile."""
+        """Move the overlay into the index while searches go on."""
         with self._writing:
             with self._state:
                 if self.left:
@@ -237,8 +236,8 @@ class AccountIndex:
                 self._commit(index, writer, upto, batch)
 
     def catch_up(self, progress: Callable[[int, int], None]) -> None:
-        """Read all that has changed into the index; it can be searched again then. Told of how many
-        are done and left.
+        """Read all changes into the index, after which it can be searched again. The callback gets
+        how many contacts are done and left.
         """
         with self._writing:
             first = self._begin_catching_up()
@@ -258,7 +257,7 @@ class AccountIndex:
         done = uncommitted = 0
         for page in self._pages(first):
             if self._has_other_history(page):
-                return  # what is left begins anew
+                return  # the rest starts again
             for changed in page.changed:
                 if not is_new or changed.seq in self.keys:
                     delete(writer, changed.key)
@@ -277,8 +276,8 @@ class AccountIndex:
             self.left = left
 
     def _pages(self, page: Page) -> Iterator[Page]:
-        """This page and those after it, without end; Redis is asked for the next one while one is
-        in use.
+        """Yield this page and all that follow, without end; the next is read from Redis while one
+        is in use.
         """
         with ThreadPoolExecutor(1) as reading:
             while True:
@@ -287,12 +286,12 @@ class AccountIndex:
                 page = following.result()
 
     def fall_behind(self) -> None:
-        """Catch up before the next search, however much has changed."""
+        """Require that the index catches up before the next search."""
         with self._state:
             self.left = self.left or 1
 
     def _begin_catching_up(self) -> Page:
-        """The first page of what is not in the index; without an index that is everything."""
+        """Read the first page of what is not in the index; without an index, of everything."""
         with self._state:
             page = self.changes.after(self.account, self.applied, PAGE)
             if self._has_other_history(page):
@@ -306,16 +305,16 @@ class AccountIndex:
 
     @contextmanager
     def _open_writer(self) -> Iterator[tuple[tantivy.Index, tantivy.IndexWriter]]:
-        """A writer, for one batch only: it has many threads and much memory, and after an error it
-        may take documents and store nothing. What it did not commit is gone with it, and read
-        again.
+        """Open a writer for one batch only: it uses many threads and much memory, and after an
+        error it may accept documents and store nothing. What it did not commit is lost with it, and
+        read again.
         """
         if self._index is None:
             self._index = self.files.create()
             self._unsaved = dict(self.keys.items())
         writer = self._index.writer(WRITER_BYTES, 1)
         yield self._index, writer
-        writer.wait_merging_threads()  # else no merge ever gets to its end
+        writer.wait_merging_threads()  # otherwise no merge would ever finish
 
     def _commit(
         self, index: tantivy.Index, writer: tantivy.IndexWriter, upto: int, batch: dict[int, Entry]
@@ -335,7 +334,7 @@ class AccountIndex:
             self._searcher, self.applied = searcher, upto
 
     def forget(self) -> None:
-        """Throw the index away; it is built anew when it is needed."""
+        """Delete the index; it is built again when needed."""
         with self._writing, self._state:
             self._forget()
 

@@ -1,5 +1,5 @@
-"""The tokens of Lucene's classic query language: the longest one wins, and among equally long ones
-the first of the list.
+"""The tokens of Lucene's classic query language: the longest wins; of equally long ones, the first
+of the list.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Token:
 
 
 def tokens_of(query: str) -> list[Token]:
-    """The tokens of a query, and at their end one of kind `END`.
+    """The tokens of a query, followed by one of kind `END`.
 
     Raises:
-        QueryError: At a character that begins none.
+        QueryError: A character begins no token.
     """
     found: list[Token] = []
     table, at = _QUERY, 0

@@ -2,7 +2,7 @@
 wildcards allowed.
 
 As there, AND, OR and NOT have no precedence: each clause is marked as it is read (`_Clauses.add`),
-and a clause that analysis leaves nothing of is dropped at that moment.
+and a clause of which analysis leaves nothing is dropped at that moment.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _HEX = re.compile(r"[0-9a-fA-F]{4}")
 
 
 def parse(query: str) -> Node:
-    """The meaning of a query.
+    """Parse a query.
 
     Raises:
-        QueryError: It has none, or passes a limit of this module.
+        QueryError: It is not valid, or exceeds a limit of this module.
     """
     if len(query) > LENGTH_MAX:
         raise QueryError(None, f"it has {len(query)} characters, {LENGTH_MAX} are allowed")
@@ -96,7 +96,7 @@ class _Parser:
         return self.take()
 
     def group(self, name: str, depth: int) -> Node | None:
-        """Clauses up to the end or a closing bracket; None where analysis left nothing of them."""
+        """Clauses up to the end or a closing bracket; None if analysis leaves nothing of them."""
         if depth > DEPTH_MAX:
             raise QueryError(self.next.position, f"groups are nested more than {DEPTH_MAX} deep")
         clauses, first, conjunction = _Clauses(), None, ""
@@ -217,7 +217,7 @@ def _unescaped(text: str, position: int) -> str:
 
 
 def _number(text: str, default: float) -> float:
-    """What Lucene takes from behind a `~`: it ignores what it cannot read."""
+    """What Lucene reads after a `~`: it ignores what it cannot read."""
     return float(text) if _NUMBER.fullmatch(text) else default
 
 
@@ -242,7 +242,7 @@ def _term(name: str, token: Token, fuzz: str | None) -> Node | None:
 
 
 def _analysed(name: str, text: str, position: int) -> Node | None:
-    """A bare term: any of its words; None where there is none in it."""
+    """A bare term: any of its words; None if it has none."""
     if kind_of(name) is not Kind.WORDS:
         return _keyword(name, text, position)
     found = words(text)

@@ -1,5 +1,5 @@
-"""What a query means, after parsing and analysis: texts are as the index has them, and clauses that
-no text can match are gone.
+"""A query after parsing and analysis: texts are as in the index, and clauses that no text can match
+are gone.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ from attrs import frozen
 
 
 class SearchError(Exception):
-    """A search has no answer; the text says why."""
+    """A search failed; the text says why."""
 
 
 class QueryError(SearchError):
-    """A query that cannot be understood or is too much.
+    """A query is not valid, or asks too much.
 
     Attributes:
-        position: Of the character at which it went wrong, from 1; None where the whole query is
-            meant.
+        position: That of the wrong character, from 1; None if the whole query is meant.
         detail: What was expected there.
     """
 
@@ -54,7 +53,7 @@ class Everything:
 
 @frozen
 class Exists:
-    """`field:*`: the field is there."""
+    """`field:*`: the field exists."""
 
     field: str
 
@@ -103,9 +102,7 @@ class Fuzzy:
 
 @frozen
 class Range:
-    """Tokens from `low` to `high` in the order of code points; None is open. At least one of them
-    is given.
-    """
+    """Tokens from `low` to `high` by code points; None is open. At least one is given."""
 
     field: str
     low: str | None
@@ -117,7 +114,7 @@ class Range:
 @frozen
 class Period:
     """Dates from `first` to `last`, both included, in microseconds since 1970; None is open.
-    Nothing where `first` is later.
+    Empty if `first` is later.
     """
 
     field: str
@@ -135,7 +132,7 @@ class Regex:
 
 @frozen
 class Boolean:
-    """Clauses: all that must, none that must not, and at least one of the others where nothing
+    """Clauses: all that must match, none that must not, and at least one of the others if none
     must.
     """
 

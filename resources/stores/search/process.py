@@ -1,10 +1,10 @@
 """The search process: owns every index, and answers the supervisor over its standard input and
 output.
 
-It is a process of its own since the engine can hold Python's lock, or end the process, on a hostile
-query: the supervisor then kills it and starts another. Its workers take turns at reading a request;
-whoever has read one answers it, while the next one reads. So a slow query holds up nobody as long
-as there are workers, and a request costs no change of threads.
+It is a process of its own because a hostile query can make the engine hold Python's lock or crash
+the process: the supervisor then kills it and starts another. Its workers take turns at reading a
+request; the one that has read it answers it, while the next one reads. So a slow query delays
+nobody as long as there are workers, and a request costs no switch of threads.
 
 It ends when its standard input does, and with its parent.
 """
@@ -29,11 +29,11 @@ from .engine import Behind, CannotBuild, Engine
 from .nodes import QueryError
 
 WORKERS = 4
-KEEPERS = 2  # threads that keep indexes up; one more moves what is new into them
+KEEPERS = 2  # threads that let indexes catch up; one more flushes new contacts into them
 STACK_BYTES = 1 << 20  # of each thread; groups are nested 100 deep at most
 STORE_SECONDS = 2.0  # for an answer of Redis: less than any query may take
 PIPE_BYTES = 1 << 20
-SWITCH_SECONDS = 0.001  # after which a thread that computes lets another one go on
+SWITCH_SECONDS = 0.001  # after which a computing thread lets another one run
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 
@@ -50,11 +50,11 @@ class Pipes:
         self._writing = threading.Lock()
 
     def receive(self) -> bytes:
-        """The next line; the process ends where there is none."""
+        """The next line; the process ends if there is none."""
         with self._reading:
             line = self._input.readline()
         if not line:
-            os._exit(0)  # the supervisor has gone; there is nothing here that it does not have
+            os._exit(0)  # the supervisor is gone; nothing here is worth keeping
         return line
 
     def send(self, answer: dialogue.Answer) -> None:
@@ -78,7 +78,7 @@ class PipeHandler(logging.Handler):
 
 
 def answer(engine: Engine, request: dialogue.Query, pipes: Pipes) -> None:
-    """Carry out a request and send its answer, in pages where it is long."""
+    """Answer a request, in pages if the answer is long."""
     match request:
         case dialogue.Count(number, account, query):
             pipes.send(dialogue.Number(number, engine.count(account, query)))
@@ -115,8 +115,8 @@ def work(engine: Engine, pipes: Pipes) -> None:
                 except StoreGone as error:
                     pipes.send(dialogue.Failed(request.id, "store", str(error)))
                 except BaseException as error:
-                    # Panics of the engine are BaseExceptions. Whatever it is, the one who asked is
-                    # told, and the rest goes on.
+                    # Panics of the engine are BaseExceptions. Whatever it is, the caller gets an
+                    # answer, and the rest goes on.
                     log.exception("account %s: the engine failed on a query", request.account)
                     pipes.send(
                         dialogue.Failed(
@@ -129,7 +129,7 @@ def work(engine: Engine, pipes: Pipes) -> None:
 
 
 def protect() -> None:
-    """End with the parent, and let no other process of this user look into our memory."""
+    """End with the parent, and let no other process of this user read our memory."""
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

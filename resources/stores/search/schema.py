@@ -1,8 +1,8 @@
-"""How contacts stand in a tantivy index: which of its fields has what, and how a contact becomes
-one of its documents.
+"""How a tantivy index stores contacts: what each of its fields has, and how a contact becomes a
+document.
 
-The contact's own number (`seq`) is what a search gives back, so it is kept as a column; the text of
-the fields is not kept. All extras and subscriptions share one field, in which each token carries a
+A search returns the contact's own number (`seq`), so that is stored as a column; the text of the
+fields is not stored. All extras and subscriptions share one field, in which each token carries a
 hash of its field's name, so that the fields that apps invent cost nothing. `has` lists the fields
 that a contact has.
 """
@@ -19,7 +19,7 @@ from attrs import frozen
 from .fields import DYNAMIC, FIELDS, Document, Kind, fold
 
 VERSION = 1
-"""Of the schema and of the analysis in `fields`: an index of another version is built anew."""
+"""Of the schema and of the analysis in `fields`: an index of another version is rebuilt."""
 
 SEQ, HAS, OTHERS = "seq", "has", "others"
 # hexadecimal digits; two names of one account meet with a chance of one in 10^14 / names^2
@@ -28,9 +28,7 @@ _DIGEST = 12
 
 @frozen
 class Column:
-    """Where a contact's field is: the index's field, and what stands before each of its tokens
-    there.
-    """
+    """Where a contact's field is: the index's field, and the prefix of each of its tokens there."""
 
     field: str
     prefix: str = ""
@@ -71,7 +69,7 @@ def column_of(name: str) -> Column | None:
 
 
 def has_of(name: str) -> str:
-    """How a field is called in `has`."""
+    """The name of a field in `has`."""
     return name if name in FIELDS else _digest(name)
 
 
@@ -80,14 +78,14 @@ def _digest(name: str) -> str:
 
 
 def delete(writer: tantivy.IndexWriter, key: str) -> None:
-    """Take a contact out of the index. By its key: terms of number fields are taken and delete
+    """Remove a contact from the index. By its key: terms of number fields are accepted but delete
     nothing (tantivy 0.27).
     """
     writer.delete_documents_by_term("key", fold("key", key))
 
 
 def document_of(seq: int, contact: Document) -> tantivy.Document:
-    """A contact as the index takes it."""
+    """A contact as a document of the index."""
     values: dict[str, Any] = {SEQ: seq, HAS: [has_of(name) for name in contact.tokens]}
     others = []
     for name, tokens in contact.tokens.items():

@@ -1,5 +1,5 @@
-"""From nodes to queries of a tantivy index. The table is `Translation.query`; `schema` says what
-stands in which field.
+"""From nodes to queries of a tantivy index. The table is `Translation.query`; `schema` says which
+field has what.
 
 What tantivy cannot do, or does wrong, is done here: a sloppy phrase of three words or more (its
 slop is wrong for those) is checked contact by contact; a pattern that needs too large an automaton,
@@ -57,7 +57,7 @@ _PLAIN = re.compile(
 
 @define
 class Translation:
-    """Of one query, for one state of an index.
+    """The translation of one query, for one state of an index.
 
     Attributes:
         documents: The contacts with those numbers, in any order, each with its number.
@@ -73,7 +73,7 @@ class Translation:
         """The query that finds what the node finds.
 
         Raises:
-            QueryError: It is too much.
+            QueryError: It asks too much.
         """
         match node:
             case Boolean():
@@ -175,7 +175,7 @@ class Translation:
     def _pattern(
         self, column: Column, pattern: str, matches: Callable[[str], bool], start: str
     ) -> Query:
-        """Tokens that a regular expression matches; `matches` says the same of one of them, and all
+        """Tokens that a regular expression matches; `matches` tests one token the same way, and all
         begin with `start`.
         """
         prefix = literal(column.prefix)
@@ -202,8 +202,8 @@ class Translation:
     def _between(
         self, column: Column, low: str | None, high: str | None, *, with_low: bool, with_high: bool
     ) -> Query | None:
-        """Tokens from one to another; None where tantivy's syntax, which alone has ranges of texts,
-        cannot carry them.
+        """Tokens from one to another; None if tantivy's syntax, the only way to ranges of texts,
+        cannot express the bounds.
         """
         if not all(
             _PLAIN.fullmatch(column.prefix + bound) for bound in (low, high) if bound is not None
@@ -219,7 +219,7 @@ class Translation:
         return self.index.parse_query(f"{column.field}:{opening}{first} TO {last}{closing}", [])
 
     def _walk(self, column: Column, matches: Callable[[str], bool], start: str) -> Query:
-        """Tokens that fulfil a condition, found in the dictionary of terms."""
+        """Tokens that meet a condition, found in the dictionary of terms."""
         terms = self.searcher.terms_with_prefix(column.field, column.prefix + start)
         self.walked += len(terms)
         if self.walked > WALK_MAX:
