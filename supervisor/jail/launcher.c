@@ -1,22 +1,27 @@
-/* The launcher: holds itself to the limits of a sandbox, and then becomes Node.js.
+/* The launcher: puts itself under the limits of a sandbox, then becomes Node.js.
  *
- *   jail [-n] [-u UID] [-p PID] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]... -e PROGRAM -- ARGV0 [ARG]...
- *   jail --abi              prints the version of Landlock that the kernel has (0: none)
+ *   jail [-n] [-u UID] [-p PID] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]... -e PROGRAM
+ *        -- ARGV0 [ARG]...
+ *   jail --abi              print the kernel's version of Landlock (0: it has none)
  *
- *   -n  neither Landlock nor the filter of system calls: resource limits only, for code that is one's own
- *   -u  become this user and group, with no others
- *   -p  the parent's process id: without that parent there is nothing to start for
- *   -r  a resource limit, by its number; that of RLIMIT_NOFILE must be given
- *   -R  files below PATH may be read                        -X  ... and executed, and mapped as code
+ *   -n  neither Landlock nor the system call filter: resource limits only, for your own code
+ *   -u  become this user and group, with no supplementary groups
+ *   -p  the parent's process id; if that parent is gone, do not start
+ *   -r  a resource limit, by its number; RLIMIT_NOFILE is required
+ *   -R  files below PATH may be read
+ *   -X  files below PATH may be read, executed and mapped as code
  *   -e  the program to become
  *
- * Every step must succeed. Where one does not, its name goes to stderr and the exit code is 126: nothing runs half held.
+ * Every step must succeed. If one fails, its name goes to stderr and the exit code is 126: nothing
+ * runs half held.
  *
- * Theory of operation. What is opened is opened first, as the user who started us. Then the user changes; then what can only be taken
- * away is taken away: death with the parent, no_new_privs, resource limits, Landlock (the files that may be read, no writing, no TCP, no
- * signals and no abstract sockets of others), and last the system calls. The program is executed through a descriptor whose number is just
- * beyond what RLIMIT_NOFILE allows: it is closed by the execution, no descriptor can ever have that number again, and the filter
- * lets nothing be executed by any other. So execution is over for good, for native code too.
+ * Theory of operation. First we open what we need, as the user who started us. Then we change the
+ * user. Then we give up everything else: we die with the parent, gain no privileges, and are held to
+ * the resource limits and to Landlock (read only the given files, write none, no TCP, no signals to
+ * and no abstract sockets of others). The system call filter comes last. We execute the program
+ * through a descriptor whose number is just beyond RLIMIT_NOFILE: the execution closes it, no
+ * descriptor can ever have that number again, and the filter allows execution through no other. So
+ * nothing can be executed afterwards, not even by native code.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -42,7 +47,7 @@
 
 extern char **environ;
 
-/* ---- Landlock, whose numbers are the same everywhere; the headers of older systems lack it. ---- */
+/* ---- Landlock: its numbers are the same everywhere; the headers of older systems lack it. ---- */
 
 #define SYS_LL_CREATE 444
 #define SYS_LL_ADD 445
@@ -174,7 +179,7 @@ static void become_user(void)
 
 static void bind_to_parent(void)
 {
-	/* After the change of users, which would undo it; the parent may have died before, and then nobody would tell us. */
+	/* After the change of user, which would undo it. If the parent died before, we would get no signal. */
 	need(prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0) == 0, "asking to die with the parent");
 	errno = ESRCH;
 	need(parent < 0 || getppid() == parent, "finding the parent");
@@ -208,7 +213,7 @@ static void restrict_files(void)
 
 static void close_others(void)
 {
-	/* All but the three pipes and the program. A kernel that has Landlock has close_range. */
+	/* All except the three pipes and the program. A kernel with Landlock has close_range. */
 	need(syscall(SYS_close_range, 3, exec_fd - 1, 0) == 0, "closing descriptors");
 	need(syscall(SYS_close_range, exec_fd + 1, ~0u, 0) == 0, "closing descriptors");
 }
@@ -233,7 +238,8 @@ static void close_others(void)
 
 #define CALL(name) IF(__NR_##name, 0, 1), ALLOW
 #define REFUSE(name, error) IF(__NR_##name, 0, 1), DENY(error)
-/* A call that is allowed with one of a few values of one argument; the accumulator is the call's number again for what follows. */
+/* A call that is allowed with one of a few values of one argument. Afterwards the accumulator holds
+ * the number of the call again. */
 #define CALL_WITH_1(name, n, a, error) IF(__NR_##name, 0, 4), LOAD_AT(LOW(n)), IF((a), 0, 1), ALLOW, DENY(error)
 #define CALL_WITH_2(name, n, a, b, error) IF(__NR_##name, 0, 5), LOAD_AT(LOW(n)), IF((a), 1, 0), IF((b), 0, 1), ALLOW, DENY(error)
 #define CALL_WITH_3(name, n, a, b, c, error) \
@@ -288,7 +294,7 @@ static void restrict_calls(void)
 		IF(__NR_prlimit64, 0, 6), LOAD_AT(LOW(2)), IF(0, 0, 3), LOAD_AT(HIGH(2)), IF(0, 0, 1), ALLOW, DENY(EPERM),
 		/* execveat: through the one descriptor that is ours, and gone afterwards. */
 		IF(__NR_execveat, 0, 6), LOAD_AT(LOW(0)), IF((uint32_t)exec_fd, 0, 3), LOAD_AT(LOW(4)), IF(AT_EMPTY_PATH, 0, 1), ALLOW, DENY(EPERM),
-		/* What is tried first and has something older to fall back to; io_uring would go round this filter. */
+		/* Calls that programs try first and can do without; io_uring would bypass this filter. */
 		REFUSE(clone3, ENOSYS), REFUSE(io_uring_setup, ENOSYS), REFUSE(io_uring_enter, ENOSYS), REFUSE(io_uring_register, ENOSYS),
 		REFUSE(pkey_alloc, ENOSYS), REFUSE(pkey_mprotect, ENOSYS), REFUSE(close_range, ENOSYS), REFUSE(copy_file_range, ENOSYS),
 		REFUSE(memfd_create, ENOSYS), REFUSE(inotify_init1, ENOSYS),

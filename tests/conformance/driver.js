@@ -1,5 +1,6 @@
-// Runs the steps of one conformance case, one after the other, while it handles one inbound message. The steps and the known
-// names come from the app's config; what came back is logged, in pieces, and checked outside.
+// Runs the steps of one conformance case, one after the other, while it handles one inbound
+// message. The steps and the known names come from the app's config; what came back is logged, in
+// pieces, and checked outside.
 
 var setTimeout = require('timers').setTimeout;
 
@@ -17,7 +18,9 @@ function put_in(value, names) {
 }
 
 function at(value, path) {
-    return path.split('.').reduce(function (inner, key) { return inner === undefined ? inner : inner[key]; }, value);
+    return path.split('.').reduce(function (inner, key) {
+        return inner === undefined ? inner : inner[key];
+    }, value);
 }
 
 function get(key, then) {
@@ -53,11 +56,16 @@ api.on_inbound_message = function (command) {
                 api.request('log.debug', {msg: 'STEP ' + n}, function () {
                     var step = steps[n];
                     if (step.sleep) {
-                        return setTimeout(function () { replies.push(null); next(n + 1); }, step.sleep * 1000);
+                        return setTimeout(function () {
+                            replies.push(null);
+                            next(n + 1);
+                        }, step.sleep * 1000);
                     }
                     api.request(step.cmd, put_in(step.fields, names), function (reply) {
                         replies.push(reply);
-                        Object.keys(step.save || {}).forEach(function (name) { names[name] = at(reply, step.save[name]); });
+                        Object.keys(step.save || {}).forEach(function (name) {
+                            names[name] = at(reply, step.save[name]);
+                        });
                         next(n + 1);
                     });
                 });

@@ -1,4 +1,4 @@
-// The account's other conversation: takes messages in silence, and at a push sends what its config says.
+// The account's other conversation: takes messages silently; a push sends what its config says.
 
 api.on_inbound_message = function (command) {
     if (!command.msg.inbound_push_trigger) return api.done();

@@ -18,7 +18,7 @@ from supervisor.service import HARNESS
 
 from ...apps import NODE, make_app
 from ...programs import bubblewrap
-from .test_sandbox import booted, deliver
+from .processes import booted, deliver
 
 TOOLKIT = make_app(
     "var v = require('vumigo_v02'), _ = require('lodash'); api.log_info(typeof v.App + "

@@ -24,7 +24,7 @@ from supervisor.sandboxes.lifecycle import hold_sandbox
 from supervisor.sandboxes.sandbox import Sandbox
 
 from ...apps import jail_of, make_app
-from .test_sandbox import booted, deliver
+from .processes import booted, deliver
 
 
 @pytest.mark.parametrize(

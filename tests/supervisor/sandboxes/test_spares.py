@@ -12,7 +12,7 @@ from supervisor.sandboxes.pool import Pool, PoolStatistics
 
 from ...apps import make_app
 from ...service import eventually
-from .test_pool import APP, pool_of, run
+from .pools import APP, pool_of, run
 
 TOOLKIT = make_app(
     "var v = require('vumigo_v02'); if (typeof v.App !== 'function') throw new "
