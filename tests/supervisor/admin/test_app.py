@@ -64,8 +64,8 @@ async def test_what_it_shows(service: Service) -> None:
         assert 'jsbox_missing_replies_total{app="phone"} 0.0' in metrics  # before the first one
         assert 'jsbox_messages_total{app="phone",kind="message",outcome="ok"} 2.0' in metrics
         assert (
-            'jsbox_resource_requests_total{app="phone",command="info",outcome="success",resource="log"} 2.0'
-            in metrics
+            'jsbox_resource_requests_total{app="phone",command="info",outcome="success",'
+            'resource="log"} 2.0' in metrics
         )
         assert 'jsbox_sandbox_processes{app="phone",state="idle"} 1.0' in metrics
         assert 'jsbox_inbound_total{answer="accepted",channel="phone"} 2.0' in metrics

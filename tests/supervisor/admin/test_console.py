@@ -64,13 +64,24 @@ async def test_a_browser_shows_the_apps(folder: Folder) -> None:
     program = chromium()
     async with running(folder) as service, connect(service.gateway_url) as client:
         await client.say("hi", "new")
-        flags = "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-sync --no-first-run --virtual-time-budget=3000 --dump-dom"
+        flags = (
+            "--headless --no-sandbox --disable-gpu --disable-background-networking --disable-sync"
+            " --no-first-run --virtual-time-budget=3000 --dump-dom"
+        )
         done = await trio.to_thread.run_sync(
             lambda: subprocess.run(
-                [program, *flags.split(), f"--user-data-dir={folder.path}/browser", service.admin_url],
-                capture_output=True, text=True, timeout=60, check=False,
+                [
+                    program,
+                    *flags.split(),
+                    f"--user-data-dir={folder.path}/browser",
+                    service.admin_url,
+                ],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
             )
-        )  # fmt: skip
+        )
     apps = done.stdout.split('<section id="apps">')[1].split("</section>")[0]
     assert ">phone<" in apps
     assert ">running<" in apps

@@ -131,7 +131,10 @@ async def test_a_full_disk_and_a_lost_search_process_are_named(
             503,
             [
                 "not ready:",
-                "disk: the server's disk is nearly full: 7 MiB are free, 64 MiB are kept in reserve",
+                (
+                    "disk: the server's disk is nearly full: 7 MiB are free,"
+                    " 64 MiB are kept in reserve"
+                ),
             ],
         )
         monkeypatch.undo()

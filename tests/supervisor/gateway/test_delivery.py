@@ -1,4 +1,4 @@
-"""What goes out over the gateway: until it is acknowledged, within the window, to where it belongs."""
+"""What goes out over the gateway: until acknowledged, within the window, to the right client."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ from ...service import ECHO, Folder, eventually, running
 
 KEY = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 UPGRADE = (
-    b"GET /v1 HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-    + KEY
+    b"GET /v1 HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\n" + KEY
 )
 HELLO = {"type": "hello", "channel": "phone", "outcomes": True}
 
@@ -91,9 +91,16 @@ async def test_a_request_that_no_library_understands_is_a_bad_request(
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x16\x03\x01\x02\x00\x01\x00", b"\r\n\r\n", b"\x00" * 70_000, b"POST /v1 HTTP/1.1\r\nHost: x\r\n\r\n", b"GET /v1 HTTP/1.1\r\n" + b"a: b\r\n" * 9000],
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"\r\n\r\n",
+        b"\x00" * 70_000,
+        b"POST /v1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /v1 HTTP/1.1\r\n" + b"a: b\r\n" * 9000,
+    ],
     ids=["tls", "empty lines", "zeros", "post", "long head"],
-)  # fmt: skip
+)
 async def test_what_is_no_websocket_is_closed(service: Service, data: bytes) -> None:
     """At once."""
     async with plain(service) as stream:
@@ -161,7 +168,7 @@ def close_code(data: bytes) -> int:
 
 
 async def test_messages_come_in_any_pieces(service: Service) -> None:
-    """Fragments, empty ones, pings between them, several frames in one packet, one frame in many."""
+    """Fragments, also empty; pings between them; several frames in a packet, a frame in several."""
     text = json.dumps({"type": "event", "id": "é" * 20, "event": {}}, ensure_ascii=False).encode()
     cut = text.index("é".encode()) + 1  # in the middle of a character
     pieces = (
@@ -355,12 +362,27 @@ def is_empty(service: Service) -> bool:
 
 
 RUDE: dict[str, Callable[[int], bytes]] = {
-    "bad messages": lambda _: masked(TEXT, json.dumps({"type": "inbound", "id": "i" * 8000, "msg": 5}).encode()),
+    "bad messages": lambda _: masked(
+        TEXT, json.dumps({"type": "inbound", "id": "i" * 8000, "msg": 5}).encode()
+    ),
     "unreadable": lambda _: masked(TEXT, b'{"type":"event","id":"%s","event":NaN}' % (b"i" * 8000)),
     "pings": lambda _: masked(PING, b"p" * 125) * 60,
-    "events": lambda n: masked(TEXT, json.dumps({"type": "event", "id": "i" * 7000, "event": {
-        "event_type": "ack", "event_id": str(n), "user_message_id": "u", "sent_message_id": "s"}}).encode()),
-}  # fmt: skip
+    "events": lambda n: masked(
+        TEXT,
+        json.dumps(
+            {
+                "type": "event",
+                "id": "i" * 7000,
+                "event": {
+                    "event_type": "ack",
+                    "event_id": str(n),
+                    "user_message_id": "u",
+                    "sent_message_id": "s",
+                },
+            }
+        ).encode(),
+    ),
+}
 
 
 @pytest.mark.parametrize("what", RUDE)
@@ -481,7 +503,7 @@ async def test_a_journal_that_never_answers_does_not_hold_a_client_for_ever(
 
 
 async def test_one_entry_that_breaks_the_journal_takes_no_other_with_it(service: Service) -> None:
-    """Those that came together are tried one by one; refusals of the store are each its own, too."""
+    """Entries that came together are tried one by one; a refusal by the store is of one alone."""
     journal = service.stores.journal
 
     class Picky:

@@ -583,7 +583,7 @@ async def test_what_is_no_message_is_dropped(
 async def test_an_error_of_ours_does_not_reach_who_posts(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A connection that raises: the app's command succeeds, and another connection gets the parcel."""
+    """A connection raises: the app's command succeeds, and another connection gets the parcel."""
     async with rigged(redis) as rig:
         broken = rig.gate()
         monkeypatch.setattr(Gate, "push", lambda *_: 1 / 0)

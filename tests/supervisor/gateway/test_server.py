@@ -27,7 +27,7 @@ def inbound(message_id: str, **fields: Any) -> dict[str, Any]:
 
 
 async def test_a_message_is_accepted_answered_and_accounted_for(service: Service) -> None:
-    """welcome, accepted, outbound, outcome, in this order; the outcome after the run's outbounds."""
+    """welcome, accepted, outbound, outcome, in order; the outcome after the run's outbounds."""
     async with connect(service.gateway_url) as client:
         await client.send(inbound("m1", session_event="new"))
         await client.expect("outcome", message_id="m1")
@@ -81,7 +81,11 @@ async def test_the_server_fills_in_and_keeps(service: Service, folder: Folder) -
     ("msg", "path", "detail"),
     [
         ("text", "msg", "expected an object, got 'text'"),
-        ({"session_event": "start"}, "msg.session_event", "expected null, new, resume or close, got 'start'"),
+        (
+            {"session_event": "start"},
+            "msg.session_event",
+            "expected null, new, resume or close, got 'start'",
+        ),
         ({"content": 5}, "msg.content", "expected a string or null, got 5"),
         ({"from_addr": ["x"]}, "msg.from_addr", "expected a string"),
         ({"from_addr": "x" * 500}, "msg.from_addr", "expected a string of at most 400 characters"),
@@ -93,7 +97,7 @@ async def test_the_server_fills_in_and_keeps(service: Service, folder: Folder) -
         ({"message_version": "2"}, "msg.message_version", "expected '20110921'"),
         ({"message_type": "event"}, "msg.message_type", "expected 'user_message'"),
     ],
-)  # fmt: skip
+)
 async def test_a_bad_message_is_rejected_with_the_field(
     service: Service, msg: Any, path: str, detail: str
 ) -> None:
@@ -218,7 +222,9 @@ async def test_the_messages_of_one_user_are_handled_in_order(folder: Folder) -> 
         var name = command.msg.content;
         function end() { api.log_info('end ' + name, function () { api.done(); }); }
         function wait() {
-            api.request('kv.get', {key: 'b0'}, function (reply) { if (reply.value) end(); else setTimeout(wait, 20); });
+            api.request('kv.get', {key: 'b0'}, function (reply) {
+                if (reply.value) end(); else setTimeout(wait, 20);
+            });
         }
         api.log_info('begin ' + name, function () {
             if (name === 'a0') wait();
@@ -274,12 +280,17 @@ async def test_a_bad_start_is_closed_with_its_code(
 @pytest.mark.parametrize(
     ("frame", "code"),
     [
-        ("oops", 4400), ('{"type":"welcome"}', 4400), ('{"type":"hello","channel":"phone"}', 4400), ('{"type":"ack"}', 4400),
-        ('{"type":"ack","delivery":"1"}', 4400), ('{"type":"inbound","msg":{}}', 4400), ('{"type":"inbound","id":1,"msg":{}}', 4400),
+        ("oops", 4400),
+        ('{"type":"welcome"}', 4400),
+        ('{"type":"hello","channel":"phone"}', 4400),
+        ('{"type":"ack"}', 4400),
+        ('{"type":"ack","delivery":"1"}', 4400),
+        ('{"type":"inbound","msg":{}}', 4400),
+        ('{"type":"inbound","id":1,"msg":{}}', 4400),
         ('{"type":"inbound","id":"1","msg":{"content":"' + "é" * 5000 + '"}}', 4413),
         ("[" * 5000, 4400),
     ],
-)  # fmt: skip
+)
 async def test_a_bad_frame_later_is_closed_with_its_code(
     service: Service, frame: str, code: int
 ) -> None:
@@ -375,7 +386,10 @@ async def test_events_reach_the_app_as_configured(folder: Folder) -> None:
     config says.
     """
     event = {"event_type": "ack", "user_message_id": "u1", "sent_message_id": "s1"}
-    handler = "api.on_inbound_event = function (command) { api.log_info('event ' + command.msg.event_type, function () { api.done(); }); };"
+    handler = (
+        "api.on_inbound_event = function (command) {"
+        " api.log_info('event ' + command.msg.event_type, function () { api.done(); }); };"
+    )
     cases = {
         "always": ('events = "always"', "event ack"),
         "never": ('events = "never"', "Ignoring event for conversation: never"),

@@ -30,7 +30,10 @@ def folder(tmp_path: Path) -> Folder:
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     folder = Folder(tmp_path)
     gateway, admin = free_ports(2)
-    folder.text = f'version = 1\n[listen]\ngateway = "127.0.0.1:{gateway}"\nadmin = "0.0.0.0:{admin}"\ncertificate = "cert.pem"\nkey = "key.pem"\n'
+    folder.text = (
+        f'version = 1\n[listen]\ngateway = "127.0.0.1:{gateway}"\nadmin = "0.0.0.0:{admin}"\n'
+        'certificate = "cert.pem"\nkey = "key.pem"\n'
+    )
     return folder
 
 
@@ -91,13 +94,19 @@ def test_beyond_loopback_the_admin_port_needs_both(folder: Folder) -> None:
     """A token alone would go over the wire in the clear."""
     folder.app("phone", ECHO)
     assert problems(folder) == [
-        f"listen.admin: {_admin(folder)} can be reached from other hosts: set listen.admin_tokens first"
+        (
+            f"listen.admin: {_admin(folder)} can be reached from other hosts:"
+            " set listen.admin_tokens first"
+        )
     ]
     folder.text = folder.text.replace(
         'certificate = "cert.pem"\nkey = "key.pem"\n', f'admin_tokens = ["{"a" * 64}"]\n'
     )
     assert problems(folder) == [
-        f"listen.admin: {_admin(folder)} can be reached from other hosts: set listen.certificate, listen.key first"
+        (
+            f"listen.admin: {_admin(folder)} can be reached from other hosts:"
+            " set listen.certificate, listen.key first"
+        )
     ]
 
 
@@ -148,7 +157,7 @@ def test_a_token_of_ones_own_is_hashed() -> None:
 
 
 def test_a_context_of_ones_own_takes_no_other_certificate(folder: Folder) -> None:
-    """The commands trust the very certificate of the config, and none that only has the same name."""
+    """Commands trust exactly the config's certificate, and none that only has the same name."""
     from supervisor.config.tls import pinned_context, server_context
 
     other = trustme.CA().issue_cert("127.0.0.1")

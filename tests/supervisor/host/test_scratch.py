@@ -14,7 +14,14 @@ import pytest
 
 from supervisor.host.scratch import LOCK, open_scratch, remove_leftovers, scratch_folder
 
-HOLDER = "import time\nfrom supervisor.host.scratch import scratch_folder\nwith scratch_folder('test') as folder:\n    (folder / 'x').write_text('')\n    print(folder, flush=True)\n    time.sleep(60)\n"
+HOLDER = """
+import time
+from supervisor.host.scratch import scratch_folder
+with scratch_folder('test') as folder:
+    (folder / 'x').write_text('')
+    print(folder, flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.fixture(autouse=True)

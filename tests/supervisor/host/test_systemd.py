@@ -105,8 +105,12 @@ def started(
     with (folder.path / "log").open("a") as log:
         process = subprocess.Popen(
             ["/bin/bash", "-c", command, "bash", *JSBOX, "serve", "-c", str(folder.config)],
-            env=env, stderr=log, text=True, start_new_session=True, pass_fds=list(systemd.stored.values()),
-        )  # fmt: skip
+            env=env,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+            pass_fds=list(systemd.stored.values()),
+        )
     try:
         yield process
     finally:

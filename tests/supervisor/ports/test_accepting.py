@@ -65,7 +65,7 @@ async def test_connections_are_counted_for_the_port_and_for_each_address(
 async def test_strangers_make_way_for_who_comes_when_they_had_their_grace(
     sockets: ExitStack, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """The oldest first; of the same address, where that is what is full; those that are known stay."""
+    """The oldest first; of the same address if that one is full. Known connections stay."""
     door = Door("test", Bounds(most=3, per_address=2))
     stream = a_stream(sockets)
     known, old, young = (door.admit(stream, f"10.0.0.{n}") for n in (1, 1, 2))
@@ -164,12 +164,27 @@ class Listener(trio.abc.Listener[trio.SocketStream]):
 
 
 TROUBLES = [
-    *(OSError(number, "x") for number in (
-        errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EPERM, errno.EPROTO,
-        errno.ENETDOWN, errno.EHOSTUNREACH, errno.EINTR, errno.EBADF, errno.EINVAL,
-    )),
-    RuntimeError("nobody expected this"), trio.BrokenResourceError("x"), ExceptionGroup("x", [ValueError("y")]),
-]  # fmt: skip
+    *(
+        OSError(number, "x")
+        for number in (
+            errno.EMFILE,
+            errno.ENFILE,
+            errno.ENOBUFS,
+            errno.ENOMEM,
+            errno.ECONNABORTED,
+            errno.EPERM,
+            errno.EPROTO,
+            errno.ENETDOWN,
+            errno.EHOSTUNREACH,
+            errno.EINTR,
+            errno.EBADF,
+            errno.EINVAL,
+        )
+    ),
+    RuntimeError("nobody expected this"),
+    trio.BrokenResourceError("x"),
+    ExceptionGroup("x", [ValueError("y")]),
+]
 
 
 async def test_accepting_goes_on_whatever_it_raises(autojump_clock: trio.testing.MockClock) -> None:

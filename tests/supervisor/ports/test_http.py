@@ -110,7 +110,10 @@ def status(answer: bytes) -> int:
 
 async def test_requests_of_every_form_are_answered() -> None:
     """Without and with a body, in one piece or in chunks, one after the other on one connection."""
-    chunked = b"POST /c%C3%A9?a=1 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nT: 1\r\n\r\n"
+    chunked = (
+        b"POST /c%C3%A9?a=1 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\nT: 1\r\n\r\n"
+    )
     plain = b"\r\nPOST /p HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nabcde"
     absolute = b"GET http://h/abs?q HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
     async with port() as number:
@@ -127,7 +130,10 @@ async def test_requests_of_every_form_are_answered() -> None:
 
 async def test_bytes_that_come_one_by_one_are_the_same_request() -> None:
     """Wherever it is cut."""
-    request = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    request = (
+        b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        b"3\r\nabc\r\n0\r\n\r\n"
+    )
     async with port() as number, await trio.open_tcp_stream("127.0.0.1", number) as stream:
         for byte in request:
             await stream.send_all(bytes((byte,)))
@@ -217,11 +223,21 @@ async def test_what_is_no_request_is_refused(request_: bytes, code: int) -> None
     [
         ("Connection: Upgrade", "Upgrade: h2c", "HTTP2-Settings: \xff\xff!!"),
         ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"),
-        ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="),
-        ("Connection: \xff", "Sec-WebSocket-Extensions: \xe9", "Upgrade: \xff", "Sec-WebSocket-Protocol: \xff"),
+        (
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+        ),
+        (
+            "Connection: \xff",
+            "Sec-WebSocket-Extensions: \xe9",
+            "Upgrade: \xff",
+            "Sec-WebSocket-Protocol: \xff",
+        ),
         ("Expect: \xff", "Accept: " + "\xff" * 1000),
     ],
-)  # fmt: skip
+)
 async def test_an_upgrade_is_answered_as_what_it_is_without(lines: tuple[str, ...]) -> None:
     """No HTTP/2, no WebSocket, whatever the headers hold."""
     async with port() as number:

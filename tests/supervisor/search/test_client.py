@@ -263,7 +263,7 @@ async def test_all_keys_come_without_a_stall(redis: Redis, valkey: str, tmp_path
 
 
 async def _watch_stalls(stalls: list[float]) -> None:
-    """How much CPU time the loop's thread used between two moments at which another task could run."""
+    """Note the CPU time that the loop's thread used between two moments when others could run."""
     while True:
         before = time.thread_time()
         await trio.lowlevel.checkpoint()
@@ -276,11 +276,27 @@ async def test_no_query_stalls_the_supervisor(redis: Redis, valkey: str, tmp_pat
     """
     await write(redis, 0, 500)
     hostile = [
-        "(" * 60_000, "a AND " * 10_000, '"' + "a " * 30_000 + '"~9', "!" * 60_000, "[" * 60_000, "\\" * 60_001, "~" * 60_000,
-        " ".join(f"name:/(a|b)*a(a|b){{{n}}}/" for n in range(60)), " ".join(f"*{chr(97 + n % 26)}?????*" for n in range(60)),
-        "/((a*)*)*b/", "name:" + "?" * 256, "x~2 " * 1000, "\x00\ud800", 'name:"common common common"~50', "/.{1000}/", "*a*b*c*d*e*f*" * 10,
-        "(name:common " * 100 + ")" * 100, "dob:[* TO 9999]", "extras-" + "x" * 60_000 + ":*", "k" * 60_000,
-    ]  # fmt: skip
+        "(" * 60_000,
+        "a AND " * 10_000,
+        '"' + "a " * 30_000 + '"~9',
+        "!" * 60_000,
+        "[" * 60_000,
+        "\\" * 60_001,
+        "~" * 60_000,
+        " ".join(f"name:/(a|b)*a(a|b){{{n}}}/" for n in range(60)),
+        " ".join(f"*{chr(97 + n % 26)}?????*" for n in range(60)),
+        "/((a*)*)*b/",
+        "name:" + "?" * 256,
+        "x~2 " * 1000,
+        "\x00\ud800",
+        'name:"common common common"~50',
+        "/.{1000}/",
+        "*a*b*c*d*e*f*" * 10,
+        "(name:common " * 100 + ")" * 100,
+        "dob:[* TO 9999]",
+        "extras-" + "x" * 60_000 + ":*",
+        "k" * 60_000,
+    ]
     async with real(valkey, tmp_path) as search:
         await search.count("acct", "*:*")
         async with trio.open_nursery() as nursery:

@@ -60,7 +60,7 @@ async def setting(client: Redis, name: str) -> str:
 
 @pytest.mark.parametrize("fsync", ["everysec", "always"])
 async def test_what_was_answered_survives_a_killed_server(tmp_path: Path, fsync: str) -> None:
-    """Killed in the middle of many writes, again and again: every one that was answered is there."""
+    """Killed in the middle of many writes, again and again: every answered one is there."""
     answered: set[str] = set()
 
     async def write(client: Redis, writer: int, over: trio.Event) -> None:
@@ -242,7 +242,8 @@ def test_one_process_at_a_time_has_the_data_directory(tmp_path: Path) -> None:
 async def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     """SIGKILL to us: the kernel tells it to save and go."""
     code = (
-        "import trio, sys\nfrom pathlib import Path\nfrom supervisor.store.valkey import open_valkey\n"
+        "import trio, sys\nfrom pathlib import Path\n"
+        "from supervisor.store.valkey import open_valkey\n"
         "async def main():\n"
         "    async with open_valkey(Path(sys.argv[1]), 'everysec') as url:\n"
         "        print(url, flush=True)\n"
@@ -265,7 +266,7 @@ async def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
 async def test_a_server_that_was_left_behind_and_does_not_answer_is_ended_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two servers never write the same files: it is found by its lock, also where it stands still."""
+    """Two servers never write the same files: it is found by its lock, even while stopped."""
     monkeypatch.setattr(valkey, "STOP_SECONDS", 0.3)
     async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
         await client.execute("SET", "kept", 1)
@@ -301,7 +302,7 @@ def binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 async def test_a_server_that_cannot_be_run_is_one_clear_line(
     tmp_path: Path, binary: Path, text: str | None, said: str
 ) -> None:
-    """A few tries, and then the start is given up: missing, of another machine, ending by itself."""
+    """Given up after a few tries: missing, for another machine, ending by itself."""
     if text is not None:
         binary.write_text(text)
         binary.chmod(0o755)
