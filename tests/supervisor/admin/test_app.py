@@ -111,7 +111,7 @@ async def test_web_pages_and_made_up_names_are_kept_out(service: Service) -> Non
 
 
 async def test_with_tokens_everybody_needs_one(tmp_path: Path) -> None:
-    """Loopback or not; health is open."""
+    """On loopback, too; health needs none."""
     folder = Folder(tmp_path)
     digest = hashlib.sha256(b"t0ken").hexdigest()
     folder.text = folder.text.replace("[listen]\n", f'[listen]\nadmin_tokens = ["{digest}"]\n')
@@ -130,7 +130,7 @@ async def test_with_tokens_everybody_needs_one(tmp_path: Path) -> None:
 
 
 async def test_a_log_is_followed(service: Service) -> None:
-    """First the newest there are, oldest first; then what comes, each once."""
+    """First the newest entries, oldest first; then new ones, each once."""
     async with connect(service.gateway_url) as gateway, following(service, "phone") as entries:
         await gateway.say("one")
         assert (await entries())["message"] == "line\nforged"
@@ -188,8 +188,8 @@ async def test_draining_is_not_ready(service: Service) -> None:
 
 
 async def test_what_other_limits_would_have_ended(service: Service) -> None:
-    """Counted over the newest runs, each limit by itself and all together; what cannot be asked
-    says what can.
+    """Counted over the newest runs, each limit alone and all together; a bad question says what may
+    be asked.
     """
     async with connect(service.gateway_url) as client, client_of(service) as admin:
         for _ in range(65):

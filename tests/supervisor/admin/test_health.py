@@ -1,4 +1,4 @@
-"""/readyz: what stands in the way is named; one app's trouble is not the host's."""
+"""/readyz names every problem; one app's problem is not the host's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture(autouse=True)
 def slow_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop that is late since the machine is busy is not what these tests are about."""
+    """These tests are not about a loop that is late because the machine is busy."""
     monkeypatch.setattr(health, "LAG_LATE", 1000.0)
 
 
@@ -115,8 +115,8 @@ async def test_a_full_and_old_queue_is_named(
 async def test_a_full_disk_and_a_lost_search_process_are_named(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk with no room ends the promise that nothing is lost; search is missed by some commands
-    only.
+    """With no room on the disk, accepted messages may be lost; without search only some commands
+    fail.
     """
     folder.app("phone", ECHO)
     async with running(folder) as service:

@@ -1,6 +1,4 @@
-"""What people and programs can do to the admin port: an answer that says what is wrong, and nobody
-else notices.
-"""
+"""Hostile requests to the admin port: the answer says what is wrong, and nobody else notices."""
 
 from __future__ import annotations
 
@@ -97,7 +95,7 @@ ODD = [
 
 
 async def test_a_contact_that_cannot_be_is_an_error_by_its_index(service: Service) -> None:
-    """And the others of its request are written."""
+    """The others of its request are written."""
     for wrong in (*map(json.dumps, HALVES), *ODD):
         body = (
             '{"contacts": [{"key": "one", "name": "Zoë \\ud83d\\ude00"}, '
@@ -256,7 +254,7 @@ NAMES = (
 
 
 async def test_a_name_that_cannot_be_split_is_kept_out(service: Service) -> None:
-    """403 for a Host or an Origin that is none; what is open for all is open."""
+    """403 for a malformed Host or Origin; what is open to all stays open."""
     paths = {
         b"/v1/apps": b"403",
         b"/": b"200",
@@ -296,7 +294,7 @@ async def test_what_nobody_expected_is_500_and_counted(
 
 
 async def test_readyz_says_states_not_names_to_whoever_has_no_token(tmp_path: Path) -> None:
-    """And answers questions after an app to those only who have one."""
+    """It answers questions about an app only to clients with a token."""
     folder = Folder(tmp_path)
     digest = hashlib.sha256(b"t0ken").hexdigest()
     folder.text = folder.text.replace("[listen]\n", f'[listen]\nadmin_tokens = ["{digest}"]\n')
@@ -326,7 +324,7 @@ async def test_readyz_says_states_not_names_to_whoever_has_no_token(tmp_path: Pa
 
 @asynccontextmanager
 async def loop_watched() -> AsyncIterator[None]:
-    """Fails if this thread works for too long between two turns of its loop."""
+    """Fail if this thread works for too long between two passes of its event loop."""
     async with lag() as measured:
         yield
     assert measured.longest < LOOP_MAX

@@ -50,7 +50,7 @@ class Gate:
         return [frame["msg"]["content"] for frame in self.parcels]
 
     async def has(self, count: int) -> None:
-        """Wait until it has got so many parcels."""
+        """Wait until it has got `count` parcels."""
         await eventually(lambda: len(self.parcels) >= count, 20)
         assert len(self.parcels) == count
 

@@ -20,9 +20,7 @@ from .test_server import inbound
 
 
 async def test_what_is_not_acknowledged_comes_again(service: Service) -> None:
-    """With attempt rising, on the same connection while it lasts, then on the next; not after the
-    ack.
-    """
+    """`attempt` rises, first on the same connection, then on the next; not after the ack."""
     async with connect(service.gateway_url, acknowledge=False) as client:
         await client.send(inbound("m1"))
         first = await client.expect("outbound", attempt=1)
@@ -72,7 +70,7 @@ async def test_outbounds_wait_while_nobody_is_connected(folder: Folder) -> None:
 
 
 async def test_the_window_bounds_what_is_unacknowledged(service: Service) -> None:
-    """A client that does not acknowledge has at most its window in hand."""
+    """A client that does not acknowledge holds at most its window."""
     await post(service, 10)
     async with connect(service.gateway_url, acknowledge=False, window=3) as client:
         await client.expect("outbound", delivery=3)

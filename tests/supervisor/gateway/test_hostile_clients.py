@@ -1,6 +1,4 @@
-"""Clients of the gateway that do anything but what they should: each ends alone, and others are
-served.
-"""
+"""Misbehaving gateway clients: each is closed alone, and others are served."""
 
 from __future__ import annotations
 
@@ -59,7 +57,7 @@ async def all_of(stream: trio.SocketStream) -> bytes:
 
 
 async def assert_serves(service: Service) -> None:
-    """Somebody else is answered."""
+    """Assert that another client is answered."""
     async with connect(service.gateway_url) as client:
         assert (await client.say("still there"))[0]["outcome"] == "ok"
 
@@ -81,7 +79,7 @@ async def assert_serves(service: Service) -> None:
 async def test_a_request_that_no_library_understands_is_a_bad_request(
     service: Service, request_head: bytes
 ) -> None:
-    """Whatever is raised over it: HTTP 400, counted, and nobody else notices."""
+    """Whatever exception it raises: HTTP 400, counted, and nobody else notices."""
     before = tally["gateway"]
     async with plain(service) as stream:
         await stream.send_all(request_head)
@@ -119,7 +117,7 @@ async def test_what_is_no_websocket_is_closed(service: Service, data: bytes) -> 
 async def test_an_origin_that_makes_no_sense_is_no_page_of_this_host(
     service: Service, origin: bytes
 ) -> None:
-    """4401, as for any other page."""
+    """4401, as for any other web page."""
     async with connect(service.gateway_url, headers=[(b"Origin", origin)]) as client:
         assert await client.expect_close() == 4401
     await assert_serves(service)
@@ -162,7 +160,7 @@ async def raw(
 
 
 def close_code(data: bytes) -> int:
-    """That of the close frame at the end."""
+    """The code of the close frame at the end."""
     at = data.rindex(b"\x88")
     return int.from_bytes(data[at + 2 : at + 4], "big")
 
@@ -211,7 +209,7 @@ async def test_messages_come_in_any_pieces(service: Service) -> None:
 async def test_frames_that_break_the_protocol_close_the_connection(
     service: Service, data: bytes, code: int
 ) -> None:
-    """With the code that says why, and an error frame before it; nobody else notices."""
+    """With the right close code, and an error frame before it; nobody else notices."""
     async with raw(service) as stream, trio.open_nursery() as nursery:
         got: list[bytes] = []
 
@@ -229,9 +227,7 @@ async def test_frames_that_break_the_protocol_close_the_connection(
 
 
 async def test_who_has_not_said_hello_has_a_small_budget(service: Service) -> None:
-    """A message that does not end, pings without end, a long head: closed long before it costs
-    anything.
-    """
+    """An endless message, endless pings, a long head: closed long before they cost anything."""
     async with raw(service, hello=False) as stream:
         with suppress(trio.BrokenResourceError):
             for _ in range(1000):
@@ -286,8 +282,8 @@ async def bounded(folder: Folder, connections: int) -> AsyncIterator[Service]:
 async def test_a_full_port_turns_away_at_once(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """503 while nobody is known; when those that are silent had their grace, whoever comes takes
-    their place.
+    """503 while nobody is known; once the silent clients' grace is over, new clients take their
+    place.
     """
     monkeypatch.setattr(greeting, "HELLO_SECONDS", 1000.0)
     monkeypatch.setattr(accepting, "GRACE_SECONDS", 1000.0)
@@ -310,7 +306,7 @@ async def hold_open(service: Service, *, task_status: trio.TaskStatus[trio.Socke
 
 
 async def test_when_all_are_known_the_next_is_told(folder: Folder) -> None:
-    """1013, with an error frame; the others go on, and who leaves makes room."""
+    """1013, with an error frame; the others go on, and a client that leaves makes room."""
     async with bounded(folder, 2) as service, connect(service.gateway_url) as one:
         async with connect(service.gateway_url):
             async with connect(service.gateway_url, None) as third:
@@ -323,7 +319,7 @@ async def test_when_all_are_known_the_next_is_told(folder: Folder) -> None:
 async def test_an_error_of_ours_closes_that_connection_alone(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a handler, in a timer, in the greeting: 1011, said once, counted."""
+    """In a handler, in a timer, in the greeting: 1011, logged once, counted."""
     before = tally["gateway"]
     async with connect(service.gateway_url) as other:
         for name in ("_entry", "_write", "_ping", "_take_in"):
@@ -389,8 +385,8 @@ RUDE: dict[str, Callable[[int], bytes]] = {
 async def test_who_asks_and_does_not_read_costs_little_and_is_closed(
     service: Service, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its frames are not read while so much waits for it; then it is closed, and nothing of it is
-    left.
+    """Its frames are not read while too much waits for it; then it is closed, and nothing is kept
+    of it.
     """
     monkeypatch.setattr(connection, "WRITE_SECONDS", 0.5)
     most = 0
@@ -413,7 +409,7 @@ async def test_who_asks_and_does_not_read_costs_little_and_is_closed(
 
 
 async def test_who_reads_slowly_is_served(service: Service) -> None:
-    """As long as it reads: everything comes, no more than some is queued at a time."""
+    """As long as it reads, everything comes, and little is queued at a time."""
     await post(service, 300, size=20_000)
     async with raw(service, window=10_000) as stream:
         got, most, data = 0, 0, b""
@@ -543,8 +539,8 @@ async def test_one_entry_that_breaks_the_journal_takes_no_other_with_it(service:
 async def test_messages_in_progress_are_bounded_in_bytes(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits for the journal stops the reading; more than so much in progress is rejected,
-    whatever credit is left.
+    """Messages that wait for the journal stop the reading; past a bound of bytes in progress they
+    are rejected, whatever credit is left.
     """
     monkeypatch.setattr(connection, "WORK_MAX", 2000)
     monkeypatch.setattr(connection, "HELD_MAX", 15_000)

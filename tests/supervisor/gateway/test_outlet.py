@@ -52,9 +52,7 @@ async def test_parcels_that_come_back_together_stand_in_order_with_those_before_
 
 
 async def test_only_who_was_handed_a_parcel_may_acknowledge_it(redis: Redis) -> None:
-    """Also late, when it went to another meanwhile; not somebody else, and not with numbers that
-    were guessed.
-    """
+    """Even late, after it went to another; but no other client, and not by guessing numbers."""
     async with rigged(redis, ack_timeout=0.05) as rig:
         holder = rig.gate(window=1)
         await rig.post("a")
@@ -101,7 +99,7 @@ async def test_a_late_acknowledgement_spares_the_repetition(redis: Redis) -> Non
 
 
 async def test_attempts_go_on_after_a_restart(redis: Redis) -> None:
-    """Those of parcels that were handed out once, several times, and never."""
+    """For parcels that were handed out once, several times, and never."""
     async with rigged(redis, ack_timeout=0.02) as rig:
         gate = rig.gate(window=1)
         await rig.post("a")
@@ -159,8 +157,8 @@ async def test_attempts_are_noted_when_the_store_takes_them_again(redis: Redis) 
     ],
 )
 async def test_a_store_that_forgot_while_it_serves(redis: Redis, lost: list[object]) -> None:
-    """What was handed out goes on, what is new goes out, and late acknowledgements strike what they
-    mean.
+    """Handed-out parcels stay known, new ones go out, and late acknowledgements strike the right
+    ones.
     """
     async with rigged(redis) as rig:
         gate = rig.gate(window=4)
@@ -237,7 +235,7 @@ async def test_what_another_server_put_there_goes_out_after_a_lost_connection(re
 
 
 async def test_what_nobody_announced_is_found_after_a_lost_connection(redis: Redis) -> None:
-    """An answer that was cut off, say."""
+    """For example after an answer that was cut off."""
     async with rigged(redis) as rig:
         gate = rig.gate()
         await rig.post("a")
@@ -278,7 +276,7 @@ async def test_announcements_out_of_order_go_out_in_order(redis: Redis) -> None:
 async def test_what_is_no_message_is_dropped(
     redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It could not be given to anybody, and must not stop what comes after it."""
+    """It cannot be handed to anybody, and must not stop what comes after it."""
     async with rigged(redis) as rig:
         await redis.execute("XADD", channel_key("phone", "out"), "1-1", "m", b"\xff{")
         await redis.execute("SET", channel_key("phone", "posted"), 1)

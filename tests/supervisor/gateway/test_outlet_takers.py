@@ -79,8 +79,8 @@ async def test_what_a_phone_leaves_goes_to_the_gateway(redis: Redis) -> None:
 
 
 async def test_a_phone_that_waits_for_what_is_read_from_the_store(redis: Redis) -> None:
-    """Whose reply was not announced: it is found behind what is for others, as long as somebody
-    takes that.
+    """Its reply was not announced: it is found behind parcels for others, as long as somebody takes
+    those.
     """
     async with rigged(redis) as rig:
         gate, phone = rig.gate(), rig.gate(only_own=True)
@@ -101,8 +101,8 @@ def bytes_in(rig: Rig) -> int:
 
 
 async def test_memory_is_bounded_in_bytes(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what waits, of what a connection holds; one that does not read gets nothing more. Nothing
-    is left out.
+    """Both what waits and what a connection holds; one that does not read gets no more. Nothing is
+    lost.
     """
     monkeypatch.setattr(outlet_module, "READY_SIZE", 20_000)
     monkeypatch.setattr(lines, "WINDOW_SIZE", 8_000)
@@ -168,7 +168,7 @@ async def test_nothing_is_kept_for_outcomes_that_nobody_waits_for(redis: Redis) 
 async def test_outcomes_of_pushes_are_bounded(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those beyond are not told; those that a connection's credit depends on always are."""
+    """More are not sent; those that a connection's credit depends on always are."""
     monkeypatch.setattr(outlet_module, "NOTICES_MAX", 5)
     calls: list[int] = []
     async with rigged(redis) as rig:

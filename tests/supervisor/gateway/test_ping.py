@@ -25,7 +25,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_an_idle_client_that_answers_pings_stays(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many of them, and however late the server is woken to look for the answer."""
+    """However many there are, and however late the server checks for the answer."""
     sleep = trio.sleep
 
     async def overslept(seconds: float) -> None:

@@ -101,7 +101,7 @@ async def test_the_server_fills_in_and_keeps(service: Service, folder: Folder) -
 async def test_a_bad_message_is_rejected_with_the_field(
     service: Service, msg: Any, path: str, detail: str
 ) -> None:
-    """code bad_message, the path, what was expected and what came; the connection goes on."""
+    """Code bad_message, the path, what was expected and what came; the connection goes on."""
     async with connect(service.gateway_url) as client:
         await client.send({"type": "inbound", "id": "x", "msg": msg})
         rejected = await client.expect("rejected")
@@ -358,7 +358,7 @@ async def test_a_run_outlives_the_connection_that_brought_its_message(service: S
 
 
 async def test_a_drain_is_announced_and_runs_end(folder: Folder) -> None:
-    """drain, then nothing new is taken, what is in hand ends and is delivered, and the connection
+    """Drain: nothing new is taken, what is in progress ends and is delivered, and the connection
     closes with 1012.
     """
     javascript = "require('timers').setTimeout(function () { " + ECHO + " }, 300);"

@@ -1,4 +1,4 @@
-"""Whom the kernel ends when memory is short: the order, with privileges and without."""
+"""Which process the kernel kills when memory is short: the order, with privileges and without."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def places(folder: Path, given: int, *, user: int = 0) -> list[int]:
     [(0, [oom.APART, 1000, 0]), (300, [300 + oom.APART, 1000, 300]), (1000, [1000, 1000, 1000])],
 )
 def test_the_order_without_privileges(tmp_path: Path, given: int, expected: list[int]) -> None:
-    """The store cannot go down, so we go up; also as a user whose own files in /proc are root's
-    once memory is hidden.
+    """The store's score cannot be lowered, so ours is raised; also as a user whose files in /proc
+    are root's once memory is hidden.
     """
     if oom.may_lower():
         expected = [given, 1000, oom.STORE]
@@ -80,7 +80,7 @@ def test_the_order_without_privileges(tmp_path: Path, given: int, expected: list
 def test_the_order_under_a_unit_that_lowers_it(
     tmp_path: Path, given: int, user: int, expected: list[int]
 ) -> None:
-    """OOMScoreAdjust=: we go up half of it."""
+    """With OOMScoreAdjust= our score goes up by half of it."""
     if not oom.may_lower():
         pytest.skip("only with CAP_SYS_RESOURCE can a process be given less than it has")
     assert places(tmp_path, given, user=user) == expected

@@ -1,4 +1,4 @@
-"""Child processes: what happens to them where the host is short of what they need."""
+"""Child processes on a host that is short of what they need."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ def opened() -> set[str]:
 
 
 async def test_short_of_descriptors_it_is_a_failed_spawn_and_nothing_is_left() -> None:
-    """Whichever of them is the one that cannot be had; and the process works where there are just
-    enough.
-    """
+    """Whichever descriptor is the missing one; with just enough of them the process works."""
     async with open_process(CAT, {}, {}):
         pass  # whatever is loaded at a first spawn is loaded
     before = opened()

@@ -1,4 +1,4 @@
-"""Temporary folders: removed at the end, and those of the dead by whoever comes next."""
+"""Temporary folders: removed at the end; those of a killed process are removed by the next one."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_has_is_not(
     tmp_path: Path,
 ) -> None:
-    """Told apart by a lock, not by process ids, which come again."""
+    """They are told apart by a lock, not by process ids, which are used again."""
     holders = [
         subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -83,8 +83,8 @@ def test_a_folder_that_was_taken_away_is_made_again_with_its_lock(tmp_path: Path
 
 
 def test_a_folder_whose_name_somebody_else_took_is_not_ours(tmp_path: Path) -> None:
-    """A file, a link, a folder that others may write: nothing is read from it, and the end is a
-    good one all the same.
+    """A file, a link, a folder that others may write: nothing is read from it, and it ends without
+    an error.
     """
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -109,7 +109,7 @@ def test_a_folder_whose_name_somebody_else_took_is_not_ours(tmp_path: Path) -> N
 def test_a_folder_that_cannot_be_made_again_is_said_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder of all such has gone with it."""
+    """The temporary folder itself has gone, too."""
     place = tmp_path / "tmp"
     place.mkdir()
     monkeypatch.setenv("TMPDIR", str(place))

@@ -148,7 +148,7 @@ def test_it_says_ready_reloading_and_stopping(folder: Folder, systemd: StandIn) 
 
 
 def test_the_watchdog_hears_of_it(folder: Folder, systemd: StandIn) -> None:
-    """Again and again, as long as the loop turns; a stopped process is silent."""
+    """Again and again, as long as the event loop runs; a stopped process is silent."""
     with started(folder, systemd, watchdog="600000") as process:
         systemd.until("READY")
         for _ in range(4):
@@ -175,8 +175,8 @@ async def test_the_watchdog_hears_of_it_in_time(
 
 
 async def test_a_restart_refuses_no_connection(folder: Folder, systemd: StandIn) -> None:
-    """The sockets outlive the process: whoever connects while nobody is there waits for the next
-    one, on both ports.
+    """The sockets outlive the process: clients that connect meanwhile wait for the next one, on
+    both ports.
     """
     refused: list[OSError] = []
     stop = threading.Event()
@@ -231,7 +231,7 @@ def test_an_address_that_left_the_config_is_given_back(folder: Folder, systemd: 
 
 
 def test_only_sockets_that_are_meant_for_us_are_taken() -> None:
-    """LISTEN_PID and WATCHDOG_PID name another process: then it has nothing to do with us."""
+    """LISTEN_PID and WATCHDOG_PID name another process: then they are ignored."""
     manager = from_environment(
         {"LISTEN_PID": "1", "LISTEN_FDS": "2", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}
     )
@@ -240,7 +240,7 @@ def test_only_sockets_that_are_meant_for_us_are_taken() -> None:
 
 
 def test_without_a_manager_nothing_happens() -> None:
-    """And nothing is asked of one that went away."""
+    """And one that went away is no error."""
     Systemd().ready("fine")
     Systemd("/nonexistent/notify").ready("fine")
 
@@ -304,7 +304,7 @@ async def test_the_watchdog_is_told_without_descriptors_to_spare(tmp_path: Path)
 
 
 def test_the_unit_is_one(tmp_path: Path) -> None:
-    """systemd reads it without a complaint, but for the type that it may be too old for and the
+    """systemd reads it without a complaint, except about a type that it may be too old for and a
     binary that is not installed here.
     """
     unit = tmp_path / "jsbox.service"

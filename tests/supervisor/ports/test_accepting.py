@@ -1,4 +1,6 @@
-"""The door of a port: whom it lets in, who makes way, and that it stands whatever accept raises."""
+"""The door of a port: which clients it lets in, which make way, and that it survives any error of
+accept.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def a_stream(stack: ExitStack) -> trio.SocketStream:
 async def test_connections_are_counted_for_the_port_and_for_each_address(
     sockets: ExitStack,
 ) -> None:
-    """Loopback has no bound of its own; whoever leaves makes room."""
+    """Loopback has no bound of its own; a client that leaves makes room."""
     door = Door("test", Bounds(most=6, per_address=2))
     stream = a_stream(sockets)
     visits = [
@@ -87,7 +89,7 @@ async def test_strangers_make_way_for_who_comes_when_they_had_their_grace(
 
 
 async def test_when_all_are_known_some_more_are_told_so(sockets: ExitStack) -> None:
-    """By the port's own protocol: they are surplus. Beyond them it is 503."""
+    """In the port's own protocol: they are surplus. Any more get a 503."""
     door = Door("test", Bounds(most=2, per_address=9))
     stream = a_stream(sockets)
     for _ in range(2):

@@ -206,8 +206,8 @@ REFUSED: list[tuple[bytes, int]] = [
 
 @pytest.mark.parametrize(("request_", "code"), REFUSED, ids=[str(n) for n in range(len(REFUSED))])
 async def test_what_is_no_request_is_refused(request_: bytes, code: int) -> None:
-    """With a status of 4xx or 5xx that fits, and the connection is closed; the next client is
-    served; nothing is counted.
+    """With a fitting 4xx or 5xx, and the connection is closed; the next client is served; no error
+    is counted.
     """
     caught = fence.tally["test"]
     async with port() as number:
@@ -306,7 +306,7 @@ async def test_a_body_is_asked_for_where_the_client_waits_for_that() -> None:
 
 
 async def test_a_body_nobody_reads_does_not_become_a_request() -> None:
-    """A short one is read away; after a long one the connection is closed."""
+    """A short one is read and dropped; after a long one the connection is closed."""
     inner = b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n"
     short = b"POST /unread HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%s" % (
         len(inner),
@@ -394,9 +394,7 @@ async def test_a_port_that_closes_leaves_idle_clients_and_ends_streams() -> None
 
 
 async def test_connections_are_counted_at_accept() -> None:
-    """When the port is full of those that are known to it, others hear 503; one that is not known
-    makes way.
-    """
+    """When the port is full of known clients, others get a 503; an unknown one makes way."""
     async with port(Bounds(4, 4)) as number:
         async with trio.open_nursery() as nursery:
             streams = [await trio.open_tcp_stream("127.0.0.1", number) for _ in range(4)]
@@ -518,7 +516,7 @@ def test_any_bytes_are_a_head_or_refused(data: bytes) -> None:
 
 
 def test_heads_are_parsed_in_linear_time() -> None:
-    """Four times the bytes take no more than some four times as long."""
+    """Four times the bytes take about four times as long at most."""
 
     def seconds(make: Callable[[int], bytes], count: int) -> float:
         took = []

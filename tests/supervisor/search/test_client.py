@@ -1,5 +1,5 @@
-"""The one who asks the search process: deadlines, ends of the process, turns; first with a
-stand-in, then with the real one.
+"""The search client: deadlines, crashes of the process, slots; first with a stand-in, then with the
+real process.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ async def test_a_query_past_its_deadline_ends_the_process(tmp_path: Path) -> Non
 
 
 async def test_the_deadline_holds_when_nobody_waits_any_more(tmp_path: Path) -> None:
-    """The one who asked was cancelled: its turn is not free until the process has ended, and the
+    """The task that asked was cancelled: its slot is not free until the process has ended, and the
     query is refused.
     """
     async with stand_in(tmp_path) as (search, observer):
@@ -103,7 +103,7 @@ async def test_the_deadline_holds_when_nobody_waits_any_more(tmp_path: Path) -> 
 
 
 async def test_a_query_that_ends_the_process_is_found_out(tmp_path: Path) -> None:
-    """Each that was being worked on is asked again alone: the others are answered, and that one is
+    """Each query in progress is asked again alone: the others are answered, and that one is
     refused.
     """
     async with stand_in(tmp_path, evolve(QUICK, timeout=Duration(5.0))) as (search, observer):
@@ -135,7 +135,7 @@ async def test_an_index_that_ends_the_process_is_thrown_away(tmp_path: Path) -> 
 
 
 async def test_an_account_that_keeps_ending_the_process_is_refused(tmp_path: Path) -> None:
-    """After three such queries nothing of the account is asked for a while; others are."""
+    """After three such queries all of the account's are refused for a while; others are not."""
     async with stand_in(tmp_path, evolve(QUICK, timeout=Duration(0.1))) as (search, _):
         for n in range(3):
             with pytest.raises(QueryError):
@@ -146,7 +146,7 @@ async def test_an_account_that_keeps_ending_the_process_is_refused(tmp_path: Pat
 
 
 async def test_one_account_does_not_take_every_turn(tmp_path: Path) -> None:
-    """However much one account asks, another's query is worked on at once."""
+    """However much one account asks, another's query is asked at once."""
     async with stand_in(tmp_path, evolve(QUICK, timeout=Duration(5.0))) as (search, _):
         async with trio.open_nursery() as nursery:
             for _ in range(20):
@@ -172,14 +172,14 @@ async def test_a_search_waits_for_its_index_or_fails(tmp_path: Path) -> None:
 
 
 async def test_a_store_that_is_gone_is_told(tmp_path: Path) -> None:
-    """As everywhere: Unavailable."""
+    """It is Unavailable, as everywhere."""
     async with stand_in(tmp_path) as (search, _):
         with pytest.raises(Unavailable):
             await keys(search, "store")
 
 
 async def test_a_process_that_cannot_start_is_told(tmp_path: Path) -> None:
-    """With what it said."""
+    """With its own output."""
     with pytest.RaisesGroup(CannotStart, flatten_subgroups=True) as raised:
         async with stand_in(tmp_path / "never"):
             pass
@@ -216,7 +216,7 @@ async def write(redis: Redis, first: int, count: int, account: str = "acct") -> 
 async def test_a_search_sees_every_write_before_it(
     redis: Redis, valkey: str, tmp_path: Path
 ) -> None:
-    """Written from anywhere, found at once; of its own account alone."""
+    """Written from anywhere, found at once; only in its own account."""
     async with real(valkey, tmp_path) as search:
         for n in range(600):
             await write(redis, n, 1)

@@ -1,5 +1,5 @@
 """The store's files after a full disk or a power cut: what can be kept is kept, what is lost is
-said, what was replaced is there.
+reported, and what was replaced is kept aside.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def test_a_whole_file_is_whole(tmp_path: Path, data: bytes) -> None:
 def test_what_is_kept_of_a_damaged_file(
     tmp_path: Path, data: bytes, kept: bytes, lost: int
 ) -> None:
-    """Every whole command up to rubbish, and beyond holes; and how many bytes were commands, or may
-    have been.
+    """Every whole command up to garbage, and beyond holes; and how many bytes were, or may have
+    been, commands.
     """
     assert kept_of(tmp_path, data) == kept
     assert scan_of(tmp_path, data).lost == lost
@@ -108,8 +108,8 @@ def test_what_is_kept_of_a_damaged_file(
 def test_whatever_follows_whole_commands_is_never_more_than_cut_off(
     tmp_path_factory: pytest.TempPathFactory, commands: list[bytes], tail: bytes, cut: int
 ) -> None:
-    """Rubbish of any kind, a cut anywhere: what is kept begins with all the commands before, and is
-    whole itself.
+    """Garbage of any kind, a cut anywhere: what is kept begins with all earlier commands, and is
+    itself whole.
     """
     place = tmp_path_factory.mktemp("scan")
     data = (b"".join(commands) + tail)[: cut or None]
@@ -170,7 +170,7 @@ def test_nothing_is_done_where_all_is_well(folder: Path) -> None:
 def test_an_increment_is_repaired_and_the_damaged_one_is_kept(
     folder: Path, damage: bytes, kept: bytes
 ) -> None:
-    """With a line that has the bytes, beside the copy too; a second time there is nothing to do."""
+    """A line says how many bytes, in the copy's folder, too; a second repair has nothing to do."""
     file = folder / aof.FOLDER / INCR
     file.write_bytes(damage)
     done = aof.repair(folder, 0)
@@ -184,7 +184,7 @@ def test_an_increment_is_repaired_and_the_damaged_one_is_kept(
 
 
 def test_all_increments_are_repaired_also_those_that_are_not_the_last(folder: Path) -> None:
-    """As a full disk leaves them: each rewrite that failed has begun another."""
+    """As a full disk leaves them: each failed rewrite has begun another."""
     write_manifest(folder, (BASE, 1, "b"), *((incr(n), n, "i") for n in (1, 2, 3, 4)))
     place = folder / aof.FOLDER
     for n, data in {2: SET + b"\0" * 100 + GET, 3: GET + SET[:7], 4: GET}.items():
@@ -196,7 +196,7 @@ def test_all_increments_are_repaired_also_those_that_are_not_the_last(folder: Pa
 
 
 def test_a_copy_is_kept_only_where_there_is_room(folder: Path) -> None:
-    """And it is said where there is none; the repair is made all the same."""
+    """A missing copy is reported; the repair is made anyway."""
     file, reserve = folder / aof.FOLDER / INCR, 1 << 60
     file.write_bytes(SET + GET[:5])
     assert "no copy was kept" in aof.repair(folder, reserve)[1]
@@ -257,7 +257,7 @@ def test_a_manifest_is_made_again_from_the_files(
 
 
 def test_of_two_bases_the_one_that_is_not_in_the_manifest_yet_is_not_taken(folder: Path) -> None:
-    """A rewrite that had not ended: the older base and all increments are the whole, whether the
+    """After an unfinished rewrite the older base and all increments are complete, whether the
     manifest says so or is gone.
     """
     newer = "appendonly.aof.2.base.rdb"
@@ -270,7 +270,7 @@ def test_of_two_bases_the_one_that_is_not_in_the_manifest_yet_is_not_taken(folde
 
 
 def test_an_increment_that_is_missing_is_said_and_left_out(folder: Path) -> None:
-    """The rest is worth having."""
+    """The rest is kept."""
     write_manifest(folder, (BASE, 1, "b"), (incr(1), 1, "i"), (incr(2), 2, "i"))
     assert not aof.look(folder).is_sound
     done = aof.repair(folder, 0)
@@ -311,7 +311,7 @@ def test_an_empty_folder_is_a_new_store(tmp_path: Path) -> None:
 
 
 def test_what_a_rewrite_left_is_removed(folder: Path) -> None:
-    """It may be as large as all the data; what is not a server's stays."""
+    """It may be as large as all the data; other files stay."""
     for name in (
         "temp-rewriteaof-bg-77.aof",
         "temp-12.rdb",

@@ -152,7 +152,7 @@ async def test_what_was_written_is_synced_every_second(
 async def test_a_sync_that_fails_is_said_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The disk, or no descriptor: the store goes on."""
+    """The disk fails, or there is no descriptor: the store goes on."""
     tries = 0
 
     def fail(file: Path) -> None:
@@ -222,7 +222,7 @@ async def test_a_folder_that_cannot_be_used_is_said_so(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time_has_the_data_directory(tmp_path: Path) -> None:
-    """The second is told who has it; a lock of a dead process is no lock."""
+    """The second learns who has it; a dead process holds no lock."""
     with lock_data_dir(tmp_path):
         code = (
             "from supervisor.store.ownership import *; import sys; from pathlib import Path\n"
@@ -240,7 +240,7 @@ def test_one_process_at_a_time_has_the_data_directory(tmp_path: Path) -> None:
 
 
 async def test_it_ends_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
-    """SIGKILL to us: the kernel tells it to save and go."""
+    """On SIGKILL to us, the kernel has it save and exit."""
     code = (
         "import trio, sys\nfrom pathlib import Path\n"
         "from supervisor.store.valkey import open_valkey\n"
@@ -317,7 +317,7 @@ async def test_a_server_that_cannot_be_run_is_one_clear_line(
 async def test_a_store_that_loads_for_long_is_waited_for(
     tmp_path: Path, binary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Longer than a server may be silent: that it loads is an answer. How far it is, is told."""
+    """For longer than a server may be silent: "loading" is an answer. Progress is reported."""
     monkeypatch.undo()
     async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
         for n in range(400):
@@ -368,7 +368,7 @@ HOLE = b"\0" * 777
 async def test_damaged_files_are_repaired_at_the_start(
     tmp_path: Path, damage: Any, lost: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And what was damaged is kept beside, and said; what follows a hole is not lost."""
+    """What was damaged is kept aside and reported; what follows a hole is not lost."""
     async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
         for n in range(10):
             await client.execute("SET", f"k{n}", n)
@@ -397,7 +397,7 @@ async def test_a_lost_manifest_does_not_begin_an_empty_store(tmp_path: Path) -> 
 async def test_files_grow_and_are_rewritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When they have doubled; where there is no room for it, it is said and not done."""
+    """When they have doubled; without room for it, that is reported instead."""
     monkeypatch.setattr(upkeep, "SYNC_SECONDS", 0.01)
     monkeypatch.setattr(upkeep, "REWRITE_FROM", 100_000)
     async with open_valkey(tmp_path, "everysec", reserve=0) as url, open_redis(url) as client:
@@ -410,7 +410,7 @@ async def test_files_grow_and_are_rewritten(
 async def test_files_are_not_rewritten_where_there_is_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It would fill the disk that it is to relieve."""
+    """It would fill the disk that it should relieve."""
     monkeypatch.setattr(upkeep, "SYNC_SECONDS", 0.01)
     monkeypatch.setattr(upkeep, "REWRITE_FROM", 100_000)
     async with open_valkey(tmp_path, "everysec", reserve=1 << 60) as url, open_redis(url) as client:
