@@ -26,7 +26,7 @@ class Turns:
     _waiting: OrderedDict[str, deque[trio.Event]] = field(factory=OrderedDict, init=False)
 
     async def take(self, app: str) -> object:
-        """Wait for a turn; it is to be returned with `give_back`. If cancelled, none is taken."""
+        """Wait for a turn; `give_back` ends it. If cancelled, no turn is taken."""
         if not self._waiting and self._has_room():
             turn = object()
             self._taken[turn] = trio.current_time() + self.seconds

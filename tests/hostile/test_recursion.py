@@ -110,9 +110,7 @@ async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
 
 
 async def test_recursion_is_the_apps_own_error(sandbox: Sandbox) -> None:
-    """One process goes through all of it; each is caught, and the next is told to it as if nothing
-    had been.
-    """
+    """One process takes all of them: each error is caught, and does not affect the next."""
     for name, way in WAYS.items():
         said: list[str] = []
 

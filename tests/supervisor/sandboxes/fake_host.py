@@ -112,15 +112,15 @@ class Host:
         return self.do(self.state.booted(slot, Fake(self.now, self.now), self.now))
 
     def fail(self, slot: Slot[Fake]) -> bool:
-        """A start or an adoption fails. Whether somebody was told."""
+        """A start or an adoption fails. Returns whether a run got the failure."""
         (self.adoptions if slot in self.adoptions else self.starts).remove(slot)
-        told = self.state.failed(slot, BootFailed("it does not come up"), self.now)
+        was_reported = self.state.failed(slot, BootFailed("it does not come up"), self.now)
         if slot.process is not None:
             self.ends.append(slot)
             self.do(Todo())
         else:
             self.do(self.state.ended(slot, self.now))
-        return told
+        return was_reported
 
     def reap(self, slot: Slot[Fake]) -> Todo[Fake]:
         self.ends.remove(slot)

@@ -46,7 +46,7 @@ async def test_a_process_that_does_not_come_up_is_a_boot_failure(
 async def boot_failure(
     argv: tuple[str, ...], seconds: float = 60, app: App | None = None, *, must_hold: bool = False
 ) -> str:
-    """Why a program does not come up in so many seconds."""
+    """Why a program does not come up within `seconds`."""
     app = app or make_app("", limits={"boot": seconds})
     made = Jail(argv, {"PATH": "/usr/bin:/bin"}, must_hold=must_hold)
     with trio.fail_after(60):
@@ -111,7 +111,7 @@ async def test_whatever_is_said_instead_is_a_boot_failure(command: str, text: st
 
 @contextmanager
 def few_descriptors(left: int) -> Iterator[None]:
-    """No more than so many are left to this process."""
+    """Only this many are left to this process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(map(int, os.listdir("/proc/self/fd")))
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 50, hard))

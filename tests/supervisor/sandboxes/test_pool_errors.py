@@ -225,8 +225,8 @@ def children() -> int:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_many_apps_on_a_small_host(seed: int) -> None:
-    """Everybody is served or told, whatever ends in between; there are never more processes than
-    may be, and none at the end.
+    """Every run gets a process or a reason, whatever ends in between; there are never more
+    processes than allowed, and none at the end.
     """
     rng = random.Random(seed)
     before = children()

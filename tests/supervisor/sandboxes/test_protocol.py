@@ -210,7 +210,7 @@ LINE = 256 << 10
 def _command(
     value: Callable[[int], str], name: str = "x", command: str = "a.b"
 ) -> Callable[[int], bytes]:
-    """A command of so many bytes, with a value of so many as are left."""
+    """A command of `size` bytes, filled up by its value."""
 
     def make(size: int) -> bytes:
         head = f'{{"cmd":"{command}","cmd_id":"1","reply":false,"run":"r1","{name}":'

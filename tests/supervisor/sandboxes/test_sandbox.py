@@ -229,7 +229,7 @@ async def test_deep_recursion_is_the_apps_own_error() -> None:
 async def test_an_app_that_has_the_process_in_hand_is_contained(
     statement: str, outcome: Outcome, text: str, level: Level, granted: Path
 ) -> None:
-    """With the harness's own realm in hand (granted here, as a real escape would) the supervisor
+    """With access to the harness's own realm (granted here, as by a real escape) the supervisor
     still decides how it ends.
     """
     # A pipe that is full for the moment throws EAGAIN, which is for the app to try again.
@@ -328,7 +328,7 @@ async def test_done_waits_for_quick_commands_and_not_for_slow_ones() -> None:
 
 
 async def test_a_process_that_spoke_out_of_turn_is_not_used_again() -> None:
-    """Output while no run is in hand: the sandbox is not clean."""
+    """Output while no run is in progress: the sandbox is not clean."""
     app = make_app("require('timers'); api.done();")
     async with booted(app) as sandbox:
         await deliver(sandbox)

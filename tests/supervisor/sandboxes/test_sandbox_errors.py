@@ -57,7 +57,7 @@ UNENCODABLE = [
 async def test_a_reply_that_cannot_be_sent_is_an_internal_error_of_that_command(
     value: Any, is_quick: bool
 ) -> None:
-    """The app is told so, and goes on; so does everybody else."""
+    """The app gets the error and goes on; so does everybody else."""
     asked: list[Request] = []
 
     def answer(request: Any) -> Any:
@@ -204,7 +204,7 @@ async def test_a_cancelled_answer_is_no_error() -> None:
 async def test_a_message_or_config_that_cannot_be_sent_is_the_end_of_that_run_alone(
     value: Any,
 ) -> None:
-    """The process was told nothing, and takes the next."""
+    """Nothing was sent to the process, and it takes the next run."""
     app = make_app(
         "api.request('config.get', {key: 'a'}, function (r) { api.request('kv.set', {v: "
         "r.value}); api.done(); });"
