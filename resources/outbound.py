@@ -108,7 +108,7 @@ class Outbound(Resource):
 
     @command("outbound.reply_to_group")
     async def reply_to_group(self, caller: Caller, request: Reply) -> Done:
-        """Reply to the group that the message in hand was sent to; to its sender where there is
+        """Reply to the group that the message in progress was sent to; to its sender if there is
         none.
         """
         return await self._reply(caller, request, to_group=True)

@@ -90,7 +90,13 @@ def _fields(kind: type, converter: cattrs.Converter) -> list[_Field]:
         hook = converter.get_structure_hook(a.type)
         fields.append(
             _Field(
-                a.name, hook, a.type, a.default is NOTHING, missing, wrong, a.metadata.get("check")
+                name=a.name,
+                structure=hook,
+                kind=a.type,
+                required=a.default is NOTHING,
+                missing=missing,
+                wrong=wrong,
+                check=a.metadata.get("check"),
             )
         )
     return fields

@@ -78,7 +78,7 @@ def _ipv4(host: str) -> ipaddress.IPv4Address | None:
     """An IPv4 address in any spelling that inet_aton takes, or None for a name.
 
     Raises:
-        ValueError: It ends in a number, which no name does, and is no address.
+        ValueError: It ends in a number, which no name does, and is not an address.
     """
     parts = host.removesuffix(".").split(".")
     if _NUMBER.fullmatch(parts[-1]) is None:

@@ -116,7 +116,7 @@ class Recordings:
 
 
 def _unpacked(packed: bytes) -> bytes | None:
-    """The text; None if it is none of ours."""
+    """The text; None if it is not one of ours."""
     reader = zlib.decompressobj()
     try:
         text = reader.decompress(packed, RECORDING_MAX)

@@ -141,7 +141,7 @@ def conversation(draw: st.DrawFn) -> bytes:
 
 
 def exchange(port: int, data: bytes, cuts: int = 1) -> bytes:
-    """Send, in so many pieces; return all that comes until the server closes."""
+    """Send in a number of pieces; return all that comes until the server closes."""
     answer = b""
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as client, suppress(OSError):
         step = max(len(data) // cuts, 1)

@@ -237,7 +237,7 @@ async def test_a_log_that_cannot_be_kept_is_an_error_of_its_writer(
             with proxy.fault(refuse(code), "LPUSH", "LTRIM"):
                 with pytest.raises(StoreError):
                     await logbook.write("acct", "app", 20, "second", 10)
-                # not while the connection is made anew
+                # not while it reconnects
                 is_taken = logbook.write_soon("acct", "app", 20, "third", 10)
                 await redis.flush()
             expected = ["second", "third"] if is_taken else ["second"]

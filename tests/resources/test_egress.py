@@ -167,7 +167,7 @@ async def test_other_methods_are_not_redirected(
 
 
 async def test_redirects_have_an_end(egress: Egress, server: str) -> None:
-    """At most so many; a relative one is resolved; one to nowhere is an error."""
+    """A bounded number; a relative one is resolved; one to nowhere is an error."""
     assert (await get(egress, f"{server}/redirect/3", policy("127.0.0.0/8", redirects=3)))[0] == 200
     with pytest.raises(EgressError, match="more than 3 redirects"):
         await get(egress, f"{server}/redirect/4", policy("127.0.0.0/8", redirects=3))

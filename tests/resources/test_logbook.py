@@ -10,7 +10,7 @@ from resources.stores.redis import Redis
 
 
 async def test_the_newest_are_kept(redis: Redis) -> None:
-    """At most so many (trimmed now and then), newest first, each app's its own."""
+    """A bounded number (trimmed now and then), newest first, separate for each app."""
     logbook = Logbook(redis)
     for n in range(100):
         await logbook.write("acct", "app", 20, str(n), kept=10)
@@ -41,7 +41,7 @@ async def test_a_long_message_is_cut_and_says_so(redis: Redis) -> None:
 
 
 async def test_a_follower_sees_what_comes_and_learns_what_it_missed(redis: Redis) -> None:
-    """In order while it keeps up; after a flood it is told the number."""
+    """In order while it keeps up; after a flood it learns how many it missed."""
     logbook = Logbook(redis)
     with logbook.follow("acct", "app") as follower:
         entries = aiter(follower)

@@ -172,7 +172,7 @@ async def test_every_refusal_is_typed_with_its_words(
         (answer(b"\xff\xfe\x00"), False),
     ],
 )  # fmt: skip
-async def test_a_broken_exchange_is_told_and_overcome(
+async def test_a_broken_exchange_is_reported_and_overcome(
     proxy: StoreProxy, act: Act, carried_out: bool | None, quick: None
 ) -> None:
     """Whatever comes instead of an answer: whoever waits learns that nothing is known, and the next
@@ -224,29 +224,29 @@ async def test_a_connection_that_was_closed_meanwhile_is_nobodys_error(plain: St
 async def test_a_store_that_goes_while_nobody_asks_is_noticed(
     plain: StoreProxy, quick: None
 ) -> None:
-    """It is told as a problem, and when it is back that is noticed, too, without a command."""
-    told: list[bool] = []
+    """It is reported as a problem, and its return is noticed, too, without a command."""
+    reported: list[bool] = []
 
     def bad() -> None:
-        told.append(False)
+        reported.append(False)
         raise RuntimeError("a listener that fails")
 
     async with open_redis(plain.url) as client:
-        client.on_reconnect += [bad, lambda: told.append(True)]
+        client.on_reconnect += [bad, lambda: reported.append(True)]
         await client.execute("PING")
         plain.stop()
         await eventually(lambda: not client.statistics().up)
         await eventually(lambda: "Redis cannot be reached" in client.statistics().problem)
         assert client.statistics().concerns_all
-        assert told == []
+        assert reported == []
         plain.start()
         await eventually(lambda: client.statistics().up)
-        assert told == [False, True]
+        assert reported == [False, True]
         assert client.statistics().problem == ""
 
 
 async def test_a_server_that_loads_is_waited_for(plain: StoreProxy, quick: None) -> None:
-    """A caller waits with patience, and then has its answer; nobody is told of an error."""
+    """A caller waits with patience, and then has its answer; nobody sees an error."""
     rule = plain.fault(refuse("LOADING"))
     async with open_redis(plain.url) as client, trio.open_nursery() as nursery:
         nursery.start_soon(client.execute, "INCR", "n")
@@ -344,8 +344,8 @@ def test_what_a_refusal_means() -> None:
 
 
 async def test_closing_lets_everybody_go(proxy: StoreProxy) -> None:
-    """A server that has stopped answering: whoever waits, or stands in line, is told at once that
-    the client was closed.
+    """A server has stopped answering: whoever waits, or is queued, learns at once that the client
+    was closed.
     """
     found: list[object] = []
 
@@ -384,7 +384,7 @@ async def test_closing_does_not_wait_for_a_connection(valkey: str) -> None:
 
 @define
 class _Strange:
-    """A link that does what it is told to."""
+    """A link that behaves as scripted."""
 
     does: list[object] = field(factory=list)
     connects: threading.Event = field(factory=threading.Event)
@@ -414,7 +414,7 @@ class _Strange:
 async def test_an_error_nobody_expected_ends_one_batch(
     monkeypatch: pytest.MonkeyPatch, strange: object
 ) -> None:
-    """Whoever waited is told, it is counted, and the next batch is well."""
+    """Whoever waited learns of it, it is counted, and the next batch is fine."""
     link = _Strange([strange])
     link.connects.set()
     monkeypatch.setattr(module, "link_to", lambda _: link)
@@ -427,8 +427,8 @@ async def test_an_error_nobody_expected_ends_one_batch(
 
 
 async def test_a_listener_that_fails_keeps_nobody_waiting(plain: StoreProxy) -> None:
-    """What is told of a posted command raises: it is counted, and the others of the batch have
-    their answers.
+    """The callback of a posted command raises: that is counted, and the rest of the batch is
+    answered.
     """
 
     def failed(_: Exception) -> None:
@@ -517,7 +517,7 @@ async def test_a_server_that_will_not_load_scripts_is_used(plain: StoreProxy) ->
         assert await client.run(one, script_keys("a", "k"), "k") == 0
 
 
-async def test_a_password_that_changed_is_told(
+async def test_a_password_that_changed_is_reported(
     plain: StoreProxy, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server's own words are the problem, and after the cure all is well."""
@@ -534,7 +534,9 @@ async def test_a_password_that_changed_is_told(
 @pytest.mark.parametrize(
     "url", ["redis://localhost:notaport", "redis://[::1", "nonsense", "redis://127.0.0.1:1", ""]
 )
-async def test_a_url_that_leads_nowhere_is_told(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_url_that_leads_nowhere_is_reported(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the reason, within the client's patience."""
     monkeypatch.setattr(module, "PATIENCE", 0.1)
     async with open_redis(url) as client:

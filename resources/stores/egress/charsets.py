@@ -137,7 +137,7 @@ def _decoder(charset: str) -> Callable[[bytes, bool], str]:
 
 @cache
 def _table(charset: str) -> str:
-    """The characters of the 256 bytes, U+FFFD where there is none: errors would take long."""
+    """The characters of the 256 bytes, U+FFFD if undefined: errors would take long."""
     characters = [bytes([byte]).decode(charset, "replace") for byte in range(256)]
     for byte in range(0x80, 0xA0):
         if characters[byte] == "\ufffd":

@@ -31,7 +31,7 @@ class Connector:
         """Open a connection. Any failure, also a cancellation, leaves none open.
 
         Raises:
-            EgressError: There is none to be had; Forbidden if none may be.
+            EgressError: No connection can be made; Forbidden if none may be.
         """
         route = target.route
         connection = await self._connect(app, route, allow)

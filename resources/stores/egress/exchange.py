@@ -62,7 +62,7 @@ class Exchanges:
 
         Raises:
             Unanswered: The connection ended before any byte of the answer came.
-            EgressError: The request cannot be sent, or the answer is none, or was cut off.
+            EgressError: The request cannot be sent, or the answer is not valid or was cut off.
         """
         request = httpcore2.Request(
             method,

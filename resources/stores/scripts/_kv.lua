@@ -35,7 +35,7 @@ local function is_to_warn(what)
   return redis.call('SET', KEYS[5] .. what, 1, 'NX', 'EX', 3600) and true or false
 end
 
--- Whether a key of so many bytes may be written. Returns 1 (yes), 0 (too many keys) or -1 (too many bytes), what to warn of
+-- Whether a key of `size` bytes may be written. Returns 1 (yes), 0 (too many keys) or -1 (too many bytes), what to warn of
 -- (0 nothing, 1 the soft limit, 2 keys, 3 bytes), and, if it may, how many bytes the key has already.
 -- Expired keys are given back as far as that is needed; of more than 10,000 the rest waits for the next time.
 local function admit(name, size, now, hard, soft, most)

@@ -1,4 +1,4 @@
--- The contact with an address; where there is none, a new one.
+-- The contact with an address; if missing, a new one.
 -- KEYS  1 the new contact (hash)
 -- ARGV  1 prefix of the account's keys   2 field   3 address   4 the new contact's key   5 the changes that make it, JSON
 --       6 contacts that the account may have

@@ -1,4 +1,4 @@
--- The group of a name; where there is none, a new one.
+-- The group of a name; if missing, a new one.
 -- KEYS  1 the groups of that name (set of keys)   2 the new group (hash)   3 all groups (set of keys)
 -- ARGV  1 the new group's key   2 name   3 created_at   4 prefix of the account's keys   5 create 1|0   6 groups that may be
 -- Returns {created 1|0, key, the group as field, text, ...}; {-1} for several of the name, {-2} for too many, {-3} for none.

@@ -1,7 +1,7 @@
 -- Give a group another name and query.
 -- KEYS  1 the group (hash)   2 the groups of the new name (set of keys)
 -- ARGV  1 its key   2 new name   3 smart 1|0   4 query   5 prefix of the account's keys
--- Returns the group as field, text, ...; nothing when there is none.
+-- Returns the group as field, text, ...; nothing if it does not exist.
 local old = redis.call('HGET', KEYS[1], 'name')
 if not old then return false end
 redis.call('SCARD', KEYS[2]) -- is refused if it is no set, before anything is written

@@ -1,4 +1,4 @@
--- Keep a recording, and of all that this app has the newest so many.
+-- Keep a recording, and only the newest ones of the app.
 -- KEYS: the list of the app's recordings, newest first. ARGV: key of this one, its text, seconds to keep it, how many are kept.
 redis.call('LLEN', KEYS[1]) -- is refused if it is no list, before anything is written
 redis.call('SET', ARGV[1], ARGV[2], 'EX', ARGV[3])

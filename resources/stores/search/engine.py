@@ -153,7 +153,7 @@ class Engine:
             self._schedule(account)
             raise
         except NoKey as error:
-            log.warning("account %s: its index is built anew: %s", account, error)
+            log.warning("account %s: its index is rebuilt: %s", account, error)
             assert slot.index is not None
             slot.index.forget()
             raise Behind(1) from error
@@ -225,13 +225,13 @@ class Engine:
             index.flush()
 
     def _catch_up(self, index: AccountIndex) -> None:
-        began = told = time.monotonic()
+        began = reported = time.monotonic()
 
         def progress(done: int, left: int) -> None:
-            nonlocal told
+            nonlocal reported
             now = time.monotonic()
-            if now - told >= PROGRESS_SECONDS:
-                told = now
+            if now - reported >= PROGRESS_SECONDS:
+                reported = now
                 rate = done / (now - began)
                 log.info(
                     "account %s: %d contacts are in the index, %d to go (%.0f/s)",

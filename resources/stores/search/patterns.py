@@ -60,7 +60,7 @@ def regex_of(name: str, raw: str, position: int) -> str:
     """Lucene's regular expression in the common syntax.
 
     Raises:
-        QueryError: It is none, or uses one of the operators ~ & < # and quotes, which no engine
+        QueryError: It is not one, or uses one of the operators ~ & < # and quotes, which no engine
             here has.
     """
     if len(raw) > PATTERN_MAX:

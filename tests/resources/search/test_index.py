@@ -302,7 +302,7 @@ def test_more_than_the_overlay_holds_is_caught_up_with(tmp_path: Path) -> None:
 
 
 def test_another_history_is_noticed(tmp_path: Path) -> None:
-    """Redis was emptied, or an older copy of it restored: the index is built anew from what is
+    """Redis was emptied, or an older copy of it restored: the index is rebuilt from what is
     there.
     """
     changes = ContactsThatChange()
@@ -350,7 +350,7 @@ def _spoil(folder: Path, how: str) -> None:
         "segment file cut short", "segment file missing",
     ],
 )  # fmt: skip
-def test_a_broken_index_is_built_anew(how: str, tmp_path: Path) -> None:
+def test_a_broken_index_is_rebuilt(how: str, tmp_path: Path) -> None:
     """Whatever is wrong with the files, the contacts are found again."""
     changes = ContactsThatChange()
     for contact in people(500):
