@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 
 from supervisor.host import oom
 from supervisor.tools import doctor
+
+from .capabilities import CAP_SETUID, has_capability
 
 ROOT = str(Path(__file__).parents[3])
 # Takes its place as the service does, starts children as it starts the store and a sandbox, and
@@ -70,7 +71,7 @@ def test_the_order_without_privileges(tmp_path: Path, given: int, expected: list
     if oom.may_lower():
         expected = [given, 1000, oom.STORE]
     assert places(tmp_path, given) == expected
-    if os.geteuid() == 0:
+    if has_capability(CAP_SETUID):
         assert places(tmp_path, given, user=43210) == [min(given + oom.APART, 1000), 1000]
 
 

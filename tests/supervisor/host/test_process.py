@@ -15,6 +15,8 @@ import trio
 
 from supervisor.host.process import OOM_SCORE, SpawnFailed, open_process
 
+from .capabilities import CAP_SETUID, has_capability
+
 CAT = ["/bin/cat"]
 
 
@@ -107,8 +109,8 @@ async def test_what_cannot_be_started_is_a_failed_spawn(
 
 async def test_no_more_processes_is_a_failed_spawn_that_may_be_tried_again(tmp_path: Path) -> None:
     """RLIMIT_NPROC, as another user: root has none."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to become a user who has no other processes")
+    if not has_capability(CAP_SETUID):
+        pytest.skip("needs CAP_SETUID, to become a user who has no other processes")
     code = (
         "import os, resource, sys, trio\n"
         "sys.path.insert(0, sys.argv[1])\n"

@@ -14,6 +14,8 @@ import pytest
 
 from supervisor.host.scratch import LOCK, open_scratch, remove_leftovers, scratch_folder
 
+from .capabilities import CAP_CHOWN, has_capability
+
 HOLDER = """
 import time
 from supervisor.host.scratch import scratch_folder
@@ -99,7 +101,7 @@ def test_a_folder_whose_name_somebody_else_took_is_not_ours(tmp_path: Path) -> N
             ) if scratch.path.is_dir() and not scratch.path.is_symlink() else scratch.path.unlink()
             take()
             assert not scratch.is_there()
-        if os.geteuid() == 0:
+        if has_capability(CAP_CHOWN):
             scratch.path.chmod(0o755)
             os.chown(scratch.path, 12345, 12345)
             assert not scratch.is_there()
