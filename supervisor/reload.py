@@ -95,7 +95,7 @@ class Reloads:
         changes = plan(service.config, new)
         self._apply(new, programs)
         log.info("the config was reloaded: %s", changes)
-        with fence("reload", "the search process is told of the accounts"):
+        with fence("reload", "the search process follows the accounts"):
             await service.search.follow(new.account_names)
         return {"ok": True, **changes, "warnings": list(new.warnings)}
 

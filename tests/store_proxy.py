@@ -298,7 +298,7 @@ class StoreProxy:
             names: Of commands, or of our scripts ("outbox_post").
             nth: Only to the n-th of them.
             every: Only to every k-th of them.
-            times: At most so many times.
+            times: How often, at most.
         """
         with self._lock:
             rule = Rule(act, frozenset(names), nth, every, times)

@@ -92,7 +92,7 @@ async def test_the_class_of_the_app_chooses_the_address(folder: Folder) -> None:
 
 
 async def test_addresses_are_checked_and_pushed_once(folder: Folder) -> None:
-    """Twice the same address is one push; what makes no sense is refused before anything is
+    """Twice the same address is one push; invalid requests are refused before anything is
     sent.
     """
     async with running(folder) as service, connect(service.gateway_url):

@@ -75,7 +75,7 @@ def admin_of(service: Service) -> httpx2.AsyncClient:
 
 
 async def send_until_accepted(client: Client, name: str) -> None:
-    """As a gateway does that is told that the store is away."""
+    """As a gateway does when it hears that the store is away."""
     msg = {"message_id": name, "from_addr": f"+{name}", "content": name, "session_event": "new"}
     while True:
         await client.send({"type": "inbound", "id": name, "msg": msg})

@@ -115,7 +115,7 @@ async def test_a_trace_has_the_time_line_of_a_run(folder: Folder) -> None:
 
 
 async def test_failed_runs_outlive_the_ordinary_ones(folder: Folder) -> None:
-    """Of ordinary runs the newest so many are kept; one that failed stays, says why, and can be
+    """Of ordinary runs the newest are kept; one that failed stays, says why, and can be
     asked for alone.
     """
     folder.text += "[defaults.trace]\nruns = 3\nnotable = 2\n"
@@ -261,7 +261,7 @@ async def test_a_run_that_failed_fails_again(folder: Folder) -> None:
 
 
 async def test_recordings_are_few_and_only_of_apps_that_want_them(folder: Folder) -> None:
-    """The newest so many; an app without `record` has none, and the error says so."""
+    """The newest, up to a number; an app without `record` has none, and the error says so."""
     folder.text += "[defaults.trace]\nrecorded = 2\n"
     folder.app("phone", ECHO, "record = true")
     folder.app("other", ECHO)

@@ -253,7 +253,7 @@ async def test_the_store_goes_away_and_comes_back(folder: Folder) -> None:
                 if accepted > 5:
                     break
             assert accepted > 5
-            # What was refused as unavailable may have been journalled all the same: then it is run,
+            # What was refused as unavailable may be in the journal nevertheless: then it is run,
             # too.
             while [place async for place, _ in service.stores.journal.unfinished("acct", "phone")]:
                 await trio.sleep(0.05)

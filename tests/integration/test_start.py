@@ -61,7 +61,7 @@ def processes(what: str) -> set[int]:
 async def kill_each(
     what: str, others: set[int], delays: tuple[float, ...], killed: list[int]
 ) -> None:
-    """Kill a child so many seconds after it is seen, and likewise those that come in its place; but
+    """Kill a child, and those that come in its place, each after its delay in seconds; but
     not these others.
     """
     for delay in delays:

@@ -48,14 +48,14 @@ def message(name: str) -> dict[str, object]:
 
 
 async def begin(client: Client) -> None:
-    """A run, m1, that is in hand."""
+    """A run, m1, that is in progress."""
     await client.send(message("m1"))
     await client.expect("accepted")
     await trio.sleep(0.3)
 
 
 async def test_the_first_signal_lets_runs_end(folder: Folder) -> None:
-    """Gateways are told, nothing new is taken, the run in hand ends and its reply goes out, the
+    """Gateways are told, nothing new is taken, the run in progress ends and its reply goes out, the
     connection is closed as a restart; exit 0.
     """
     folder.app("phone", SLOW % 800, 'modules = ["timers"]')

@@ -108,7 +108,7 @@ class Town:
         return message_id, answer
 
     async def send_until_accepted(self, message_id: str | None = None) -> str:
-        """As a gateway does: again, with the same id, after the time that it is told."""
+        """As a gateway does: again, with the same id, after `retry_after`."""
         with trio.fail_after(SECONDS):
             while True:
                 message_id, answer = await self.send(message_id)

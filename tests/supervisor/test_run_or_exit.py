@@ -13,7 +13,7 @@ from supervisor.errors import CannotStart
 
 
 def deep(error: Callable[[], BaseException], levels: int = 15) -> Callable[[], Awaitable[int]]:
-    """A main that raises in a task, below so many nurseries."""
+    """A main that raises in a task, below several nurseries."""
 
     async def level(left: int) -> None:
         if not left:
