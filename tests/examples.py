@@ -1,4 +1,4 @@
-"""How many examples property tests try: the same few in every run, and many others under `-m slow`."""
+"""How many examples property tests try: the same few in every run, many others under `-m slow`."""
 
 from __future__ import annotations
 
