@@ -11,6 +11,7 @@ from typing import Any
 
 from attrs import evolve
 
+from .addresses import international
 from .contract import Refused
 from .messages import ADDRESS_FIELDS, now, shown, vumi_date
 from .stores.contacts import EXTRAS, SUBSCRIPTIONS, Change
@@ -25,9 +26,8 @@ KEY_MAX = 255
 MAPPINGS = {"extra": EXTRAS, "subscription": SUBSCRIPTIONS}
 
 UNKNOWN = "unknown"
-"""The msisdn of a contact that was created for an address of another kind."""
+"""The msisdn of a contact without a number: the toolkits fail on a contact that has none."""
 
-_MSISDN = re.compile(r"\d{8,}", re.ASCII)
 _YEAR_OR_MONTH = re.compile(r"(\d{4})(?:-(\d\d))?", re.ASCII)
 
 
@@ -42,35 +42,31 @@ def address_field(delivery_class: str) -> str:
     return field
 
 
-def stored_address(field: str, address: str) -> str:
-    """An address as a new contact has it: msisdn with a plus, Jabber address without device."""
-    if field == "msisdn" and _MSISDN.fullmatch(address):
-        return f"+{address}"
-    return address.partition("/")[0] if field == "gtalk_id" else address
-
-
-def new_contact(given: Mapping[str, Any]) -> Change:
-    """A new contact with these fields; key, user_account and unknown ones are ignored. Raises
-    Refused.
+def new_contact(given: Mapping[str, Any], country_code: str = "") -> Change:
+    """A new contact with these fields; key, user_account and unknown ones are ignored. National
+    numbers become international by the country code, if there is one. Raises Refused.
     """
-    change = _whole(given)
+    change = _whole(given, country_code)
     return evolve(change, set={"created_at": now(), **change.set})
 
 
-def replaced_contact(given: Mapping[str, Any]) -> Change:
+def replaced_contact(given: Mapping[str, Any], country_code: str = "") -> Change:
     """A whole contact, also in the shape in which apps get contacts: `extras-x` beside `extra`.
-    Raises Refused.
+    Numbers as in `new_contact`. Raises Refused.
     """
     flat = {
         name: _scalar(name, value)
         for name, value in given.items()
         if name.startswith((EXTRAS, SUBSCRIPTIONS))
     }
-    return _whole(given, flat)
+    return _whole(given, country_code, flat)
 
 
-def _whole(given: Mapping[str, Any], flat: Mapping[str, Any] | None = None) -> Change:
-    fields, _ = _plain(given)
+def _whole(
+    given: Mapping[str, Any], country_code: str, flat: Mapping[str, Any] | None = None
+) -> Change:
+    fields, _ = _plain(given, country_code)
+    fields.setdefault("msisdn", UNKNOWN)
     for name, prefix in MAPPINGS.items():
         fields |= _mapping(name, prefix, given.get(name), _scalar) or {}
     return Change(
@@ -78,11 +74,11 @@ def _whole(given: Mapping[str, Any], flat: Mapping[str, Any] | None = None) -> C
     )
 
 
-def changed_contact(given: Mapping[str, Any]) -> Change:
+def changed_contact(given: Mapping[str, Any], country_code: str = "") -> Change:
     """Some fields of a contact: null clears a field, groups are added, extra and subscription
-    replace the old ones.
+    replace the old ones. Numbers as in `new_contact`. Raises Refused.
     """
-    fields, cleared = _plain(given)
+    fields, cleared = _plain(given, country_code)
     if "msisdn" in cleared:
         raise Refused("'msisdn' may not be null")
     prefixes = []
@@ -107,7 +103,7 @@ def added_entries(prefix: str, given: Mapping[str, Any]) -> Change:
     return Change(set={prefix + name: value for name, value in given.items()})
 
 
-def _plain(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _plain(given: Mapping[str, Any], country_code: str) -> tuple[dict[str, Any], list[str]]:
     """The text and date fields that are given, and the names of those that are null."""
     fields: dict[str, Any] = {}
     cleared = []
@@ -119,6 +115,8 @@ def _plain(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             )
         elif name in given:
             cleared.append(name)
+    if "msisdn" in fields:
+        fields["msisdn"] = international(fields["msisdn"], country_code)
     return fields, cleared
 
 
@@ -181,9 +179,9 @@ def _scalar(name: str, value: Any) -> Any:
 _KNOWN = {*LENGTHS, *MAPPINGS, "dob", "created_at", "groups", "key", "user_account", "$VERSION"}
 
 
-def imported_contact(given: Any) -> tuple[str | None, Change]:
+def imported_contact(given: Any, country_code: str = "") -> tuple[str | None, Change]:
     """A contact from a file, with its key if it has one. Unlike in commands, unknown fields are
-    errors. Raises Refused.
+    errors. Numbers as in `new_contact`. Raises Refused.
     """
     if not isinstance(given, dict):
         raise Refused(f"expected an object, not {shown(given)}")
@@ -197,4 +195,4 @@ def imported_contact(given: Any) -> tuple[str | None, Change]:
     key = given.get("key")
     if key is not None and not (isinstance(key, str) and 0 < len(key) <= KEY_MAX):
         raise Refused(f"'key' needs to be a string of 1 to {KEY_MAX} characters, not {shown(key)}")
-    return key, replaced_contact(given)
+    return key, replaced_contact(given, country_code)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from attrs import frozen
 
+from .addresses import international, stored_address
 from .contact_fields import (
     UNKNOWN,
     added_entries,
@@ -14,7 +15,6 @@ from .contact_fields import (
     changed_contact,
     new_contact,
     replaced_contact,
-    stored_address,
 )  # fmt: skip
 from .contract import Caller, Refused, Resource, command
 from .messages import new_id, now, shown
@@ -32,10 +32,17 @@ from .stores.search import ContactSearch, SearchError
 
 @frozen
 class ContactsSettings:
-    """The delivery class of look-ups that name none, and how many contacts the account may have."""
+    """What holds for an app's contacts.
+
+    Attributes:
+        delivery_class: Of look-ups that name none.
+        contacts_max: How many contacts the account may have.
+        country_code: Of the account's national numbers; empty if they stay as they are.
+    """
 
     delivery_class: str
     contacts_max: int
+    country_code: str
 
 
 @frozen
@@ -120,9 +127,7 @@ class ContactsResource(Resource):
     async def get(self, caller: Caller, request: Get) -> One:
         """The contact with an address; of several, the one that was created last."""
         delivery_class = _delivery_class(caller, request)
-        found = await self.contacts.find(
-            caller.account, address_field(delivery_class), request.addr
-        )
+        found = await self._find(caller, address_field(delivery_class), request.addr)
         if found is None:
             where = f"address {shown(request.addr)} for delivery class {shown(delivery_class)}"
             raise Refused(f"Contact with {where} not found.")
@@ -132,9 +137,14 @@ class ContactsResource(Resource):
     async def get_or_create(self, caller: Caller, request: Get) -> Found:
         """The contact with an address, or a new one that has it."""
         field = address_field(_delivery_class(caller, request))
-        address = stored_address(field, request.addr)
+        settings = caller.setting(ContactsSettings)
+        address = stored_address(field, request.addr, settings.country_code)
         new = new_contact({"msisdn": UNKNOWN, "created_at": now()} | {field: address})
-        most = caller.setting(ContactsSettings).contacts_max
+        most = settings.contacts_max
+        if len(_looked_up(field, request.addr, settings.country_code)) > 1:
+            found = await self._find(caller, field, request.addr)
+            if found is not None:
+                return Found(found, created=False)
         try:
             return Found(
                 *await self.contacts.find_or_create(
@@ -155,29 +165,31 @@ class ContactsResource(Resource):
     @command("contacts.new")
     async def new(self, caller: Caller, request: Whole) -> One:
         """Make a contact."""
-        most = caller.setting(ContactsSettings).contacts_max
+        settings = caller.setting(ContactsSettings)
+        new = new_contact(request.contact, settings.country_code)
         try:
             return One(
-                await self.contacts.create(
-                    caller.account, new_id(), new_contact(request.contact), most
-                )
+                await self.contacts.create(caller.account, new_id(), new, settings.contacts_max)
             )
         except ContactLimit as limit:
             raise Refused(str(limit)) from limit
 
     @command("contacts.save")
     async def save(self, caller: Caller, request: Whole) -> One:
-        """Replace a whole contact; fields not given become null, but created_at stays."""
+        """Replace a whole contact; fields not given become null, but created_at stays, and the
+        msisdn becomes "unknown".
+        """
         key = request.contact.get("key")
         if not isinstance(key, str):
             raise Refused(f"'contact.key' needs to be a string, not {shown(key)}")
-        change = replaced_contact(request.contact)
+        change = replaced_contact(request.contact, caller.setting(ContactsSettings).country_code)
         return await self._change(caller, key, change)
 
     @command("contacts.update")
     async def update(self, caller: Caller, request: Update) -> One:
         """Change some fields of a contact."""
-        return await self._change(caller, request.key, changed_contact(request.fields))
+        change = changed_contact(request.fields, caller.setting(ContactsSettings).country_code)
+        return await self._change(caller, request.key, change)
 
     @command("contacts.update_extras")
     async def update_extras(self, caller: Caller, request: Update) -> One:
@@ -198,6 +210,14 @@ class ContactsResource(Resource):
         except SearchError as error:
             raise Refused(str(error)) from error
 
+    async def _find(self, caller: Caller, field: str, address: str) -> Contact | None:
+        code = caller.setting(ContactsSettings).country_code
+        for spelling in _looked_up(field, address, code):
+            found = await self.contacts.find(caller.account, field, spelling)
+            if found is not None:
+                return found
+        return None
+
     async def _change(self, caller: Caller, key: str, change: Change) -> One:
         try:
             changed = await self.contacts.change(caller.account, key, change)
@@ -206,6 +226,16 @@ class ContactsResource(Resource):
         if changed is None:
             raise not_found(key)
         return One(changed)
+
+
+def _looked_up(field: str, address: str, country_code: str) -> list[str]:
+    """The spellings under which a contact is looked for: of a national number the international
+    one, then the number as it is, since it may have been stored before the account had a country
+    code. The store itself takes no notice of a plus, nor of a Jabber device.
+    """
+    if field != "msisdn":
+        return [address]
+    return list(dict.fromkeys((international(address, country_code), address)))
 
 
 def _delivery_class(caller: Caller, request: Get) -> str:

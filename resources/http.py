@@ -18,7 +18,7 @@ from .parameters import Json, parameter
 from .stores.egress import DROPPED, Egress, EgressError, Policy, excerpt, url_of
 from .text import clean
 
-NO_URL = "No URL given"  # as in the old sandbox, also for a URL that is not a string
+NO_URL = "No URL given"  # in the words of the old sandbox, also for a number
 VERIFY_OPTIONS = ("VERIFY_NONE", "VERIFY_PEER", "VERIFY_CLIENT_ONCE", "VERIFY_FAIL_IF_NO_PEER_CERT")
 SSL_METHODS = ("SSLv3", "SSLv23", "TLSv1")
 HEADERS_WRONG = "'headers' must be an object of strings or lists of strings"
@@ -42,11 +42,16 @@ class HttpSettings:
     timeout: float
 
 
+def _url_wrong(value: Any) -> str:
+    is_none = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return NO_URL if is_none else f"'url' must be a string, not {shown(value)}"
+
+
 @frozen
 class Request:
     """Any http command."""
 
-    url: str = parameter(missing=NO_URL, wrong=NO_URL)
+    url: str = parameter(missing=NO_URL, wrong=_url_wrong)
     headers: dict[str, Any] | None = parameter(None, wrong=HEADERS_WRONG)
     data: str | None = parameter(None, wrong="'data' must be a string or null")
     files: Json = None
@@ -155,7 +160,7 @@ def _build(method: str, request: Request) -> httpx2.Request:
 
 
 def _headers(given: dict[str, Any] | None) -> list[tuple[bytes, bytes]]:
-    """The headers to send: values in UTF-8, with the spaces that the app put around them."""
+    """The headers to send: values in UTF-8."""
     headers: list[tuple[bytes, bytes]] = []
     for name, values in (given or {}).items():
         for value in values if isinstance(values, list) else [values]:

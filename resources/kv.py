@@ -6,6 +6,7 @@ from attrs import frozen
 from msgspec import Raw, json
 
 from .contract import Caller, Refused, Resource, command
+from .messages import shown
 from .parameters import Json, parameter
 from .stores.keyspace import Keyspace, KeyspaceFull, NotAnInteger, Quota, Warn
 
@@ -55,7 +56,9 @@ class Set:
     value: Json = None
     seconds: int | None = parameter(
         None,
-        wrong="'seconds' must be an integer of 0 or more, or null",
+        wrong=lambda value: (
+            f"'seconds' must be an integer of 0 to {SECONDS_MAX}, or null, not {shown(value)}"
+        ),
         check=lambda seconds: seconds is None or 0 <= seconds <= SECONDS_MAX,
     )
 

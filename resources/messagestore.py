@@ -9,7 +9,7 @@ from attrs import frozen
 
 from .contract import Caller, Refused, Resource, command
 from .messages import shown
-from .parameters import Json, parameter
+from .parameters import Json, integer_in, parameter
 from .stores.identity import Sender
 from .stores.statistics import SAMPLE_MAX, Direction, Statistics
 
@@ -35,10 +35,10 @@ def _seconds(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
-        seconds = int(value)
-    except (ValueError, OverflowError):
+        seconds = integer_in(value) if isinstance(value, str) else int(value)
+    except (ValueError, OverflowError):  # no number, or infinity
         return None
-    return seconds if 0 < seconds <= SAMPLE_MAX else None
+    return seconds if seconds is not None and 0 < seconds <= SAMPLE_MAX else None
 
 
 @frozen

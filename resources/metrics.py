@@ -10,7 +10,7 @@ from attrs import frozen
 
 from .contract import Caller, Refused, Resource, command
 from .messages import shown
-from .parameters import Json, parameter
+from .parameters import Json, number_in, parameter
 from .stores.graphite import AGGREGATORS, Graphite, Target, TooManyMetrics
 
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,100}")
@@ -38,11 +38,13 @@ def _metric_wrong(value: Any) -> str:
 
 def _number(value: Any) -> float | None:
     """A finite number; numeric strings are accepted, as before; booleans are not."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, str):
+        return number_in(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         number = float(value)
-    except (ValueError, OverflowError):
+    except OverflowError:
         return None
     return number if math.isfinite(number) else None
 

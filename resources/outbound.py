@@ -4,7 +4,7 @@ endpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from logging import WARNING
 from typing import Any
 
@@ -38,10 +38,18 @@ class Done:
 CONTENT_WRONG = "'content' must be a string or null."
 
 
+def not_given(name: str, where: str) -> Callable[[Any], str]:
+    """The reason for a string that is null or of another type."""
+    text = f"'{name}' must be given {where}"
+    return lambda value: (
+        f"{text}." if value is None else f"{text}, as a string, not {shown(value)}."
+    )
+
+
 def given(name: str, where: str) -> str:
     """A required string, not null."""
-    text = f"'{name}' must be given {where}."
-    field: str = parameter(missing=text, wrong=text)
+    reason = not_given(name, where)
+    field: str = parameter(missing=reason(None), wrong=reason)
     return field
 
 
@@ -67,7 +75,7 @@ class SendTo:
         missing="'content' must be given in sends.", wrong=CONTENT_WRONG
     )
     to_addr: str = given("to_addr", "in sends")
-    endpoint: str = parameter("default", wrong="'endpoint' must be given in sends.")
+    endpoint: str = parameter("default", wrong=not_given("endpoint", "in sends"))
     helper_metadata: Json = None
 
 

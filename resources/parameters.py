@@ -7,6 +7,8 @@ the users' documentation and the old system. Unknown fields are ignored, as befo
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -19,6 +21,10 @@ from .messages import shown
 from .strict import NAMES, exact_converter, exactly
 
 T = TypeVar("T")
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+DIGITS_MAX = 1000  # characters of a number that is given as a string
 
 Json = Any
 """Any JSON value, decoded."""
@@ -43,6 +49,21 @@ def parameter(
     return attrs.field(
         default=default, metadata={"missing": missing, "wrong": wrong, "check": check}
     )
+
+
+def number_in(text: str) -> float | None:
+    """The finite number that a text is, in plain decimal digits; or None.
+
+    Python's own `float` would also take "1_000", spaces, "infinity" and the digits of any script.
+    """
+    is_number = len(text) <= DIGITS_MAX and _NUMBER.fullmatch(text)
+    number = float(text) if is_number else math.inf
+    return number if math.isfinite(number) else None
+
+
+def integer_in(text: str) -> int | None:
+    """The integer that a text is, likewise; or None."""
+    return int(text) if len(text) <= DIGITS_MAX and _INTEGER.fullmatch(text) else None
 
 
 def needed_string(name: str) -> Any:

@@ -25,7 +25,7 @@ from .admin.logs import LogsAdmin
 from .admin.push import PushAdmin
 from .admin.traces import RunsAdmin
 from .background import Compiling, LoopLag
-from .config import Address, Config
+from .config import Account, Address, Config
 from .config.tls import server_context
 from .conversation_metrics import ConversationReporter
 from .errors import CannotStart
@@ -45,7 +45,7 @@ from .reload import Reloads
 from .runs.dispatcher import Dispatcher, open_dispatcher
 from .runs.history import History
 from .runs.programs import address_class, all_resources, program_of
-from .runs.push import Pushed, Pusher
+from .runs.push import Push, Pushed, Pusher
 from .runs.router import Router, build_table
 from .runs.traces import Traces
 from .sandboxes.pool import Pool, open_pool
@@ -110,10 +110,11 @@ class Service:
     async def push(self, name: str, addresses: Sequence[str] | None, group: str | None) -> Pushed:
         """Push to addresses, or to a group. Raises as `Pusher.push_group` does."""
         app = self.config.apps[name]
-        delivery_class = address_class(app) or "sms"
+        country_code = self.config.account(app.account).country_code
+        push = Push(app, address_class(app) or "sms", country_code)
         if group is not None:
-            return await self.pusher.push_group(app, delivery_class, group)
-        return await self.pusher.push(app, delivery_class, addresses or ())
+            return await self.pusher.push_group(push, group)
+        return await self.pusher.push(push, addresses or ())
 
     async def drain(self) -> None:
         """Accept no more messages, let the runs in progress end, and wait until what they sent is
@@ -138,10 +139,8 @@ class Service:
             return line
         return f"{line}; the last reload was refused: {'; '.join(reload['errors'])}"
 
-    def _contacts_max(self, account: str) -> int | None:
-        if account not in self.config.account_names:
-            return None
-        return self.config.account(account).contacts_max
+    def _account(self, name: str) -> Account | None:
+        return self.config.account(name) if name in self.config.account_names else None
 
     def _health(self) -> Health:
         return Health(
@@ -173,7 +172,7 @@ class Service:
 
     def admin_services(self) -> AdminServices:
         """What the admin port shows and does."""
-        contacts = ContactsAdmin(self.stores.contacts, self.search, self._contacts_max)
+        contacts = ContactsAdmin(self.stores.contacts, self.search, self._account)
         parts: list[HasRoutes] = [
             LogsAdmin(self.stores.logbook, lambda: self.dispatcher.programs),
             PushAdmin(lambda: self.dispatcher.programs, self.push),

@@ -4,14 +4,16 @@ can break.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from enum import Enum
 
 import trio
 from attrs import field, frozen
 
+from ..fence import note
 from .keys import account_key
-from .redis import Redis, StoreError
+from .redis import Redis, StoreError, StoreRefused
 from .room import Room
 from .scripts import Script, script
 
@@ -19,6 +21,8 @@ COUNT_PAGE = 200  # names counted in one step
 COUNT_EVERY = 30.0  # seconds between two looks for accounts that are not counted yet
 COUNT_AGAIN = 5.0  # the same after a failure
 _STORED, _TOO_MANY_BYTES, _NO_INTEGER = 1, -1, -2  # of the scripts
+
+log = logging.getLogger(__name__)
 
 
 class Warn(Enum):
@@ -119,19 +123,38 @@ class Keyspace:
 
     async def keep_counting(self, accounts: Callable[[], Iterable[str]]) -> None:
         """Count, in the background, what accounts stored before bytes were counted. Runs for ever:
-        new accounts may come.
+        new accounts may come. An account that cannot be counted is tried again, after the others.
         """
-        done = set[str]()
+        counted = dict[str, bool]()
         while True:
             try:
                 for account in accounts():
-                    if account not in done:
-                        await self.count(account)
-                        done.add(account)
+                    if not counted.get(account):
+                        await self._try_to_count(account, counted)
             except StoreError:
                 await trio.sleep(COUNT_AGAIN)  # the store will come back
             else:
                 await trio.sleep(COUNT_EVERY)
+
+    async def _try_to_count(self, account: str, counted: dict[str, bool]) -> None:
+        """Count an account, and note in `counted` whether that was possible. If something is wrong
+        with its own keys, log that, once.
+
+        Raises:
+            StoreError: Something is wrong with the store.
+        """
+        try:
+            await self.count(account)
+        except StoreError as error:
+            if not isinstance(error, StoreRefused) or error.is_wide:
+                raise
+            if account not in counted:
+                log.warning("kv of account %s cannot be counted: %s", account, error.plain)
+            counted[account] = False
+        except Exception as error:  # noqa: BLE001  # others are counted all the same
+            note("keyspace", error, f"account {account}")
+        else:
+            counted[account] = True
 
     async def count(self, account: str) -> None:
         """Count the bytes that an account stored before bytes were counted, unless done already."""

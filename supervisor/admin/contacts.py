@@ -19,6 +19,7 @@ from resources.stores.contacts import Change, Contact, Contacts
 from resources.stores.search import ContactSearch, QueryError, SearchError
 from resources.text import clean
 
+from ..config import Account
 from .bodies import (
     STEP,
     Allowance,
@@ -44,12 +45,12 @@ class ContactsAdmin:
     """The handlers.
 
     Attributes:
-        contacts_max: How many contacts an account may have; None if there is no such account.
+        account_of: The settings of an account; None if there is no such account.
     """
 
     contacts: Contacts
     search: ContactSearch
-    contacts_max: Callable[[str], int | None]
+    account_of: Callable[[str], Account | None]
 
     def routes(self) -> list[Route]:
         """The requests that it answers."""
@@ -121,36 +122,39 @@ class ContactsAdmin:
         """Write many contacts, each wholly or not at all. `errors` of the answer says what is wrong
         with those that were not written, by index.
         """
-        account = self._account(request)
+        account, settings = self._settings(request)
         given = await read_object(request, EXPECTED)
         rows = given.get("contacts")
         if not isinstance(rows, list) or set(given) != {"contacts"}:
             raise bad(EXPECTED)
         if not 1 <= len(rows) <= IMPORT_MAX:
             raise bad(EXPECTED)
-        checked = await off_loop(_checked, rows)
+        checked = await off_loop(_checked, rows, settings.country_code)
         errors = {index: row for index, row in enumerate(checked) if isinstance(row, str)}
         new = [(index, row) for index, row in enumerate(checked) if not isinstance(row, str)]
         while new:
-            most = self.contacts_max(account)
-            if most is None:
-                raise _unknown(account)
+            _, settings = self._settings(request)  # a reload may have removed the account
             some: list[tuple[int, _Row]] = []
             size = 0
             while new and len(some) < STEP and size < STEP_BYTES:
                 some.append(new.pop(0))
                 size += some[-1][1].size
             changes = [(row.key, row.change) for _, row in some]
-            failed = await self.contacts.create_many(account, changes, most)
+            failed = await self.contacts.create_many(account, changes, settings.contacts_max)
             errors |= {some[n][0]: reason for n, reason in failed.items()}
         sorted_errors = {str(n): errors[n] for n in sorted(errors)}
         return answer({"written": len(rows) - len(errors), "errors": sorted_errors})
 
     def _account(self, request: Request) -> str:
-        account = str(request.path_params["account"])
-        if self.contacts_max(account) is None:
-            raise _unknown(account)
-        return account
+        return self._settings(request)[0]
+
+    def _settings(self, request: Request) -> tuple[str, Account]:
+        """The account that a request names, and its settings."""
+        name = str(request.path_params["account"])
+        settings = self.account_of(name)
+        if settings is None:
+            raise bad(f"there is no account {name!r}", 404)
+        return name, settings
 
 
 @frozen
@@ -166,25 +170,21 @@ async def _add(rows: dict[str, bytes], contacts: list[Contact], left: Allowance)
     rows |= {contact["key"]: row for contact, row in zip(contacts, found, strict=True)}
 
 
-def _checked(rows: list[Any]) -> list[_Row | str]:
+def _checked(rows: list[Any], country_code: str) -> list[_Row | str]:
     """Each contact, or what is wrong with it. Slow: run it in a thread."""
-    return [_row(index, row) for index, row in enumerate(rows)]
+    return [_row(index, row, country_code) for index, row in enumerate(rows)]
 
 
-def _row(index: int, given: Any) -> _Row | str:
+def _row(index: int, given: Any, country_code: str) -> _Row | str:
     problem = problem_in(given)
     if problem:
         return problem
     with fence("admin", f"contact {index} of an import") as caught:
         try:
-            key, change = imported_contact(given)
+            key, change = imported_contact(given, country_code)
             change = evolve(change, set={"created_at": now(), **change.set})
             return _Row(key or new_id(), change, len(change.encode()))
         except Refused as refused:
             return clean(refused.reason)
     assert caught.error is not None
     return "internal error"
-
-
-def _unknown(account: str) -> HTTPException:
-    return bad(f"there is no account {account!r}", 404)

@@ -132,7 +132,7 @@ def _pair(text: str) -> tuple[str, str]:
         raise click.BadParameter(f"expected KEY=VALUE, got {text!r}", param_hint="--set")
     if value.startswith("@"):
         try:
-            value = Path(value[1:]).read_text("utf-8")
+            value = Path(value[1:]).read_text("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise click.BadParameter(
                 f"cannot read {value[1:]}: {error}", param_hint="--set"
@@ -143,9 +143,9 @@ def _pair(text: str) -> tuple[str, str]:
 def make_config(options: Options) -> Config:
     """Make the config for one app on one channel. Raises InvalidConfig."""
     try:
-        source = options.app.read_text("utf-8")
+        source = options.app.read_text("utf-8-sig")
         default = json.dumps({"name": options.app.stem})
-        config = {"config": options.config.read_text("utf-8") if options.config else default}
+        config = {"config": options.config.read_text("utf-8-sig") if options.config else default}
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(options.app, [Problem(1, f"cannot be read: {error}")]) from error
     own = _packages(options.modules_dir) if options.modules_dir else ()

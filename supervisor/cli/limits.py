@@ -121,7 +121,7 @@ def _shown(name: str, value: Any) -> str:
 
 def _sources(config: Config, app: App, file: Path) -> dict[str, str]:
     """Where each limit's value comes from: a line of the file, or the default."""
-    lines = locate((config.file or file).read_text("utf-8"))
+    lines = locate((config.file or file).read_text("utf-8-sig"))
     found = {}
     for a in attrs.fields(Limits):
         places = (("apps", app.name, "limits", a.name), ("defaults", "limits", a.name))

@@ -46,8 +46,8 @@ def vxsandbox(*, file: Path, name: str | None, env_file: Path | None, output: Pa
     from ..tools.migrate_config import migrate as convert
 
     try:
-        environment = read_env(env_file.read_text("utf-8")) if env_file is not None else {}
-        migrated = convert(file.read_text("utf-8"), name or file.stem, environment)
+        environment = read_env(env_file.read_text("utf-8-sig")) if env_file is not None else {}
+        migrated = convert(file.read_text("utf-8-sig"), name or file.stem, environment)
     except CannotMigrate as error:
         for line in str(error).splitlines():
             click.echo(f"{file}: {line}", err=True)

@@ -107,7 +107,7 @@ def _app(config: Config, name: str, source: Path | None) -> App:
     if source is None:
         return app
     try:
-        return attrs.evolve(app, javascript=source, source=source.read_text("utf-8"))
+        return attrs.evolve(app, javascript=source, source=source.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{source} cannot be read: {error}")
 

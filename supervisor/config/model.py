@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 from resources.text import read_json
 
 from .node import TOOLKITS
-from .units import Address, Count, Duration, Natural, Size
+from .units import Address, Count, CountryCode, Duration, Natural, Size
 
 Level = Literal["strict", "standard", "none"]
 Events = Literal["app", "always", "never"]
@@ -217,6 +217,8 @@ class Account:
     contacts_max: Count = Count(10_000_000)  # more are refused
     groups_max: Count = Count(10_000)  # likewise
     optouts_max: Count = Count(10_000_000)  # likewise
+    # for numbers such as 0821234567: "27" makes it +27821234567; empty: it stays as it is
+    country_code: CountryCode = CountryCode("")
     kv: KvQuota = KvQuota()
 
 

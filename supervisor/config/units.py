@@ -22,6 +22,8 @@ Count = NewType("Count", int)
 """An integer, 1 or more."""
 Natural = NewType("Natural", int)
 """An integer, 0 or more."""
+CountryCode = NewType("CountryCode", str)
+"""What national numbers begin with in other countries, without plus; or empty."""
 
 DAYS_MAX = 1_000_000  # fits counters of milliseconds and sums with a clock
 SIZE_MAX = 1 << 50
@@ -30,6 +32,7 @@ SHOWN_MAX = 200  # characters of a value in a message
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+_COUNTRY_CODE = re.compile(r"(?:[1-9][0-9]{0,2})?")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)")
 
 
@@ -119,6 +122,13 @@ def _bounded(value: int) -> int:
     if value > COUNT_MAX:
         raise ValueError(f"expected at most {COUNT_MAX}, got {show(value)}")
     return value
+
+
+def parse_country_code(value: Any) -> CountryCode:
+    """Check a country code: `"27"`, or `""` for none."""
+    if not isinstance(value, str) or not _COUNTRY_CODE.fullmatch(value):
+        raise ValueError(f'expected 1 to 3 digits, such as "27", or "", got {show(value)}')
+    return CountryCode(value)
 
 
 @frozen

@@ -70,7 +70,9 @@ def program_of(config: Config, app: App) -> Program:
     settings: Mapping[type, Any] = {
         KvSettings: KvSettings(quota.keys_hard, quota.soft, quota.value_max, quota.most_bytes),
         ConfigSettings: ConfigSettings(app.config),
-        ContactsSettings: ContactsSettings(address_class(app), account.contacts_max),
+        ContactsSettings: ContactsSettings(
+            address_class(app), account.contacts_max, account.country_code
+        ),
         GroupsSettings: GroupsSettings(account.groups_max),
         MessagestoreSettings: MessagestoreSettings(
             frozenset(name for name, other in config.apps.items() if other.account == app.account)

@@ -2,17 +2,19 @@
 address, or with every contact of a group.
 
 Addresses that opted out are skipped. Apps choose the type of an address freely when they record an
-opt-out, so each delivery class has several types under which an opt-out is looked for.
+opt-out, so each delivery class has several types under which an opt-out is looked for; and each
+spelling of an address.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
 import trio
 from attrs import define, frozen
 
+from resources.addresses import identity, spellings
 from resources.contact_fields import UNKNOWN, address_field
 from resources.contract import Refused
 from resources.fence import note
@@ -37,6 +39,30 @@ OPTOUT_TYPES = {
     "wechat": ("wechat", "wechat_id", "msisdn"),
 }  # fmt: skip
 """Delivery class to address types; the old system looked under msisdn, so it is among them."""
+
+
+@frozen
+class Push:
+    """Which app pushes, and to which kind of address.
+
+    Attributes:
+        country_code: Of the account's national numbers; empty if it has none.
+    """
+
+    app: App
+    delivery_class: str
+    country_code: str
+
+    def identity(self, address: str) -> str:
+        """A text that is the same for all spellings of an address. Raises Refused."""
+        return identity(address_field(self.delivery_class), address, self.country_code)
+
+    def optout_names(self, address: str) -> list[tuple[str, str]]:
+        """The types and values under which an opt-out of an address may be recorded. Raises
+        Refused.
+        """
+        values = spellings(address_field(self.delivery_class), address, self.country_code)
+        return [(kind, value) for kind in OPTOUT_TYPES[self.delivery_class] for value in values]
 
 
 class NoSuchGroup(Exception):
@@ -90,21 +116,22 @@ class Pusher:
     journal: Journal
     dispatcher: Dispatcher
 
-    async def push(self, app: App, delivery_class: str, addresses: Iterable[str]) -> Pushed:
-        """Push to each address once; return when the last one is in line.
+    async def push(self, push: Push, addresses: Sequence[str]) -> Pushed:
+        """Push to each address once, however it is spelt; return when the last one is in line.
 
         Raises:
+            Refused: There is no such delivery class.
             PushStopped: Not all of them are in line.
         """
-        result = Pushed()
-        distinct = list(dict.fromkeys(addresses))
+        result, seen = Pushed(), set[str]()
         with _stopped(result):
-            for start in range(0, len(distinct), BATCH):
-                await self._push_some(app, delivery_class, distinct[start : start + BATCH], result)
+            for some in _batched(addresses):
+                await self._push_some(push, _distinct(push, some, seen), result)
         return result
 
-    async def push_group(self, app: App, delivery_class: str, group: str) -> Pushed:
-        """Push to every contact of a group that has an address of the class, each address once.
+    async def push_group(self, push: Push, group: str) -> Pushed:
+        """Push to every contact of a group that has an address of the class: each address once,
+        however it is spelt.
 
         Raises:
             NoSuchGroup: The account has no such group.
@@ -112,23 +139,19 @@ class Pusher:
             PushStopped: Not all of them are in line; one reason is an invalid query of the group.
         """
         result, seen = Pushed(), set[str]()
-        name = address_field(delivery_class)
+        name = address_field(push.delivery_class)
         with _stopped(result):
-            async with aclosing(self._members(app.account, group)) as pages:
+            async with aclosing(self._members(push.app.account, group)) as pages:
                 async for keys in pages:
-                    contacts = await self.contacts.many(app.account, keys)
+                    contacts = await self.contacts.many(push.app.account, keys)
                     found = [
                         contact[name]
                         for contact in contacts
                         if contact[name] not in (None, "", UNKNOWN)
                     ]
                     result.no_address += len(contacts) - len(found)
-                    fresh = [address for address in dict.fromkeys(found) if address not in seen]
-                    seen.update(fresh)
-                    for start in range(0, len(fresh), BATCH):
-                        await self._push_some(
-                            app, delivery_class, fresh[start : start + BATCH], result
-                        )
+                    for some in _batched(found):
+                        await self._push_some(push, _distinct(push, some, seen), result)
         return result
 
     async def _members(self, account: str, key: str) -> AsyncGenerator[Sequence[str], None]:
@@ -148,11 +171,10 @@ class Pusher:
             if len(keys) < PAGE:
                 break
 
-    async def _push_some(
-        self, app: App, delivery_class: str, addresses: Sequence[str], result: Pushed
-    ) -> None:
+    async def _push_some(self, push: Push, addresses: Sequence[str], result: Pushed) -> None:
+        app = push.app
         out = await self.optouts.which(
-            app.account, [_optout_names(delivery_class, address) for address in addresses]
+            app.account, [push.optout_names(address) for address in addresses]
         )
         wanted = [address for address, is_out in zip(addresses, out, strict=True) if not is_out]
         result.opted_out += len(addresses) - len(wanted)
@@ -165,7 +187,7 @@ class Pusher:
                 continue
             batch, wanted = wanted[:fit], wanted[fit:]
             await self._queue(
-                app, [push_trigger(address, delivery_class) for address in batch], result
+                app, [push_trigger(address, push.delivery_class) for address in batch], result
             )
 
     def _is_there(self, app: App) -> bool:
@@ -211,11 +233,20 @@ def _stopped(pushed: Pushed) -> Iterator[None]:
         raise PushStopped(pushed, error) from error
 
 
-def _optout_names(delivery_class: str, address: str) -> list[tuple[str, str]]:
-    """Return the types and values under which an opt-out of an address may be recorded."""
-    values = [address]
-    if address_field(delivery_class) == "msisdn":
-        values.append(address.removeprefix("+") if address.startswith("+") else f"+{address}")
-    elif delivery_class == "gtalk":
-        values.append(address.partition("/")[0])
-    return [(kind, value) for kind in OPTOUT_TYPES[delivery_class] for value in values]
+def _batched(addresses: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Parts of at most BATCH addresses."""
+    for start in range(0, len(addresses), BATCH):
+        yield addresses[start : start + BATCH]
+
+
+def _distinct(push: Push, addresses: Sequence[str], seen: set[str]) -> list[str]:
+    """The addresses that were not seen before, in any spelling, each as it comes first. Adds them
+    to those seen.
+    """
+    found = []
+    for address in addresses:
+        same = push.identity(address)
+        if same not in seen:
+            seen.add(same)
+            found.append(address)
+    return found

@@ -24,9 +24,25 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, s
         'admin = "127.0.0.1:0"', f'admin = "127.0.0.1:{free_ports(1)[0]}"'
     )
     folder.text += "[accounts.small]\ncontacts_max = 2\n"
+    folder.text += '[accounts.home]\ncountry_code = "27"\n'
     folder.app("phone", ECHO)
     with serve(folder.config) as running:
         yield running, str(folder.config)
+
+
+def test_an_import_makes_national_numbers_international(
+    server: tuple[Server, str], tmp_path: Path
+) -> None:
+    """By the account's country code; a contact without a number has the msisdn unknown."""
+    _, config = server
+    file = tmp_path / "people.jsonl"
+    rows = [{"key": "a", "msisdn": "0821234567"}, {"key": "b", "msisdn": "123"}, {"key": "c"}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    done = jsbox("contacts", "import", "home", str(file), "-c", config)
+    assert done.returncode == 0, done.stderr
+    copy = jsbox("contacts", "export", "home", "-c", config).stdout.splitlines()
+    found = [json.loads(line)["msisdn"] for line in copy]
+    assert found == ["+27821234567", "123", "unknown"]
 
 
 def lines(path: Path) -> list[dict[str, object]]:

@@ -73,6 +73,46 @@ async def test_a_group_gets_each_address_once(folder: Folder) -> None:
         assert (totals.received, totals.sent, totals.outbound_uniques) == (0, 2, 2)
 
 
+async def test_a_person_is_pushed_to_once_however_the_number_is_spelt(folder: Folder) -> None:
+    """In a static group, a smart one and a list; and not at all after an opt-out in any
+    spelling.
+    """
+    folder.text += '[accounts.acct]\ncountry_code = "27"\n'
+    numbers = ["27820000001", "+27820000001", "0820000001", "0027820000001"]
+    out = ["+27820000002", "0820000002"]
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        groups = service.stores.groups
+        for key in ("listed", "smart", "both"):
+            await groups.find_or_create("acct", key, key, "2014", 10)
+        await groups.update("acct", "smart", "smart", "name:person")
+        await groups.update("acct", "both", "both", "name:person")
+        await service.stores.optouts.set("acct", "msisdn", "27820000002", OptOut("m", "2014"), 10)
+        await service.stores.optouts.set("acct", "msisdn", "0820000003", OptOut("m", "2014"), 10)
+        for n, number in enumerate([*numbers, *out, "+27820000003"]):
+            await contact(
+                service, f"k{n}", msisdn=number, name="person", groups=["listed", "both"][: n % 3]
+            )
+            await contact(service, f"l{n}", msisdn=number, groups=["listed"])
+        for body in (
+            {"group": "listed"},
+            {"group": "smart"},
+            {"group": "both"},
+            {"addrs": [*numbers, *out, "+27820000003"]},
+        ):
+            status, answer = await push(service, body)
+            assert (status, answer) == (200, {"queued": 1, "opted_out": 2, "no_address": 0}), body
+            assert (await client.expect("outbound"))["msg"]["to_addr"] in numbers
+
+
+async def test_without_a_country_code_a_national_number_is_another(folder: Folder) -> None:
+    """Only the plus is left aside, and a Jabber address's device."""
+    async with running(folder) as service, connect(service.gateway_url):
+        body = {"addrs": ["0820000001", "27820000001", "+27820000001", "+0820000001"]}
+        assert (await push(service, body))[1]["queued"] == 2
+        body = {"addrs": ["a@x/phone", "a@x", "b@x/desk", "a@x/desk"]}
+        assert (await push(service, body, "chat"))[1]["queued"] == 2
+
+
 async def test_the_class_of_the_app_chooses_the_address(folder: Folder) -> None:
     """As the app's own JSON config says; opt-outs are looked for under that class, whatever the
     device.

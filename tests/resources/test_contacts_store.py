@@ -55,8 +55,8 @@ async def test_a_contact_has_its_sixteen_fields_and_its_own(redis: Redis) -> Non
     assert made == {
         "key": "k", "user_account": "acct", "$VERSION": 2,
         "created_at": "2014-01-01 00:00:00.000000", "dob": None,
-        "name": "Zoë", "surname": None, "msisdn": None, "twitter_handle": None, "facebook_id": None,
-        "bbm_pin": None,
+        "name": "Zoë", "surname": None, "msisdn": "unknown", "twitter_handle": None,
+        "facebook_id": None, "bbm_pin": None,
         "gtalk_id": None, "mxit_id": None, "wechat_id": None, "email_address": None,
         "groups": ["g", "h"],
         "extras-a": "1", "extras-n": 5, "extras-no": None, "subscription-s": "on",

@@ -275,3 +275,30 @@ async def test_accounts_that_come_later_are_counted_too(
             while await keyspace.bytes_of("a") != expected:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
+
+
+async def test_one_account_that_cannot_be_counted_keeps_back_no_other(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Because a key of it has another type, or a bug shows; which is logged, once for a key. What
+    is repaired is counted.
+    """
+    monkeypatch.setattr("resources.stores.keyspace.COUNT_EVERY", 0.01)
+    await redis.execute("FLUSHALL")
+    expected = await old_store(redis, 10)
+    await redis.execute("SET", "jsbox:{0wrong}:kvkeys", "no sorted set")
+    await redis.execute("ZADD", "jsbox:{1odd}:kvkeys", "+inf", b"\xff")
+    keyspace = Keyspace(redis)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keyspace.keep_counting, lambda: ["0wrong", "1odd", "a"])
+        with trio.fail_after(60):
+            while await keyspace.bytes_of("a") != expected:
+                await trio.sleep(0.01)
+            await trio.sleep(0.1)  # several more rounds
+            await redis.execute("DEL", "jsbox:{0wrong}:kvkeys")
+            while not await redis.execute("EXISTS", "jsbox:{0wrong}:kvcounted"):
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("kv of account 0wrong cannot be counted: WRONGTYPE" in line for line in said) == 1
+    assert any("internal error in keyspace (account 1odd)" in line for line in said)

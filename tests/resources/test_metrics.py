@@ -9,11 +9,15 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from attrs import define, field
 
+from resources.contract import Refused
+from resources.metrics import Fire
+from resources.parameters import command_converter
 from resources.stores import graphite as module
 from resources.stores.graphite import Target, TooManyMetrics, open_graphite
 
@@ -95,10 +99,9 @@ async def test_lines_of_a_connection_that_breaks_are_sent_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """More lines than fit on their way are cut off in the middle: over the next connection all of
-    them come.
+    them come, before what is fired later.
     """
     monkeypatch.setattr(module, "BACKOFF", (0.05, 0.1))
-    monkeypatch.setattr(module, "LAST_SECONDS", PATIENCE)
     server, connections = Sink(), 0
 
     async def serve(stream: trio.SocketStream) -> None:
@@ -114,14 +117,46 @@ async def test_lines_of_a_connection_that_breaks_are_sent_again(
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         nursery.start_soon(trio.serve_listeners, serve, listeners)
-        target = Target("127.0.0.1", listeners[0].socket.getsockname()[1], 3600)
+        target = Target("127.0.0.1", listeners[0].socket.getsockname()[1], 0.1)
         async with open_graphite() as graphite:
             for name in names:
                 graphite.fire(target, "acct", name, "sum", 1)
-        await eventually(lambda: len(server.lines) >= len(names))
+            await eventually(lambda: connections == 2)
+            graphite.fire(target, "acct", "later", "sum", 1)
+            await eventually(lambda: server.lines[-1:] and "later" in server.lines[-1])
         nursery.cancel_scope.cancel()
-    assert connections == 2
-    assert [line.split()[0] for line in server.lines] == [f"{name}.sum" for name in names]
+    assert [line.split()[0] for line in server.lines] == [
+        f"{name}.sum" for name in [*names, "later"]
+    ]
+
+
+def fire(value: Any) -> Fire:
+    structure = command_converter().get_structure_hook(Fire)
+    fired: Fire = structure({"metric": "m", "agg": "sum", "value": value}, Fire)
+    return fired
+
+
+@pytest.mark.parametrize(
+    "value",
+    [0, -1.5, 1e300, "0", "12", "-1.5", "+3", "1.", ".5", "2e3", "2.5E-3", "007"],
+)
+async def test_numbers_and_their_texts_are_values(value: Any) -> None:
+    """Also in the spellings that every language reads."""
+    assert fire(value).value == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1_000", "1_0.5", " 1", "1 ", "1\n", "\u0661", "\uff11", "nan", "infinity", "-Inf", "1e999",
+        "", ".", "-", "e5", "0x10", "1,5", "1.5.2", "--1", "1" * 5000, float("nan"), float("-inf"),
+        10**400, True, None, [1], {},
+    ],
+)  # fmt: skip
+async def test_what_only_python_calls_a_number_is_refused(value: Any) -> None:
+    """As is everything else that is no finite number."""
+    with pytest.raises(Refused, match="Invalid metric value"):
+        fire(value)
 
 
 async def test_an_account_has_a_bound_of_names(monkeypatch: pytest.MonkeyPatch) -> None:

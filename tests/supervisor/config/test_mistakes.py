@@ -241,3 +241,12 @@ def test_a_broken_piece_does_not_hide_errors_elsewhere(folder: Path) -> None:
         + CHANNEL
     )
     assert [line.split(":")[0] for line in errors(folder, text)] == ["5", "9"]
+
+
+@pytest.mark.parametrize("code", ['"+27"', '"0"', '"2700"', '"27 "', "27", '"\u0662"', "[]"])
+def test_a_country_code_is_a_few_digits(folder: Path, code: str) -> None:
+    """In a string, without plus; or empty, which is none."""
+    text = APP + CHANNEL + f"[accounts.acme]\ncountry_code = {code}\n"
+    line = text.count("\n")
+    expected = f'expected 1 to 3 digits, such as "27", or "", got {code}'
+    assert errors(folder, text) == [f"{line}: accounts.acme.country_code: {expected}"]
