@@ -10,6 +10,7 @@
 // Only strings and numbers cross between host and app; functions of the host stay inside closures.
 
 const vm = require('node:vm');
+const { isBuiltin } = require('node:module');
 const { readLines, write } = require('./lib/wire');
 const { createLibrary } = require('./lib/library');
 const { createRealm } = require('./lib/realm');
@@ -38,6 +39,9 @@ let resting = null;    // the timer of `rest`
 let collect = null;    // V8's garbage collector, once it was needed
 const REST_AFTER = 5000;   // ms without a run
 const TURNS = { now: () => active, resume: turnTo };
+let allowed = [];      // what require() gives; Node's own modules with and without `node:`
+const absent = new Set();   // names that require() gave null for
+const ABSENT_MAX = 100;
 const early = [];      // console lines from before the first run
 const EARLY_MAX = 50;
 
@@ -161,8 +165,19 @@ function prepare(command) {
   line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
 }
 
+function whyNull(name) {
+  // Said once a process and name: null is what Vumi gave, too, and some apps try several names.
+  if (absent.has(name) || absent.size >= ABSENT_MAX) return '';
+  absent.add(name);
+  const gave = `require('${name.slice(0, 200)}') gave null: `;
+  if (isBuiltin(name)) return gave + 'add it to modules, if it is one that apps may have';
+  if (/^[./]/.test(name)) return gave + 'an app is one file; put that file into it';
+  return gave + 'add it to modules, npm install it';
+}
+
 function initialize(command) {
   settings = command;
+  allowed = settings.modules.flatMap((name) => (isBuiltin(name) ? [name, `node:${name}`] : name));
   inbox = settings.messages_in_flight > 1 ? [] : null;
   clock = typeof settings.clock === 'number' ? settings.clock - Date.now() : 0;
   if (library === null || settings.modules_dir) {
@@ -188,12 +203,13 @@ function startRun(command, text) {
     nextId: () => ++lastId,
     flushSoon: () => flushSoon(entry),
     writeNow: () => writeNow(entry),
-    allowed: settings.modules,
+    allowed,
     load: library.load,
     globals: library.pick(settings.globals),
     configOf: (key) => values.get(key) ?? null,
     burst,
     clock,
+    whyNull,
   });
   runs.set(command.run, entry);
   turnTo(command.run);

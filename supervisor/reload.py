@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
@@ -13,6 +13,7 @@ from resources.fence import cause_of, fence
 from resources.text import clean
 
 from .config import Config, InvalidConfig
+from .config.model import Breakage
 from .config.plan import RESTART, plan
 from .errors import CannotStart
 from .gateway import Gateway
@@ -21,7 +22,8 @@ from .jail.walls import Walls
 from .observe import Reloaded
 from .prometheus import Prometheus
 from .runs.dispatcher import Dispatcher, Program
-from .runs.programs import program_of
+from .runs.programs import programs_of
+from .sandboxes.code_check import CodeCheck
 from .search import Search
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,7 @@ class Reloadable(Protocol):
 
     config: Config
     walls: Walls
+    code_check: CodeCheck
     dispatcher: Dispatcher
     search: Search
     gateway: Gateway
@@ -87,8 +90,8 @@ class Reloads:
         """Do first what may fail or takes long, then change everything in one synchronous step."""
         service = self._service
         try:
-            new, programs = await trio.to_thread.run_sync(prepare, self.read_config, service.walls)
-        except (InvalidConfig, CannotStart) as error:
+            new, programs = await prepare(self.read_config, service.walls, service.code_check)
+        except (InvalidConfig, CannotStart, Broken) as error:
             result = refusal(error)
             log.warning("the config was not reloaded: %s", "; ".join(result["errors"]))
             return result
@@ -125,16 +128,35 @@ class Reloads:
         service.gateway.drop_channels(set(new.channels))
 
 
-def prepare(read_config: Callable[[], Config], walls: Walls) -> tuple[Config, dict[str, Program]]:
-    """Read the config; return it and its apps, ready to run. Takes a while: for a worker thread.
+class Broken(Exception):
+    """Some apps cannot run. `breakages`: what is wrong in their files."""
+
+    def __init__(self, breakages: Sequence[Breakage]) -> None:
+        super().__init__("; ".join(map(str, breakages)))
+        self.breakages = breakages
+
+
+async def prepare(
+    read_config: Callable[[], Config], walls: Walls, code_check: CodeCheck
+) -> tuple[Config, dict[str, Program]]:
+    """Read the config; return it and its apps, ready to run. May take seconds.
 
     Raises:
         InvalidConfig: It lists everything that is wrong.
+        Broken: Some apps cannot run.
         CannotStart: This host cannot do what the config asks for; the text says what.
     """
-    config = read_config()
-    programs = {name: program_of(config, app) for name, app in config.apps.items()}
-    walls.prepare(tuple(config.apps.values()))
+
+    def read() -> tuple[Config, dict[str, Program]]:
+        config = read_config()
+        return config, programs_of(config)
+
+    config, programs = await trio.to_thread.run_sync(read)
+    apps = tuple(config.apps.values())
+    breakages = [*config.breakages, *await code_check.breakages(apps)]
+    if breakages:
+        raise Broken(breakages)
+    await trio.to_thread.run_sync(walls.prepare, apps)
     return config, programs
 
 
@@ -142,6 +164,8 @@ def refusal(error: Exception) -> Result:
     """Return the answer to a reload that was refused, or that failed because of a bug."""
     if isinstance(error, InvalidConfig):
         problems = [f"{error.file}:{problem.line}: {problem.text}" for problem in error.problems]
+    elif isinstance(error, Broken):
+        problems = [str(one) for one in error.breakages]
     elif isinstance(error, CannotStart):
         problems = [str(error)]
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from .admin.push import PushAdmin
 from .admin.traces import RunsAdmin
 from .background import Compiling, LoopLag
 from .config import Account, Address, Config
+from .config.model import Breakage
 from .config.tls import server_context
 from .conversation_metrics import ConversationReporter
 from .errors import CannotStart
@@ -44,10 +45,11 @@ from .prometheus import Prometheus
 from .reload import Reloads
 from .runs.dispatcher import Dispatcher, open_dispatcher
 from .runs.history import History
-from .runs.programs import address_class, all_resources, program_of
+from .runs.programs import address_class, all_resources, programs_of
 from .runs.push import Push, Pushed, Pusher
 from .runs.router import Router, build_table
 from .runs.traces import Traces
+from .sandboxes.code_check import CodeCheck, jailed, open_first_check
 from .sandboxes.pool import Pool, open_pool
 from .search import Search, open_search
 from .store.disk import Disk
@@ -70,6 +72,7 @@ class Service:
     stores: Stores
     search: Search
     walls: Walls
+    code_check: CodeCheck
     pool: Pool
     dispatcher: Dispatcher
     pusher: Pusher
@@ -241,6 +244,8 @@ async def open_service(
         prometheus.config_time.set_to_current_time()
         walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
         probing = await enter(open_probing(walls))
+        code_check = CodeCheck(jailed(walls))
+        first_check = await enter(open_first_check(code_check, config.apps.values()))
         store = await enter(open_store(config, systemd.starting))
         deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
         stores = await enter(open_stores(store, deliveries, systemd.starting))
@@ -268,6 +273,7 @@ async def open_service(
             stores=stores,
             search=search,
             walls=walls,
+            code_check=code_check,
             pool=pool,
             dispatcher=dispatcher,
             pusher=Pusher(
@@ -285,7 +291,7 @@ async def open_service(
             disk=store.disk,
             loop_lag=LoopLag(prometheus.loop_lag),
         )
-        await _take_up_work(service)
+        await _take_up_work(service, await first_check())
         nursery = await enter(trio.open_nursery())
         service.start_upkeep(nursery)
         await probing.must_hold()
@@ -324,12 +330,17 @@ def _resources(stores: Stores, search: Search) -> Sequence[Resource]:
     )
 
 
-async def _take_up_work(service: Service) -> None:
-    """Load the apps, and put in line what the journals hold from before."""
+async def _take_up_work(service: Service, breakages: Iterable[Breakage]) -> None:
+    """Load the apps, and put in line what the journals hold from before. An app that cannot run
+    does not keep the others from it.
+    """
     config, dispatcher = service.config, service.dispatcher
     await trio.to_thread.run_sync(service.walls.prepare, tuple(config.apps.values()))
     service.prometheus.expect(config.apps)
-    dispatcher.update({name: program_of(config, app) for name, app in config.apps.items()})
+    breakages = [*config.breakages, *breakages]
+    for one in breakages:
+        log.error("%s; its messages are rejected as broken until a reload", one)
+    dispatcher.update(programs_of(config, breakages))
     # What the store did not answer may have happened; what it had no room for is still owed.
     look_again = [dispatcher.settle_soon, service.deliveries.doubt_all]
     service.stores.redis.on_reconnect += look_again

@@ -14,7 +14,7 @@ const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; beyond it, one 
 // can touch belongs to that realm. It keeps the host's functions in its closure, and takes every
 // primordial it needs before the app's code runs.
 function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, consoleBytes, flushAt,
-  configOf, burst, heapUsed) {
+  configOf, burst, heapUsed, whyNull) {
   'use strict';
   const { parse, stringify } = JSON;
   const { create, defineProperty, prototype: ObjectPrototype } = Object;
@@ -199,6 +199,8 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   function require(name) {
     name = text(name);
     for (let i = 0; i < allowed.length; i++) if (allowed[i] === name) return load(name);
+    const why = whyNull(name);
+    if (why !== '') consoleLine('warning', why);
     return null;
   }
 
@@ -240,12 +242,14 @@ function heapUsed() {
 /**
  * Make the realm of a run.
  * @param `configOf` gives a value of the app's config; `burst`: how many commands of the run may be
- *   answered here; `clock`: ms that its clock is ahead.
+ *   answered here; `clock`: ms that its clock is ahead; `whyNull(name)`: what to log when require()
+ *   gives null, or ''.
  * @returns {{context, deliver(line), answerOwn(): boolean, flush(): string, forget(),
  *   console(level, text), isOver(): boolean}}
  */
 function createRealm({
   run, nextId, flushSoon, writeNow, load, allowed, globals, configOf, burst, clock = 0,
+  whyNull = () => '',
 }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, {
     name: 'app', codeGeneration: { strings: true, wasm: false },
@@ -254,7 +258,7 @@ function createRealm({
   const list = vm.runInContext('[]', context);   // must belong to the realm in which it is read
   for (const name of allowed) list.push(name);
   const inside = BOOTSTRAP.runInContext(context)(run, nextId, flushSoon, writeNow, load, list,
-    globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, heapUsed);
+    globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, heapUsed, whyNull);
   return { context, ...inside };
 }
 

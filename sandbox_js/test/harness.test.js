@@ -216,6 +216,7 @@ test('a module that an app may not have is null', async (t) => {
     api.log_info(String(require('fs')) + String(require('./x')) + dummy); api.done();`),
   { modules: ['vumigo_v01'] });
   harness.deliver('r1');
+  for (const name of ['fs', './x']) assert((await harness.next()).msg.includes(`'${name}'`));
   assert.equal((await harness.next()).msg, 'nullnullobject');
 });
 
@@ -366,4 +367,41 @@ test('what a library prints while a run is active belongs to that run', async (t
   const printed = lines.filter((line) => line.cmd === 'js.console');
   const found = printed.map((line) => [line.run, line.msg]).sort();
   assert.deepEqual(found, [['r1', 'of one'], ['r2', 'of two']]);
+});
+
+test('a require that gives null is logged once a process and name', async (t) => {
+  const harness = await start(t, handler(`
+    var found = [require('left-pad'), require('left-pad'), require('./y'), require('fs')];
+    require('node:left-pad');
+    api.log_info(JSON.stringify(found), function () { api.done(); });`));
+  const said = [];
+  for (const run of ['r1', 'r2']) {
+    harness.deliver(run);
+    for (;;) {
+      const line = await harness.next();
+      said.push([run, line.level, line.msg ?? line.cmd]);
+      if (line.cmd === 'js.done') break;
+      if (line.reply === false && line.cmd.startsWith('log.')) harness.reply(line);
+    }
+  }
+  const gave = (name) => `require('${name}') gave null: `;
+  assert.deepEqual(said, [
+    ['r1', 'warning', gave('left-pad') + 'add it to modules, npm install it'],
+    ['r1', 'warning', gave('./y') + 'an app is one file; put that file into it'],
+    ['r1', 'warning', gave('fs') + 'add it to modules, if it is one that apps may have'],
+    ['r1', 'warning', gave('node:left-pad') + 'add it to modules, npm install it'],
+    ['r1', undefined, '[null,null,null,null]'],
+    ['r1', undefined, 'js.done'],
+    ['r2', undefined, '[null,null,null,null]'],
+    ['r2', undefined, 'js.done'],
+  ]);
+});
+
+test('a module of Node has its name with and without node:', async (t) => {
+  const harness = await start(t, handler(`
+    api.log_info(String([require('node:crypto') === require('crypto'), require('node:url')]));`),
+  { modules: ['crypto'] });
+  harness.deliver('r1');
+  assert.match((await harness.next()).msg, /require\('node:url'\) gave null/);
+  assert.equal((await harness.next()).msg, 'true,');
 });

@@ -101,6 +101,7 @@ class Admin:
             "generation": app.generation,
             "endpoints": dict(app.endpoints),
             **asdict(services.pool.crashes.state(app)),
+            **({"state": "broken", "last": program.broken} if program.broken else {}),
             "queue": services.dispatcher.waiting(name),
             "processes": asdict(services.pool.statistics(name)),
             "connections": {

@@ -127,7 +127,8 @@ class Moment:
             await slices.rest()
             depth.add_metric((name,), self.dispatcher.waiting(name))
             oldest.add_metric((name,), self.dispatcher.oldest(name))
-            tripped.add_metric((name,), float(self.pool.crashes.is_tripped(app)))
+            runs_nothing = self.pool.crashes.is_tripped(app) or self.dispatcher.broken(name)
+            tripped.add_metric((name,), float(bool(runs_nothing)))
         dead = GaugeMetricFamily(
             "jsbox_dead_letters",
             "Messages and events that were set aside: `jsbox deadletters`",

@@ -100,7 +100,9 @@ class Health:
         waiting, oldest = self.dispatcher.waiting(app.name), self.dispatcher.oldest(app.name)
         busy, most = self.pool.statistics(app.name).busy, app.pool.max_processes
         bad_state = ""
-        if crashes.state != "running":
+        if broken := self.dispatcher.broken(app.name):
+            bad_state = f"it is broken: {broken}"
+        elif crashes.state != "running":
             first_line = crashes.last.splitlines()[0] if crashes.last else ""
             bad_state = f"it is {crashes.state}: {first_line}"
         full = f"{waiting} messages wait, of {app.pool.queue} at most (pool.queue)"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 import trio
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ..client.phone import Hung, Rejected, open_phone
 from ..config import (
@@ -23,9 +23,12 @@ from ..config import (
     Problem,
 )
 from ..config.checks import check
+from ..config.json_values import not_json
 from ..config.model import Isolation, Level
 from ..config.node import BUILTINS, TOOLKITS
+from ..config.requires import required
 from ..host.scratch import scratch_folder
+from .check import look_at_apps
 from .common import (
     EXIT_CONFIG,
     fail,
@@ -45,12 +48,25 @@ SERVICE_CODE = "*120*1#"
 
 
 @frozen
+class Value:
+    """A config value given with --set: the text, or the file that has it."""
+
+    key: str
+    text: str
+    file: Path | None = None
+
+    def read(self) -> str:
+        """Return the text. Raises OSError and UnicodeDecodeError."""
+        return self.text if self.file is None else self.file.read_text("utf-8-sig")
+
+
+@frozen
 class Options:
     """The options of the command line."""
 
     app: Path
     config: Path | None
-    values: tuple[tuple[str, str], ...]
+    values: tuple[Value, ...]
     modules_dir: Path | None
     state: Path
     allow: tuple[str, ...]
@@ -110,7 +126,7 @@ def dev(
     conversation goes on.
     """
     start_logging(log_level)
-    values = tuple(_pair(text) for text in pairs)
+    values = tuple(map(_value, pairs))
     if modules_dir is None:
         modules_dir = next(
             (p / "node_modules" for p in app.absolute().parents if (p / "node_modules").is_dir()),
@@ -120,32 +136,51 @@ def dev(
         where = (state or folder).absolute()
         options = Options(app.absolute(), config_json, values, modules_dir, where, allow, isolation)
         try:
-            make_config(options)
+            warnings = _check(make_config(options))
         except InvalidConfig as error:
             fail(str(error), EXIT_CONFIG)
+        for warning in warnings:
+            click.echo(f"jsbox: warning: {warning}", err=True)
         run_or_exit(partial(_dev, options, sms=sms))
 
 
-def _pair(text: str) -> tuple[str, str]:
+def _check(config: Config) -> list[str]:
+    """Look at the app's files before anything is started; return the warnings, and exit if one is
+    broken.
+    """
+    (app,) = config.apps.values()
+    called = {name.removeprefix("node:") for name in required(app.source)}
+    app = evolve(app, modules=tuple(name for name in app.modules if name in called))
+    breakages, warnings = look_at_apps(evolve(config, apps={app.name: app}))
+    if breakages:
+        fail("\n".join(map(str, breakages)), EXIT_CONFIG)
+    return warnings
+
+
+def _value(text: str) -> Value:
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise click.BadParameter(f"expected KEY=VALUE, got {text!r}", param_hint="--set")
-    if value.startswith("@"):
-        try:
-            value = Path(value[1:]).read_text("utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise click.BadParameter(
-                f"cannot read {value[1:]}: {error}", param_hint="--set"
-            ) from error
-    return key, value
+    if not value.startswith("@"):
+        return Value(key, value)
+    found = Value(key, "", Path(value[1:]))
+    try:
+        found.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"cannot read {value[1:]}: {error}", param_hint="--set") from error
+    return found
 
 
 def make_config(options: Options) -> Config:
     """Make the config for one app on one channel. Raises InvalidConfig."""
+    files = {one.key: one.file for one in options.values}
+    if options.config is not None:
+        files.setdefault("config", options.config)
     try:
         source = options.app.read_text("utf-8-sig")
         default = json.dumps({"name": options.app.stem})
-        config = {"config": options.config.read_text("utf-8-sig") if options.config else default}
+        values = {"config": options.config.read_text("utf-8-sig") if options.config else default}
+        values |= {one.key: one.read() for one in options.values}
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidConfig(options.app, [Problem(1, f"cannot be read: {error}")]) from error
     own = _packages(options.modules_dir) if options.modules_dir else ()
@@ -156,16 +191,17 @@ def make_config(options: Options) -> Config:
         source=source,
         modules=(*dict.fromkeys(("vumigo_v01", *TOOLKITS, *BUILTINS, *own)),),
         modules_dir=options.modules_dir,
-        config=config | dict(options.values),
-        endpoints=_endpoints((config | dict(options.values))["config"]),
+        config=values,
+        endpoints=_endpoints(values["config"]),
         http=Http(allow=options.allow),
     )
     made = Config(
         data_dir=options.state,
         isolation=Isolation(options.isolation),
-        accounts={"dev": Account()},
+        accounts={"dev": Account(can_manage_optouts=True)},
         apps={"app": app},
         channels={"phone": Channel("phone", app="app", transport_type="ussd")},
+        breakages=tuple(not_json(app, lambda key: (files.get(key) or Path(f"--set {key}"), 1))),
     ).with_listen(Address("127.0.0.1", 0), Address("127.0.0.1", 0))
     made, problems, _ = check(made, {"apps": frozenset({"app"}), "channels": frozenset({"phone"})})
     if problems:
@@ -210,7 +246,7 @@ async def _dev(options: Options, *, sms: bool) -> int:
     screen = Screen()
     read_config = partial(make_config, options)
     async with open_service(read_config(), read_config) as service, trio.open_nursery() as nursery:
-        if options.config is None and not any(key == "config" for key, _ in options.values):
+        if options.config is None and not any(one.key == "config" for one in options.values):
             screen.note(f'note: no --config, so the config is {{"name": "{options.app.stem}"}}')
         screen.note(
             f"{options.app.name}: admin {service.admin_url};"
@@ -231,7 +267,8 @@ async def _dev(options: Options, *, sms: bool) -> int:
 
 async def _watch(options: Options, service: Service, screen: Screen) -> None:
     """Reload when one of the app's files changes."""
-    files = [file for file in (options.app, options.config) if file is not None]
+    given = (options.app, options.config, *(one.file for one in options.values))
+    files = [file for file in given if file is not None]
     before = [_stamp(file) for file in files]
     while True:
         await trio.sleep(WATCH)
@@ -239,7 +276,11 @@ async def _watch(options: Options, service: Service, screen: Screen) -> None:
         if now != before and None not in now:
             before = now
             result = await service.reload()
-            screen.note("the app was reloaded" if result["ok"] else "; ".join(result["errors"]))
+            if result["ok"]:
+                screen.note("the app was reloaded")
+            else:
+                screen.logged("ERROR", "\n".join(result["errors"]))
+                screen.note("the app was not reloaded: it goes on as it was")
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

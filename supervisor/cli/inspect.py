@@ -79,9 +79,15 @@ def harmless(text: str) -> str:
 @config_option
 @json_option
 def ps(config_file: Path, as_json: bool) -> None:
-    """Show the sandbox processes."""
+    """Show the sandbox processes, and the apps that do not run."""
     with admin_client(load_or_exit(config_file)) as client:
         body = json_of(client.get("/v1/sandboxes"))
+        apps = json_of(client.get("/v1/apps"))["apps"]
+    body["not_running"] = [
+        {key: one[key] for key in ("name", "state", "last")}
+        for one in apps
+        if one["state"] != "running"
+    ]
     if as_json:
         print_json(body)
         return
@@ -92,6 +98,8 @@ def ps(config_file: Path, as_json: bool) -> None:
             f"{one['app'] or '-':20} {one['pid']:>8} {one['state']:6} {rss:>9}"
             f" {one['cpu']:>8.2f}s {one['runs']:>8} {one['age']:>8.0f}s"
         )
+    for one in body["not_running"]:
+        click.echo(f"{one['name']:20} {one['state']}: {harmless(one['last'].split(chr(10))[0])}")
 
 
 @click.command()

@@ -22,11 +22,11 @@ from resources.text import NAME
 from .locate import Path
 from .model import App, Channel, Config, Limits, Listen
 from .node import BESIDE_HEAP, BUILTINS, LEAST_FILES, LEAST_HEAP, LEAST_STACK, MOST_STACK
+from .requires import BUNDLED
 from .tls import server_context
 from .units import Address, show
 from .urls import REDIS_KINDS, origin_problem, proxy_problem, redis_problem
 
-BUNDLED = FilePath(__file__).parents[2] / "sandbox_js" / "node_modules"
 GLOBALS = ("Buffer",)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_FILES = 1 << 20

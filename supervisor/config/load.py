@@ -19,8 +19,9 @@ from .checks import check, name_problem
 from .convert import CONVERTER, PIECES, SECTIONS, TABLES, leaves, unknown_key
 from .document import InvalidConfig, Problem, one_line, read_toml
 from .files import FILE_MAX, Unreadable, read_text
+from .json_values import not_json
 from .locate import Path
-from .model import Account, App, Channel, Config
+from .model import Account, App, Breakage, Channel, Config
 from .units import shorten, show
 from .variables import Variables
 
@@ -28,6 +29,7 @@ VERSION = 1
 TOP_LEVEL = ("version", "data_dir", *PIECES, "defaults", *TABLES)
 CONFIG_MAX = 4 << 20  # bytes of the file itself; a larger one could take minutes to parse
 PROBLEMS_MAX = 1000  # reported at once
+OF_NODE = "node:"  # a prefix of Node's own modules, with or without which they are the same
 
 T = TypeVar("T")
 
@@ -60,6 +62,7 @@ class _Loader:
     file: FilePath
     lines: Mapping[Path, int]
     problems: list[Problem] = field(factory=list)
+    breakages: list[Breakage] = field(factory=list)
     variables: Variables = field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -109,7 +112,9 @@ class _Loader:
             self.fault(path, text)
         if self.problems:
             raise InvalidConfig(self.file, self.problems)
-        return evolve(config, warnings=tuple(map(one_line, warnings)))
+        said = {f"apps.{one.app}.{one.text.partition(' ')[0]}" for one in self.breakages}
+        warnings = [one_line(text) for text in warnings if text.partition(":")[0] not in said]
+        return evolve(config, warnings=tuple(warnings), breakages=tuple(self.breakages))
 
     def defaults(self, raw: Any) -> dict[str, Any]:
         if not isinstance(raw, dict):
@@ -156,7 +161,19 @@ class _Loader:
                 merged[section] = _merge(inherited, own)
         self.read_config_values(merged, path)
         app = self.piece(App, self.with_paths(merged, "javascript", "modules_dir"), path)
-        return app if app is None else self.with_source(app, path)
+        app = app if app is None else self.with_source(app, path)
+        if app is not None:
+            self.breakages += not_json(app, partial(self.place_of_value, raw, path))
+        return app
+
+    def place_of_value(self, raw: dict[str, Any], path: Path, key: str) -> tuple[FilePath, int]:
+        """The file that a config value of an app is in, and the line that it begins on; 1 if the
+        value is the whole file.
+        """
+        value = raw["config"][key]
+        if isinstance(value, dict):
+            return self.file.parent / value["file"], 1
+        return self.file, self.line_of((*path, "config", key))
 
     def with_paths(self, raw: dict[str, Any], *names: str) -> dict[str, Any]:
         """Turn some texts into paths relative to the file's folder; an empty text into None."""
@@ -188,7 +205,8 @@ class _Loader:
 
     def with_source(self, app: App, path: Path) -> App | None:
         source = self.read(app.javascript, (*path, "javascript"))
-        return None if source is None else evolve(app, source=source)
+        modules = tuple(name.removeprefix(OF_NODE) for name in app.modules)
+        return None if source is None else evolve(app, source=source, modules=modules)
 
     def read(self, file: FilePath, path: Path) -> str | None:
         try:
@@ -235,9 +253,7 @@ class _Loader:
         if where in self.variables.unset:
             return  # reported already
         text = self.variables.hide(text, where)
-        line = next(
-            (self.lines[where[:n]] for n in range(len(where), 0, -1) if where[:n] in self.lines), 1
-        )
+        line = self.line_of(where)
         at = ".".join(shorten(str(part)) for part in where)
         self.problems.append(Problem(line, one_line(f"{at}: {text}")))
         if len(self.problems) >= PROBLEMS_MAX:
@@ -245,6 +261,12 @@ class _Loader:
                 Problem(line, f"there may be more errors: {PROBLEMS_MAX} are enough")
             )
             raise _Enough
+
+    def line_of(self, path: Path) -> int:
+        """The line of a path, or of its nearest parent that has one."""
+        return next(
+            (self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 1
+        )
 
     def expand(self, value: Any, path: Path) -> Any:
         """The value at a path with its variables expanded, at any depth."""

@@ -288,6 +288,26 @@ class App:
 
 
 @frozen
+class Breakage:
+    """What is wrong in a file of an app, so that the app cannot run.
+
+    Attributes:
+        line: From 1.
+        column: From 1; 0 if it is not known.
+    """
+
+    app: str
+    file: Path
+    line: int
+    column: int
+    text: str
+
+    def __str__(self) -> str:
+        place = f"{self.line}:{self.column}" if self.column else f"{self.line}"
+        return f"{self.file}:{place}: app {self.app}: {self.text}"
+
+
+@frozen
 class Channel:
     """[channels.NAME]: a connection to the outside."""
 
@@ -315,6 +335,7 @@ class Config:
     channels: Mapping[str, Channel] = field(factory=dict)
     file: Path | None = None
     warnings: tuple[str, ...] = ()
+    breakages: tuple[Breakage, ...] = ()  # JSON values that are not JSON; code is not compiled here
 
     def account(self, name: str) -> Account:
         """The account's settings; the defaults if only an app names it."""

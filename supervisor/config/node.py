@@ -13,6 +13,13 @@ BUILTINS = (
     "querystring", "string_decoder", "timers", "url", "util",
 )  # fmt: skip
 """Node's own modules that apps may require."""
+NODES_OWN = frozenset(BUILTINS) | {
+    "async_hooks", "child_process", "cluster", "console", "constants", "dgram",
+    "diagnostics_channel", "dns", "domain", "fs", "http", "http2", "https", "inspector", "module",
+    "net", "os", "perf_hooks", "process", "punycode", "readline", "repl", "stream", "sys", "tls",
+    "trace_events", "tty", "v8", "vm", "wasi", "worker_threads", "zlib",
+}  # fmt: skip
+"""All of Node's own modules."""
 
 LEAST_HEAP = 8 << 20  # bytes; with less Node does not start
 BESIDE_HEAP = 96 << 20  # bytes that Node needs in addition to its heap

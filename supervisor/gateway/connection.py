@@ -41,7 +41,7 @@ WORK_MAX = 1 << 20  # bytes of messages that wait for the journal; beyond that r
 HELD_MAX = 8 << 20  # bytes of messages in progress; more are rejected, whatever credit is left
 JOURNAL_SECONDS = 20.0  # for the journal to answer: longer than the store's own timeout
 RETRY_AFTER = 1.0  # seconds after which a client should try again
-RETRY_TRIPPED = 60  # seconds after which a tripped app may be tried again
+RETRY_TRIPPED = 60  # seconds after which a tripped or broken app may be tried again
 ENDPOINT_MAX = 200
 
 log = logging.getLogger(__name__)
@@ -248,6 +248,12 @@ class Connection:
         app = program.app
         if self._services.is_draining():
             self._reject(frame_id, "draining", "the server is about to restart", RETRY_AFTER)
+        elif program.broken:
+            detail = (
+                f"app {app.name} is broken: a file of it has an error, which /readyz names;"
+                " fix it, then reload"
+            )
+            self._reject(frame_id, "broken", detail, RETRY_TRIPPED)
         elif self._services.dispatcher.is_tripped(app.name):
             detail = (
                 f"app {app.name} is tripped: its processes kept crashing;"

@@ -172,6 +172,13 @@ class Dispatcher:
         program = self.programs.get(app)
         return program is not None and self._pool.crashes.is_tripped(program.app)
 
+    def broken(self, app: str) -> str:
+        """Return what is wrong in the files of an app, so that it cannot run until a reload; empty
+        if nothing.
+        """
+        program = self.programs.get(app)
+        return "" if program is None else program.broken
+
     def _hand_back(self, name: str) -> None:
         """Leave what waits for an app that is gone to the journal."""
         lanes = self._lanes.get(name)
@@ -192,6 +199,7 @@ class Dispatcher:
         while (
             program is not None
             and lanes is not None
+            and not program.broken
             and self._may_start(program.app, lanes.in_progress)
         ):
             taken = lanes.take()

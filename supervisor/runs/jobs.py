@@ -19,10 +19,15 @@ Key = tuple[str, str, str]
 
 @frozen
 class Program:
-    """An app as it runs now: its config, and the settings that its resources see."""
+    """An app as it runs now: its config, and the settings that its resources see.
+
+    Attributes:
+        broken: What is wrong in its files, so that it cannot run; empty if nothing.
+    """
 
     app: App
     settings: Mapping[type, Any]
+    broken: str = ""
 
 
 @frozen

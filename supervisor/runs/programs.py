@@ -4,7 +4,7 @@ there is, and what each may know of an app.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from resources.config import ConfigResource, ConfigSettings
@@ -30,7 +30,7 @@ from resources.stores.search import ContactSearch
 from resources.stores.statistics import Statistics
 
 from ..config import Config
-from ..config.model import App
+from ..config.model import App, Breakage
 from .jobs import Program
 
 
@@ -61,7 +61,18 @@ def all_resources(
     )
 
 
-def program_of(config: Config, app: App) -> Program:
+def programs_of(config: Config, breakages: Iterable[Breakage] = ()) -> dict[str, Program]:
+    """Every app of a config, with what is wrong in its files."""
+    broken: dict[str, list[str]] = {}
+    for one in breakages:
+        broken.setdefault(one.app, []).append(str(one))
+    return {
+        name: program_of(config, app, "; ".join(broken.get(name, ())))
+        for name, app in config.apps.items()
+    }
+
+
+def program_of(config: Config, app: App, broken: str = "") -> Program:
     """An app with what each resource may know of it."""
     account = config.account(app.account)
     quota = account.kv
@@ -94,7 +105,7 @@ def program_of(config: Config, app: App) -> Program:
             app.metrics.prefix,
         ),
     }
-    return Program(app, settings)
+    return Program(app, settings, broken)
 
 
 def address_class(app: App) -> str:

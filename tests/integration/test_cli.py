@@ -215,9 +215,41 @@ def test_dev_says_what_is_wrong_with_the_app(tmp_path: Path) -> None:
     done = jsbox("dev", str(app), "--sms", input="hi\n")
     assert "ReferenceError: oops is not defined" in done.stdout
     assert "app.js:2:3" in done.stdout
+    app.write_text("\n  var 1;")
+    done = jsbox("dev", str(app), "--sms", input="hi\n")
+    assert (done.returncode, "app.js:2:7: app app: SyntaxError: " in done.stderr) == (3, True)
+    app.write_text("require('vumigo_v02');")
+    broken = tmp_path / "own.json"
+    broken.write_text('{"name" 1}')
+    done = jsbox("dev", str(app), "--config", str(broken), input="hi\n")
+    assert (done.returncode, f"{broken}:1:9: app app: config.config" in done.stderr) == (3, True)
+    done = jsbox("dev", str(app), "--set", f"translation.af=@{broken}", input="hi\n")
+    assert (done.returncode, "config.translation.af" in done.stderr) == (3, True)
     assert jsbox("dev", str(tmp_path / "nothing.js")).returncode == 2
     assert jsbox("dev", str(app), "--set", "novalue").returncode == 2
     assert jsbox("dev", str(app), "--allow", "http://x").returncode == 3
+
+
+OPTS_OUT = """
+api.on_inbound_message = function (command) {
+    api.request('optout.optout', {address_type: 'msisdn', address_value: '+27111',
+        message_id: 'm1'}, function (reply) {
+        api.request('outbound.reply_to', {content: 'opted out: ' + reply.success,
+            in_reply_to: command.msg.message_id}, function () { api.done(); });
+    });
+};
+"""
+
+
+def test_dev_may_manage_opt_outs_and_says_what_require_does_not_give(tmp_path: Path) -> None:
+    """The account is the developer's own."""
+    app = tmp_path / "app.js"
+    app.write_text("var here = require('q'), missing = require('left-pad');" + OPTS_OUT)
+    done = jsbox("dev", str(app), "--sms", input="hi\n")
+    assert "opted out: true" in done.stdout
+    assert "require('left-pad') gives null: add" in done.stderr
+    assert "require('left-pad') gave null: add it to modules" in done.stdout
+    assert "'q'" not in done.stdout + done.stderr
 
 
 def test_dev_is_a_phone_in_the_terminal_and_reloads(tmp_path: Path) -> None:
@@ -238,6 +270,12 @@ def test_dev_is_a_phone_in_the_terminal_and_reloads(tmp_path: Path) -> None:
         _until(screen, "you said null")
         os.write(screen, b"hello\n")
         _until(screen, "you said hello")
+        good = app.read_text()
+        app.write_text(good + "\nvar a = ;\n")
+        _until(screen, "app.js:2:9: app app: SyntaxError: Unexpected token ';'")
+        _until(screen, "it goes on as it was")
+        os.write(screen, b"still\n")
+        _until(screen, "you said still")
         app.write_text(
             "api.on_inbound_message = function (command) { "
             + ECHO.replace("you said", "now you say")

@@ -1,0 +1,64 @@
+"""What the text of an app requires: the literal `require('...')` in it, against its modules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .model import App
+from .node import BUILTINS, NODES_OWN
+
+BUNDLED = Path(__file__).parents[2] / "sandbox_js" / "node_modules"
+
+# Comments and strings are passed over, so that nothing in them counts. A quote in a regular
+# expression hides no more than the rest of its line.
+_CALLS = re.compile(
+    r"""/\*.*?\*/ | //[^\n]*
+    | (?<![\w$.])require\s*\(\s*(?P<quote>['"])(?P<name>[^'"\\\n]+)(?P=quote)\s*\)
+    | '(?:\\.|[^'\\\n])*' | "(?:\\.|[^"\\\n])*" """,
+    re.VERBOSE | re.DOTALL,
+)
+# A bundle with a `require` of its own: browserify, webpack, AMD.
+_OWN = re.compile(
+    r"""\bfunction\b\s*[\w$]*\s*\([^)]*\brequire\b | \b(?:var|let|const|function)\s+require\b
+    | \(\s*require\s*[,)][^=\n]*=>""",
+    re.VERBOSE,
+)
+
+
+def required(source: str) -> list[str]:
+    """The names that an app requires, each once, in their order; none if it has a `require` of its
+    own.
+    """
+    if _OWN.search(source):
+        return []
+    return [*dict.fromkeys(found["name"] for found in _CALLS.finditer(source) if found["name"])]
+
+
+def unmet(app: App) -> Iterator[str]:
+    """A sentence for each name that an app requires and will get null for."""
+    for name in required(app.source):
+        if name.removeprefix("node:") not in app.modules and name not in app.modules:
+            yield f"require({name!r}) gives null: {_remedy(app, name)}"
+
+
+def _remedy(app: App, name: str) -> str:
+    plain = name.removeprefix("node:")
+    if plain in BUILTINS:
+        return f'add "{plain}" to its modules'
+    if name != plain or plain.split("/")[0] in NODES_OWN:
+        return "apps cannot have this module of Node's"
+    if name.startswith((".", "/")):
+        return "an app is one file: put that file into it, with a bundler"
+    package = "/".join(name.split("/")[: 2 if name.startswith("@") else 1])
+    if (BUNDLED / package).is_dir() or (app.modules_dir and (app.modules_dir / package).is_dir()):
+        return f'add "{name}" to its modules'
+    if app.modules_dir is None:
+        return (
+            f'add "{name}" to its modules, run `npm install {package}`,'
+            " and set its modules_dir to that node_modules"
+        )
+    where = app.modules_dir
+    folder = where.parent if where.name == "node_modules" else where
+    return f'add "{name}" to its modules, and run `npm install --prefix {folder} {package}`'
