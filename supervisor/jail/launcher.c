@@ -1,10 +1,11 @@
 /* The launcher: puts itself under the limits of a sandbox, then becomes Node.js.
  *
- *   jail [-n] [-u UID] [-p PID] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]... -e PROGRAM
+ *   jail [-n] [-w] [-u UID] [-p PID] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]... -e PROGRAM
  *        -- ARGV0 [ARG]...
  *   jail --abi              print the kernel's version of Landlock (0: it has none)
  *
  *   -n  neither Landlock nor the system call filter: resource limits only, for your own code
+ *   -w  memory may be written and executed: for a program that compiles at run time
  *   -u  become this user and group, with no supplementary groups
  *   -p  the parent's process id; if that parent is gone, do not start
  *   -r  a resource limit, by its number; RLIMIT_NOFILE is required
@@ -22,6 +23,11 @@
  * through a descriptor whose number is just beyond RLIMIT_NOFILE: the execution closes it, no
  * descriptor can ever have that number again, and the filter allows execution through no other. So
  * nothing can be executed afterwards, not even by native code.
+ *
+ * Native code is held to the memory that the resource limits count. RLIMIT_DATA counts private
+ * writable memory, but neither shared memory nor a stack that grows down, so the filter refuses both.
+ * Memory that was written and then made read-only is no longer counted either: RLIMIT_AS bounds that,
+ * and whatever else is only mapped. Without -w no memory becomes code that was not mapped from a file.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -35,6 +41,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -82,7 +89,7 @@ static struct { int fd; uint64_t rights; } paths[PATHS_MAX];
 static struct { int resource; struct rlimit limit; } limits[LIMITS_MAX];
 static int path_count, limit_count, program = -1, exec_fd = -1;
 static long uid = -1, parent = -1;
-static int only_limits;
+static int only_limits, writable_code;
 
 static void __attribute__((noreturn)) fail(const char *step)
 {
@@ -140,9 +147,10 @@ static long number(const char *text, const char *option)
 static char **read_arguments(int argc, char **argv)
 {
 	int option;
-	while ((option = getopt(argc, argv, "+nu:p:r:R:X:e:")) != -1) {
+	while ((option = getopt(argc, argv, "+nwu:p:r:R:X:e:")) != -1) {
 		switch (option) {
 		case 'n': only_limits = 1; break;
+		case 'w': writable_code = 1; break;
 		case 'u': uid = number(optarg, "-u"); break;
 		case 'p': parent = number(optarg, "-p"); break;
 		case 'r': add_limit(optarg); break;
@@ -234,6 +242,7 @@ static void close_others(void)
 #define LOW(n) (offsetof(struct seccomp_data, args[n]))      /* little endian, both */
 #define HIGH(n) (offsetof(struct seccomp_data, args[n]) + 4)
 #define LOAD_AT(offset) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (offset))
+#define MASK(bits) BPF_STMT(BPF_ALU | BPF_AND | BPF_K, (bits))
 #define IF(value, then, otherwise) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (value), (then), (otherwise))
 
 #define CALL(name) IF(__NR_##name, 0, 1), ALLOW
@@ -257,15 +266,21 @@ static void close_others(void)
 static void restrict_calls(void)
 {
 	const uint32_t self = (uint32_t)getpid();
+	const uint8_t refuse_code = writable_code ? 0 : 1; /* instructions to skip, to the refusal */
 	struct sock_filter filter[] = {
 		LOAD(arch), IF(ARCHITECTURE, 1, 0), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
 		LOAD(nr),
 #ifdef __x86_64__
 		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1), DENY(ENOSYS), /* x32 */
 #endif
+		/* Memory, by its arguments. The kernel remembers which calls need no look at their arguments. */
+		IF(__NR_mmap, 0, 11),
+		LOAD_AT(LOW(3)), MASK(MAP_GROWSDOWN), IF(MAP_GROWSDOWN, 7, 0),
+		LOAD_AT(LOW(3)), MASK(MAP_SHARED | MAP_ANONYMOUS), IF(MAP_SHARED | MAP_ANONYMOUS, 4, 0),
+		LOAD_AT(LOW(2)), MASK(PROT_WRITE | PROT_EXEC), IF(PROT_WRITE | PROT_EXEC, refuse_code, 0), ALLOW, DENY(EPERM),
+		IF(__NR_mprotect, 0, 5), LOAD_AT(LOW(2)), MASK(PROT_EXEC), IF(PROT_EXEC, refuse_code, 0), ALLOW, DENY(EPERM),
 		/* What Node.js does all the time. */
-		CALL(read), CALL(write), CALL(readv), CALL(writev), CALL(futex), CALL(epoll_pwait), CALL(epoll_ctl), CALL(mmap), CALL(munmap),
-		CALL(mprotect), CALL(madvise), CALL(brk), CALL(mremap), CALL(clock_gettime), CALL(gettimeofday), CALL(getrusage),
+		CALL(read), CALL(write), CALL(readv), CALL(writev), CALL(futex), CALL(epoll_pwait), CALL(epoll_ctl), CALL(munmap), CALL(madvise), CALL(brk), CALL(mremap), CALL(clock_gettime), CALL(gettimeofday), CALL(getrusage),
 		CALL(sched_yield), CALL(close), CALL(getpid), CALL(gettid), CALL(rt_sigprocmask), CALL(rt_sigaction), CALL(rt_sigreturn),
 		/* And what it does at its start and end. */
 		CALL(pread64), CALL(fstat), CALL(lseek), CALL(sigaltstack), CALL(getppid), CALL(getuid), CALL(geteuid), CALL(getgid),

@@ -10,7 +10,6 @@ wait, and a run leaves nothing in it, however it ended.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
@@ -24,6 +23,7 @@ from resources.stores.logbook import Logbook
 from resources.stores.outbox import Outbox
 
 from ..config.model import App
+from ..host.cpus import usable_cpus
 from ..observe import Observer
 from ..outcomes import Outcome
 from ..sandboxes.fairness import Turns
@@ -37,7 +37,7 @@ from .lanes import Lanes, lane_of
 from .recovery import Recovery
 from .router import Router
 
-TURNS = (os.cpu_count() or 1) + 1  # runs of all apps that begin at the same time; others wait
+TURNS = usable_cpus() + 1  # runs of all apps that begin at the same time; others wait
 TURN_SECONDS = 0.02  # that a run keeps others waiting: several times that of an ordinary run
 
 log = logging.getLogger(__name__)

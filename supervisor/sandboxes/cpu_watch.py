@@ -4,7 +4,6 @@ those that use much take turns.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 
 import trio
@@ -13,12 +12,13 @@ from attrs import define, field
 from resources.fence import fence
 
 from ..errors import SandboxFault
+from ..host.cpus import usable_cpus
 from ..outcomes import Outcome
 from .run import INTERNAL
 from .sandbox import Sandbox
 
 # that starts of processes, and runs that use much CPU, may occupy
-CORES_FOR_HEAVY = max(1, (os.cpu_count() or 1) - 1)
+CORES_FOR_HEAVY = max(1, usable_cpus() - 1)
 HEAVY_TURN = 0.2  # seconds for which such a run goes on before it is the next one's turn
 TICK = 0.05  # seconds between two looks
 

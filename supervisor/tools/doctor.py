@@ -172,16 +172,19 @@ def check_cpu_backstop() -> Iterator[Check]:
 def check_limits(config: Config) -> Iterator[Check]:
     """Check that this process may set the limits configured for the apps."""
     for app in config.apps.values():
-        for kind, name in (
-            (resource.RLIMIT_NOFILE, "open_files"),
-            (resource.RLIMIT_DATA, "memory"),
+        wants = rlimits_of(app)
+        for kind, name, setting in (
+            (resource.RLIMIT_NOFILE, "open_files", "LimitNOFILE"),
+            (resource.RLIMIT_DATA, "memory", "LimitDATA"),
+            (resource.RLIMIT_AS, "memory", "LimitAS"),
         ):
+            if kind not in wants:
+                continue
             # one more descriptor for Node itself
-            wanted = rlimits_of(app)[kind][1] + (kind == resource.RLIMIT_NOFILE)
+            wanted = wants[kind][1] + (kind == resource.RLIMIT_NOFILE)
             most = resource.getrlimit(kind)[1]
             if most not in (resource.RLIM_INFINITY, -1) and wanted > most:
                 text = f"apps.{app.name}.limits.{name} needs {wanted}, this process may set {most}"
-                setting = "LimitNOFILE" if name == "open_files" else "LimitDATA"
                 remedy = f"a lower limits.{name}, or a higher {setting} for the service"
                 yield Check(f"limits: {app.name}", "failed", text, remedy)
 
