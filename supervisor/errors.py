@@ -39,6 +39,15 @@ class BootFailed(SandboxFault):
         super().__init__(Outcome.BOOT, detail)
 
 
+class AppRemoved(SandboxFault):
+    """A reload removed the app before its run had a process: the run has not begun."""
+
+    def __init__(self, app: str) -> None:
+        super().__init__(
+            Outcome.SHUTDOWN, f"there is no app {app} any more: a reload has removed it"
+        )
+
+
 class NotDelivered(SandboxFault):
     """The message could not be sent; the process has not seen it, and can go on."""
 

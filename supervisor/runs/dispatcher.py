@@ -217,18 +217,24 @@ class Dispatcher:
         ended = Ended(job.entry, Outcome.SHUTDOWN)
         try:
             ended = await self._handler.handle(program, job)
-            self._finish(job)
+            if ended.outcome is Outcome.SHUTDOWN:
+                self._hand_back_begun(job)
+            else:
+                self.recovery.ended(job)
+                self._finish(job)
+        except BaseException:
+            self._cut_off(job)
+            raise
         finally:
             self._let_go(lane, job, ended)
 
     def _let_go(self, lane: Hashable, job: Job, ended: Ended) -> None:
         """Give back all that a run had; it has ended, however it did."""
-        if ended.outcome is Outcome.SHUTDOWN:
-            self._cut_off(job)
-        self.recovery.ended(job)
         self._known.discard(job.key)
         self._lanes[job.entry.app].finish(lane)
         self._tell(ended, job)
+        if ended.outcome is Outcome.SHUTDOWN and not self._draining:
+            self.recovery.look_soon([job.entry.app])  # the app may be back already
         self._start_some(job.entry.app)
         self._forget_if_quiet(job.entry.app)
         self._quiet.unpark_all()
@@ -236,7 +242,12 @@ class Dispatcher:
     def _cut_off(self, job: Job) -> None:
         """Keep a run in the journal that the end of the service cuts off."""
         self._draining = True  # what starts now would be cut off as well
-        if self._is_stopped and job.is_begun:
+        if self._is_stopped:
+            self._hand_back_begun(job)
+
+    def _hand_back_begun(self, job: Job) -> None:
+        """Have the journal forget that a run began: what cut it off is no fault of its own."""
+        if job.is_begun:
             self._journal.hand_back_soon(job.entry, job.place, _not_handed_back)
 
     def _finish(self, job: Job) -> None:
@@ -297,7 +308,9 @@ def _once(job: Job) -> Then:
 
 
 def _not_handed_back(error: Exception) -> None:
-    log.warning("the journal has not noted that a run was cut off by a stop: %s", error)
+    log.warning(
+        "the journal has not noted that a run was cut off, by no fault of its own: %s", error
+    )
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from resources.stores.logbook import Logbook, Pen
 from resources.stores.redis import StoreError
 
 from ..config.model import App
-from ..errors import InternalError, LimitHit, SandboxFault
+from ..errors import AppRemoved, InternalError, LimitHit, SandboxFault
 from ..observe import LimitNear, Observer, Phases, RunEnded, RunUsed
 from ..outcomes import Outcome
 from ..sandboxes.fairness import Turns
@@ -84,6 +84,8 @@ class Handler:
 
     async def handle(self, program: Program, job: Job) -> Ended:
         """Handle an accepted message or event. An error nobody expected ends it as `crashed`.
+
+        The outcome is `shutdown` if a reload removed the app before the run had a process.
 
         Cancellation: the process that handles it ends.
         """
@@ -155,6 +157,8 @@ class Handler:
         if fault is not None:
             outcome = fault.outcome
         run.trace.detail = "" if fault is None else fault.detail
+        if isinstance(fault, AppRemoved):
+            return Ended(entry, outcome, round(ms, 1))  # the app is not at fault, and may be back
         if outcome is not Outcome.OK:
             await self._words.report(caller, entry, outcome, fault)
         if self._pool.crashes.note(app, outcome, "" if fault is None else fault.detail):

@@ -17,7 +17,7 @@ from typing import Generic
 from attrs import define, field
 
 from ..config.model import App
-from ..errors import BootFailed
+from ..errors import AppRemoved, BootFailed, SandboxFault
 from .slots import Key, P, Request, Slot, Slots, State, Todo
 from .step import Step, is_current, is_worn, most_of
 
@@ -62,7 +62,7 @@ class Assignment(Generic[P]):
     def ask(self, request: Request[P], now: float) -> Todo[P]:
         """A run wants a process."""
         if request.app.name not in self.apps:
-            self._refuse(request, _gone(request.app))
+            self._refuse(request, AppRemoved(request.app.name))
             return Todo()
         request.not_before = now + self.pause(request.app)
         self.waiting[request] = None
@@ -147,7 +147,7 @@ class Assignment(Generic[P]):
         for request in list(self.waiting):
             request.not_before = now  # after a reload, crashes are forgiven
             if request.app.name not in apps:
-                self._refuse(request, _gone(request.app))
+                self._refuse(request, AppRemoved(request.app.name))
         wanted = {request.key for request in self.waiting}
         for slot in (*self.slots[State.IDLE], *self.slots[State.BOOTING]):
             is_wanted = slot.state is State.BOOTING and slot.key in wanted
@@ -233,7 +233,7 @@ class Assignment(Generic[P]):
         """The runs for which a process may be started now."""
         return [one for one in self.waiting if one.key == key and one.not_before <= now]
 
-    def _refuse(self, request: Request[P], why: BootFailed) -> None:
+    def _refuse(self, request: Request[P], why: SandboxFault) -> None:
         self.waiting.pop(request, None)
         request.failure = why
         request.on_answer()
@@ -241,7 +241,3 @@ class Assignment(Generic[P]):
     def _end_spares(self, todo: Todo[P]) -> None:
         for slot in (*self.slots[State.SPARE], *self.slots[State.SPARE_BOOTING]):
             self.slots.end(slot, todo)
-
-
-def _gone(app: App) -> BootFailed:
-    return BootFailed(f"there is no app {app.name} any more: a reload has removed it")

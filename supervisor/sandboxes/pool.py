@@ -93,7 +93,7 @@ class Pool:
         """Take the apps as they are now.
 
         Idle processes of older generations, and of apps that were removed, end; runs that wait for
-        a removed app get a BootFailed.
+        a removed app get an AppRemoved.
         """
         self.crashes.forgive()
         self.usage.forget(apps)
@@ -110,8 +110,8 @@ class Pool:
         If cancelled while it waits for a process, it leaves nothing behind.
 
         Raises:
-            BootFailed: There was no idle process and a new one did not come up; or the app was
-                removed.
+            BootFailed: There was no idle process and a new one did not come up.
+            AppRemoved: A reload removed the app before it had a process for the run.
         """
         slot = self._assignment.take(app) or await self._wait_for_one(app)
         sandbox = slot.held

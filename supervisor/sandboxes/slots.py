@@ -11,7 +11,7 @@ from typing import Generic, Protocol, TypeVar
 from attrs import define, field
 
 from ..config.model import App
-from ..errors import BootFailed
+from ..errors import SandboxFault
 
 Key = tuple[str, str]
 """An app's name and generation: a run takes a process of its own generation."""
@@ -98,7 +98,7 @@ class Request(Generic[P]):
     app: App = field(repr=lambda app: app.name)
     on_answer: Callable[[], object] = field(repr=False)
     slot: Slot[P] | None = None
-    failure: BootFailed | None = None
+    failure: SandboxFault | None = None
     not_before: float = 0.0
 
     @property

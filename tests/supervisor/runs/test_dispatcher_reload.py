@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resources.messages import complete_message
-from resources.stores.journal import Entry
+from resources.stores.journal import Entry, begun_key
 from supervisor.service import Service
 
 from ...gateway_client import connect
@@ -141,3 +141,58 @@ async def test_what_is_accepted_while_its_app_is_removed_gives_its_credit_back(
         assert service.dispatcher._known == set()
         assert not service.dispatcher.has_room("gone")
         assert not service.dispatcher.is_tripped("gone")
+
+
+async def test_an_app_that_is_removed_while_its_process_boots(folder: Folder) -> None:
+    """Its run has not begun: it ends as what waits does, with no word to the user and no mark
+    against the app or the message, and is run when the app is back.
+    """
+    folder.app("other", ECHO)
+    others = folder.text
+    limits = 'limits = { boot = "60s", cpu = "60s", fallback_reply = "sorry" }'
+    folder.app("phone", f"while (true) ;\n{ECHO}", limits)
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        for name in ("m1", "m2"):
+            await client.send(inbound(name, f"+{name}"))
+            await client.expect("accepted")
+        await eventually(lambda: service.pool.statistics("phone").booting, 30)
+        assert not service.dispatcher.waiting("phone")
+        before = await service.stores.redis.execute("HGETALL", begun_key("acct", "phone"))
+        assert sorted(before[1::2]) in (["1", "1"], [b"1", b"1"])
+        folder.text = others + '[channels.phone]\napp = ""\n'
+        assert folder.config
+        assert (await service.reload())["ok"]
+        for name in ("m1", "m2"):
+            await client.expect("outcome", message_id=name, outcome="shutdown")
+        assert service.dispatcher._known == set()
+        assert "phone" not in service.dispatcher._lanes
+        counts = await service.stores.redis.execute("HGETALL", begun_key("acct", "phone"))
+        assert {int(count) for count in counts[1::2]} <= {0}
+        log = await service.stores.logbook.newest("acct", "phone", 50)
+        assert not [entry for entry in log if "reload" in entry.message]
+        folder.text = others
+        folder.app("phone", ECHO)
+        assert folder.config
+        assert (await service.reload())["ok"]
+        for name in ("m1", "m2"):
+            await client.expect("outcome", message_id=name, outcome="ok")
+        said = [f["msg"]["content"] for f in client.frames if f["type"] == "outbound"]
+        assert sorted(said) == ["you said m1", "you said m2"]
+        assert not service.pool.crashes.in_trouble(service.dispatcher.programs["phone"].app)
+
+
+async def test_an_app_that_is_back_before_its_removal_was_noticed(folder: Folder) -> None:
+    """Two reloads in a row while its process boots: its message is still run, once."""
+    slow = f"var end = Date.now() + 2000; while (Date.now() < end) ;\n{ECHO}"
+    folder.app("phone", slow, 'limits = { boot = "60s", cpu = "60s" }')
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        await client.send(inbound("m1"))
+        await client.expect("accepted")
+        await eventually(lambda: service.pool.statistics("phone").booting, 30)
+        programs = service.dispatcher.programs
+        service.dispatcher.update({})
+        service.dispatcher.update(programs)
+        await client.expect("outcome", message_id="m1", outcome="shutdown")
+        await client.expect("outcome", message_id="m1", outcome="ok")
+        said = [f["msg"]["content"] for f in client.frames if f["type"] == "outbound"]
+        assert said == ["you said m1"]
