@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from supervisor.config.model import App
 from supervisor.errors import (
+    AppRemoved,
     BootFailed,
     LimitHit,
     NotDelivered,
@@ -147,7 +148,7 @@ async def test_whoever_waits_for_a_process_of_a_removed_app_is_told() -> None:
         said = []
 
         async def ask() -> None:
-            with pytest.raises(BootFailed) as raised:
+            with pytest.raises(AppRemoved) as raised:
                 await run(pool, other)
             said.append(raised.value.detail)
 
