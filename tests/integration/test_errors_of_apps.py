@@ -24,7 +24,6 @@ async def logged(service: object, app: str = "phone") -> list[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("javascript", "text"),
     [
-        ("api.on_; var x = = 1;", "phone.js:1"),
         (
             "undefined_function();",
             (
