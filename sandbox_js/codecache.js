@@ -39,7 +39,7 @@ let lastId = 0;
 function converse(number) {
   if (number === SAYS.length || script === null) { finish(); return; }
   const run = `r${number}`, [content, session_event] = SAYS[number];
-  let waiting = false;
+  let waiting = false, isOver = false;
   const later = () => { if (!waiting) { waiting = true; setImmediate(flush); } };
   const realm = createRealm({
     run, nextId: () => ++lastId, flushSoon: later, writeNow() {}, load: library.load,
@@ -49,11 +49,11 @@ function converse(number) {
     waiting = false;
     for (const line of realm.flush().split('\n').filter(Boolean)) {
       const asked = JSON.parse(line);
-      if (asked.cmd === 'js.done') { setImmediate(converse, number + 1); return; }
       const answer = (ANSWERS[asked.cmd] || (() => ({})))(asked);
       const { cmd, cmd_id } = asked;
       realm.deliver(JSON.stringify({ success: true, cmd, cmd_id, reply: true, run, ...answer }));
     }
+    if (!isOver && realm.isOver()) { isOver = true; setImmediate(converse, number + 1); }
   }
   script.runInContext(realm.context);
   const msg = {

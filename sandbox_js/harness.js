@@ -9,8 +9,11 @@
 //   app      the app's code; made anew for every run and forgotten after it (lib/realm.js)
 // Only strings and numbers cross between host and app; functions of the host stay inside closures.
 
+const { AsyncLocalStorage } = require('node:async_hooks');
 const vm = require('node:vm');
 const { isBuiltin } = require('node:module');
+const { hardenHost } = require('./lib/host');
+const { createHeap } = require('./lib/heap');
 const { readLines, write } = require('./lib/wire');
 const { createLibrary } = require('./lib/library');
 const { createRealm } = require('./lib/realm');
@@ -28,9 +31,14 @@ let script = null;     // the app, compiled once
 let broken = null;     // why it could not be compiled
 // The runs in progress, {run, realm, flushing} by their ids. One of them is active: whatever is
 // called until the event loop goes on belongs to it (its promises, its ticks). It becomes active by
-// a line for it, or by one of its timers. So runs never share a turn of the event loop.
+// a line for it, or by one of its timers. So runs never share a turn of the event loop. What Node
+// calls later for a run (the callback of crypto.randomBytes, say) belongs to the run in `context`.
 const runs = new Map();
+const context = new AsyncLocalStorage();
 let active = null;     // the id of the active run, or of the last that was
+let only = null;       // the run in progress, if there is one at a time
+let isWarned = false;  // of `leftover`
+let leftover = '';     // why the process must take no run after those in progress
 let told = null;       // the active run that the supervisor knows of
 let lastRun = null;
 let lastId = 0;        // one counter of cmd_ids a process, never reset
@@ -38,7 +46,8 @@ let inbox = null;      // if there may be several runs: lines, each of which wai
 let resting = null;    // the timer of `rest`
 let collect = null;    // V8's garbage collector, once it was needed
 const REST_AFTER = 5000;   // ms without a run
-const TURNS = { now: () => active, resume: turnTo };
+const TURNS = { now: whose, resume: turnTo };
+const heap = createHeap(host.execArgv, () => collectGarbage());
 let allowed = [];      // what require() gives; Node's own modules with and without `node:`
 const absent = new Set();   // names that require() gave null for
 const ABSENT_MAX = 100;
@@ -56,30 +65,41 @@ function turnTo(run) {
     line({ cmd: 'js.turn', cmd_id: 'h', reply: false, run });
   }
   active = run;
+  context.enterWith(run);
+}
+
+function whose() {
+  // The run for which code is running now.
+  return context.getStore() ?? active;
 }
 
 function fail(kind, report) {
   // Report what a run did wrong. The run is over: the supervisor ends the process.
-  const entry = runs.get(active);
+  const run = whose(), entry = runs.get(run);
+  if (entry === undefined ? lastRun !== null : entry.realm.isOver()) { failLate(report); return; }
   if (entry !== undefined) {
     // What the app asked for before it failed still counts: the log line before the throw is often
     // the useful one.
     try { write(entry.realm.flush(true)); } catch { /* that failure is the one being reported */ }
     endRun(entry, inbox !== null);
   }
-  const run = entry === undefined ? lastRun : entry.run;
-  line({ cmd: 'js.error', cmd_id: 'h', reply: false, run, kind, ...report });
+  line({ cmd: 'js.error', cmd_id: 'h', reply: false, run: entry ? run : null, kind, ...report });
 }
 
-function endRun({ run, realm }, keepsTimers = false) {
+function failLate({ message, stack }) {
+  // Code that a run has left behind has failed. That is no fault of the runs in progress.
+  const text = stack.includes(message) ? stack : `${message}\n${stack}`.trim();
+  leftover ||= `code that ran on after api.done() failed: ${text}`;
+}
+
+function endRun({ run, realm }, isDrained = false) {
   lastRun = run;
   runs.delete(run);
   defer(() => {
     try { realm.forget(); } catch { /* an app may have frozen its globals; then they stay */ }
   });
-  // When something in Q's queue throws, Q goes on with the rest of the queue, of all runs, by a
-  // timer. That timer looks like the failed run's.
-  if (!keepsTimers) library.clearTimers(run);
+  if (isDrained) library.drainTimers(run);
+  library.clearTimers(run);
   if (resting === null) resting = later(rest, REST_AFTER); else resting.refresh();
 }
 
@@ -87,6 +107,11 @@ function rest() {
   // An idle process frees what its runs left behind; V8 alone would keep it until it needs the
   // memory. About 20 ms.
   if (runs.size > 0) return;
+  leftover ||= settle(true);
+  collectGarbage();
+}
+
+function collectGarbage() {
   if (collect === null) collect = collector();
   collect({ type: 'major', flavor: 'last-resort' });
 }
@@ -147,13 +172,44 @@ function writeNow(entry) {
   if (!runs.has(entry.run)) return;
   const text = enter('throw', () => entry.realm.flush());
   if (text) write(text);
-  if (runs.has(entry.run) && entry.realm.isOver()) endRun(entry);
+  if (runs.has(entry.run) && entry.realm.isOver()) defer(finish, entry);
+}
+
+function finish(entry) {
+  // The app is done, and what it had queued (promises, ticks) has run: from now on nothing of it
+  // should. The last of several runs in progress has the library put back for all of them.
+  const { run } = entry;
+  if (!runs.has(run)) return;
+  turnTo(run);
+  endRun(entry);
+  if (runs.size === 0) leftover ||= settle();
+  const measured = heap.measure();
+  if (heap.isFull()) leftover ||= 'what runs left alive fills the heap';
+  if (leftover) warn(run, `this process takes no more messages: ${leftover}`);
+  const done = { cmd: 'js.done', cmd_id: `${++lastId}`, reply: false, heap: measured, run };
+  if (leftover) done.retire = leftover;
+  line(done);
+}
+
+function settle(isComplete = false) {
+  try {
+    const changed = library.settle(isComplete);
+    return changed && `${changed} by a run, and cannot be put back`;
+  } catch (error) {
+    return `its modules cannot be put back: ${describe(error).message}`;
+  }
+}
+
+function warn(run, msg) {
+  if (isWarned) return;
+  isWarned = true;
+  line({ cmd: 'js.console', cmd_id: 'h', reply: false, level: 'warning', msg, run });
 }
 
 function say(level, text) {
   // A library's console. What it prints while it is loaded before the first run belongs to that
   // run.
-  const entry = runs.get(active);
+  const entry = runs.get(whose());
   if (entry !== undefined) entry.realm.console(level, text);
   else if (lastRun === null && early.length < EARLY_MAX) early.push([level, text]);
 }
@@ -162,6 +218,7 @@ function prepare(command) {
   // A spare process: everything that needs no app.
   library = createLibrary({ modulesDir: '', console: say, kept: read(host.argv[2]), ...TURNS });
   library.preload(command.modules);
+  library.watchAll([], []);
   line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
 }
 
@@ -191,7 +248,9 @@ function initialize(command) {
   }
   const calls = settings.javascript.matchAll(/\brequire\s*\(\s*['"]([^'"]+)['"]\s*\)/g);
   const named = [...calls].map(([, name]) => name);
-  library.preload(named.filter((name) => settings.modules.includes(name)));
+  const wanted = named.filter((name) => settings.modules.includes(name));
+  library.preload(wanted);
+  library.watchAll(wanted, settings.globals);
   library.forgetKept();
   line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
 }
@@ -212,6 +271,7 @@ function startRun(command, text) {
     whyNull,
   });
   runs.set(command.run, entry);
+  only = command.run;
   turnTo(command.run);
   for (const [level, text] of early.splice(0)) realm.console(level, text);
   if (broken !== null) { fail('load', broken); return; }
@@ -226,7 +286,7 @@ const TEXT = '"(?:[^"\\\\]|\\\\.)*"';
 const OF_RUN = new RegExp(`^\\{"reply":true,"cmd":${TEXT},"cmd_id":${TEXT},"run":"([^"\\\\]*)"`);
 
 function takeReply(text) {
-  const named = inbox === null ? active : (OF_RUN.exec(text) || [])[1];
+  const named = inbox === null ? only : (OF_RUN.exec(text) || [])[1];
   const entry = runs.get(named);
   if (entry === undefined) return;
   turnTo(named);
@@ -263,6 +323,4 @@ host.on('unhandledRejection', (error) => fail('rejection', describe(error)));
 const UNNEEDED = ['process', 'require', 'fetch', 'WebSocket', 'EventSource', 'navigator',
   'localStorage', 'sessionStorage'];
 for (const name of UNNEEDED) delete globalThis[name];
-for (const type of [Object, Array, Function, Promise, String, RegExp]) {
-  Object.freeze(type.prototype);
-}
+hardenHost(host);

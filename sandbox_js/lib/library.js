@@ -1,16 +1,23 @@
 'use strict';
 // The library realm: the bundled toolkits and the app's own node_modules, loaded once per process
-// and kept between runs.
+// and kept between runs. What a run changes in them is put back when it ends (lib/watch.js).
 
 const fs = require('node:fs');
 const path = require('node:path');
 const vm = require('node:vm');
 const { createRequire, isBuiltin } = require('node:module');
+const { inspect, types: { isNativeError } } = require('node:util');
 const { setClock } = require('./clock');
+const { bootstrap: bootstrapEvents } = require('./events');
+const { frozenOfHost } = require('./host');
+const { bootstrap: bootstrapInside } = require('./inside');
+const { isQueue, resetOf } = require('./toolkits');
+const { createWatch } = require('./watch');
 
 const ROOT = path.dirname(__dirname);
 const BUNDLED_FILE = path.join(ROOT, 'app.js');   // beside the bundled node_modules
 const BEFORE = '(function (exports, require, module, __filename, __dirname) {', AFTER = '\n})';
+const DEEP = 2;                            // levels of properties that are watched
 const TIMERS = 1000;                       // live timers per process
 // The modules of Node that an app may use: the same as in supervisor/config/node.py. All others are
 // stand-ins that can be loaded but refuse to work.
@@ -20,172 +27,31 @@ const BUILTINS = new Set(['assert', 'buffer', 'crypto', 'events', 'path', 'query
 const FOR_PACKAGES = new Set(['stream', 'zlib', 'punycode', 'constants', 'stream/promises',
   'util/types', 'path/posix', 'assert/strict']);
 
+// Of the library realm's own objects, those that are compared after every run.
+const MAIN = ['Object', 'Function', 'Array', 'Promise'];
+const INTRINSICS = ['String', 'Number', 'Boolean', 'Date', 'Error', 'JSON', 'Map', 'Set', 'RegExp',
+  'TypeError', 'Reflect', 'Math'];
+// Those that have no name.
+const NAMELESS = `[
+  ['TypedArray', Object.getPrototypeOf(Int8Array)],
+  ['ArrayIterator', [][Symbol.iterator]()], ['MapIterator', new Map()[Symbol.iterator]()],
+  ['SetIterator', new Set()[Symbol.iterator]()], ['StringIterator', ''[Symbol.iterator]()],
+  ['Generator', Object.getPrototypeOf(function* () {})],
+  ['AsyncGenerator', Object.getPrototypeOf(async function* () {})],
+  ['AsyncFunction', Object.getPrototypeOf(async function () {})],
+]`;
+
 const { setTimeout: later, clearTimeout: cancel, process: host } = globalThis;
 
-// Runs INSIDE the library realm; the host's functions stay in its closure.
-function bootstrap(find, startTimer, stopTimer, nextTick, print, version) {
-  'use strict';
-  const timers = Object.create(null);
-  let lastTimer = 0;
-
-  function start(fn, ms, again, args) {
-    if (typeof fn !== 'function') throw new TypeError('a timer needs a function');
-    const id = ++lastTimer;
-    timers[id] = () => { if (!again) delete timers[id]; fn(...args); };
-    if (startTimer(id, Number(ms) || 0, again) !== 0) {
-      delete timers[id];
-      throw new Error('too many timers');
-    }
-    return id;
-  }
-  function stop(id) { id = Number(id) || 0; delete timers[id]; stopTimer(id); }
-
-  const clocks = {
-    setTimeout: (fn, ms, ...args) => start(fn, ms, false, args),
-    setInterval: (fn, ms, ...args) => start(fn, ms, true, args),
-    setImmediate: (fn, ...args) => start(fn, 0, false, args),
-    clearTimeout: stop, clearInterval: stop, clearImmediate: stop,
-  };
-
-  const output = (fd, level) => ({
-    fd, isTTY: false, write(text) { print(level, String(text)); return true; },
-  });
-
-  // Toolkits recognize Node by this object: q schedules with nextTick if it calls itself "process".
-  const process = {
-    nextTick: (fn, ...args) => { nextTick(() => fn(...args)); },
-    env: {}, argv: [], execArgv: [], pid: 1, platform: 'linux', arch: 'x64',
-    version, versions: { node: version.slice(1) }, title: 'node', release: { name: 'node' },
-    features: {}, config: { variables: {} }, cwd: () => '/', uptime: () => 0,
-    hrtime: () => { const now = Date.now(); return [Math.floor(now / 1000), (now % 1000) * 1e6]; },
-    stdin: { fd: 0, isTTY: false }, stdout: output(1, 'info'), stderr: output(2, 'warning'),
-    emitWarning() {}, on() { return process; }, once() { return process; },
-    removeListener() { return process; }, emit() { return false; },
-    [Symbol.toStringTag]: 'process',
-  };
-
-  function absent(name) {
-    // A module of Node that apps may not use: it can be loaded and inspected, and refuses when
-    // used.
-    const refuse = () => { throw new Error(name + ' is not available in the sandbox'); };
-    return new Proxy(function () {}, {
-      get: (target, key) => {
-        if (key === Symbol.toPrimitive) return () => '[' + name + ']';
-        if (key === '__esModule' || key === 'then') return undefined;
-        return key in target ? target[key] : absent(name + '.' + String(key));
-      },
-      apply: refuse, construct: refuse,
-    });
-  }
-
-  // Many packages look at these while they are loaded.
-  const small = {
-    __proto__: null,
-    tty: {
-      isatty: () => false,
-      ReadStream: absent('tty.ReadStream'),
-      WriteStream: absent('tty.WriteStream'),
-    },
-    os: {
-      EOL: '\n', platform: () => 'linux', type: () => 'Linux', arch: () => 'x64', release: () => '',
-      hostname: () => 'sandbox', homedir: () => '/', tmpdir: () => '/tmp', cpus: () => [],
-      endianness: () => 'LE', uptime: () => 0, totalmem: () => 0, freemem: () => 0,
-      loadavg: () => [0, 0, 0], networkInterfaces: () => ({}),
-      userInfo: () => ({ username: 'app', uid: -1, gid: -1, shell: null, homedir: '/' }),
-      constants: { signals: {}, errno: {} },
-    },
-  };
-
-  function makeRequire(from) {
-    function require(name) {
-      const found = find(from, String(name));
-      if (found.error) throw Object.assign(new Error(found.error), { code: found.code });
-      if (found.absent) return small[found.absent] || absent(found.absent);
-      if (found.json !== undefined) return JSON.parse(found.json);
-      return found.exports();
-    }
-    return require;
-  }
-
-  function makeModule(filename) {
-    const require = makeRequire(filename);
-    const module = {
-      id: filename, filename, exports: {}, loaded: false, children: [], paths: [], require,
-    };
-    return { module, require };
-  }
-
-  function run(module, require, code, dirname) {
-    code.call(module.exports, module.exports, require, module, module.filename, dirname);
-    module.loaded = true;
-  }
-
-  const printers = {};
-  const levels = {
-    log: 'info', info: 'info', debug: 'debug', trace: 'debug', warn: 'warning', error: 'error',
-  };
-  for (const name of Object.keys(levels)) {
-    printers[name] = (...values) => print(levels[name], values.map(String).join(' '));
-  }
-
-  // When a state throws, vumigo_v02 logs only the message and says done. Its interaction machine,
-  // and its app, emit the error itself first: from that the developer learns which line of which
-  // state.
-  function withErrorStacks(toolkit) {
-    const watched = new WeakSet();
-    function watch(im) {
-      const isMachine = im !== null && typeof im === 'object' && typeof im.on === 'function';
-      if (!isMachine || watched.has(im)) return im;
-      watched.add(im);
-      const tell = (event) => {
-        const where = im.state && im.state.name ? 'in state ' + im.state.name : 'outside any state';
-        print('error', where + ': ' + (event.error && event.error.stack || event.error));
-      };
-      im.on('im:error', tell);
-      // For errors while a state is created: the user gets the app's error state, and only the
-      // message is logged.
-      const { app } = im;
-      if (app !== null && typeof app === 'object' && typeof app.on === 'function') {
-        app.on('app:error', tell);
-      }
-      return im;
-    }
-    // Apps make a machine with this class, with a class that extends it, or with interact().
-    const watching = new Proxy(toolkit.InteractionMachine, {
-      construct: (target, args, self) => watch(Reflect.construct(target, args, self)),
-      apply(target, self, args) {
-        const result = Reflect.apply(target, self, args);
-        watch(self);
-        return result;
-      },
-    });
-    toolkit.InteractionMachine = toolkit.interaction_machine.InteractionMachine = watching;
-    const interact = toolkit.interact;
-    toolkit.interact = function (...args) { return watch(interact.apply(this, args)); };
-    return toolkit;
-  }
-
-  Object.assign(globalThis, clocks, {
-    global: globalThis,
-    process,
-    console: printers,
-    queueMicrotask: (fn) => { Promise.resolve().then(fn); },
-  });
-  return {
-    makeModule, makeRequire, run, clocks, withErrorStacks,
-    fire: (id) => { const timer = timers[id]; if (timer) timer(); },
-    forget: (id) => { delete timers[id]; },
-  };
-}
-
-const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:library' });
+const BOOTSTRAP = new vm.Script(`(${bootstrapInside})`, { filename: 'jsbox:library' });
+const EVENTS = new vm.Script(`(${bootstrapEvents})`, { filename: 'jsbox:events' });
 
 /**
  * Make the library realm of a process.
  * @param `kept` is what codecache.js made of the bundled files, or null; `clock`: ms that its clock
  *   is ahead; `now()` returns the active run; `resume(run)` is called before a timer of it fires.
- * @returns {{load(name), preload(names), forgetKept(), pick(names), clearTimers(run),
- *   compiled(): object}}
+ * @returns {{load(name), preload(names), watchAll(names, globals), settle(): string, forgetKept(),
+ *   pick(names), drainTimers(run), clearTimers(run), compiled(): object}}
  */
 function createLibrary({
   modulesDir, console: print, kept = null, clock = 0, now = () => null, resume = () => {},
@@ -198,17 +64,35 @@ function createLibrary({
   const modules = new Map();   // file name -> {module, require}
   const scripts = new Map();   // file name -> {source, script}
   const resolved = new Map();  // [folder, name] as a key -> file name
+  const handed = new Map();    // name -> what is handed out as that module of Node
   let inside = null;
 
-  function startTimer(id, ms, again) {
+  // What to put back after a run; nothing is watched before the app is known.
+  const resets = [];           // of the state that toolkits keep inside
+  const queues = [];           // every copy of Q
+  const watch = createWatch({
+    onFunction(found) {
+      const reset = resetOf(found);
+      if (reset !== null) resets.push({ found, reset });
+      if (isQueue(found)) queues.push(found);
+    },
+  });
+  let isWatching = false, turn = 0;
+  let loading = 0;             // calls that load, one inside the other
+  let fresh = [];              // files that the run in progress has loaded
+  let sizes = null;            // of what is watched, before it did
+
+  function startTimer(id, ms, again, isOwn) {
     if (live.size >= TIMERS) return -1;
     const run = now();
     const fire = () => {
-      if (again) live.set(id, { timer: later(fire, ms), run }); else live.delete(id);
+      if (again) live.set(id, { timer: later(fire, ms), run, isUrgent: false });
+      else live.delete(id);
       resume(run);
       inside.fire(id);
     };
-    live.set(id, { timer: later(fire, Math.min(Math.max(ms, 1), 0x7fffffff)), run });
+    const timer = later(fire, Math.min(Math.max(ms, 1), 0x7fffffff));
+    live.set(id, { timer, run, isUrgent: isOwn && !again && ms <= 0 });
     return 0;
   }
 
@@ -222,27 +106,49 @@ function createLibrary({
     if (entry !== undefined) return entry.module.exports;
     entry = inside.makeModule(file);
     modules.set(file, entry);   // before it runs: modules may require each other in circles
+    loading++;
     try {
-      const known = kept === null ? undefined : kept.files.get(path.relative(ROOT, file));
-      const source = known?.source ?? fs.readFileSync(file, 'utf8').replace(/^#!.*/, '');
-      const options = { filename: file, columnOffset: -BEFORE.length, cachedData: known?.data };
-      const script = new vm.Script(BEFORE + source + AFTER, options);
-      scripts.set(file, { source, script });
+      const script = compile(file);
       inside.run(entry.module, entry.require, script.runInContext(context), path.dirname(file));
     } catch (error) {
       modules.delete(file);
       throw error;
+    } finally {
+      loading--;
+      if (isWatching) { fresh.push(file); watchFresh(); }
     }
     return entry.module.exports;
   }
 
+  function compile(file) {
+    if (scripts.has(file)) return scripts.get(file).script;   // a run before has loaded it
+    const known = kept === null ? undefined : kept.files.get(path.relative(ROOT, file));
+    const source = known?.source ?? fs.readFileSync(file, 'utf8').replace(/^#!.*/, '');
+    const options = { filename: file, columnOffset: -BEFORE.length, cachedData: known?.data };
+    const script = new vm.Script(BEFORE + source + AFTER, options);
+    scripts.set(file, { source, script });
+    return script;
+  }
+
+  function watchFresh() {
+    if (loading > 0) return;
+    for (const file of fresh) watch.add(modules.get(file)?.module.exports, labelOf(file));
+  }
+
+  function labelOf(file) {
+    const at = file.lastIndexOf('node_modules/');
+    return (at < 0 ? path.basename(file) : file.slice(at + 'node_modules/'.length))
+      .replace(/(\/index)?\.c?js$/, '');
+  }
+
   function builtin(name) {
-    if (name === 'timers') return { exports: () => inside.clocks };
-    if (BUILTINS.has(name) || FOR_PACKAGES.has(name)) {
-      const found = require(`node:${name}`);
-      return { exports: () => found };
+    if (!BUILTINS.has(name) && !FOR_PACKAGES.has(name)) return { absent: name };
+    if (!handed.has(name)) {
+      const own = { timers: inside.clocks, events: emitters.events };
+      handed.set(name, own[name] ?? require(`node:${name}`));
+      if (isWatching) watchBuiltin(name, handed.get(name), DEEP);
     }
-    return { absent: name };
+    return { exports: () => handed.get(name) };
   }
 
   function resolve(from, name) {
@@ -292,20 +198,109 @@ function createLibrary({
     context[name] = globalThis[name];
   }
 
+  const emitters = EVENTS.runInContext(context)(isNativeError, inspect);
+
   const requirer = modulesDir ? path.join(modulesDir, 'app.js') : BUNDLED_FILE;
   const requireInside = inside.makeRequire(requirer);
   const loaded = new Map();
 
   function load(name) {
     if (!loaded.has(name)) {
-      const found = requireInside(name);
-      loaded.set(name, name === 'vumigo_v02' ? inside.withErrorStacks(found) : found);
+      loading++;
+      try {
+        const found = requireInside(name);
+        loaded.set(name, name === 'vumigo_v02' ? inside.withErrorStacks(found) : found);
+      } finally {
+        loading--;
+        if (isWatching) watchFresh();
+      }
+      if (isWatching) watch.heat(loaded.get(name));
     }
     return loaded.get(name);
   }
 
+  /** Watch all that has been loaded; compare after every run what the app names or is given. */
+  function watchAll(names, globals) {
+    const wanted = names.filter((name) => loaded.has(name));
+    const files = [...modules].filter(([, { module }]) => module.loaded);
+    if (isWatching && files.length > sizes.files) watch.retake();
+    isWatching = true;
+    for (const found of frozenOfHost()) watch.ignore(found);
+    watch.add(context, '', 1);
+    for (const name of ['process', 'console']) watch.add(context[name], name);
+    for (const [name, found] of vm.runInContext(NAMELESS, context)) watch.add(found, name, 0);
+    for (const name of ['Error', 'TypeError', 'RangeError']) watch.add(globalThis[name], name, 0);
+    for (const name of wanted) watch.add(loaded.get(name), name);
+    for (const [file, { module }] of files) {
+      if (isQueue(module.exports)) watch.add(module.exports, labelOf(file));
+    }
+    // What no app reaches without going out of its way.
+    for (const [file, { module }] of files) watch.add(module.exports, labelOf(file), 0);
+    for (const [name, found] of handed) watchBuiltin(name, found, wanted.includes(name) ? DEEP : 0);
+    watch.add(emitters.events, 'events');
+
+    for (const name of MAIN) watch.heat(context[name], { depth: 0 });
+    for (const name of wanted) watch.heat(loaded.get(name));
+    for (const found of [emitters.events, ...queues]) watch.heat(found);
+    const near = { depth: 0, mayBeCore: false };
+    watch.heat(context, near);
+    for (const name of [...INTRINSICS, ...globals]) watch.heat(context[name], near);
+    inside.forgetMatch();
+    takeSizes(files.length);
+  }
+
+  function watchBuiltin(name, found, depth) {
+    watch.add(found, name, depth);
+    if (name !== 'util') return;
+    watch.add(inspect.defaultOptions, 'util.inspect.defaultOptions', 0);   // behind a getter
+    watch.heat(inspect.defaultOptions);
+  }
+
+  function takeSizes(files = modules.size) {
+    sizes = { files, watched: watch.count(), resets: resets.length, queues: queues.length };
+    fresh = [];
+  }
+
+  /** Undo what the run has loaded: what its modules have changed in others was put back. */
+  function forgetFresh() {
+    for (const file of fresh) modules.delete(file);
+    for (const [name, found] of loaded) {
+      if (![...modules.values()].some(({ module }) => module.exports === found)
+        && ![...handed.values()].includes(found)) loaded.delete(name);
+    }
+    watch.shrink(sizes.watched);
+    resets.length = sizes.resets;
+    queues.length = sizes.queues;
+    for (const [name, found] of handed) watchBuiltin(name, found, DEEP);
+  }
+
+  /**
+   * Put the library back to what it was before the runs that have ended; none is in progress.
+   * @returns {string} What cannot be put back, or ''.
+   */
+  function settle(isComplete = false) {
+    if (!isWatching) return '';
+    let found = watch.check({ isComplete });
+    turn++;
+    for (let i = 0; i < resets.length && typeof found !== 'string'; i++) {
+      // A toolkit's own copy of another, which no app reaches, in turn.
+      const isDue = isComplete || watch.isHot(resets[i].found) || turn % resets.length === i;
+      const reset = isDue && resets[i].reset();
+      if (typeof reset === 'string') found = reset; else found ||= reset;
+    }
+    emitters.reset();
+    inside.forgetMatch();
+    if (typeof found === 'string') return found;
+    if (found && fresh.length > 0) forgetFresh();
+    if (fresh.length > 0 || watch.count() !== sizes.watched) takeSizes();
+    return '';
+  }
+
   return {
     load,
+    watchAll,
+    settle,
+    watched: () => watch.sizes(),
     /** Free what codecache.js made, three megabytes, which is not needed any more. */
     forgetKept() { kept = null; },
     /** What has been loaded so far, compiled, to be `kept` for other processes. */
@@ -317,6 +312,18 @@ function createLibrary({
       return { files, resolved };
     },
     pick: (names) => Object.fromEntries(names.map((name) => [name, context[name]])),
+    /**
+     * Finish what the toolkits have begun for a run that failed: when a task throws, Q goes on with
+     * the rest of its queue by such a timer, and until then takes no task of another run.
+     */
+    drainTimers(run) {
+      for (let left = TIMERS; left > 0; left--) {
+        const due = [...live].find(([, timer]) => timer.run === run && timer.isUrgent);
+        if (due === undefined) return;
+        stopTimer(due[0]);
+        try { inside.fire(due[0]); } catch { /* the run has failed already */ }
+      }
+    },
     /** Clear the timers that were set while `run` was active. */
     clearTimers(run) {
       for (const [id, entry] of live) {

@@ -5,8 +5,6 @@
 const vm = require('node:vm');
 const { setClock } = require('./clock');
 
-const HEAP_AFTER = 10;             // runs of a process before its heap is first measured
-const HEAP_EVERY = 4;              // runs from one measurement to the next
 const FLUSH_AT = 200;              // commands that wait until the app returns; more are written
 const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; beyond it, one line says so
 
@@ -14,7 +12,7 @@ const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; beyond it, one 
 // can touch belongs to that realm. It keeps the host's functions in its closure, and takes every
 // primordial it needs before the app's code runs.
 function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, consoleBytes, flushAt,
-  configOf, burst, heapUsed, whyNull) {
+  configOf, burst, whyNull) {
   'use strict';
   const { parse, stringify } = JSON;
   const { create, defineProperty, prototype: ObjectPrototype } = Object;
@@ -147,11 +145,7 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
       const isObject = typeof json === 'string' && json[0] === '{';
       call(push, ready, isObject ? call(slice, json, 0, -1) + end : text(json) + '\n');
     }
-    if (finishing && awaiting === 0 && !failed) {
-      over = true;
-      call(push, ready, '{"cmd":"js.done","cmd_id":"' + text(nextId()) + '","reply":false,"heap":'
-        + heapUsed() + suffix);
-    }
+    if (finishing && awaiting === 0 && !failed) over = true;   // the harness reports it
     const lines = call(join, ready, '');
     ready = [];
     return lines;
@@ -228,16 +222,6 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
 }
 
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' });
-let runs = 0;
-let statistics = null;
-
-function heapUsed() {
-  // Bytes, garbage included. The first call of V8's statistics takes 4 ms, so not in a young
-  // process.
-  if (++runs < HEAP_AFTER || runs % HEAP_EVERY !== 0) return 0;
-  if (statistics === null) statistics = require('node:v8').getHeapStatistics;
-  return statistics().used_heap_size;
-}
 
 /**
  * Make the realm of a run.
@@ -258,7 +242,7 @@ function createRealm({
   const list = vm.runInContext('[]', context);   // must belong to the realm in which it is read
   for (const name of allowed) list.push(name);
   const inside = BOOTSTRAP.runInContext(context)(run, nextId, flushSoon, writeNow, load, list,
-    globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, heapUsed, whyNull);
+    globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, whyNull);
   return { context, ...inside };
 }
 

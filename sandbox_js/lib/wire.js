@@ -6,6 +6,10 @@ const fs = require('node:fs');
 const { stdin, exit } = process;
 const NEWLINE = 10;
 const LONE_SURROGATE = /\\\\|\\ud[89a-f][0-9a-f]{2}/gi;
+// As they are before an app has Buffer in its hands.
+const { from, concat, prototype: { toString, indexOf, subarray } } = Buffer;
+const { writeSync } = fs;
+const call = Function.prototype.call.bind(Function.prototype.call);
 
 /** Call `onLine` with each line of stdin, `onEnd` when the supervisor has gone. */
 function readLines(onLine, onEnd) {
@@ -13,15 +17,15 @@ function readLines(onLine, onEnd) {
   stdin.on('data', (chunk) => {
     let start = 0;
     for (;;) {
-      const end = chunk.indexOf(NEWLINE, start);
+      const end = call(indexOf, chunk, NEWLINE, start);
       if (end < 0) break;
-      rest.push(chunk.subarray(start, end));
-      const text = (rest.length === 1 ? rest[0] : Buffer.concat(rest)).toString('utf8');
+      rest.push(call(subarray, chunk, start, end));
+      const text = call(toString, rest.length === 1 ? rest[0] : concat(rest), 'utf8');
       rest = [];
       start = end + 1;
       if (text) onLine(text);
     }
-    if (start < chunk.length) rest.push(chunk.subarray(start));
+    if (start < chunk.length) rest.push(call(subarray, chunk, start));
   });
   stdin.on('end', onEnd);
   stdin.on('error', onEnd);
@@ -38,10 +42,10 @@ function write(text) {
   if (text.includes('\\ud')) {
     text = text.replace(LONE_SURROGATE, (found) => (found === '\\\\' ? found : '\\ufffd'));
   }
-  let bytes = Buffer.from(text, 'utf8');
+  let bytes = from(text, 'utf8');
   while (bytes.length > 0) {
     try {
-      bytes = bytes.subarray(fs.writeSync(1, bytes));
+      bytes = call(subarray, bytes, writeSync(1, bytes));
     } catch (error) {
       if (error.code !== 'EAGAIN') exit(0);   // the supervisor has gone
     }

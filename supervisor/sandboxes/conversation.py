@@ -143,6 +143,7 @@ class Conversation:
                 return False
             if isinstance(frame, Done):
                 run.heap = frame.heap
+                self.is_retiring = self.is_retiring or frame.must_retire
                 run.settle()
                 return False
             return run.act(frame)

@@ -72,9 +72,13 @@ class Failed:
 
 @frozen
 class Done:
-    """The run is over; `heap`: bytes in V8's heap, garbage included (0: not measured)."""
+    """The run is over; `heap`: bytes in V8's heap, garbage included (0: not measured);
+    `must_retire`: the process takes no further run, since the harness cannot undo what its runs
+    left behind.
+    """
 
     heap: int = 0
+    must_retire: bool = False
 
 
 @frozen
@@ -166,7 +170,8 @@ def _harness_frame(name: str, fields: dict[str, Any]) -> Frame:
             return Ready()
         case "js.done":
             heap = fields.get("heap")
-            return Done(heap if type(heap) is int and heap > 0 else 0)
+            known = heap if type(heap) is int and heap > 0 else 0
+            return Done(known, must_retire=bool(fields.get("retire")))
         case "js.turn":
             return ActiveRun()
         case "js.error":

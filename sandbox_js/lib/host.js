@@ -1,0 +1,51 @@
+'use strict';
+// The host realm as an app finds it that got hold of something in it, such as a method of Buffer.
+// Only hygiene: the jail around the process is what holds.
+
+const { freeze, defineProperty } = Object;
+const { ownKeys, getPrototypeOf, getOwnPropertyDescriptor } = Reflect;
+
+// Errors stay as they are: Node itself assigns to the properties that they inherit.
+const FROZEN = ['Object', 'Array', 'Function', 'Promise', 'String', 'RegExp', 'Number', 'Boolean',
+  'Symbol', 'BigInt', 'Date', 'Map', 'Set', 'WeakMap', 'WeakSet', 'WeakRef',
+  'FinalizationRegistry', 'ArrayBuffer', 'SharedArrayBuffer', 'DataView', 'Proxy', 'Iterator',
+  'Int8Array', 'Uint8Array', 'Uint8ClampedArray', 'Int16Array', 'Uint16Array', 'Int32Array',
+  'Uint32Array', 'Float32Array', 'Float64Array', 'BigInt64Array', 'BigUint64Array',
+  'JSON', 'Math', 'Reflect', 'Atomics', 'Intl'];
+
+/** What of the host realm is frozen, and so need not be watched. */
+function frozenOfHost() {
+  const found = new Set();
+  for (const name of FROZEN) {
+    const value = globalThis[name];
+    if (value === undefined) continue;
+    found.add(value);
+    if (typeof value === 'function' && value.prototype) found.add(value.prototype);
+  }
+  const Typed = getPrototypeOf(Int8Array);
+  return found.add(Typed).add(Typed.prototype);
+}
+
+/**
+ * Freeze what nobody changes, and give the emitters on which the harness depends their methods as
+ * properties of their own: whoever replaces a method of Node's prototypes is not called with them.
+ */
+function hardenHost(host) {
+  for (const value of frozenOfHost()) freeze(value);
+  for (const emitter of [host, host.stdin]) pin(emitter);
+}
+
+function pin(object) {
+  for (let from = getPrototypeOf(object); from !== null; from = getPrototypeOf(from)) {
+    if (from === Object.prototype) return;
+    for (const key of ownKeys(from)) {
+      const { value } = getOwnPropertyDescriptor(from, key);
+      if (typeof value !== 'function' || key === 'constructor' || Object.hasOwn(object, key)) {
+        continue;
+      }
+      defineProperty(object, key, { value, writable: true, configurable: true });
+    }
+  }
+}
+
+module.exports = { frozenOfHost, hardenHost };
