@@ -266,3 +266,47 @@ test('a heap that stays full retires the process in time', async (t) => {
   }
   assert.fail('never retired');
 });
+
+test('several runs: a throw in Q fails its run, and no task of another is lost', async (t) => {
+  const harness = await start(t, handler(`
+    var Q = require('q'), setTimeout = require('timers').setTimeout, who = command.msg.who;
+    api.request('kv.get', {key: who}, function () {
+      if (who === 'a') {
+        Q.reject(new Error('first of a')).done();
+        Q.reject(new Error('second of a')).done();
+        Q.nextTick(function () {});
+      }
+      setTimeout(function () {
+        Q(who).then(function () { throw new Error('of ' + who); }).done();
+      }, 20);
+    });`), { modules: ['q', 'timers'], messages_in_flight: 2 });
+  const next = async () => {
+    for (;;) {
+      const line = await harness.next();
+      if (line.cmd !== 'js.turn') return line;
+    }
+  };
+  for (const who of ['a', 'b']) harness.deliver(`r-${who}`, { who });
+  for (const line of [await next(), await next()]) harness.reply(line);
+  const failed = [await next(), await next()].map((line) => [line.cmd, line.run, line.message]);
+  assert.deepEqual(failed.sort(), [
+    ['js.error', 'r-a', 'Error: first of a'], ['js.error', 'r-b', 'Error: of b'],
+  ]);
+});
+
+test("several runs: what Node calls for one is its own, whichever is active", async (t) => {
+  const harness = await start(t, handler(`
+    var crypto = require('crypto'), who = command.msg.who;
+    if (who === 'a') {
+      crypto.pbkdf2('a', 'b', 100000, 20, 'sha1', function () { throw new Error('of a'); });
+    }
+    api.request('kv.get', {key: who}, function () {});`),
+  { modules: ['crypto'], messages_in_flight: 2 });
+  for (const who of ['a', 'b']) harness.deliver(`r-${who}`, { who });
+  for (;;) {
+    const line = await harness.next();
+    if (line.cmd !== 'js.error') continue;
+    assert.deepEqual([line.run, line.message], ['r-a', 'Error: of a']);
+    return;
+  }
+});

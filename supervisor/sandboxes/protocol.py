@@ -73,8 +73,7 @@ class Failed:
 @frozen
 class Done:
     """The run is over; `heap`: bytes in V8's heap, garbage included (0: not measured);
-    `must_retire`: the process takes no further run, since the harness cannot undo what its runs
-    left behind.
+    `must_retire`: the harness cannot undo what runs left behind, so the process takes no more.
     """
 
     heap: int = 0

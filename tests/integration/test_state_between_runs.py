@@ -22,9 +22,8 @@ APP = """
 var _ = require('lodash'), moment = require('moment'), Q = require('q');
 api.on_inbound_message = function (command) {
     var said = String(eval(command.msg.content));
-    api.request('outbound.reply_to', {content: said, in_reply_to: command.msg.message_id}, function () {
-        api.done();
-    });
+    var reply = {content: said, in_reply_to: command.msg.message_id};
+    api.request('outbound.reply_to', reply, function () { api.done(); });
 };"""
 
 
@@ -47,17 +46,15 @@ async def test_another_users_language_and_hooks_do_not_reach_the_next(folder: Fo
 
 
 async def test_a_process_that_cannot_be_put_back_takes_no_other_run(folder: Folder) -> None:
-    """The message itself is answered; the next one gets a new process, and the app's log says why."""
+    """Its message is answered; the next one gets a new process, and the app's log says why."""
     folder.app("phone", APP, f'modules = ["lodash", "moment", "q"]{ONE_PROCESS}')
     async with running(folder) as service, connect(service.gateway_url) as client:
         assert await say(client, "Object.freeze(_); Object.isFrozen(_)") == "true"
         assert await say(client, "Object.isFrozen(_)") == "false"
         entries = await service.stores.logbook.newest("acct", "phone", 1000)
         warned = [entry.message for entry in entries if entry.level == "WARNING"]
-        assert warned == [
-            "this process takes no more messages: lodash was frozen by a run,"
-            " and cannot be put back"
-        ]
+        what = "lodash was frozen by a run, and cannot be put back"
+        assert warned == [f"this process takes no more messages: {what}"]
 
 
 async def test_rejections_that_nobody_handles_in_q_do_not_fill_the_heap(folder: Folder) -> None:
