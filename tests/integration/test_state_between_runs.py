@@ -61,7 +61,7 @@ async def test_rejections_that_nobody_handles_in_q_do_not_fill_the_heap(folder: 
     folder.app(
         "phone",
         APP,
-        f'modules = ["lodash", "moment", "q"]{ONE_PROCESS}\nlimits.heap = "16MiB"',
+        f'modules = ["lodash", "moment", "q"]{ONE_PROCESS}\nlimits.heap = "32MiB"',
     )
     keep = "var data = []; for (var i = 0; i < 20000; i++) data.push(i); Q.reject(data); 1"
     async with running(folder) as service, connect(service.gateway_url) as client:

@@ -267,9 +267,8 @@ async def test_a_closed_pipe_is_found_before_the_next_run(granted: Path) -> None
     """A process that closed its stdout and lives on is of no use to anybody's message."""
     app = make_app(
         "api.on_inbound_message = function () { api.done(); "
-        "__test_host.process.nextTick(function () {"
-        " setTimeout = __test_host.require('timers').setTimeout;"
-        " setTimeout(function () { __test_host.require('fs').closeSync(1); }, 100); }); };"
+        "var later = __test_host.require('timers').setTimeout, fs = __test_host.require('fs');"
+        " later(function () { fs.closeSync(1); }, 100); };"
     )
     with open_isolation(Isolation("standard"), NODE, granted) as walls:
         async with booted(app, walls.jail(app)) as sandbox:
