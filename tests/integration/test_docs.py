@@ -159,7 +159,11 @@ def test_every_key_of_the_config_is_documented() -> None:
     (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "config.md").read_text("utf-8"), re.DOTALL)
     shown = tomllib.loads(text)
     app, account = shown["apps"]["survey"], shown["accounts"]["acme"]
-    assert set(shown) == {*_names(Config) - {"file", "warnings", "breakages"}, "version", "defaults"}
+    assert set(shown) == {
+        *_names(Config) - {"file", "warnings", "breakages"},
+        "version",
+        "defaults",
+    }
     for name in ("listen", "gateway", "redis", "node", "isolation", "search", "journal"):
         assert set(shown[name]) == _names(type(getattr(Config(), name))), name
     for name, values in shown["defaults"].items():
