@@ -12,8 +12,11 @@ import pytest
 import trio
 import trio.lowlevel
 import trustme
+from trio.testing import wait_all_tasks_blocked
 
 from resources.stores.egress import Egress, Policy, open_egress
+from resources.stores.egress.lookup import Lookups
+from resources.stores.egress.pace import Pace
 
 from .proxy_server import proxy_server
 from .raw_server import (
@@ -183,6 +186,56 @@ async def test_no_socket_is_left_by_any_of_them(tls: ssl.SSLContext) -> None:
                 while (await cancelled_at(step, lambda: get(egress, url, rules, verify=False)))[0]:
                     step += 1
                     await settled(egress)
+
+
+async def test_a_slice_is_not_given_to_somebody_just_cancelled() -> None:
+    """Who has left the queue, and does not know yet, takes nothing out of it: the next one gets it,
+    or whoever comes later.
+    """
+    pace = Pace()
+    with trio.fail_after(10):
+        for others in (0, 1):
+            await pace.take("first")
+            async with trio.open_nursery() as nursery:
+                cancelled = await nursery.start(_queue, pace.take, "second")
+                for _ in range(others):
+                    nursery.start_soon(pace.take, "third")
+                await wait_all_tasks_blocked()
+                cancelled.cancel()
+                pace.give()
+            for _ in range(others):
+                pace.give()
+        await pace.take("later")
+
+
+async def test_a_thread_is_not_given_to_somebody_just_cancelled() -> None:
+    """The same for threads that look names up."""
+    lookups = Lookups()
+    with trio.fail_after(10):
+        held = 0
+        while lookups._may_start("app"):
+            await lookups.acquire("app")
+            held += 1
+        async with trio.open_nursery() as nursery:
+            cancelled = await nursery.start(_queue, lookups.acquire, "app")
+            await wait_all_tasks_blocked()
+            cancelled.cancel()
+            lookups.release("app")
+    for _ in range(held - 1):
+        lookups.release("app")
+    assert not lookups._running
+    assert not lookups._waiting
+
+
+async def _queue(
+    take: Callable[[str], Awaitable[None]],
+    app: str,
+    *,
+    task_status: trio.TaskStatus[trio.CancelScope],
+) -> None:
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await take(app)
 
 
 async def test_cancelled_in_a_queue_for_slices() -> None:

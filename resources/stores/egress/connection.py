@@ -50,8 +50,9 @@ class Connection:
         try:
             data = await self.stream.receive_some(READ)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            kind = EgressError if self._answered else Unanswered
-            raise kind(explain(error)) from error
+            if self._answered:
+                raise EgressError(f"the answer was cut off: {explain(error)}") from error
+            raise Unanswered(explain(error)) from error
         if not data and not self._answered:
             if self._lost is not None:
                 raise Unanswered(explain(self._lost)) from self._lost

@@ -78,9 +78,9 @@ class Lookups:
             app = min(self._waiting, key=lambda other: self._running[other])
             if not self._may_start(app):
                 return
-            self._running[app] += 1
             lot = self._waiting.pop(app)
-            lot.unpark()
+            if lot.unpark():  # nobody, while those that were in it learn that they are cancelled
+                self._running[app] += 1
             if lot:
                 self._waiting[app] = lot
 

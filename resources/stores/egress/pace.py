@@ -45,12 +45,14 @@ class Pace:
 
     def give(self) -> None:
         """Hand the slice to the app that has waited longest, if any."""
-        for app, lot in self._waiting.items():
-            lot.unpark()
-            del self._waiting[app]
+        while self._waiting:
+            app = next(iter(self._waiting))
+            lot = self._waiting.pop(app)
+            woken = lot.unpark()
             if lot:
                 self._waiting[app] = lot  # behind the others
-            return
+            if woken:  # a lot is empty while those that were in it learn that they are cancelled
+                return
         self._taken = False
 
 
