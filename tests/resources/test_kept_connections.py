@@ -114,6 +114,15 @@ async def test_a_request_that_was_begun_to_be_answered_is_not_sent_again(egress:
         assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("then", ["close", "reset"])
+async def test_a_body_that_ends_too_soon_is_cut_off(egress: Egress, then: str) -> None:
+    """However the connection ends: a reason, and no second request."""
+    async with raw_server(Reply(OK + b"Content-Length: 9\r\n\r\nabc", then)) as server:
+        with pytest.raises(EgressError, match=r"^the answer was cut off: "):
+            await get(egress, server.url)
+        assert len(server.requests) == 1
+
+
 JUNK = {
     "204 with a body": b"HTTP/1.1 204 No Content\r\n\r\nok",
     "304 with a body": b"HTTP/1.1 304 x\r\nContent-Length: 2\r\n\r\nok",
