@@ -6,7 +6,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from supervisor.cli.dev import Options, _pair, make_config
+from supervisor.cli.dev import Options, _value, make_config
 from supervisor.cli.limits import _sources
 from supervisor.cli.migrate import migrate
 from supervisor.cli.replay import _app
@@ -25,7 +25,7 @@ def test_dev_reads_none(tmp_path: Path) -> None:
     """Neither in the app, nor in its config, nor in a value from a file."""
     app = write(tmp_path / "app.js", APP)
     config = write(tmp_path / "config.json", '{"name": "x"}')
-    value = _pair(f"translation.af=@{write(tmp_path / 'af.json', '{}')}")
+    value = _value(f"translation.af=@{write(tmp_path / 'af.json', '{}')}")
     made = make_config(
         Options(
             app=app,
