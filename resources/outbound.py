@@ -181,7 +181,9 @@ class Outbound(Resource):
             caller.replied = before
             raise
         except StoreError as error:
-            caller.replied = before or error.sent
+            # It may be posted or not. A fallback reply has the same slot, and so is posted only if
+            # this one is not; without a slot the user had better not get both.
+            caller.replied = before or (error.sent and not caller.origin)
             raise
         return Done()
 

@@ -23,6 +23,8 @@ from ..errors import SandboxFault
 from ..observe import Observer, ReplyMissing
 from ..outcomes import Outcome
 
+ATTEMPTS = 3  # at a fallback reply, while the store is away
+
 log = logging.getLogger(__name__)
 
 
@@ -68,10 +70,17 @@ class Words:
         Nothing is sent if an earlier run of the message, before the server was ended, replied.
         """
         is_sent = False
-        try:
-            is_sent = await self._answer(app, caller, Slot(caller.origin, FIRST_REPLY))
-        except (StoreError, OutboxFull) as error:
-            log.warning("app %s: the fallback reply could not be sent: %s", app.name, error)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                is_sent = await self._answer(app, caller, Slot(caller.origin, FIRST_REPLY))
+                break
+            except (StoreError, OutboxFull) as error:
+                # The store answers each attempt at once, or after it had time to come back.
+                may_help = isinstance(error, StoreError) and bool(caller.origin)
+                if attempt == ATTEMPTS or not may_help:
+                    what = "app %s: the fallback reply could not be sent: %s"
+                    log.warning(what, app.name, error)
+                    break
         self.observe(ReplyMissing(app.name, fallback=is_sent))
 
     async def fall_back_for(self, app: App, caller: Caller) -> bool:
