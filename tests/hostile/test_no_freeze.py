@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -118,7 +118,20 @@ LINES = {
 }
 
 
-async def test_lines_of_a_sandbox(folder: Folder) -> None:
+# One of each kind; tests/fuzz/test_wire.py has more of them, without a process.
+FEW_LINES = ("a text without end", "objects", "numbers hard to round", "not UTF-8", "empty lines")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        pytest.param(FEW_LINES, id="few"),
+        pytest.param(
+            sorted(LINES.keys() - set(FEW_LINES)), id="all others", marks=pytest.mark.slow
+        ),
+    ],
+)
+async def test_lines_of_a_sandbox(folder: Folder, names: Sequence[str]) -> None:
     """The longest that may be, from an app that writes to its process's output itself."""
     folder.app("evil", WRITES, 'pool = { trip_after = 1000000, crash_backoff = "1ms" }')
     with granted_harness() as harness, pytest.MonkeyPatch.context() as patch:
@@ -128,7 +141,8 @@ async def test_lines_of_a_sandbox(folder: Folder) -> None:
             connect(service.gateway_url, "evil") as client,
             neighbour(service) as measured,
         ):
-            for name, (beginning, repeated) in LINES.items():
+            for name in names:
+                beginning, repeated = LINES[name]
                 content = json.dumps([beginning, repeated, (256 << 10) - 1])
 
                 async def attack(content: str = content) -> None:

@@ -290,7 +290,7 @@ async def test_an_app_cannot_fill_the_disk(
 @pytest.mark.parametrize(
     ("kind", "fsync"),
     [
-        ("ext4", "everysec"),
+        pytest.param("ext4", "everysec", marks=pytest.mark.slow),
         pytest.param("tmpfs", "everysec", marks=pytest.mark.slow),
         pytest.param("tmpfs", "always", marks=pytest.mark.slow),
         pytest.param("ext4", "always", marks=pytest.mark.slow),

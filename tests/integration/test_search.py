@@ -156,10 +156,10 @@ async def test_a_smart_group_is_counted_by_its_query(folder: Folder) -> None:
 
 
 async def test_every_contact_of_many(folder: Folder) -> None:
-    """By default an app gets all keys, 50,000 of them too, and the admin port gives them in
+    """By default an app gets all keys, 20,000 of them too, and the admin port gives them in
     pages.
     """
-    count = 50_000
+    count = 20_000
     async with service(folder, ASK_ONE) as (service_, client):
         for start in range(0, count, 1000):
             new = [

@@ -86,7 +86,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
         ("disk", Disk, "look"),
         ("compile", background, "compile_toolkits"),
         ("conversation metrics", ConversationReporter, "run"),
-        ("kv sizes", Keyspace, "count"),
+        ("keyspace", Keyspace, "count"),
         ("valkey upkeep", upkeep.Upkeep, "_sync"),
         ("valkey", valkey, "end_leftover"),
         ("valkey", valkey, "_state"),
