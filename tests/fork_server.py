@@ -149,7 +149,7 @@ class ForkServer:
                 [sys.executable, "-m", __name__, str(listener.fileno())],
                 cwd=Path(__file__).parent.parent,
                 pass_fds=[listener.fileno()],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # when we end, however, it reads the end of this
                 start_new_session=True,
             )
 
@@ -157,7 +157,7 @@ class ForkServer:
         """End it; what it has started goes on."""
         if self._process is not None and self._folder is not None:
             self._process.kill()
-            self._process.wait()
+            self._process.communicate()
             self._folder.cleanup()
 
 
@@ -170,8 +170,11 @@ def main(descriptor: int) -> NoReturn:
     waiting: dict[int, socket.socket] = {}
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
+    selector.register(sys.stdin, selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
+            if key.fileobj is sys.stdin:
+                sys.exit()  # whoever started us has ended
             if key.fileobj is listener:
                 connection, _ = listener.accept()
                 message, descriptors, _, _ = socket.recv_fds(connection, MESSAGE_MAX, 3)
