@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from attrs import define
 
 from ..gateway_client import PATIENCE, connect
 from ..programs import free_ports, jsbox, serve
@@ -256,49 +257,58 @@ def test_dev_is_a_phone_in_the_terminal_and_reloads(tmp_path: Path) -> None:
     """In a real terminal: type, see, change the file, type again; Ctrl-D leaves."""
     app = tmp_path / "app.js"
     app.write_text("api.on_inbound_message = function (command) { " + ECHO + " };")
-    screen, terminal = pty.openpty()
+    descriptor, inside = pty.openpty()
+    terminal = _Terminal(descriptor)
     process = subprocess.Popen(
         [sys.executable, "-m", "supervisor", "dev", str(app)],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
+        stdin=inside,
+        stdout=inside,
+        stderr=inside,
         env=os.environ | {"TERM": "dumb", "COLUMNS": "100"},
         start_new_session=True,
     )
-    os.close(terminal)
+    os.close(inside)
     try:
-        _until(screen, "you said null")
-        os.write(screen, b"hello\n")
-        _until(screen, "you said hello")
+        terminal.until("you said null")
+        os.write(descriptor, b"hello\n")
+        terminal.until("you said hello")
         good = app.read_text()
         app.write_text(good + "\nvar a = ;\n")
-        _until(screen, "app.js:2:9: app app: SyntaxError: Unexpected token ';'")
-        _until(screen, "it goes on as it was")
-        os.write(screen, b"still\n")
-        _until(screen, "you said still")
+        terminal.until("app.js:2:9: app app: SyntaxError: Unexpected token ';'")
+        terminal.until("it goes on as it was")
+        os.write(descriptor, b"still\n")
+        terminal.until("you said still")
         app.write_text(
             "api.on_inbound_message = function (command) { "
             + ECHO.replace("you said", "now you say")
             + " };"
         )
-        _until(screen, "the app was reloaded")
-        os.write(screen, b"again\n")
-        _until(screen, "now you say again")
-        os.write(screen, b"\x04")
+        terminal.until("the app was reloaded")
+        os.write(descriptor, b"again\n")
+        terminal.until("now you say again")
+        os.write(descriptor, b"\x04")
         assert process.wait(15) == 0
     finally:
         process.kill()
         process.wait()
-        os.close(screen)
+        os.close(descriptor)
 
 
-def _until(screen: int, text: str) -> None:
-    """Read the terminal until a text is on it."""
-    seen, deadline = "", time.monotonic() + 20
-    while text not in seen:
-        assert time.monotonic() < deadline, seen
-        if select.select([screen], [], [], 0.2)[0]:
-            seen += os.read(screen, 4096).decode(errors="replace")
+@define
+class _Terminal:
+    """What a program writes to a terminal, as far as it was not looked for yet."""
+
+    descriptor: int
+    _unread: str = ""
+
+    def until(self, text: str) -> None:
+        """Read on until a text has come; what comes after it is kept for the next time."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self._unread:
+            assert time.monotonic() < deadline, self._unread
+            if select.select([self.descriptor], [], [], 0.2)[0]:
+                self._unread += os.read(self.descriptor, 4096).decode(errors="replace")
+        self._unread = self._unread.partition(text)[2]
 
 
 OTHERS = """
