@@ -1,15 +1,18 @@
 -- Shared by the scripts whose names begin with "contact_", and put before each of them.
--- A contact is a hash: plain fields as they are, `extras-*` and `subscription-*` as JSON texts, `groups` as a JSON list, and `~seq`,
--- its number in the account. With it move: the look-ups by address (sorted sets of "created_at|key", the newest last), the members
--- of groups (sets), the list of all contacts (sorted set by number) and the account's change number with what changed last.
+-- A contact is a hash: plain fields as they are, `extras-*` and `subscription-*` as JSON texts,
+-- `groups` as a JSON list, and `~seq`, its number in the account. These change with it: the
+-- look-ups by address (sorted sets of "created_at|key", the newest last), the members of groups
+-- (sets), the list of all contacts (sorted set by number) and the account's change number with what
+-- changed last.
 
 local ADDRESSES = {'msisdn', 'twitter_handle', 'gtalk_id', 'mxit_id', 'wechat_id'}
 local FIELDS_MAX = 1000     -- of one contact
 local SIZE_MAX = 256 * 1024 -- bytes of one contact
 
 local function normal(field, address)
-  if field == 'msisdn' then return (string.gsub(address, '^%+', '')) end    -- +27... and 27... are one number
-  if field == 'gtalk_id' then return (string.gsub(address, '/.*$', '')) end -- the resource of a Jabber address names a device
+  -- +27... and 27... are one number; the resource of a Jabber address names a device.
+  if field == 'msisdn' then return (string.gsub(address, '^%+', '')) end
+  if field == 'gtalk_id' then return (string.gsub(address, '/.*$', '')) end
   return address
 end
 
@@ -27,7 +30,8 @@ local function list_of(text)
   return text and cjson.decode(text) or {}
 end
 
--- What moves an address or a membership: commands, each checked by the one named here before any is called.
+-- The commands that move an address or a membership. Each is checked by the command named here,
+-- before any of them is called.
 local CHECKS = {ZADD = 'ZCARD', ZREM = 'ZCARD', SADD = 'SCARD', SREM = 'SCARD'}
 
 local function address_moves(prefix, key, old, new, moves)
@@ -35,8 +39,12 @@ local function address_moves(prefix, key, old, new, moves)
     local before = old[field] and old.created_at .. '|' .. key
     local after = new[field] and new.created_at .. '|' .. key
     if old[field] ~= new[field] or before ~= after then
-      if before then table.insert(moves, {'ZREM', address_key(prefix, field, old[field]), before}) end
-      if after then table.insert(moves, {'ZADD', address_key(prefix, field, new[field]), 0, after}) end
+      if before then
+        table.insert(moves, {'ZREM', address_key(prefix, field, old[field]), before})
+      end
+      if after then
+        table.insert(moves, {'ZADD', address_key(prefix, field, new[field]), 0, after})
+      end
     end
   end
 end
@@ -52,9 +60,9 @@ local function membership_moves(prefix, key, old, new, moves)
   end
 end
 
--- Apply changes to a contact: {wipe, set = {field = text}, drop = {field}, drop_prefix = {prefix}, groups, add_groups}.
--- `most` is how many contacts the account may have. Returns the contact as field, text, ...; an error when a limit is passed, and
--- then nothing has changed.
+-- Apply changes to a contact: {wipe, set = {field = text}, drop = {field}, drop_prefix = {prefix},
+-- groups, add_groups}. `most` is how many contacts the account may have. Returns the contact as
+-- field, text, ...; an error if it would pass a limit, and then nothing has changed.
 local function write(prefix, hash, key, changes, most)
   local old = read(hash)
   if not old['~seq'] and redis.call('ZCARD', prefix .. 'contacts') >= most then
@@ -83,14 +91,20 @@ local function write(prefix, hash, key, changes, most)
   end
   local count, size = 0, 0
   for field, text in pairs(new) do count, size = count + 1, size + #field + #text end
-  if count > FIELDS_MAX then return redis.error_reply('LIMIT a contact may have ' .. FIELDS_MAX .. ' fields, not ' .. count) end
-  if size > SIZE_MAX then return redis.error_reply('LIMIT a contact may have ' .. SIZE_MAX .. ' bytes, not ' .. size) end
+  local limit = 'LIMIT a contact may have '
+  if count > FIELDS_MAX then
+    return redis.error_reply(limit .. FIELDS_MAX .. ' fields, not ' .. count)
+  end
+  if size > SIZE_MAX then
+    return redis.error_reply(limit .. SIZE_MAX .. ' bytes, not ' .. size)
+  end
 
   local moves = {}
   address_moves(prefix, key, old, new, moves)
   membership_moves(prefix, key, old, new, moves)
   for _, move in ipairs(moves) do redis.call(CHECKS[move[1]], move[2]) end
-  for _, number in ipairs({'contacts:seq', 'contacts:changes'}) do integer(redis.call('GET', prefix .. number)) end
+  integer(redis.call('GET', prefix .. 'contacts:seq'))
+  integer(redis.call('GET', prefix .. 'contacts:changes'))
   integer(old['~seq'])
   redis.call('ZCARD', prefix .. 'contacts')
   redis.call('ZCARD', prefix .. 'contacts:changed')
@@ -105,7 +119,8 @@ local function write(prefix, hash, key, changes, most)
   redis.call('HSET', hash, unpack(flat))
   for _, move in ipairs(moves) do redis.call(unpack(move)) end
   redis.call('ZADD', prefix .. 'contacts', new['~seq'], key)
-  redis.call('ZADD', prefix .. 'contacts:changed', redis.call('INCR', prefix .. 'contacts:changes'), key)
+  local change = redis.call('INCR', prefix .. 'contacts:changes')
+  redis.call('ZADD', prefix .. 'contacts:changed', change, key)
   return flat
 end
 

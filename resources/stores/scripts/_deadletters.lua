@@ -1,6 +1,6 @@
 -- Shared by the scripts that remove dead letters, and put before each of them.
 
--- Fail as remove_letter would in the middle.
+-- Fail wherever remove_letter would fail halfway.
 local function check_removal(texts, counts, letter)
   redis.call('HLEN', texts)
   for _, count in ipairs(redis.call('HMGET', counts, letter[2][4], '')) do integer(count) end

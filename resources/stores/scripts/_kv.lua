@@ -1,28 +1,34 @@
--- What the scripts of kv share. KEYS of each begin with:
---   1 the value (string)   2 the account's keys (sorted set: name -> expiry in ms, or +inf)   3 sizes (hash: name -> bytes)
---   4 bytes of all (string)   5 warned (marker)
--- The bytes of a key are those of its name and its value. The sum in 4 is that of all in 3, always: both change in one step.
--- What was stored before there were sizes is counted by kv_count, in its own time.
+-- Shared by the scripts of kv. The KEYS of each begin with:
+--   1 the value (string)   2 the account's keys (sorted set: name -> expiry in ms, or +inf)
+--   3 sizes (hash: name -> bytes)   4 bytes of all (string)   5 warned (marker)
+-- The bytes of a key are those of its name and its value. 4 is always the sum of 3: both change in
+-- one step. Values from before there were sizes are counted later, by kv_count.
 
--- How many bytes a name takes, as noted. Fails as `resize` would in the middle.
+-- How many bytes a name takes, as noted. Fails wherever `resize` would fail halfway.
 local function noted_size(name)
   integer(redis.call('GET', KEYS[4]))
   return integer(redis.call('HGET', KEYS[3], name))
 end
 
--- Note how many bytes a name takes, and took before; 0: it is gone.
+-- Note how many bytes a name takes (0: it is gone), and took before.
 local function resize(name, size, before)
   if size == before then return end
-  if size > 0 then redis.call('HSET', KEYS[3], name, size) else redis.call('HDEL', KEYS[3], name) end
+  if size > 0 then
+    redis.call('HSET', KEYS[3], name, size)
+  else
+    redis.call('HDEL', KEYS[3], name)
+  end
   redis.call('INCRBY', KEYS[4], size - before)
 end
 
--- Give back keys that have expired, 1000 at most. Returns how many there were.
+-- Give back keys that have expired, 1000 at most. Returns how many.
 local function release_some(now)
   local gone = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 1000)
   if #gone == 0 then return 0 end
   local bytes = 0
-  for _, size in ipairs(redis.call('HMGET', KEYS[3], unpack(gone))) do bytes = bytes + integer(size) end
+  for _, size in ipairs(redis.call('HMGET', KEYS[3], unpack(gone))) do
+    bytes = bytes + integer(size)
+  end
   integer(redis.call('GET', KEYS[4]))
   redis.call('ZREM', KEYS[2], unpack(gone))
   redis.call('HDEL', KEYS[3], unpack(gone))
@@ -35,9 +41,10 @@ local function is_to_warn(what)
   return redis.call('SET', KEYS[5] .. what, 1, 'NX', 'EX', 3600) and true or false
 end
 
--- Whether a key of `size` bytes may be written. Returns 1 (yes), 0 (too many keys) or -1 (too many bytes), what to warn of
--- (0 nothing, 1 the soft limit, 2 keys, 3 bytes), and, if it may, how many bytes the key has already.
--- Expired keys are given back as far as that is needed; of more than 10,000 the rest waits for the next time.
+-- Decide whether a key of `size` bytes may be written. Returns 1 (yes), 0 (too many keys) or -1
+-- (too many bytes), what to warn of (0 nothing, 1 the soft limit, 2 keys, 3 bytes), and, if it may
+-- be written, how many bytes the key has already. Gives back expired keys as far as needed, about
+-- 10,000 at most at a time.
 local function admit(name, size, now, hard, soft, most)
   local is_new = redis.call('EXISTS', KEYS[1]) == 0
   if is_new then release_some(now) end

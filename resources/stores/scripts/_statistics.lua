@@ -1,17 +1,19 @@
 -- Shared by the scripts that count messages, and put before each of them.
--- Per conversation and direction: a total, a HyperLogLog of addresses, and how many messages each second of the last hour and each
--- minute of the last week had. The last two are rings: a hash with a fixed number of cells, each "second count"; a cell is taken over
--- by a later second, so nothing has to be cleaned up and nothing grows with the traffic.
+-- Per conversation and direction: a total, a HyperLogLog of addresses, and how many messages each
+-- second of the last hour and each minute of the last week had. The last two are rings: a hash with
+-- a fixed number of cells, each "slot count" (a slot is a second or a minute). A later slot takes
+-- over the cell, so nothing has to be cleaned up and nothing grows with the traffic.
 
 local RINGS = {{'s', 1, 3600}, {'m', 60, 10080}}
 
--- Seconds that a message may be ahead of the server: a gateway's clock or time zone may be wrong, and a conversation whose newest
--- message is in the year 9999 would never have a throughput again.
+-- Seconds that a message may be ahead of the server: a gateway's clock or time zone may be wrong,
+-- and a conversation whose newest message is in the year 9999 would never have a throughput again.
 local AHEAD_MAX = 86400
 
--- Read what counting a message will change, and return a function that counts it. That function must be called before anything
--- else is written: its first command may be refused, and nothing after it.
--- `second` is the message's own time. How far the newest one's is behind the server's is how far the conversation's clock is.
+-- Read what counting a message will change, and return a function that counts it. That function
+-- must be called before anything else is written: its first command may be refused, but none after
+-- it. `second` is the message's own time. The conversation's clock is as far behind the server's as
+-- its newest message was.
 local function counting(prefix, conversation, direction, address, second)
   local now = tonumber(redis.call('TIME')[1])
   if second > now + AHEAD_MAX then second = now end
@@ -25,7 +27,9 @@ local function counting(prefix, conversation, direction, address, second)
     local cell = string.format('%d', slot % ring[3])
     local text = redis.call('HGET', cells, cell)
     local held, count = -1, 0
-    if text then held, count = integer(string.match(text, '^%S+')), integer(string.match(text, '%S+$')) end
+    if text then
+      held, count = integer(string.match(text, '^%S+')), integer(string.match(text, '%S+$'))
+    end
     if slot == held then
       changes[#changes + 1] = {cells, cell, string.format('%d %d', slot, count + 1)}
     elseif slot > held then
@@ -34,9 +38,13 @@ local function counting(prefix, conversation, direction, address, second)
   end
   return function()
     -- Refused if the key holds a string that is no HyperLogLog; no other command would tell.
-    if address ~= '' then redis.call('PFADD', prefix .. 'uniques:' .. direction .. ':' .. conversation, address) end
+    if address ~= '' then
+      redis.call('PFADD', prefix .. 'uniques:' .. direction .. ':' .. conversation, address)
+    end
     if second >= newest then
-      redis.call('HSET', totals, direction, total, direction .. ':newest', second, direction .. ':behind', now - second)
+      local behind = now - second
+      redis.call('HSET', totals, direction, total,
+                 direction .. ':newest', second, direction .. ':behind', behind)
     else
       redis.call('HSET', totals, direction, total)
     end

@@ -1,12 +1,14 @@
 -- What has changed among an account's contacts after a change number.
 -- KEYS  1 the account's changed contacts (sorted set by number)
 -- ARGV  1 prefix of the account's keys   2 the number   3 contacts to return at most
--- Returns {epoch, the newest number, contacts that changed after the given one, {key, number, {field, text, ...}, ...}}, by number.
--- The epoch names this history of numbers: in another store, or after it was emptied, it is another one.
+-- Returns {epoch, the newest number, how many contacts changed after the given one,
+--          {key, number, {field, text, ...}, ...}}, the last by number.
+-- The epoch names this history of numbers: another store, or one that was emptied, has another one.
 local epoch = redis.call('GET', ARGV[1] .. 'contacts:epoch')
 local newest = integer(redis.call('GET', ARGV[1] .. 'contacts:changes'))
 local after = '(' .. ARGV[2]
-local flat = redis.call('ZRANGE', KEYS[1], after, '+inf', 'BYSCORE', 'LIMIT', 0, ARGV[3], 'WITHSCORES')
+local flat = redis.call('ZRANGE', KEYS[1], after, '+inf', 'BYSCORE',
+                        'LIMIT', 0, ARGV[3], 'WITHSCORES')
 local left = 0
 local found = {}
 if #flat > 0 then

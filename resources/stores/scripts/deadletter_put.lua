@@ -1,9 +1,12 @@
 -- Move an entry from an app's journal to the account's dead letters; the oldest make room.
 -- KEYS  1 the app's journal (stream)   2 its counts of runs (hash)
---       3 dead letters (stream: 's' summary, 'a' app, 'n' bytes)   4 their texts (hash: place among them to text)
+--       3 dead letters (stream: 's' summary, 'a' app, 'n' bytes)
+--       4 their texts (hash: place among them to text)
 --       5 how many there are (hash: app to number, '' to bytes)
--- ARGV  1 place in the journal   2 summary, JSON text   3 app   4 text   5 letters at most   6 bytes at most
--- Returns false when the entry is not in the journal, else {place among the dead letters, summaries of those dropped...}.
+-- ARGV  1 place in the journal   2 summary, JSON text   3 app   4 text
+--       5 letters at most   6 bytes at most
+-- Returns false if the entry is not in the journal, else
+--         {place among the dead letters, summaries of those dropped...}.
 if #redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1]) == 0 then return false end
 redis.call('HLEN', KEYS[2])
 redis.call('HLEN', KEYS[4])

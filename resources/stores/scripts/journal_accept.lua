@@ -1,9 +1,11 @@
 -- Take a message or event into the journal, once per id, and count it.
 -- KEYS  1 seen (string: the entry it became)   2 the app's journal (stream)
--- ARGV  1 seconds to remember the id   2 the entry   3 prefix of the account's keys   4 conversation
+-- ARGV  1 seconds to remember the id   2 the entry   3 prefix of the account's keys
+--       4 conversation
 --       5 what to count: 'message', 'event', or '' for nothing
---       of a message: 6 address or ''   7 its second      of an event: 6 its kind   7 its delivery status or ''
--- Returns {entry id, 0}, or {entry id, 1} when the id was seen before.
+--       of a message: 6 address or ''   7 its second
+--       of an event: 6 its kind   7 its delivery status or ''
+-- Returns {entry id, 0}, or {entry id, 1} if the id was seen before.
 local seen = redis.call('GET', KEYS[1])
 if seen then return {seen, 1} end
 redis.call('XLEN', KEYS[2])
