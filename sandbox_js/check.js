@@ -15,6 +15,7 @@ const { readLines, write } = require('./lib/wire');
 const FILENAME = 'app.js';
 const BUNDLED_FILE = path.join(__dirname, 'app.js');   // as in lib/library.js, and so is WRAPPER
 const WRAPPER = ['(function (exports, require, module, __filename, __dirname) {', '\n})'];
+const HEAD = 340, TAIL = 150;   // characters of an error: V8 quotes a regular expression whole
 const NATIVE_DEPTH = 4;     // folders below a package in which compiled code is looked for
 const NATIVE_ENTRIES = 2000;
 let session = null;
@@ -24,8 +25,12 @@ function problemOf(source) {
     new vm.Script(source, { filename: FILENAME });
     return null;
   } catch (error) {
-    return { line: 0, column: 0, ...placeOf(source, error), text: `${error}` };
+    return { line: 0, column: 0, ...placeOf(source, error), text: shorten(`${error}`) };
   }
+}
+
+function shorten(text) {
+  return text.length <= HEAD + TAIL ? text : `${text.slice(0, HEAD)} ... ${text.slice(-TAIL)}`;
 }
 
 function placeOf(source, error) {

@@ -37,6 +37,12 @@ test('code that does not compile has a place and a reason', () => {
     Object.values(bad).map(([line, column, text]) => [line, column, `SyntaxError: ${text}`]));
 });
 
+test('an error that quotes a long text is short, and keeps its reason', () => {
+  const [{ text }] = ask([{ source: `/${'('.repeat(2e6)}/` }]);
+  assert.ok(text.length < 500, text.length);
+  assert.match(text, /^SyntaxError: Invalid regular expression: \/\(+ \.\.\. \(+\/: [A-Z][a-z ]+$/);
+});
+
 test('without the inspector, the line is known', () => {
   const flags = ['--permission', `--allow-fs-read=${path.dirname(PROGRAM)}/*`];
   const [{ line, column }] = ask([{ source: '\n\nvar 1;' }], flags);

@@ -52,7 +52,9 @@ log = logging.getLogger(__name__)
 ENDS = (SandboxGone, ProtocolViolation, msgspec.DecodeError, trio.TooSlowError)
 Answers = list[Any]
 """Of the first questions; there are fewer than questions if the process ended or hung."""
-Ask = Callable[[Sequence[Mapping[str, str]]], Awaitable[Answers]]
+Ask = Callable[[Sequence[Mapping[str, str]]], Awaitable[Answers | None]]
+"""Returns None if the process does not even answer PROBE."""
+PROBE = {"source": ""}
 
 
 @define(eq=False)
@@ -70,13 +72,14 @@ class CodeCheck:
         by_digest = await trio.to_thread.run_sync(lambda: {app.digest: app for app in apps})
         self._known = {key: self._known[key] for key in by_digest if key in self._known}
         new = [(key, app) for key, app in by_digest.items() if key not in self._known]
+        new.sort(key=lambda one: len(one[1].source))  # so that huge apps cost others no time
         with trio.move_on_after(SECONDS):
             while new:
                 answers = await self._ask([{"source": app.source} for _, app in new])
+                if answers is None:
+                    break
                 for (key, _), found in zip(new, answers, strict=False):
                     self._known[key] = found
-                if not answers and len(new) > 1 and len(new) == len(by_digest):
-                    break  # nothing works
                 new = new[len(answers) + 1 :]  # without the one that it ended or hung at
         unknown = [app.name for app in apps if app.digest not in self._known]
         if unknown:
@@ -126,10 +129,10 @@ async def package_warnings(ask: Ask, apps: Iterable[App]) -> list[str]:
         for name in app.modules
         if name not in BUILTINS
     }
-    answers = await ask(list(asked.values())) if asked else []
+    answers = await ask(list(asked.values())) if asked else None
     return [
         f"apps.{app}.modules: {show(name)} {SENTENCES[found['kind']].format(found['text'])}"
-        for (app, name), found in zip(asked, answers, strict=False)
+        for (app, name), found in zip(asked, answers or (), strict=False)
         if found is not None
     ]
 
@@ -137,13 +140,13 @@ async def package_warnings(ask: Ask, apps: Iterable[App]) -> list[str]:
 def jailed(walls: Walls) -> Ask:
     """Ask in a jail of these walls."""
 
-    async def ask(questions: Sequence[Mapping[str, str]]) -> Answers:
+    async def ask(questions: Sequence[Mapping[str, str]]) -> Answers | None:
         walls_of_check = evolve(walls, place=evolve(walls.place, harness=PROGRAM))
         try:
             jail = walls_of_check.blank(App("jsbox check", "", Path("/check"), limits=LIMITS))
         except CannotStart as error:
             log.warning("code cannot be checked: %s", error)
-            return []
+            return None
         argv = tuple(word for word in jail.argv if not word.startswith(PERMISSIONS))
         return await _ask_process(evolve(jail, argv=argv), questions)
 
@@ -159,13 +162,14 @@ def unjailed(node: Path, folder: Path) -> Ask:
     )
     jail = Jail((str(node), *flags, str(folder / PROGRAM)), {})
 
-    async def ask(questions: Sequence[Mapping[str, str]]) -> Answers:
+    async def ask(questions: Sequence[Mapping[str, str]]) -> Answers | None:
         return await _ask_process(jail, questions)
 
     return ask
 
 
-async def _ask_process(jail: Jail, questions: Sequence[Mapping[str, str]]) -> Answers:
+async def _ask_process(jail: Jail, questions: Sequence[Mapping[str, str]]) -> Answers | None:
+    questions = [PROBE, *questions]
     answers: Answers = []
     try:
         async with (
@@ -180,17 +184,13 @@ async def _ask_process(jail: Jail, questions: Sequence[Mapping[str, str]]) -> An
                 while len(answers) < len(questions):
                     with trio.fail_after(SILENCE):
                         answers += map(msgspec.json.decode, await wire.receive())
-            except (
-                SandboxGone,
-                ProtocolViolation,
-                msgspec.DecodeError,
-                trio.TooSlowError,
-            ) as error:
-                log.warning("checking code: %s after %d answers", error, len(answers))
+            except ENDS as error:
+                done = max(len(answers) - 1, 0)
+                log.warning("checking code: %s after %d answers", error or "silence", done)
             nursery.cancel_scope.cancel()
     except SpawnFailed as error:
         log.warning("code cannot be checked: %s", error)
-    return answers
+    return answers[1:] if answers else None
 
 
 async def _send(process: Process, questions: Sequence[Mapping[str, str]]) -> None:

@@ -78,6 +78,32 @@ async def test_an_app_that_the_compiler_dies_of_does_not_hide_others(
     assert "the code of good could not be checked" in caplog.text
 
 
+MORTAL = """
+const lines = require('node:readline').createInterface({ input: process.stdin });
+lines.on('line', (line) => {
+  const { source } = JSON.parse(line);
+  if (source === 'end') process.exit(1);
+  process.stdout.write(source ? '{"line": 1, "column": 1, "text": "bad"}\\n' : 'null\\n');
+});
+"""
+
+
+async def test_an_app_that_ends_the_compiler_hides_no_other(tmp_path: Path) -> None:
+    """Not even if it comes first, and nothing has been compiled before."""
+    (tmp_path / "check.js").write_text(MORTAL)
+    apps = [app("deadly", "end"), app("a", "bad code"), app("b", "other bad code")]
+    found = await CodeCheck(unjailed(NODE, tmp_path)).breakages(apps)
+    assert [one.app for one in found] == ["a", "b"]
+
+
+async def test_an_error_that_quotes_a_megabyte_is_an_error() -> None:
+    """V8 quotes a regular expression as a whole."""
+    check = CodeCheck(unjailed(NODE, HARNESS.parent))
+    (one, other) = await check.breakages([app("long", f"/{'(' * 2_000_000}/"), BAD])
+    assert "Invalid regular expression" in one.text
+    assert other.app == "bad"
+
+
 async def test_a_node_that_does_not_start_breaks_no_app(caplog: pytest.LogCaptureFixture) -> None:
     check = CodeCheck(unjailed(Path("/no/such/node"), HARNESS.parent))
     assert await check.breakages([GOOD, BAD]) == []
