@@ -245,6 +245,7 @@ async def _dev(options: Options, *, sms: bool) -> int:
 
     screen = Screen()
     read_config = partial(make_config, options)
+    watched = _Watched(options)  # before they are read, so that no save is missed
     async with open_service(read_config(), read_config) as service, trio.open_nursery() as nursery:
         if options.config is None and not any(one.key == "config" for one in options.values):
             screen.note(f'note: no --config, so the config is {{"name": "{options.app.stem}"}}')
@@ -252,7 +253,7 @@ async def _dev(options: Options, *, sms: bool) -> int:
             f"{options.app.name}: admin {service.admin_url};"
             f" modules_dir {options.modules_dir or 'none'}; /help for help"
         )
-        nursery.start_soon(_watch, options, service, screen)
+        nursery.start_soon(_watch, watched, service, screen)
         nursery.start_soon(_show_log, service, screen)
         try:
             async with open_phone(service.gateway_url, "phone", NUMBER, SERVICE_CODE) as phone:
@@ -265,16 +266,28 @@ async def _dev(options: Options, *, sms: bool) -> int:
     return 0
 
 
-async def _watch(options: Options, service: Service, screen: Screen) -> None:
+class _Watched:
+    """What the app's files look like, as of the last look."""
+
+    def __init__(self, options: Options) -> None:
+        given = (options.app, options.config, *(one.file for one in options.values))
+        self._seen = {file: _stamp(file) for file in given if file is not None}
+
+    def have_changed(self) -> bool:
+        """Look again; return whether any file is new since then.
+
+        A file that is missing may be about to be replaced: it counts once it is back.
+        """
+        now = {file: _stamp(file) or seen for file, seen in self._seen.items()}
+        before, self._seen = self._seen, now
+        return now != before
+
+
+async def _watch(watched: _Watched, service: Service, screen: Screen) -> None:
     """Reload when one of the app's files changes."""
-    given = (options.app, options.config, *(one.file for one in options.values))
-    files = [file for file in given if file is not None]
-    before = [_stamp(file) for file in files]
     while True:
         await trio.sleep(WATCH)
-        now = [_stamp(file) for file in files]
-        if now != before and None not in now:
-            before = now
+        if watched.have_changed():
             result = await service.reload()
             if result["ok"]:
                 screen.note("the app was reloaded")
@@ -283,12 +296,14 @@ async def _watch(options: Options, service: Service, screen: Screen) -> None:
                 screen.note("the app was not reloaded: it goes on as it was")
 
 
-def _stamp(file: Path) -> tuple[int, int] | None:
+def _stamp(file: Path) -> tuple[int, ...] | None:
     try:
         stat = file.stat()
     except OSError:
-        return None  # an editor is replacing it
-    return stat.st_mtime_ns, stat.st_size
+        return None
+    # The inode and the time of the last change, too: `cp -p` and `mv` may leave a file of the same
+    # size and time.
+    return stat.st_ino, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size
 
 
 async def _show_log(service: Service, screen: Screen) -> None:
