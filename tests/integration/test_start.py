@@ -246,7 +246,10 @@ def test_a_hangup_at_any_moment_of_the_start_is_a_reload_after_it(folder: Folder
         assert process.wait(PATIENCE) == 0, log.read_text()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize(
+    "share",
+    [0.1, 0.5, 0.9, *(pytest.param(one, marks=pytest.mark.slow) for one in (0.0, 0.3, 0.7))],
+)
 def test_a_termination_at_any_moment_of_the_start_is_a_good_end(
     folder: Folder, share: float
 ) -> None:
