@@ -1,7 +1,7 @@
 /* The launcher: puts itself under the limits of a sandbox, then becomes Node.js.
  *
- *   jail [-n] [-w] [-u UID] [-p PID] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]... -e PROGRAM
- *        -- ARGV0 [ARG]...
+ *   jail [-n] [-w] [-u UID] [-p PID] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]...
+ *        -e PROGRAM -- ARGV0 [ARG]...
  *   jail --abi              print the kernel's version of Landlock (0: it has none)
  *
  *   -n  neither Landlock nor the system call filter: resource limits only, for your own code
@@ -14,20 +14,21 @@
  *   -e  the program to become
  *
  * Every step must succeed. If one fails, its name goes to stderr and the exit code is 126: nothing
- * runs half held.
+ * runs under only some of its limits.
  *
- * Theory of operation. First we open what we need, as the user who started us. Then we change the
- * user. Then we give up everything else: we die with the parent, gain no privileges, and are held to
- * the resource limits and to Landlock (read only the given files, write none, no TCP, no signals to
+ * How it works. First we open what we need, as the user who started us. Then we change the user.
+ * Then we give up everything else: we die with the parent, gain no privileges, and are held to the
+ * resource limits and to Landlock (read only the given files, write none, no TCP, no signals to
  * and no abstract sockets of others). The system call filter comes last. We execute the program
  * through a descriptor whose number is just beyond RLIMIT_NOFILE: the execution closes it, no
- * descriptor can ever have that number again, and the filter allows execution through no other. So
- * nothing can be executed afterwards, not even by native code.
+ * descriptor can ever have that number again, and the filter allows execution through no other.
+ * So nothing can be executed afterwards, not even by native code.
  *
  * Native code is held to the memory that the resource limits count. RLIMIT_DATA counts private
- * writable memory, but neither shared memory nor a stack that grows down, so the filter refuses both.
- * Memory that was written and then made read-only is no longer counted either: RLIMIT_AS bounds that,
- * and whatever else is only mapped. Without -w no memory becomes code that was not mapped from a file.
+ * writable memory, but neither shared memory nor a stack that grows down, so the filter refuses
+ * both. Memory that was written and then made read-only is no longer counted either: RLIMIT_AS
+ * bounds that, and whatever else is only mapped. Without -w, only memory that was mapped from a
+ * file can become code.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -119,7 +120,9 @@ static void add_path(const char *path, uint64_t rights)
 	paths[path_count].fd = open_path(path);
 	need(fstat(paths[path_count].fd, &info) == 0, path);
 	/* A right to read directories cannot be granted on a file. */
-	paths[path_count++].rights = S_ISDIR(info.st_mode) ? rights : rights & ~(uint64_t)LL_READ_DIR;
+	if (!S_ISDIR(info.st_mode))
+		rights &= ~(uint64_t)LL_READ_DIR;
+	paths[path_count++].rights = rights;
 }
 
 static void add_limit(const char *text)
@@ -127,7 +130,9 @@ static void add_limit(const char *text)
 	unsigned long long soft = 0, hard = 0;
 	int resource = 0, length = 0;
 	errno = EINVAL;
-	need(limit_count < LIMITS_MAX && sscanf(text, "%d:%llu:%llu%n", &resource, &soft, &hard, &length) == 3 && !text[length], "-r");
+	need(limit_count < LIMITS_MAX, "-r");
+	need(sscanf(text, "%d:%llu:%llu%n", &resource, &soft, &hard, &length) == 3, "-r");
+	need(!text[length], "-r");
 	limits[limit_count].resource = resource;
 	limits[limit_count].limit = (struct rlimit){ (rlim_t)soft, (rlim_t)hard };
 	limit_count++;
@@ -187,7 +192,8 @@ static void become_user(void)
 
 static void bind_to_parent(void)
 {
-	/* After the change of user, which would undo it. If the parent died before, we would get no signal. */
+	/* After the change of user, which would undo it. If the parent died before this, we would
+	 * get no signal. */
 	need(prctl(PR_SET_PDEATHSIG, 9, 0, 0, 0) == 0, "asking to die with the parent");
 	errno = ESRCH;
 	need(parent < 0 || getppid() == parent, "finding the parent");
@@ -196,7 +202,8 @@ static void bind_to_parent(void)
 static void set_limits(void)
 {
 	for (int n = 0; n < limit_count; n++)
-		need(setrlimit(limits[n].resource, &limits[n].limit) == 0, "setting a resource limit");
+		need(setrlimit(limits[n].resource, &limits[n].limit) == 0,
+		     "setting a resource limit");
 }
 
 static void restrict_files(void)
@@ -214,7 +221,8 @@ static void restrict_files(void)
 	need(ruleset >= 0, "making a Landlock ruleset");
 	for (int n = 0; n < path_count; n++) {
 		struct ll_path rule = { paths[n].rights, paths[n].fd };
-		need(syscall(SYS_LL_ADD, ruleset, LL_PATH_BENEATH, &rule, 0) == 0, "adding a Landlock rule");
+		need(syscall(SYS_LL_ADD, ruleset, LL_PATH_BENEATH, &rule, 0) == 0,
+		     "adding a Landlock rule");
 	}
 	need(syscall(SYS_LL_RESTRICT, ruleset, 0) == 0, "restricting with Landlock");
 }
@@ -249,14 +257,25 @@ static void close_others(void)
 #define REFUSE(name, error) IF(__NR_##name, 0, 1), DENY(error)
 /* A call that is allowed with one of a few values of one argument. Afterwards the accumulator holds
  * the number of the call again. */
-#define CALL_WITH_1(name, n, a, error) IF(__NR_##name, 0, 4), LOAD_AT(LOW(n)), IF((a), 0, 1), ALLOW, DENY(error)
-#define CALL_WITH_2(name, n, a, b, error) IF(__NR_##name, 0, 5), LOAD_AT(LOW(n)), IF((a), 1, 0), IF((b), 0, 1), ALLOW, DENY(error)
+#define CALL_WITH_1(name, n, a, error) \
+	IF(__NR_##name, 0, 4), LOAD_AT(LOW(n)), \
+	IF((a), 0, 1), \
+	ALLOW, DENY(error)
+#define CALL_WITH_2(name, n, a, b, error) \
+	IF(__NR_##name, 0, 5), LOAD_AT(LOW(n)), \
+	IF((a), 1, 0), IF((b), 0, 1), \
+	ALLOW, DENY(error)
 #define CALL_WITH_3(name, n, a, b, c, error) \
-	IF(__NR_##name, 0, 6), LOAD_AT(LOW(n)), IF((a), 2, 0), IF((b), 1, 0), IF((c), 0, 1), ALLOW, DENY(error)
+	IF(__NR_##name, 0, 6), LOAD_AT(LOW(n)), \
+	IF((a), 2, 0), IF((b), 1, 0), IF((c), 0, 1), \
+	ALLOW, DENY(error)
 #define CALL_WITH_5(name, n, a, b, c, d, e, error) \
-	IF(__NR_##name, 0, 8), LOAD_AT(LOW(n)), IF((a), 4, 0), IF((b), 3, 0), IF((c), 2, 0), IF((d), 1, 0), IF((e), 0, 1), ALLOW, DENY(error)
+	IF(__NR_##name, 0, 8), LOAD_AT(LOW(n)), \
+	IF((a), 4, 0), IF((b), 3, 0), IF((c), 2, 0), IF((d), 1, 0), IF((e), 0, 1), \
+	ALLOW, DENY(error)
 #define CALL_WITH_6(name, n, a, b, c, d, e, f, error) \
-	IF(__NR_##name, 0, 9), LOAD_AT(LOW(n)), IF((a), 5, 0), IF((b), 4, 0), IF((c), 3, 0), IF((d), 2, 0), IF((e), 1, 0), IF((f), 0, 1), \
+	IF(__NR_##name, 0, 9), LOAD_AT(LOW(n)), \
+	IF((a), 5, 0), IF((b), 4, 0), IF((c), 3, 0), IF((d), 2, 0), IF((e), 1, 0), IF((f), 0, 1), \
 	ALLOW, DENY(error)
 
 /* pthread_create of glibc, and of musl: threads, never processes. */
@@ -266,58 +285,80 @@ static void close_others(void)
 static void restrict_calls(void)
 {
 	const uint32_t self = (uint32_t)getpid();
-	const uint8_t refuse_code = writable_code ? 0 : 1; /* instructions to skip, to the refusal */
+	/* How many instructions to skip, to the refusal. */
+	const uint8_t refuse_code = writable_code ? 0 : 1;
 	struct sock_filter filter[] = {
-		LOAD(arch), IF(ARCHITECTURE, 1, 0), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+		LOAD(arch), IF(ARCHITECTURE, 1, 0),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
 		LOAD(nr),
 #ifdef __x86_64__
 		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, 0x40000000, 0, 1), DENY(ENOSYS), /* x32 */
 #endif
-		/* Memory, by its arguments. The kernel remembers which calls need no look at their arguments. */
+		/* Memory, by the arguments. The kernel remembers which calls are allowed whatever
+		 * their arguments. */
 		IF(__NR_mmap, 0, 11),
 		LOAD_AT(LOW(3)), MASK(MAP_GROWSDOWN), IF(MAP_GROWSDOWN, 7, 0),
-		LOAD_AT(LOW(3)), MASK(MAP_SHARED | MAP_ANONYMOUS), IF(MAP_SHARED | MAP_ANONYMOUS, 4, 0),
-		LOAD_AT(LOW(2)), MASK(PROT_WRITE | PROT_EXEC), IF(PROT_WRITE | PROT_EXEC, refuse_code, 0), ALLOW, DENY(EPERM),
-		IF(__NR_mprotect, 0, 5), LOAD_AT(LOW(2)), MASK(PROT_EXEC), IF(PROT_EXEC, refuse_code, 0), ALLOW, DENY(EPERM),
+		LOAD_AT(LOW(3)), MASK(MAP_SHARED | MAP_ANONYMOUS),
+		IF(MAP_SHARED | MAP_ANONYMOUS, 4, 0),
+		LOAD_AT(LOW(2)), MASK(PROT_WRITE | PROT_EXEC),
+		IF(PROT_WRITE | PROT_EXEC, refuse_code, 0), ALLOW, DENY(EPERM),
+		IF(__NR_mprotect, 0, 5),
+		LOAD_AT(LOW(2)), MASK(PROT_EXEC), IF(PROT_EXEC, refuse_code, 0), ALLOW, DENY(EPERM),
 		/* What Node.js does all the time. */
-		CALL(read), CALL(write), CALL(readv), CALL(writev), CALL(futex), CALL(epoll_pwait), CALL(epoll_ctl), CALL(munmap), CALL(madvise), CALL(brk), CALL(mremap), CALL(clock_gettime), CALL(gettimeofday), CALL(getrusage),
-		CALL(sched_yield), CALL(close), CALL(getpid), CALL(gettid), CALL(rt_sigprocmask), CALL(rt_sigaction), CALL(rt_sigreturn),
+		CALL(read), CALL(write), CALL(readv), CALL(writev), CALL(futex), CALL(epoll_pwait),
+		CALL(epoll_ctl), CALL(munmap), CALL(madvise), CALL(brk), CALL(mremap),
+		CALL(clock_gettime), CALL(gettimeofday), CALL(getrusage), CALL(sched_yield),
+		CALL(close), CALL(getpid), CALL(gettid), CALL(rt_sigprocmask), CALL(rt_sigaction),
+		CALL(rt_sigreturn),
 		/* And what it does at its start and end. */
-		CALL(pread64), CALL(fstat), CALL(lseek), CALL(sigaltstack), CALL(getppid), CALL(getuid), CALL(geteuid), CALL(getgid),
-		CALL(getegid), CALL(getresuid), CALL(getresgid), CALL(getgroups), CALL(exit), CALL(exit_group), CALL(epoll_create1),
-		CALL(eventfd2), CALL(pipe2), CALL(getrandom), CALL(rseq), CALL(set_robust_list), CALL(set_tid_address), CALL(sysinfo), CALL(uname),
-		CALL(sched_getaffinity), CALL(sched_getparam), CALL(sched_getscheduler), CALL(clock_getres), CALL(clock_nanosleep),
-		CALL(nanosleep), CALL(times), CALL(restart_syscall), CALL(ppoll), CALL(membarrier), CALL(capget), CALL(getpriority),
-		CALL(fadvise64), CALL(dup), CALL(dup3), CALL(timerfd_create), CALL(timerfd_settime), CALL(pselect6),
+		CALL(pread64), CALL(fstat), CALL(lseek), CALL(sigaltstack), CALL(getppid),
+		CALL(getuid), CALL(geteuid), CALL(getgid), CALL(getegid), CALL(getresuid),
+		CALL(getresgid), CALL(getgroups), CALL(exit), CALL(exit_group), CALL(epoll_create1),
+		CALL(eventfd2), CALL(pipe2), CALL(getrandom), CALL(rseq), CALL(set_robust_list),
+		CALL(set_tid_address), CALL(sysinfo), CALL(uname), CALL(sched_getaffinity),
+		CALL(sched_getparam), CALL(sched_getscheduler), CALL(clock_getres),
+		CALL(clock_nanosleep), CALL(nanosleep), CALL(times), CALL(restart_syscall),
+		CALL(ppoll), CALL(membarrier), CALL(capget), CALL(getpriority), CALL(fadvise64),
+		CALL(dup), CALL(dup3), CALL(timerfd_create), CALL(timerfd_settime), CALL(pselect6),
 		/* Files, which Landlock decides about: to look, not to change. */
-		CALL(openat), CALL(newfstatat), CALL(statx), CALL(faccessat), CALL(faccessat2), CALL(readlinkat), CALL(getcwd),
-		CALL(getdents64), CALL(statfs), CALL(fstatfs),
+		CALL(openat), CALL(newfstatat), CALL(statx), CALL(faccessat), CALL(faccessat2),
+		CALL(readlinkat), CALL(getcwd), CALL(getdents64), CALL(statfs), CALL(fstatfs),
 #ifdef __NR_epoll_pwait2
 		CALL(epoll_pwait2),
 #endif
 #ifdef __x86_64__
-		CALL(open), CALL(stat), CALL(lstat), CALL(access), CALL(readlink), CALL(epoll_create), CALL(epoll_wait), CALL(poll), CALL(select),
-		CALL(time), CALL(dup2), CALL(arch_prctl), CALL(getrlimit),
+		CALL(open), CALL(stat), CALL(lstat), CALL(access), CALL(readlink),
+		CALL(epoll_create), CALL(epoll_wait), CALL(poll), CALL(select), CALL(time),
+		CALL(dup2), CALL(arch_prctl), CALL(getrlimit),
 #endif
-		/* By their arguments. */
+		/* By the arguments. */
 		CALL_WITH_2(clone, 0, THREAD_OF_GLIBC, THREAD_OF_MUSL, EPERM),
 		CALL_WITH_1(kill, 0, self, EPERM), CALL_WITH_1(tgkill, 0, self, EPERM),
-		CALL_WITH_5(ioctl, 1, 0x5421 /* FIONBIO */, 0x5451 /* FIOCLEX */, 0x5450 /* FIONCLEX */, 0x5401 /* TCGETS */, 0x541b /* FIONREAD */, ENOTTY),
-		CALL_WITH_6(fcntl, 1, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL, EPERM),
+		CALL_WITH_5(ioctl, 1, 0x5421 /* FIONBIO */, 0x5451 /* FIOCLEX */,
+			    0x5450 /* FIONCLEX */, 0x5401 /* TCGETS */, 0x541b /* FIONREAD */,
+			    ENOTTY),
+		CALL_WITH_6(fcntl, 1, F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_SETFD, F_GETFL, F_SETFL,
+			    EPERM),
 		CALL_WITH_3(prctl, 0, PR_SET_NAME, PR_GET_NAME, 0x53564d41 /* PR_SET_VMA */, EPERM),
-		/* prlimit64: to read only, that is with no new limit. */
-		IF(__NR_prlimit64, 0, 6), LOAD_AT(LOW(2)), IF(0, 0, 3), LOAD_AT(HIGH(2)), IF(0, 0, 1), ALLOW, DENY(EPERM),
+		/* prlimit64: only to read, that is with no new limit. */
+		IF(__NR_prlimit64, 0, 6), LOAD_AT(LOW(2)), IF(0, 0, 3),
+		LOAD_AT(HIGH(2)), IF(0, 0, 1), ALLOW, DENY(EPERM),
 		/* execveat: through the one descriptor that is ours, and gone afterwards. */
-		IF(__NR_execveat, 0, 6), LOAD_AT(LOW(0)), IF((uint32_t)exec_fd, 0, 3), LOAD_AT(LOW(4)), IF(AT_EMPTY_PATH, 0, 1), ALLOW, DENY(EPERM),
-		/* Calls that programs try first and can do without; io_uring would bypass this filter. */
-		REFUSE(clone3, ENOSYS), REFUSE(io_uring_setup, ENOSYS), REFUSE(io_uring_enter, ENOSYS), REFUSE(io_uring_register, ENOSYS),
-		REFUSE(pkey_alloc, ENOSYS), REFUSE(pkey_mprotect, ENOSYS), REFUSE(close_range, ENOSYS), REFUSE(copy_file_range, ENOSYS),
+		IF(__NR_execveat, 0, 6), LOAD_AT(LOW(0)), IF((uint32_t)exec_fd, 0, 3),
+		LOAD_AT(LOW(4)), IF(AT_EMPTY_PATH, 0, 1), ALLOW, DENY(EPERM),
+		/* Calls that programs try first and can do without; io_uring would bypass this
+		 * filter. */
+		REFUSE(clone3, ENOSYS), REFUSE(io_uring_setup, ENOSYS),
+		REFUSE(io_uring_enter, ENOSYS), REFUSE(io_uring_register, ENOSYS),
+		REFUSE(pkey_alloc, ENOSYS), REFUSE(pkey_mprotect, ENOSYS),
+		REFUSE(close_range, ENOSYS), REFUSE(copy_file_range, ENOSYS),
 		REFUSE(memfd_create, ENOSYS), REFUSE(inotify_init1, ENOSYS),
 		/* Everything else: sockets, processes, files to write, users, mounts, keys, ... */
 		DENY(EPERM),
 	};
 	struct sock_fprog compiled = { sizeof filter / sizeof *filter, filter };
-	need(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &compiled) == 0, "restricting system calls");
+	need(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &compiled) == 0,
+	     "restricting system calls");
 }
 
 int main(int argc, char **argv)
