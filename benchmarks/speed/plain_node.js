@@ -5,8 +5,8 @@
 //
 //   node plain_node.js APP.js MODULES_DIR CONFIG_JSON SECONDS [once]
 //
-// Prints one JSON line: messages, seconds, CPU seconds, commands. With `once` it handles one message
-// and ends, like a process spawned for each message.
+// Prints one JSON line: messages, seconds, CPU seconds, commands. With `once` it handles one
+// message and ends, like a process spawned for each message.
 
 const fs = require('node:fs');
 const path = require('node:path');
@@ -77,8 +77,8 @@ function next() {
   const [content, session_event] = STEPS[messages % STEPS.length];
   messages += 1;
   const message = {
-    message_id: String(messages), from_addr: '+2783' + user, to_addr: '8181', content, session_event,
-    transport_type: 'ussd', timestamp: '2020-01-01 00:00:00.000000',
+    message_id: String(messages), from_addr: '+2783' + user, to_addr: '8181', content,
+    session_event, transport_type: 'ussd', timestamp: '2020-01-01 00:00:00.000000',
   };
   run(message, next);
 }
