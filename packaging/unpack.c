@@ -140,13 +140,15 @@ static void unpack(int fd, uint64_t length, const char *into) {
 		if (strcmp(line, "E") == 0) break;
 		if (sscanf(line, "D %o %n", &mode, &at) == 1 && at) {
 			join(path, into, line + at);
-			if (mkdir(path, mode) < 0) die("%s cannot be made: %s", path, strerror(errno));
+			if (mkdir(path, mode) < 0)
+				die("%s cannot be made: %s", path, strerror(errno));
 		} else if (sscanf(line, "F %o %llu %n", &mode, &size, &at) == 2 && at) {
 			join(path, into, line + at);
 			take_file(&from, path, mode, size);
 		} else if (sscanf(line, "L %s %n", word, &at) == 1 && at) {
 			join(path, into, line + at);
-			if (symlink(word, path) < 0) die("%s cannot be made: %s", path, strerror(errno));
+			if (symlink(word, path) < 0)
+				die("%s cannot be made: %s", path, strerror(errno));
 		} else {
 			die("this file is damaged; copy it again");
 		}
@@ -247,7 +249,8 @@ static int settle(const char *folder, const char *name, int self, uint64_t lengt
 		remove_all(place);
 		snprintf(file, sizeof file, DRAFT "%ld", (long)getpid());
 		join(draft, folder, file);
-		if (lseek(self, start, SEEK_SET) < 0) die("this file cannot be read: %s", strerror(errno));
+		if (lseek(self, start, SEEK_SET) < 0)
+			die("this file cannot be read: %s", strerror(errno));
 		unpack(self, length, draft);
 		join(file, draft, IN_USE);
 		int mark = open(file, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
@@ -292,8 +295,8 @@ static void find_place(const char *name, int self, uint64_t length, off_t start,
 	if (try_under(getenv("HOME"), ".cache/jsbox", name, self, length, start, place)) return;
 	snprintf(path, sizeof path, "jsbox-%u", (unsigned)geteuid());
 	if (try_under("/tmp", path, name, self, length, start, place)) return;
-	die("there is no folder to unpack in: %s. Set JSBOX_UNPACK_DIR to one that only you can write"
-		" to, on a volume that programs may be run from", reason);
+	die("there is no folder to unpack in: %s. Set JSBOX_UNPACK_DIR to one that only you can"
+		" write to, on a volume that programs may be run from", reason);
 }
 
 int main(int argc, char **argv) {
@@ -303,7 +306,8 @@ int main(int argc, char **argv) {
 	int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	if (self < 0) die("/proc/self/exe cannot be read: %s", strerror(errno));
 	off_t end = lseek(self, 0, SEEK_END);
-	if (end < TAIL || pread(self, tail, TAIL, end - TAIL) != TAIL || memcmp(tail, MAGIC, 8) != 0)
+	if (end < TAIL || pread(self, tail, TAIL, end - TAIL) != TAIL
+	    || memcmp(tail, MAGIC, 8) != 0)
 		die("this file is damaged; copy it again");
 	memcpy(&length, tail + 8, 8);
 	memcpy(name, tail + 16, NAME);

@@ -1,11 +1,12 @@
 """CONTRIBUTING.md is true: the paths and names in it exist, and every folder is in its picture.
 
-And the pages are as wide as the code.
+And neither pages nor code have lines over 100 columns.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -15,6 +16,9 @@ PROSE = TEXT.replace(PICTURE, "").replace(WAY, "")
 FILE, FOLDER = r"(?<![\w/])\w+\.(?:py|js|lua|c)\b", r"(?<![\w/])\w+/(?=[\s:]|$)"
 SOURCES = ("supervisor", "resources", "sandbox_js", "tests")
 IGNORED = {"__pycache__", "node_modules"}
+# Ruff measures Python. Programs write JSON: lock files, the dashboard, recorded cases.
+CODE = {".c", ".css", ".html", ".js", ".lua", ".toml", ".yml"}
+NOT_OURS = ROOT / "tests/integration/apps"  # public apps, unchanged
 
 
 def _pictured() -> tuple[set[str], set[str]]:
@@ -84,3 +88,26 @@ def test_prose_has_100_columns() -> None:
         if len(line) > 100 and not line.startswith("|") and "://" not in line
     ]
     assert long == []
+
+
+def _code(folder: Path) -> Iterator[Path]:
+    """The files of code in a folder, but none that are not ours."""
+    for path in folder.iterdir():
+        if path.suffix in CODE:
+            yield path
+        elif path.is_dir() and path.name not in IGNORED and path != NOT_OURS:
+            yield from _code(path)
+
+
+def test_code_has_100_columns() -> None:
+    """In every language; a tab is 8 columns."""
+    trees = (*SOURCES, "benchmarks", "packaging")
+    files = [ROOT / "pyproject.toml", *(file for tree in trees for file in _code(ROOT / tree))]
+    long = [
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in files
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
+        if len(line.expandtabs(8)) > 100
+    ]
+    assert long == []
+    assert {file.suffix for file in files} == CODE

@@ -80,8 +80,8 @@ def test_prometheus_takes_the_rules_and_the_metrics(tmp_path: Path) -> None:
         "  - eval_time: 15m\n    alertname: JsboxAppTripped\n    exp_alerts:\n"
         "    - exp_labels: { app: phone, instance: a, severity: page }\n"
         "      exp_annotations:\n"
-        "        summary: 'phone is tripped: its processes kept crashing, and none is started"
-        " until a reload'\n"
+        "        summary: 'phone is tripped or broken: none of its messages run until a reload;"
+        " /readyz says why'\n"
         "        action: 'jsbox logs phone; fix it, then jsbox reload'\n"
     )
     done = subprocess.run(
