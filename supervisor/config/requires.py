@@ -11,18 +11,19 @@ from .node import BUILTINS, NODES_OWN
 
 BUNDLED = Path(__file__).parents[2] / "sandbox_js" / "node_modules"
 
-# Comments and strings are passed over, so that nothing in them counts. A quote in a regular
-# expression hides no more than the rest of its line.
-_CALLS = re.compile(
-    r"""/\*.*?\*/ | //[^\n]*
-    | (?<![\w$.])require\s*\(\s*(?P<quote>['"])(?P<name>[^'"\\\n]+)(?P=quote)\s*\)
-    | '(?:\\.|[^'\\\n])*' | "(?:\\.|[^"\\\n])*" """,
-    re.VERBOSE | re.DOTALL,
+# Every pattern takes linear time, whatever the text: apps are read while others run.
+_TOKEN = re.compile(
+    r"""(?P<comment>/\*) | //[^\n]*+
+    | (?<![\w$.])require\s*+\(\s*+(?P<quote>['"])(?P<name>[^'"\\\n]++)(?P=quote)\s*+\)
+    | (?P<string>['"])""",
+    re.VERBOSE,
 )
+_IN_STRING = {quote: re.compile(rf"(?:\\.|[^{quote}\\\n])*+", re.DOTALL) for quote in "'\""}
 # A bundle with a `require` of its own: browserify, webpack, AMD.
 _OWN = re.compile(
-    r"""\bfunction\b\s*[\w$]*\s*\([^)]*\brequire\b | \b(?:var|let|const|function)\s+require\b
-    | \(\s*require\s*[,)][^=\n]*=>""",
+    r"""\bfunction\b\s*+[\w$]*+\s*+\((?:(?!\brequire\b)[^()])*+require\b
+    | \b(?:var|let|const|function)\s++require\b
+    | \(\s*+require\s*+[,)][^=\n(]*+=>""",
     re.VERBOSE,
 )
 
@@ -31,9 +32,30 @@ def required(source: str) -> list[str]:
     """The names that an app requires, each once, in their order; none if it has a `require` of its
     own.
     """
-    if _OWN.search(source):
-        return []
-    return [*dict.fromkeys(found["name"] for found in _CALLS.finditer(source) if found["name"])]
+    return [] if _OWN.search(source) else [*dict.fromkeys(_calls(source))]
+
+
+def _calls(source: str) -> Iterator[str]:
+    """The names in calls of `require`. Comments and strings are passed over, so that nothing in
+    them counts.
+    """
+    at = 0
+    last_comment_end = source.rfind("*/")
+    # By quote: up to here it ends no string. An unclosed one may be part of a regular expression.
+    unclosed = {"'": 0, '"': 0}
+    while found := _TOKEN.search(source, at):
+        at = found.end()
+        if found["name"]:
+            yield found["name"]
+        elif found["comment"] and at <= last_comment_end:
+            at = source.index("*/", at) + 2
+        elif (quote := found["string"]) and at > unclosed[quote]:
+            rest = _IN_STRING[quote].match(source, at)
+            end = rest.end() if rest else at
+            if source.startswith(quote, end):
+                at = end + 1
+            else:
+                unclosed[quote] = end
 
 
 def unmet(app: App) -> Iterator[str]:
