@@ -67,7 +67,8 @@ class _Exchange:
             await self.connection.wait_gone()
         except Unacceptable as error:
             self._keeps_alive = False
-            raise HTTPException(error.status, str(error)) from error
+            if not self.has_begun:  # else no other answer can be given
+                raise HTTPException(error.status, str(error)) from error
         except Gone:
             self._keeps_alive = False
         return {"type": "http.disconnect"}
