@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 import redis
@@ -43,6 +43,9 @@ AOF_BASE = "appendonly.aof.1.base.rdb"
 AOF_MANIFEST = "appendonly.aof.manifest"
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+
+
 class _Version(msgspec.Struct, frozen=True):
     version: int
 
@@ -54,8 +57,8 @@ class _Manifest(msgspec.Struct, frozen=True):
     jsbox: str
     valkey: str
     taken: str
-    keys: int
-    bytes: int
+    keys: _Count
+    bytes: _Count
     sha256: str
 
 
@@ -180,7 +183,7 @@ def restore(config: Config, source: Path, *, dry_run: bool, replace: bool) -> di
                 _put_back(config.data_dir, tar, replace=replace)
             elif _has_data(config.data_dir) and not replace:
                 raise CannotBackUp(_there(config.data_dir))
-    except (tarfile.TarError, KeyError, EOFError, ValueError) as error:
+    except (tarfile.TarError, KeyError, EOFError, ValueError, RecursionError) as error:
         raise CannotBackUp(f"{source} is not a whole backup: {error}") from error
     except OSError as error:
         raise CannotBackUp(f"{error.filename or source}: {error.strerror}") from error
@@ -208,14 +211,22 @@ def _manifest(tar: tarfile.TarFile, source: Path) -> dict[str, Any]:
 
 def _check(tar: tarfile.TarFile, manifest: dict[str, Any], source: Path) -> None:
     with _member(tar, STORE, source) as file:
+        size = tar.getmember(STORE).size
+        if size != manifest["bytes"]:
+            raise CannotBackUp(
+                f"{source} is damaged: its {STORE} has {size} bytes, not {manifest['bytes']}"
+            )
         if _digest_of(file) != manifest["sha256"]:
             raise CannotBackUp(f"{source} is damaged: its checksum differs")
 
 
 def _member(tar: tarfile.TarFile, name: str, source: Path) -> IO[bytes]:
-    """Open a regular file of the archive, not a link. Raises KeyError if it is missing."""
+    """Open a regular file of the archive. Raises KeyError if it is missing.
+
+    A link is none, nor is a sparse file, which a few bytes can make endless.
+    """
     member = tar.getmember(name)
-    file = tar.extractfile(member) if member.isreg() else None
+    file = tar.extractfile(member) if member.isreg() and not member.issparse() else None
     if file is None:
         raise CannotBackUp(f"{source} is not a backup: its {name} is not a regular file")
     return file
