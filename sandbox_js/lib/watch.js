@@ -53,8 +53,8 @@ function isPlain(value, keys) {
 function snapshot(object, name, keys) {
   const watched = {
     object, name, keys, how: new Map(), parent: getPrototypeOf(object),
-    isExtensible: isExtensible(object), children: [], isHot: false, isPlain: false,
-    size: keys.length,
+    isExtensible: isExtensible(object), children: new Set(), isHot: false,
+    isPlain: false, size: keys.length, depth: -1,
   };
   for (const key of keys) {
     // V8 computes these two, for as long as the function runs.
@@ -172,34 +172,38 @@ function createWatch({ onFunction = () => {} } = {}) {
   /** Leave out objects that are watched elsewhere, or are harmless. */
   function ignore(object) { if (!known.has(object)) known.set(object, null); }
 
+  /** Watch an object and what is below it; one that is known, if that goes deeper than before. */
   function add(object, name, depth = DEPTH) {
-    if (!isObject(object) || known.has(object) || size > MOST || isProxy(object)) return;
-    if (ArrayBuffer.isView(object)) return;   // bytes are not compared
-    const keys = ownKeys(object);
-    size += keys.length;
-    const look = isPlain(object, keys) ? plain : snapshot;
-    const watched = look(object, name, keys);
-    known.set(object, watched);
-    all.push(watched);
-    if (watched.isPlain) return;
-    if (typeof object === 'function') onFunction(object);
-    for (const key of keys) {
-      const value = watched.how.get(key)?.value;
+    if (!isObject(object) || size > MOST || isProxy(object)) return;
+    let watched = known.get(object);
+    if (watched === undefined) {
+      if (ArrayBuffer.isView(object)) return;   // bytes are not compared
+      const keys = ownKeys(object);
+      size += keys.length;
+      const look = isPlain(object, keys) ? plain : snapshot;
+      watched = look(object, name, keys);
+      known.set(object, watched);
+      all.push(watched);
+      if (typeof object === 'function' && !watched.isPlain) onFunction(object);
+    }
+    if (watched === null || watched.isPlain || watched.depth >= depth) return;
+    watched.depth = depth;
+    for (const [key, { value }] of watched.how) {
       if (!isObject(value)) continue;
       const below = key === 'prototype' ? Math.max(depth, 1) : depth;
       if (below === 0) continue;
       add(value, nameOf(name, key), below - 1);
-      if (known.get(value)) watched.children.push(value);
+      if (known.get(value)) watched.children.add(value);
     }
     if (watched.parent === null || known.has(watched.parent)) return;
     add(watched.parent, `the prototype of ${name}`, 0);
-    if (known.get(watched.parent)) watched.children.push(watched.parent);
+    if (known.get(watched.parent)) watched.children.add(watched.parent);
   }
 
   function plain(object, name, keys) {
     const { prototype } = object;
     return {
-      object, name, keys, prototype, parent: getPrototypeOf(object), children: [], isHot: false,
+      object, name, keys, prototype, parent: getPrototypeOf(object), isHot: false,
       isExtensible: isExtensible(object), isPlain: true, size: PLAIN_SIZE,
     };
   }
@@ -295,6 +299,7 @@ function createWatch({ onFunction = () => {} } = {}) {
   /** Forget the objects that came after the first `most`. */
   function shrink(most) {
     for (const { object } of all.splice(most)) known.delete(object);
+    for (const watched of all) watched.depth = -1;   // some of what was below may be forgotten
     for (const group of [core, near]) {
       const stay = group.watched.filter(({ object }) => known.has(object));
       if (stay.length === group.watched.length) continue;

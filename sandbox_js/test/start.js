@@ -8,8 +8,9 @@ const readline = require('node:readline');
 
 const HARNESS = path.join(__dirname, '..', 'harness.js');
 
-/** A harness with an app; `next` returns what it writes next, parsed. */
-async function start(t, javascript, { execArgv = [], ...options } = {}) {
+/** A harness with an app; `next` returns what it writes next, parsed. With `spare`, the modules
+ *  that it loads before it is given the app. */
+async function start(t, javascript, { execArgv = [], spare = null, ...options } = {}) {
   const stdio = ['pipe', 'pipe', 'inherit'];
   const child = spawn(process.execPath, ['--jitless', ...execArgv, HARNESS], { env: {}, stdio });
   t.after(() => child.kill('SIGKILL'));
@@ -36,11 +37,16 @@ async function start(t, javascript, { execArgv = [], ...options } = {}) {
       harness.send({ reply: true, cmd, cmd_id, run, success: true, ...fields });
     },
   };
+  const isReady = { cmd: 'js.ready', cmd_id: 'h', reply: false, run: null };
+  if (spare !== null) {
+    harness.send({ reply: false, cmd: 'prepare', cmd_id: '0', run: null, modules: spare });
+    assert.deepEqual(await harness.next(), isReady);
+  }
   harness.send({
     reply: false, cmd: 'initialize', cmd_id: '0', run: null, javascript, filename: 'app.js',
     modules: [], modules_dir: '', globals: ['Buffer'], ...options,
   });
-  assert.deepEqual(await harness.next(), { cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
+  assert.deepEqual(await harness.next(), isReady);
   return harness;
 }
 

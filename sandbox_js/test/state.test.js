@@ -10,6 +10,7 @@ const { handler, start } = require('./start');
 
 const MODULES = ['vumigo_v02', 'vumigo_v01', 'lodash', 'moment', 'q', 'events', 'util', 'buffer',
   'url', 'querystring', 'crypto', 'timers', 'string_decoder', 'path', 'assert'];
+const SPARE = ['vumigo_v02', 'lodash', 'moment', 'q', 'jed'];   // TOOLKITS of config/node.py
 // Says what `code` returns; `code` may have come with a message, as in an app that compiles
 // templates.
 const APP = `
@@ -136,6 +137,10 @@ for (const [what, code, look] of same) {
 for (const [what, code, look] of same.slice(0, 18)) {
   test(`nor ${what} if nothing else changed`, async (t) => {
     const [before, , after] = await talk(t, [look, code, look]);
+    assert.equal(after, before);
+  });
+  test(`nor ${what} in a process that had no app at first`, async (t) => {
+    const [before, , after] = await talk(t, [look, code + SURELY, look], { spare: SPARE });
     assert.equal(after, before);
   });
 }
