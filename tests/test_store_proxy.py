@@ -15,17 +15,8 @@ from redis.retry import Retry
 from resources.stores.keyspace import script_keys
 from resources.stores.scripts import script
 
-from .store_proxy import (
-    StoreProxy,
-    answer,
-    cut,
-    drip,
-    garbage,
-    half,
-    late,
-    refuse,
-    store_proxy,
-)
+from .store_faults import answer, cut, drip, garbage, half, late, refuse
+from .store_proxy import StoreProxy, store_proxy
 
 
 @pytest.fixture

@@ -1,177 +1,22 @@
-"""Dead letters: what cannot be read stops nothing, and what an operator sees of it and does with
-it.
-"""
+"""Dead letters: what an operator sees of them and does with them."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import msgspec
 import pytest
 import redis
 import trio
 
-from resources.messages import complete_event, complete_message
 from resources.stores import deadletters
-from resources.stores.journal import Entry
 from supervisor.service import Service
 
 from ..gateway_client import connect
 from ..programs import jsbox
 from ..service import ECHO, Folder, eventually, running
-from ..valkey_server import valkey_server
-
-URL_SAFE = re.compile(r"[A-Za-z0-9_.~-]+")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
-
-
-@pytest.fixture
-def store(folder: Folder) -> Iterator[redis.Redis]:
-    """A store of the test's own, in which it can write what no server would."""
-    with valkey_server(folder.path) as server:
-        folder.text += f'[redis]\nurl = "{server.url}"\n'
-        with redis.Redis.from_url(server.url) as client:
-            yield client
-
-
-def entry(name: str, app: str = "phone", **fields: Any) -> Entry:
-    msg = {
-        "message_id": name,
-        "from_addr": "+1",
-        "to_addr": "1",
-        "content": name,
-        "session_event": "new",
-    } | fields
-    payload = complete_message(
-        msg, transport_name="phone", transport_type="ussd", endpoint="default"
-    )
-    return Entry("message", "acct", app, "phone", payload)
-
-
-def an_event(name: str) -> Entry:
-    event = {"event_id": name, "event_type": "ack", "user_message_id": "x", "sent_message_id": "y"}
-    return Entry(
-        "event",
-        "acct",
-        "phone",
-        "phone",
-        complete_event(event, transport_name="phone", transport_type="ussd"),
-    )
-
-
-def journal(
-    store: redis.Redis, *texts: bytes | Entry, app: str = "phone", begun: int = 0
-) -> list[str]:
-    """Write entries as a server before us did; `begun`: how often a run of each was begun."""
-    places = []
-    for text in texts:
-        raw = text if isinstance(text, bytes) else msgspec.json.encode(text)
-        places.append(store.xadd(f"jsbox:{{acct}}:in:{app}", {"e": raw}).decode())
-        if begun:
-            store.hset(f"jsbox:{{acct}}:begun:{app}", places[-1], begun)
-    return places
-
-
-def admin_of(service: Service) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(base_url=service.admin_url, trust_env=False, timeout=30)
-
-
-async def listed(admin: httpx2.AsyncClient, **query: str) -> list[dict[str, Any]]:
-    answer = await admin.get("/v1/deadletters", params=query)
-    assert answer.status_code == 200, answer.text
-    return list(answer.json()["deadletters"])
-
-
-def without(one: Entry, *names: str) -> bytes:
-    payload = {key: value for key, value in one.payload.items() if key not in names}
-    return msgspec.json.encode(msgspec.structs.replace(one, payload=payload))
-
-
-def nested(levels: int) -> bytes:
-    return msgspec.json.encode(entry("deep")).replace(
-        b'"content":"deep"', b'"content":' + b"[" * levels + b"]" * levels
-    )
-
-
-UNREADABLE = [
-    b"",
-    b"no JSON",
-    b"\xff\xfe{",
-    b"null",
-    b"[]",
-    b'"text"',
-    b"{}",
-    b"1e999",
-    b"7" * 5000,
-    b'{"kind":"letter","account":"acct","app":"phone","channel":"phone","payload":{}}',
-    b'{"kind":"message","account":"acct","app":"phone","channel":"phone"}',
-    b'{"kind":"message","account":"acct","app":"phone","channel":"phone","payload":{}}',
-    b'{"kind":"event","account":"acct","app":"phone","channel":"phone","payload":{}}',
-    b'{"kind":"event","account":"acct","app":"phone","channel":["phone"],"payload":{}}',
-    msgspec.json.encode(entry("foreign", app="other")),
-    msgspec.json.encode(entry("a")).replace(b'"from_addr":"+1"', b'"from_addr":["+1"]'),
-    msgspec.json.encode(entry("b")).replace(b'"message_id":"b"', b'"message_id":{"b":[1]}'),
-    without(entry("c"), "helper_metadata"),
-    without(entry("d"), "message_id", "group"),
-    without(an_event("e"), "user_message_id"),
-    msgspec.json.encode(entry("half")).replace(b'"content":"half"', rb'"content":"\ud83d"'),
-    nested(300),
-    nested(976),
-    b"[" * 300_000,
-    b'{"a":' * 100_000,
-]
-
-
-async def test_what_cannot_be_read_stops_nothing(folder: Folder, store: redis.Redis) -> None:
-    """Each entry that is none is set aside, with its text; those round it are run, in order; only
-    dropping helps.
-    """
-    folder.app("phone", ECHO)
-    for number, text in enumerate(UNREADABLE):
-        journal(store, entry(f"m{number}"), text)
-    store.xadd("jsbox:{acct}:in:phone", {"other": "fields", "of": "somebody"})
-    async with (
-        running(folder) as service,
-        connect(service.gateway_url) as client,
-        admin_of(service) as admin,
-    ):
-        for number in range(len(UNREADABLE)):
-            assert (await client.expect("outbound"))["msg"]["content"] == f"you said m{number}"
-        found = await listed(admin)
-        assert len(found) == len(UNREADABLE) + 1
-        assert [one["size"] for one in reversed(found)][:-1] == [len(text) for text in UNREADABLE]
-        for one in found:
-            assert URL_SAFE.fullmatch(one["id"])
-            assert (one["app"], one["account"], one["attempts"], one["can_retry"]) == (
-                "phone",
-                "acct",
-                0,
-                False,
-            )
-            assert one["reason"]
-            whole = (await admin.get(f"/v1/deadletters/{one['id']}")).json()
-            assert len(whole["raw"].encode("utf-8", "replace")) >= min(one["size"], 1)
-            refused = await admin.post(f"/v1/deadletters/{one['id']}/retry")
-            assert (refused.status_code, bool(refused.json()["error"])) == (409, True)
-            assert (await admin.delete(f"/v1/deadletters/{one['id']}")).status_code == 200
-            for gone in (admin.delete, admin.get):
-                assert (await gone(f"/v1/deadletters/{one['id']}")).status_code == 404
-        assert await listed(admin) == []
-        assert 'jsbox_dead_letters{app="phone"} 0.0' in (await admin.get("/metrics")).text
-        assert store.hgetall("jsbox:{acct}:dead:counts") == {b"": b"0"}
-        assert (store.exists("jsbox:{acct}:dead:texts"), store.xlen("jsbox:{acct}:in:phone")) == (
-            0,
-            0,
-        )
+from .dead_letters import admin_of, an_event, entry, journal, listed
 
 
 async def test_an_event_is_set_aside_too(folder: Folder, store: redis.Redis) -> None:

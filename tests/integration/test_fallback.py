@@ -11,7 +11,8 @@ import pytest
 
 from ..gateway_client import connect
 from ..service import Folder, running
-from ..store_proxy import StoreProxy, cut, store_proxy
+from ..store_faults import cut
+from ..store_proxy import StoreProxy, store_proxy
 
 THROWS = """
 var reply = {content: 'from the app', in_reply_to: command.msg.message_id};

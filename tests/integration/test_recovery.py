@@ -21,7 +21,8 @@ from supervisor.service import Service
 
 from ..gateway_client import Client, connect
 from ..service import ECHO, Folder, eventually, running
-from ..store_proxy import StoreProxy, cut, refuse, store_proxy
+from ..store_faults import cut, refuse
+from ..store_proxy import StoreProxy, store_proxy
 from ..valkey_server import valkey_server
 
 JOURNAL = "jsbox:{acct}:in:phone"

@@ -32,7 +32,8 @@ from supervisor.config.units import Address
 from supervisor.conversation_metrics import ConversationReporter
 
 from ..service import eventually
-from ..store_proxy import REFUSALS, StoreProxy, cut, garbage, refuse, store_proxy
+from ..store_faults import REFUSALS, cut, garbage, refuse
+from ..store_proxy import StoreProxy, store_proxy
 
 
 @pytest.fixture

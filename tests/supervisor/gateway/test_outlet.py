@@ -15,7 +15,8 @@ from resources.stores.redis import Redis, StoreError, open_redis
 from resources.stores.statistics import Statistics
 
 from ...service import eventually
-from ...store_proxy import refuse, store_proxy
+from ...store_faults import refuse
+from ...store_proxy import store_proxy
 from .outlet_rig import SENDER, Gate, rigged
 
 

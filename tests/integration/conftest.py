@@ -1,0 +1,34 @@
+"""A store of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from ..service import Folder
+from ..store_proxy import StoreProxy, store_proxy
+from ..valkey_server import valkey_server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+def store(folder: Folder) -> Iterator[redis.Redis]:
+    """A store of the test's own, in which it can write what no server would."""
+    with valkey_server(folder.path) as server:
+        folder.text += f'[redis]\nurl = "{server.url}"\n'
+        with redis.Redis.from_url(server.url) as client:
+            yield client
+
+
+@pytest.fixture
+def proxy(valkey: str) -> Iterator[StoreProxy]:
+    with store_proxy(valkey) as made:
+        made.go_back()
+        yield made

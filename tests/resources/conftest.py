@@ -1,0 +1,48 @@
+"""Stores that fail, as the tests of several clients meet them."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+
+import pytest
+import trustme
+
+from resources.stores import reconnecting
+from resources.stores import redis as module
+from resources.stores.link import NodeLink
+
+from ..store_proxy import StoreProxy, store_proxy
+
+
+def _tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture(params=["plain", "tls"])
+def proxy(request: pytest.FixtureRequest, valkey: str) -> Iterator[StoreProxy]:
+    """Both ways of the client: over the plain socket, and in a thread."""
+    with store_proxy(valkey, _tls() if request.param == "tls" else None) as made:
+        if request.param == "tls":
+            made.url += "?ssl_cert_reqs=none"
+        with made._direct() as client:
+            client.flushall()
+        yield made
+
+
+@pytest.fixture
+def plain(valkey: str) -> Iterator[StoreProxy]:
+    with store_proxy(valkey) as made:
+        with made._direct() as client:
+            client.flushall()
+        yield made
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A silent server counts as gone after 0.3 s; the client checks every 0.05 s."""
+    monkeypatch.setattr(module, "link_to", lambda url: NodeLink(url, 0.3))
+    monkeypatch.setattr(module, "TICK", 0.05)
+    monkeypatch.setattr(reconnecting, "AGAIN", (0.05, 0.2))
