@@ -24,6 +24,7 @@ from supervisor.host.scratch import LOCK, PREFIX
 
 from . import examples
 from .programs import FORKS
+from .store_proxy import StoreProxy, store_proxy
 from .valkey_server import valkey_server
 
 WORKERS = 4  # on two processors: more than those, since tests wait most of the time
@@ -158,6 +159,14 @@ def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real Valkey on a unix socket, for the whole session."""
     with valkey_server(tmp_path_factory.mktemp("valkey")) as server:
         yield server.url
+
+
+@pytest.fixture
+def proxy(valkey: str) -> Iterator[StoreProxy]:
+    """A proxy in front of an empty store; faults are its own."""
+    with store_proxy(valkey) as made:
+        made.go_back()
+        yield made
 
 
 @pytest.fixture

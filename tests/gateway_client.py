@@ -20,6 +20,18 @@ Frame = dict[str, Any]
 PATIENCE = 120.0  # seconds until what does not come is given up, on however slow a machine
 
 
+def inbound(name: str, from_addr: str = "+1", **fields: Any) -> Frame:
+    """A message that begins a session; `name` is its id, its frame's id and its content."""
+    msg = {
+        "message_id": name,
+        "from_addr": from_addr,
+        "to_addr": "1",
+        "content": name,
+        "session_event": "new",
+    }
+    return {"type": "inbound", "id": name, "msg": msg | fields}
+
+
 @define(eq=False)
 class Client:
     """One connection. `frames` has everything received, in order."""

@@ -21,11 +21,11 @@ def _exactly(file: BinaryIO, count: int) -> bytes:
     return data
 
 
-def _command(file: BinaryIO) -> Command:
+def read_command(file: BinaryIO) -> Command:
     return tuple(_exactly(file, int(_line(file)[1:]) + 2)[:-2] for _ in range(int(_line(file)[1:])))
 
 
-def _frame(file: BinaryIO) -> bytes:
+def read_answer(file: BinaryIO) -> bytes:
     """One answer as it came, of RESP2 or RESP3."""
     line = _line(file)
     kind, rest = line[:1], line[1:-2]
@@ -33,5 +33,5 @@ def _frame(file: BinaryIO) -> bytes:
         return line if int(rest) < 0 else line + _exactly(file, int(rest) + 2)
     if kind in b"*~>%|":
         parts = int(rest) * (2 if kind in b"%|" else 1) + (kind == b"|")
-        return line + b"".join(_frame(file) for _ in range(parts))
+        return line + b"".join(read_answer(file) for _ in range(parts))
     return line

@@ -12,7 +12,7 @@ from typing import BinaryIO, Self
 
 from attrs import define, field, frozen
 
-from .resp import Command, _frame
+from .resp import Command, read_answer
 
 REFUSALS = {
     "READONLY": "You can't write against a read only replica.",
@@ -76,7 +76,7 @@ READING = {
 }
 
 
-class _Ended(Exception):
+class Ended(Exception):
     """The connection is to be closed."""
 
 
@@ -86,7 +86,7 @@ class Act:
     picks only writing ones.
     """
 
-    do: Callable[[_Session, Command], None]
+    do: Callable[[Session, Command], None]
     of_writes: bool = False
 
 
@@ -113,10 +113,10 @@ def garbage() -> Act:
 def cut(*, after: bool = False) -> Act:
     """Cut the connection, before the command is carried out or after it."""
 
-    def do(session: _Session, command: Command) -> None:
+    def do(session: Session, command: Command) -> None:
         if after:
             session.ask(command)
-        raise _Ended
+        raise Ended
 
     return Act(do)
 
@@ -126,12 +126,12 @@ def half(*, then_cut: bool = True) -> Act:
     more.
     """
 
-    def do(session: _Session, command: Command) -> None:
+    def do(session: Session, command: Command) -> None:
         data = session.ask(command)
         session.send(data[: len(data) // 2])
         if not then_cut:
             session.wait(float("inf"))
-        raise _Ended
+        raise Ended
 
     return Act(do)
 
@@ -141,7 +141,7 @@ def late(seconds: float) -> Act:
     lifted.
     """
 
-    def do(session: _Session, command: Command) -> None:
+    def do(session: Session, command: Command) -> None:
         session.wait(seconds)
         session.send(session.ask(command))
 
@@ -151,7 +151,7 @@ def late(seconds: float) -> Act:
 def drip(seconds: float) -> Act:
     """Carry the command out, and send its answer byte by byte, with a pause before each."""
 
-    def do(session: _Session, command: Command) -> None:
+    def do(session: Session, command: Command) -> None:
         data = session.ask(command)
         for n in range(len(data)):
             session.wait(seconds)
@@ -206,7 +206,7 @@ class Rule:
 
 
 @define(eq=False)
-class _Session:
+class Session:
     """One client, and the connection to the real server behind it."""
 
     client: socket.socket
@@ -226,7 +226,7 @@ class _Session:
             b"*%d\r\n" % len(command)
             + b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in command)
         )
-        return _frame(self.answered)
+        return read_answer(self.answered)
 
     def wait(self, seconds: float) -> None:
         """Until the time is over, the rule lifted, or the connection cut."""
@@ -234,7 +234,7 @@ class _Session:
         step = 0.01
         while seconds > 0 and not self.rule.lifted.wait(min(step, seconds)):
             if self.ended.is_set():
-                raise _Ended
+                raise Ended
             seconds -= step
 
     def close(self) -> None:

@@ -4,14 +4,17 @@ It passes RESP on, one command after the other, and answers those that a rule pi
 refusal, garbage, half an answer, late, or by cutting the connection. It runs in threads of its own,
 so tests of any kind may use it, also those that start the service as a process.
 
-    with store_proxy(valkey_url) as proxy:                   # proxy.url goes into redis.url with
-        proxy.fault(refuse("MISCONF")): ...             # every write, as a full disk does
-        proxy.fault(refuse("OOM"), "outbox_post", nth=2)     # the second call of a script; holds
-        until proxy.cure() proxy.fault(cut(after=True), "XDEL", times=1)        # carried out, and
-        the client never learns of it proxy.fault(late(0.5), every=3)                      # every
-        third command proxy.stop(); proxy.start()                          # the store is away, and
-        is back moment = proxy.remember(); proxy.go_back(moment)     # a failover to a replica that
-        was behind
+    with store_proxy(valkey_url) as proxy:  # proxy.url goes into redis.url
+        proxy.fault(refuse("MISCONF"))  # every write, as a full disk does; until proxy.cure()
+        proxy.fault(refuse("OOM"), "outbox_post", nth=2)  # the second call of a script
+        proxy.fault(cut(after=True), "XDEL", times=1)  # carried out; the client never learns of it
+        proxy.fault(late(0.5), every=3)  # every third command
+        proxy.stop()  # the store is away
+        proxy.start()  # and back
+        moment = proxy.remember()
+        proxy.go_back(moment)  # a failover to a replica that was behind
+
+The faults are in store_faults.py.
 """
 
 from __future__ import annotations
@@ -30,8 +33,8 @@ from attrs import define, field
 
 from resources.stores.scripts import all_scripts
 
-from .resp import Command, _command
-from .store_faults import Act, Rule, _Ended, _Session
+from .resp import Command, read_command
+from .store_faults import Act, Ended, Rule, Session
 
 
 @define(eq=False)
@@ -45,7 +48,7 @@ class StoreProxy:
     connections: int = 0
     """How many connections were ever taken."""
     _rules: list[Rule] = field(factory=list)
-    _sessions: set[_Session] = field(factory=set)
+    _sessions: set[Session] = field(factory=set)
     _threads: list[threading.Thread] = field(factory=list)
     _away: bool = False
     _lock: threading.RLock = field(factory=threading.RLock)
@@ -137,22 +140,22 @@ class StoreProxy:
             except OSError:
                 return
             asked = stack.enter_context(client.makefile("rb"))
-            session = _Session(client, server, asked, stack.enter_context(server.makefile("rb")))
+            session = Session(client, server, asked, stack.enter_context(server.makefile("rb")))
             with self._lock:
                 self.connections += 1
                 self._sessions.add(session)
             try:
                 while not self._away:
                     self._one(session)
-            except (_Ended, OSError, EOFError, ValueError):
+            except (Ended, OSError, EOFError, ValueError):
                 pass
             finally:
                 with self._lock:
                     self._sessions.discard(session)
                 session.close()
 
-    def _one(self, session: _Session) -> None:
-        command = _command(session.asked)
+    def _one(self, session: Session) -> None:
+        command = read_command(session.asked)
         name = _name(command)
         with self._lock:
             self.commands[name] += 1

@@ -16,13 +16,7 @@ from resources.stores.keyspace import script_keys
 from resources.stores.scripts import script
 
 from .store_faults import answer, cut, drip, garbage, half, late, refuse
-from .store_proxy import StoreProxy, store_proxy
-
-
-@pytest.fixture
-def proxy(valkey: str) -> Iterator[StoreProxy]:
-    with store_proxy(valkey) as made:
-        yield made
+from .store_proxy import StoreProxy
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A store of the test's own."""
+"""A folder for a config and its apps, and a store of the test's own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import redis
 
 from ..service import Folder
-from ..store_proxy import StoreProxy, store_proxy
 from ..valkey_server import valkey_server
 
 
@@ -25,10 +24,3 @@ def store(folder: Folder) -> Iterator[redis.Redis]:
         folder.text += f'[redis]\nurl = "{server.url}"\n'
         with redis.Redis.from_url(server.url) as client:
             yield client
-
-
-@pytest.fixture
-def proxy(valkey: str) -> Iterator[StoreProxy]:
-    with store_proxy(valkey) as made:
-        made.go_back()
-        yield made

@@ -15,7 +15,7 @@ import trio
 
 from resources import fence
 
-from ..gateway_client import Client, connect
+from ..gateway_client import Client, connect, inbound
 from ..service import ECHO, Folder, eventually, running
 
 PATIENCE = 60.0
@@ -40,14 +40,7 @@ def descriptors(more: int) -> Iterator[None]:
 
 
 async def outcome_of(client: Client, name: str) -> str:
-    message = {
-        "message_id": name,
-        "from_addr": name,
-        "to_addr": "1",
-        "content": name,
-        "session_event": "new",
-    }
-    await client.send({"type": "inbound", "id": name, "msg": message})
+    await client.send(inbound(name, name))
     answer = await client.expect_that(lambda frame: frame.get("id") == name, PATIENCE)
     if answer["type"] != "accepted":
         return str(answer["code"])

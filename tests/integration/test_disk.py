@@ -19,7 +19,7 @@ import pytest
 import trio
 from attrs import define, field
 
-from ..gateway_client import Client, connect
+from ..gateway_client import Client, connect, inbound
 from ..programs import JSBOX, Server, serve
 from ..service import Folder
 
@@ -132,14 +132,7 @@ class Traffic:
 
     async def send(self, client: Client, name: str) -> None:
         """One message of a user of its own, and its answer."""
-        message = {
-            "message_id": name,
-            "from_addr": name,
-            "to_addr": "1",
-            "content": name,
-            "session_event": "new",
-        }
-        await client.send({"type": "inbound", "id": name, "msg": message})
+        await client.send(inbound(name, name))
         answer = await client.expect_that(lambda frame: frame.get("id") == name, PATIENCE)
         if answer["type"] == "accepted":
             self.accepted.add(name)

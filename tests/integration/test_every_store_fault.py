@@ -13,7 +13,7 @@ from resources import fence
 from ..service import eventually
 from ..store_faults import REFUSALS, cut, drip, garbage, half, late, refuse
 from ..store_proxy import StoreProxy
-from .town import SECONDS, _after_all, _meets, _meets_refusal, town
+from .town import SECONDS, after_all, meets, meets_refusal, town
 
 SCRIPTS = [
     "journal_accept",
@@ -40,13 +40,13 @@ async def test_every_refusal_of_everything(
     before = dict(fence.tally)
     async with town(proxy, tmp_path, monkeypatch) as found:
         if code in ("WRONGTYPE", "EXECABORT", "ERR"):  # these are about one command
-            await _meets_refusal(found, code, *SCRIPTS)
+            await meets_refusal(found, code, *SCRIPTS)
         else:
-            await _meets_refusal(found, code)
+            await meets_refusal(found, code)
         for name in (*SCRIPTS, *COMMANDS):
-            await _meets_refusal(found, code, name)
+            await meets_refusal(found, code, name)
             await found.is_well()
-        await _after_all(found, before)
+        await after_all(found, before)
 
 
 @pytest.mark.slow
@@ -68,9 +68,9 @@ async def test_every_cut_of_everything(
             drip(0.01),
         ):
             for times in (1, 3):
-                await _meets(found, act, *[name] if name else [], times=times)
+                await meets(found, act, *[name] if name else [], times=times)
             await found.is_well()
-        await _after_all(found, before)
+        await after_all(found, before)
 
 
 @pytest.mark.slow
@@ -125,5 +125,5 @@ async def test_traffic_through_random_faults(
                     frame["msg"]["message_id"]
                 )
         assert all(len(ids) == 1 for ids in replies.values())
-        await _after_all(found, before)
+        await after_all(found, before)
         await eventually(lambda: not found.service.dispatcher.waiting("app"))

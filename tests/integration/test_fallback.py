@@ -4,7 +4,6 @@ gets one answer, the app's or the fallback, and never both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from ..gateway_client import connect
 from ..service import Folder, running
 from ..store_faults import cut
-from ..store_proxy import StoreProxy, store_proxy
+from ..store_proxy import StoreProxy
 
 THROWS = """
 var reply = {content: 'from the app', in_reply_to: command.msg.message_id};
@@ -21,13 +20,6 @@ api.request('outbound.reply_to', reply, function (answer) {
     api.done();
 });
 """
-
-
-@pytest.fixture
-def proxy(valkey: str) -> Iterator[StoreProxy]:
-    with store_proxy(valkey) as made:
-        made.go_back()
-        yield made
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import pytest
 import trio
 from attrs import define, field
 
-from ..gateway_client import PATIENCE, connect
+from ..gateway_client import PATIENCE, connect, inbound
 from ..programs import Server, serve
 from ..service import Folder
 
@@ -88,22 +88,11 @@ async def back_end() -> AsyncIterator[BackEnd]:
         nursery.cancel_scope.cancel()
 
 
-def message(name: str, **fields: Any) -> dict[str, Any]:
-    msg = {
-        "message_id": name,
-        "from_addr": f"+{name}",
-        "to_addr": "1",
-        "content": name,
-        "session_event": "new",
-    }
-    return {"type": "inbound", "id": name, "msg": msg | fields}
-
-
 async def send(server: Server, *names: str) -> None:
     """Send messages and wait until they are accepted; the connection is closed then."""
     async with connect(server.gateway) as client:
         for name in names:
-            await client.send(message(name))
+            await client.send(inbound(name, f"+{name}"))
             await client.expect("accepted", message_id=name)
 
 
@@ -229,7 +218,7 @@ async def test_what_was_sent_before_a_kill_is_not_sent_again(folder: Folder) -> 
         folder.app("phone", SENDS_AND_HANGS % (ASK % (stub.port, "api.done();")), more)
         with serve(folder.config, expect_code=None) as server:
             async with connect(server.gateway, acknowledge=False) as client:
-                await client.send(message("m1"))
+                await client.send(inbound("m1", "+m1"))
                 first = [await client.expect("outbound") for _ in range(3)]
                 await stub.wait_for("m1", 1)
                 kill(server)

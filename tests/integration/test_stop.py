@@ -16,7 +16,7 @@ import pytest
 import trio
 import trustme
 
-from ..gateway_client import PATIENCE, Client, connect
+from ..gateway_client import PATIENCE, Client, connect, inbound
 from ..programs import serve
 from ..service import ECHO, Folder
 
@@ -33,23 +33,9 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
-def message(name: str) -> dict[str, object]:
-    return {
-        "type": "inbound",
-        "id": name,
-        "msg": {
-            "message_id": name,
-            "from_addr": name,
-            "to_addr": "1",
-            "content": name,
-            "session_event": "new",
-        },
-    }
-
-
 async def begin(client: Client) -> None:
     """A run, m1, that is in progress."""
-    await client.send(message("m1"))
+    await client.send(inbound("m1", "m1"))
     await client.expect("accepted")
     await trio.sleep(0.3)
 
@@ -64,7 +50,7 @@ async def test_the_first_signal_lets_runs_end(folder: Folder) -> None:
             await begin(client)
             server.process.send_signal(signal.SIGTERM)
             assert (await client.expect("drain"))["deadline_ms"] == 20000
-            await client.send(message("m2"))
+            await client.send(inbound("m2", "m2"))
             assert (await client.expect("rejected"))["code"] == "draining"
             assert (await client.expect("outbound"))["msg"]["content"] == "you said m1"
             await client.expect("outcome", message_id="m1", outcome="ok")
@@ -157,7 +143,7 @@ async def test_no_client_holds_up_the_end(folder: Folder, times: int) -> None:
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 client.sendall(data)
             async with connect(server.gateway, acknowledge=False, window=1000) as client:
-                await client.send(message("m1"))
+                await client.send(inbound("m1", "m1"))
                 await client.expect("outcome", 30, message_id="m1")
                 await client.expect("outbound")
             began = time.monotonic()

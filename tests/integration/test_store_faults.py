@@ -16,7 +16,7 @@ from resources import fence
 
 from ..store_faults import cut, garbage, half
 from ..store_proxy import StoreProxy
-from .town import SECONDS, _after_all, _meets, _meets_refusal, town
+from .town import SECONDS, after_all, meets, meets_refusal, town
 
 REFUSED_BY_ALL = ["MISCONF", "READONLY", "BUSY"]
 REFUSED_ONE = [
@@ -35,10 +35,10 @@ async def test_the_service_outlives_refusals(
     before = dict(fence.tally)
     async with town(proxy, tmp_path, monkeypatch) as found:
         for code in REFUSED_BY_ALL:
-            await _meets_refusal(found, code)
+            await meets_refusal(found, code)
         for code, name in REFUSED_ONE:
-            await _meets_refusal(found, code, name)
-        await _after_all(found, before)
+            await meets_refusal(found, code, name)
+        await after_all(found, before)
 
 
 async def test_the_service_outlives_cuts_and_garbage(
@@ -55,8 +55,8 @@ async def test_the_service_outlives_cuts_and_garbage(
             (half(), "outbox_page"),
             (cut(after=True), "outbox_strike"),
         ):
-            await _meets(found, act, name, times=1)
-        await _after_all(found, before)
+            await meets(found, act, name, times=1)
+        await after_all(found, before)
 
 
 async def test_the_service_outlives_a_store_that_is_away(
@@ -75,7 +75,7 @@ async def test_the_service_outlives_a_store_that_is_away(
             while not (await found.says()).startswith(("ok", "ready")):
                 await trio.sleep(0.05)
         await found.client.expect("outcome", SECONDS, message_id=running_one)
-        await _after_all(found, before)
+        await after_all(found, before)
 
 
 async def test_replies_come_from_a_store_that_went_back_in_time(
@@ -89,7 +89,7 @@ async def test_replies_come_from_a_store_that_went_back_in_time(
         for there in (moment, None):
             for _ in range(4):
                 await found.reply_to(await found.send_until_accepted())
-            await found._nothing_left()
+            await found.nothing_left()
             proxy.go_back(there)
             for _ in range(4):
                 await found.reply_to(await found.send_until_accepted())

@@ -123,11 +123,11 @@ class Town:
             fresh = await self.send_until_accepted()
             reply = await self.reply_to(fresh)
             assert " no " not in reply["content"], reply["content"]
-            await self._nothing_left()
+            await self.nothing_left()
         metrics = (await self.http.get("/metrics")).text
         assert "jsbox_store_up 1.0" in metrics
 
-    async def _nothing_left(self) -> None:
+    async def nothing_left(self) -> None:
         redis = self.service.stores.redis
         while True:
             left = (
@@ -164,7 +164,7 @@ async def town(
             yield found
 
 
-async def _meets_refusal(found: Town, code: str, *names: str) -> None:
+async def meets_refusal(found: Town, code: str, *names: str) -> None:
     """While the store refuses (all, or these commands): whatever is asked of the service has an
     answer; then it is cured.
     """
@@ -203,7 +203,7 @@ async def _meets_refusal(found: Town, code: str, *names: str) -> None:
         await found.client.expect("outcome", SECONDS, message_id=second)
 
 
-async def _meets(found: Town, act: Act, *names: str, times: int | None = None) -> None:
+async def meets(found: Town, act: Act, *names: str, times: int | None = None) -> None:
     """As a cut or garbage: some messages while it lasts, accepted or not; then it is cured."""
     rule = found.proxy.fault(act, *names, times=times)
     sent = [(await found.send())[0] for _ in range(2)]
@@ -215,7 +215,7 @@ async def _meets(found: Town, act: Act, *names: str, times: int | None = None) -
         await found.client.expect("outcome", SECONDS, message_id=message_id)
 
 
-async def _after_all(found: Town, before: dict[str, int]) -> None:
+async def after_all(found: Town, before: dict[str, int]) -> None:
     await found.is_well()
     more = {
         where: count - before.get(where, 0)

@@ -1,4 +1,4 @@
-"""Stores that fail, as the tests of several clients meet them."""
+"""A store that fails, reached plainly or over TLS, and a client that notices quickly."""
 
 from __future__ import annotations
 
@@ -22,21 +22,12 @@ def _tls() -> ssl.SSLContext:
 
 
 @pytest.fixture(params=["plain", "tls"])
-def proxy(request: pytest.FixtureRequest, valkey: str) -> Iterator[StoreProxy]:
-    """Both ways of the client: over the plain socket, and in a thread."""
+def plain_or_tls(request: pytest.FixtureRequest, valkey: str) -> Iterator[StoreProxy]:
+    """A proxy for each way of the client: over the plain socket, and, with TLS, in a thread."""
     with store_proxy(valkey, _tls() if request.param == "tls" else None) as made:
         if request.param == "tls":
             made.url += "?ssl_cert_reqs=none"
-        with made._direct() as client:
-            client.flushall()
-        yield made
-
-
-@pytest.fixture
-def plain(valkey: str) -> Iterator[StoreProxy]:
-    with store_proxy(valkey) as made:
-        with made._direct() as client:
-            client.flushall()
+        made.go_back()
         yield made
 
 

@@ -10,7 +10,7 @@ from resources.stores.direct import Command
 
 
 @define
-class _Strange:
+class StrangeLink:
     """A link that behaves as scripted."""
 
     does: list[object] = field(factory=list)

@@ -8,7 +8,7 @@ import socket
 import struct
 import time
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
@@ -33,15 +33,7 @@ from supervisor.conversation_metrics import ConversationReporter
 
 from ..service import eventually
 from ..store_faults import REFUSALS, cut, garbage, refuse
-from ..store_proxy import StoreProxy, store_proxy
-
-
-@pytest.fixture
-def proxy(valkey: str) -> Iterator[StoreProxy]:
-    with store_proxy(valkey) as made:
-        with made._direct() as client:
-            client.flushall()
-        yield made
+from ..store_proxy import StoreProxy
 
 
 @define

@@ -6,36 +6,31 @@ import pytest
 import trio
 
 from resources.stores import redis as module
-from resources.stores.redis import (
-    Redis,
-    StoreRefused,
-    Unavailable,
-    open_redis,
-)
+from resources.stores.redis import Redis, StoreRefused, Unavailable, open_redis
 
 from ..service import eventually
 from ..store_faults import late
 from ..store_proxy import StoreProxy, store_proxy
-from .asking import _outcome
-from .strange_link import _Strange
+from .asking import outcome
+from .strange_link import StrangeLink
 
 
-async def test_a_connection_that_was_closed_meanwhile_is_nobodys_error(plain: StoreProxy) -> None:
+async def test_a_connection_that_was_closed_meanwhile_is_nobodys_error(proxy: StoreProxy) -> None:
     """Nothing was sent on it: the commands go out on the next one, once."""
-    async with open_redis(plain.url) as client:
+    async with open_redis(proxy.url) as client:
         await client.execute("INCR", "n")
-        plain.cut()
+        proxy.cut()
         for _ in range(10):  # the end of the connection is here when it is here
-            assert not isinstance(await _outcome(client, "PING"), StoreRefused)
+            assert not isinstance(await outcome(client, "PING"), StoreRefused)
         await client.execute("SET", "n", 0)
         await eventually(lambda: client.statistics().up)
-        plain.cut()
+        proxy.cut()
         await eventually(lambda: client._connection._direct is None or client._connection.is_stale)
         assert await client.execute("INCR", "n") == 1
 
 
 async def test_a_store_that_goes_while_nobody_asks_is_noticed(
-    plain: StoreProxy, quick: None
+    proxy: StoreProxy, quick: None
 ) -> None:
     """It is reported as a problem, and its return is noticed, too, without a command."""
     reported: list[bool] = []
@@ -44,15 +39,15 @@ async def test_a_store_that_goes_while_nobody_asks_is_noticed(
         reported.append(False)
         raise RuntimeError("a listener that fails")
 
-    async with open_redis(plain.url) as client:
+    async with open_redis(proxy.url) as client:
         client.on_reconnect += [bad, lambda: reported.append(True)]
         await client.execute("PING")
-        plain.stop()
+        proxy.stop()
         await eventually(lambda: not client.statistics().up)
         await eventually(lambda: "Redis cannot be reached" in client.statistics().problem)
         assert client.statistics().concerns_all
         assert reported == []
-        plain.start()
+        proxy.start()
         await eventually(lambda: client.statistics().up)
         assert reported == [False, True]
         assert client.statistics().problem == ""
@@ -64,13 +59,13 @@ async def test_patience_ends_while_a_connection_is_being_made(
     """An attempt to connect that hangs (a name server that does not answer) is no reason to wait
     longer.
     """
-    link = _Strange()
+    link = StrangeLink()
     monkeypatch.setattr(module, "link_to", lambda _: link)
     monkeypatch.setattr(module, "PATIENCE", 0.2)
     monkeypatch.setattr(module, "TICK", 0.05)
     async with open_redis("any") as client:
         with trio.fail_after(5):
-            error = await _outcome(client, "GET", "x")
+            error = await outcome(client, "GET", "x")
         assert isinstance(error, Unavailable)
         assert error.may_retry
 
@@ -85,12 +80,12 @@ async def test_a_url_that_leads_nowhere_is_reported(
     monkeypatch.setattr(module, "PATIENCE", 0.1)
     async with open_redis(url) as client:
         with trio.fail_after(5):
-            error = await _outcome(client, "PING")
+            error = await outcome(client, "PING")
         assert isinstance(error, Unavailable)
         assert str(error).startswith("Redis cannot be reached: ")
 
 
-async def test_closing_lets_everybody_go(proxy: StoreProxy) -> None:
+async def test_closing_lets_everybody_go(plain_or_tls: StoreProxy) -> None:
     """A server has stopped answering: whoever waits, or is queued, learns at once that the client
     was closed.
     """
@@ -98,15 +93,15 @@ async def test_closing_lets_everybody_go(proxy: StoreProxy) -> None:
 
     async def caller(client: Redis, number: int) -> None:
         with trio.CancelScope(shield=True):
-            found.append(await _outcome(client, "SET", "x", number))
+            found.append(await outcome(client, "SET", "x", number))
 
-    proxy.fault(late(float("inf")), "SET")
+    plain_or_tls.fault(late(float("inf")), "SET")
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
-        async with open_redis(proxy.url) as client:
+        async with open_redis(plain_or_tls.url) as client:
             await client.execute("PING")
             nursery.start_soon(caller, client, 1)
-            await eventually(lambda: proxy.commands["SET"] == 1)
+            await eventually(lambda: plain_or_tls.commands["SET"] == 1)
             nursery.start_soon(caller, client, 2)
             await eventually(lambda: len(client._line.queue) == 1)
     assert trio.current_time() - began < 4  # FLUSH_SECONDS; the server's time is 5 s a command
@@ -123,7 +118,7 @@ async def test_closing_does_not_wait_for_a_connection(valkey: str) -> None:
         began = trio.current_time()
         async with trio.open_nursery() as nursery:
             async with open_redis(proxy.url) as client:
-                nursery.start_soon(_outcome, client, "PING")
+                nursery.start_soon(outcome, client, "PING")
                 await eventually(lambda: proxy.commands["SCRIPT"] >= 1)
         assert trio.current_time() - began < 1.4
         await eventually(lambda: not proxy._sessions)

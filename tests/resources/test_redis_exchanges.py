@@ -11,16 +11,13 @@ import trio
 
 from resources import fence
 from resources.stores import redis as module
-from resources.stores.redis import (
-    Unavailable,
-    open_redis,
-)
+from resources.stores.redis import Unavailable, open_redis
 
 from ..service import eventually
 from ..store_faults import Act, answer, cut, drip, garbage, half, late, refuse
 from ..store_proxy import StoreProxy
-from .asking import _outcome
-from .strange_link import _Strange
+from .asking import outcome
+from .strange_link import StrangeLink
 
 EXTRA = answer(b"+OK\r\n+another\r\n")
 
@@ -38,15 +35,15 @@ EXTRA = answer(b"+OK\r\n+another\r\n")
     ],
 )  # fmt: skip
 async def test_a_broken_exchange_is_reported_and_overcome(
-    proxy: StoreProxy, act: Act, carried_out: bool | None, quick: None
+    plain_or_tls: StoreProxy, act: Act, carried_out: bool | None, quick: None
 ) -> None:
     """Whatever comes instead of an answer: whoever waits learns that nothing is known, and the next
     gets his own answer.
     """
-    async with open_redis(proxy.url) as client:
+    async with open_redis(plain_or_tls.url) as client:
         await client.execute("SET", "x", "value")
-        with proxy.fault(act, "SETNX", times=1), trio.fail_after(20):
-            error = await _outcome(client, "SETNX", "y", "1")
+        with plain_or_tls.fault(act, "SETNX", times=1), trio.fail_after(20):
+            error = await outcome(client, "SETNX", "y", "1")
         assert isinstance(error, Unavailable), error
         assert error.sent
         with trio.fail_after(20):
@@ -57,18 +54,18 @@ async def test_a_broken_exchange_is_reported_and_overcome(
         assert client.statistics().problem == ""
 
 
-async def test_answers_never_go_to_another_caller(plain: StoreProxy, quick: None) -> None:
+async def test_answers_never_go_to_another_caller(proxy: StoreProxy, quick: None) -> None:
     """A server that says more than it was asked, after its answer and on its own: the connection is
     given up.
     """
-    async with open_redis(plain.url) as client:
+    async with open_redis(proxy.url) as client:
         for n in range(20):
-            with plain.fault(EXTRA, "ECHO", times=1):
-                await _outcome(client, "ECHO", "x")
+            with proxy.fault(EXTRA, "ECHO", times=1):
+                await outcome(client, "ECHO", "x")
             assert await client.execute("INCR", "n") == n + 1
-        session = next(iter(plain._sessions))
+        session = next(iter(proxy._sessions))
         session.send(b"+unasked\r\n")
-        await eventually(lambda: next(iter(plain._sessions), session) is not session)
+        await eventually(lambda: next(iter(proxy._sessions), session) is not session)
         assert await client.execute("INCR", "n") == 21
 
 
@@ -79,18 +76,18 @@ async def test_an_error_nobody_expected_ends_one_batch(
     monkeypatch: pytest.MonkeyPatch, strange: object
 ) -> None:
     """Whoever waited learns of it, it is counted, and the next batch is fine."""
-    link = _Strange([strange])
+    link = StrangeLink([strange])
     link.connects.set()
     monkeypatch.setattr(module, "link_to", lambda _: link)
     before = fence.tally["store"]
     async with open_redis("any") as client:
         with trio.fail_after(5):
-            assert isinstance(await _outcome(client, "GET", "x"), Unavailable)
+            assert isinstance(await outcome(client, "GET", "x"), Unavailable)
             assert await client.execute("GET", "x") == 0
     assert fence.tally["store"] == before + 1
 
 
-async def test_a_listener_that_fails_keeps_nobody_waiting(plain: StoreProxy) -> None:
+async def test_a_listener_that_fails_keeps_nobody_waiting(proxy: StoreProxy) -> None:
     """The callback of a posted command raises: that is counted, and the rest of the batch is
     answered.
     """
@@ -99,19 +96,19 @@ async def test_a_listener_that_fails_keeps_nobody_waiting(plain: StoreProxy) -> 
         raise RuntimeError("a listener that fails")
 
     before = fence.tally["store"]
-    async with open_redis(plain.url) as client:
+    async with open_redis(proxy.url) as client:
         await client.execute("PING")
-        plain.fault(refuse("OOM"), "RPUSH")
+        proxy.fault(refuse("OOM"), "RPUSH")
         assert client.post([("RPUSH", "l", 1)], failed)
         assert await client.execute("INCR", "n") == 1
     assert fence.tally["store"] == before + 1
 
 
-async def test_the_loop_turns_while_the_store_hangs(proxy: StoreProxy) -> None:
+async def test_the_loop_turns_while_the_store_hangs(plain_or_tls: StoreProxy) -> None:
     """Neither way of the client holds the thread up that everything runs in."""
-    async with open_redis(proxy.url) as client:
+    async with open_redis(plain_or_tls.url) as client:
         await client.execute("PING")
-        with proxy.fault(late(0.5), "GET"):
+        with plain_or_tls.fault(late(0.5), "GET"):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.execute, "GET", "x")
                 worst, end = 0.0, time.monotonic() + 0.4

@@ -9,31 +9,26 @@ import trio
 
 from resources.stores import redis as module
 from resources.stores.condition import STANDS_SECONDS, Condition
-from resources.stores.redis import (
-    StoreError,
-    StoreRefused,
-    Unavailable,
-    open_redis,
-)
+from resources.stores.redis import StoreError, StoreRefused, Unavailable, open_redis
 from resources.stores.scripts import script
 
 from ..service import eventually
 from ..store_faults import REFUSALS, refuse
 from ..store_proxy import StoreProxy
-from .asking import _beside, _outcome
+from .asking import outcome, with_neighbours
 
 
 @pytest.mark.parametrize("code", [*REFUSALS, "NEWCODE", "ERR something nobody knows", ""])
 async def test_every_refusal_is_typed_with_its_words(
-    proxy: StoreProxy, code: str, quick: None
+    plain_or_tls: StoreProxy, code: str, quick: None
 ) -> None:
     """The one whose command it was learns the code and the server's own words; those beside it do
     not, and it can be asked again.
     """
-    async with open_redis(proxy.url) as client:
+    async with open_redis(plain_or_tls.url) as client:
         await client.execute("SET", "victim", 1)
-        with proxy.fault(refuse(code), "GETDEL", times=1):
-            before, error, after = await _beside(client, "GETDEL", "victim")
+        with plain_or_tls.fault(refuse(code), "GETDEL", times=1):
+            before, error, after = await with_neighbours(client, "GETDEL", "victim")
         assert (before, after) == (1, 1)
         assert isinstance(error, StoreRefused)
         assert error.code == (code.split(maxsplit=1)[0] if code else "ERR")
@@ -45,10 +40,10 @@ async def test_every_refusal_is_typed_with_its_words(
         assert client.statistics().problem == ""
 
 
-async def test_a_server_that_loads_is_waited_for(plain: StoreProxy, quick: None) -> None:
+async def test_a_server_that_loads_is_waited_for(proxy: StoreProxy, quick: None) -> None:
     """A caller waits with patience, and then has its answer; nobody sees an error."""
-    rule = plain.fault(refuse("LOADING"))
-    async with open_redis(plain.url) as client, trio.open_nursery() as nursery:
+    rule = proxy.fault(refuse("LOADING"))
+    async with open_redis(proxy.url) as client, trio.open_nursery() as nursery:
         nursery.start_soon(client.execute, "INCR", "n")
         await eventually(lambda: "LOADING Valkey is loading" in client.statistics().problem)
         assert rule.hits > 0
@@ -58,20 +53,20 @@ async def test_a_server_that_loads_is_waited_for(plain: StoreProxy, quick: None)
 
 
 @pytest.mark.parametrize("code", ["READONLY", "MASTERDOWN", "NOAUTH"])
-async def test_a_promoted_server_is_found(plain: StoreProxy, code: str, quick: None) -> None:
+async def test_a_promoted_server_is_found(proxy: StoreProxy, code: str, quick: None) -> None:
     """Behind the same address: what refuses as a replica does is left for a new connection, again
     and again with pauses.
     """
-    async with open_redis(plain.url) as client:
+    async with open_redis(proxy.url) as client:
         await client.execute("PING")
-        rule = plain.fault(refuse(code), "SET", "INCR")
-        error = await _outcome(client, "INCR", "n")
+        rule = proxy.fault(refuse(code), "SET", "INCR")
+        error = await outcome(client, "INCR", "n")
         assert isinstance(error, StoreRefused)
         await eventually(lambda: client.statistics().reconnects >= 3)
         assert client.statistics().problem == f"{code} {REFUSALS[code]}"
         rule.lift()
         with trio.fail_after(5):
-            while isinstance(await _outcome(client, "INCR", "n"), StoreError):
+            while isinstance(await outcome(client, "INCR", "n"), StoreError):
                 await trio.sleep(0.01)
         await eventually(lambda: client.statistics().problem == "")
         count = client.statistics().reconnects
@@ -82,16 +77,16 @@ async def test_a_promoted_server_is_found(plain: StoreProxy, code: str, quick: N
 
 @pytest.mark.parametrize("code", ["MISCONF", "OOM", "NOREPLICAS", "BUSY", "READONLY"])
 async def test_a_problem_is_over_when_the_store_is_well(
-    plain: StoreProxy, code: str, quick: None
+    proxy: StoreProxy, code: str, quick: None
 ) -> None:
     """As long as it lasts it is named, also without traffic; when it is over that is noticed, also
     without traffic.
     """
-    async with open_redis(plain.url) as client:
+    async with open_redis(proxy.url) as client:
         await client.execute("PING")
-        rule = plain.fault(refuse(code))
-        await _outcome(client, "XADD", "s", "*", "m", 1)
-        await eventually(lambda: plain.commands["SET"] >= 3)
+        rule = proxy.fault(refuse(code))
+        await outcome(client, "XADD", "s", "*", "m", 1)
+        await eventually(lambda: proxy.commands["SET"] >= 3)
         found = client.statistics()
         assert REFUSALS[code] in found.problem
         assert found.concerns_all
@@ -102,13 +97,13 @@ async def test_a_problem_is_over_when_the_store_is_well(
 
 
 async def test_a_password_that_changed_is_reported(
-    plain: StoreProxy, quick: None, monkeypatch: pytest.MonkeyPatch
+    proxy: StoreProxy, quick: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server's own words are the problem, and after the cure all is well."""
     monkeypatch.setattr(module, "PATIENCE", 0.2)
-    rule = plain.fault(refuse("WRONGPASS"), "AUTH", "HELLO")
-    async with open_redis(plain.url.replace("redis://", "redis://:secret@")) as client:
-        error = await _outcome(client, "PING")
+    rule = proxy.fault(refuse("WRONGPASS"), "AUTH", "HELLO")
+    async with open_redis(proxy.url.replace("redis://", "redis://:secret@")) as client:
+        error = await outcome(client, "PING")
         assert isinstance(error, Unavailable)
         assert "invalid username-password" in client.statistics().problem
         assert "secret" not in str(error) + client.statistics().problem

@@ -9,20 +9,14 @@ from resources.stores import redis as module
 from resources.stores.direct import Command
 from resources.stores.keyspace import script_keys
 from resources.stores.reconnecting import Reconnecting
-from resources.stores.redis import (
-    NotEncodable,
-    Redis,
-    StoreRefused,
-    Unavailable,
-    open_redis,
-)
-from resources.stores.scripts import all_scripts, script
+from resources.stores.redis import NotEncodable, Redis, StoreRefused, Unavailable, open_redis
+from resources.stores.scripts import script
 
 from ..service import eventually
 from ..store_faults import refuse
 from ..store_proxy import StoreProxy
-from .asking import _beside, _outcome
-from .strange_link import _Strange
+from .asking import outcome, with_neighbours
+from .strange_link import StrangeLink
 
 
 @pytest.mark.parametrize(
@@ -39,7 +33,7 @@ async def test_what_cannot_be_encoded_is_an_error_of_its_caller(redis: Redis, ba
     posted, and a list.
     """
     before = redis.statistics().commands
-    found = await _beside(redis, *bad)
+    found = await with_neighbours(redis, *bad)
     assert found[::2] == [1, 1]
     assert isinstance(found[1], NotEncodable)
     assert not found[1].sent
@@ -65,11 +59,11 @@ async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -
     posted.
     """
     monkeypatch.setattr(module, "WAITING_BYTES", 10_000)
-    client = Redis(Reconnecting(_Strange()))
+    client = Redis(Reconnecting(StrangeLink()))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_outcome, client, "SET", "x", "v" * 50_000)
+        nursery.start_soon(outcome, client, "SET", "x", "v" * 50_000)
         await eventually(lambda: client.statistics().waiting == 1)
-        assert isinstance(await _outcome(client, "SET", "x", "v"), Unavailable)
+        assert isinstance(await outcome(client, "SET", "x", "v"), Unavailable)
         assert not client.post([("PING",)], lambda _: None)
         nursery.cancel_scope.cancel()
 
@@ -90,11 +84,11 @@ async def test_large_commands_go_in_several_batches(
     assert redis.statistics().batches - before >= 6
 
 
-async def test_scripts_that_are_all_forgotten_come_again_together(proxy: StoreProxy) -> None:
+async def test_scripts_that_are_all_forgotten_come_again_together(plain_or_tls: StoreProxy) -> None:
     """As after a failover: two exchanges, not one for each; a script of somebody else's stays
     unknown.
     """
-    async with open_redis(proxy.url) as client:
+    async with open_redis(plain_or_tls.url) as client:
         await client.execute("SCRIPT", "FLUSH")
         kv_set = script("kv_set")
         keys = script_keys("a", "v")
@@ -103,20 +97,15 @@ async def test_scripts_that_are_all_forgotten_come_again_together(proxy: StorePr
         assert found[:50] == [[1, 0]] * 50
         assert isinstance(found[50], StoreRefused)
         assert found[50].code == "NOSCRIPT"
-        assert proxy.commands["kv_set"] == 100
+        assert plain_or_tls.commands["kv_set"] == 100
         assert await client.execute("GET", keys[0]) == b"49"
 
 
-async def test_a_server_that_will_not_load_scripts_is_used(plain: StoreProxy) -> None:
+async def test_a_server_that_will_not_load_scripts_is_used(proxy: StoreProxy) -> None:
     """A user who may not SCRIPT LOAD, and may EVAL: scripts go in full."""
-    plain.fault(refuse("NOPERM"), "SCRIPT")
-    with plain._direct() as direct:
+    proxy.fault(refuse("NOPERM"), "SCRIPT")
+    with proxy._direct() as direct:
         direct.script_flush()
-    async with open_redis(plain.url) as client:
+    async with open_redis(proxy.url) as client:
         one = script("kv_delete")
         assert await client.run(one, script_keys("a", "k"), "k") == 0
-
-
-def test_every_script_has_a_name_of_its_own() -> None:
-    """Its digest is known, and its text has no second one."""
-    assert len({one.digest for one in all_scripts()}) == len(all_scripts())

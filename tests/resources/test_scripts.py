@@ -228,3 +228,8 @@ async def test_a_script_that_is_refused_has_written_nothing(redis: Redis, case: 
 def test_every_script_has_a_case() -> None:
     """A new script needs one."""
     assert {case.split()[0] for case in CASES} == {one.name for one in all_scripts()}
+
+
+def test_every_script_has_a_name_of_its_own() -> None:
+    """Its digest is known, and its text has no second one."""
+    assert len({one.digest for one in all_scripts()}) == len(all_scripts())

@@ -74,7 +74,6 @@ WORDS = [
     "abc",
     "abcd",
 ]
-TEXTS = st.lists(st.sampled_from(WORDS), max_size=5).map(" ".join)
 FIELDS = [
     "name",
     "surname",
@@ -88,19 +87,6 @@ FIELDS = [
     "created_at",
     "nothing",
 ]
-CONTACTS = st.fixed_dictionaries(
-    {"groups": st.lists(st.sampled_from(["g1", "G1", "g 2"]), max_size=2),
-        "created_at": st.sampled_from(["2014-06-01 10:30:00.000001",
-        "2015-12-31 23:59:59.999999"])},
-    optional={
-        "name": TEXTS, "surname": TEXTS,
-        "msisdn": st.sampled_from(["+27821", "+27822", "27821", "A B"]),
-        "email_address": st.sampled_from(["A@x.org", "b@y.org"]), "extras-a": TEXTS,
-        "extras-b c": TEXTS,
-        "subscription-a": st.sampled_from(["1", 5, True, None]),
-        "dob": st.sampled_from(["1980-02-29 00:00:00.000000", None]),
-    },
-)  # fmt: skip
 WORD = st.sampled_from(
     [word for word in WORDS if word.isalnum()] + [r"o'brien", r"a\-b", r"\+27821", "nobody"]
 )

@@ -7,7 +7,6 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -28,7 +27,7 @@ from supervisor.sandboxes.fairness import Turns
 from supervisor.sandboxes.pool import Pool
 from supervisor.service import Service
 
-from ...gateway_client import connect
+from ...gateway_client import connect, inbound
 from ...service import ECHO, Folder, eventually, running
 
 ERRORS: list[Callable[[], Exception]] = [
@@ -42,22 +41,6 @@ ERRORS: list[Callable[[], Exception]] = [
     AssertionError,
     MemoryError,
 ]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
-
-
-def inbound(name: str, user: str = "+1") -> dict[str, Any]:
-    msg = {
-        "message_id": name,
-        "from_addr": user,
-        "to_addr": "1",
-        "content": name,
-        "session_event": "new",
-    }
-    return {"type": "inbound", "id": name, "msg": msg}
 
 
 def assert_nothing_left(service: Service, before: int) -> None:

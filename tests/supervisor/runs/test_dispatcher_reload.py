@@ -2,33 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
-import pytest
-
 from resources.messages import complete_message
 from resources.stores.journal import Entry, begun_key
 from supervisor.service import Service
 
-from ...gateway_client import connect
+from ...gateway_client import connect, inbound
 from ...service import ECHO, Folder, eventually, running
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
-
-
-def inbound(name: str, user: str = "+1") -> dict[str, Any]:
-    msg = {
-        "message_id": name,
-        "from_addr": user,
-        "to_addr": "1",
-        "content": name,
-        "session_event": "new",
-    }
-    return {"type": "inbound", "id": name, "msg": msg}
 
 
 async def kill_busy(service: Service) -> None:
