@@ -5,18 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from attrs import frozen
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from resources.stores.deadletters import Letter, parse_id
 from resources.stores.journal import read_entry
-from resources.text import is_clean
 
 from ..runs.dead_letters import CannotRetry, DeadLetterBox, Line
-from .bodies import answer, is_number
+from .bodies import answer, bad, number_in
 
 LIST_MAX = 1000
+NAME_SHOWN = 200  # characters of an id in an error
 RAW_MAX = 1 << 20  # bytes shown of one that cannot be read
 
 
@@ -45,15 +46,14 @@ class DeadLettersAdmin:
         Apps and accounts need not be in the config.
         """
         asked = request.query_params
-        app, cursor, limit = asked.get("app"), asked.get("cursor"), asked.get("limit", "100")
-        if not is_number(limit) or not 1 <= int(limit) <= LIST_MAX:
-            return JSONResponse({"error": f"limit: expected 1 to {LIST_MAX}"}, 400)
+        app, cursor = asked.get("app"), asked.get("cursor")
+        limit = number_in(request, "limit", 100, 1, LIST_MAX)
         before = None if cursor is None else parse_id(cursor)
         if cursor is not None and before is None:
-            return JSONResponse({"error": "cursor: expected one that the last answer gave"}, 400)
+            raise bad("cursor: expected one that the last answer gave")
         accounts = await self.box.store.accounts()
-        letters = await self.box.store.newest(accounts, app, before, int(limit) + 1)
-        shown, more = letters[: int(limit)], len(letters) > int(limit)
+        letters = await self.box.store.newest(accounts, app, before, limit + 1)
+        shown, more = letters[:limit], len(letters) > limit
         rows, next_cursor = [_row(one) for one in shown], shown[-1].id if more else None
         return answer({"deadletters": rows, "cursor": next_cursor})
 
@@ -63,7 +63,7 @@ class DeadLettersAdmin:
         """
         found = await self._find(request)
         if found is None:
-            return _unknown(request)
+            raise _unknown(request)
         letter, raw = found
         entry, problem = read_entry(raw, letter.account, letter.summary.app)
         if entry is None or problem:
@@ -75,19 +75,21 @@ class DeadLettersAdmin:
         """Have a dead letter run again, after everything that waits."""
         found = await self._find(request)
         if found is None:
-            return _unknown(request)
+            raise _unknown(request)
         try:
             place = await self.box.retry(*found, self.line)
         except CannotRetry as error:
-            return JSONResponse({"error": str(error)}, 409)
-        return _unknown(request) if place is None else JSONResponse({"retried": found[0].id})
+            raise bad(str(error), 409) from error
+        if place is None:
+            raise _unknown(request)
+        return answer({"retried": found[0].id})
 
     async def drop(self, request: Request) -> Response:
         """Forget a dead letter."""
         found = await self._find(request)
         if found is None or not await self.box.drop(found[0]):
-            return _unknown(request)
-        return JSONResponse({"dropped": found[0].id})
+            raise _unknown(request)
+        return answer({"dropped": found[0].id})
 
     async def _find(self, request: Request) -> tuple[Letter, bytes] | None:
         named = parse_id(request.path_params["id"])
@@ -112,7 +114,5 @@ def _row(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _unknown(request: Request) -> Response:
-    name = request.path_params["id"][:200]
-    text = f"there is no dead letter {name if is_clean(name) else '?'}"
-    return JSONResponse({"error": text}, 404)
+def _unknown(request: Request) -> HTTPException:
+    return bad(f"there is no dead letter {request.path_params['id'][:NAME_SHOWN]}", 404)

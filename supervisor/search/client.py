@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import re
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -33,6 +32,7 @@ from resources.stores.groups import Group
 from resources.stores.redis import Unavailable
 from resources.stores.search import CannotSearch, QueryError, dialogue
 from resources.stores.search.process import WORKERS
+from resources.text import is_clean
 
 from ..config.model import SearchSettings
 from ..errors import CannotStart
@@ -52,8 +52,6 @@ REFUSED_SECONDS = 600.0  # for which a query that ended the process is refused
 STRIKES, STRIKES_SECONDS = 3, 60.0
 REFUSED_MAX = 1000  # such queries that are remembered
 CRASHES_MAX = 2  # of the process while a question is in progress; after more, it is the cause
-
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +134,7 @@ class Search:
 
     async def _ask(self, request: dialogue.Query) -> list[dialogue.Answer]:
         """Ask until there is an answer, or a reason why there will be none."""
-        if _HALF_PAIR.search(request.query):
+        if not is_clean(request.query):
             raise QueryError(None, "it has half of a surrogate pair, which is no character")
         began = trio.current_time()
         outcome = "cancelled"
