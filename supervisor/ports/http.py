@@ -45,6 +45,7 @@ class _Exchange:
     connection: HttpConnection
     head: Head
     has_begun: bool = field(default=False, init=False)
+    is_refused: bool = field(default=False, init=False)  # for what its body turned out to be
     _body: Body = field(init=False)
     _keeps_alive: bool = field(init=False)
     _has_body: bool = field(default=False, init=False)  # the application has the whole body
@@ -66,9 +67,8 @@ class _Exchange:
                 return {"type": "http.request", "body": part, "more_body": not self._body.is_read}
             await self.connection.wait_gone()
         except Unacceptable as error:
-            self._keeps_alive = False
-            if not self.has_begun:  # else no other answer can be given
-                raise HTTPException(error.status, str(error)) from error
+            self._keeps_alive, self.is_refused = False, True
+            raise HTTPException(error.status, str(error)) from error
         except Gone:
             self._keeps_alive = False
         return {"type": "http.disconnect"}
@@ -202,6 +202,9 @@ class _Port:
             except HTTPException as error:
                 if not exchange.has_begun:
                     await _send(exchange, {"error": error.detail}, error.status_code)
+            except RuntimeError as error:  # Starlette's, for a refusal after the answer began
+                if not (exchange.is_refused and isinstance(error.__cause__, HTTPException)):
+                    raise
         if caught.error is not None and not exchange.has_begun:
             await _send(exchange, {"error": "internal error"}, 500)
 
