@@ -32,10 +32,10 @@ log = logging.getLogger(__name__)
 
 @define(eq=False)
 class Upkeep:
-    """Upkeep for one run of the server that `client` talks to."""
+    """Upkeep for one run of the server that `connect` makes a client of."""
 
     _folder: Path
-    _client: redis.Redis
+    _connect: Callable[[], redis.Redis]
     _fsync: str
     _reserve: int
     _thread: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(1), init=False)
@@ -50,15 +50,12 @@ class Upkeep:
 
     async def run(self) -> None:
         """Sync and check for ever; cancel it when the server ends."""
-        try:
-            while True:
-                for _ in range(LOOK_EVERY):
-                    await trio.sleep(SYNC_SECONDS)
-                    if self._fsync != "always":
-                        await self._aside(self._sync)
-                await self._aside(partial(self._look, trio.current_time()))
-        finally:
-            self._client.close()
+        while True:
+            for _ in range(LOOK_EVERY):
+                await trio.sleep(SYNC_SECONDS)
+                if self._fsync != "always":
+                    await self._aside(self._sync)
+            await self._aside(partial(self._look, trio.current_time()))
 
     async def _aside(self, work: Callable[[], None]) -> None:
         """Run in a thread of our own: no other thread's work delays it, and a disk that hangs does
@@ -78,10 +75,16 @@ class Upkeep:
             self._say(f"what was written in the last second may not be on disk: {error}")
 
     def _look(self, now: float) -> None:
-        """Start a rewrite if one is due and there is room for it."""
+        """Start a rewrite if one is due and there is room for it. The thread closes the client
+        that it opened, also when nobody waits for the thread any more.
+        """
+        with self._connect() as client:
+            self._look_at(client, now)
+
+    def _look_at(self, client: redis.Redis, now: float) -> None:
         try:
-            found = self._client.info("persistence")
-            memory = int(self._client.info("memory")["used_memory"])
+            found = client.info("persistence")
+            memory = int(client.info("memory")["used_memory"])
         except (redis.RedisError, OSError):
             return  # the server has ended, or loads: look again later
         if found["aof_last_write_status"] != "ok":
@@ -94,7 +97,7 @@ class Upkeep:
         size, base = int(found["aof_current_size"]), int(found["aof_base_size"])
         is_due = self._is_damaged or (size >= REWRITE_FROM and size >= 2 * base)
         if is_due and now >= self._not_before:
-            self._rewrite(size, memory)
+            self._rewrite(client, size, memory)
 
     def _note_rewrite(self, now: float, *, is_done: bool) -> None:
         self._is_asked = False
@@ -105,7 +108,7 @@ class Upkeep:
             self._not_before = now + self._retry
             self._retry = min(self._retry * 2, RETRY_SECONDS[1])
 
-    def _rewrite(self, size: int, memory: int) -> None:
+    def _rewrite(self, client: redis.Redis, size: int, memory: int) -> None:
         needed = memory + self._reserve
         try:
             free = shutil.disk_usage(self._folder).free
@@ -116,7 +119,7 @@ class Upkeep:
                     f"where {free >> 20} MiB are"
                 )
                 return
-            self._client.bgrewriteaof()
+            client.bgrewriteaof()
             self._is_asked = True
         except (redis.RedisError, OSError) as error:
             self._say(f"the store's files cannot be rewritten: {error}")

@@ -21,6 +21,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import redis
@@ -240,8 +241,8 @@ class _Server:
                 try:
                     is_up = await self._answers(process)
                     if is_up:
-                        client = _client(self.path, STOP_SECONDS)
-                        upkeep = Upkeep(self.folder, client, self.fsync, self.reserve)
+                        connect = partial(_client, self.path, STOP_SECONDS)
+                        upkeep = Upkeep(self.folder, connect, self.fsync, self.reserve)
                         nursery.start_soon(keep_running, "valkey upkeep", upkeep.run)
                         self._was_up = True
                         self._settled.set()
