@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 import shutil
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path as FilePath
 from zoneinfo import ZoneInfo
 
 from attrs import evolve
 
-from resources.fence import cause_of
 from resources.messages import ADDRESS_FIELDS
 from resources.stores.allow import AllowList
 from resources.text import NAME
 
+from .channels import channel_problems, channel_warnings
+from .found import Found, look, token_problems
 from .locate import Path
 from .model import App, Channel, Config, Limits, Listen
 from .node import BESIDE_HEAP, BUILTINS, LEAST_FILES, LEAST_HEAP, LEAST_STACK, MOST_STACK
@@ -28,7 +28,6 @@ from .units import Address, show
 from .urls import REDIS_KINDS, origin_problem, proxy_problem, redis_problem
 
 GLOBALS = ("Buffer",)
-SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_FILES = 1 << 20
 HEAP_MAX = 1 << 40
 USERS_MAX = 1 << 31  # user ids that the kernel and every tool accept
@@ -36,8 +35,6 @@ NAME_MAX = 255  # bytes of a file's name
 PATH_MAX = 3800  # bytes of data_dir; Linux allows 4095 for the paths of its files
 ALLOW_MAX = 300  # characters of an entry of http.allow
 APP_MAX = 16 << 20  # bytes of an app's config values, which each process gets in one line
-
-Found = Iterator[tuple[Path, str]]
 
 
 def check(
@@ -55,19 +52,10 @@ def check(
         problems += [((*("apps", name), *path), text) for path, text in _app(app, declared)]
     for name, channel in config.channels.items():
         problems += [
-            ((*("channels", name), *path), text) for path, text in _channel(channel, declared)
+            ((*("channels", name), *path), text)
+            for path, text in channel_problems(channel, declared)
         ]
     return config, problems, [] if problems else list(_warnings(config))
-
-
-def look(path: Path, problem: Callable[[], str | None]) -> Found:
-    """Yield the problem of one value, if any; a check that fails is a problem, too."""
-    try:
-        text = problem()
-    except Exception as error:  # noqa: BLE001  # a check that fails has found a value that cannot be used
-        text = f"cannot be used: {cause_of(error)}"
-    if text:
-        yield path, text
 
 
 def name_problem(name: str) -> str | None:
@@ -89,7 +77,7 @@ def _host(config: Config) -> Found:
     listen = config.listen
     yield from look(("listen", "admin"), partial(_admin, listen))
     yield from _tls(listen)
-    yield from _tokens(listen.admin_tokens, ("listen", "admin_tokens"))
+    yield from token_problems(listen.admin_tokens, ("listen", "admin_tokens"))
     yield from look(("redis", "url"), partial(_redis, config.redis.url))
     yield from look(("data_dir",), partial(_data_dir, config.data_dir))
     yield from look(("node", "path"), partial(_node, config.node.path))
@@ -313,18 +301,6 @@ def _allowed(entry: str) -> str | None:
     return None
 
 
-def _channel(channel: Channel, declared: Mapping[str, frozenset[str]]) -> Found:
-    if channel.app and channel.app not in declared["apps"]:
-        yield ("app",), f"there is no [apps.{channel.app}]"
-    yield from _tokens(channel.tokens, ("tokens",))
-
-
-def _tokens(tokens: tuple[str, ...], path: Path) -> Found:
-    for index, token in enumerate(tokens):
-        if not SHA256.fullmatch(token):
-            yield (*path, index), "expected the SHA-256 of a token as 64 lower-case hex digits"
-
-
 def _warnings(config: Config) -> Iterator[str]:
     if not os.access(_nearest(config.data_dir), os.W_OK | os.X_OK):
         yield f"data_dir: this user cannot write to {config.data_dir}"
@@ -343,12 +319,4 @@ def _warnings(config: Config) -> Iterator[str]:
             'isolation.level = "none": apps can read and write what this user can;'
             " only for your own code"
         )
-    gateway = config.listen.gateway
-    if not gateway.is_loopback and config.listen.certificate is None:
-        yield (
-            f"listen.gateway = {gateway} can be reached from other hosts, and messages and tokens"
-            " go there in the clear: set listen.certificate and listen.key"
-        )
-    for channel in config.channels.values():
-        if not gateway.is_loopback and not channel.tokens:
-            yield f"channels.{channel.name} has no tokens: only clients on this host may use it"
+    yield from channel_warnings(config)

@@ -22,6 +22,7 @@ from resources.strict import WrongType, exact_converter, exactly
 
 from .locate import Path
 from .model import (
+    CHANNEL_SIDES,
     Account,
     App,
     Channel,
@@ -46,12 +47,14 @@ from .units import (
     Duration,
     Natural,
     Size,
+    Urls,
     parse_address,
     parse_count,
     parse_country_code,
     parse_duration,
     parse_natural,
     parse_size,
+    parse_urls,
     shorten,
     show,
 )
@@ -169,6 +172,7 @@ def _converter() -> cattrs.Converter:
         Natural: parse_natural,
         CountryCode: parse_country_code,
         Natural | None: parse_natural,
+        Urls: parse_urls,
         Address: parse_address,
         Address | None: _optional_address,
         FilePath: _path,
@@ -178,7 +182,7 @@ def _converter() -> cattrs.Converter:
     }
     for kind, parse in parsers.items():
         converter.register_structure_hook_func(partial(operator.eq, kind), partial(_parsed, parse))
-    for kind in (*PIECES.values(), *SECTIONS.values(), *TABLES.values()):
+    for kind in (*PIECES.values(), *SECTIONS.values(), *TABLES.values(), *CHANNEL_SIDES.values()):
         converter.register_structure_hook(
             kind, make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
         )

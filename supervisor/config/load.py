@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 from typing import Any, TypeVar
 
 import cattrs
-from attrs import define, evolve, field
+from attrs import define, evolve, field, fields
 
 from resources.fence import cause_of
 
@@ -21,7 +21,7 @@ from .document import InvalidConfig, Problem, one_line, read_toml
 from .files import FILE_MAX, Unreadable, read_text
 from .json_values import not_json
 from .locate import Path
-from .model import Account, App, Breakage, Channel, Config
+from .model import CHANNEL_SIDES, Account, App, Breakage, Channel, Config
 from .units import shorten, show
 from .variables import Variables
 
@@ -153,7 +153,7 @@ class _Loader:
         if table == "accounts":
             return self.piece(Account, raw, path)
         if table == "channels":
-            return self.piece(Channel, {**raw, "name": key}, path)
+            return self.channel(key, raw, path)
         merged = {**raw, "name": key}
         for section in SECTIONS:
             inherited, own = defaults.get(section, {}), raw.get(section, {})
@@ -165,6 +165,22 @@ class _Loader:
         if app is not None:
             self.breakages += not_json(app, partial(self.place_of_value, raw, path))
         return app
+
+    def channel(self, name: str, raw: dict[str, Any], path: Path) -> Channel | None:
+        """A channel, with the keys that only its type has."""
+        kind = raw.get("type")
+        side = CHANNEL_SIDES.get(kind) if isinstance(kind, str) else None
+        own = [a.name for a in fields(side)] if side is not None else []
+        common = [a.name for a in fields(Channel) if a.name not in ("name", *CHANNEL_SIDES)]
+        if kind == "amqp":
+            common.remove("tokens")  # the broker knows who may use it
+        self.unknown_keys(raw, (*common, *own), path)
+        given = {key: raw[key] for key in common if key in raw}
+        channel = self.piece(Channel, {**given, "name": name}, path)
+        if channel is None or side is None:
+            return channel
+        settings: Any = self.piece(side, {key: raw[key] for key in own if key in raw}, path)
+        return evolve(channel, amqp=settings) if kind == "amqp" else evolve(channel, http=settings)
 
     def place_of_value(self, raw: dict[str, Any], path: Path, key: str) -> tuple[FilePath, int]:
         """The file that a config value of an app is in, and the line that it begins on; 1 if the

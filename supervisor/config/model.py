@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 from resources.text import read_json
 
 from .node import TOOLKITS
-from .units import Address, Count, CountryCode, Duration, Natural, Size
+from .units import Address, Count, CountryCode, Duration, Natural, Size, Urls
 
 Level = Literal["strict", "standard", "none"]
 Events = Literal["app", "always", "never"]
@@ -307,15 +307,46 @@ class Breakage:
         return f"{self.file}:{place}: app {self.app}: {self.text}"
 
 
+LOCAL_BROKER = Urls(("amqp://guest:guest@127.0.0.1/%2f",))
+
+
+@frozen
+class AmqpSide:
+    """[channels.NAME] of type amqp: the keys of its own. RabbitMQ, as Vumi's workers use it."""
+
+    name: str  # the connector: queues NAME.inbound, NAME.event and NAME.outbound
+    url: Urls = LOCAL_BROKER  # several are tried in turn
+    exchange: str = "vumi"
+    from_addr: str | None = None  # of sends that have none
+    prefetch: Count = Count(200)  # messages that the broker sends ahead
+    status: bool = False  # also read NAME.status.status, into /readyz
+
+
+@frozen
+class HttpSide:
+    """[channels.NAME] of type http: the keys of its own. Junebug's HTTP API."""
+
+    url: str  # of Junebug's channel: messages are posted to URL/messages/
+    from_addr: str | None = None  # of sends that have none
+    # where events are to be posted; empty: /channels/NAME/events at listen.gateway
+    event_url: str = ""
+
+
+CHANNEL_SIDES: Mapping[str, type] = {"amqp": AmqpSide, "http": HttpSide}
+"""By type of channel, the keys that only this type has."""
+
+
 @frozen
 class Channel:
     """[channels.NAME]: a connection to the outside."""
 
     name: str
-    type: Literal["websocket"] = "websocket"
+    type: Literal["websocket", "amqp", "http"] = "websocket"
     app: str = ""  # the app for inbound messages; empty: outbound only
     transport_type: str | None = None
     tokens: tuple[str, ...] = ()  # SHA-256 hex; empty: only clients on loopback
+    amqp: AmqpSide | None = None  # if it is of that type
+    http: HttpSide | None = None  # likewise
 
 
 @frozen

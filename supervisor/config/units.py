@@ -24,6 +24,8 @@ Natural = NewType("Natural", int)
 """An integer, 0 or more."""
 CountryCode = NewType("CountryCode", str)
 """What national numbers begin with in other countries, without plus; or empty."""
+Urls = NewType("Urls", tuple[str, ...])
+"""One URL or more."""
 
 DAYS_MAX = 1_000_000  # fits counters of milliseconds and sums with a clock
 SIZE_MAX = 1 << 50
@@ -129,6 +131,14 @@ def parse_country_code(value: Any) -> CountryCode:
     if not isinstance(value, str) or not _COUNTRY_CODE.fullmatch(value):
         raise ValueError(f'expected 1 to 3 digits, such as "27", or "", got {show(value)}')
     return CountryCode(value)
+
+
+def parse_urls(value: Any) -> Urls:
+    """Check a URL, or a list of them."""
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
+        raise ValueError(f"expected a URL or a list of URLs, got {show(value)}")
+    return Urls(tuple(found))
 
 
 @frozen

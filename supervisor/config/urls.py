@@ -77,6 +77,34 @@ def proxy_problem(url: str) -> Problem:
     )
 
 
+def junebug_problem(url: str) -> Problem:
+    """What is wrong with the URL of a Junebug channel, which may have a user and a password."""
+    if problem := http_problem(url):
+        return problem
+    if not url.isascii():
+        return "it has characters other than ASCII"
+    parts = urlsplit(url)
+    return "it has a query or a fragment" if parts.query or parts.fragment else ""
+
+
+def amqp_problem(url: str) -> Problem:
+    """What is wrong with the URL of an AMQP broker."""
+    if len(url) > URL_MAX or not url.isprintable() or " " in url:
+        return f"a URL has at most {URL_MAX} characters, none of them spaces or control characters"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in ("amqp", "amqps"):
+        return "it is neither amqp nor amqps"
+    if port == 0:
+        return "its port is 0"
+    if parts.query or parts.fragment or "/" in parts.path[1:]:
+        return "expected only a vhost after the host, with its slashes as %2f"
+    return host_problem(host)
+
+
 def redis_problem(url: str) -> Problem:
     """What is wrong with a URL for the Redis client, which parses it without connecting."""
     if len(url) > URL_MAX or not url.isprintable() or not REDIS_URL.fullmatch(url):

@@ -25,7 +25,16 @@ from resources.messagestore import Messagestore
 from resources.metrics import Metrics
 from resources.optout import OptoutResource
 from resources.outbound import Outbound
-from supervisor.config.model import Account, App, Channel, Config, KvQuota
+from supervisor.config.model import (
+    CHANNEL_SIDES,
+    Account,
+    AmqpSide,
+    App,
+    Channel,
+    Config,
+    HttpSide,
+    KvQuota,
+)
 
 from ..echo_server import echo_server
 from ..gateway_client import PATIENCE, connect
@@ -129,7 +138,7 @@ def test_the_shown_config_is_the_default_config(tmp_path: Path) -> None:
     (tmp_path / "apps").mkdir()
     for name in ("survey.js", "survey.json", "af.json"):
         (tmp_path / "apps" / name).write_text("{}")
-    (tmp_path / "jsbox.toml").write_text(text + "[channels.bulk]\n")
+    (tmp_path / "jsbox.toml").write_text(text)
     shown = load(tmp_path / "jsbox.toml")
     app = '[accounts.acme]\n[apps.survey]\naccount = "acme"\njavascript = "apps/survey.js"\n'
     app += 'limits = { heap = "48MiB" }\n'
@@ -141,7 +150,13 @@ def test_the_shown_config_is_the_default_config(tmp_path: Path) -> None:
         '[apps.survey.endpoints]\ndefault = "phone"\nsms = "bulk"\n'
         '"longcode:default10001" = "bulk"\n'
     )
-    channels = '[channels.phone]\napp = "survey"\ntransport_type = "ussd"\n[channels.bulk]\n'
+    channels = (
+        '[channels.phone]\napp = "survey"\ntransport_type = "ussd"\n'
+        '[channels.bulk]\ntype = "amqp"\nname = "sms_transport"\nfrom_addr = "27820001"\n'
+        'transport_type = "sms"\n'
+        '[channels.partner]\ntype = "http"\napp = "survey"\ntransport_type = "ussd"\n'
+        'url = "https://junebug.example.org/jb/channels/2427d857"\nfrom_addr = "*120*1#"\n'
+    )
     (tmp_path / "jsbox.toml").write_text(app + config + endpoints + channels)
     plain = load(tmp_path / "jsbox.toml")
     differences = {
@@ -171,7 +186,10 @@ def test_every_key_of_the_config_is_documented() -> None:
     assert set(app) | {"name", "source", *shown["defaults"]} == _names(App)
     assert set(account) == _names(Account)
     assert set(account["kv"]) == _names(KvQuota)
-    assert set(shown["channels"]["phone"]) | {"name"} == _names(Channel)
+    common = _names(Channel) - {"name", *CHANNEL_SIDES}
+    assert set(shown["channels"]["phone"]) == common
+    assert set(shown["channels"]["bulk"]) == common - {"tokens"} | _names(AmqpSide)
+    assert set(shown["channels"]["partner"]) == common | _names(HttpSide)
 
 
 def _names(of: type) -> set[str]:

@@ -212,13 +212,37 @@ tokens = ["abc"]
         ),
         (
             '[channels.x]\ntype = "carrier"',
-            '2: channels.x.type: expected "websocket", got "carrier"',
+            '2: channels.x.type: expected "websocket" or "amqp" or "http", got "carrier"',
         ),
         (
             '[channels.x]\ntokens = ["secret"]',
             "2: channels.x.tokens.0: expected the SHA-256 of a token",
         ),
         ('[channels."x:y"]', "1: channels.x:y: the name"),
+        ('[channels.x]\ntype = "amqp"', "1: channels.x: the key `name` is missing"),
+        (
+            '[channels.x]\ntype = "amqp"\nname = "x"\nprefetch = 65536',
+            "4: channels.x.prefetch: expected at most 65535, got 65536",
+        ),
+        (
+            '[channels.x]\ntype = "amqp"\nname = "x"\nurl = ["amqp://a", "amqp://a/b/c"]',
+            (
+                '4: channels.x.url.1: expected a URL such as "amqp://USER:PASSWORD@HOST/VHOST",'
+                ' got "amqp://a/b/c": expected only a vhost after the host'
+            ),
+        ),
+        (
+            '[channels.x]\ntype = "amqp"\nname = "x"\ntokens = []',
+            "4: channels.x.tokens: unknown key `tokens`; known: type, app, transport_type, name,",
+        ),
+        (
+            '[channels.x]\ntype = "http"\nurl = "amqp://a"',
+            (
+                '3: channels.x.url: expected a URL such as "http://junebug:8080/channels/ID",'
+                ' got "amqp://a": it is neither http nor https'
+            ),
+        ),
+        ("[channels.x]\nprefetch = 1", "2: channels.x.prefetch: unknown key `prefetch`; known: "),
     ],
 )
 def test_each_kind_of_mistake_has_its_message(folder: Path, text: str, expected: str) -> None:
