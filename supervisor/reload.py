@@ -17,6 +17,7 @@ from .config.model import Breakage
 from .config.plan import RESTART, plan
 from .errors import CannotStart
 from .gateway import Gateway
+from .gateway.channels import Channels
 from .host.systemd import Systemd
 from .jail.walls import Walls
 from .observe import Reloaded
@@ -41,6 +42,7 @@ class Reloadable(Protocol):
     dispatcher: Dispatcher
     search: Search
     gateway: Gateway
+    channels: Channels
     prometheus: Prometheus
     systemd: Systemd
     is_draining: bool
@@ -125,7 +127,9 @@ class Reloads:
         service.dispatcher.recovery.attempts = new.journal.attempts
         service.dispatcher.update(programs)
         service.search.settings = new.search
-        service.gateway.drop_channels(set(new.channels))
+        websocket = {name for name, one in new.channels.items() if one.type == "websocket"}
+        service.gateway.drop_channels(websocket)
+        service.channels.follow(new.channels)
 
 
 class Broken(Exception):

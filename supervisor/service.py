@@ -16,6 +16,7 @@ from resources.contract import Resource
 from resources.fence import keep_running
 
 from .admin.app import AdminServices, HasRoutes, admin_app
+from .admin.channels import ChannelsAdmin
 from .admin.console import ConsoleAdmin
 from .admin.contacts import ContactsAdmin
 from .admin.dead_letters import DeadLettersAdmin
@@ -31,8 +32,9 @@ from .config.tls import server_context
 from .conversation_metrics import ConversationReporter
 from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
-from .gateway.connection import Services
+from .gateway.channels import Channels, open_channels
 from .gateway.delivery import open_deliveries
+from .gateway.intake import Services
 from .host import oom
 from .host.process import hide_memory
 from .host.systemd import Systemd
@@ -65,7 +67,9 @@ log = logging.getLogger(__name__)
 
 @define(eq=False, kw_only=True)
 class Service:
-    """A running jsbox. Made by `open_service`; `gateway` and `admin_port` are set last."""
+    """A running jsbox. Made by `open_service`; `gateway`, `channels` and `admin_port` are set
+    last.
+    """
 
     config: Config
     read_config: Callable[[], Config]
@@ -83,6 +87,7 @@ class Service:
     disk: Disk
     loop_lag: LoopLag
     gateway: Gateway = field(init=False)
+    channels: Channels = field(init=False)
     admin_port: int = field(default=0, init=False)
     is_draining: bool = field(default=False, init=False)
     reloads: Reloads = field(init=False)
@@ -157,6 +162,8 @@ class Service:
             search_problem=self.search.problem,
             lag=lambda: self.loop_lag.seconds,
             dead_letters=self.dispatcher.box.counts,
+            channels=lambda: self.config.channels,
+            channel_state=self.channels.state,
         )
 
     def _moment(self) -> Moment:
@@ -167,7 +174,7 @@ class Service:
             redis=self.stores.redis,
             graphite=self.stores.graphite,
             logbook=self.stores.logbook,
-            gateway=self.gateway,
+            channel_state=self.channels.state,
             deliveries=self.deliveries,
             room=self.disk.room,
             dead_letters=self.dispatcher.box.counts,
@@ -183,6 +190,9 @@ class Service:
             RunsAdmin(self.history, lambda: self.config.apps),
             DeadLettersAdmin(self.dispatcher.box, self.dispatcher),
             ConsoleAdmin(lambda: self.gateway_url),
+            ChannelsAdmin(
+                lambda: self.config.channels, self.channels.state, self.deliveries.unacked
+            ),
         ]
         return AdminServices(
             programs=lambda: self.dispatcher.programs,
@@ -192,7 +202,7 @@ class Service:
             reload=self.reload,
             metrics=self.metrics,
             health=self._health(),
-            connections=self.gateway.connections,
+            connections=self.channels.connections,
         )
 
     def gateway_services(self) -> Services:
@@ -361,6 +371,8 @@ async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
     listeners = await listen("listen.gateway", listen_at.gateway, systemd)
     opening = open_gateway(service.gateway_services(), listeners, context)
     service.gateway = await stack.enter_async_context(opening)
+    channels = open_channels(service.gateway_services(), service.gateway.connections)
+    service.channels = await stack.enter_async_context(channels)
     admin = admin_app(service.admin_services(), listen_at.admin_tokens)
     listeners = await listen("listen.admin", listen_at.admin, systemd)
     service.admin_port = await stack.enter_async_context(

@@ -16,19 +16,13 @@ from resources.stores.logbook import Logbook
 from resources.stores.redis import Redis
 from resources.stores.room import Room
 
+from ..channel_state import ChannelState
 from ..config import Config
 from ..host.slices import Slices
 from ..runs.dispatcher import Dispatcher
 from ..sandboxes.limit_usage import limit_of
 from ..sandboxes.pool import Pool
 from .bodies import off_loop
-
-
-class HasConnections(Protocol):
-    """The gateway."""
-
-    def connections(self, channel: str) -> int:
-        """How many clients a channel has."""
 
 
 class HasUnacked(Protocol):
@@ -48,7 +42,7 @@ class Moment:
     redis: Redis
     graphite: Graphite
     logbook: Logbook
-    gateway: HasConnections
+    channel_state: Callable[[str], ChannelState]
     deliveries: HasUnacked
     room: Room
     dead_letters: Callable[[], Mapping[str, int]]  # by app
@@ -184,11 +178,29 @@ class Moment:
             "Outbound messages handed out and not acknowledged",
             labels=("channel",),
         )
-        for name in list(self.config().channels):
+        up = GaugeMetricFamily(
+            "jsbox_channel_up", "1 if messages come and go on a channel", labels=("channel",)
+        )
+        made = CounterMetricFamily(
+            "jsbox_channel_connections",
+            "Connections that jsbox made for a channel",
+            labels=("channel",),
+        )
+        returned = CounterMetricFamily(
+            "jsbox_channel_returned",
+            "Outbound messages that the other side did not take; they are sent again",
+            labels=("channel",),
+        )
+        for name, channel in list(self.config().channels.items()):
             await slices.rest()
-            connections.add_metric((name,), self.gateway.connections(name))
+            state = self.channel_state(name)
+            connections.add_metric((name,), state.connections)
             unacked.add_metric((name,), self.deliveries.unacked(name))
-        return [connections, unacked]
+            up.add_metric((name,), float(state.state == "up"))
+            if channel.type != "websocket":
+                made.add_metric((name,), state.made)
+                returned.add_metric((name,), state.returned)
+        return [connections, unacked, up, made, returned]
 
 
 async def scrape(registry: CollectorRegistry, moment: Moment) -> bytes:

@@ -13,7 +13,8 @@ from attrs import frozen
 
 from resources.stores.redis import Redis
 
-from ..config.model import App
+from ..channel_state import ChannelState
+from ..config.model import App, Channel
 from ..host.slices import in_slices
 from ..runs.dispatcher import Dispatcher
 from ..sandboxes.pool import Pool
@@ -57,6 +58,8 @@ class Health:
     search_problem: Callable[[], str]
     lag: Callable[[], float]
     dead_letters: Callable[[], Mapping[str, int]]  # by app
+    channels: Callable[[], Mapping[str, Channel]]
+    channel_state: Callable[[str], ChannelState]
 
     async def checks(self) -> list[Check]:
         """Make all the checks."""
@@ -69,6 +72,7 @@ class Health:
             Check("search", self.search_problem(), is_fatal=False),
             self._loop(),
             *apps,
+            *self._channels(),
             *self._dead_letters(),
         ]
 
@@ -86,6 +90,19 @@ class Health:
         lag = self.lag()
         problem = f"the supervisor's loop is {lag:.1f} s late" if lag > LAG_LATE else ""
         return Check("loop", problem, is_fatal=False)
+
+    def _channels(self) -> list[Check]:
+        """The channels that jsbox itself keeps connected: the others have no state of their own."""
+        return [
+            Check(
+                f"channel {name}",
+                self.channel_state(name).problem,
+                is_fatal=False,
+                app=channel.app or None,
+            )
+            for name, channel in self.channels().items()
+            if channel.type != "websocket"
+        ]
 
     def _dead_letters(self) -> list[Check]:
         """A person should look at these; messages are still taken and answered."""

@@ -79,15 +79,19 @@ def harmless(text: str) -> str:
 @config_option
 @json_option
 def ps(config_file: Path, as_json: bool) -> None:
-    """Show the sandbox processes, and the apps that do not run."""
+    """Show the sandbox processes, the apps that do not run, and the channels that jsbox keeps
+    connected.
+    """
     with admin_client(load_or_exit(config_file)) as client:
         body = json_of(client.get("/v1/sandboxes"))
         apps = json_of(client.get("/v1/apps"))["apps"]
+        channels = json_of(client.get("/v1/channels"))["channels"]
     body["not_running"] = [
         {key: one[key] for key in ("name", "state", "last")}
         for one in apps
         if one["state"] != "running"
     ]
+    body["channels"] = [one for one in channels if one["type"] != "websocket"]
     if as_json:
         print_json(body)
         return
@@ -100,6 +104,9 @@ def ps(config_file: Path, as_json: bool) -> None:
         )
     for one in body["not_running"]:
         click.echo(f"{one['name']:20} {one['state']}: {harmless(one['last'].split(chr(10))[0])}")
+    for one in body["channels"]:
+        problem = f": {harmless(one['problem'])}" if one["problem"] else ""
+        click.echo(f"{one['name']:20} {one['type']} {one['state']}{problem}")
 
 
 @click.command()

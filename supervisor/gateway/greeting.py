@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from ..config.model import Channel
 from ..ports.accepting import is_loopback
 from . import frames
-from .connection import Connection, Refusal, Services
+from .connection import Connection, Refusal
+from .intake import Services
 from .socket import Request, ServerSocket, TooBig, Violation
 
 HELLO_SECONDS = 5.0  # from accept to hello
@@ -30,6 +31,9 @@ async def greet(
     channel = services.channels().get(hello.channel)
     if channel is None:
         raise Refusal(frames.CODE_CHANNEL, "channel", f"there is no channel {hello.channel!r}")
+    if channel.type != "websocket":
+        detail = f"channel {channel.name} is of type {channel.type}, so no client may use it"
+        raise Refusal(frames.CODE_CHANNEL, "channel", detail)
     if channel.tokens:
         _check_token(_bearer(request) or hello.token, channel)
     else:

@@ -17,11 +17,21 @@ WINDOW_SIZE = 8 << 20
 
 
 class Receiver(Protocol):
-    """A connection that takes what goes out on its channel."""
+    """A connection that takes what goes out on its channel.
+
+    Attributes:
+        window: Parcels that it holds unacknowledged at a time.
+        outcomes: Whether it wants to know how runs ended.
+        only_own: It takes nothing but replies to what it brought.
+        repeats: Whether a parcel is handed out again when it is not acknowledged in
+            `gateway.ack_timeout`. If not, it must be acknowledged some time, or the connection be
+            detached.
+    """
 
     window: int
     outcomes: bool
     only_own: bool
+    repeats: bool
 
     @property
     def is_free(self) -> bool:
@@ -29,8 +39,15 @@ class Receiver(Protocol):
         `Outlet.wake` is called.
         """
 
+    def deliver(self, delivery: int, attempt: int, message: bytes) -> None:
+        """Take a parcel: its number, how often it was handed out with this time, and its JSON text.
+        Must not wait. `Outlet.acknowledge` says that the other side has it.
+        """
+
     def push(self, frame: bytes) -> None:
-        """Queue a frame to the client; never waits."""
+        """Take the outcome of a run, as a frame of the WebSocket protocol; only if `outcomes`. Must
+        not wait.
+        """
 
 
 @define(eq=False)

@@ -24,7 +24,6 @@ from resources.stores.redis import StoreError
 
 from ..observe import Delivered, Observer
 from ..runs.jobs import Then, nothing
-from . import frames
 from .acknowledged import Acknowledged
 from .attempts import Attempts
 from .lines import Item, Line, Notice, Receiver, Taker
@@ -349,9 +348,11 @@ class Outlet:
         if not self._unacked:
             self.wake()  # the task must begin to look at the clock
         attempt = item.attempt + 1
-        taker.receiver.push(frames.outbound(item.number, attempt, item.parcel.message))
+        taker.receiver.deliver(item.number, attempt, item.parcel.message)
         wait = self._ack_timeout * 2 ** min(attempt - 1, 10)
         wait = min(wait, max(REPEAT_MAX, self._ack_timeout))
+        if not taker.receiver.repeats:
+            wait = float("inf")
         item.attempt, item.holder, item.due = attempt, taker, trio.current_time() + wait
         if taker.receiver not in item.had:
             item.had = (*item.had[1 - HAD_MAX :], taker.receiver)

@@ -17,7 +17,8 @@ from resources.fence import fence
 
 from ..ports.accepting import Bounds, Door, Visit, affordable
 from . import frames, greeting
-from .connection import Connection, Refusal, Services
+from .connection import Connection, Refusal
+from .intake import Services
 from .socket import Closed, ServerSocket
 
 PATH = "/v1"
@@ -66,7 +67,9 @@ class Gateway:
             await self._left.park()
 
     def drop_channels(self, known: set[str]) -> None:
-        """Close the connections of channels that are not `known`: a reload removed them."""
+        """Close the connections of channels that are not `known`: a reload removed them, or gave
+        them another type.
+        """
         for connection in list(self._connections):
             if connection.channel.name not in known:
                 detail = f"channel {connection.channel.name} is no longer configured"

@@ -16,6 +16,7 @@ from resources.stores.identity import MessageIds, Sender
 from resources.stores.outbox import Outbox
 from resources.stores.redis import Redis
 from resources.stores.statistics import Statistics
+from supervisor.gateway import frames
 from supervisor.gateway.outlet import Outlet
 from supervisor.observe import ignore
 
@@ -32,7 +33,11 @@ class Gate:
     outcomes: bool = True
     only_own: bool = False
     is_free: bool = True
+    repeats: bool = True
     frames: list[Any] = field(factory=list)
+
+    def deliver(self, delivery: int, attempt: int, message: bytes) -> None:
+        self.push(frames.outbound(delivery, attempt, message))
 
     def push(self, frame: bytes) -> None:
         self.frames.append(json.loads(frame))

@@ -20,6 +20,7 @@ from resources.messages import send
 from resources.stores.identity import Sender
 from supervisor.gateway import connection, greeting
 from supervisor.gateway.connection import Connection
+from supervisor.gateway.intake import Intake
 from supervisor.gateway.socket import STUFFED
 from supervisor.ports import accepting
 from supervisor.service import Service
@@ -111,9 +112,14 @@ async def test_an_error_of_ours_closes_that_connection_alone(
     """In a handler, in a timer, in the greeting: 1011, logged once, counted."""
     before = tally["gateway"]
     async with connect(service.gateway_url) as other:
-        for name in ("_entry", "_write", "_ping", "_take_in"):
+        for kind, name in (
+            (Intake, "offer"),
+            (Connection, "_write"),
+            (Connection, "_ping"),
+            (Intake, "run"),
+        ):
             with monkeypatch.context() as patch:
-                patch.setattr(Connection, name, lambda *_: 1 / 0)
+                patch.setattr(kind, name, lambda *_: 1 / 0)
                 async with connect(service.gateway_url, None) as client:
                     await client.send(HELLO)
                     with suppress(ConnectionClosed):

@@ -12,7 +12,7 @@ from attrs import define, evolve, field
 
 from resources.fence import tally
 from resources.stores.redis import StoreRefused
-from supervisor.gateway import connection
+from supervisor.gateway import intake
 from supervisor.service import Service
 
 from ...gateway_client import connect
@@ -56,7 +56,7 @@ async def test_a_journal_that_never_answers_does_not_hold_a_client_for_ever(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message is rejected, to be sent again; and it may leave."""
-    monkeypatch.setattr(connection, "JOURNAL_SECONDS", 0.3)
+    monkeypatch.setattr(intake, "JOURNAL_SECONDS", 0.3)
     slow = SlowJournal(service.stores.journal)
     service.gateway.services = evolve(service.gateway.services, journal=slow)
     async with connect(service.gateway_url) as client:
@@ -111,8 +111,8 @@ async def test_messages_in_progress_are_bounded_in_bytes(
     """Messages that wait for the journal stop the reading; past a bound of bytes in progress they
     are rejected, whatever credit is left.
     """
-    monkeypatch.setattr(connection, "WORK_MAX", 2000)
-    monkeypatch.setattr(connection, "HELD_MAX", 15_000)
+    monkeypatch.setattr(intake, "WORK_MAX", 2000)
+    monkeypatch.setattr(intake, "HELD_MAX", 15_000)
     slow = SlowJournal(service.stores.journal)
     service.gateway.services = evolve(service.gateway.services, journal=slow)
     async with connect(service.gateway_url) as client:
@@ -121,10 +121,10 @@ async def test_messages_in_progress_are_bounded_in_bytes(
             await client.send({"type": "inbound", "id": str(n), "msg": msg})
         await slow.asked.wait()
         (ours,) = service.gateway._connections
-        assert ours._work_size < 2000 + 7000
+        assert ours._intake.work_size < 2000 + 7000
         slow.go_on.set()
         answers = [await client.expect_that(lambda f, n=n: f.get("id") == str(n)) for n in range(3)]
         assert {frame["type"] for frame in answers[:2]} == {"accepted"}
         for n in range(2):
             await client.expect("outcome", message_id=f"m{n}")
-        await eventually(lambda: ours._held == 0)
+        await eventually(lambda: ours._intake.held == 0)
