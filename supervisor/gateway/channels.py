@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 import trio
-from attrs import define, field
+from attrs import define, field, frozen
 
 from resources.fence import keep_running
 
@@ -42,7 +42,22 @@ class Link(Protocol):
 
 def make_link(services: Services, channel: Channel) -> Link:  # noqa: ARG001  # types come next
     """Make the link of a channel whose type has one; each type is imported here, when needed."""
-    raise ValueError(f"channel {channel.name}: type {channel.type} has no link")
+    return _NotServed(channel)
+
+
+@frozen
+class _NotServed:
+    """The link of a channel whose type is not served yet."""
+
+    channel: Channel
+
+    async def run(self) -> None:
+        await trio.sleep_forever()
+
+    @property
+    def state(self) -> ChannelState:
+        problem = f"type {self.channel.type} is not served yet"
+        return ChannelState("down", problem=problem)
 
 
 @define(eq=False)
