@@ -211,7 +211,7 @@ def import_all() -> None:
         "load.server",
         "tools.replay",
         "tools.backup",
-        "tools.migrate_config",
+        "tools.vxsandbox",
         "tools.doctor",
         "client.phone",
     ):

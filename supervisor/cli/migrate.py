@@ -32,22 +32,57 @@ def migrate() -> None:
     help="The container's environment, whose VUMI_OPT_... are options.",
 )
 @click.option(
+    "--map",
+    "maps",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="A path of the container, and where it is here: /config=./config. May be repeated.",
+)
+@click.option(
+    "--modules-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The app's node_modules (default: the folder of that name beside the app).",
+)
+@click.option("--transport-type", help="Of messages that the app sends: ussd, sms, ...")
+@click.option("--amqp", "broker", metavar="URL", help="RabbitMQ, if not as in the environment.")
+@click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the config there, and check it.",
 )
-def vxsandbox(*, file: Path, name: str | None, env_file: Path | None, output: Path | None) -> None:
+def vxsandbox(
+    *,
+    file: Path,
+    name: str | None,
+    env_file: Path | None,
+    maps: tuple[str, ...],
+    modules_dir: Path | None,
+    transport_type: str | None,
+    broker: str | None,
+    output: Path | None,
+) -> None:
     """Convert the YAML of a worker to a jsbox.toml, and report every decision.
 
+    Relative paths of the worker are taken from the folder of the output, then from that of FILE.
     An unknown key is an error: the exit code is then 3, and nothing is written.
     """
-    from ..tools.migrate_config import CannotMigrate, read_env
-    from ..tools.migrate_config import migrate as convert
+    from ..tools.vxsandbox import CannotMigrate, Options, Places, read_env, valid_name
+    from ..tools.vxsandbox import migrate as convert
 
+    folder = Path() if output is None else output.parent
+    pairs = [_pair(one) for one in maps]
     try:
         environment = read_env(env_file.read_text("utf-8-sig")) if env_file is not None else {}
-        migrated = convert(file.read_text("utf-8-sig"), name or file.stem, environment)
+        options = Options(
+            name=name or valid_name(file.stem),
+            environment=environment,
+            places=Places(folder, file.parent, tuple(pairs)),
+            modules_dir=modules_dir,
+            transport_type=transport_type,
+            broker=broker,
+        )
+        migrated = convert(file.read_text("utf-8-sig"), options)
     except CannotMigrate as error:
         for line in str(error).splitlines():
             click.echo(f"{file}: {line}", err=True)
@@ -62,6 +97,13 @@ def vxsandbox(*, file: Path, name: str | None, env_file: Path | None, output: Pa
     output.write_text(migrated.text, "utf-8")
     click.echo(f"written: {output}")
     load_or_exit(output)
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    old, sign, new = text.partition("=")
+    if not sign or not old or not new:
+        raise click.BadParameter(f"expected OLD=NEW, got {text!r}", param_hint="--map")
+    return old, Path(new)
 
 
 @migrate.command()

@@ -22,7 +22,7 @@ from .found import Found, look, token_problems
 from .locate import Path
 from .model import App, Channel, Config, Limits, Listen
 from .node import BESIDE_HEAP, BUILTINS, LEAST_FILES, LEAST_HEAP, LEAST_STACK, MOST_STACK
-from .requires import BUNDLED
+from .requires import is_available
 from .tls import server_context
 from .units import Address, show
 from .urls import REDIS_KINDS, origin_problem, proxy_problem, redis_problem
@@ -216,11 +216,7 @@ def _modules_dir(folder: FilePath | None) -> str | None:
 
 
 def _module(name: str, modules_dir: FilePath | None) -> str | None:
-    package = "/".join(name.split("/")[: 2 if name.startswith("@") else 1])
-    places = [place for place in (modules_dir, BUNDLED) if place is not None]
-    if name in BUILTINS or (
-        package.strip(".") and any((place / package).exists() for place in places)
-    ):
+    if is_available(name, modules_dir):
         return None
     given = ", ".join(BUILTINS)
     return (

@@ -58,6 +58,19 @@ def _calls(source: str) -> Iterator[str]:
                 unclosed[quote] = end
 
 
+def is_available(name: str, modules_dir: Path | None) -> bool:
+    """Whether apps may have a module: Node's own, bundled, or in `modules_dir`."""
+    package = _package(name)
+    places = [place for place in (modules_dir, BUNDLED) if place is not None]
+    return name in BUILTINS or bool(
+        package.strip(".") and any((place / package).exists() for place in places)
+    )
+
+
+def _package(name: str) -> str:
+    return "/".join(name.split("/")[: 2 if name.startswith("@") else 1])
+
+
 def unmet(app: App) -> Iterator[str]:
     """A sentence for each name that an app requires and will get null for."""
     for name in required(app.source):
@@ -73,7 +86,7 @@ def _remedy(app: App, name: str) -> str:
         return "apps cannot have this module of Node's"
     if name.startswith((".", "/")):
         return "an app is one file: put that file into it, with a bundler"
-    package = "/".join(name.split("/")[: 2 if name.startswith("@") else 1])
+    package = _package(name)
     if (BUNDLED / package).is_dir() or (app.modules_dir and (app.modules_dir / package).is_dir()):
         return f'add "{name}" to its modules'
     if app.modules_dir is None:

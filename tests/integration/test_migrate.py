@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import redis
 import trio
 
 from supervisor.config import load
-from supervisor.tools.migrate_config import CannotMigrate, migrate, read_env
 
 from ..gateway_client import connect
 from ..programs import jsbox, serve
@@ -105,7 +103,11 @@ def test_a_worker_becomes_a_config_that_loads(tmp_path: Path) -> None:
     )
     assert config.account("sandbox1").kv.keys_hard == 550000
     assert app.endpoints == {"default": "jsbox_public_ussd"}
-    assert config.channels["jsbox_public_ussd"].app == "public"
+    channel = config.channels["jsbox_public_ussd"]
+    assert (channel.app, channel.type) == ("public", "amqp")
+    assert channel.amqp is not None
+    assert channel.amqp.name == "jsbox_public_ussd"
+    assert channel.amqp.url == ("amqp://guest:guest@rabbit/%2F",)
 
 
 def test_what_is_not_known_is_refused_whole(tmp_path: Path) -> None:
@@ -130,84 +132,6 @@ def test_what_is_not_known_is_refused_whole(tmp_path: Path) -> None:
     ):
         assert f"w.yaml: {name}: " in done.stderr
     assert not (tmp_path / "w.toml").exists()
-
-
-@pytest.mark.parametrize("text", ["a: [", "- a list", "", "app_context: '{require: evil}'"])
-def test_what_is_no_worker_says_so(text: str) -> None:
-    """YAML that does not parse, another shape, or a context that is not the one that is known."""
-    with pytest.raises(CannotMigrate):
-        migrate(text, "x", {})
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [
-        ("timeout: soon", "timeout: expected a whole number of 1 or more, got 'soon'"),
-        ("recv_limit: -5", "recv_limit: expected a whole number of 1024 or more, got -5"),
-        ("rlimits: [1]", "rlimits: expected a mapping, got [1]"),
-        ("rlimits: {RLIMIT_CPU: lots}", "rlimits.RLIMIT_CPU: expected [soft, hard], got 'lots'"),
-        ("sandbox: all", "sandbox: expected a mapping, got 'all'"),
-        ("sandbox: {http: 5}", "sandbox.http: expected a mapping, got 5"),
-        ("sandbox: {config: {keys: [a]}}", "sandbox.config.keys: expected a mapping, got ['a']"),
-        (
-            "sandbox: {kv: {keys_per_user: many}}",
-            "sandbox.kv.keys_per_user: expected a whole number of 1 or more, got 'many'",
-        ),
-        (
-            "sandbox: {outbound: {allowed_helper_metadata: 7}}",
-            "sandbox.outbound.allowed_helper_metadata: expected a list, got 7",
-        ),
-        ("send_to: x", "send_to: expected a mapping, got 'x'"),
-        ("middleware: x", "middleware: expected a list, got 'x'"),
-        (
-            "messages_per_process: 0",
-            "messages_per_process: expected a whole number of 1 or more, got 0",
-        ),
-    ],
-)
-def test_a_value_of_the_wrong_kind_is_named(line: str, said: str) -> None:
-    """Where, what was expected, and what was there."""
-    with pytest.raises(CannotMigrate) as caught:
-        migrate(f"javascript_file: a.js\n{line}\n", "x", {})
-    assert str(caught.value) == said
-
-
-def test_the_size_of_the_pool_is_kept() -> None:
-    """And what is decided is one line each, whatever the names are."""
-    made = migrate(
-        (
-            'javascript_file: a.js\nsandbox_id: "a\\nb = 1"\nmessages_per_process:'
-            " 1\nmax_sandboxes: 3\n"
-        ),
-        "x",
-        {},
-    )
-    parsed = tomllib.loads(made.text)
-    assert parsed["apps"]["x"]["pool"] == {"max_messages": 1, "max_processes": 3}
-    assert parsed.keys() == {"version", "accounts", "apps", "channels"}
-
-
-def test_the_text_is_toml_whatever_the_names_are() -> None:
-    """Quotes, dots and letters beyond ASCII in keys and values."""
-    made = migrate(
-        (
-            'javascript_file: "a\\"b.js"\nsandbox: {config: {keys: {"translation.fr_é": "x'
-            ' y.json"}}}\n'
-        ),
-        "my app.é",
-        {},
-    )
-    parsed = tomllib.loads(made.text)
-    assert parsed["apps"]["my app.é"]["config"] == {"translation.fr_é": {"file": "x y.json"}}
-
-
-def test_an_env_file_is_read_as_docker_does() -> None:
-    """Comments, quotes and `export` are no part of the values."""
-    assert read_env("# c\nA=1\nexport B='two words'\n\nC=a=b\n") == {
-        "A": "1",
-        "B": "two words",
-        "C": "a=b",
-    }
 
 
 @pytest.fixture

@@ -4,16 +4,21 @@ reason, or refused.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-import yaml
 from attrs import define, field, frozen
 
-from ..config.model import Limits
-from ..config.node import BESIDE_HEAP, LEAST_FILES, MOST_STACK
+from supervisor.config.model import Limits
+from supervisor.config.node import BESIDE_HEAP, LEAST_FILES, MOST_STACK
+
+from .decisions import CannotMigrate, Decisions, shown
+from .files import Places, keep_available, read_source
+from .reading import read_yaml
+from .transports import Channels, broker_url, convert_transports, valid_name
+from .writing import table
 
 MIB = 1 << 20
 OPTION = "VUMI_OPT_"  # the prefix of variables that the old container images turn into options
@@ -26,8 +31,8 @@ DROPPED = {
     "env": "a sandbox has no environment (timezone sets TZ)",
     "logging_resource": "logs are always there: jsbox logs",
     "amqp_prefetch_count": (
-        "gateways have credit instead; an app runs pool.max_processes messages at a time,"
-        " and one per user"
+        "prefetch stays 200: a message is acknowledged once it is in the journal; an app runs"
+        " pool.max_processes messages at a time, and one per user"
     ),
     "sentry_dsn": "errors are in the app's log, with their stack",
 }
@@ -44,10 +49,6 @@ CONTEXT = re.compile(
 )
 
 
-class CannotMigrate(Exception):
-    """The config cannot be converted; the text names every unknown key, one a line."""
-
-
 @frozen
 class Migrated:
     """The text of a jsbox.toml, and the decisions made, one a line."""
@@ -56,98 +57,125 @@ class Migrated:
     decisions: tuple[str, ...]
 
 
-def read_env(text: str) -> dict[str, str]:
-    """Read `NAME=value` lines, the format of docker's --env-file."""
-    found = {}
-    for line in text.splitlines():
-        name, sign, value = line.strip().partition("=")
-        if sign and not name.startswith("#"):
-            found[name.removeprefix("export ").strip()] = value.strip().strip("\"'")
-    return found
+@frozen(kw_only=True)
+class Options:
+    """What the command line says about a worker.
 
-
-def migrate(text: str, name: str, environment: Mapping[str, str]) -> Migrated:
-    """Convert the config of a worker.
-
-    Args:
-        text: The worker's YAML.
+    Attributes:
         name: The name for the app.
         environment: Of the worker's container, where VUMI_OPT_SOME_KEY is the option some_key.
+        places: Where its files are.
+        modules_dir: The app's node_modules; None: the folder of that name beside the app.
+        transport_type: Of messages that its apps send.
+        broker: The URL of RabbitMQ, instead of what the config or the environment says.
+    """
+
+    name: str
+    environment: Mapping[str, str] = field(factory=dict)
+    places: Places = field(factory=Places)
+    modules_dir: Path | None = None
+    transport_type: str | None = None
+    broker: str | None = None
+
+
+def migrate(text: str, options: Options) -> Migrated:
+    """Convert the config of a worker. Takes bounded time, whatever the text is.
 
     Raises:
         CannotMigrate: It is not YAML, or has unknown keys.
     """
-    try:
-        old = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise CannotMigrate(f"it is not YAML: {error}") from error
-    if not isinstance(old, dict):
-        raise CannotMigrate("expected a YAML mapping, the config of a worker")
-    old = {str(key): value for key, value in old.items()}
+    old = read_yaml(text)
     old |= {
         key[len(OPTION) :].lower(): value
-        for key, value in environment.items()
+        for key, value in options.environment.items()
         if key.startswith(OPTION)
     }
-    worker = _Worker(name, old)
+    worker = _Worker(options, old)
     worker.convert()
-    if worker.unknown:
-        raise CannotMigrate("\n".join(worker.unknown))
-    return Migrated(worker.toml(), tuple(worker.decisions))
+    if worker.decisions.refused:
+        raise CannotMigrate("\n".join(worker.decisions.refused))
+    return Migrated(worker.toml(), tuple(worker.decisions.lines))
 
 
 @define
 class _Worker:
-    name: str
+    options: Options
     old: dict[str, Any]
-    decisions: list[str] = field(factory=list)
-    unknown: list[str] = field(factory=list)
+    decisions: Decisions = field(factory=Decisions)
     app: dict[str, Any] = field(factory=dict)
     account: dict[str, Any] = field(factory=dict)
     channels: dict[str, dict[str, Any]] = field(factory=dict)
+    sandbox_id: str = ""
+    source: str | None = None
+    modules_dir: Path | None = None
 
     def convert(self) -> None:
-        old = self.old
-        self.app = {
-            "account": str(old.pop("sandbox_id", self.name)),
-            "javascript": str(old.pop("javascript_file", "")),
-        }
-        self.say(
-            "sandbox_id",
-            f'account = "{self.app["account"]}": apps of one account share key-value store and'
-            " contacts, as those of one sandbox_id did",
-        )
-        if not self.app["javascript"]:
-            self.unknown.append("javascript_file is missing: there is no app")
+        old, name = self.old, self.options.name
+        self.javascript(self.text("sandbox_id", name), self.text("javascript_file"))
         self.limits()
         self.sandbox(self.mapping("sandbox", old.pop("sandbox", None)))
-        self.context(str(old.pop("app_context", "") or ""))
+        self.context(self.text("app_context"))
         self.transports()
         self.middleware(old.pop("middleware", None) or [])
         for key, value in old.items():
             if key in DROPPED:
                 self.say(key, f"dropped: {DROPPED[key]}")
             else:
-                self.unknown.append(f"{key}: not known ({json.dumps(value, default=str)[:80]})")
+                self.refuse(key, f"not known ({shown(value)})")
+
+    def javascript(self, sandbox_id: str, file: str) -> None:
+        account = valid_name(sandbox_id)
+        self.app = {"account": account, "javascript": file}
+        self.sandbox_id = sandbox_id
+        self.say(
+            "sandbox_id",
+            f'account = "{account}": apps of one account share key-value store and'
+            " contacts, as those of one sandbox_id did",
+        )
+        if not file:
+            self.refuse("javascript_file", "missing: there is no app")
+            return
+        places = self.options.places
+        found = places.find(file)
+        self.app["javascript"] = places.locate("javascript_file", file, self.decisions)
+        self.source = read_source(found)
+        self.modules_dir = self.options.modules_dir
+        if self.modules_dir is None and (found.parent / "node_modules").is_dir():
+            self.modules_dir = found.parent / "node_modules"
+        if self.modules_dir is not None:
+            self.app["modules_dir"] = places.written(self.modules_dir)
+            self.say("modules_dir", f"{self.app['modules_dir']}: its versions win")
 
     def say(self, key: str, text: str) -> None:
-        # one line, whatever the YAML has
-        self.decisions.append(" ".join(f"{key}: {text}".split()))
+        self.decisions.say(key, text)
+
+    def refuse(self, key: str, text: str) -> None:
+        self.decisions.refuse(key, text)
+
+    def text(self, key: str, default: str = "") -> str:
+        """Take a text out of the old config."""
+        value = self.old.pop(key, None)
+        if value is None:
+            return default
+        if isinstance(value, str | int | float) and not isinstance(value, bool):
+            return shown(value) if not isinstance(value, str) else value
+        self.refuse(key, f"expected a text, got {shown(value)}")
+        return default
 
     def number(self, key: str, value: Any, least: int = 1) -> int:
         """Check a whole number of the old config; those from the environment are texts."""
         try:
             found = int(str(value))
-        except ValueError:
+        except (ValueError, OverflowError):
             found = least - 1
-        if found < least:
-            self.unknown.append(f"{key}: expected a whole number of {least} or more, got {value!r}")
+        if isinstance(value, bool) or found < least:
+            self.refuse(key, f"expected a whole number of {least} or more, got {shown(value)}")
         return max(found, least)
 
     def mapping(self, key: str, value: Any) -> dict[str, Any]:
         """Check a mapping of the old config; empty if it has none."""
         if value is not None and not isinstance(value, dict):
-            self.unknown.append(f"{key}: expected a mapping, got {value!r:.80}")
+            self.refuse(key, f"expected a mapping, got {shown(value)}")
             return {}
         return {str(name): item for name, item in (value or {}).items()}
 
@@ -184,8 +212,8 @@ class _Worker:
 
     def rlimit(self, key: str, soft: Any) -> None:
         limits = self.app["limits"]
-        if not isinstance(soft, int):
-            self.unknown.append(f"rlimits.{key}: expected [soft, hard], got {soft!r}")
+        if not isinstance(soft, int) or isinstance(soft, bool):
+            self.refuse(f"rlimits.{key}", f"expected [soft, hard], got {shown(soft)}")
         elif soft < 0:
             self.say(f"rlimits.{key}", "it was switched off; the default limit holds here")
         elif key == "RLIMIT_DATA":
@@ -211,7 +239,7 @@ class _Worker:
         elif key in JAILS_OWN:
             self.say(f"rlimits.{key}", "dropped: the jail sets it (limits.memory is what counts)")
         else:
-            self.unknown.append(f"rlimits.{key}: not known")
+            self.refuse(f"rlimits.{key}", "not known")
 
     def sandbox(self, resources: Mapping[str, Any]) -> None:
         converters: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -223,23 +251,31 @@ class _Worker:
         }
         for name, raw in resources.items():
             fields = self.mapping(f"sandbox.{name}", raw)
-            kind = str(fields.pop("cls", ""))
+            kind = fields.pop("cls", "")
             if name in converters:
                 converters[name](fields)
             elif name in {"log", "contacts", "groups", "optout", "messagestore"}:
                 fields.clear()
                 self.say(f"sandbox.{name}", "always there")
             else:
-                self.unknown.append(
-                    f"sandbox.{name}: there is no such resource here (cls {kind!r})"
+                self.refuse(
+                    f"sandbox.{name}", f"there is no such resource here (cls {shown(kind)})"
                 )
                 continue
-            self.unknown += [f"sandbox.{name}.{key}: not known" for key in fields]
+            for key in fields:
+                self.refuse(f"sandbox.{name}.{key}", "not known")
 
     def config(self, fields: dict[str, Any]) -> None:
         keys = self.mapping("sandbox.config.keys", fields.pop("keys", None))
-        self.app["config"] = {str(key): {"file": str(file)} for key, file in keys.items()}
-        self.say("sandbox.config", f"config, of files: {', '.join(map(str, keys)) or 'none'}")
+        self.say("sandbox.config", f"config, of files: {', '.join(keys) or 'none'}")
+        self.app["config"] = {}
+        for key, file in keys.items():
+            place = f"sandbox.config.keys.{key}"
+            if not isinstance(file, str) or not file or "\0" in file:
+                self.refuse(place, f"expected the path of a file, got {shown(file)}")
+                continue
+            path = self.options.places.locate(place, file, self.decisions)
+            self.app["config"][key] = {"file": path}
 
     def kv(self, fields: dict[str, Any]) -> None:
         quota = self.account.setdefault("kv", {})
@@ -252,11 +288,13 @@ class _Worker:
             quota["keys_soft"] = self.number("sandbox.kv.keys_per_user_soft", soft, 0)
         redis = self.mapping("sandbox.kv.redis_manager", fields.pop("redis_manager", None))
         prefix = redis.get("key_prefix", "") or "PREFIX"
+        host = redis.get("host")
+        url = f"redis://{host}:{redis.get('port', 6379)}/{redis.get('db', 0)}" if host else "URL"
         account = self.app["account"]
         self.say(
             "sandbox.kv",
             f"accounts.{account}.kv; the data: jsbox migrate kv {account}"
-            f" --redis URL --prefix {prefix} --sandbox-id {account}",
+            f" --redis {url} --prefix {prefix} --sandbox-id {self.sandbox_id}",
         )
 
     def http(self, fields: dict[str, Any]) -> None:
@@ -277,9 +315,8 @@ class _Worker:
     def outbound(self, fields: dict[str, Any]) -> None:
         allowed = fields.pop("allowed_helper_metadata", None)
         if allowed is not None and not isinstance(allowed, list):
-            self.unknown.append(
-                f"sandbox.outbound.allowed_helper_metadata: expected a list, got {allowed!r}"
-            )
+            key = "sandbox.outbound.allowed_helper_metadata"
+            self.refuse(key, f"expected a list, got {shown(allowed)}")
         elif allowed:
             self.app["allowed_helper_metadata"] = [str(key) for key in allowed]
         self.say("sandbox.outbound", "allowed_helper_metadata" if allowed else "always there")
@@ -298,55 +335,37 @@ class _Worker:
         if not text:
             return
         names = re.findall(r"""["']([@\w./-]+)["']""", text)
-        shape = CONTEXT.fullmatch(text)
+        # with single spaces the pattern takes linear time, whatever the text
+        shape = CONTEXT.fullmatch(re.sub(r"\s+", " ", text))
         if shape is None or not names:
-            self.unknown.append(
-                "app_context: expected {require: function (m) { if (['...'].indexOf(m) >= 0) ... },"
-                f" Buffer: Buffer}}, got {text[:120]!r}"
+            self.refuse(
+                "app_context",
+                "expected {require: function (m) { if (['...'].indexOf(m) >= 0) ... },"
+                f" Buffer: Buffer}}, got {shown(text)}",
             )
             return
-        self.app["modules"] = list(dict.fromkeys(names))
         self.app["globals"] = ["Buffer"] if shape[1] else []
-        self.say(
-            "app_context",
-            "modules and globals; install the app's packages beside it and set modules_dir,"
-            f" or the bundled toolkits are used: {', '.join(names)}",
+        modules_dir = self.modules_dir
+        self.app["modules"] = keep_available(
+            list(dict.fromkeys(names)), self.source, modules_dir, self.decisions
         )
+        toolkits = "" if modules_dir is not None else "; those that are bundled are used"
+        self.say("app_context", f"modules and globals: {', '.join(self.app['modules'])}{toolkits}")
 
     def transports(self) -> None:
-        old = self.old
-        named = [
-            old.pop(key)
-            for key in ("transport_name", "receive_inbound_connector", "receive_outbound_connector")
-            if key in old
-        ]
-        channels = list(dict.fromkeys(str(name) for name in named if name)) or [self.name]
-        endpoints = {"default": channels[0]}
-        for endpoint, target in self.mapping("send_to", old.pop("send_to", None)).items():
-            channel = (
-                str(target.get("transport_name", "") if isinstance(target, dict) else target)
-                or channels[0]
-            )
-            endpoints[str(endpoint)] = channel
-        if "static_tags" in old or "tag" in old:
-            self.say("static_tags", "dropped: endpoints name channels directly")
-            old.pop("static_tags", None)
-            old.pop("tag", None)
-        self.app["endpoints"] = endpoints
-        for channel in dict.fromkeys([*channels, *endpoints.values()]):
-            self.channels[channel] = {
-                "type": "websocket",
-                "app": self.name if channel in channels else "",
-            }
-        self.say(
-            "transport_name",
-            f"channels {', '.join(self.channels)}: over WebSocket (docs/gateway.md) instead of"
-            " AMQP; set transport_type and tokens",
+        broker = broker_url(self.old, self.options.environment, self.decisions)
+        channels = Channels(
+            self.options.name,
+            self.options.broker or broker,
+            self.options.transport_type,
+            self.decisions,
         )
+        self.app["endpoints"] = convert_transports(self.old, channels, self.decisions)
+        self.channels = channels.made
 
     def middleware(self, layers: Any) -> None:
         if not isinstance(layers, list):
-            self.unknown.append(f"middleware: expected a list, got {layers!r:.80}")
+            self.refuse("middleware", f"expected a list, got {shown(layers)}")
             return
         for layer in layers:
             for name in layer if isinstance(layer, dict) else {str(layer): None}:
@@ -354,37 +373,16 @@ class _Worker:
                 if name in CHECK_MIDDLEWARE:
                     self.say(f"middleware.{name}", f"dropped: {CHECK_MIDDLEWARE[name]}")
                 else:
-                    self.unknown.append(
-                        f"middleware.{name}: there is no middleware here;"
-                        " what it did belongs in the gateway or the app"
+                    self.refuse(
+                        f"middleware.{name}",
+                        "there is no middleware here; what it did belongs in the gateway or the"
+                        " app",
                     )
 
     def toml(self) -> str:
-        lines = ["version = 1", "", *(f"# {line}" for line in self.decisions), ""]
-        lines += _table(("accounts", self.app["account"]), self.account)
-        lines += _table(("apps", self.name), self.app)
+        lines = ["version = 1", "", *(f"# {line}" for line in self.decisions.lines), ""]
+        lines += table(("accounts", self.app["account"]), self.account)
+        lines += table(("apps", self.options.name), self.app)
         for name, channel in self.channels.items():
-            lines += _table(("channels", name), channel)
+            lines += table(("channels", name), channel)
         return "\n".join(lines).rstrip() + "\n"
-
-
-def _table(path: tuple[str, ...], values: Mapping[str, Any]) -> list[str]:
-    return [
-        f"[{'.'.join(_key(part) for part in path)}]",
-        *(f"{_key(key)} = {_value(value)}" for key, value in values.items() if value != {}),
-        "",
-    ]
-
-
-def _key(text: str) -> str:
-    return text if re.fullmatch(r"[A-Za-z0-9_-]+", text) else json.dumps(text)
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return (
-            "{ " + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + " }"
-        )
-    if isinstance(value, list):
-        return "[" + ", ".join(_value(item) for item in value) + "]"
-    return json.dumps(value, ensure_ascii=False)
