@@ -51,6 +51,7 @@ const heap = createHeap(host.execArgv, () => collectGarbage());
 let allowed = [];      // what require() gives; Node's own modules with and without `node:`
 const absent = new Set();   // names that require() gave null for
 const ABSENT_MAX = 100;
+const NO_HANDLER = 'the app sets no api.on_inbound_message, so nothing would handle a message';
 const early = [];      // console lines from before the first run
 const EARLY_MAX = 50;
 
@@ -256,12 +257,14 @@ function initialize(command) {
 }
 
 function startRun(command, text) {
+  // A message or an event; or a probe, which only loads the app: what the app asks goes nowhere.
+  const isProbe = command.cmd === 'inbound-probe';
   const values = config, entry = { run: command.run, realm: null, flushing: false };
   const realm = entry.realm = createRealm({
     run: command.run,
     nextId: () => ++lastId,
-    flushSoon: () => flushSoon(entry),
-    writeNow: () => writeNow(entry),
+    flushSoon: isProbe ? () => {} : () => flushSoon(entry),
+    writeNow: isProbe ? () => {} : () => writeNow(entry),
     allowed,
     load: library.load,
     globals: library.pick(settings.globals),
@@ -275,9 +278,20 @@ function startRun(command, text) {
   turnTo(command.run);
   for (const [level, text] of early.splice(0)) realm.console(level, text);
   if (broken !== null) { fail('load', broken); return; }
-  enter('load', () => script.runInContext(realm.context));
-  if (runs.has(command.run)) enter('throw', () => realm.deliver(text));
+  enter('load', () => script.runInContext(realm.context, { displayErrors: !isProbe }));
+  const kind = runs.has(command.run) && !enter('load', realm.handlesAny) ? 'load' : 'throw';
+  if (isProbe) { defer(endProbe, entry); return; }
+  if (runs.has(command.run)) enter(kind, () => realm.deliver(text));
   flushSoon(entry);
+}
+
+function endProbe(entry) {
+  // What the app did when it was loaded has run: its promises, its ticks.
+  if (!runs.has(entry.run)) return;
+  enter('load', () => {
+    if (!entry.realm.handlesAny()) throw new Error(NO_HANDLER);
+  });
+  finish(entry);
 }
 
 // The start of a reply as the supervisor writes it (protocol.py): its run, without parsing the

@@ -26,10 +26,15 @@ class SandboxFault(Exception):
 
 
 class AppFailed(SandboxFault):
-    """The app threw, rejected, or could not be loaded; its process still answers."""
+    """The app threw, rejected, or could not be loaded; its process still answers.
 
-    def __init__(self, detail: str) -> None:
+    Attributes:
+        is_load: It could not be loaded: this happens to every message.
+    """
+
+    def __init__(self, detail: str, *, is_load: bool = False) -> None:
         super().__init__(Outcome.APP_ERROR, detail)
+        self.is_load = is_load
 
 
 class BootFailed(SandboxFault):

@@ -25,6 +25,7 @@ from .prometheus import Prometheus
 from .runs.dispatcher import Dispatcher, Program
 from .runs.programs import programs_of
 from .sandboxes.code_check import CodeCheck
+from .sandboxes.load_check import LoadCheck
 from .search import Search
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Reloadable(Protocol):
     config: Config
     walls: Walls
     code_check: CodeCheck
+    load_check: LoadCheck
     dispatcher: Dispatcher
     search: Search
     gateway: Gateway
@@ -92,17 +94,44 @@ class Reloads:
         """Do first what may fail or takes long, then change everything in one synchronous step."""
         service = self._service
         try:
-            new, programs = await prepare(self.read_config, service.walls, service.code_check)
+            new, programs = await self._prepare()
         except (InvalidConfig, CannotStart, Broken) as error:
             result = refusal(error)
             log.warning("the config was not reloaded: %s", "; ".join(result["errors"]))
             return result
         changes = plan(service.config, new)
         self._apply(new, programs)
+        service.load_check.trust(new.apps.values())
         log.info("the config was reloaded: %s", changes)
         with fence("reload", "the search process follows the accounts"):
             await service.search.follow(new.account_names)
-        return {"ok": True, **changes, "warnings": list(new.warnings)}
+        for note in service.load_check.notes:
+            log.warning("%s", note)
+        return {"ok": True, **changes, "warnings": [*new.warnings, *service.load_check.notes]}
+
+    async def _prepare(self) -> tuple[Config, dict[str, Program]]:
+        """Read the config; return it and its apps, ready to run. May take seconds.
+
+        Raises:
+            InvalidConfig: It lists everything that is wrong.
+            Broken: Some apps cannot run.
+            CannotStart: This host cannot do what the config asks for; the text says what.
+        """
+        service = self._service
+
+        def read() -> tuple[Config, dict[str, Program]]:
+            config = self.read_config()
+            return config, programs_of(config)
+
+        config, programs = await trio.to_thread.run_sync(read)
+        apps = tuple(config.apps.values())
+        breakages = [*config.breakages, *await service.code_check.breakages(apps)]
+        if not breakages:
+            await trio.to_thread.run_sync(service.walls.prepare, apps)
+            breakages = await service.load_check.breakages(apps)
+        if breakages:
+            raise Broken(breakages)
+        return config, programs
 
     def _apply(self, new: Config, programs: Mapping[str, Program]) -> None:
         """Change over to a config; if that raises, change back and raise."""
@@ -138,30 +167,6 @@ class Broken(Exception):
     def __init__(self, breakages: Sequence[Breakage]) -> None:
         super().__init__("; ".join(map(str, breakages)))
         self.breakages = breakages
-
-
-async def prepare(
-    read_config: Callable[[], Config], walls: Walls, code_check: CodeCheck
-) -> tuple[Config, dict[str, Program]]:
-    """Read the config; return it and its apps, ready to run. May take seconds.
-
-    Raises:
-        InvalidConfig: It lists everything that is wrong.
-        Broken: Some apps cannot run.
-        CannotStart: This host cannot do what the config asks for; the text says what.
-    """
-
-    def read() -> tuple[Config, dict[str, Program]]:
-        config = read_config()
-        return config, programs_of(config)
-
-    config, programs = await trio.to_thread.run_sync(read)
-    apps = tuple(config.apps.values())
-    breakages = [*config.breakages, *await code_check.breakages(apps)]
-    if breakages:
-        raise Broken(breakages)
-    await trio.to_thread.run_sync(walls.prepare, apps)
-    return config, programs
 
 
 def refusal(error: Exception) -> Result:

@@ -27,7 +27,7 @@ from .admin.push import PushAdmin
 from .admin.traces import RunsAdmin
 from .background import Compiling, LoopLag
 from .config import Account, Address, Config
-from .config.model import Breakage
+from .config.model import App, Breakage
 from .config.tls import server_context
 from .conversation_metrics import ConversationReporter
 from .errors import CannotStart
@@ -52,6 +52,7 @@ from .runs.push import Push, Pushed, Pusher
 from .runs.router import Router, build_table
 from .runs.traces import Traces
 from .sandboxes.code_check import CodeCheck, jailed, open_first_check
+from .sandboxes.load_check import LoadCheck
 from .sandboxes.pool import Pool, open_pool
 from .search import Search, open_search
 from .store.disk import Disk
@@ -61,6 +62,7 @@ from .stores import Stores, open_stores
 
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
 ADMIN_STOP_SECONDS = 2.0
+BROKEN = "%s; its messages are rejected as broken until a reload"
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Service:
     search: Search
     walls: Walls
     code_check: CodeCheck
+    load_check: LoadCheck
     pool: Pool
     dispatcher: Dispatcher
     pusher: Pusher
@@ -218,6 +221,11 @@ class Service:
             is_draining=lambda: self.is_draining,
         )
 
+    def _break(self, app: App, breakage: Breakage) -> None:
+        """An app cannot be loaded: run it no more, unless a reload has changed it meanwhile."""
+        if self.dispatcher.set_broken(app, str(breakage)):
+            log.error(BROKEN, breakage)
+
     def start_upkeep(self, nursery: trio.Nursery) -> None:
         """Start the background tasks; one that fails is started again."""
         config, stores, spares = lambda: self.config, self.stores, self.pool.spares
@@ -226,6 +234,7 @@ class Service:
             lambda: self.config.apps, stores.statistics, stores.graphite
         )
         nursery.start_soon(keep_running, "disk", self.disk.watch)
+        nursery.start_soon(keep_running, "load check", partial(self.load_check.run, self._break))
         nursery.start_soon(keep_running, "lag", self.loop_lag.watch)
         nursery.start_soon(keep_running, "compile", compiling.run)
         nursery.start_soon(keep_running, "conversation metrics", reporter.run)
@@ -254,7 +263,7 @@ async def open_service(
         prometheus.config_time.set_to_current_time()
         walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
         probing = await enter(open_probing(walls))
-        code_check = CodeCheck(jailed(walls))
+        code_check, load_check = CodeCheck(jailed(walls)), LoadCheck(walls)
         first_check = await enter(open_first_check(code_check, config.apps.values()))
         store = await enter(open_store(config, systemd.starting))
         deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
@@ -275,6 +284,7 @@ async def open_service(
                 history=history,
                 observe=prometheus,
                 announce=deliveries.run_ended,
+                doubt=load_check.doubt,
             )
         )
         service = Service(
@@ -284,6 +294,7 @@ async def open_service(
             search=search,
             walls=walls,
             code_check=code_check,
+            load_check=load_check,
             pool=pool,
             dispatcher=dispatcher,
             pusher=Pusher(
@@ -349,8 +360,10 @@ async def _take_up_work(service: Service, breakages: Iterable[Breakage]) -> None
     service.prometheus.expect(config.apps)
     breakages = [*config.breakages, *breakages]
     for one in breakages:
-        log.error("%s; its messages are rejected as broken until a reload", one)
+        log.error(BROKEN, one)
     dispatcher.update(programs_of(config, breakages))
+    broken = {one.app for one in breakages}
+    service.load_check.trust(app for app in config.apps.values() if app.name not in broken)
     # What the store did not answer may have happened; what it had no room for is still owed.
     look_again = [dispatcher.settle_soon, service.deliveries.doubt_all]
     service.stores.redis.on_reconnect += look_again

@@ -103,6 +103,13 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     }
   }
 
+  function handlesAny() {
+    const { on_inbound_message, on_inbound_event, on_unknown_command: other } = api;
+    const isOwn = typeof other === 'function' && other !== silent;
+    return isOwn || typeof on_inbound_message === 'function'
+      || typeof on_inbound_event === 'function';
+  }
+
   function deliver(line) {
     if (over) return;
     const command = parse(line);
@@ -218,7 +225,7 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     for (let i = names.length - 1; i >= 0; i--) set(self, names[i], nothing);
   }
 
-  return { deliver, forget, answerOwn, flush, console: consoleLine, isOver: () => over };
+  return { deliver, forget, handlesAny, answerOwn, flush, console: consoleLine, isOver: () => over };
 }
 
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' });
@@ -228,8 +235,9 @@ const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' 
  * @param `configOf` gives a value of the app's config; `burst`: how many commands of the run may be
  *   answered here; `clock`: ms that its clock is ahead; `whyNull(name)`: what to log when require()
  *   gives null, or ''.
- * @returns {{context, deliver(line), answerOwn(): boolean, flush(): string, forget(),
- *   console(level, text), isOver(): boolean}}
+ * @returns {{context, handlesAny(): boolean, deliver(line), answerOwn(): boolean, flush(): string,
+ *   forget(), console(level, text), isOver(): boolean}} `handlesAny`: whether the app has set any
+ *   handler.
  */
 function createRealm({
   run, nextId, flushSoon, writeNow, load, allowed, globals, configOf, burst, clock = 0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import click
 import trio
 
 from ..config import Config, InvalidConfig, load
-from ..config.model import Breakage
+from ..config.model import App, Breakage
 from ..config.requires import BUNDLED, unmet
+from ..errors import CannotStart
 from .common import (
     EXIT_CONFIG,
     config_option,
@@ -28,7 +30,8 @@ from .common import (
 def check(config_file: Path, as_json: bool) -> None:
     """Check a config file and its apps: report every error at once, as FILE:LINE: what is wrong.
 
-    The code of each app is compiled, and what it requires is compared with its modules.
+    The code of each app is compiled, loaded once in a sandbox as `serve` would start it, and what
+    it requires is compared with its modules.
     """
     if as_json:
         _check_json(config_file)
@@ -54,11 +57,31 @@ def look_at_apps(config: Config) -> tuple[list[Breakage], list[str]]:
     apps = config.apps.values()
 
     async def look() -> tuple[list[Breakage], list[str]]:
-        return await CodeCheck(ask).breakages(apps), await package_warnings(ask, apps)
+        broken, warnings = await CodeCheck(ask).breakages(apps), await package_warnings(ask, apps)
+        names = {one.app for one in broken}
+        more, notes = await _load(config, [app for app in apps if app.name not in names])
+        return [*broken, *more], [*warnings, *notes]
 
     found, packages = trio.run(look)
     calls = [f"apps.{app.name}.javascript: {text}" for app in apps for text in unmet(app)]
     return [*config.breakages, *found], [*calls, *packages]
+
+
+async def _load(config: Config, apps: Sequence[App]) -> tuple[list[Breakage], Sequence[str]]:
+    """Load each app in a sandbox; return what is broken, and what could not be found out."""
+    from ..host.version import node_path
+    from ..jail.walls import open_isolation
+    from ..sandboxes.load_check import LoadCheck
+
+    try:
+        with open_isolation(
+            config.isolation, node_path(config), BUNDLED.parent / "harness.js"
+        ) as walls:
+            await trio.to_thread.run_sync(walls.prepare, apps)
+            check = LoadCheck(walls)
+            return await check.breakages(apps), check.notes
+    except CannotStart as error:
+        return [], [f"the apps were compiled, but not loaded: {error}"]
 
 
 def _check_json(file: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .model import App
@@ -69,6 +69,17 @@ def is_available(name: str, modules_dir: Path | None) -> bool:
 
 def _package(name: str) -> str:
     return "/".join(name.split("/")[: 2 if name.startswith("@") else 1])
+
+
+def line_of(source: str, names: Iterable[str]) -> int:
+    """The first line that requires one of these names; 0 if none does."""
+    wanted = set(names)
+    if not wanted & set(required(source)):
+        return 0
+    called = re.compile(r"require\s*+\(\s*+['\"]([^'\"\\\n]++)['\"]\s*+\)")
+    calls = (found for found in called.finditer(source) if found[1] in wanted)
+    first = next(calls, None)
+    return 0 if first is None else source.count("\n", 0, first.start()) + 1
 
 
 def unmet(app: App) -> Iterator[str]:

@@ -110,6 +110,12 @@ class Process:
         if self._popen.poll() is None:
             self._popen.terminate()
 
+    def interrupt(self) -> None:
+        """Send SIGINT to the program alone."""
+        if self._popen.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self._inner, signal.SIGINT)
+
     def cpu_seconds(self) -> float:
         """User and system time of all its threads so far; 0 once it has ended."""
         try:

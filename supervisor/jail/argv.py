@@ -14,7 +14,7 @@ import resource
 from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from ..config.model import App, Level
 from ..config.node import THREAD_STACK
@@ -149,6 +149,12 @@ def jail(
             argv = (*_namespaces(place, outside, inside), "--", "/sb/jail", *code, *held)
             argv = (*argv, "--", *node)
             return Jail(argv, env, user=user, modules_dir=shown, is_wrapped=True, must_hold=True)
+
+
+def with_flag(jail: Jail, flag: str) -> Jail:
+    """The same jail, with one more flag for Node."""
+    after = len(jail.argv) - jail.argv[::-1].index("node")
+    return evolve(jail, argv=(*jail.argv[:after], flag, *jail.argv[after:]))
 
 
 def rlimits_of(app: App) -> dict[int, tuple[int, int]]:

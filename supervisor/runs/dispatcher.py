@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import trio
-from attrs import define, field
+from attrs import define, evolve, field
 
 from resources.fence import fence, keep_running, leaves, note
 from resources.stores.deadletters import DeadLetters
@@ -23,6 +23,7 @@ from resources.stores.logbook import Logbook
 from resources.stores.outbox import Outbox
 
 from ..config.model import App
+from ..errors import SandboxFault
 from ..host.cpus import usable_cpus
 from ..observe import Observer
 from ..outcomes import Outcome
@@ -179,6 +180,16 @@ class Dispatcher:
         program = self.programs.get(app)
         return "" if program is None else program.broken
 
+    def set_broken(self, app: App, why: str) -> bool:
+        """Run an app no more, until a reload, for this reason; what waits for it stays in line.
+        Returns whether it is still the app that runs, and was not broken before.
+        """
+        program = self.programs.get(app.name)
+        if program is None or program.broken or program.app.generation != app.generation:
+            return False
+        self.programs = {**self.programs, app.name: evolve(program, broken=why)}
+        return True
+
     def _hand_back(self, name: str) -> None:
         """Leave what waits for an app that is gone to the journal."""
         lanes = self._lanes.get(name)
@@ -323,13 +334,14 @@ async def open_dispatcher(
     history: History,
     observe: Observer,
     announce: Callable[[Ended, Then], None],
+    doubt: Callable[[App, SandboxFault], None] = lambda _, __: None,
 ) -> AsyncIterator[Dispatcher]:
     """Open a dispatcher that announces how each run ended. At its end the runs in progress are cut
-    off, and stay in the journal.
+    off, and stay in the journal. `doubt` is called for a run that failed.
     """
     words = Words(logbook, outbox, observe)
     turns = Turns(TURNS, TURN_SECONDS)
-    handler = Handler(pool, router, journal, logbook, words, history, observe, turns)
+    handler = Handler(pool, router, journal, logbook, words, history, observe, turns, doubt)
     box = DeadLetterBox(DeadLetters(journal.redis), logbook, words, observe)
     async with trio.open_nursery() as nursery:
         dispatcher = Dispatcher(nursery, pool, journal, handler, box, announce)

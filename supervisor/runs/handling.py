@@ -5,7 +5,7 @@ this run and nothing else.
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from itertools import count
 from logging import ERROR, INFO, WARNING
 from typing import Any
@@ -80,6 +80,7 @@ class Handler:
     _history: History
     _observe: Observer
     _turns: Turns
+    _doubt: Callable[[App, SandboxFault], None]
     _run_ids: Any = field(factory=lambda: count(1), init=False)
 
     async def handle(self, program: Program, job: Job) -> Ended:
@@ -159,6 +160,8 @@ class Handler:
         run.trace.detail = "" if fault is None else fault.detail
         if isinstance(fault, AppRemoved):
             return Ended(entry, outcome, round(ms, 1))  # the app is not at fault, and may be back
+        if fault is not None:
+            self._doubt(app, fault)
         if outcome is not Outcome.OK:
             await self._words.report(caller, entry, outcome, fault)
         if self._pool.crashes.note(app, outcome, "" if fault is None else fault.detail):

@@ -230,7 +230,9 @@ def encode_config(values: Mapping[str, str], burst: int) -> bytes:
 
 
 def encode_delivery(run: str, kind: str, payload: dict[str, Any]) -> bytes:
-    """The line that begins a run: `inbound-message` or `inbound-event`."""
+    """The line that begins a run: `inbound-message`, `inbound-event`, or `inbound-probe`, for which
+    the app is loaded and given nothing.
+    """
     envelope = {"reply": False, "cmd": f"inbound-{kind}", "cmd_id": run, "run": run}
     return _encode(envelope | {"msg": payload}) + b"\n"
 

@@ -102,7 +102,10 @@ class Run:
                 self.tasks.start_soon(self._finish, frame, coming)
                 return True
             case Failed(kind, text):
-                raise AppFailed(text if kind != "load" else f"the app cannot be loaded: {text}")
+                is_load = kind == "load"
+                raise AppFailed(
+                    f"the app cannot be loaded: {text}" if is_load else text, is_load=is_load
+                )
         raise ProtocolViolation("a line that belongs to the boot")
 
     def _begin(self, request: Request) -> bool:

@@ -10,13 +10,17 @@ from uuid import uuid4
 import httpx2
 import pytest
 import trio
+from attrs import evolve
 
+from supervisor.cli.check import look_at_apps
+from supervisor.config import load
+from supervisor.config.model import Isolation
 from supervisor.sandboxes import code_check
 from supervisor.service import Service
 
 from ..gateway_client import Client, connect
 from ..programs import free_ports, jsbox, serve
-from ..service import ECHO, Folder, running
+from ..service import ECHO, Folder, eventually, running
 
 BROKEN = "api.on_inbound_message = function (c) {\n  api.done( };\n"
 
@@ -43,8 +47,8 @@ async def test_a_reload_of_code_that_does_not_compile_is_refused(folder: Folder)
     folder.app("phone", ECHO)
     folder.app("other", ECHO)
     async with running(folder) as service, connect(service.gateway_url) as client:
-        (folder.path / "other.js").write_text(ECHO.replace("you said", "now you say"))
         good = (folder.path / "phone.js").read_text()
+        (folder.path / "other.js").write_text(good.replace("you said", "now you say"))
         (folder.path / "phone.js").write_text(BROKEN)
         result = await service.reload()
         assert result == {
@@ -176,6 +180,107 @@ async def test_check_and_ps_name_the_broken_app(folder: Folder) -> None:
         assert f"broken: {what}" in shown.stdout
         reloaded = await trio.to_thread.run_sync(lambda: jsbox("reload", "-c", config))
         assert (reloaded.returncode, what in reloaded.stderr) == (3, True)
+
+
+async def test_a_reload_of_an_app_that_cannot_be_loaded_is_refused(folder: Folder) -> None:
+    """As a whole; with app, file and line. What runs goes on."""
+    folder.app("phone", ECHO)
+    folder.app("other", ECHO, 'limits = { cpu = "300ms" }')
+    phone, other = folder.path / "phone.js", folder.path / "other.js"
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        good = phone.read_text()
+        phone.write_text(good.replace("you said", "now you say") + "\nmissing.call();")
+        other.write_text(good + "\n\nwhile (true) {}")
+        errors = (await service.reload())["errors"]
+        assert [one.partition(", measured")[0] for one in errors] == [
+            f"{phone}:2:1: app phone: it cannot be loaded: ReferenceError: missing is not defined",
+            f"{other}:3:1: app other: it cannot be loaded: limits.cpu = 0.3 s",
+        ]
+        assert (await client.say("x", "new"))[1][0]["content"] == "you said x"
+        assert (await get(service, "/readyz")).text == "ok\n"
+        phone.write_text(good.replace("you said", "now you say"))
+        other.write_text(good)
+        assert (await service.reload())["ok"] is True
+        assert (await client.say("y", "new"))[1][0]["content"] == "now you say y"
+
+
+async def test_a_service_that_starts_with_an_app_that_cannot_be_loaded(folder: Folder) -> None:
+    """The first message shows it. From then on it is broken, as one that does not compile."""
+    folder.app("phone", ECHO)
+    folder.app("bad", "api.on_" + ECHO)
+    bad = folder.path / "bad.js"
+    bad.write_text("var x;\nx.y();")
+    async with (
+        running(folder) as service,
+        connect(service.gateway_url) as client,
+        connect(service.gateway_url, "bad") as other,
+    ):
+        assert (await get(service, "/readyz")).text == "ok\n"
+        assert (await answer(other, "a"))["type"] == "accepted"
+        await eventually(lambda: bool(service.dispatcher.broken("bad")))
+        what = f"{bad}:2:3: app bad: it cannot be loaded: TypeError: Cannot read properties of"
+        assert what in (await get(service, "/readyz")).text
+        assert (await get(service, "/readyz", app="bad")).status_code == 503
+        (shown,) = (
+            one for one in (await get(service, "/v1/apps")).json()["apps"] if one["name"] == "bad"
+        )
+        assert (shown["state"], shown["last"].startswith(what)) == ("broken", True)
+        assert (await answer(other, "b"))["code"] == "broken"
+        assert (await client.say("x", "new"))[1][0]["content"] == "you said x"
+        assert (await service.reload())["ok"] is False
+        bad.write_text((folder.path / "phone.js").read_text())
+        assert (await service.reload())["ok"] is True
+        assert (await other.say("c", "new"))[1][0]["content"] == "you said c"
+
+
+async def test_one_failing_run_does_not_break_an_app_that_can_be_loaded(folder: Folder) -> None:
+    folder.app("phone", "if (command.msg.content === 'loop') while (true) {} " + ECHO)
+    folder.text = folder.text.replace("[listen]", '[defaults.limits]\ncpu = "300ms"\n[listen]', 1)
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        assert (await answer(client, "loop"))["type"] == "accepted"
+        await client.expect("outcome", outcome="cpu")
+        await eventually(lambda: bool(service.load_check._good))  # it was loaded, and found whole
+        assert (await client.say("x", "new"))[1][0]["content"] == "you said x"
+        assert service.dispatcher.broken("phone") == ""
+
+
+def test_check_loads_every_app(folder: Folder) -> None:
+    folder.app("phone", ECHO)
+    folder.app("bad", "api.on_" + ECHO)
+    (folder.path / "bad.js").write_text("\n\nrequire('assert')(false);")
+    (folder.path / "phone.js").write_text(
+        "api.request('kv.set', { key: 'x', value: 1 });" + (folder.path / "phone.js").read_text()
+    )
+    done = jsbox("check", "-c", str(folder.config))
+    (what,) = (line for line in done.stderr.splitlines() if "bad.js" in line)
+    assert what.startswith(f"{folder.path}/bad.js:3:")
+    assert what.endswith("app bad: it cannot be loaded: TypeError: require(...) is not a function")
+    assert done.returncode == 3
+    assert "app phone" not in done.stderr
+
+
+async def test_check_where_there_is_no_jail_says_so(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.app("phone", "x.y;")
+    config = evolve(load(folder.config), isolation=Isolation("strict"))
+    monkeypatch.setenv("PATH", str(folder.path))
+    breakages, warnings = await trio.to_thread.run_sync(look_at_apps, config)
+    assert breakages == []
+    assert warnings == [
+        (
+            "the apps were compiled, but not loaded: isolation.level = 'strict' needs bubblewrap:"
+            " apt-get install bubblewrap"
+        )
+    ]
+
+
+def test_dev_does_not_start_with_an_app_that_cannot_be_loaded(tmp_path: Path) -> None:
+    app = tmp_path / "app.js"
+    app.write_text("var go = go || {};\ngo.app.init();\n")
+    done = jsbox("dev", str(app))
+    assert done.returncode == 3
+    assert f"{app}:2:8: app app: it cannot be loaded: TypeError: Cannot read" in done.stderr
 
 
 def test_check_says_what_require_would_not_give(folder: Folder) -> None:
