@@ -225,7 +225,9 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     for (let i = names.length - 1; i >= 0; i--) set(self, names[i], nothing);
   }
 
-  return { deliver, forget, handlesAny, answerOwn, flush, console: consoleLine, isOver: () => over };
+  return {
+    deliver, forget, handlesAny, answerOwn, flush, console: consoleLine, isOver: () => over,
+  };
 }
 
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' });
