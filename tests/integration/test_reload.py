@@ -179,9 +179,13 @@ async def refused(service: Service) -> str:
 
 
 @pytest.mark.parametrize(
-    "error", [RecursionError("deep"), OSError(24, "Too many open files"), KeyError("what")]
+    ("place", "error"),
+    [
+        ("read", RecursionError("deep")),
+        ("prepare", OSError(24, "Too many open files")),
+        ("update", KeyError("what")),
+    ],
 )
-@pytest.mark.parametrize("place", ["read", "prepare", "update"])
 async def test_a_reload_that_nobody_foresaw_keeps_the_old_config_whole(
     folder: Folder, monkeypatch: pytest.MonkeyPatch, error: Exception, place: str
 ) -> None:

@@ -16,6 +16,7 @@ import trio
 from supervisor.service import Service
 
 from ...gateway_client import connect
+from ...in_turn import in_turn
 from ...service import ECHO, Folder, eventually, running
 
 
@@ -74,7 +75,7 @@ async def test_what_it_shows(service: Service) -> None:
             assert (answer.status_code, answer.text) == (200, "ok\n")
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("method", "path", "code", "text"),
     [
         ("GET", "/v1/apps/nobody/logs", 404, "there is no app 'nobody'"),

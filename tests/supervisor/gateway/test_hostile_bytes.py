@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 
-import pytest
 import trio
 
 from resources.fence import tally
 from supervisor.service import Service
 
 from ...gateway_client import connect
+from ...in_turn import in_turn
 from ...service import eventually
 from .inside import assert_serves
 from .raw_client import (
@@ -31,7 +31,7 @@ from .raw_client import (
 )
 
 
-@pytest.mark.parametrize(
+@in_turn(
     "request_head",
     [
         b"GET / HTTP/1.1\r\nHost: xn--1-zhc.evil.example:8430\r\n\r\n",
@@ -57,7 +57,7 @@ async def test_a_request_that_no_library_understands_is_a_bad_request(
     await assert_serves(service)
 
 
-@pytest.mark.parametrize(
+@in_turn(
     "data",
     [
         b"\x16\x03\x01\x02\x00\x01\x00",
@@ -66,7 +66,6 @@ async def test_a_request_that_no_library_understands_is_a_bad_request(
         b"POST /v1 HTTP/1.1\r\nHost: x\r\n\r\n",
         b"GET /v1 HTTP/1.1\r\n" + b"a: b\r\n" * 9000,
     ],
-    ids=["tls", "empty lines", "zeros", "post", "long head"],
 )
 async def test_what_is_no_websocket_is_closed(service: Service, data: bytes) -> None:
     """At once."""
@@ -79,7 +78,7 @@ async def test_what_is_no_websocket_is_closed(service: Service, data: bytes) -> 
     await eventually(lambda: service.gateway.door.open == 0)
 
 
-@pytest.mark.parametrize(
+@in_turn(
     "origin",
     [b"http://[", b"http://[::1", b"//[x]]", b"http://a]b", b"\xff", b"http://\xe2\x84\xaa"],
 )
@@ -114,7 +113,7 @@ async def test_messages_come_in_any_pieces(service: Service) -> None:
         assert close_code(await all_of(stream)) == 1000
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("data", "code"),
     [
         (b"\x81\x05hello", 1002),  # not masked

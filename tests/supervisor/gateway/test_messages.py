@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-import pytest
 import trio
 from trio_websocket import ConnectionClosed
 
 from supervisor.service import Service
 
 from ...gateway_client import connect
+from ...in_turn import in_turn
 from ...service import REPLY, Folder, running
 from .messages import inbound
 
@@ -58,7 +58,7 @@ async def test_the_server_fills_in_and_keeps(service: Service, folder: Folder) -
     assert reply["in_reply_to"] == accepted["message_id"]
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("msg", "path", "detail"),
     [
         ("text", "msg", "expected an object, got 'text'"),
@@ -97,7 +97,7 @@ async def test_a_bad_message_is_rejected_with_the_field(
         assert outcome["outcome"] == "ok"
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("event", "path"),
     [
         ({}, "event.event_type"),

@@ -13,6 +13,7 @@ from supervisor.gateway import greeting
 from supervisor.service import Service
 
 from ...gateway_client import connect
+from ...in_turn import in_turn
 from ...service import ECHO, Folder, running
 from ..conftest import TOKEN
 from .messages import inbound
@@ -27,7 +28,7 @@ async def test_welcome_states_the_terms(service: Service) -> None:
     assert welcome == {"type": "welcome", "connection": "c1", "credit": 4, "max_frame": 8192}
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("first", "code", "name"),
     [
         ("not json", 4400, "protocol"),
@@ -56,7 +57,7 @@ async def test_a_bad_start_is_closed_with_its_code(
         assert await client.expect_close() == code
 
 
-@pytest.mark.parametrize(
+@in_turn(
     ("frame", "code"),
     [
         ("oops", 4400),
