@@ -9,11 +9,11 @@
 const fs = require('node:fs');
 const path = require('node:path');
 const vm = require('node:vm');
-const { createRequire } = require('node:module');
+const { isBelow, resolve } = require('./lib/resolve');
 const { readLines, write } = require('./lib/wire');
 
 const FILENAME = 'app.js';
-const BUNDLED_FILE = path.join(__dirname, 'app.js');   // as in lib/library.js, and so is WRAPPER
+// As in lib/library.js.
 const WRAPPER = ['(function (exports, require, module, __filename, __dirname) {', '\n})'];
 const HEAD = 340, TAIL = 150;   // characters of an error: V8 quotes a regular expression whole
 const NATIVE_DEPTH = 4;     // folders below a package in which compiled code is looked for
@@ -55,24 +55,9 @@ function placeOf(source, error) {
   return first.startsWith(prefix) ? { line: Number(first.slice(prefix.length)) || 0 } : {};
 }
 
-function resolve(name, modules) {
-  // The places of lib/library.js, in its order.
-  const own = path.join(modules, 'app.js');
-  for (const [from, request] of [
-    [own, name], [BUNDLED_FILE, path.join(modules, name)], [BUNDLED_FILE, name],
-  ]) {
-    try { return createRequire(from).resolve(request); } catch { /* the next place */ }
-  }
-  return null;
-}
-
 function packageOf(name, modules) {
   const parts = name.split('/');
   return path.join(modules, ...parts.slice(0, name.startsWith('@') ? 2 : 1));
-}
-
-function isBelow(file, folder) {
-  return file === folder || file.startsWith(folder + path.sep);
 }
 
 function manifest(folder) {
@@ -119,10 +104,16 @@ function problemOfPackage(name, modules) {
   if (!fs.existsSync(folder)) return null;   // bundled, or missing: others say so
   const real = fs.realpathSync(folder);
   if (!isBelow(real, fs.realpathSync(modules))) return { kind: 'link', text: real };
-  const file = resolve(name, modules);
+  let file = null;
+  try {
+    file = resolve(path.join(modules, 'app.js'), name, modules);
+  } catch ({ message }) {
+    // Either it is for `import` only, or no part of what the package gives.
+    if (name !== path.relative(modules, folder)) return { kind: 'hidden', text: message };
+    return { kind: 'esm', text: folder };
+  }
   if (file === null) {
-    const { type, exports } = manifest(folder);
-    const kind = type === 'module' || exports !== undefined ? 'esm' : 'missing';
+    const kind = manifest(folder).type === 'module' ? 'esm' : 'missing';
     return { kind, text: folder };
   }
   if (file.endsWith('.node') || hasNative(real)) return { kind: 'native', text: folder };

@@ -5,17 +5,17 @@
 const fs = require('node:fs');
 const path = require('node:path');
 const vm = require('node:vm');
-const { createRequire, isBuiltin } = require('node:module');
+const { isBuiltin } = require('node:module');
 const { inspect, types: { isNativeError } } = require('node:util');
 const { setClock } = require('./clock');
 const { bootstrap: bootstrapEvents } = require('./events');
 const { frozenOfHost } = require('./host');
 const { bootstrap: bootstrapInside } = require('./inside');
+const { BUNDLED_FILE, resolve: resolveFile } = require('./resolve');
 const { isQueue, resetOf } = require('./toolkits');
 const { createWatch } = require('./watch');
 
 const ROOT = path.dirname(__dirname);
-const BUNDLED_FILE = path.join(ROOT, 'app.js');   // beside the bundled node_modules
 const BEFORE = '(function (exports, require, module, __filename, __dirname) {', AFTER = '\n})';
 const DEEP = 2;                            // levels of properties that are watched
 const TIMERS = 1000;                       // live timers per process
@@ -152,29 +152,22 @@ function createLibrary({
   }
 
   function resolve(from, name) {
-    // A module is looked for beside the one that asks, in the app's own node_modules, and among the
-    // bundled toolkits.
-    const places = [[from, name], [BUNDLED_FILE, name]];
     const key = path.relative(ROOT, path.dirname(from)) + '\0' + name;
     const known = modulesDir || kept === null ? undefined : kept.resolved.get(key);
     if (known !== undefined) return path.join(ROOT, known);
-    if (modulesDir && !name.startsWith('.')) {
-      const own = [path.join(modulesDir, 'app.js'), name];
-      places.splice(1, 0, own, [BUNDLED_FILE, path.join(modulesDir, name)]);
-    }
-    for (const [start, request] of places) {
-      try {
-        const file = createRequire(start).resolve(request);
-        resolved.set(key, path.relative(ROOT, file));
-        return file;
-      } catch { /* the next place */ }
-    }
-    return null;
+    const file = resolveFile(from, name, modulesDir);
+    if (file !== null) resolved.set(key, path.relative(ROOT, file));
+    return file;
   }
 
   function find(from, name) {
     if (isBuiltin(name)) return builtin(name.replace(/^node:/, ''));
-    const file = resolve(from, name);
+    let file = null;
+    try {
+      file = resolve(from, name);
+    } catch ({ message, code }) {
+      return { error: message, code };
+    }
     if (file === null) {
       const error = `Cannot find module '${name}', required by ${from}`;
       return { error, code: 'MODULE_NOT_FOUND' };

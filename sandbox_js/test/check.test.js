@@ -67,6 +67,9 @@ test('packages that a sandbox cannot load have a kind', (t) => {
     '{"type": "module", "exports": {"import": "./a.js", "require": "./b.cjs"}}');
   put('node_modules/@of/both/a.js', 'export default 1');
   put('node_modules/@of/both/b.cjs', 'module.exports = 1');
+  put('node_modules/parts/package.json', '{"exports": {".": "./a.js"}}');
+  put('node_modules/parts/a.js', '');
+  put('node_modules/parts/b.js', '');
   put('node_modules/only/package.json', '{"exports": {"import": "./a.mjs"}}');
   put('node_modules/only/a.mjs', 'export default 1');
   put('node_modules/typed/package.json', '{"type": "module", "main": "a.js"}');
@@ -81,8 +84,9 @@ test('packages that a sandbox cannot load have a kind', (t) => {
   fs.symlinkSync(path.join(root, 'out'), path.join(root, 'node_modules', 'out'));
   fs.symlinkSync(path.join('.store', 'kept'), path.join(root, 'node_modules', 'kept'));
   const expected = {
-    good: null, '@of/both': null, only: 'esm', typed: 'esm', built: 'native', inner: null,
-    empty: 'missing', out: 'link', kept: null, nothing: null, lodash: null,
+    good: null, '@of/both': null, parts: null, 'parts/b.js': 'hidden', only: 'esm',
+    typed: 'esm', built: 'native', inner: null, empty: 'missing',
+    out: 'link', kept: null, nothing: null, lodash: null,
   };
   const modules = path.join(root, 'node_modules');
   const answers = ask(Object.keys(expected).map((name) => ({ package: name, modules })));

@@ -43,6 +43,7 @@ SENTENCES = {
     " npm install --install-links",
     "esm": "is an ES module ({}), which require() cannot load: install a version with a CommonJS"
     " build, or put it into the app with a bundler",
+    "hidden": "is not given by its package ({})",
     "native": "has native code ({}), which a sandbox cannot load",
     "missing": "has no file that require() could load ({})",
 }

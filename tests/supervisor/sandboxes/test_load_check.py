@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,32 @@ async def test_a_module_that_keeps_the_process_from_starting_is_named(tmp_path: 
         "3: app app: it cannot be loaded: its modules: limits.boot = 1 s: the process was not ready"
         " in that time"
     )
+
+
+@pytest.mark.parametrize("level", ["standard", "strict"])
+async def test_packages_with_exports_are_found_in_any_folder(level: Level, tmp_path: Path) -> None:
+    """At strict, and as root, the folder that a sandbox sees has another name."""
+    tmp_path.chmod(0o700)  # so that root makes a copy
+    manifest = {
+        "exports": {
+            ".": {"import": "./wrong.mjs", "require": "./right.cjs"},
+            "./part/*": "./parts/*.js",
+        }
+    }
+    source = "module.exports = 'right';"
+    for package in (tmp_path / "own", tmp_path / "@of" / "own"):
+        (package / "parts").mkdir(parents=True)
+        (package / "package.json").write_text(json.dumps(manifest))
+        for name in ("right.cjs", "parts/one.js"):
+            (package / name).write_text(source)
+        for name in ("index.js", "wrong.mjs", "hidden.js"):
+            (package / name).write_text("throw new Error('wrong');")
+    names = ("own", "own/part/one", "@of/own", "@of/own/part/one")
+    checks = "".join(f"if (require('{one}') !== 'right') throw '{one}';\n" for one in names)
+    checks += "try { require('own/hidden.js'); throw 'it gave a hidden file'; } catch (error) {"
+    checks += " if (error.code !== 'ERR_PACKAGE_PATH_NOT_EXPORTED') throw error; }"
+    modules = (*names, "own/hidden.js")
+    assert await text(app(HANDLER + checks, modules=modules, modules_dir=tmp_path), level) == ""
 
 
 class Counted:
