@@ -8,7 +8,14 @@ from collections.abc import Iterable, Sequence
 
 from attrs import field, frozen
 
-from .hosts import HOST_MAX, IPAddress, as_address, canonical, is_local_name
+from .hosts import (
+    HOST_MAX,
+    IPAddress,
+    as_address,
+    canonical,
+    is_metadata_name,
+    is_private_name,
+)
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -107,11 +114,16 @@ class AllowList:
         )
 
     def allows_unresolved(self, host: str, port: int) -> bool:
-        """Whether a name that a proxy looks up is allowed: rules by network do not apply to it."""
+        """Whether a name that a proxy looks up is allowed: rules by network do not apply to it, and
+        a cloud's metadata must be named by their whole name.
+        """
         if not self.rules:
-            return not is_local_name(host)
+            return not is_private_name(host)
         host = host.rstrip(".").lower()
-        return any(rule.port in (None, port) and rule.covers_name(host) for rule in self.rules)
+        names = (rule for rule in self.rules if rule.port in (None, port))
+        if is_metadata_name(host):
+            return any(rule.name == host for rule in names)
+        return any(rule.covers_name(host) for rule in names)
 
     def allows_address(self, host: str, address: IPAddress, port: int) -> bool:
         """Whether a connection to this address, found under this host name, may be made."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from urllib.parse import unquote_to_bytes
 
 import idna
@@ -18,8 +19,27 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 HOST_MAX = 253  # characters of a name, as DNS has it
 WRITTEN_MAX = 1024  # characters of a host as it was written, with its escapes
-LOCAL_NAMES = frozenset({"localhost", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"})
-LOCAL_DOMAINS = (".localhost", ".localdomain", ".localdomain4", ".localdomain6")
+# Names that lead to private addresses, whoever looks them up. A name without a dot is completed by
+# whoever does: "metadata" is metadata.google.internal on Google's machines.
+PRIVATE_DOMAINS = (
+    "localhost",
+    "localdomain",
+    "localdomain4",
+    "localdomain6",
+    "internal",  # kept for private use by ICANN: metadata.google.internal, *.ec2.internal
+    "local",  # multicast DNS; Kubernetes' cluster.local
+    "home.arpa",
+)
+# Where clouds tell a machine its secrets; those below .internal, too.
+METADATA_NAMES = frozenset(
+    {
+        "metadata",
+        "metadata.goog",
+        "instance-data",
+        "metadata.tencentyun.com",
+    }
+)
+METADATA_LABELS = ("metadata", "instance-data")
 
 NEITHER = "neither a name nor an address"
 
@@ -50,10 +70,28 @@ def as_address(host: str) -> IPAddress | None:
         return None
 
 
-def is_local_name(host: str) -> bool:
-    """Whether a canonical host is a usual name of the machine that looks it up."""
+def is_private_name(host: str) -> bool:
+    """Whether a canonical host is a name that stands for a private address: of the machine that
+    looks it up, of its network, or of its cloud's metadata.
+    """
     host = host.rstrip(".")
-    return host in LOCAL_NAMES or host.endswith(LOCAL_DOMAINS)
+    return "." not in host or _is_below(host, PRIVATE_DOMAINS) or is_metadata_name(host)
+
+
+def is_metadata_name(host: str) -> bool:
+    """Whether a canonical host is a usual name of the service that tells a cloud's machines what
+    they are, credentials included.
+    """
+    host = host.rstrip(".")
+    is_internal = _is_below(host, ("internal",)) and host.startswith(
+        tuple(f"{label}." for label in METADATA_LABELS)
+    )
+    return is_internal or _is_below(host, METADATA_NAMES)
+
+
+def _is_below(host: str, domains: Iterable[str]) -> bool:
+    """Whether a name is one of these domains, or lies in one."""
+    return any(host == domain or host.endswith(f".{domain}") for domain in domains)
 
 
 def _canonical(written: str) -> str:

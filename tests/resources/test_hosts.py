@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.stores.hosts import canonical, is_local_name
+from resources.stores.hosts import canonical, is_metadata_name, is_private_name
 
 METADATA = "169.254.169.254"
 MAPPED = str(ipaddress.ip_address("::ffff:127.0.0.1"))  # which Python releases write differently
@@ -87,9 +87,39 @@ def test_any_text_is_a_host_or_refused(written: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["localhost", "localhost.", "a.localhost", "localhost.localdomain", "ip6-localhost"]
+    "name",
+    [
+        *("localhost", "localhost.", "a.localhost", "localhost.localdomain", "ip6-localhost"),
+        *("hub", "internal", "x.cluster.local"),
+        *("metadata", "instance-data.ec2.internal", "metadata.goog."),
+    ],
 )
-def test_names_of_the_machine_itself(name: str) -> None:
+def test_names_of_private_addresses(name: str) -> None:
     """Known without asking anybody."""
-    assert is_local_name(name)
-    assert not is_local_name(f"x{name.rstrip('.')}.example")
+    assert is_private_name(name)
+    assert not is_private_name(f"x{name.rstrip('.')}.example")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["metadata.example", "google.internal.example", "xmetadata.goog", "internal.org"],
+)
+def test_other_names_may_be_public(name: str) -> None:
+    assert not is_private_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("metadata.google.internal", True),
+        ("metadata.google.internal.", True),
+        ("instance-data.ec2.internal", True),
+        ("metadata", True),
+        ("metadata.goog", True),
+        ("hub.corp.internal", False),
+        ("metadata.example.org", False),
+        ("localhost", False),
+    ],
+)
+def test_names_of_metadata(name: str, *, expected: bool) -> None:
+    assert is_metadata_name(name) is expected
