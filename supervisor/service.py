@@ -14,6 +14,7 @@ from attrs import define, field
 
 from resources.contract import Resource
 from resources.fence import keep_running
+from resources.stores.foreign_ids import ForeignIds
 
 from .admin.app import AdminServices, HasRoutes, admin_app
 from .admin.channels import ChannelsAdmin
@@ -219,6 +220,8 @@ class Service:
             dispatcher=self.dispatcher,
             observe=self.prometheus,
             is_draining=lambda: self.is_draining,
+            base_url=lambda: self.gateway.base_url,
+            foreign_ids=ForeignIds(self.stores.redis),
         )
 
     def _break(self, app: App, breakage: Breakage) -> None:
@@ -386,6 +389,7 @@ async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
     service.gateway = await stack.enter_async_context(opening)
     channels = open_channels(service.gateway_services(), service.gateway.connections)
     service.channels = await stack.enter_async_context(channels)
+    service.gateway.link = service.channels.link
     admin = admin_app(service.admin_services(), listen_at.admin_tokens)
     listeners = await listen("listen.admin", listen_at.admin, systemd)
     service.admin_port = await stack.enter_async_context(

@@ -15,6 +15,7 @@ from .redis import Redis, StoreError
 
 SECRET = "jsbox:secret"  # noqa: S105  # the name of the key, one for the whole service
 _RANDOM, _TAG = 10, 6  # bytes of an id
+_TOKEN = 20  # bytes
 _SECRET_BYTES = 32
 
 
@@ -64,6 +65,11 @@ class MessageIds:
         if len(raw) != _RANDOM + _TAG:
             return False
         return hmac.compare_digest(raw[_RANDOM:], self._tag(raw[:_RANDOM], channel, sender))
+
+    def token_of(self, channel: str) -> str:
+        """A token that shows who has it to be one whom we gave it for this channel."""
+        text = f"token\0{channel}".encode()
+        return blake2b(text, digest_size=_TOKEN, key=self._secret, person=b"token").hexdigest()
 
     def _tag(self, random: bytes, channel: str, sender: Sender) -> bytes:
         # No name contains a NUL: the config checks that.

@@ -10,7 +10,7 @@ from .model import AmqpSide, Channel, Config, HttpSide
 from .units import show
 from .urls import amqp_problem, http_problem, junebug_problem
 
-NOT_SERVED = ("amqp", "http")
+NOT_SERVED = ("amqp",)
 QUEUE_MAX = 200  # bytes of a connector's name; the names of its queues have up to 255
 EXCHANGE_MAX = 127  # bytes
 PREFETCH_MAX = 65_535  # what AMQP can say

@@ -40,8 +40,12 @@ class Link(Protocol):
         """How it is doing."""
 
 
-def make_link(services: Services, channel: Channel) -> Link:  # noqa: ARG001  # types come next
+def make_link(services: Services, channel: Channel) -> Link:
     """Make the link of a channel whose type has one; each type is imported here, when needed."""
+    if channel.type == "http":
+        from .junebug.link import JunebugLink
+
+        return JunebugLink(channel, services)
     return _NotServed(channel)
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-from urllib.parse import urlsplit
-
 from ..config.model import Channel
-from ..ports.accepting import is_loopback
 from . import frames
 from .connection import Connection, Refusal
 from .intake import Services
+from .rights import is_known, local_problem, token_in
 from .socket import Request, ServerSocket, TooBig, Violation
 
 HELLO_SECONDS = 5.0  # from accept to hello
@@ -35,9 +31,9 @@ async def greet(
         detail = f"channel {channel.name} is of type {channel.type}, so no client may use it"
         raise Refusal(frames.CODE_CHANNEL, "channel", detail)
     if channel.tokens:
-        _check_token(_bearer(request) or hello.token, channel)
-    else:
-        _check_local(address, request)
+        _check_token(token_in(request.headers, (b"bearer",)) or hello.token, channel)
+    elif problem := local_problem(address, request.headers):
+        raise Refusal(frames.CODE_TOKEN, "token", problem)
     if not 1 <= hello.window <= frames.WINDOW_MAX:
         detail = f"expected a window of 1 to {frames.WINDOW_MAX}, got {hello.window}"
         raise Refusal(frames.CODE_PROTOCOL, "protocol", detail)
@@ -59,41 +55,7 @@ async def _hello(socket: ServerSocket, most: int) -> frames.Hello:
     return frame
 
 
-def _bearer(request: Request) -> str | None:
-    for key, value in request.headers:
-        if key.lower() == b"authorization" and value.lower().startswith(b"bearer "):
-            return str(value[7:].strip().decode("latin-1"))
-    return None
-
-
 def _check_token(token: str | None, channel: Channel) -> None:
-    digest = hashlib.sha256((token or "").encode()).hexdigest()
-    # Every token is compared, so that the time taken does not tell which one matches.
-    known = [hmac.compare_digest(digest, one) for one in channel.tokens]
-    if not token or not any(known):
+    if not token or not is_known(token, channel.tokens):
         reason = "a token is needed" if not token else "the token is not known"
         raise Refusal(frames.CODE_TOKEN, "token", f"channel {channel.name}: {reason}")
-
-
-def _check_local(address: str, request: Request) -> None:
-    """A channel without tokens is for programs on this host, but not for web pages from elsewhere
-    that a browser on it shows.
-    """
-    if not is_loopback(address):
-        detail = "this channel has no tokens, so only clients on the host may use it"
-        raise Refusal(frames.CODE_TOKEN, "token", detail)
-    origins = (
-        value.decode("latin-1") for key, value in request.headers if key.lower() == b"origin"
-    )
-    origin = next(origins, None)
-    if origin is not None and _host_of(origin) not in ("localhost", "127.0.0.1", "::1"):
-        detail = f"the web page {origin!r} may not use a channel without tokens"
-        raise Refusal(frames.CODE_TOKEN, "token", detail)
-
-
-def _host_of(origin: str) -> str | None:
-    """The host of a web page; None if the origin is malformed."""
-    try:
-        return urlsplit(origin).hostname
-    except ValueError:
-        return None

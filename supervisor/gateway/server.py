@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket as sockets
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from typing import Any
@@ -15,16 +15,24 @@ from attrs import define, field
 
 from resources.fence import fence
 
-from ..ports.accepting import Bounds, Door, Visit, affordable
+from ..config import Address
+from ..ports.accepting import Bounds, Door, Visit, affordable, turn_away
+from ..ports.http import HttpPort
 from . import frames, greeting
 from .connection import Connection, Refusal
 from .intake import Services
-from .socket import Closed, ServerSocket
+from .socket import Closed, Post, ServerSocket
 
 PATH = "/v1"
 CLOSE_SECONDS = 2.0  # for the closing handshake
+# Every address of this host is no address for others: what they are told instead.
+LOOPBACKS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
 
 log = logging.getLogger(__name__)
+
+
+def _no_link(_: str) -> None:
+    """Find no link: the channels are not open yet."""
 
 
 @define(eq=False)
@@ -43,6 +51,16 @@ class Gateway:
     _names: Any = field(factory=lambda: count(1), init=False)
     _accepting: trio.CancelScope = field(factory=trio.CancelScope, init=False)
     port: int = field(default=0, init=False)
+    link: Callable[[str], Any] = field(default=_no_link, init=False)
+    """The link of a channel; None if its type has none."""
+    _posts: HttpPort | None = field(default=None, init=False)
+    _host: str = field(default="", init=False)
+
+    @property
+    def base_url(self) -> str:
+        """The http URL of this port, for others."""
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://{Address(LOOPBACKS.get(self._host, self._host), self.port)}"
 
     def connections(self, channel: str) -> int:
         """How many clients a channel has."""
@@ -60,6 +78,8 @@ class Gateway:
             connection.close(_restart())
         for scope in list(self._greetings):
             scope.cancel()
+        if self._posts is not None:
+            self._posts.close()
 
     async def all_left(self) -> None:
         """Wait until no client is left."""
@@ -88,7 +108,7 @@ class Gateway:
         """Accept and serve clients; never returns."""
         for listener in listeners:
             listener.socket.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_NODELAY, 1)
-        self.port = listeners[0].socket.getsockname()[1]
+        self._host, self.port = listeners[0].socket.getsockname()[:2]
         task_status.started(self.port)
         async with trio.open_nursery() as clients:
             with self._accepting:
@@ -104,7 +124,8 @@ class Gateway:
             stream = trio.SSLStream(
                 visit.stream, self._tls, server_side=True, https_compatible=True
             )
-        socket = ServerSocket(stream)
+        takes_posts = any(one.type == "http" for one in self.services.channels().values())
+        socket = ServerSocket(stream, takes_posts)
         refusal = None
         self._inside += 1
         try:
@@ -123,13 +144,18 @@ class Gateway:
             self._left.unpark_all()
 
     async def _serve(self, visit: Visit, socket: ServerSocket, stream: trio.abc.Stream) -> None:
-        connection = None
+        connection = received = None
         with trio.move_on_after(greeting.HELLO_SECONDS) as scope:
             self._greetings.add(scope)
             try:
                 connection = await self._greet(visit, socket, stream)
+            except Post as post:
+                received = post.received
             finally:
                 self._greetings.discard(scope)
+        if received is not None:
+            await self._serve_posts(visit, stream, received)
+            return
         if self._is_closing:
             raise _restart()
         if scope.cancelled_caught:
@@ -142,6 +168,18 @@ class Gateway:
                 await connection.serve()
             finally:
                 self._connections.discard(connection)
+
+    async def _serve_posts(self, visit: Visit, stream: trio.abc.Stream, received: bytes) -> None:
+        """Answer requests to channels of type http."""
+        if visit.is_surplus:
+            turn_away(visit.stream)
+            return
+        if self._posts is None:
+            from .junebug.posts import Posts  # only where there is such a channel
+
+            self._posts = HttpPort(Posts(self.services, self.link), "gateway.http", self._tls)
+            self._posts.is_closing = self._is_closing
+        await self._posts.serve(visit, stream, received)
 
     async def _greet(
         self, visit: Visit, socket: ServerSocket, stream: trio.abc.Stream

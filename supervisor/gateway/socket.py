@@ -25,7 +25,22 @@ WRITE = 32 << 10  # bytes of frames that are written together
 TURN_SECONDS = 0.005  # of work on what one client sent, until other tasks run
 STUFFED = 1 << 20  # bytes that wait to be written; while there are more, nothing is read
 
+CHANNELS = b"/channels/"
+METHOD_MAX = 32  # characters
+
 _ANSWER = b"HTTP/1.1 %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Post(Exception):
+    """The client does not ask for a WebSocket: it is one that posts to a channel.
+
+    Attributes:
+        received: The first bytes of its request.
+    """
+
+    def __init__(self, received: bytes) -> None:
+        super().__init__("a request to a channel")
+        self.received = received
 
 
 class Closed(Exception):
@@ -55,9 +70,12 @@ class Request:
 
 @define(eq=False)
 class ServerSocket:
-    """A client's connection. Everything that awaits may raise `Closed`."""
+    """A client's connection. Everything that awaits may raise `Closed`. `takes_posts`: requests to
+    channels are told from those for a WebSocket.
+    """
 
     _stream: trio.abc.Stream
+    _takes_posts: bool = False
     _protocol: wsproto.WSConnection = field(
         factory=lambda: wsproto.WSConnection(wsproto.ConnectionType.SERVER), init=False
     )
@@ -80,9 +98,17 @@ class ServerSocket:
         return self._protocol.state is ConnectionState.OPEN
 
     async def handshake(self) -> Request:
-        """Wait for the request. wsproto may raise any exception for odd bytes in it."""
+        """Wait for the request. wsproto may raise any exception for odd bytes in it.
+
+        Raises:
+            Post: It is for a path below `CHANNELS`.
+        """
+        data = await self._receive(READ_FIRST)
+        while self._takes_posts and (is_post := _is_post(data)) is not False:
+            if is_post:
+                raise Post(data)
+            data += await self._receive(READ_FIRST)
         while True:
-            data = await self._receive(READ_FIRST)
             try:
                 self._protocol.receive_data(data)
             except RemoteProtocolError as error:
@@ -95,6 +121,7 @@ class ServerSocket:
                     return Request(
                         event.target, tuple(event.subprotocols), tuple(event.extra_headers)
                     )
+            data = await self._receive(READ_FIRST)
 
     async def accept(self, protocol: str | None) -> None:
         """Become a WebSocket."""
@@ -255,3 +282,13 @@ class ServerSocket:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise Closed(str(error)) from None
         self._is_torn = False
+
+
+def _is_post(data: bytes) -> bool | None:
+    """Whether the beginning of a request names a path below `CHANNELS`; None if more is needed."""
+    method, space, rest = data.partition(b" ")
+    if not space:
+        return None if len(data) <= METHOD_MAX and b"\n" not in data else False
+    if len(rest) < len(CHANNELS) and CHANNELS.startswith(rest):
+        return None
+    return len(method) <= METHOD_MAX and rest.startswith(CHANNELS)

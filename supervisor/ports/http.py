@@ -131,7 +131,7 @@ def _phrase(status: int) -> str:
 
 
 @define(eq=False)
-class _Port:
+class HttpPort:
     """Serves an application to every client. `where`: the name of its fences."""
 
     app: ASGIApp
@@ -148,10 +148,15 @@ class _Port:
         stream: trio.abc.Stream = visit.stream
         if self.tls is not None:
             stream = trio.SSLStream(visit.stream, self.tls, server_side=True, https_compatible=True)
-        connection = HttpConnection(stream)
+        with suppress(trio.BrokenResourceError, Gone):
+            await self._handshake(stream)
+            await self.serve(visit, stream)
+
+    async def serve(self, visit: Visit, stream: trio.abc.Stream, received: bytes = b"") -> None:
+        """Answer the requests of a connection, of which some bytes were received already."""
+        connection = HttpConnection(stream, received)
         try:
             with suppress(trio.BrokenResourceError, Gone):
-                await self._handshake(stream)
                 while await self._request(visit, connection):
                     pass
         finally:
@@ -263,7 +268,7 @@ async def open_http(
     """Serve an application; gives the port number. At the end, answers in progress have
     `stop_seconds` to finish. `where`: as in `fence`.
     """
-    port = _Port(app, where, tls)
+    port = HttpPort(app, where, tls)
     most = affordable(f"the connections of port {where}", bounds.most)
     door = Door(where, Bounds(most, bounds.per_address))
     async with trio.open_nursery() as clients, trio.open_nursery() as accepting:

@@ -40,13 +40,17 @@ class Gone(OSError):
 
 @define(eq=False)
 class HttpConnection:
-    """One client. `has_answered`: something was sent to it."""
+    """One client, and what was received of it already. `has_answered`: something was sent to it."""
 
     stream: trio.abc.Stream
+    received: bytes = b""
     has_answered: bool = field(default=False, init=False)
-    _buffer: bytearray = field(factory=bytearray, init=False)
+    _buffer: bytearray = field(init=False)
     _is_at_end: bool = field(default=False, init=False)  # the client sends no more
     _since: float = field(factory=perf_counter, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._buffer = bytearray(self.received)
 
     async def head(self) -> Head | None:
         """Wait for the head of the next request; None if there will be none.

@@ -1,0 +1,393 @@
+"""Channels of type http, against a scripted Junebug: both ways, and when it is slow or gone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+import trio.testing
+
+from supervisor.gateway.junebug import link, poster
+from supervisor.service import Service
+
+from ...gateway_client import PATIENCE, connect
+from ...junebug import Reply, ask, junebug, message, request
+from ...programs import free_ports
+from ...service import ECHO, Folder, eventually, running
+
+APP = """
+var timers = require('timers');
+api.on_inbound_message = function (command) {
+  var msg = command.msg, done = function () { api.done(); };
+  var words = msg.content.split(' ');
+  if (words[0] === 'send') {
+    api.request('outbound.send_to_endpoint',
+      {endpoint: 'default', to_addr: words[1], content: words[2]}, done);
+  } else {
+    api.request('outbound.reply_to', {content: 'you said ' + msg.content,
+      in_reply_to: msg.message_id, continue_session: msg.content !== 'bye'}, done);
+  }
+};
+api.on_inbound_event = function (command) {
+  api.log_info(JSON.stringify(command.msg), function () { api.done(); });
+};
+"""
+TOKEN = "open sesame"
+DIGEST = hashlib.sha256(TOKEN.encode()).hexdigest()
+
+
+def folder_for(path: Path, url: str, more: str = "") -> Folder:
+    folder = Folder(path)
+    folder.text += '[gateway]\nmax_frame = "8KiB"\n'
+    folder.app("menu", APP, 'events = "always"\nmodules = ["timers"]')
+    folder.text += f'type = "http"\nurl = "{url}"\nfrom_addr = "*120*1#"\n{more}\n'
+    folder.app("phone", ECHO)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try again at once, not after seconds."""
+    monkeypatch.setattr(link, "BACKOFF", (0.01, 0.05))
+
+
+async def post(service: Service, body: Any, what: str = "messages") -> dict[str, Any]:
+    answer = await ask(service.gateway.port, request(f"/channels/menu/{what}", body))
+    assert answer.status == 200, answer
+    assert answer.body["status"] == 200
+    result: dict[str, Any] = answer.body["result"]
+    return result
+
+
+async def events(service: Service, count: int) -> list[dict[str, Any]]:
+    """The events that the app has had, oldest first."""
+    while True:
+        entries = await service.stores.logbook.newest("acct", "menu", 100)
+        found = [json.loads(one.message) for one in entries if one.message.startswith("{")]
+        if len(found) >= count:
+            return found[::-1]
+        await trio.sleep(0.01)
+
+
+async def waiting(service: Service) -> int:
+    return await service.stores.outbox.waiting("menu")
+
+
+async def emptied(service: Service) -> None:
+    """Wait until nothing is in the outbox."""
+    with trio.fail_after(PATIENCE):
+        while await waiting(service):
+            await trio.sleep(0.01)
+
+
+async def test_a_conversation(tmp_path: Path) -> None:
+    """A message is answered when it is in the journal, its reply is posted to Junebug; the second
+    one ends the session; a message to another address is no reply.
+    """
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        data = {"session_event": "new", "sms": {"x": 1}}
+        result = await post(service, message("m1", channel_data=data))
+        assert result == {"message_id": "m1", "duplicate": False}
+        assert await post(service, message("m1")) == {"message_id": "m1", "duplicate": True}
+        await june.has(1)
+        await post(service, message("bye", channel_data={"session_event": "resume"}))
+        await june.has(2)
+        await post(service, message("send +27833 hello", channel_data={}))
+        await june.has(3)
+        assert [head.split("\r\n")[0] for head in june.heads] == [
+            "POST /jb/channels/c1/messages/ HTTP/1.1"
+        ] * 3
+        first, second, third = june.posts
+        assert {"reply_to", "content"} <= first.keys()
+        assert "to" not in first
+        assert (first["reply_to"], first["content"]) == ("m1", "you said m1")
+        assert first["channel_data"]["continue_session"] is True
+        assert first["channel_data"]["sms"] == {"x": 1}
+        assert "go" not in first["channel_data"]
+        assert second["channel_data"]["session_event"] == "close"
+        assert second["channel_data"]["continue_session"] is False
+        assert (third["to"], third["from"], third["content"]) == ("+27833", "*120*1#", "hello")
+        assert "reply_to" not in third
+        await emptied(service)
+        assert service.channels.state("menu").state == "up"
+
+
+async def test_events_reach_the_app_by_our_url_and_by_junebugs_id(tmp_path: Path) -> None:
+    """Each kind; a repeated one once; after a restart, too; and one that is faster than the answer
+    to the post that it is about.
+    """
+    async with junebug() as june:
+        folder = folder_for(tmp_path, june.url)
+        async with running(folder) as service:
+            await post(service, message("m1"))
+            await june.has(1)
+            sent = june.posts[0]
+            await emptied(service)
+            at = {"channel_id": "c1", "timestamp": "2026-01-02 03:04:05.678900"}
+            submitted = {"event_type": "submitted", "message_id": "jb1", **at}
+            path = urlsplit(sent["event_url"]).path
+            token = f"Token {sent['event_auth_token']}"
+            assert (await ask(service.gateway.port, request(path, submitted, token))).status == 200
+            await post(service, submitted, "events")
+            failed = {"event_type": "delivery_failed", "message_id": "jb1", **at}
+            await post(service, failed, "events")
+            ack, report = await events(service, 2)
+            assert ack["event_type"] == "ack"
+            assert ack["user_message_id"] == path.split("/")[-1]
+            assert (report["delivery_status"], report["user_message_id"]) == (
+                "failed",
+                ack["user_message_id"],
+            )
+            gate = trio.Event()
+            june.script.append(Reply(wait=gate))
+            await post(service, message("m2"))
+            await june.has(2)
+            async with trio.open_nursery() as nursery:
+                early = {"event_type": "rejected", "message_id": "jb2", **at}
+                early["event_details"] = {"reason": "no such number"}
+                nursery.start_soon(post, service, early, "events")
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                gate.set()
+            nack = (await events(service, 3))[2]
+            assert nack["nack_reason"] == "no such number"
+            assert (
+                nack["user_message_id"] == urlsplit(june.posts[1]["event_url"]).path.split("/")[-1]
+            )
+        async with running(folder) as service:
+            late = {"event_type": "delivery_succeeded", "message_id": "jb1", **at}
+            await post(service, late, "events")
+            report = (await events(service, 4))[3]
+            assert report["user_message_id"] == ack["user_message_id"]
+
+
+WRONG = [
+    ("/channels/menu/messages", b"{", 400, "the body is not JSON"),
+    ("/channels/menu/messages", b'"\xff"', 400, "the body is not JSON"),
+    ("/channels/menu/messages", b"[" * 5000, 400, "levels"),
+    ("/channels/menu/messages", [1], 400, "body: expected a JSON object"),
+    ("/channels/menu/messages", {"content": "x"}, 400, "from: expected the address of the user"),
+    ("/channels/menu/messages", message("x", to=5), 400, "to: expected a string"),
+    ("/channels/menu/messages", message("x", message_id=""), 400, "message_id: expected a string"),
+    ("/channels/menu/messages", message("x", timestamp="soon"), 400, "timestamp: expected a date"),
+    ("/channels/menu/messages", message("x", channel_data=[]), 400, "channel_data: expected an"),
+    (
+        "/channels/menu/messages",
+        message("x", channel_data={"session_event": "start"}),
+        400,
+        "channel_data.session_event: expected null, new, resume or close",
+    ),
+    ("/channels/menu/messages", b"x" * 9000, 413, "at most 8192 bytes"),
+    ("/channels/menu/events", {"event_type": "sold"}, 400, "event_type: expected one of"),
+    ("/channels/menu/events", {"event_type": "submitted"}, 400, "message_id: expected the id"),
+    ("/channels/menu", {}, 404, "expected /channels/NAME/messages"),
+    ("/channels/menu/messages/x", {}, 404, "expected /channels/NAME/messages"),
+    ("/channels/nobody/messages", {}, 404, "there is no channel 'nobody' here"),
+    ("/channels/phone/messages", {}, 404, "there is no channel 'phone' here"),
+]
+
+
+async def test_what_is_wrong_is_answered_as_junebug_would(tmp_path: Path) -> None:
+    """JSON with status, code and description, and the error by name; the port goes on."""
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        port = service.gateway.port
+        for path, body, status, text in WRONG:
+            answer = await ask(port, request(path, body))
+            assert answer.status == status, (path, body)
+            assert answer.body["status"] == status
+            assert {"code", "description"} <= answer.body.keys()
+            assert text in answer.body["result"]["errors"][0]["message"]
+        chunked = b"POST /channels/menu/messages HTTP/1.1\r\nHost: x\r\n"
+        chunked += b"Transfer-Encoding: chunked\r\n\r\n"
+        assert (await ask(port, chunked + b"3000\r\n" + b"x" * 0x3000)).status == 413
+        get = await ask(port, request("/channels/menu/messages", b"", method="GET"))
+        assert (get.status, get.headers["allow"]) == (405, "post")
+        origin = request("/channels/menu/messages", message("x"), headers="Origin: http://evil\r\n")
+        assert (await ask(port, origin)).status == 403
+        await post(service, message("m1"))
+        async with connect(service.gateway_url) as client:
+            assert (await client.say("still there"))[0]["outcome"] == "ok"
+        await june.has(1)
+
+
+async def test_a_post_that_comes_in_pieces_and_two_on_one_connection(tmp_path: Path) -> None:
+    """A byte at a time is as good as a whole; the connection is kept."""
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        stream = await trio.open_tcp_stream("127.0.0.1", service.gateway.port)
+        async with stream:
+            for name in ("m1", "m2"):
+                data = request("/channels/menu/messages/", message(name))
+                for part in (data[:1], data[1:7], data[7:20], data[20:]):
+                    await stream.send_all(part)
+                    await trio.testing.wait_all_tasks_blocked()
+                answer = b""
+                while b'"duplicate":false' not in answer:
+                    answer += await stream.receive_some()
+        await june.has(2)
+
+
+async def test_tokens(tmp_path: Path) -> None:
+    """Token and Bearer, of those that the channel has; the token of an event opens nothing else."""
+    async with (
+        junebug() as june,
+        running(folder_for(tmp_path, june.url, f'tokens = ["{DIGEST}"]')) as service,
+    ):
+        port, path = service.gateway.port, "/channels/menu/messages"
+        own = service.stores.outbox.ids.token_of("menu")
+        for token in (None, "Token nonsense", f"Basic {TOKEN}", f"Token {own}", "Token \xff"):
+            answer = await ask(port, request(path, message("m1"), token))
+            assert (answer.status, answer.headers["www-authenticate"]) == (401, "token")
+        for token in (f"Token {TOKEN}", f"bearer {TOKEN}"):
+            assert (await ask(port, request(path, message("m1"), token))).status == 200
+        event = {"event_type": "submitted", "message_id": "x"}
+        path = "/channels/menu/events"
+        for token, status in ((None, 401), (f"Token {own}", 200), (f"Token {TOKEN}", 200)):
+            assert (await ask(port, request(path, event, token))).status == status
+
+
+async def test_what_junebug_does_not_take_is_sent_again_in_order(tmp_path: Path) -> None:
+    """Errors of its own, a channel that is not there, cut connections, answers that are none: the
+    user's next message waits, another user's does not.
+    """
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        bad = [
+            Reply(500), Reply(404), Reply(429, headers="Retry-After: 0.01\r\n"), Reply(cut=True),
+            Reply(raw=b"nonsense\r\n\r\n"), Reply(raw=b"HTTP/1.1 2"), Reply(302),
+            Reply(503, headers="Retry-After: never\r\n"),
+        ]  # fmt: skip
+        june.by_content["you said a1"] = deque(bad)
+        await post(service, message("a1", "+27a"))
+        await june.has(1)
+        await post(service, message("a2", "+27a"))
+        await post(service, message("b1", "+27b"))
+        await eventually(lambda: "you said a2" in june.contents)
+        first = [text for text in june.contents if text != "you said b1"]
+        assert first == ["you said a1"] * (len(bad) + 1) + ["you said a2"]
+        assert "you said b1" in june.contents
+        ids = {one["event_url"] for one in june.posts if one["content"] == "you said a1"}
+        assert len(ids) == 1
+        await emptied(service)
+        assert service.channels.state("menu").returned == len(bad)
+
+
+async def test_taken_without_an_id_is_taken(tmp_path: Path) -> None:
+    """Garbage, endless or no JSON with a 201: the message is not posted again."""
+    answers = [
+        Reply(body=b"{"), Reply(body=[]), Reply(body={"result": {"message_id": 5}}),
+        Reply(body=b"[" * 9000), Reply(204, body=b""),
+        Reply(raw=b"HTTP/1.1 201 X\r\nContent-Length: 999999\r\n\r\n" + b"x" * 200_000),
+    ]  # fmt: skip
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        june.script.extend(answers)
+        for number in range(len(answers) + 1):
+            await post(service, message(f"m{number}"))
+            await emptied(service)
+        await june.has(len(answers) + 1)
+        assert june.contents == [f"you said m{number}" for number in range(len(answers) + 1)]
+
+
+async def test_a_refusal_is_a_nack_for_the_app(tmp_path: Path) -> None:
+    """It leaves the outbox, with Junebug's reason, and holds nothing back."""
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        reason = {"result": {"errors": [{"type": "MessageNotFound", "message": "m1 not found\n"}]}}
+        june.script.append(Reply(400, body=reason))
+        await post(service, message("m1"))
+        await post(service, message("m2"))
+        (nack,) = await events(service, 1)
+        assert nack["event_type"] == "nack"
+        assert nack["nack_reason"] == "it answered 400: m1 not found"
+        assert nack["user_message_id"] == june.posts[0]["event_url"].split("/")[-1]
+        await june.has(2)
+        await emptied(service)
+
+
+async def test_a_message_that_junebug_never_takes_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a while, if it takes others: else it would hold back its user for ever."""
+    monkeypatch.setattr(link, "GIVE_UP_SECONDS", 0.2)
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        june.by_content["you said a1"] = deque([Reply(500)] * 100_000)
+        await post(service, message("a1", "+27a"))
+        await post(service, message("a2", "+27a"))
+        await june.has(20)
+        await post(service, message("b1", "+27b"))
+        await eventually(lambda: "you said a2" in june.contents)
+        (nack,) = await events(service, 1)
+        assert nack["nack_reason"].startswith("it answered 500")
+
+
+async def test_a_junebug_that_is_gone_costs_others_nothing(tmp_path: Path) -> None:
+    """The channel says so; its messages are still taken, and wait; other channels are served; when
+    it is back it gets all of them.
+    """
+    (port,) = free_ports(1)
+    async with running(folder_for(tmp_path, f"http://u:secret@127.0.0.1:{port}/c")) as service:
+        for number in range(5):
+            await post(service, message(f"m{number}", f"+27{number}"))
+        await eventually(lambda: service.channels.state("menu").state == "down")
+        problem = service.channels.state("menu").problem
+        assert f"http://127.0.0.1:{port}/c" in problem
+        assert "secret" not in problem
+        async with connect(service.gateway_url) as client:
+            assert (await client.say("hi"))[0]["outcome"] == "ok"
+        assert await waiting(service) == 5
+        async with junebug(port) as june:
+            await june.has(5)
+            assert sorted(june.contents) == [f"you said m{number}" for number in range(5)]
+            assert "Basic dTpzZWNyZXQ=" in june.heads[0]
+            await eventually(lambda: service.channels.state("menu").state == "up")
+
+
+async def test_a_slow_junebug_holds_up_nothing_but_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Posts that are not answered are given up and made again; messages are taken meanwhile."""
+    monkeypatch.setattr(poster, "SECONDS", 0.2)
+    never = trio.Event()
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        june.script.extend([Reply(wait=never)] * 20)
+        for number in range(20):
+            await post(service, message(f"m{number}", f"+27{number}"))
+        async with connect(service.gateway_url) as client:
+            assert (await client.say("hi"))[0]["outcome"] == "ok"
+        await eventually(lambda: len(set(june.contents)) == 20 and len(june.posts) >= 40)
+        await emptied(service)
+
+
+async def test_a_reload_sends_what_waits_to_the_new_junebug(tmp_path: Path) -> None:
+    """A post in progress may finish: it is not made again at the other one."""
+    gate = trio.Event()
+    async with junebug() as old, junebug() as new:
+        folder = folder_for(tmp_path, old.url)
+        async with running(folder) as service:
+            old.script.append(Reply(wait=gate))
+            old.by_content["you said m2"] = deque([Reply(500)] * 10_000)
+            await post(service, message("m1", "+27a"))
+            await post(service, message("m2", "+27b"))
+            await old.has(3)
+            folder.text = folder.text.replace(old.url, new.url)
+            assert folder.config.exists()
+            assert (await service.reload())["ok"]
+            gate.set()
+            await new.has(1)
+            await emptied(service)
+            assert new.contents == ["you said m2"]
+            assert old.contents.count("you said m1") == 1
+
+
+async def test_a_full_app_is_busy_not_lossy(tmp_path: Path) -> None:
+    """503 with Retry-After, and Junebug's way of saying it; later it is taken."""
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        service.is_draining = True
+        answer = await ask(service.gateway.port, request("/channels/menu/messages", message("m1")))
+        assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+        assert answer.body["result"]["errors"][0]["type"] == "Draining"
+        service.is_draining = False
+        await post(service, message("m1"))
+        await june.has(1)
