@@ -1,4 +1,4 @@
--- Note what another system calls a message of ours. Drop what is old, and the oldest beyond a bound.
+-- Note what another system calls a message of ours. Drop old names, and the oldest beyond a bound.
 -- KEYS  1 their name to ours (hash)   2 when each was noted (sorted set)
 -- ARGV  1 their name   2 ours   3 now   4 what is older is dropped   5 how many are kept
 --       6 seconds until all are dropped if no more come
