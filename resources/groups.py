@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from attrs import frozen
@@ -12,6 +13,7 @@ from .parameters import needed_string, parameter
 from .stores.contacts import Contacts
 from .stores.groups import Group, Groups, SeveralGroups, TooManyGroups
 from .stores.search import ContactSearch, SearchError
+from .stores.search.quotes import advice, quoted
 
 NOT_FOUND = "Group not found"
 
@@ -133,6 +135,8 @@ class GroupsResource(Resource):
         group = await self.groups.update(caller.account, request.key, request.name, request.query)
         if group is None:
             raise Refused(NOT_FOUND)
+        for phrase in quoted(request.query or "")[:1]:
+            await caller.log(logging.WARNING, f"group {request.name}: {advice(phrase)}")
         return One(group)
 
     @command("groups.count_members")

@@ -5,7 +5,8 @@
                      + what changed since, from Redis
     engine (all indexes) < process < dialogue < the supervisor
 
-`fields` says what is compared, `schema` where an index has it, `index` how an index follows Redis.
+`fields` says what is compared, `words` what the words of a text are, `schema` where an index has
+it, `index` how an index follows Redis. `quotes` knows queries of the old interface.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from .nodes import (
     Term,
     Wildcard,
 )  # fmt: skip
+from .patterns import least_length
 
 REGEX_SECONDS = 0.5  # for one regular expression on one token
 PLACES_MAX = 200_000  # of all words of a sloppy phrase in one field
@@ -117,6 +118,8 @@ def range_matches(node: Range, token: str) -> bool:
 
 def wildcard_matches(pattern: Sequence[str | Any], token: str) -> bool:
     """Match greedily, with one point to go back to: at most len(pattern) * len(token) steps."""
+    if least_length(pattern) > len(token):
+        return False
     at = here = mark = 0
     star = -1
     while here < len(token):

@@ -3,8 +3,7 @@ contacts and for queries.
 
 Whole values as they are: key, user_account, groups. Whole values in lower case: the addresses.
 Words in lower case: names, extras, subscriptions. Moments: dates; patterns on them see the text.
-Words are those of Unicode's text segmentation (UAX 29), as in Lucene's StandardAnalyzer without
-stop words.
+Words are those of Lucene's StandardAnalyzer without stop words.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
-import regex
-
 from .nodes import QueryError
+from .words import lower, words
 
 DEFAULT = "name"
-TOKEN_MAX = 255  # characters; a longer word is cut into several
 WHOLE_MAX = 8000  # characters of a whole value; the rest of a longer one is not searched
 DYNAMIC = ("extras-", "subscription-")
 
@@ -60,44 +57,9 @@ def kind_of(name: str) -> Kind:
     return FIELDS.get(name, Kind.WORDS)
 
 
-def lower(text: str) -> str:
-    """Each character in lower case by itself, as Lucene does it: no rule for a final sigma, one
-    dotless i.
-    """
-    return text.replace("\u0130", "i").replace("\u03a3", "\u03c3").lower()
-
-
 def fold(name: str, text: str) -> str:
     """A piece of a field's value as it is compared."""
     return (text if kind_of(name) in (Kind.EXACT, Kind.DATE) else lower(text))[:WHOLE_MAX]
-
-
-_BOUNDARY = regex.compile(r"(?wV1)\b")
-_IS_WORD = regex.compile(r"[\p{L}\p{N}\p{Extended_Pictographic}]")
-
-
-def words(text: str) -> list[str]:
-    """The words of a text, in order."""
-    if not text.isascii():
-        return _segmented(lower(text))
-    found: list[str] = []
-    for piece in text.lower().split(
-        " "
-    ):  # in ASCII, words are never joined over a space, and letters and digits always are
-        if piece.isalnum() and len(piece) <= TOKEN_MAX:
-            found.append(piece)
-        elif piece:
-            found += _segmented(piece)
-    return found
-
-
-def _segmented(text: str) -> list[str]:
-    found: list[str] = []
-    for piece in _BOUNDARY.split(text):
-        if piece and _IS_WORD.search(piece):
-            word = piece.strip("\u00a0").lstrip("'\u2019")
-            found += (word[start : start + TOKEN_MAX] for start in range(0, len(word), TOKEN_MAX))
-    return found
 
 
 _DATE = re.compile(
@@ -143,7 +105,7 @@ def period(text: str, position: int | None = None) -> tuple[int, int]:
             )
         else:
             given = sum(part is not None for part in (hour, minute, second, fraction))
-            last = begin + _STEPS[given] - timedelta(microseconds=1)
+            last = begin + (_STEPS[given] - timedelta(microseconds=1))
     except (ValueError, OverflowError):
         raise QueryError(position, f"there is no date {text!r}") from None
     return _micros(begin), _micros(last)

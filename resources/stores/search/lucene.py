@@ -7,11 +7,13 @@ and a clause of which analysis leaves nothing is dropped at that moment.
 
 from __future__ import annotations
 
+import math
 import re
+import struct
 
 from attrs import define, field
 
-from .fields import DEFAULT, Kind, fold, kind_of, period, words
+from .fields import DEFAULT, Kind, fold, kind_of, period
 from .lexer import Token, tokens_of
 from .nodes import (
     NOTHING,
@@ -30,14 +32,22 @@ from .nodes import (
     Term,
     Wildcard,
 )  # fmt: skip
-from .patterns import regex_of, wildcard_of
+from .patterns import INTEGER_MAX, regex_of, wildcard_of
+from .words import words
 
 LENGTH_MAX = 64 * 1024  # characters of a query
 CLAUSES_MAX = 1024  # of one group, as in Lucene
 DEPTH_MAX = 100  # groups in groups
 EDITS_MAX = 2
 
-_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
+_DECIMAL = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[fFdD]?")
+_HEXADECIMAL = re.compile(
+    r"([+-]?0[xX](?:[0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)[pP][+-]?[0-9]+)[fFdD]?"
+)
+_NO_NUMBER = re.compile(r"[+-]?(?:NaN|Infinity)")
+_CONTROLS = "".join(map(chr, range(33)))  # and the space: what Java strips
+_SINGLE = struct.Struct("f")
+_SINGLE_MAX = (2 - 2**-24) * 2.0**127  # from here on, a number is infinite in single precision
 _HEX = re.compile(r"[0-9a-fA-F]{4}")
 
 
@@ -135,7 +145,7 @@ class _Parser:
                 return self.range(name, token)
             case "QUOTED":
                 fuzz = self.fuzz_and_boost()
-                slop = int(_number(fuzz, 0.0)) if fuzz else 0
+                slop = _integer(_number(fuzz, 0.0)) if fuzz else 0
                 return _phrase(
                     name, _unescaped(token.text[1:-1], token.position + 1), slop, token.position
                 )
@@ -217,8 +227,31 @@ def _unescaped(text: str, position: int) -> str:
 
 
 def _number(text: str, default: float) -> float:
-    """What Lucene reads after a `~`: it ignores what it cannot read."""
-    return float(text) if _NUMBER.fullmatch(text) else default
+    """What Lucene reads after a `~`: a number as Java writes them, in single precision; what it
+    cannot read it ignores.
+    """
+    text = text.strip(_CONTROLS)
+    if found := _DECIMAL.fullmatch(text):
+        number = float(found[1])
+    elif found := _HEXADECIMAL.fullmatch(text):
+        try:
+            number = float.fromhex(found[1])
+        except OverflowError:
+            number = math.inf
+    else:
+        return float(text) if _NO_NUMBER.fullmatch(text) else default
+    return (
+        math.copysign(math.inf, number)
+        if abs(number) > _SINGLE_MAX
+        else _SINGLE.unpack(_SINGLE.pack(number))[0]
+    )
+
+
+def _integer(number: float) -> int:
+    """Java's conversion: 0 for what is not a number, and the nearest integer that there is."""
+    if math.isnan(number):
+        return 0
+    return int(max(-INTEGER_MAX - 1, min(number, INTEGER_MAX)))
 
 
 def _term(name: str, token: Token, fuzz: str | None) -> Node | None:
@@ -227,10 +260,12 @@ def _term(name: str, token: Token, fuzz: str | None) -> Node | None:
         case "*" | "WILDCARD":
             if text == "*" and name == "*":
                 return Everything()
+            _unescaped(text, token.position)  # Lucene refuses what is wrong in here, too
             return Wildcard(name, wildcard_of(name, text)) if text.strip("*") else Exists(name)
         case "PREFIX":
             return Prefix(name, fold(name, _unescaped(text[:-1], token.position)))
         case "REGEX":
+            _unescaped(text, token.position)
             return Regex(name, regex_of(name, text[1:-1], token.position + 1))
         case "LONE":
             text = text[0]
@@ -265,18 +300,23 @@ def _phrase(name: str, text: str, slop: int, position: int) -> Node | None:
     found = words(text)
     if len(found) <= 1:
         return Term(name, found[0]) if found else None
+    if slop < 0:
+        raise QueryError(position, f"expected a number of moves of at least 0 after ~, got {slop}")
     return Phrase(name, tuple(found), slop)
 
 
 def _fuzzy(name: str, text: str, fuzz: str, position: int) -> Node:
     similarity = _number(fuzz, 2.0)
+    if similarity < 0:
+        raise QueryError(position, f"expected a number of edits of at least 0 after ~, got {fuzz}")
+    folded = fold(name, text)
     if similarity >= 1:
-        if similarity != int(similarity):
+        if similarity > INTEGER_MAX + 1 or similarity != int(similarity):
             raise QueryError(position, f"expected a whole number of edits after ~, got {fuzz}")
         edits = min(int(similarity), EDITS_MAX)
     else:  # the old meaning: how alike, from 0 to 1; 0 is exactly
-        edits = 0 if similarity == 0 else min(int((1 - similarity) * len(text)), EDITS_MAX)
-    folded = fold(name, text)
+        alike = similarity == 0 or math.isnan(similarity)
+        edits = 0 if alike else min(int((1 - similarity) * len(folded)), EDITS_MAX)
     return Fuzzy(name, folded, edits) if edits else Term(name, folded)
 
 

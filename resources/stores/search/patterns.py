@@ -8,45 +8,60 @@ matches line ends.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from attrs import define, field
 
-from .fields import fold
+from .fields import WHOLE_MAX, fold
 from .nodes import Any, QueryError
 
-PATTERN_MAX = 256  # characters of a wildcard or a regular expression
-REPEAT_MAX = 1000  # of {n,m}
+PATTERN_MAX = 256  # characters of a regular expression
+REPEAT_MAX = WHOLE_MAX + 1  # of {n,m}: as good as any greater number, as no token is longer
+INTEGER_MAX = 2**31 - 1
 ANY = "(?s:.)"
 
 _COUNT = re.compile(r"\{(\d+)(?:,(\d*))?\}", re.ASCII)
-_CLASSES = {
-    "d": "[0-9]", "D": "[^0-9]", "w": "[0-9A-Z_a-z]", "W": "[^0-9A-Z_a-z]", "s": "[ \\t\\n\\r]",
-    "S": "[^ \\t\\n\\r]",
-}  # fmt: skip
+_CLASSES = {  # each without the brackets
+    "d": "0-9",
+    "D": r"\U00000000-/:-\U0010ffff",
+    "w": "0-9A-Z_a-z",
+    "W": r"\U00000000-/:-@\[-\^`{-\U0010ffff",
+    "s": r" \t\n\r",
+    "S": r"\U00000000-\U00000008\U0000000b\U0000000c\U0000000e-\U0000001f!-\U0010ffff",
+}
+_UNSUPPORTED = frozenset('~&<#"')
+# What two of these in a row are together.
+_TWICE = {one + two: one if one == two else "*" for one in "*+?" for two in "*+?"}
 
 
 def wildcard_of(name: str, raw: str) -> tuple[str | Any, ...]:
-    r"""The pattern of a wildcard term; `\*` is a star."""
+    r"""The pattern of a wildcard term; `\*` is a star. As in Lucene, what is escaped is not put in
+    lower case.
+    """
     pattern: list[str | Any] = []
     at = 0
     while at < len(raw):
         char = raw[at]
         if char == "\\" and at + 1 < len(raw):
             at += 1
-            pattern += fold(name, raw[at])
-        elif char == "?":
-            pattern.append(Any.ONE)
-        elif char != "*":
+            pattern.append(raw[at])
+        elif char in "?*":
+            end = at
+            while raw[end : end + 1] in ("?", "*"):
+                end += 1
+            pattern += [Any.ONE] * raw.count("?", at, end)
+            if "*" in raw[at:end]:
+                pattern.append(Any.MANY)
+            at = end - 1
+        else:
             pattern += fold(name, char)
-        elif not pattern or pattern[-1] is not Any.MANY:
-            pattern.append(Any.MANY)
         at += 1
-    if len(pattern) > PATTERN_MAX:
-        raise QueryError(
-            None, f"a wildcard of {len(pattern)} characters, {PATTERN_MAX} are allowed"
-        )
     return tuple(pattern)
+
+
+def least_length(pattern: Sequence[str | Any]) -> int:
+    """How many characters a token has at least that a wildcard matches."""
+    return sum(part is not Any.MANY for part in pattern)
 
 
 def literal(text: str) -> str:
@@ -72,13 +87,25 @@ def regex_of(name: str, raw: str, position: int) -> str:
 
 @define
 class _Regex:
+    """A translation from left to right.
+
+    As in Lucene, an operator is an ordinary character where there is nothing that it could apply
+    to: `*` at the beginning. Not as there, `|` at an end has an empty alternative beside it.
+
+    Attributes:
+        atom: Where in `found` that begins which a quantifier repeats; None if there is none.
+        quantifier: The quantifier that it already has.
+        open: Where in `found` each open bracket is.
+    """
+
     raw: str
     position: int
     fold: Callable[[str], str]
     at: int = 0
     found: list[str] = field(factory=list)
-    open: int = 0
-    may_repeat: bool = False  # whether what stands before can be repeated
+    atom: int | None = None
+    quantifier: str = ""
+    open: list[int] = field(factory=list)
 
     def translate(self) -> str:
         while self.at < len(self.raw):
@@ -91,73 +118,96 @@ class _Regex:
         return QueryError(self.position + self.at, f"{text} (regular expression)")
 
     def step(self, char: str) -> None:  # noqa: C901  # one row an operator
-        if char in "*+?{":
+        if self.atom is not None and char in "*+?{":
             self.repeat(char)
-            return
-        self.may_repeat = True
-        match char:
-            case "\\":
-                self.escape()
-            case "[":
-                self.char_class()
-            case "(":
-                self.open += 1
-                self.take("(?:")
-                self.may_repeat = False
-            case ")":
-                if not self.open:
-                    raise self.error("there is no ( for this )")
-                self.open -= 1
-                self.take(")")
-            case "|":
-                self.take("|")
-                self.may_repeat = False
-            case ".":
-                self.take(ANY)
-            case "@":
-                self.take(f"(?:{ANY}*)")
-            case "~" | "&" | "<" | "#" | '"':
-                raise self.error(f"the operator {char} is not supported")
-            case _:
-                self.take(literal(self.fold(char)))
+        elif char == "(":
+            self.open.append(len(self.found))
+            self.between("(?:")
+        elif char == "|":
+            self.between("|")
+        elif char == ")" and (self.open or self.atom is not None):
+            if not self.open:
+                raise self.error("there is no ( for this )")
+            start = self.open.pop()
+            self.take(")", 1, start)
+        elif char in _UNSUPPORTED:
+            raise self.error(f"the operator {char} is not supported")
+        elif char == "\\":
+            self.escape()
+        elif char == "[":
+            self.char_class()
+        elif char == ".":
+            self.take(ANY)
+        elif char == "@":
+            self.take(f"(?:{ANY}*)")
+        else:
+            self.take(literal(self.fold(char)))
 
-    def take(self, text: str, count: int = 1) -> None:
+    def between(self, text: str) -> None:
+        """Something after which a new sequence begins."""
+        self.found.append(text)
+        self.at += 1
+        self.atom = None
+
+    def take(self, text: str, count: int = 1, start: int | None = None) -> None:
+        """Something that can be repeated, from `start` on or by itself."""
+        self.atom, self.quantifier = len(self.found) if start is None else start, ""
         self.found.append(text)
         self.at += count
 
     def repeat(self, char: str) -> None:
-        if not self.may_repeat:
-            raise self.error(f"there is nothing for {char} to repeat")
-        self.may_repeat = False
-        if char != "{":
-            self.take(char)
-            return
+        if char == "{":
+            quantifier, count = self.count()
+        else:
+            quantifier, count = char, 1
+        both = _TWICE.get(self.quantifier + quantifier)
+        if both is not None:
+            self.found[-1] = both
+        elif not self.quantifier:
+            self.found.append(quantifier)
+        else:
+            self.found[self.atom :] = ["(?:", *self.found[self.atom :], ")", quantifier]
+        self.quantifier = both or quantifier
+        self.at += count
+
+    def count(self) -> tuple[str, int]:
+        """The quantifier `{n,m}` that stands here, and its length."""
         count = _COUNT.match(self.raw, self.at)
         if count is None:
             raise self.error("expected {n}, {n,} or {n,m}")
-        if max(int(number) for number in count.groups() if number) > REPEAT_MAX:
-            raise self.error(f"at most {REPEAT_MAX} repetitions are allowed")
-        if count[2] and int(count[2]) < int(count[1]):
+        least, comma, most = int(count[1]), count[2] is not None, int(count[2] or count[1])
+        if max(least, most) > INTEGER_MAX:
+            raise self.error(f"expected a number of at most {INTEGER_MAX}")
+        if least > most:
             raise self.error("expected the smaller number first")
-        self.take(count[0], len(count[0]))
+        few, many = min(least, REPEAT_MAX), min(most, REPEAT_MAX)
+        if not comma:
+            return f"{{{few}}}", len(count[0])
+        return f"{{{few},{many if count[2] else ''}}}", len(count[0])
 
     def escape(self) -> None:
         if self.at + 1 >= len(self.raw):
             raise self.error("expected a character after \\, got the end")
         char = self.raw[self.at + 1]
-        self.take(_CLASSES.get(char) or literal(self.fold(char)), 2)
+        members = _CLASSES.get(char)
+        self.take(f"[{members}]" if members else literal(self.fold(char)), 2)
 
     def char_class(self) -> None:
-        """`[a-z]`, `[^...]`; a `]` right after the opening is one of the characters."""
+        """`[a-z]`, `[^...]`; a `]` right after the opening is one of the characters, and so is
+        whatever stands behind a `-`.
+        """
         at = self.at + 1
         negated = self.raw[at : at + 1] == "^"
         at += negated
         members: list[str] = []
         while self.raw[at : at + 1] != "]" or not members:
-            if at >= len(self.raw):
-                raise self.error("expected a closing ]")
+            known = _CLASSES.get(self.raw[at + 1 : at + 2]) if self.raw[at : at + 1] == "\\" else ""
+            if known:
+                members.append(known)
+                at += 2
+                continue
             first, at = self.member(at)
-            if self.raw[at : at + 1] == "-" and self.raw[at + 1 : at + 2] not in ("", "]"):
+            if self.raw[at : at + 1] == "-":
                 last, at = self.member(at + 1)
                 if first > last:
                     raise self.error(f"expected the smaller character first in {first}-{last}")
@@ -167,8 +217,7 @@ class _Regex:
         self.take(f"[{'^' if negated else ''}{''.join(members)}]", at + 1 - self.at)
 
     def member(self, at: int) -> tuple[str, int]:
-        if self.raw[at] == "\\":
-            at += 1
-            if at >= len(self.raw):
-                raise self.error("expected a closing ]")
+        at += self.raw[at : at + 1] == "\\"
+        if at >= len(self.raw):
+            raise self.error("expected a closing ]")
         return self.fold(self.raw[at])[0], at + 1

@@ -18,8 +18,10 @@ from attrs import frozen
 
 from .fields import DYNAMIC, FIELDS, Document, Kind, fold
 
-VERSION = 1
-"""Of the schema and of the analysis in `fields`: an index of another version is rebuilt."""
+VERSION = 2
+"""Of the schema, and of the analysis in `fields` and `words`. An index of another version is
+rebuilt.
+"""
 
 SEQ, HAS, OTHERS = "seq", "has", "others"
 # hexadecimal digits; two names of one account meet with a chance of one in 10^14 / names^2

@@ -17,7 +17,7 @@ from attrs import define
 from tantivy import Query
 
 from .evaluate import range_matches, regex_matches, sloppy, wildcard_matches
-from .fields import Document
+from .fields import WHOLE_MAX, Document
 from .nodes import (
     NOTHING,
     Any,
@@ -36,7 +36,7 @@ from .nodes import (
     Term,
     Wildcard,
 )  # fmt: skip
-from .patterns import ANY, literal
+from .patterns import ANY, least_length, literal
 from .schema import HAS, SCHEMA, SEQ, Column, column_of, has_of
 
 PATTERNS_MAX = 64  # wildcards and regular expressions in one query: each builds an automaton
@@ -145,6 +145,8 @@ class Translation:
         return Query.term_set_query(SCHEMA, SEQ, found)
 
     def _wildcard(self, column: Column, node: Wildcard) -> Query:
+        if least_length(node.pattern) > WHOLE_MAX:
+            return Query.empty_query()
         self._count_pattern()
         fixed = [part if isinstance(part, str) else None for part in node.pattern]
         start = "".join(part for part in fixed[: fixed.index(None)] if part is not None)

@@ -11,6 +11,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from resources.stores.search.quotes import advice, quoted
 from supervisor.config.model import Limits
 from supervisor.config.node import BESIDE_HEAP, LEAST_FILES, MOST_STACK
 
@@ -92,6 +93,8 @@ def migrate(text: str, options: Options) -> Migrated:
     }
     worker = _Worker(options, old)
     worker.convert()
+    for phrase in dict.fromkeys(quoted(text)):
+        worker.decisions.say("a contact query", advice(phrase))
     if worker.decisions.refused:
         raise CannotMigrate("\n".join(worker.decisions.refused))
     return Migrated(worker.toml(), tuple(worker.decisions.lines))

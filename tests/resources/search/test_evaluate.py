@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from resources.stores.search.evaluate import distance, matches, sloppy
-from resources.stores.search.fields import Document, words
+from resources.stores.search.fields import Document
 from resources.stores.search.lucene import parse
 from resources.stores.search.nodes import QueryError
 
@@ -48,13 +48,11 @@ def test_lucene_agrees(query: dict[str, Any], documents: dict[str, Document]) ->
         ("dob:[2014 TO soon]", 5, "expected a date"),
         ("name:\\u00zz", 6, "expected four hexadecimal digits"),
         ("a:/(b/", 6, "expected a closing )"),
-        ("a:/b**/", 6, "nothing for * to repeat"),
         ("a:/~b/", 4, "the operator ~ is not supported"),
         ("a:/[b-/", 4, "expected a closing ]"),
         ("(" * 101 + "a" + ")" * 101, 102, "nested more than 100 deep"),
         ("a " * 1025, 2049, "more than 1024 clauses"),
         ("a" * 70_000, None, "70000 characters, 65536 are allowed"),
-        ("name:" + "?" * 300, None, "a wildcard of 300 characters"),
     ],
 )
 def test_errors_say_where_and_what(query: str, position: int | None, text: str) -> None:
@@ -80,23 +78,6 @@ def test_hostile_queries_are_quick() -> None:
             matches(parse(query), Document({"name": "a " * 1000}))
         except QueryError:
             continue
-
-
-def test_words_are_those_of_unicode() -> None:
-    """Apostrophes and dots inside stay, marks and signs go, each ideograph is one."""
-    assert words("O'Brien john.doe a-b 1,000.5 x_y 你好 Zoë") == [
-        "o'brien",
-        "john.doe",
-        "a",
-        "b",
-        "1,000.5",
-        "x_y",
-        "你",
-        "好",
-        "zoë",
-    ]
-    assert words("a" * 300) == ["a" * 255, "a" * 45]
-    assert words("... --- \U0001f600") == ["\U0001f600"]
 
 
 def test_a_swap_is_one_edit() -> None:

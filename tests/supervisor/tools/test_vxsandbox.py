@@ -291,6 +291,16 @@ def test_the_size_of_the_pool_is_kept() -> None:
     assert parsed.keys() == {"version", "accounts", "apps", "channels"}
 
 
+def test_queries_in_the_old_language_are_listed() -> None:
+    """Phrases in single quotes, which find nobody in this one; each once."""
+    text = (
+        "javascript_file: a.js\nsandbox: {config: {keys: {config: "
+        """"name:'A B' OR name:'A B' OR msisdn:'+27' OR surname:\\"A B\\""}}}\n"""
+    )
+    said = [line for line in convert(text).decisions if "no phrase" in line]
+    assert [line.split()[3] for line in said] == ["name:'A", "msisdn:'+27'"]
+
+
 def test_the_text_is_toml_whatever_the_names_are() -> None:
     """Quotes, dots and letters beyond ASCII in keys and values."""
     made = convert(
