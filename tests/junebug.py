@@ -43,13 +43,15 @@ class Reply:
 @define(eq=False)
 class Junebug:
     """`posts`: the bodies that came, in order. `heads`: their heads. `script`: the next answers;
-    after them all is taken.
+    after them all is taken. `by_content`: the answers for single messages. `described`: what it
+    says of the channel.
     """
 
     port: int = 0
     posts: list[dict[str, Any]] = field(factory=list)
     heads: list[str] = field(factory=list)
     script: deque[Reply] = field(factory=deque)
+    described: Reply = field(factory=lambda: Reply(200, body={"result": {}}))
     by_content: dict[str, deque[Reply]] = field(factory=dict)
 
     @property
@@ -75,6 +77,9 @@ class Junebug:
                         buffer += data
                     head, _, buffer = buffer.partition(b"\r\n\r\n")
                     lines = head.decode().lower().split("\r\n")
+                    if lines[0].startswith("get "):
+                        await stream.send_all(self.described.bytes(0))
+                        continue
                     (length,) = [int(one[15:]) for one in lines if one.startswith("content-length")]
                     while len(buffer) < length:
                         buffer += await stream.receive_some()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
+from urllib.parse import urlsplit
 
 from .found import Found, look, token_problems
 from .model import AmqpSide, Channel, Config, HttpSide
-from .units import show
+from .units import Address, show
 from .urls import amqp_problem, http_problem, junebug_problem
 
 NOT_SERVED = ("amqp",)
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # nothing is bound here
 QUEUE_MAX = 200  # bytes of a connector's name; the names of its queues have up to 255
 EXCHANGE_MAX = 127  # bytes
 PREFETCH_MAX = 65_535  # what AMQP can say
@@ -75,5 +77,17 @@ def channel_warnings(config: Config) -> Iterator[str]:
     for channel in config.channels.values():
         if channel.type in NOT_SERVED:
             yield f"channels.{channel.name}: type {show(channel.type)} is not served yet"
+        yield from _events(channel, gateway)
         if not gateway.is_loopback and not channel.tokens and channel.type != "amqp":
             yield f"channels.{channel.name} has no tokens: only clients on this host may use it"
+
+
+def _events(channel: Channel, gateway: Address) -> Iterator[str]:
+    if channel.http is None or channel.http.event_url:
+        return
+    junebug = Address(urlsplit(channel.http.url).hostname or "", 0)
+    if not junebug.is_loopback and (gateway.is_loopback or gateway.host in EVERYWHERE):
+        yield (
+            f"channels.{channel.name}: Junebug at {junebug.host} cannot post events to"
+            f" listen.gateway = {gateway}: set event_url"
+        )

@@ -70,13 +70,27 @@ async def examine(config: Config, node: Path, harness: Path) -> AsyncIterator[Ch
     ):
         for check in plain():
             yield check
-    for slow in (partial(check_files, config), partial(check_store, config), check_search):
+    for slow in (
+        partial(check_files, config),
+        partial(check_store, config),
+        check_search,
+        partial(check_channels, config),
+    ):
         for check in await trio.to_thread.run_sync(_all_of, slow):
             yield check
 
 
 def _all_of(checks: Callable[[], Iterator[Check]]) -> list[Check]:
     return list(checks())
+
+
+def check_channels(config: Config) -> Iterator[Check]:
+    """Check the other side of each channel that has one."""
+    if any(channel.http is not None for channel in config.channels.values()):
+        from .doctor_junebug import check_junebug
+
+        for one in check_junebug(config):
+            yield Check(f"channel {one.channel}", one.status, one.text, one.remedy)
 
 
 def check_node(node: Path) -> Check:
