@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from attrs import frozen
+from attrs import field, frozen
 
 from .fork_server import Forked, ForkServer
 
@@ -254,6 +254,86 @@ def carbon(folder: Path) -> Iterator[Carbon]:
     finally:
         process.kill()
         process.wait()
+
+
+@frozen
+class Broker:
+    """A RabbitMQ that tests start and stop; what it keeps stays in its folder."""
+
+    folder: Path
+    port: int
+    _ports: list[int]
+    _running: list[subprocess.Popen[bytes]] = field(factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/%2f"
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        with (self.folder / "out.log").open("ab") as log:
+            process = subprocess.Popen(
+                ["/usr/lib/rabbitmq/bin/rabbitmq-server"],
+                env=self.environment, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        self._running.append(process)
+        _wait_port(self.port, process)
+
+    def stop(self) -> None:
+        """Kill it, with all that it started."""
+        for process in self._running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        self._running.clear()
+
+    def ctl(self, *arguments: str) -> str:
+        """Run rabbitmqctl; return what it prints."""
+        command = ["/usr/lib/rabbitmq/bin/rabbitmqctl", "--quiet", *arguments]
+        done = subprocess.run(command, env=self.environment, capture_output=True, check=True)
+        return done.stdout.decode()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        folder, (port, distribution, mapper) = str(self.folder), self._ports
+        return os.environ | {
+            "HOME": folder,
+            "RABBITMQ_NODENAME": f"jsbox{port}@localhost",
+            "RABBITMQ_MNESIA_BASE": f"{folder}/data",
+            "RABBITMQ_LOG_BASE": f"{folder}/log",
+            "RABBITMQ_PID_FILE": f"{folder}/pid",
+            "RABBITMQ_CONFIG_FILE": f"{folder}/none",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_DIST_PORT": str(distribution),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 -kernel inet_dist_use_interface"
+            " {127,0,0,1}",
+            "ERL_EPMD_PORT": str(mapper),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+
+
+@contextmanager
+def rabbitmq(folder: Path) -> Iterator[Broker]:
+    """Run a real RabbitMQ; its package would start one for the whole host."""
+    debian(
+        "rabbitmq-server",
+        "rabbitmq-server",
+        "RUNLEVEL=1 apt-get install -yq --no-install-recommends {}",
+    )
+    ports = free_ports(3)
+    folder.mkdir(parents=True, exist_ok=True)
+    broker = Broker(folder, ports[0], ports)
+    # Erlang's port mapper, which it would leave behind
+    mapper = subprocess.Popen(["epmd"], env=broker.environment, start_new_session=True)
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.stop()
+        mapper.kill()
+        mapper.wait()
 
 
 def free_ports(count: int) -> list[int]:

@@ -11,7 +11,6 @@ from .model import AmqpSide, Channel, Config, HttpSide
 from .units import Address, show
 from .urls import amqp_problem, http_problem, junebug_problem
 
-NOT_SERVED = ("amqp",)
 EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # nothing is bound here
 QUEUE_MAX = 200  # bytes of a connector's name; the names of its queues have up to 255
 EXCHANGE_MAX = 127  # bytes
@@ -75,8 +74,6 @@ def channel_warnings(config: Config) -> Iterator[str]:
             " go there in the clear: set listen.certificate and listen.key"
         )
     for channel in config.channels.values():
-        if channel.type in NOT_SERVED:
-            yield f"channels.{channel.name}: type {show(channel.type)} is not served yet"
         yield from _events(channel, gateway)
         if not gateway.is_loopback and not channel.tokens and channel.type != "amqp":
             yield f"channels.{channel.name} has no tokens: only clients on this host may use it"

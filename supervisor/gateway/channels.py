@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 import trio
-from attrs import define, field, frozen
+from attrs import define, field
 
 from resources.fence import keep_running
 
@@ -42,26 +42,13 @@ class Link(Protocol):
 
 def make_link(services: Services, channel: Channel) -> Link:
     """Make the link of a channel whose type has one; each type is imported here, when needed."""
-    if channel.type == "http":
-        from .junebug.link import JunebugLink
+    if channel.amqp is not None:
+        from .amqp import AmqpLink
 
-        return JunebugLink(channel, services)
-    return _NotServed(channel)
+        return AmqpLink(services, channel, channel.amqp)
+    from .junebug.link import JunebugLink
 
-
-@frozen
-class _NotServed:
-    """The link of a channel whose type is not served yet."""
-
-    channel: Channel
-
-    async def run(self) -> None:
-        await trio.sleep_forever()
-
-    @property
-    def state(self) -> ChannelState:
-        problem = f"type {self.channel.type} is not served yet"
-        return ChannelState("down", problem=problem)
+    return JunebugLink(channel, services)
 
 
 @define(eq=False)

@@ -135,6 +135,9 @@ class Intake:
         except BadMessage as bad:
             self._answer(offer, Rejected("bad_message", bad.detail, bad.path))
             entry = None
+        except BaseException:
+            self.held -= offer.size
+            raise
         if entry is None:
             self._end(offer)
             return
