@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 URL_MAX, HOST_MAX, LABEL_MAX = 2048, 253, 63  # characters
 REDIS_URL = re.compile(r"(redis|rediss|redis\+cluster)://[^/\s]+(/\d{0,5})?(\?\S*)?|unix://\S+")
@@ -85,6 +85,14 @@ def junebug_problem(url: str) -> Problem:
         return "it has characters other than ASCII"
     parts = urlsplit(url)
     return "it has a query or a fragment" if parts.query or parts.fragment else ""
+
+
+def without_login(url: str) -> tuple[str, tuple[str, str] | None]:
+    """A URL without its user and password, and these; None if it has neither."""
+    parts = urlsplit(url)
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    plain = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return plain, (user, password) if user or password else None
 
 
 def amqp_problem(url: str) -> Problem:

@@ -12,11 +12,12 @@ from urllib.parse import urlsplit
 import httpx2
 from attrs import frozen
 
-from resources.fence import cause_of
+from resources.fence import reason_of
 from resources.text import read_json
 
 from ..config import Config
 from ..config.model import Channel
+from ..config.urls import without_login
 
 SECONDS = 5.0
 ANSWER_MAX = 256 << 10  # bytes
@@ -42,14 +43,13 @@ def check_junebug(config: Config) -> Iterator[Finding]:
 
 def _check(channel: Channel, config: Config) -> Finding:
     assert channel.http is not None
-    name, url = channel.name, channel.http.url.rstrip("/")
-    parts = urlsplit(url)
-    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    name = channel.name
+    shown, auth = without_login(channel.http.url.rstrip("/"))
     try:
-        status, body = _get(url)
+        status, body = _get(shown, auth)
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         remedy = f"is Junebug running there? channels.{name}.url"
-        return Finding(name, "failed", f"{shown} cannot be reached: {cause_of(error)}", remedy)
+        return Finding(name, "failed", f"{shown} cannot be reached: {reason_of(error)}", remedy)
     if status in (401, 403):
         remedy = f"channels.{name}.url needs USER:PASSWORD@ before the host, or other ones"
         return Finding(name, "failed", f"{shown} answered {status}", remedy)
@@ -60,10 +60,10 @@ def _check(channel: Channel, config: Config) -> Finding:
     return _compare(name, shown, result, channel, config)
 
 
-def _get(url: str) -> tuple[int, Any]:
+def _get(url: str, auth: tuple[str, str] | None) -> tuple[int, Any]:
     context = ssl.create_default_context()
     with (
-        httpx2.Client(verify=context, trust_env=False, timeout=SECONDS) as client,
+        httpx2.Client(auth=auth, verify=context, trust_env=False, timeout=SECONDS) as client,
         client.stream("GET", url, headers={"accept-encoding": "identity"}) as response,
     ):
         text = b""

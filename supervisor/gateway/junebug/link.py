@@ -22,10 +22,20 @@ from resources.stores.redis import StoreError
 
 from ...channel_state import ChannelState
 from ...config.model import Channel, HttpSide
+from ...config.urls import without_login
 from ..intake import Answer, Intake, Offer, Rejected, Services
 from ..outlet import Outlet
 from . import words
-from .poster import CONNECTIONS, SECONDS, Failed, Refused, Taken, Verdict, open_client, post
+from .poster import (
+    CONNECTIONS,
+    SECONDS,
+    Failed,
+    Refused,
+    Taken,
+    Verdict,
+    open_client,
+    post,
+)
 
 WINDOW = 64  # messages in hand
 BACKOFF = (0.5, 20.0)  # seconds between two tries: first, most
@@ -64,6 +74,8 @@ class JunebugLink:
     only_own: bool = field(default=False, init=False)
     repeats: bool = field(default=False, init=False)
     _side: HttpSide = field(init=False)
+    _url: str = field(init=False)  # of Junebug's channel
+    _auth: tuple[str, str] | None = field(init=False)
     _lanes: dict[str, deque[_Parcel]] = field(factory=dict, init=False)  # by address
     _posting: trio.CapacityLimiter = field(
         factory=lambda: trio.CapacityLimiter(CONNECTIONS), init=False
@@ -85,6 +97,7 @@ class JunebugLink:
     def __attrs_post_init__(self) -> None:
         assert self.channel.http is not None
         self._side = self.channel.http
+        self._url, self._auth = without_login(self._side.url.rstrip("/"))
 
     @property
     def state(self) -> ChannelState:
@@ -125,7 +138,10 @@ class JunebugLink:
         outlet = self._outlet
         self.intake, self._is_closing = Intake(self.channel, self._services, None), False
         try:
-            async with open_client() as self._client, trio.open_nursery() as self._nursery:
+            async with (
+                open_client(self._auth) as self._client,
+                trio.open_nursery() as self._nursery,
+            ):
                 self._nursery.start_soon(self.intake.run)
                 outlet.attach(self)
                 try:
@@ -153,12 +169,6 @@ class JunebugLink:
                     return ours
                 await self._settled.park()
         return None
-
-    @property
-    def _url(self) -> str:
-        """Where messages are posted to, without user and password."""
-        url = httpx2.URL(self._side.url)
-        return str(url.copy_with(username=None, password=None))
 
     async def _run_lane(self, address: str, lane: deque[_Parcel]) -> None:
         while lane:
@@ -219,7 +229,7 @@ class JunebugLink:
         event_url = f"{base.rstrip('/')}/{parcel.id}"
         token = self._services.ids.token_of(name)
         body = words.body_of(parcel.message, side.from_addr, event_url, token)
-        return await post(self._client, f"{side.url.rstrip('/')}/messages/", body)
+        return await post(self._client, f"{self._url}/messages/", body)
 
     def _note_failure(self, failed: Failed) -> None:
         if self._last is None or self._last.problem != failed.problem:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import ssl
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import msgspec
 import trio
 from attrs import frozen
 
-from resources.fence import cause_of
+from resources.fence import reason_of
 from resources.messages import ID_MAX
 from resources.text import read_json
 
@@ -61,9 +62,12 @@ class Failed:
 Verdict = Taken | Refused | Failed
 
 
-def open_client() -> httpx2.AsyncClient:
+def open_client(auth: tuple[str, str] | None) -> httpx2.AsyncClient:
     """The client of one channel. It never follows a redirect, and reads no environment."""
+    # It logs every request, at a level that ours are logged at.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     return httpx2.AsyncClient(
+        auth=auth,
         verify=ssl.create_default_context(),
         trust_env=False,
         follow_redirects=False,
@@ -86,9 +90,9 @@ async def post(client: httpx2.AsyncClient, url: str, body: Mapping[str, Any]) ->
             async with client.stream("POST", url, content=content, headers=headers) as response:
                 return _verdict(response, await _read(response))
         except httpx2.ConnectError as error:
-            return Failed(f"cannot be reached: {cause_of(error)}")
+            return Failed(f"cannot be reached: {reason_of(error)}")
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
-            return Failed(f"the connection was lost before an answer: {cause_of(error)}")
+            return Failed(f"the connection was lost before an answer: {reason_of(error)}")
     return Failed(f"no answer in {SECONDS:g} s")
 
 
