@@ -286,6 +286,7 @@ class Broker:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self._running.clear()
+        _wait_closed(self.port)
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl; return what it prints."""
@@ -342,6 +343,18 @@ def free_ports(count: int) -> list[int]:
         for probe in probes:
             probe.bind(("127.0.0.1", 0))
         return [probe.getsockname()[1] for probe in probes]
+
+
+def _wait_closed(port: int) -> None:
+    """Wait until nobody listens: a killed program's children may do so for a moment."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"something listens on port {port}")
 
 
 def _wait_port(port: int, process: subprocess.Popen[bytes]) -> None:
