@@ -15,6 +15,7 @@ from attrs import define, field
 from resources.contract import Resource
 from resources.fence import keep_running
 from resources.stores.foreign_ids import ForeignIds
+from resources.stores.search import INDEXES
 
 from .admin.app import AdminServices, HasRoutes, admin_app
 from .admin.channels import ChannelsAdmin
@@ -333,7 +334,7 @@ def _open_search(
     return open_search(
         settings=config.search,
         redis_url=store.url,
-        folder=config.data_dir / "search",
+        folder=config.data_dir / INDEXES,
         accounts=config.account_names,
         observe=prometheus,
         cwd=store.cwd,

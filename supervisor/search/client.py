@@ -10,8 +10,9 @@ cancelled.
 A question past its deadline kills the process: nothing less can stop the engine. That question
 fails and is refused for a while; the others in progress are asked again. When the process ends by
 itself any of them may be the cause, so each is asked again alone. If one then ends it once more,
-its account's index is built again, in case that is broken. If that does not help, it fails like one
-past its deadline.
+the files of its account's index are checked. A damaged index is built anew, and the question asked
+once more; otherwise, or if that does not help, it fails like one past its deadline. What was killed
+from outside is asked again alone, too, but counts as its own doing only after many times.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ REFUSED_SECONDS = 600.0  # for which a query that ended the process is refused
 # After this many such queries, all of an account's queries are refused for this many seconds.
 STRIKES, STRIKES_SECONDS = 3, 60.0
 REFUSED_MAX = 1000  # such queries that are remembered
-CRASHES_MAX = 2  # of the process while a question is in progress; after more, it is the cause
+CRASHES_MAX = 2  # of the process while a question is in progress; then that is suspected
+KILLS_MAX = 10  # of the process from outside meanwhile, such as by a kernel short of memory
+INSPECT_SECONDS = 120.0  # for the files of an index to be read
+TROUBLES_SHOWN = 3  # accounts whose index cannot be built, in /readyz
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,31 @@ class _Refused:
 
     since: float
     reason: str
+
+
+@define(eq=False)
+class _Asking:
+    """A question from when it is asked until it is answered, and what the process went through
+    meanwhile.
+    """
+
+    request: dialogue.Query
+    crashes: int = 0
+    kills: int = 0
+    was_inspected: bool = False
+
+    def note(self, ended: Ended) -> None:
+        """Count an end of the process."""
+        if ended.was_killed:
+            self.kills += 1
+        elif not ended.by_deadline:
+            self.crashes += 1
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether the process ended often enough to suspect this question."""
+        most = CRASHES_MAX + self.was_inspected
+        return self.crashes >= most or self.kills >= KILLS_MAX * most
 
 
 @define(eq=False)
@@ -89,8 +118,15 @@ class Search:
     _numbers: itertools.count[int] = field(factory=itertools.count, init=False)
 
     def problem(self) -> str:
-        """Why no question can be answered now; empty if they can."""
-        return "" if self._running is not None else "the search process is being started again"
+        """Why questions, or those of some accounts, cannot be answered now; empty if they can."""
+        if self._running is None:
+            return "the search process is being started again"
+        troubles = [
+            f"the contacts of account {account} cannot be searched: {reason}"
+            for account, reason in self._running.troubles.items()
+        ]
+        more = len(troubles) - TROUBLES_SHOWN
+        return "; ".join(troubles[:TROUBLES_SHOWN]) + (f"; and {more} more" if more > 0 else "")
 
     async def keys_json(self, account: str, query: str, limit: int | None) -> msgspec.Raw:
         """See ContactSearch."""
@@ -154,9 +190,10 @@ class Search:
             self._observe(Searched(outcome, trio.current_time() - began))
 
     async def _ask_until_built(self, request: dialogue.Query) -> list[dialogue.Answer]:
+        asking = _Asking(request)
         latest, pause = trio.current_time() + BUILD_SECONDS, BUILD_PAUSE[0]
         while True:
-            answers = await self._ask_until_answered(request)
+            answers = await self._ask_until_answered(asking)
             failed = answers[-1]
             if not isinstance(failed, dialogue.Failed):
                 return answers
@@ -172,30 +209,40 @@ class Search:
             await trio.sleep(pause)
             pause = min(pause * 1.5, BUILD_PAUSE[1])
 
-    async def _ask_until_answered(self, request: dialogue.Query) -> list[dialogue.Answer]:
+    async def _ask_until_answered(self, asking: _Asking) -> list[dialogue.Answer]:
         """Ask again if the process ended, and find out whether this question was the cause."""
-        crashes = 0
+        request = asking.request
         while True:
             self._check_refused(request)
             try:
-                if not crashes:
+                if not asking.crashes and not asking.kills:
                     return await self._ask_once(request, slots=1)
                 async with self._alone:
                     return await self._ask_once(request, slots=WORKERS)
             except Ended as ended:
-                if ended.by_deadline:
-                    continue  # if it was this question, it is refused now
-                crashes += 1
-            if crashes > CRASHES_MAX:
+                asking.note(ended)  # if its own deadline was the cause, it is refused now
+            if asking.is_suspect and (asking.was_inspected or not await self._is_damaged(request)):
                 self._refuse(request, "the query ended the search process")
-            elif crashes == CRASHES_MAX:
-                log.warning(
-                    "account %s: a query ended the search process twice; building its index again",
-                    request.account,
-                )
-                await (await self._process()).send(dialogue.Forget(request.account))
+            asking.was_inspected = asking.was_inspected or asking.is_suspect
 
-    async def _ask_once(self, request: dialogue.Query, *, slots: int) -> list[dialogue.Answer]:
+    async def _is_damaged(self, request: dialogue.Query) -> bool:
+        """Whether the index that a question was about is damaged; if so it is built anew."""
+        number, account = next(self._numbers), request.account
+        inspect = dialogue.Inspect(number, account)
+        try:
+            (answer,) = await self._ask_once(inspect, slots=1, seconds=INSPECT_SECONDS)
+        except Ended:
+            return False  # of all questions it is still the one that ended the process twice
+        damage = answer.damage if isinstance(answer, dialogue.Inspected) else ""
+        log.warning(
+            "account %s: a query ended the search process twice; its index is %s",
+            account, f"damaged, and built anew: {damage}" if damage else "whole",
+        )  # fmt: skip
+        return bool(damage)
+
+    async def _ask_once(
+        self, request: dialogue.Question, *, slots: int, seconds: float | None = None
+    ) -> list[dialogue.Answer]:
         """Ask a running process, once there are free slots. Raises Ended."""
         taken: list[object] = []
 
@@ -212,8 +259,8 @@ class Search:
         except BaseException:
             give_back()
             raise
-        question = Question(request, trio.current_time() + self.settings.timeout, give_back)
-        return await running.ask(question)
+        deadline = trio.current_time() + (seconds or self.settings.timeout)
+        return await running.ask(Question(request, deadline, give_back))
 
     async def _process(self) -> SearchProcess:
         """Wait for a running process. Raises CannotSearch."""
@@ -244,7 +291,9 @@ class Search:
         if len(self._refused) > REFUSED_MAX:
             self._refused.popitem(last=False)
 
-    def _on_guilty(self, request: dialogue.Query) -> None:
+    def _on_guilty(self, request: dialogue.Question) -> None:
+        if isinstance(request, dialogue.Inspect):
+            return
         limit = f"search.timeout = {self.settings.timeout:g} s"
         self._refuse(request, f"the query took longer than {limit}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 import sys
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -25,7 +26,7 @@ ARGV = (sys.executable, "-m", "resources.stores.search.process")
 LINE_MAX = 64 << 20  # bytes of an answer: a page of keys of any length
 READ = 512 << 10  # bytes at a time: answers are long
 START_SECONDS = 15.0  # until it is ready
-REAP_SECONDS = 1.0  # from SIGKILL to the end
+REAP_SECONDS = 1.0  # from SIGKILL, or the end of its output, to the end
 STDERR_READ = 4096  # bytes at a time
 STDERR_LINES = 20  # kept, the newest
 
@@ -38,12 +39,14 @@ class Ended(Exception):
     Attributes:
         by_deadline: We killed it because a question took too long.
         guilty: It was this question.
+        was_killed: Somebody else killed it.
     """
 
-    def __init__(self, *, by_deadline: bool, guilty: bool) -> None:
+    def __init__(self, *, by_deadline: bool, guilty: bool, was_killed: bool) -> None:
         super().__init__()
         self.by_deadline = by_deadline
         self.guilty = guilty
+        self.was_killed = was_killed
 
 
 @define(eq=False)
@@ -52,7 +55,7 @@ class Question:
     waits for the answer any more.
     """
 
-    request: dialogue.Query
+    request: dialogue.Question
     deadline: float
     on_over: Callable[[], None]
     answers: list[dialogue.Answer] = field(factory=list, init=False)
@@ -75,13 +78,19 @@ class Question:
 
 @define(eq=False)
 class SearchProcess:
-    """A running search process. `on_guilty` is called with a question that took too long."""
+    """A running search process.
+
+    Attributes:
+        on_guilty: Called with a question that took too long.
+        troubles: The accounts whose index cannot be built, with the reason.
+    """
 
     process: Process
-    on_guilty: Callable[[dialogue.Query], None]
+    on_guilty: Callable[[dialogue.Question], None]
     said: deque[str] = field(factory=lambda: deque(maxlen=STDERR_LINES), init=False)
     was_ready: bool = field(default=False, init=False)
     answered: int = field(default=0, init=False)
+    troubles: dict[str, str] = field(factory=dict, init=False)
     _wire: Wire = field(init=False)
     _open: OrderedDict[int, Question] = field(factory=OrderedDict, init=False)
     _overdue: Question | None = field(default=None, init=False)
@@ -113,19 +122,27 @@ class SearchProcess:
             self.was_ready = isinstance(dialogue.decode_answer(line), dialogue.Ready)
 
     async def read(self) -> None:
-        """Pass answers on to their questions until the process ends."""
+        """Pass answers on to their questions until the process ends, and wait for its exit code."""
         with suppress(SandboxGone):
             while True:
                 for line in await self._wire.receive():
                     answer = dialogue.decode_answer(line)
                     if isinstance(answer, dialogue.Log):
                         log.log(answer.level, "%s", answer.text)
+                    elif isinstance(answer, dialogue.Trouble):
+                        self._note(answer)
                     elif not isinstance(answer, dialogue.Ready):
                         self._take(answer)
+        with trio.move_on_after(REAP_SECONDS):
+            await self.process.wait()
 
-    def _take(
-        self, answer: dialogue.Keys | dialogue.Number | dialogue.Groups | dialogue.Failed
-    ) -> None:
+    def _note(self, trouble: dialogue.Trouble) -> None:
+        if trouble.reason:
+            self.troubles[trouble.account] = trouble.reason
+        else:
+            self.troubles.pop(trouble.account, None)
+
+    def _take(self, answer: dialogue.Reply) -> None:
         question = self._open[answer.id]
         question.answers.append(answer)
         self.answered += 1
@@ -155,11 +172,16 @@ class SearchProcess:
 
     def end(self) -> None:
         """Kill the process, and settle every question with `Ended`."""
+        was_killed = self.process.returncode == -signal.SIGKILL
         self.process.kill()
         while self._open:
             _, question = self._open.popitem()
             question.settle(
-                Ended(by_deadline=self._overdue is not None, guilty=question is self._overdue)
+                Ended(
+                    by_deadline=self._overdue is not None,
+                    guilty=question is self._overdue,
+                    was_killed=was_killed,
+                )
             )
 
 
@@ -168,7 +190,7 @@ async def open_search_process(
     argv: Sequence[str],
     memory: int,
     begin: dialogue.Begin,
-    on_guilty: Callable[[dialogue.Query], None],
+    on_guilty: Callable[[dialogue.Question], None],
     cwd: str = "/",
 ) -> AsyncIterator[SearchProcess]:
     """Start a process; `was_ready` says whether it came up. At the end it is dead and reaped, and

@@ -21,6 +21,8 @@ import trio
 from attrs import frozen
 
 from resources.stores.redis import link_to
+from resources.stores.search import INDEXES
+from resources.stores.search.files import Files
 
 from ..config import Address, Config
 from ..errors import CannotStart
@@ -43,6 +45,7 @@ FILES_READ_MAX = 256 << 20  # bytes; larger files of the store are not scanned (
 CLOCK_OFF = 2.0  # seconds allowed between the host's clock and the store's
 BUILT_AT = 1_764_000_000  # a correct clock is later
 CAP_SYS_RESOURCE = 24
+REBUILT = "the next search builds it anew from the store"
 REDIS_LEAST = 7  # the oldest major version; Valkey 8 reports 7
 
 
@@ -75,6 +78,7 @@ async def examine(config: Config, node: Path, harness: Path) -> AsyncIterator[Ch
         partial(check_store, config),
         check_search,
         partial(check_channels, config),
+        partial(check_indexes, config),
     ):
         for check in await trio.to_thread.run_sync(_all_of, slow):
             yield check
@@ -354,3 +358,22 @@ def check_search() -> Iterator[Check]:
             yield Check("search", "failed", text, "free disk and memory")
             return
     yield Check("search", "ok", f"tantivy {version('tantivy')}")
+
+
+def check_indexes(config: Config) -> Iterator[Check]:
+    """Check the search indexes of the accounts that have one: that each can be written, and is as
+    it was written.
+    """
+    root = config.data_dir / INDEXES
+    for account in config.account_names:
+        files = Files.of(root, account)
+        if not files.folder.exists():
+            continue
+        name = f"search index of {account}"
+        if not os.access(files.folder, os.R_OK | os.W_OK | os.X_OK):
+            text = f"{files.folder} cannot be written by this user, {os.geteuid()}"
+            yield Check(name, "failed", text, f"chown it, or delete it: {REBUILT}")
+        elif damage := files.damage():
+            yield Check(name, "note", f"it cannot be used: {damage}", REBUILT)
+        else:
+            yield Check(name, "ok", f"{files.folder} is whole")

@@ -19,7 +19,9 @@ import msgspec
 from ..groups import Group
 from .nodes import QueryError, SearchError
 
-__all__ = ["CannotSearch", "ContactSearch", "QueryError", "SearchError"]
+__all__ = ["INDEXES", "CannotSearch", "ContactSearch", "QueryError", "SearchError"]
+
+INDEXES = "search"  # the folder of all indexes, in the service's folder of data
 
 
 class CannotSearch(SearchError):

@@ -46,9 +46,12 @@ class FindGroups(msgspec.Struct, tag="groups"):
     query: str
 
 
-class Forget(msgspec.Struct, tag="forget"):
-    """Delete an account's index: it may be what crashes the process."""
+class Inspect(msgspec.Struct, tag="inspect"):
+    """Ask whether an account's index is damaged: it may be what crashes the process. If so it is
+    deleted, and built anew.
+    """
 
+    id: int
     account: str
 
 
@@ -59,7 +62,8 @@ class Follow(msgspec.Struct, tag="follow"):
 
 
 Query = Find | Count | FindGroups
-Request = Query | Forget | Follow
+Question = Query | Inspect
+Request = Question | Follow
 
 
 class Ready(msgspec.Struct, tag="ready"):
@@ -98,6 +102,20 @@ class Groups(msgspec.Struct, tag="found-groups"):
     groups: list[dict[str, str | None]]
 
 
+class Inspected(msgspec.Struct, tag="inspected"):
+    """What was wrong with an account's index; empty if nothing was."""
+
+    id: int
+    damage: str
+
+
+class Trouble(msgspec.Struct, tag="trouble"):
+    """An account's index cannot be built; with an empty reason, it can again."""
+
+    account: str
+    reason: str
+
+
 class Failed(msgspec.Struct, tag="failed"):
     """There is no answer.
 
@@ -114,7 +132,8 @@ class Failed(msgspec.Struct, tag="failed"):
     position: int | None = None
 
 
-Answer = Ready | Log | Keys | Number | Groups | Failed
+Reply = Keys | Number | Groups | Inspected | Failed
+Answer = Ready | Log | Trouble | Reply
 
 decode_begin = msgspec.json.Decoder(Begin).decode
 decode_request = msgspec.json.Decoder(Request).decode

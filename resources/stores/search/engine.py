@@ -4,7 +4,9 @@ the background.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -29,6 +31,7 @@ from .nodes import Node, QueryError
 FOLLOW_SECONDS = 5.0  # between two checks of how far behind the accounts are
 # changes; an index that is further behind catches up before anybody asks
 FOLLOW_BEHIND = 1000
+RENEW_SECONDS = 600.0  # in which an index that looks whole is built anew once if the engine fails
 RETRY_SECONDS = 10.0  # after an index could not be built
 PROGRESS_SECONDS = 2.0  # between two log lines about one index that catches up
 CACHED_QUERY = 1000  # characters; shorter queries are cached parsed
@@ -79,6 +82,8 @@ class Engine:
         open_max: Indexes that stay open; beyond it, those least recently queried are closed once
             unused.
         idle_close: Seconds until an index without queries is closed.
+        on_trouble: Called with an account whose index cannot be built, and the reason; with an
+            empty one when it can again.
     """
 
     root: Path
@@ -86,6 +91,8 @@ class Engine:
     open_max: int
     idle_close: float
     accounts: Sequence[str]
+    on_trouble: Callable[[str, str], None] = lambda account, reason: None  # noqa: ARG005
+    _renewed: dict[str, float] = field(factory=dict, init=False)
     _slots: OrderedDict[str, _Slot] = field(factory=OrderedDict, init=False)
     _behind: _Line = field(factory=_Line, init=False)
     _full: _Line = field(factory=_Line, init=False)
@@ -105,7 +112,7 @@ class Engine:
             StoreGone: Redis does not answer.
         """
         node = meaning(query)
-        with self._using(account) as index:
+        with self._searching(account) as index:
             view = index.refresh()
             numbers = view.find(node, after, limit)
             last = numbers[-1] if numbers else after
@@ -115,7 +122,7 @@ class Engine:
     def count(self, account: str, query: str) -> int:
         """How many contacts a query finds. Raises as `find` does."""
         node = meaning(query)
-        with self._using(account) as index:
+        with self._searching(account) as index:
             return index.refresh().count(node)
 
     def groups(self, account: str, query: str) -> list[Group]:
@@ -127,16 +134,61 @@ class Engine:
             if matches(node, Document(group, GROUP_FIELDS))
         ]
 
-    def forget(self, account: str) -> None:
-        """Delete the index of an account."""
+    def inspect(self, account: str) -> str:
+        """Read an account's files after something that they may have caused. If something is wrong
+        with them the index is deleted, and built anew at the next search.
+
+        Returns: What was wrong; empty if they are whole.
+        """
         with self._using(account) as index:
-            index.forget()
+            damage = index.files.damage() if index.is_on_disk else ""
+            if damage:
+                self._begin_anew(index, damage)
+            return damage
 
     def tidy(self, account: str) -> None:
         """After a search: have new contacts moved into the index if there are enough."""
         slot = self._slots.get(account)
         if slot is not None and slot.index is not None and slot.index.wants_flush:
             self._put(self._full, account)
+
+    @contextmanager
+    def _searching(self, account: str) -> Iterator[AccountIndex]:
+        """The index of an account for a search. If the engine fails the index is built anew, once;
+        raises Behind then.
+        """
+        with self._using(account) as index:
+            try:
+                yield index
+            except Behind:
+                self._schedule(account)
+                raise
+            except (QueryError, StoreGone, GeneratorExit):
+                raise
+            except BaseException as error:  # panics of tantivy, too
+                if not self._is_suspect(index, error):
+                    raise
+                self._begin_anew(index, f"{type(error).__name__}: {error}")
+                self._schedule(account)
+                raise Behind(1) from error
+
+    def _is_suspect(self, index: AccountIndex, error: BaseException) -> bool:
+        """Whether an index may be the cause of an error: it is damaged, or looks whole and was not
+        built anew for such a reason lately.
+        """
+        now = time.monotonic()
+        if isinstance(error, NoKey) or (index.is_on_disk and index.files.damage()):
+            return True
+        before = self._renewed.get(index.account, -RENEW_SECONDS)
+        if not index.is_on_disk or now - before < RENEW_SECONDS:
+            return False
+        self._renewed[index.account] = now
+        return True
+
+    def _begin_anew(self, index: AccountIndex, reason: str) -> None:
+        log.warning("account %s: its index is built anew: %s", index.account, reason)
+        index.forget()
+        index.fall_behind()
 
     @contextmanager
     def _using(self, account: str) -> Iterator[AccountIndex]:
@@ -149,14 +201,6 @@ class Engine:
                 if slot.index is None:
                     slot.index = AccountIndex.open(self.root, account, self.changes)
             yield slot.index
-        except Behind:
-            self._schedule(account)
-            raise
-        except NoKey as error:
-            log.warning("account %s: its index is rebuilt: %s", account, error)
-            assert slot.index is not None
-            slot.index.forget()
-            raise Behind(1) from error
         finally:
             with self._lock:
                 slot.users -= 1
@@ -192,30 +236,44 @@ class Engine:
         """Let indexes catch up, and check for idle ones; for ever. Several threads may run it."""
         while True:
             try:
-                account = self._behind.queue.get(timeout=1.0)
+                self.work_behind(timeout=1.0)
             except Empty:
                 self._look_around()
-            else:
-                self._work(self._behind, account, self._catch_up)
 
     def keep_flushed(self) -> None:
         """Move new contacts into the indexes; for ever."""
         while True:
-            self._work(self._full, self._full.queue.get(), self._flush)
+            self.work_full(timeout=None)
+
+    def work_behind(self, timeout: float | None = 0.0) -> None:
+        """Let the next index catch up. Raises Empty if there is none within a time in seconds."""
+        account = self._behind.queue.get(timeout=timeout)
+        self._work(self._behind, account, self._catch_up)
+
+    def work_full(self, timeout: float | None = 0.0) -> None:
+        """Move new contacts into the next index. Raises as `work_behind` does."""
+        self._work(self._full, self._full.queue.get(timeout=timeout), self._flush)
 
     def _work(self, line: _Line, account: str, step: Callable[[AccountIndex], None]) -> None:
         try:
             with self._using(account) as index:
-                step(index)
-            self._failures.pop(account, None)
+                try:
+                    step(index)
+                except StoreGone:
+                    raise
+                except BaseException as error:  # panics of tantivy, too
+                    if _is_for_want_of_room(error):  # what there is can still be searched
+                        raise
+                    self._begin_anew(index, f"it cannot be written: {error}")
+                    self._catch_up(index)
+            if self._failures.pop(account, None) is not None:
+                self.on_trouble(account, "")
         except StoreGone as error:
             log.warning("account %s: its index cannot follow: %s", account, error)
-        except (
-            BaseException
-            # panics of tantivy are BaseExceptions; whatever it is, the next account follows
-        ) as error:
+        except BaseException as error:  # whatever it is, the next account follows
             log.exception("account %s: its index cannot be written", account)
             self._failures[account] = (time.monotonic(), str(error))
+            self.on_trouble(account, str(error))
         finally:
             with self._lock:
                 line.waiting.discard(account)
@@ -284,6 +342,14 @@ class Engine:
             return Files.of(self.root, account).state().applied
         except Unusable:
             return 0
+
+
+def _is_for_want_of_room(error: BaseException) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return (isinstance(error, OSError) and error.errno in full) or any(
+        os.strerror(number) in str(error)
+        for number in full  # tantivy has only texts
+    )
 
 
 def meaning(query: str) -> Node:

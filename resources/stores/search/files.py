@@ -10,17 +10,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
 import tantivy
-from attrs import asdict, define, frozen
+from attrs import asdict, define, field, frozen
 
+from .checksums import Damaged, check_index
 from .key_table import KeyTable
 from .schema import SCHEMA, VERSION
 
+OPEN_CHECK = 128 << 20  # bytes of the engine's files that are read when an index is opened
 WRITER_BYTES = 32 << 20  # that a writer gathers before it writes a segment by itself
 
 
@@ -35,11 +38,13 @@ class State:
     Attributes:
         applied: The change number up to which everything is in it.
         keys: How many bytes of the file of keys belong to it.
+        sum: The CRC-32 of those bytes.
     """
 
     epoch: str
     applied: int
     keys: int
+    sum: int
     version: int = VERSION
 
 
@@ -48,6 +53,7 @@ class Files:
     """The folder of one account."""
 
     folder: Path
+    _sum: int = field(default=0, init=False)  # of the file of keys
 
     @classmethod
     def of(cls, root: Path, account: str) -> Files:
@@ -82,13 +88,27 @@ class Files:
         """Open the index and the keys by number. Raises Unusable."""
         state = self.state()
         try:
+            check_index(self._index, OPEN_CHECK)
             index = tantivy.Index.open(str(self._index))
             index.config_reader("manual")
-            keys = _read_keys(self._keys, state.keys)
+            keys = _read_keys(self._keys, state)
             os.truncate(self._keys, state.keys)  # what a killed process had not recorded
-        except (OSError, ValueError, msgspec.DecodeError) as error:
+        except (OSError, ValueError, msgspec.DecodeError, Damaged) as error:
             raise Unusable(f"{self.folder} cannot be read: {error}") from error
+        self._sum = state.sum
         return state, index, keys
+
+    def damage(self) -> str:
+        """Read all files of an index; what is wrong with them, or empty if nothing is. It takes a
+        second for each gigabyte, or as long as the disk needs.
+        """
+        try:
+            state = self.state()
+            check_index(self._index)
+            _read_keys(self._keys, state)
+        except (Unusable, Damaged, OSError, ValueError, msgspec.DecodeError) as error:
+            return str(error)
+        return ""
 
     def create(self) -> tantivy.Index:
         """Create an empty index in place of whatever there is."""
@@ -100,15 +120,18 @@ class Files:
 
     def remove(self) -> None:
         """Delete everything."""
+        self._sum = 0
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def save(self, epoch: str, applied: int, new_keys: Mapping[int, str]) -> None:
         """Record what was committed to the index: first the keys, then how far it has come."""
+        lines = msgspec.json.Encoder().encode_lines(list(new_keys.items()))
         with self._keys.open("ab") as file:
-            file.write(msgspec.json.Encoder().encode_lines(list(new_keys.items())))
+            file.write(lines)
             file.flush()
             os.fsync(file.fileno())
-            state = State(epoch, applied, file.tell())
+            self._sum = zlib.crc32(lines, self._sum)
+            state = State(epoch, applied, file.tell(), self._sum)
         draft = self._state.with_suffix(".new")
         draft.write_text(json.dumps(asdict(state)), "utf-8")
         draft.replace(self._state)
@@ -117,11 +140,13 @@ class Files:
 _PAIRS = msgspec.json.Decoder(tuple[int, str])
 
 
-def _read_keys(file: Path, size: int) -> KeyTable:
+def _read_keys(file: Path, state: State) -> KeyTable:
     data = file.read_bytes()
-    if len(data) < size:
-        raise ValueError(f"{file} has {len(data)} bytes, not {size}")
+    if len(data) < state.keys:
+        raise ValueError(f"{file} has {len(data)} bytes, not {state.keys}")
+    if zlib.crc32(memoryview(data)[: state.keys]) != state.sum:
+        raise ValueError(f"{file} has been changed")
     keys = KeyTable()
-    for number, key in _PAIRS.decode_lines(data[:size]):
+    for number, key in _PAIRS.decode_lines(data[: state.keys]):
         keys.put(number, key)
     return keys

@@ -9,7 +9,8 @@ tests those one by one. `flush` moves the overlay into the index while searches 
 changed than the overlay may hold (at first, everything has), `catch_up` reads it into the index
 directly; until then there is no search (`Behind`). An index that is missing, broken, of another
 version or of another history of Redis counts as behind from the beginning; there is no other
-rebuild. Nothing is lost, whenever the process ends: what was not recorded as applied is read again.
+rebuild. The engine forgets one that fails. Nothing is lost, whenever the process ends: what was not
+recorded as applied is read again.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import tantivy
@@ -213,6 +214,11 @@ class AccountIndex:
             yield numbers[contact["key"]], Document(contact)
 
     @property
+    def is_on_disk(self) -> bool:
+        """Whether there are files."""
+        return self._index is not None
+
+    @property
     def wants_flush(self) -> bool:
         """Whether the overlay is large, or has waited long, and nobody is flushing it."""
         waiting = len(self.overlay)
@@ -313,7 +319,13 @@ class AccountIndex:
             self._index = self.files.create()
             self._unsaved = dict(self.keys.items())
         writer = self._index.writer(WRITER_BYTES, 1)
-        yield self._index, writer
+        try:
+            yield self._index, writer
+        except BaseException:
+            # Give the lock back now: whoever keeps the traceback would keep the writer, too.
+            with suppress(Exception):
+                writer.wait_merging_threads()
+            raise
         writer.wait_merging_threads()  # otherwise no merge would ever finish
 
     def _commit(

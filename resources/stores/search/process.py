@@ -77,9 +77,11 @@ class PipeHandler(logging.Handler):
         self._pipes.send(dialogue.Log(record.levelno, self.format(record)))
 
 
-def answer(engine: Engine, request: dialogue.Query, pipes: Pipes) -> None:
+def answer(engine: Engine, request: dialogue.Question, pipes: Pipes) -> None:
     """Answer a request, in pages if the answer is long."""
     match request:
+        case dialogue.Inspect(number, account):
+            pipes.send(dialogue.Inspected(number, engine.inspect(account)))
         case dialogue.Count(number, account, query):
             pipes.send(dialogue.Number(number, engine.count(account, query)))
         case dialogue.FindGroups(number, account, query):
@@ -96,11 +98,6 @@ def work(engine: Engine, pipes: Pipes) -> None:
         match request:
             case dialogue.Follow(accounts):
                 engine.accounts = accounts
-            case dialogue.Forget(account):
-                try:
-                    engine.forget(account)
-                except Exception:
-                    log.exception("account %s: its index cannot be thrown away", account)
             case _:
                 try:
                     answer(engine, request, pipes)
@@ -145,7 +142,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[PipeHandler(pipes)])
     changes = Changes(lambda: link_to(begin.redis, STORE_SECONDS))
     engine = Engine(
-        Path(begin.folder), changes, begin.open_indexes, begin.idle_close, begin.accounts
+        Path(begin.folder),
+        changes,
+        begin.open_indexes,
+        begin.idle_close,
+        begin.accounts,
+        lambda account, reason: pipes.send(dialogue.Trouble(account, reason)),
     )
     pipes.send(dialogue.Ready())
     threading.stack_size(STACK_BYTES)

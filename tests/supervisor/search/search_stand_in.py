@@ -1,14 +1,20 @@
 """Stands in for the search process: speaks its wire, and does what the query says. For tests of the
 one who asks.
 
-`hang`: never answers. `crash`: ends. `crash FILE`: ends as long as there is no FILE, and makes it
-when its index is forgotten. `slow N`: answers after N seconds. `behind N`: the index is behind
-until asked for the Nth time. Anything else: answered with one key, the pid.
+`hang`: never answers. `crash`: ends. `crash FILE`: ends as long as there is no FILE.
+`behind-crash`: the index is behind, and when asked again it ends. `killed N`: is killed until N
+processes were. `slow N`: answers after N seconds. `behind N`: the index is behind until asked for
+the Nth time. `trouble REASON`: first says that the index of account `t` cannot be built. Anything
+else: answered with one key, the pid.
+
+An index is damaged if there is a file `damaged` in the folder; it is built anew by making a file
+`renewed`.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -21,6 +27,7 @@ from resources.stores.search import dialogue
 
 seen: Counter[str] = Counter()
 writing = threading.Lock()
+folder = Path()
 
 
 def send(answer: dialogue.Answer) -> None:
@@ -29,12 +36,27 @@ def send(answer: dialogue.Answer) -> None:
         sys.stdout.buffer.flush()
 
 
+def killed_before(most: int) -> bool:
+    """Whether fewer processes than that were killed, counting this one."""
+    with (folder / "killed").open("ab+") as file:
+        before = file.tell()
+        file.write(b"x")
+    return before < most
+
+
 def answer(request: dialogue.Find) -> None:
     verb, _, rest = request.query.partition(" ")
     seen[request.query] += 1
     if verb == "hang":
         return
-    if verb == "crash" and not (rest and Path(rest).exists()):
+    if verb == "killed" and killed_before(int(rest)):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if verb == "trouble":
+        send(dialogue.Trouble("t", rest))
+    if verb == "behind-crash" and seen[request.query] == 1:
+        send(dialogue.Failed(request.id, "behind", "one contact is not in the index yet", 1))
+        return
+    if verb == "behind-crash" or (verb == "crash" and not (rest and Path(rest).exists())):
         sys.stderr.write("something went wrong in here\n")
         sys.stderr.flush()
         os._exit(3)
@@ -58,12 +80,16 @@ def main() -> None:
     if begin.folder.endswith("never"):
         sys.stderr.write("there is no such thing\n")
         sys.exit(1)
+    global folder  # noqa: PLW0603
+    folder = Path(begin.folder)
     send(dialogue.Ready())
-    forgotten = Path(begin.folder) / "forgotten"
     for line in sys.stdin.buffer:
         request = dialogue.decode_request(line)
-        if isinstance(request, dialogue.Forget):
-            forgotten.touch()
+        if isinstance(request, dialogue.Inspect):
+            damage = "a file is cut short" if (folder / "damaged").exists() else ""
+            if damage:
+                (folder / "renewed").touch()
+            send(dialogue.Inspected(request.id, damage))
         elif isinstance(request, dialogue.Find):
             threading.Thread(target=answer, args=(request,), daemon=True).start()
 

@@ -126,17 +126,57 @@ async def test_a_query_that_ends_the_process_is_found_out(tmp_path: Path) -> Non
         assert observer.count == restarts
 
 
-async def test_an_index_that_ends_the_process_is_thrown_away(tmp_path: Path) -> None:
-    """Before a query is refused its account's index is forgotten, in case it is broken; then the
-    query is answered.
+PATIENT = evolve(QUICK, timeout=Duration(5.0))
+
+
+async def test_an_index_that_ends_the_process_is_built_anew(tmp_path: Path) -> None:
+    """If its files are damaged; then the query is answered."""
+    (tmp_path / "damaged").touch()
+    async with stand_in(tmp_path, PATIENT) as (search, observer):
+        assert await keys(search, f"crash {tmp_path / 'renewed'}")
+        assert observer.count == 2
+        with pytest.raises(QueryError, match="the query ended the search process"):
+            await keys(search, "crash")  # for another reason than its index
+        assert await keys(search, "x")
+        assert observer.count == 2 + 3
+
+
+@pytest.mark.parametrize("query", ["crash", "behind-crash"])
+async def test_a_whole_index_is_kept(query: str, tmp_path: Path) -> None:
+    """The second end of the process is the last, whatever else was answered between the two; the
+    query is then refused without being asked.
     """
-    async with stand_in(tmp_path, evolve(QUICK, timeout=Duration(5.0))) as (search, _):
-        assert await keys(search, f"crash {tmp_path / 'forgotten'}")
+    async with stand_in(tmp_path, PATIENT) as (search, observer):
+        for _ in range(3):
+            with pytest.raises(QueryError, match="the query ended the search process"):
+                await keys(search, query)
+        assert await keys(search, "x")
+        assert observer.count == 2
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_process_that_is_killed_from_outside_is_no_crash(tmp_path: Path) -> None:
+    """The query is asked again until it is answered, within reason."""
+    async with stand_in(tmp_path, PATIENT) as (search, observer):
+        assert await keys(search, "killed 4")
+        assert observer.count == 4
+
+
+async def test_an_index_that_cannot_be_built_is_reported(tmp_path: Path) -> None:
+    """With its account and the reason, until it can."""
+    async with stand_in(tmp_path) as (search, _):
+        assert not search.problem()
+        await keys(search, "trouble the disk is read-only")
+        assert search.problem() == (
+            "the contacts of account t cannot be searched: the disk is read-only"
+        )
+        await keys(search, "trouble ")
+        assert not search.problem()
 
 
 async def test_an_account_that_keeps_ending_the_process_is_refused(tmp_path: Path) -> None:
     """After three such queries all of the account's are refused for a while; others are not."""
-    async with stand_in(tmp_path, evolve(QUICK, timeout=Duration(0.1))) as (search, _):
+    async with stand_in(tmp_path, evolve(QUICK, timeout=Duration(0.5))) as (search, _):
         for n in range(3):
             with pytest.raises(QueryError):
                 await keys(search, f"hang {n}")
@@ -243,6 +283,22 @@ async def test_nothing_is_lost_when_the_process_is_killed(
                 os.kill(pid_of(search), signal.SIGKILL)
             assert await search.count("acct", "name:common") == written
             assert len(await keys(search, "*:*", "acct")) == written
+
+
+async def test_files_cut_short_while_they_are_served(
+    redis: Redis, valkey: str, tmp_path: Path
+) -> None:
+    """The engine has them in its memory, and reading beyond their end kills the process: the index
+    is built anew, and everything found.
+    """
+    await write(redis, 0, 3000)
+    async with real(valkey, tmp_path) as search:
+        assert await search.count("acct", "*:*") == 3000
+        for file in (tmp_path / "a-acct" / "index").iterdir():
+            os.truncate(file, min(file.stat().st_size, 20))
+        assert await keys(search, "name:name2999", "acct") == ["k2999"]
+        assert await search.count("acct", 'name:"name17 common"') == 1
+        assert not search.problem()
 
 
 async def test_all_keys_come_without_a_stall(redis: Redis, valkey: str, tmp_path: Path) -> None:

@@ -1,19 +1,27 @@
-"""The doctor's checks of the disk: free space, and damage to the store's files."""
+"""The doctor's checks of the disk: free space, damage to the store's files and to indexes."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import cast
 
 import pytest
 from attrs import evolve
 
 from resources.stores.redis import open_redis
+from resources.stores.search import INDEXES
+from resources.stores.search.changes import Changes
+from resources.stores.search.index import AccountIndex
 from supervisor.config import Config
-from supervisor.config.model import RedisServer
+from supervisor.config.model import Account, RedisServer
 from supervisor.config.units import Size
 from supervisor.store import append_only as aof
 from supervisor.store.valkey import FOLDER, open_valkey
 from supervisor.tools import doctor
+
+from ...resources.search.changing import ContactsThatChange
+from ...resources.search.indexes import people
 
 
 async def stored(folder: Path) -> Config:
@@ -69,3 +77,25 @@ def test_a_disk_with_less_than_the_reserve_is_a_failure(
     (check,) = doctor.check_disk(config)
     assert check.status == status
     assert ("redis.disk_reserve" in check.text) == (status == "failed")
+
+
+def test_search_indexes_are_checked(tmp_path: Path) -> None:
+    """Of the accounts that have one: whole, damaged, and not ours to write."""
+    root = tmp_path / INDEXES
+    contacts = ContactsThatChange()
+    for contact in people(300):
+        contacts.write(contact)
+    for account in ("acct", "other"):
+        index = AccountIndex.open(root, account, cast("Changes", contacts))
+        index.catch_up(lambda done, left: None)
+        del index
+    config = Config(data_dir=tmp_path, accounts={"acct": Account(), "other": Account(),
+        "none": Account()})  # fmt: skip
+    assert [check.status for check in doctor.check_indexes(config)] == ["ok", "ok"]
+    victim = next((root / "a-other" / "index").glob("*.pos"))
+    os.truncate(victim, victim.stat().st_size - 1)
+    whole, damaged = doctor.check_indexes(config)
+    assert (whole.name, whole.status) == ("search index of acct", "ok")
+    assert (damaged.name, damaged.status) == ("search index of other", "note")
+    assert f"{victim} is cut short" in damaged.text
+    assert "builds it anew" in damaged.remedy
