@@ -14,6 +14,7 @@ from .. import __version__
 COMMANDS = {
     "demo": ("demo", "Play a conversation with a sample app, then serve it."),
     "dev": ("dev", "Talk to your own app in the terminal."),
+    "test": ("test", "Test an app: conversations that it should hold."),
     "chat": ("chat", "Talk to an app of a running server."),
     "serve": ("serve", "Run the apps of a config file."),
     "check": ("check", "Check a config file."),

@@ -176,14 +176,24 @@ def _show(recording: Recording, app: App, compared: Compared) -> None:
 
 
 def _show_line(line: Difference) -> None:
-    sign, colour = SIGNS[line.kind]
+    _, colour = SIGNS[line.kind]
+    first, *rest = lines_of(line)
+    click.echo(click.style(first, fg=colour))
+    for text in rest:
+        click.echo(text)
+
+
+def lines_of(line: Difference) -> list[str]:
+    """A command of a replay, and how it differs from the recorded one."""
+    sign, _ = SIGNS[line.kind]
     request = line.then if line.now is None else line.now
     shown = "" if line.fields else " " + _value(request)
     note = {"varies": "  (it varies by itself)", "new": "  (not recorded)"}.get(line.kind, "")
-    click.echo(click.style(f"{sign} {harmless(line.name)}{shown}{note}", fg=colour))
+    found = [f"{sign} {harmless(line.name)}{shown}{note}"]
     if line.kind == "changed":
         for path, (then, now) in line.fields.items():
-            click.echo(f"    {harmless(path)}: {_value(then)} -> {_value(now)}")
+            found.append(f"    {harmless(path)}: {_value(then)} -> {_value(now)}")
+    return found
 
 
 def _value(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
@@ -28,8 +28,10 @@ class Rejected(Exception):
 @frozen
 class Turn:
     """The result of one message: the app's replies, other messages that it sent over this channel,
-    and the outcome. `ms`: milliseconds that the run took.
+    and the outcome. `ms`: milliseconds that the run took; `id`: of the message.
     """
+
+    id: str
 
     replies: tuple[dict[str, Any], ...]
     others: tuple[dict[str, Any], ...]
@@ -49,12 +51,17 @@ class Turn:
 
 @define(eq=False)
 class Phone:
-    """Made by `open_phone`."""
+    """Made by `open_phone`.
+
+    Attributes:
+        timestamp: Gives the timestamp of a message; None: that of the server.
+    """
 
     socket: WebSocketConnection
     number: str
     dials: str
     _frames: trio.MemoryReceiveChannel[dict[str, Any]]
+    timestamp: Callable[[], str] | None = None
     in_session: bool = field(default=False, init=False)
 
     async def dial(self, seconds: float = 60.0) -> Turn:
@@ -83,6 +90,8 @@ class Phone:
             "message_id": message_id, "from_addr": self.number, "to_addr": self.dials,
             "content": content, "session_event": session_event,
         }  # fmt: skip
+        if self.timestamp is not None:
+            message["timestamp"] = self.timestamp()
         inbound = {"type": "inbound", "id": message_id, "msg": message}
         await self.socket.send_message(json.dumps(inbound))
         replies: list[dict[str, Any]] = []
@@ -94,7 +103,8 @@ class Phone:
                         mine = frame["msg"].get("in_reply_to") == message_id
                         (replies if mine else others).append(frame["msg"])
                     case "outcome" if frame["message_id"] == message_id:
-                        turn = Turn(tuple(replies), tuple(others), frame["outcome"], frame["ms"])
+                        outcome, ms = frame["outcome"], frame["ms"]
+                        turn = Turn(message_id, tuple(replies), tuple(others), outcome, ms)
                         self.in_session = self.in_session and not turn.closed
                         return turn
                     case "rejected" if frame["id"] == message_id:

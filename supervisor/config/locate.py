@@ -33,6 +33,7 @@ class _Scanner:
     newlines: list[int] = field(init=False)  # offsets
     lines: dict[Path, int] = field(factory=dict)
     arrays: dict[Path, int] = field(factory=dict)  # of tables: the newest index
+    spans: dict[Path, tuple[int, int]] = field(factory=dict)  # of values: first offset, and end
 
     def __attrs_post_init__(self) -> None:
         self.newlines = [found.start() for found in re.finditer("\n", self.text)]
@@ -86,7 +87,8 @@ class _Scanner:
     def value(self, path: Path) -> None:
         self.skip()
         self.note(path)
-        match self.text[self.at]:
+        start = self.at
+        match self.text[start]:
             case "[":
                 self.array(path)
             case "{":
@@ -94,6 +96,7 @@ class _Scanner:
             case _ if self.string() is None:
                 found = _SCALAR.match(self.text, self.at)
                 self.at = found.end() if found else self.at + 1
+        self.spans[path] = start, self.at
 
     def array(self, path: Path) -> None:
         self.at += 1
@@ -155,3 +158,10 @@ def locate(text: str) -> dict[Path, int]:
     scanner = _Scanner(text)
     scanner.document()
     return scanner.lines
+
+
+def spans(text: str) -> dict[Path, tuple[int, int]]:
+    """Where each value of a valid TOML document is: its first offset, and the one after its end."""
+    scanner = _Scanner(text)
+    scanner.document()
+    return scanner.spans

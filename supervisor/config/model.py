@@ -250,6 +250,13 @@ class App:
     trace: Trace = Trace()
     source: str = field(default="", repr=False)  # the text of `javascript`
 
+    @property
+    def clock(self) -> float | None:
+        """Seconds since 1970 at which the clock of its processes begins; None: the real time. Only
+        tests of apps set it (supervisor/chats).
+        """
+        return None
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the app's text."""

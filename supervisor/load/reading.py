@@ -5,17 +5,18 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
 
 import cattrs
-from attrs import define, evolve, field
+from attrs import evolve
 from cattrs.gen import make_dict_structure_fn
 
-from ..config.convert import CONVERTER, leaves, unknown_key
-from ..config.document import InvalidConfig, Problem, read_toml
+from ..config.convert import CONVERTER as STRICT
+from ..config.convert import leaves, unknown_key
+from ..config.document import InvalidConfig, read_toml
 from ..config.locate import Path
 from ..config.units import Duration, parse_duration, show
 from ..config.variables import ENV
@@ -32,16 +33,17 @@ from .campaign import (
     Share,
     Stage,
     Step,
-    Stub,
     Think,
     Users,
 )
+from .pieces import FILE_MAX, Pieces
 from .thresholds import Threshold, parse_threshold
 
-FILE_MAX = 1 << 20  # bytes of a campaign, or of a file it names
 SESSIONS_MAX = 2_000_000  # of one run: its schedule is drawn before the start and kept in memory
-NAME_MAX = 1000  # characters; a longer body is not taken for the name of a file
 STEPS_MAX = 200  # of one dialogue
+EXPECTATIONS = ("http", "metric", "kv", "contact", "sms", "log")  # of a test: `expect_http` ...
+ONLY_TESTS = ("expect_outcome", *(f"expect_{kind}" for kind in EXPECTATIONS))
+"""Keys of a step that only `jsbox test` looks at."""
 
 _RATE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*(s|m|h)")
 _PER = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -97,7 +99,7 @@ def _stage(raw: Any, _: Any) -> Stage:
 
 
 def _converter() -> cattrs.Converter:
-    converter = CONVERTER.copy()
+    converter = STRICT.copy()
     simple: dict[Any, Callable[[Any], Any]] = {
         Rate: parse_rate, Share: _share, Plain: _plain, Duration | None: parse_duration,
     }  # fmt: skip
@@ -118,11 +120,17 @@ def _parsed(parse: Callable[[Any], Any], value: Any, _: Any) -> Any:
     return parse(value)
 
 
-_CONVERTER = _converter()
+CONVERTER = _converter()
+"""From TOML to the classes of a campaign."""
 TOP_LEVEL = ("run", "dialogue", "stub", "faults", "thresholds")
 FAULTS: tuple[FaultKind, ...] = ("kill-sandbox", "gateway-disconnect", "reload-limits", "drain")
-HTTP_STATUS = re.compile(r"[2-5][0-9][0-9]")
-STUB_URL = re.compile(r"http://[^/\s*]+(/[^\s*]*)?\*?")
+
+
+def _without_tests(step: Any) -> Any:
+    """A step of a conversation, without what only `jsbox test` looks at."""
+    if not isinstance(step, dict):
+        return step
+    return {key: value for key, value in step.items() if key not in ONLY_TESTS}
 
 
 def load_campaign(file: FilePath) -> Campaign:
@@ -132,15 +140,10 @@ def load_campaign(file: FilePath) -> Campaign:
         InvalidConfig: With every error in it.
     """
     document, lines = read_toml(file, FILE_MAX)
-    return _Loader(file, lines).campaign(document)
+    return _Loader(file, lines, CONVERTER).campaign(document)
 
 
-@define
-class _Loader:
-    file: FilePath
-    lines: Mapping[Path, int]
-    problems: list[Problem] = field(factory=list)
-
+class _Loader(Pieces):
     def campaign(self, document: dict[str, Any]) -> Campaign:
         for key in document:
             if key not in TOP_LEVEL:
@@ -232,54 +235,13 @@ class _Loader:
             return ()
         steps = document.get("steps")
         try:
-            return _CONVERTER.structure(steps, tuple[Step, ...]) if isinstance(steps, list) else ()
+            if not isinstance(steps, list):
+                return ()
+            return CONVERTER.structure(list(map(_without_tests, steps)), tuple[Step, ...])
         except cattrs.BaseValidationError as group:
             for where, text in leaves(group, ("steps",)):
                 self.fault((*path, "file"), f"{file}: {'.'.join(map(str, where))}: {text}")
             return ()
-
-    def stubs(self, raw: Any) -> list[Stub]:
-        found = []
-        for url, one in self.table(raw, ("stub",)).items():
-            path = ("stub", url)
-            if not STUB_URL.fullmatch(url):
-                self.fault(path, 'expected a URL such as "http://hub:8000/api/v1/*"')
-            item = self.table(one, path)
-            for key in item:
-                if key != "reply":
-                    self.fault((*path, key), unknown_key(key, ("reply",)))
-            reply = self.piece(Reply, item.get("reply", {}), (*path, "reply"))
-            if reply is not None:
-                self.check_reply(reply, (*path, "reply"))
-                body = self.file.parent / reply.body
-                if (
-                    reply.body
-                    and len(reply.body) < NAME_MAX
-                    and "\n" not in reply.body
-                    and body.is_file()
-                ):
-                    reply = evolve(reply, body=self.text(body, (*path, "reply", "body")))
-                found.append(Stub(url, reply))
-        return found
-
-    def text(self, file: FilePath, path: Path) -> str:
-        try:
-            if file.stat().st_size <= FILE_MAX:
-                return file.read_text("utf-8")
-            self.fault(path, f"{file} is larger than {FILE_MAX} bytes")
-        except (OSError, UnicodeDecodeError) as error:
-            self.fault(path, f"cannot read {file}: {error}")
-        return ""
-
-    def check_reply(self, reply: Reply, path: Path) -> None:
-        for status in (str(reply.status), *reply.errors):
-            if not HTTP_STATUS.fullmatch(status):
-                self.fault(path, f"expected an HTTP status from 200 to 599, got {show(status)}")
-        if sum(reply.errors.values()) > 1:
-            self.fault(
-                (*path, "errors"),
-                f"the shares are {sum(reply.errors.values()):g} together, more than 1",
-            )
 
     def check_faults(self, faults: Sequence[Fault], run: Run) -> None:
         seconds = sum(stage.for_ for stage in run.stages)
@@ -308,23 +270,6 @@ class _Loader:
                 self.fault((name, key), str(error))
         return found
 
-    def piece(self, kind: type[Any], raw: Any, path: Path) -> Any:
-        if not isinstance(raw, dict):
-            self.fault(path, f"expected a table, got {show(raw)}")
-            return None
-        try:
-            return _CONVERTER.structure(raw, kind)
-        except cattrs.BaseValidationError as group:
-            for where, text in leaves(group, path):
-                self.fault(where, text)
-            return None
-
-    def table(self, raw: Any, path: Path) -> dict[str, Any]:
-        if isinstance(raw, dict):
-            return raw
-        self.fault(path, f"expected a table, got {show(raw)}")
-        return {}
-
     def expand(self, text: str) -> str:
         def put_in(found: re.Match[str]) -> str:
             if found[1] is None:
@@ -334,9 +279,3 @@ class _Loader:
             return os.environ.get(found[1], "")
 
         return ENV.sub(put_in, text)
-
-    def fault(self, path: Path, text: str) -> None:
-        line = next(
-            (self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 1
-        )
-        self.problems.append(Problem(line, f"{'.'.join(map(str, path))}: {text}"))

@@ -55,7 +55,7 @@ class Stubs:
         stub = self._find(request.headers.get("host", ""), request.url.path)
         if stub is None:
             self.requests[0] += 1
-            return Response(f"the campaign has no stub for {request.url}\n", 501)
+            return Response(f"there is no stub for {request.url}\n", 501)
         reply = stub.reply
         await trio.sleep(_delay(reply, self._random))
         draw = self._random.random()
@@ -79,12 +79,16 @@ class Stubs:
         return max(own or fitting, key=lambda stub: len(stub.url), default=None)
 
 
+def _bare(url: str) -> str:
+    return url.partition("://")[2]
+
+
 def _host(url: str) -> str:
-    return url.removeprefix("http://").split("/")[0].removesuffix("*")
+    return _bare(url).split("/")[0].removesuffix("*")
 
 
 def _fits(url: str, path: str) -> bool:
-    rest = url.removeprefix("http://")
+    rest = _bare(url)
     pattern = "/" + rest.partition("/")[2] if "/" in rest else "/*"
     return path.startswith(pattern[:-1]) if pattern.endswith("*") else path == pattern
 

@@ -164,7 +164,9 @@ class ProcessTasks:
 
         try:
             jail = self._walls.blank(app) if is_spare else self._walls.jail(app)
-            await hold(app, jail, ready, in_background=in_background, is_spare=is_spare)
+            await hold(
+                app, jail, ready, in_background=in_background, is_spare=is_spare, clock=app.clock
+            )
         finally:
             self._boots.give_back(turn)
 

@@ -64,7 +64,7 @@ class Spares:
 
     def fits(self, app: App) -> bool:
         """Whether an app can take one."""
-        is_wanted = self._wanted is not None and app.modules_dir is None
+        is_wanted = self._wanted is not None and app.modules_dir is None and app.clock is None
         return is_wanted and self._kind(app) == self._wanted
 
     def renew(self) -> None:

@@ -1,0 +1,35 @@
+"""Write what the app said into a test file, in place of what was expected."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path as FilePath
+
+from ..config.files import read_text
+from ..config.locate import Path, spans
+from ..load.pieces import FILE_MAX
+
+
+def rewrite(file: FilePath, words: Mapping[Path, str | bool]) -> None:
+    """Replace the values at some paths of a TOML file; everything else stays as it is.
+
+    Raises:
+        OSError: It cannot be written.
+        Unreadable: It cannot be read any more.
+    """
+    text = read_text(file, FILE_MAX)
+    places = spans(text)
+    for path, value in sorted(words.items(), key=lambda one: -places[one[0]][0]):
+        start, end = places[path]
+        rest = text[start:end]
+        end -= len(rest) - len(rest.rstrip())
+        text = text[:start] + toml(value) + text[end:]
+    file.write_text(text, "utf-8")
+
+
+def toml(value: bool | str) -> str:  # noqa: FBT001  # it is a value
+    """A value as TOML has it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
