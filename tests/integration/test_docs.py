@@ -169,6 +169,21 @@ def test_the_shown_config_is_the_default_config(tmp_path: Path) -> None:
     assert shown.apps["survey"] == plain.apps["survey"]
 
 
+def test_the_shown_channels_load(tmp_path: Path) -> None:
+    """docs/gateways.md: each config is valid, with an app."""
+    from supervisor.config import load
+
+    blocks = re.findall(r"```toml\n(.*?)```", (DOCS / "gateways.md").read_text("utf-8"), re.DOTALL)
+    assert len(blocks) == 4
+    (tmp_path / "survey.js").write_text("")
+    app = '[accounts.acme]\n[apps.survey]\naccount = "acme"\njavascript = "survey.js"\n'
+    for text in blocks:
+        (tmp_path / "jsbox.toml").write_text(app + text)
+        config = load(tmp_path / "jsbox.toml")
+        assert [channel.app for channel in config.channels.values()] == ["survey"], text
+        assert not config.warnings, text
+
+
 def test_every_key_of_the_config_is_documented() -> None:
     """docs/config.md: its tables have every field of the model, and no other."""
     (text,) = re.findall(r"```toml\n(.*?)```", (DOCS / "config.md").read_text("utf-8"), re.DOTALL)

@@ -88,6 +88,7 @@ class JunebugLink:
     _taken: int = field(default=0, init=False)  # messages that Junebug took
     _retried: int = field(default=0, init=False)
     _last: Failed | None = field(default=None, init=False)  # the newest answer, if it was no good
+    _slash: str = field(default="/", init=False)  # of Junebug's URL; that of vumi2 has none
     _is_nameless: bool = field(default=False, init=False)  # it took a message and gave no id
     _in_hand: int = field(default=0, init=False)
     _settled: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
@@ -229,7 +230,7 @@ class JunebugLink:
         event_url = f"{base.rstrip('/')}/{parcel.id}"
         token = self._services.ids.token_of(name)
         body = words.body_of(parcel.message, side.from_addr, event_url, token)
-        return await post(self._client, f"{self._url}/messages/", body)
+        return await post(self._client, f"{self._url}/messages{self._slash}", body)
 
     def _note_failure(self, failed: Failed) -> None:
         if self._last is None or self._last.problem != failed.problem:
@@ -239,6 +240,8 @@ class JunebugLink:
             )  # fmt: skip
         self._last = failed
         self._retried += 1
+        if failed.is_not_found:
+            self._slash = "" if self._slash else "/"
         if failed.retry_after is not None:
             self._held_until = trio.current_time() + failed.retry_after
 

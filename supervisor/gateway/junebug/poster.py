@@ -52,11 +52,13 @@ class Failed:
         problem: For a person.
         retry_after: Seconds for which Junebug asked not to be asked again.
         is_answer: Junebug answered, with an error of its own.
+        is_not_found: That it has no such URL.
     """
 
     problem: str
     retry_after: float | None = None
     is_answer: bool = False
+    is_not_found: bool = False
 
 
 Verdict = Taken | Refused | Failed
@@ -117,7 +119,12 @@ def _verdict(response: httpx2.Response, text: bytes) -> Verdict:
     said = f"it answered {status}{_said(text)}"
     if response.is_client_error and status not in _NOT_ABOUT_IT:
         return Refused(said)
-    return Failed(said, _retry_after(response.headers.get("retry-after")), is_answer=True)
+    return Failed(
+        said,
+        _retry_after(response.headers.get("retry-after")),
+        is_answer=True,
+        is_not_found=status == 404,  # noqa: PLR2004  # HTTP's
+    )
 
 
 def _message_id(text: bytes) -> str | None:

@@ -114,7 +114,6 @@ def body_of(
     """What is posted to Junebug for a message of an app."""
     data = dict(message.get("helper_metadata") or {})
     data.pop("go", None)  # our own names of account and app
-    closes = message.get("session_event") == "close"
     body: dict[str, Any] = {
         "content": message.get("content"),
         "event_url": event_url,
@@ -123,8 +122,7 @@ def body_of(
     }
     if message.get("session_event") is not None:
         data["session_event"] = message["session_event"]
-    if message.get("in_reply_to"):
-        data["continue_session"] = not closes
+    if message.get("in_reply_to"):  # without session_event the session goes on
         return body | {"reply_to": message["in_reply_to"]}
     body |= {"to": message.get("to_addr"), "from": message.get("from_addr") or from_addr}
     if message.get("group") is not None:
