@@ -12,9 +12,9 @@ from typing import Any
 import trio
 from attrs import define, field
 
-from resources.contract import Resource
 from resources.fence import keep_running
 from resources.stores.foreign_ids import ForeignIds
+from resources.stores.lease import Lease
 from resources.stores.search import INDEXES
 
 from .admin.app import AdminServices, HasRoutes, admin_app
@@ -30,9 +30,7 @@ from .admin.traces import RunsAdmin
 from .background import Compiling, LoopLag
 from .config import Account, Address, Config
 from .config.model import App, Breakage
-from .config.tls import server_context
 from .conversation_metrics import ConversationReporter
-from .errors import CannotStart
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.channels import Channels, open_channels
 from .gateway.delivery import open_deliveries
@@ -44,12 +42,12 @@ from .host.version import node_path, node_version
 from .jail.probe import open_probing
 from .jail.walls import Walls, open_isolation
 from .ports.http import open_http
-from .ports.listening import listen
+from .ports.listening import listen, tls_of
 from .prometheus import Prometheus
 from .reload import Reloads
 from .runs.dispatcher import Dispatcher, open_dispatcher
 from .runs.history import History
-from .runs.programs import address_class, all_resources, programs_of
+from .runs.programs import address_class, programs_of
 from .runs.push import Push, Pushed, Pusher
 from .runs.router import Router, build_table
 from .runs.traces import Traces
@@ -57,10 +55,11 @@ from .sandboxes.code_check import CodeCheck, jailed, open_first_check
 from .sandboxes.load_check import LoadCheck
 from .sandboxes.pool import Pool, open_pool
 from .search import Search, open_search
+from .standby import Standby
 from .store.disk import Disk
 from .store.opening import EMBEDDED, Store, open_store
 from .store.patience import until_answered
-from .stores import Stores, open_stores
+from .stores import Stores, open_stores, resources_on
 
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
 ADMIN_STOP_SECONDS = 2.0
@@ -90,6 +89,7 @@ class Service:
     prometheus: Prometheus
     systemd: Systemd
     disk: Disk
+    lease: Lease | None
     loop_lag: LoopLag
     gateway: Gateway = field(init=False)
     channels: Channels = field(init=False)
@@ -182,6 +182,7 @@ class Service:
             channel_state=self.channels.state,
             deliveries=self.deliveries,
             room=self.disk.room,
+            lease=self.lease,
             dead_letters=self.dispatcher.box.counts,
         )
 
@@ -250,12 +251,17 @@ class Service:
 
 @asynccontextmanager
 async def open_service(
-    config: Config, read_config: Callable[[], Config], systemd: Systemd | None = None
+    config: Config,
+    read_config: Callable[[], Config],
+    systemd: Systemd | None = None,
+    standby: Standby | None = None,
 ) -> AsyncIterator[Service]:
-    """Open everything. Yields when what the journals hold is in line, and both ports listen.
+    """Open everything. Yields when what the journals hold is in line, and both ports listen. With
+    `standby` it waits before, as long as another server has the store.
 
     Raises:
         CannotStart: The text says why.
+        LeaseLost: Another server has taken the store; the block is cancelled.
     """
     oom.take_place()
     hide_memory()
@@ -270,18 +276,21 @@ async def open_service(
         code_check, load_check = CodeCheck(jailed(walls)), LoadCheck(walls)
         first_check = await enter(open_first_check(code_check, config.apps.values()))
         store = await enter(open_store(config, systemd.starting))
-        deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
-        stores = await enter(open_stores(store, deliveries, systemd.starting))
         search = await enter(_open_search(config, store, prometheus))
         node_settings = config.node
         pool = await enter(
             open_pool(walls, node_settings.max_processes, prometheus, node_settings.spare)
         )
+        breakages = await first_check()
+        if standby is not None and store.lease is not None and not store.lease.was_taken:
+            await standby.wait_turn(store.lease)
+        deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
+        stores = await enter(open_stores(store, deliveries, systemd.starting))
         history = History(Traces(), stores.recordings)
         dispatcher = await enter(
             open_dispatcher(
                 pool=pool,
-                router=Router(build_table(_resources(stores, search)), prometheus),
+                router=Router(build_table(resources_on(stores, search)), prometheus),
                 journal=stores.journal,
                 logbook=stores.logbook,
                 outbox=stores.outbox,
@@ -314,15 +323,16 @@ async def open_service(
             prometheus=prometheus,
             systemd=systemd,
             disk=store.disk,
+            lease=store.lease,
             loop_lag=LoopLag(prometheus.loop_lag),
         )
-        await _take_up_work(service, await first_check())
+        await _take_up_work(service, breakages)
         nursery = await enter(trio.open_nursery())
         service.start_upkeep(nursery)
         await probing.must_hold()
         # The ports close before anything is cancelled, so that clients are told.
         async with AsyncExitStack() as ports:
-            await _open_ports(ports, service)
+            await _open_ports(ports, service, standby)
             systemd.ready(service.status())
             yield service
         nursery.cancel_scope.cancel()
@@ -338,20 +348,6 @@ def _open_search(
         accounts=config.account_names,
         observe=prometheus,
         cwd=store.cwd,
-    )
-
-
-def _resources(stores: Stores, search: Search) -> Sequence[Resource]:
-    return all_resources(
-        keyspace=stores.keyspace,
-        outbox=stores.outbox,
-        egress=stores.egress,
-        graphite=stores.graphite,
-        contacts=stores.contacts,
-        groups=stores.groups,
-        optouts=stores.optouts,
-        statistics=stores.statistics,
-        search=search,
     )
 
 
@@ -377,14 +373,9 @@ async def _take_up_work(service: Service, breakages: Iterable[Breakage]) -> None
         log.info("%d messages were left in the journal; they are in line again", recovered)
 
 
-async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
+async def _open_ports(stack: AsyncExitStack, service: Service, standby: Standby | None) -> None:
     listen_at, systemd = service.config.listen, service.systemd
-    context = None
-    if listen_at.certificate is not None and listen_at.key is not None:
-        try:
-            context = server_context(listen_at.certificate, listen_at.key)
-        except OSError as error:
-            raise CannotStart(f"listen.certificate: {error}") from error
+    context = tls_of(listen_at)
     listeners = await listen("listen.gateway", listen_at.gateway, systemd)
     opening = open_gateway(service.gateway_services(), listeners, context)
     service.gateway = await stack.enter_async_context(opening)
@@ -392,7 +383,11 @@ async def _open_ports(stack: AsyncExitStack, service: Service) -> None:
     service.channels = await stack.enter_async_context(channels)
     service.gateway.link = service.channels.link
     admin = admin_app(service.admin_services(), listen_at.admin_tokens)
-    listeners = await listen("listen.admin", listen_at.admin, systemd)
+    if standby is None:
+        listeners = await listen("listen.admin", listen_at.admin, systemd)
+    else:
+        listeners = standby.listeners()
+        await standby.hide()
     service.admin_port = await stack.enter_async_context(
         open_http(admin, listeners, "admin", ADMIN_STOP_SECONDS, context)
     )

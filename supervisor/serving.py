@@ -10,10 +10,15 @@ from collections.abc import AsyncIterator, Callable
 import trio
 from attrs import define, field
 
+from resources.fence import first_leaf
+from resources.stores.lease import LeaseLost
+
 from . import early
 from .config import Config
-from .host.systemd import from_environment
+from .errors import CannotStart
+from .host.systemd import Systemd, from_environment
 from .service import Service, open_service
+from .standby import Standby, open_standby
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +41,62 @@ async def run(
                 orders.take(number)
             nursery.start_soon(orders.listen, signals)
             with orders.start:
-                async with (
-                    open_service(config, read_config, from_environment()) as service,
-                    trio.open_nursery() as work,
-                ):
-                    gc.collect()
-                    # what exists by now stays: the collector need not look at it every time
-                    gc.freeze()
-                    ready(service)
-                    orders.obey(service, work)
-                    await orders.over.wait()
-                    work.cancel_scope.cancel()
+                await _serve(_Serving(config, read_config, ready, from_environment(), orders))
             nursery.cancel_scope.cancel()
+
+
+async def _serve(serving: _Serving) -> None:
+    """Serve until an order ends it; in mode standby, again and again when it is our turn."""
+    if serving.config.cluster.mode == "single":
+        try:
+            await serving.turn(None)
+        except* LeaseLost as group:
+            raise CannotStart(str(first_leaf(group))) from group
+        return
+    async with open_standby(serving.config, serving.systemd) as standby:
+        while not serving.orders.is_stopping:
+            try:
+                await serving.turn(standby)
+            except* LeaseLost as group:
+                log.warning("%s; this one stands by", first_leaf(group))
+                standby.show()
+
+
+@define(eq=False)
+class _Serving:
+    """What each turn of a server begins with."""
+
+    config: Config
+    read_config: Callable[[], Config]
+    ready: Callable[[Service], None]
+    systemd: Systemd
+    orders: _Orders
+
+    async def turn(self, standby: Standby | None) -> None:
+        """Serve until an order ends it.
+
+        Raises:
+            LeaseLost: In a group: another server has taken the store.
+        """
+        try:
+            async with (
+                open_service(self.config, self.read_config, self.systemd, standby) as service,
+                trio.open_nursery() as work,
+            ):
+                gc.collect()
+                # what exists by now stays: the collector need not look at it every time
+                gc.freeze()
+                self.ready(service)
+                self.orders.obey(service, work)
+                try:
+                    await self.orders.over.wait()
+                except trio.Cancelled:
+                    self.orders.release()
+                    self.config = service.config
+                    raise
+                work.cancel_scope.cancel()
+        finally:
+            gc.unfreeze()
 
 
 @define(eq=False)
@@ -86,6 +135,15 @@ class _Orders:
         else:
             self._is_stopping = True
             self._work.start_soon(self._drain_and_stop, self._service)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the server is to end."""
+        return self._is_stopping
+
+    def release(self) -> None:
+        """Obey as during a start: the service is about to end."""
+        self._service = self._work = None
 
     def obey(self, service: Service, work: trio.Nursery) -> None:
         """Obey signals from here on, since the service has started; first a SIGHUP that has come

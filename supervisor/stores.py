@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
 from attrs import frozen
 
+from resources.contract import Resource
 from resources.stores.contacts import Contacts
 from resources.stores.egress import Egress, open_egress
 from resources.stores.graphite import Graphite, open_graphite
@@ -23,6 +24,8 @@ from resources.stores.redis import Redis
 from resources.stores.statistics import Statistics
 
 from .gateway import Deliveries
+from .runs.programs import all_resources
+from .search import Search
 from .store.opening import Store
 from .store.patience import until_answered
 
@@ -85,3 +88,18 @@ async def open_stores(
             graphite=graphite,
             egress=egress,
         )
+
+
+def resources_on(stores: Stores, search: Search) -> Sequence[Resource]:
+    """Make every resource of the apps."""
+    return all_resources(
+        keyspace=stores.keyspace,
+        outbox=stores.outbox,
+        egress=stores.egress,
+        graphite=stores.graphite,
+        contacts=stores.contacts,
+        groups=stores.groups,
+        optouts=stores.optouts,
+        statistics=stores.statistics,
+        search=search,
+    )

@@ -36,6 +36,7 @@ from .cluster import ClusterLink
 from .condition import Condition
 from .direct import Command, ErrorAnswer, Lost, NotSent, pack
 from .errors import NotEncodable, StoreError, StoreRefused, Unavailable
+from .gate import Gate, OpenGate, boot_time
 from .link import SOCKET_SECONDS, Link, NodeLink, words_of
 from .reconnecting import Reconnecting
 from .scripts import Script
@@ -59,12 +60,12 @@ POSTED_MAX = 1000  # commands waiting; beyond it, `is_at_hand` is False and call
 PATIENCE = 5.0  # seconds that a caller waits for a connection
 FLUSH_SECONDS = 1.0  # that closing waits for what was posted
 TICK = 1.0  # seconds between two checks of an idle connection, and of standing refusals
+GATE_PAUSE = 0.25  # seconds until a closed gate is asked again
 
 MOVE_ON = frozenset({"READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS"})
 """Codes after which to reconnect: the address may lead to another server by now."""
 
-PROBE: Command = ("SET", "jsbox:probe", "1", "PX", 1000)
-"""A write that leaves nothing behind: refused whenever other writes are."""
+PROBE: Command = ("SET", "jsbox:probe", "1", "PX", 1000)  # refused whenever other writes are
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Redis:
     """A client that any number of tasks may use at once. Made by `open_redis`."""
 
     _connection: Reconnecting
+    _gate: Gate = field(factory=OpenGate)
     on_reconnect: list[Callable[[], None]] = field(init=False)
     """What to call when the connection stands again after it was lost: what was in flight then may
     or may not have been carried out."""
@@ -168,7 +170,7 @@ class Redis:
     @property
     def is_at_hand(self) -> bool:
         """Whether the connection stands and few commands wait."""
-        return self._connection.is_up and len(self._line.queue) < POSTED_MAX
+        return self._connection.is_up and not self._why_shut and len(self._line.queue) < POSTED_MAX
 
     def post(self, commands: Sequence[Command], failed: Callable[[Exception], None]) -> bool:
         """Queue some commands without waiting for them; `failed` is called with the first error.
@@ -189,18 +191,16 @@ class Redis:
 
     async def flush(self) -> None:
         """Wait until everything posted so far has run; return at once if there is no connection."""
-        if self._connection.is_up:
+        if self._connection.is_up and not self._why_shut:
             with suppress(StoreError):
                 await self.execute("PING")
 
     def statistics(self) -> RedisStatistics:
         """A snapshot."""
         now = time.monotonic()
-        general = (
-            self._condition.problem(now, of_all=True)
-            if self._connection.is_up
-            else self._connection.why_away
-        )
+        general = self._connection.why_away
+        if self._connection.is_up:
+            general = self._condition.problem(now, of_all=True) or self._why_shut
         return RedisStatistics(
             up=self._connection.is_up,
             waiting=len(self._line.queue),
@@ -223,16 +223,54 @@ class Redis:
             else f"{len(self._line.queue)} commands are waiting for Redis"
         )
 
+    @property
+    def _why_shut(self) -> str:
+        """Why nothing may be sent at the moment; "" if it may."""
+        return "" if self._gate.is_open(self._connection.count) else self._gate.problem
+
+    async def _work(self, scope: trio.CancelScope) -> None:
+        """Keep sending and watching, until the scope is cancelled."""
+        with scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(keep_running, "store", self._pump)
+                nursery.start_soon(keep_running, "store", self._watch)
+
     async def _pump(self) -> None:
         while True:
-            # Once it was used, a lost connection is made again even with nothing to send: others
-            # look at whether it stands.
-            if not self._line.queue and (self._connection.is_up or not self._connection.count):
+            # Once it was used, a lost connection is made again even with nothing to send, and a
+            # closed gate is asked: others look at whether commands can be sent.
+            is_fit = self._connection.is_up and not self._why_shut
+            if not self._line.queue and (is_fit or not self._connection.count):
                 await self._bell.park()
             await self._connection.connect(self._tell_impatient)
+            if not self._gate.is_open(self._connection.count):
+                await self._ask_gate()
+                continue
             batch = self._line.take(BATCH, BATCH_BYTES)
             if batch:
                 await self._send(batch)
+
+    async def _ask_gate(self) -> None:
+        """Ask the store whether the gate may open; if it stays closed, pause."""
+        question, connection, reason = self._gate.question(), self._connection.count, ""
+        if question:
+            self._is_busy, asked, reason = True, boot_time(), "the client was closed"
+            try:
+                answers = await self._connection.exchange(question, pack(question))
+                self._gate.answered(connection, asked, answers)
+                reason = ""
+            except (redis.RedisError, OSError) as error:
+                reason = words_of(error)
+            except Exception as error:  # noqa: BLE001  # as for a batch
+                note("store", error, "asking whether the store may be used")
+                reason = words_of(error)
+            finally:
+                self._is_busy = False
+                if reason:
+                    self._connection.lose(reason)
+        if not self._gate.is_open(connection):
+            self._tell_impatient()
+            await trio.sleep(GATE_PAUSE)
 
     async def _send(self, batch: deque[Waiting | Posted]) -> None:
         """Exchange a batch, and settle all its callers, whatever happens."""
@@ -303,7 +341,8 @@ class Redis:
         self._tell_impatient()
 
     def _tell_impatient(self) -> None:
-        self._line.dismiss(self._connection.why_away, trio.current_time() - PATIENCE)
+        reason = self._why_shut if self._connection.is_up else self._connection.why_away
+        self._line.dismiss(reason, trio.current_time() - PATIENCE)
 
     async def _watch(self) -> None:
         """Notice an idle connection that was closed, release callers that have waited long enough,
@@ -311,7 +350,7 @@ class Redis:
         """
         while True:
             await trio.sleep(TICK)
-            if not self._connection.is_up:
+            if not self._connection.is_up or self._why_shut:
                 self._tell_impatient()
             elif not self._is_busy and not self._line.queue and self._connection.is_stale:
                 self._connection.lose("the server closed the connection")
@@ -340,21 +379,21 @@ def link_to(url: str, seconds: float = SOCKET_SECONDS) -> Link:
 
 
 @asynccontextmanager
-async def open_redis(url: str) -> AsyncIterator[Redis]:
-    """Open a client for `redis://`, `rediss://`, `unix://` or `redis+cluster://`; it connects when
-    first used.
+async def open_redis(url: str, gate: Gate | None = None) -> AsyncIterator[Redis]:
+    """Open a client for a URL; it connects when first used, and sends nothing while `gate` is
+    closed.
     """
-    client = Redis(Reconnecting(link_to(url)))
+    client = Redis(Reconnecting(link_to(url)), gate or OpenGate())
+    working = trio.CancelScope(shield=True)  # until the end, also if we are cancelled
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_running, "store", client._pump)  # noqa: SLF001  # made here
-            nursery.start_soon(keep_running, "store", client._watch)  # noqa: SLF001
+            nursery.start_soon(client._work, working)  # noqa: SLF001  # made here
             try:
                 yield client
             finally:
                 with trio.move_on_after(FLUSH_SECONDS, shield=True):
                     await client.flush()
                 client._close()  # noqa: SLF001
-                nursery.cancel_scope.cancel()
+                working.cancel()
     finally:
         client._settle_all()  # noqa: SLF001

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from resources import fence
 from resources.stores.graphite import Graphite
+from resources.stores.lease import Lease
 from resources.stores.logbook import Logbook
 from resources.stores.redis import Redis
 from resources.stores.room import Room
@@ -23,6 +24,8 @@ from ..runs.dispatcher import Dispatcher
 from ..sandboxes.limit_usage import limit_of
 from ..sandboxes.pool import Pool
 from .bodies import off_loop
+
+LEASE_HELD = ("jsbox_lease_held", "1 if this server has the store, 0 if it stands by")
 
 
 class HasUnacked(Protocol):
@@ -45,6 +48,7 @@ class Moment:
     channel_state: Callable[[str], ChannelState]
     deliveries: HasUnacked
     room: Room
+    lease: Lease | None  # of the store, if others can reach it
     dead_letters: Callable[[], Mapping[str, int]]  # by app
 
     async def gather(self) -> list[Metric]:
@@ -86,6 +90,7 @@ class Moment:
             "1 if the store takes commands, 0 if it refuses all or is away",
             is_well,
         )
+        yield GaugeMetricFamily(*LEASE_HELD, self.lease is None or self.lease.is_held)
         yield GaugeMetricFamily(
             "jsbox_store_waiting", "Commands that wait to be sent to the store", store.waiting
         )

@@ -30,6 +30,10 @@ from .urls import REDIS_KINDS, origin_problem, proxy_problem, redis_problem
 GLOBALS = ("Buffer",)
 MOST_FILES = 1 << 20
 HEAP_MAX = 1 << 40
+LEASE = (
+    1.0,
+    300.0,
+)  # seconds: shorter, and a busy host would lose it; longer, and nobody takes over
 USERS_MAX = 1 << 31  # user ids that the kernel and every tool accept
 NAME_MAX = 255  # bytes of a file's name
 PATH_MAX = 3800  # bytes of data_dir; Linux allows 4095 for the paths of its files
@@ -79,6 +83,7 @@ def _host(config: Config) -> Found:
     yield from _tls(listen)
     yield from token_problems(listen.admin_tokens, ("listen", "admin_tokens"))
     yield from look(("redis", "url"), partial(_redis, config.redis.url))
+    yield from _cluster(config)
     yield from look(("data_dir",), partial(_data_dir, config.data_dir))
     yield from look(("node", "path"), partial(_node, config.node.path))
     if config.isolation.first_user + len(config.apps) > USERS_MAX:
@@ -123,6 +128,19 @@ def _certificate(certificate: FilePath, key: FilePath) -> str | None:
 def _redis(url: str) -> str | None:
     problem = "" if url == "embedded" else redis_problem(url)
     return f"expected {REDIS_KINDS}, got {show(url)}: {problem}" if problem else None
+
+
+def _cluster(config: Config) -> Found:
+    if config.cluster.mode != "single" and config.redis.url == "embedded":
+        text = (
+            f"{show(config.cluster.mode)} needs a store that all its servers can reach: set"
+            " redis.url first"
+        )
+        yield ("cluster", "mode"), text
+    least, most = LEASE
+    if not least <= config.cluster.lease <= most:
+        given = f"{config.cluster.lease:g}s"
+        yield ("cluster", "lease"), f"expected {least:g}s to {most:g}s, got {given}"
 
 
 def _data_dir(folder: FilePath) -> str | None:

@@ -54,6 +54,15 @@ class RedisServer:
 
 
 @frozen
+class Cluster:
+    """[cluster]: several servers that can reach one store; not the embedded one."""
+
+    # single: another server on the store is refused; standby: it waits, and takes over
+    mode: Literal["single", "standby"] = "single"
+    lease: Duration = Duration(5.0)  # without a sign of life for so long, another may take over
+
+
+@frozen
 class NodeSettings:
     """[node]: the Node.js that runs the sandboxes."""
 
@@ -364,6 +373,7 @@ class Config:
     listen: Listen = Listen()
     gateway: Gateway = Gateway()
     redis: RedisServer = RedisServer()
+    cluster: Cluster = Cluster()
     node: NodeSettings = NodeSettings()
     isolation: Isolation = Isolation()
     search: SearchSettings = SearchSettings()

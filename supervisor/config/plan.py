@@ -9,7 +9,7 @@ import attrs
 from .model import App, Config
 from .units import Address
 
-RESTART = ("data_dir", "listen", "gateway", "redis", "node", "isolation")
+RESTART = ("data_dir", "listen", "gateway", "redis", "cluster", "node", "isolation")
 SEARCH_LIVE = ("search.timeout", "search.while_building")
 PER_PROCESS = {
     ("account",), ("javascript",), ("source",), ("modules",), ("modules_dir",), ("timezone",),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
+
 import trio
 
+from ..config.model import Listen
+from ..config.tls import server_context
 from ..config.units import Address
 from ..errors import CannotStart
 from ..host.systemd import Systemd
@@ -29,3 +33,17 @@ async def listen(setting: str, address: Address, systemd: Systemd) -> list[trio.
     for listener in listeners:
         systemd.keep(setting, listener.socket.fileno())
     return listeners
+
+
+def tls_of(settings: Listen) -> ssl.SSLContext | None:
+    """Make the context of both ports; None if they speak no TLS.
+
+    Raises:
+        CannotStart: The certificate or its key cannot be used.
+    """
+    if settings.certificate is None or settings.key is None:
+        return None
+    try:
+        return server_context(settings.certificate, settings.key)
+    except OSError as error:
+        raise CannotStart(f"listen.certificate: {error}") from error

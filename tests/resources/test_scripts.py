@@ -17,6 +17,7 @@ ACCOUNT = "{a}:"
 KV = [f"{{a}}:{name}" for name in ("kv:k", "kvkeys", "kvsizes", "kvbytes", "kvwarned")]
 LETTERS = ["{a}:j", "{a}:begun", "{a}:letters", "{a}:texts", "{a}:counts"]
 OUTBOX = [f"{{a}}:{name}" for name in ("number", "out", "bytes", "ids", "older", "handed")]
+LEASE = ["{a}:lease", "{a}:last"]
 OLD = {"set": {"msisdn": "+271", "created_at": "2020", "name": "x"}, "groups": ["g", "h"]}
 NEW = {"set": {"msisdn": "+272", "created_at": "2021"}, "groups": ["h", "i"]}
 
@@ -145,6 +146,16 @@ CASES: dict[str, tuple[list[Command], Command]] = {
     "kv_set new": (
         [KEPT, *SPENT],
         _run("kv_set", ["{a}:kv:n", *KV[1:]], "n", "12345", 60, 9, 1, 99),
+    ),
+    "lease_give": ([("SET", "{a}:lease", "x")], _run("lease_give", ["{a}:lease"], "x")),
+    "lease_take": ([("SET", LEASE[1], "{}")], _run("lease_take", LEASE, "{}", 9000, 0)),
+    "lease_take again": (
+        [_run("lease_take", LEASE, '{"id":"i"}', 9000, 0)],
+        _run("lease_take", LEASE, '{"id":"i","nonce":1}', 9000, 0),
+    ),
+    "lease_take renew": (
+        [_run("lease_take", LEASE, "{}", 9000, 0)],
+        _run("lease_take", LEASE, "{}", 9000, 1),
     ),
     "optout_set": ([("HSET", "{a}:o", "x", 1)], _run("optout_set", ["{a}:o"], "y", "{}", 9)),
     "outbox_page": (

@@ -100,6 +100,25 @@ tokens = ["abc"]
         ),
         ('[redis]\nfsync = "no"', '2: redis.fsync: expected "everysec" or "always", got "no"'),
         (
+            '[cluster]\nmode = "shared"',
+            '2: cluster.mode: expected "single" or "standby", got "shared"',
+        ),
+        (
+            '[cluster]\nmode = "standby"',
+            (
+                '2: cluster.mode: "standby" needs a store that all its servers can reach:'
+                " set redis.url first"
+            ),
+        ),
+        (
+            '[cluster]\nlease = "500ms"',
+            "2: cluster.lease: expected 1s to 300s, got 0.5s",
+        ),
+        (
+            '[redis]\nurl = "redis://x"\n[cluster]\nmode = "standby"\nlease = "1h"',
+            "5: cluster.lease: expected 1s to 300s, got 3600s",
+        ),
+        (
             '[isolation]\nlevel = "max"',
             '2: isolation.level: expected "strict" or "standard" or "none", got "max"',
         ),

@@ -1,0 +1,294 @@
+"""The lease of a store that several servers can reach: only the one that holds it works on it.
+
+The lease is a key that expires. Its holder renews it three times as often; a server that dies
+leaves it to run out. Who took it last is a second key, which stays: a server that was away (frozen,
+or cut off) learns from it whether another had the store meanwhile, even if that one has gone.
+
+A past holder cannot write: its client asks `is_open` before each batch, and over each new
+connection it renews the lease before anything else. A batch that it had half sent when it froze
+dies with its connection, which the next holder ends (`_end_connections`). That needs a name of the
+connection: it has none in a cluster, and if redis.url sets a client_name.
+
+The lease's own client renews it, so that no batch delays that. Time is that of this host since it
+booted, and counts from before the lease was asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import msgspec
+import trio
+from attrs import define, field, frozen
+
+from .direct import Command
+from .gate import boot_time
+from .redis import Redis, StoreError, Unavailable, open_redis
+from .scripts import script
+
+LEASE, LAST = "jsbox:lease", "jsbox:{jsbox:lease}:last"  # the tag keeps both on one node
+RENEWALS = 3  # in the time of a lease
+AGAIN = 0.25  # seconds after a renewal that failed
+GIVE_SECONDS = 2.0  # that the end waits for the store to take the lease back
+NAME_MAX = 200  # characters of another server's name
+
+log = logging.getLogger(__name__)
+
+
+class LeaseLost(Exception):
+    """Another server has the store, or had it meanwhile. The text says which."""
+
+
+class Holder(msgspec.Struct, frozen=True, kw_only=True):
+    """A server that has the lease, as the store keeps it.
+
+    Attributes:
+        id: Of its data directory.
+        boot: Of its host's boot.
+        nonce: Of its process.
+        name: For people.
+        connection: Its client's name in the store's list of clients; empty if it has none.
+    """
+
+    id: str = ""
+    boot: str = ""
+    nonce: str = ""
+    name: str = ""
+    connection: str = ""
+
+
+@frozen
+class Held:
+    """Another server has the lease. `left`: seconds until it runs out; negative: it never does."""
+
+    holder: Holder
+    left: float
+
+    @property
+    def name(self) -> str:
+        """Its name, for people."""
+        return self.holder.name
+
+
+@define(eq=False)
+class Lease:
+    """Made by `open_lease`; a `Gate` for the client that works on the store.
+
+    Attributes:
+        seconds: How long it lasts.
+        problem: Why it does not hold at the moment.
+    """
+
+    client: Redis
+    seconds: float
+    _ours: Holder
+    problem: str = field(default="the lease of the store is not taken yet", init=False)
+    _value: bytes = field(init=False)
+    _held: trio.Event = field(factory=trio.Event, init=False)
+    _lost: trio.Event = field(factory=trio.Event, init=False)
+    _asked: float = field(default=0.0, init=False)  # when the renewal was asked for that succeeded
+    _connection: int = field(default=0, init=False)  # the client's newest that renewed it
+    _warned: bool = field(default=False, init=False)
+    _was_asked_for: bool = field(default=False, init=False)  # so the store may hold it for us
+
+    def __attrs_post_init__(self) -> None:
+        self._value = msgspec.json.encode(self._ours)
+
+    @property
+    def was_taken(self) -> bool:
+        """Whether we have taken it, some time."""
+        return self._held.is_set()
+
+    @property
+    def is_held(self) -> bool:
+        """Whether it is ours at the moment."""
+        is_ours = self._held.is_set() and not self._lost.is_set()
+        return is_ours and boot_time() < self._asked + self.seconds
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another server has taken it."""
+        return self._lost.is_set()
+
+    def is_open(self, connection: int) -> bool:
+        """Whether it is ours, and the store said so over this connection."""
+        return connection == self._connection and self.is_held
+
+    def question(self) -> Sequence[Command]:
+        """Name the connection, and renew the lease."""
+        if not self._held.is_set() or self._lost.is_set():
+            return ()
+        name = self._ours.connection
+        naming: tuple[Command, ...] = (("CLIENT", "SETNAME", name),) if name else ()
+        return (*naming, *self._renewal())
+
+    def answered(self, connection: int, asked: float, answers: Sequence[Any]) -> None:
+        """Note the answers to `question`."""
+        if self._note(asked, answers[-2:]):
+            self._connection = connection
+
+    async def take(self) -> Held | None:
+        """Try to take it. Returns who has it, or None: it is ours.
+
+        Raises:
+            StoreError: The store did not answer, or refused.
+        """
+        asked, self._was_asked_for = boot_time(), True
+        taken = await self.client.run(
+            script("lease_take"), (LEASE, LAST), self._value, self._milliseconds, 0
+        )
+        if not taken[0]:
+            return Held(read_holder(taken[1]), taken[2] / 1000)
+        if taken[1]:
+            await self._end_connections(read_holder(taken[1]).connection)
+        self._hold(asked)
+        self._held.set()
+        return None
+
+    async def keep(self) -> None:
+        """Renew it from when it is taken until it is lost.
+
+        Raises:
+            LeaseLost: It is lost.
+        """
+        await self._held.wait()
+        while not self._lost.is_set():
+            due = self._asked + self.seconds / RENEWALS - boot_time()
+            with trio.move_on_after(max(due, AGAIN)):
+                await self._lost.wait()
+                break
+            await self._renew()
+        raise LeaseLost(self.problem)
+
+    async def give(self) -> None:
+        """Give it back, in bounded time, if it is ours."""
+        if self._was_asked_for and not self.is_lost:
+            with trio.move_on_after(GIVE_SECONDS, shield=True), suppress(StoreError):
+                await self.client.run(script("lease_give"), (LEASE,), self._value)
+
+    @property
+    def _milliseconds(self) -> int:
+        return max(int(self.seconds * 1000), 1)
+
+    def _renewal(self) -> tuple[Command, Command]:
+        """Renew it; and look, for a store that refuses to write."""
+        call = script("lease_take").call((LEASE, LAST), self._value, self._milliseconds, 1)
+        return call, ("MGET", LEASE, LAST)
+
+    async def _renew(self) -> None:
+        asked = boot_time()
+        try:
+            answers = await self.client.attempt(self._renewal())
+        except Unavailable as error:
+            self._failed(str(error))
+        else:
+            self._note(asked, answers)
+
+    def _note(self, asked: float, answers: Sequence[Any]) -> bool:
+        """Note the answers to a renewal; return whether the lease is ours."""
+        taken, found = answers
+        if isinstance(taken, list):
+            if taken[0]:
+                self._hold(asked)
+                return True
+            self._lose(read_holder(taken[1]))
+        elif isinstance(found, list) and all(one in (None, self._value) for one in found):
+            # The store refuses to write: nobody else can take it.
+            self._hold(asked)
+            return True
+        else:
+            self._failed(str(taken))
+        return False
+
+    def _hold(self, asked: float) -> None:
+        self._asked = max(asked, self._asked)
+        if self._warned:
+            log.info("the lease of the store is renewed")
+        self._warned = False
+        self.problem = "the lease of the store is to be renewed"
+
+    def _failed(self, reason: str) -> None:
+        if not self._lost.is_set():
+            self.problem = f"the lease of the store cannot be renewed: {reason}"
+            if not self._warned and not self.is_held:
+                self._warned = True
+                log.warning("%s; until then nothing is sent to the store", self.problem)
+
+    def _lose(self, holder: Holder) -> None:
+        self.problem = f"another server has taken the store: {holder.name}"
+        self._lost.set()
+
+    async def _end_connections(self, name: str) -> None:
+        """End the connections of the server that had the lease before: what it has sent in part
+        must not be completed.
+        """
+        if not name:
+            return
+        try:
+            listed = await self.client.execute("CLIENT", "LIST")
+            found = [
+                pairs["id"]
+                for line in listed.decode(errors="replace").splitlines()
+                if (pairs := dict(one.split("=", 1) for one in line.split(" ") if "=" in one))
+                and pairs.get("name") == name
+            ]
+            for one in found:
+                await self.client.execute("CLIENT", "KILL", "ID", one)
+        except StoreError as error:
+            log.warning(
+                "the connections of the server that had the store before cannot be ended: %s", error
+            )
+
+
+def read_holder(text: Any) -> Holder:
+    """Read what the store keeps of a holder, whatever it is."""
+    try:
+        found = msgspec.json.decode(text, type=Holder)
+    except (msgspec.MsgspecError, TypeError, ValueError):
+        return Holder(name="an unknown server")
+    name = "".join(char for char in found.name[:NAME_MAX] if char.isprintable())
+    return msgspec.structs.replace(found, name=name or "an unknown server")
+
+
+def connection_name(url: str, nonce: str) -> str:
+    """What a server's connections are called; empty if they cannot have a name of ours."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    return "" if "cluster" in parts.scheme or "client_name" in options else f"jsbox-{nonce}"
+
+
+@asynccontextmanager
+async def open_lease(
+    url: str, seconds: float, owner: str, boot: str, name: str
+) -> AsyncIterator[Lease]:
+    """Open the lease of the store at a URL. It is not taken yet; once it is, it is kept, and given
+    back at the end.
+
+    Args:
+        url: Of the store.
+        seconds: How long the lease lasts.
+        owner: Names the data directory, whose lock is held.
+        boot: Names the host's boot.
+        name: Our name, for people.
+
+    Raises:
+        LeaseLost: Another server has taken it; the block is cancelled.
+    """
+    nonce = os.urandom(8).hex()
+    ours = Holder(
+        id=owner, boot=boot, nonce=nonce, name=name, connection=connection_name(url, nonce)
+    )
+    async with open_redis(url) as client:
+        lease = Lease(client, seconds, ours)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lease.keep)
+                yield lease
+                nursery.cancel_scope.cancel()
+        finally:
+            await lease.give()
