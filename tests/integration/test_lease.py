@@ -309,6 +309,7 @@ async def test_a_store_that_is_away_for_longer_than_the_lease_ends_nothing(
         with direct(store) as reading:
             reading.flushall()
             await is_served()
+            await eventually(lambda: reading.exists("jsbox:lease"))
             assert f"process {host.process.pid}" in reading.get("jsbox:lease").decode()
             reading.config_set("min-replicas-to-write", 1)
             await client.send(inbound("refused"))
