@@ -395,5 +395,16 @@ class Config:
         return tuple(sorted({*self.accounts, *(app.account for app in self.apps.values())}))
 
     def with_listen(self, gateway: Address, admin: Address) -> Config:
-        """This config with other ports, without TLS."""
-        return evolve(self, listen=Listen(gateway, admin, self.listen.admin_tokens))
+        """This config with other ports, without TLS, and with local channels only."""
+        listen = Listen(gateway, admin, self.listen.admin_tokens)
+        return evolve(self.with_local_channels(), listen=listen)
+
+    def with_local_channels(self) -> Config:
+        """This config with channels that only gateway clients use: what its brokers and Junebugs
+        have for real users is for the server that it is made for.
+        """
+        channels = {
+            name: evolve(channel, type="websocket", amqp=None, http=None)
+            for name, channel in self.channels.items()
+        }
+        return evolve(self, channels=channels)

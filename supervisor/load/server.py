@@ -1,8 +1,8 @@
 """The harness's own server: the apps of a config file in a separate process, with its own ports
 and data, and stubs for back ends.
 
-A load test must do no harm: it never reaches the config's store, its Graphite, or a back end
-without a stub.
+A load test must do no harm: it never reaches the config's store, its gateways, its Graphite, or a
+back end without a stub.
 
 `python -m supervisor.load.server SETTINGS` serves; `open_server` starts that.
 """
@@ -61,9 +61,12 @@ def changed(config: Config, settings: Settings) -> Config:
         )
         for name, app in config.apps.items()
     }
-    listen = Listen(_address(settings.gateway), _address(settings.admin))
     return evolve(
-        config, data_dir=Path(settings.data_dir), listen=listen, redis=RedisServer(), apps=apps
+        config.with_local_channels(),
+        data_dir=Path(settings.data_dir),
+        listen=Listen(_address(settings.gateway), _address(settings.admin)),
+        redis=RedisServer(),
+        apps=apps,
     )
 
 

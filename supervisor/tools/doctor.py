@@ -83,6 +83,11 @@ async def examine(config: Config, node: Path, harness: Path) -> AsyncIterator[Ch
     ):
         for check in await trio.to_thread.run_sync(_all_of, slow):
             yield check
+    if any(channel.amqp is not None for channel in config.channels.values()):
+        from .doctor_amqp import check_amqp
+
+        async for one in check_amqp(config):
+            yield Check(f"channel {one.channel}", one.status, one.text, one.remedy)
 
 
 def _all_of(checks: Callable[[], Iterator[Check]]) -> list[Check]:

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
-from attrs import frozen
 
 from resources.fence import reason_of
 from resources.text import read_json
@@ -18,20 +17,11 @@ from resources.text import read_json
 from ..config import Config
 from ..config.model import Channel
 from ..config.urls import without_login
+from .finding import Finding
 
 SECONDS = 5.0
 ANSWER_MAX = 256 << 10  # bytes
 SHOWN_MAX = 200  # characters
-
-
-@frozen
-class Finding:
-    """What was found of one channel."""
-
-    channel: str
-    status: Literal["ok", "note", "failed"]
-    text: str
-    remedy: str = ""
 
 
 def check_junebug(config: Config) -> Iterator[Finding]:

@@ -43,6 +43,8 @@ class Broker:
     on_publish: Callable[[Peer, int, str, int], None] | None = None
     """Called instead of confirming: with the publisher, its channel, the queue, and the number."""
     password: bytes = b"guest"
+    other_arguments: set[str] = field(factory=set)
+    """Queues that exist with arguments."""
     accepts: bool = True
     port: int = 0
     peers: set[Peer] = field(factory=set)
@@ -202,9 +204,12 @@ class Peer:
         return Exchange.DeclareOk()
 
     def queue(self, one: Queue.Declare) -> Any:
-        self.broker.declared.append((one.queue, one.durable, one.arguments))
-        self.broker.queues.setdefault(one.queue, deque())
-        return Queue.DeclareOk(one.queue, 0, 0)
+        if not one.passive:
+            self.broker.declared.append((one.queue, one.durable, one.arguments))
+        if one.queue in self.broker.other_arguments:
+            return ChannelMethods.Close(406, "PRECONDITION_FAILED - inequivalent arg", 50, 10)
+        line = self.broker.queues.setdefault(one.queue, deque())
+        return Queue.DeclareOk(one.queue, len(line), len(self.broker.consumers.get(one.queue, ())))
 
     def bind(self, one: Queue.Bind) -> Any:
         self.broker.declared.append((one.queue, one.exchange, one.routing_key))
@@ -263,6 +268,7 @@ ANSWERS: dict[type, Callable[[Peer, Any], Any]] = {
     Connection.Close: lambda *_: Connection.CloseOk(),
     Connection.CloseOk: lambda *_: None,
     ChannelMethods.Open: lambda *_: ChannelMethods.OpenOk(),
+    ChannelMethods.CloseOk: lambda *_: None,
     ChannelMethods.Close: lambda *_: ChannelMethods.CloseOk(),
     Exchange.Declare: Peer.exchange,
     Queue.Declare: Peer.queue,
