@@ -13,6 +13,7 @@ from .. import __version__
 
 COMMANDS = {
     "demo": ("demo", "Play a conversation with a sample app, then serve it."),
+    "new": ("new", "Make the folder of a new app."),
     "dev": ("dev", "Talk to your own app in the terminal."),
     "test": ("test", "Test an app: conversations that it should hold."),
     "chat": ("chat", "Talk to an app of a running server."),

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 import trio
-from attrs import evolve, frozen
+from attrs import evolve
 
 from ..client.phone import Hung, Rejected, open_phone
-from ..config import (
-    Account,
-    Address,
-    App,
-    Channel,
-    Config,
-    Http,
-    InvalidConfig,
-    Problem,
-)
-from ..config.checks import check
-from ..config.json_values import not_json
-from ..config.model import Isolation, Level
-from ..config.node import BUILTINS, TOOLKITS
+from ..config import Config, InvalidConfig
+from ..config.model import Level
 from ..config.requires import required
 from ..host.scratch import scratch_folder
 from .check import look_at_apps
@@ -36,6 +23,7 @@ from .common import (
     run_or_exit,
     start_logging,
 )
+from .dev_config import TOML, Options, Value, files_of, find_app, find_modules, make_config
 from .screen import Screen
 from .talk import Talk
 
@@ -47,34 +35,9 @@ NUMBER = "+27820000001"
 SERVICE_CODE = "*120*1#"
 
 
-@frozen
-class Value:
-    """A config value given with --set: the text, or the file that has it."""
-
-    key: str
-    text: str
-    file: Path | None = None
-
-    def read(self) -> str:
-        """Return the text. Raises OSError and UnicodeDecodeError."""
-        return self.text if self.file is None else self.file.read_text("utf-8-sig")
-
-
-@frozen
-class Options:
-    """The options of the command line."""
-
-    app: Path
-    config: Path | None
-    values: tuple[Value, ...]
-    modules_dir: Path | None
-    state: Path
-    allow: tuple[str, ...]
-    isolation: Level
-
-
 @click.command()
-@click.argument("app", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("app", type=click.Path(path_type=Path, exists=True), default=".")
+@click.option("--app", "name", default="", help="Which app, if a jsbox.toml has several.")
 @click.option(
     "--config",
     "config_json",
@@ -104,6 +67,13 @@ class Options:
     metavar="HOST",
     help="A host or network that http may reach besides public ones.",
 )
+@click.option(
+    "--connect-to",
+    "instead",
+    multiple=True,
+    metavar="HOST=URL",
+    help="Where requests to a host go instead, such as hub.example.org=http://127.0.0.1:9000.",
+)
 @isolation_option
 @click.option("--sms", is_flag=True, help="Lines are text messages, not a USSD session.")
 @click.option(
@@ -111,30 +81,49 @@ class Options:
 )
 def dev(
     app: Path,
+    name: str,
     config_json: Path | None,
     pairs: tuple[str, ...],
     modules_dir: Path | None,
     state: Path | None,
     allow: tuple[str, ...],
+    instead: tuple[str, ...],
     isolation: Level,
     sms: bool,
     log_level: str,
 ) -> None:
-    """Talk to your own app: a phone in the terminal, or one message per line of standard input.
+    r"""Talk to your own app: a phone in the terminal, or one message per line of standard input.
 
-    The sandbox and limits are those of production. The app is reloaded when its file changes; the
-    conversation goes on.
+    APP is a JavaScript file, a jsbox.toml, or a folder (by default this one) that has a jsbox.toml,
+    a package.json with `main`, or an app.js. The app of a jsbox.toml gets the config that it has
+    when it is served; all its endpoints lead to the phone.
+
+    The sandbox and limits are those of production. The app is reloaded when one of its files
+    changes, and the conversation goes on.
+
+    \b
+    Example:
+      jsbox dev clinic --set greeting=@hello.txt
     """
     start_logging(log_level)
     values = tuple(map(_value, pairs))
-    if modules_dir is None:
-        modules_dir = next(
-            (p / "node_modules" for p in app.absolute().parents if (p / "node_modules").is_dir()),
-            None,
-        )
+    found = find_app(app)
+    if found is None:
+        fail(f"{app}: expected {TOML}, a package.json with `main`, or app.js in it", 2)
+    if modules_dir is None and found.suffix != ".toml":
+        modules_dir = find_modules(found)
     with scratch_folder("dev") as folder:
-        where = (state or folder).absolute()
-        options = Options(app.absolute(), config_json, values, modules_dir, where, allow, isolation)
+        options = Options(
+            app=found.absolute(),
+            config=config_json,
+            values=values,
+            modules_dir=modules_dir,
+            state=(state or folder).absolute(),
+            allow=allow,
+            isolation=isolation,
+            name=name,
+            connect_to=dict(map(_instead, instead)),
+        )
         try:
             warnings = _check(make_config(options))
         except InvalidConfig as error:
@@ -171,73 +160,12 @@ def _value(text: str) -> Value:
     return found
 
 
-def make_config(options: Options) -> Config:
-    """Make the config for one app on one channel. Raises InvalidConfig."""
-    files = {one.key: one.file for one in options.values}
-    if options.config is not None:
-        files.setdefault("config", options.config)
-    try:
-        source = options.app.read_text("utf-8-sig")
-        default = json.dumps({"name": options.app.stem})
-        values = {"config": options.config.read_text("utf-8-sig") if options.config else default}
-        values |= {one.key: one.read() for one in options.values}
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(options.app, [Problem(1, f"cannot be read: {error}")]) from error
-    own = _packages(options.modules_dir) if options.modules_dir else ()
-    app = App(
-        name="app",
-        account="dev",
-        javascript=options.app,
-        source=source,
-        modules=(*dict.fromkeys(("vumigo_v01", *TOOLKITS, *BUILTINS, *own)),),
-        modules_dir=options.modules_dir,
-        config=values,
-        endpoints=_endpoints(values["config"]),
-        http=Http(allow=options.allow),
-    )
-    made = Config(
-        data_dir=options.state,
-        isolation=Isolation(options.isolation),
-        accounts={"dev": Account(can_manage_optouts=True)},
-        apps={"app": app},
-        channels={"phone": Channel("phone", app="app", transport_type="ussd")},
-        breakages=tuple(not_json(app, lambda key: (files.get(key) or Path(f"--set {key}"), 1))),
-    ).with_listen(Address("127.0.0.1", 0), Address("127.0.0.1", 0))
-    made, problems, _ = check(made, {"apps": frozenset({"app"}), "channels": frozenset({"phone"})})
-    if problems:
-        raise InvalidConfig(
-            options.app,
-            [Problem(1, f"{'.'.join(map(str, path))}: {text}") for path, text in problems],
-        )
-    return made
-
-
-def _packages(modules_dir: Path) -> list[str]:
-    """The names of the packages in a node_modules, scoped ones (@scope/name) too."""
-    names = sorted(
-        folder.name for folder in modules_dir.iterdir() if not folder.name.startswith(".")
-    )
-    plain = [name for name in names if not name.startswith("@")]
-    scopes = [name for name in names if name.startswith("@")]
-    return plain + [
-        f"{scope}/{folder.name}"
-        for scope in scopes
-        for folder in sorted((modules_dir / scope).iterdir())
-    ]
-
-
-def _endpoints(config: str) -> dict[str, str]:
-    """Connect the app's endpoints to the phone: "default", "sms" and those in its JSON config."""
-    try:
-        parsed = json.loads(config)
-    except json.JSONDecodeError:
-        parsed = None
-    named = parsed.get("endpoints") if isinstance(parsed, dict) else None
-    tag = parsed.get("sms_tag") if isinstance(parsed, dict) else None
-    names = ["default", "sms", *(named if isinstance(named, dict) else ())]
-    if isinstance(tag, list):
-        names.append(":".join(map(str, tag)))
-    return dict.fromkeys(names, "phone")
+def _instead(text: str) -> tuple[str, str]:
+    host, equals, url = text.partition("=")
+    if not host or not equals or "://" not in url:
+        expected = f"expected HOST=URL, got {text!r}"
+        raise click.BadParameter(expected, param_hint="--connect-to")
+    return host, url
 
 
 async def _dev(options: Options, *, sms: bool) -> int:
@@ -247,11 +175,13 @@ async def _dev(options: Options, *, sms: bool) -> int:
     read_config = partial(make_config, options)
     watched = _Watched(options)  # before they are read, so that no save is missed
     async with open_service(read_config(), read_config) as service, trio.open_nursery() as nursery:
-        if options.config is None and not any(one.key == "config" for one in options.values):
+        has_config = options.is_toml or options.config is not None
+        if not has_config and not any(one.key == "config" for one in options.values):
             screen.note(f'note: no --config, so the config is {{"name": "{options.app.stem}"}}')
+        (app,) = service.config.apps.values()
         screen.note(
             f"{options.app.name}: admin {service.admin_url};"
-            f" modules_dir {options.modules_dir or 'none'}; /help for help"
+            f" modules_dir {app.modules_dir or 'none'}; /help for help"
         )
         nursery.start_soon(_watch, watched, service, screen)
         nursery.start_soon(_show_log, service, screen)
@@ -270,15 +200,15 @@ class _Watched:
     """What the app's files look like, as of the last look."""
 
     def __init__(self, options: Options) -> None:
-        given = (options.app, options.config, *(one.file for one in options.values))
-        self._seen = {file: _stamp(file) for file in given if file is not None}
+        self._options = options
+        self._seen = {file: _stamp(file) for file in files_of(options)}
 
     def have_changed(self) -> bool:
         """Look again; return whether any file is new since then.
 
         A file that is missing may be about to be replaced: it counts once it is back.
         """
-        now = {file: _stamp(file) or seen for file, seen in self._seen.items()}
+        now = {file: _stamp(file) or self._seen.get(file) for file in files_of(self._options)}
         before, self._seen = self._seen, now
         return now != before
 
@@ -308,6 +238,7 @@ def _stamp(file: Path) -> tuple[int, ...] | None:
 
 async def _show_log(service: Service, screen: Screen) -> None:
     """Show the app's log as it is written."""
-    with service.stores.logbook.follow("dev", "app") as follower:
+    (app,) = service.config.apps.values()
+    with service.stores.logbook.follow(app.account, app.name) as follower:
         async for entry in follower:
             screen.logged(entry.level, entry.message)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from supervisor.cli.dev import Options, _value, make_config
+from supervisor.cli.dev import _value
+from supervisor.cli.dev_config import Options, make_config
 from supervisor.cli.limits import _sources
 from supervisor.cli.migrate import migrate
 from supervisor.cli.replay import _app

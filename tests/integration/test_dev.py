@@ -12,7 +12,8 @@ import trio
 
 from supervisor import service
 from supervisor.cli import dev
-from supervisor.cli.dev import Options, Value, _dev, _Watched
+from supervisor.cli.dev import _dev, _Watched
+from supervisor.cli.dev_config import Options, Value
 
 APP = "api.on_inbound_message = function () { api.done(); };"
 
