@@ -1,5 +1,5 @@
-// An app without a toolkit: the sandbox calls it with each message, and it asks for what it needs by
-// api.request. docs/resources.md of jsbox has all commands.
+// An app without a toolkit: the sandbox calls it with each message, and it asks for what it needs
+// by api.request. docs/resources.md of jsbox has all commands.
 
 function ask(command, fields) {
     return new Promise(function (resolve, reject) {
