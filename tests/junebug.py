@@ -5,6 +5,7 @@ to us, byte by byte.
 from __future__ import annotations
 
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -124,9 +125,11 @@ class Answer:
     body: Any
 
 
-async def ask(port: int, request: bytes) -> Answer:
+async def ask(port: int, request: bytes, tls: ssl.SSLContext | None = None) -> Answer:
     """Send a request as it is; read the answer to its end."""
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", port)
+    if tls is not None:
+        stream = trio.SSLStream(stream, tls, server_hostname="127.0.0.1", https_compatible=True)
     async with stream:
         await stream.send_all(request)
         data = b""

@@ -37,7 +37,7 @@ from .poster import (
     post,
 )
 
-WINDOW = 64  # messages in hand
+WINDOW = 1000  # messages in hand: one address whose messages are stuck must not take it all
 BACKOFF = (0.5, 20.0)  # seconds between two tries: first, most
 # A message that Junebug answers with errors of its own for so long, while it takes others, is given
 # up: else it would hold back what follows for its user for ever.

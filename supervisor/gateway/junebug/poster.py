@@ -7,6 +7,7 @@ import math
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -70,7 +71,7 @@ def open_client(auth: tuple[str, str] | None) -> httpx2.AsyncClient:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
     return httpx2.AsyncClient(
         auth=auth,
-        verify=ssl.create_default_context(),
+        verify=_context(),
         trust_env=False,
         follow_redirects=False,
         timeout=None,  # `post` bounds the whole exchange
@@ -81,6 +82,12 @@ def open_client(auth: tuple[str, str] | None) -> httpx2.AsyncClient:
         ),
         headers={"accept-encoding": "identity", "user-agent": "jsbox"},
     )
+
+
+@cache
+def _context() -> ssl.SSLContext:
+    """Reading the host's certificates takes a while, so they are read once."""
+    return ssl.create_default_context()
 
 
 async def post(client: httpx2.AsyncClient, url: str, body: Mapping[str, Any]) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import ssl
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from urllib.parse import urlsplit
 import pytest
 import trio
 import trio.testing
+import trustme
 
+from resources.fence import tally
 from supervisor.gateway.junebug import link, poster
 from supervisor.service import Service
 
@@ -246,6 +249,54 @@ async def test_tokens(tmp_path: Path) -> None:
         path = "/channels/menu/events"
         for token, status in ((None, 401), (f"Token {own}", 200), (f"Token {TOKEN}", 200)):
             assert (await ask(port, request(path, event, token))).status == status
+
+
+async def test_posts_over_tls(tmp_path: Path) -> None:
+    """The same port, by https; Junebug is told so for its events."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with junebug() as june:
+        folder = folder_for(tmp_path, june.url)
+        listen = 'gateway = "127.0.0.1:0"\n'
+        tls = 'certificate = "cert.pem"\nkey = "key.pem"\n'
+        folder.text = folder.text.replace(listen, listen + tls)
+        async with running(folder) as service:
+            data = request("/channels/menu/messages", message("m1"))
+            assert (await ask(service.gateway.port, data, context)).status == 200
+            await june.has(1)
+            base = f"https://127.0.0.1:{service.gateway.port}/channels/menu/events/"
+            assert june.posts[0]["event_url"].startswith(base)
+
+
+async def test_bytes_that_are_no_request_end_only_their_connection(tmp_path: Path) -> None:
+    """Heads that lie, bodies that stop, and noise behind the path of a channel."""
+    heads = [
+        b"POST /channels/menu/messages HTTP/1.1\r\n\r\n",
+        b"POST /channels/ HTTP/9.9\r\nHost: x\r\n\r\n",
+        b"POST /channels/\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /channels/menu/messages HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST /channels/menu/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{",
+        b"POST /channels/menu/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nz",
+        b"X /channels/" + b"\x00" * 20_000,
+        b"POST /channels/" + b"a" * 20_000,
+        b"POST /channel",
+    ]
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        for head in heads:
+            stream = await trio.open_tcp_stream("127.0.0.1", service.gateway.port)
+            async with stream:
+                await stream.send_all(head)
+                await stream.send_eof()
+                while await stream.receive_some():
+                    pass
+        assert not tally
+        await post(service, message("m1"))
+        await june.has(1)
+        await eventually(lambda: service.gateway.door.open == 0)
 
 
 async def test_what_junebug_does_not_take_is_sent_again_in_order(tmp_path: Path) -> None:
