@@ -13,6 +13,9 @@ const FROZEN = ['Object', 'Array', 'Function', 'Promise', 'String', 'RegExp', 'N
   'Uint32Array', 'Float32Array', 'Float64Array', 'BigInt64Array', 'BigUint64Array',
   'JSON', 'Math', 'Reflect', 'Atomics', 'Intl'];
 
+const ITERATORS = [[].values(), new Map().keys(), new Set().keys(), ''[Symbol.iterator](),
+  'a'.matchAll(/a/g), new URLSearchParams().keys(), (function* () {})()].map(getPrototypeOf);
+
 /** What of the host realm is frozen, and so need not be watched. */
 function frozenOfHost() {
   const found = new Set();
@@ -23,7 +26,8 @@ function frozenOfHost() {
     if (typeof value === 'function' && value.prototype) found.add(value.prototype);
   }
   const Typed = getPrototypeOf(Int8Array);
-  return found.add(Typed).add(Typed.prototype);
+  for (const nameless of [Typed, Typed.prototype, ...ITERATORS]) found.add(nameless);
+  return found;
 }
 
 /**
@@ -33,6 +37,8 @@ function frozenOfHost() {
 function hardenHost(host) {
   for (const value of frozenOfHost()) freeze(value);
   for (const emitter of [host, host.stdin]) pin(emitter);
+  // Else small buffers share one block of memory, with what other runs wrote there.
+  Buffer.poolSize = 0;
 }
 
 function pin(object) {

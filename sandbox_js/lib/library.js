@@ -12,7 +12,7 @@ const { bootstrap: bootstrapEvents } = require('./events');
 const { frozenOfHost } = require('./host');
 const { bootstrap: bootstrapInside } = require('./inside');
 const { BUNDLED_FILE, resolve: resolveFile } = require('./resolve');
-const { isQueue, resetOf } = require('./toolkits');
+const { isQueue, resetBuffer, resetOf } = require('./toolkits');
 const { createWatch } = require('./watch');
 
 const ROOT = path.dirname(__dirname);
@@ -147,6 +147,7 @@ function createLibrary({
       const own = { timers: inside.clocks, events: emitters.events };
       handed.set(name, own[name] ?? require(`node:${name}`));
       if (isWatching) watchBuiltin(name, handed.get(name), DEEP);
+      if (name === 'buffer') resets.push({ found: null, reset: resetBuffer(handed.get(name)) });
     }
     return { exports: () => handed.get(name) };
   }
@@ -220,15 +221,19 @@ function createLibrary({
     isWatching = true;
     for (const found of frozenOfHost()) watch.ignore(found);
     watch.add(context, '', 1);
+    watch.add(context.Intl, 'Intl', 1);
     for (const name of ['process', 'console']) watch.add(context[name], name);
     for (const [name, found] of vm.runInContext(NAMELESS, context)) watch.add(found, name, 0);
     for (const name of ['Error', 'TypeError', 'RangeError']) watch.add(globalThis[name], name, 0);
     for (const name of wanted) watch.add(loaded.get(name), name);
+    // What withErrorStacks hands out is a proxy.
+    const machine = loaded.get('vumigo_v02')?.InteractionMachine.prototype;
+    watch.add(machine, 'InteractionMachine.prototype', 0);
     for (const [file, { module }] of files) {
       if (isQueue(module.exports)) watch.add(module.exports, labelOf(file));
     }
     // What no app reaches without going out of its way.
-    for (const [file, { module }] of files) watch.add(module.exports, labelOf(file), 0);
+    for (const [file, { module }] of files) watch.add(module.exports, labelOf(file), 1);
     for (const [name, found] of handed) watchBuiltin(name, found, wanted.includes(name) ? DEEP : 0);
     watch.add(emitters.events, 'events');
 

@@ -74,7 +74,11 @@ function isUnchanged(watched) {
   const now = ownKeys(object);
   if (now.length !== keys.length || isExtensible(object) !== watched.isExtensible) return false;
   if (getPrototypeOf(object) !== watched.parent) return false;
-  if (watched.isPlain) return object.prototype === watched.prototype;
+  if (watched.isPlain) {
+    const { prototype } = watched;
+    const isBare = !isObject(prototype) || ownKeys(prototype).length === 1;
+    return object.prototype === prototype && isBare;
+  }
   for (let i = 0; i < now.length; i++) {
     const then = how.get(now[i]);
     if (then === undefined ? !keys.includes(now[i]) : !isSame(describe(object, now[i]), then)) {
@@ -97,6 +101,12 @@ function restore(watched) {
     if (!isOld && !deleteProperty(object, key)) return `${nameOf(name, key)} was added`;
   }
   if (how === null) {
+    const { prototype } = watched;
+    for (const key of isObject(prototype) ? ownKeys(prototype) : []) {
+      if (key !== 'constructor' && !deleteProperty(prototype, key)) {
+        return `${nameOf(`${name}.prototype`, key)} was added`;
+      }
+    }
     const isBack = isUnchanged(watched)
       || defineProperty(object, 'prototype', { value: watched.prototype });
     return isBack ? '' : `${name}.prototype was replaced`;

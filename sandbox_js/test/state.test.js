@@ -6,6 +6,7 @@ const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { test } = require('node:test');
+const { createLibrary } = require('../lib/library');
 const { handler, start } = require('./start');
 
 const MODULES = ['vumigo_v02', 'vumigo_v01', 'lodash', 'moment', 'q', 'events', 'util', 'buffer',
@@ -64,6 +65,10 @@ const same = [
     'return moment.relativeTimeThreshold("s") + " " + moment.relativeTimeThreshold("ss")'],
   ['the rounding of moment', 'moment.relativeTimeRounding(Math.floor)',
     'return moment.duration(89, "minutes").humanize() + moment.relativeTimeRounding()'],
+  ['a table of a locale',
+    'var data = moment.localeData(); data._months[0] = "planted"; data._relativeTime.s = "planted";'
+    + 'data.months = null; data._longDateFormat.L = "[planted]"; data._eras[0].name = "planted"',
+    'var then = moment.utc(0); return then.format("MMMM L NNNN") + moment.duration(1).humanize()'],
   ['the clock of moment', 'moment.now = function () { return 0; }',
     'return moment().year() > 2000'],
   ['the template settings of lodash',
@@ -106,6 +111,8 @@ const same = [
     'return typeof _.constructor("return JSON")().stringify'],
   ['the text that was last searched', '_.constructor("return /secret/.exec(\'my secret\')")()',
     'return _.constructor("return RegExp.input + RegExp.$_")()'],
+  ['the memory of small buffers', 'Buffer.from("my secret")',
+    'return Buffer.from(Buffer.from("x").buffer).indexOf("secret")'],
   ['Buffer', 'Buffer.prototype.toString = function () { return "hooked"; }; Buffer.planted = 1',
     'return Buffer.from("a").toString() + Buffer.planted'],
   ['util', 'util.inspect.styles.string = "red"; util.format = null',
@@ -155,6 +162,34 @@ test('what was defined so as not to be seen is found within some hundred runs', 
     + Q().secret + util.inherits.secret`;
   const said = await talk(t, [plant, ...Array(600).fill(look)]);
   assert.equal(said.at(-1), 'false undefinedundefinedundefined');
+});
+
+test('what no run compares is put back when the process rests', () => {
+  const names = [...MODULES, 'jed'];
+  const library = createLibrary({ modulesDir: '', console() {} });
+  library.preload(names);
+  library.watchAll(names, ['Buffer']);
+  const { vumigo_v01: v01, vumigo_v02: v02, lodash, buffer, url } =
+    Object.fromEntries(names.map((name) => [name, library.load(name)]));
+  const intl = lodash.constructor('return Intl')();
+  const machine = v02.interaction_machine.InteractionMachine;
+  const most = buffer.INSPECT_MAX_BYTES;
+  const planted = [v01.states.EndState.prototype, v02.http.api.HttpApi.prototype, machine.prototype,
+    intl.DateTimeFormat.prototype, url.Url.prototype];
+  for (const object of planted) object.planted = 1;
+  buffer.INSPECT_MAX_BYTES = 1;
+  assert.equal(library.settle(true), '');
+  assert.deepEqual(planted.map((object) => object.planted), planted.map(() => undefined));
+  assert.equal(buffer.INSPECT_MAX_BYTES, most);
+  assert.equal(typeof v01.states.EndState.prototype.constructor, 'function');
+});
+
+test('memory that one run has freed is not given to another', async (t) => {
+  const flags = { execArgv: ['--zero-fill-buffers'] };   // supervisor/jail/argv.py
+  const fill = 'for (var i = 0; i < 40; i++) Buffer.alloc(100000, "secret")';
+  const look = `for (var i = 0, n = 0; i < 100; i++) {
+    if (Buffer.allocUnsafeSlow(100000).includes('secret')) n++; } return n`;
+  assert.deepEqual((await talk(t, [fill, look], flags))[1], '0');
 });
 
 test('what cannot be put back retires the process, and one warning says what', async (t) => {

@@ -35,6 +35,7 @@ NODE_FLAGS = (
     "--max-semi-space-size=2",
     "--v8-pool-size=1",
     "--no-addons",
+    "--zero-fill-buffers",  # else allocUnsafe() may give one run what another has freed
     "--disable-proto=delete",
     "--disallow-code-generation-from-strings",  # of the harness's realm only; apps keep _.template
     "--disable-sigusr1",
