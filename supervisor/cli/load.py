@@ -40,7 +40,8 @@ EXIT_MISSED = 99
 @click.option(
     "--target",
     metavar="URL",
-    help="The gateway to load, ws://HOST:PORT/v1 (default: that of the config).",
+    help="The gateway to load, ws://HOST:PORT/v1 (default: that of the config), or the broker of a"
+    " channel of type amqp, amqp://USER:PASSWORD@HOST/VHOST.",
 )
 @click.option(
     "--admin",
@@ -162,6 +163,8 @@ def _target(
 ) -> Target:
     from ..load.run import Target
 
+    if target is not None and target.startswith(("amqp:", "amqps:")):
+        return _broker(config_file, channel, target, admin, app)
     if target is not None:
         if app is None and admin is not None and config_file.exists():
             app = _app_of(load_or_exit(config_file), channel)
@@ -173,6 +176,27 @@ def _target(
     gateway, own = reachable(config.listen.gateway), reachable(config.listen.admin)
     secure = "" if config.listen.certificate is None else "s"
     return Target(f"ws{secure}://{gateway}/v1", admin or f"http{secure}://{own}", app)
+
+
+def _broker(
+    config_file: Path, channel: str, url: str, admin: str | None, app: str | None
+) -> Target:
+    """The broker at a URL; the connector is that of the channel in the config, if there is one,
+    else it is called as the channel.
+    """
+    from ..config.model import AmqpSide
+    from ..config.urls import amqp_problem
+    from ..load.run import Target
+
+    if problem := amqp_problem(url):
+        raise click.UsageError(f"--target: {problem}")
+    side, kind = AmqpSide(channel), "ussd"
+    if config_file.exists():
+        config = load_or_exit(config_file)
+        app = app or _app_of(config, channel)
+        known = config.channels[channel]
+        side, kind = known.amqp or side, known.transport_type or kind
+    return Target(url, admin, app, amqp=(side, kind))
 
 
 def _app_of(config: Config, channel: str) -> str:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import msgspec
@@ -30,7 +30,7 @@ SEEN_MAX = 100_000  # message_ids of replies kept to recognise one that is deliv
 log = logging.getLogger(__name__)
 
 
-class _Outbound(msgspec.Struct, frozen=True):
+class Outbound(msgspec.Struct, frozen=True):
     """The parts of a message that the harness looks at."""
 
     message_id: str = ""
@@ -47,7 +47,7 @@ class _Frame(msgspec.Struct, frozen=True):
     message_id: str | None = None
     outcome: str | None = None
     delivery: int = 0
-    msg: _Outbound | None = None
+    msg: Outbound | None = None
     code: str | None = None
     detail: str | None = None
     inbound: int = 0
@@ -83,6 +83,58 @@ class Exchange:
 
 
 @define(eq=False)
+class Replies:
+    """The messages whose replies are awaited, over all connections: a reply that is delivered again
+    may come over another one.
+
+    Attributes:
+        open: By message_id.
+        seen: message_ids of replies received.
+    """
+
+    open: dict[str, Exchange] = field(factory=dict)
+    seen: dict[str, None] = field(factory=dict)
+
+    def note(self, message: Outbound) -> bool:
+        """Hand a reply to its conversation; return whether it has come before."""
+        if message.message_id in self.seen:
+            return True
+        self.seen[message.message_id] = None
+        if len(self.seen) > SEEN_MAX:
+            del self.seen[next(iter(self.seen))]
+        exchange = self.open.get(message.in_reply_to or "")
+        if exchange is not None and exchange.replied is None:
+            exchange.replied = trio.current_time()
+            exchange.content, exchange.is_end = message.content, message.session_event == "close"
+            exchange.has_reply.set()
+            exchange.tell()
+        return False
+
+
+class Speaker(Protocol):
+    """A connection over which users talk, made again whenever it is lost."""
+
+    reconnects: int
+    redelivered: int
+
+    def send(self, **message: Any) -> Exchange:
+        """Send a user's message; never waits."""
+
+    def forget(self, exchange: Exchange) -> None:
+        """Stop waiting for its reply."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection stands."""
+
+    async def connected(self) -> None:
+        """Wait until the connection stands."""
+
+    async def drop(self) -> None:
+        """Lose the connection, as a network does."""
+
+
+@define(eq=False)
 class Client:
     """A connection to one channel, made again whenever it is lost. Made by `open_clients`."""
 
@@ -90,9 +142,7 @@ class Client:
     channel: str
     token: str | None
     window: int
-    # Shared by all connections: a reply that is delivered again may come over another one.
-    _open: dict[str, Exchange]  # by message_id, those whose reply is awaited
-    _seen: dict[str, None]  # message_ids of replies received
+    _replies: Replies
     reconnects: int = field(default=0, init=False)
     redelivered: int = field(default=0, init=False)
     _ids: Any = field(factory=count, init=False)
@@ -112,14 +162,14 @@ class Client:
             {"type": "inbound", "id": message_id, "msg": {"message_id": message_id, **message}}
         )
         exchange = Exchange(message_id, frame)
-        self._open[message_id] = exchange
+        self._replies.open[message_id] = exchange
         self._waiting.append(exchange)
         self._bell.unpark_all()
         return exchange
 
     def forget(self, exchange: Exchange) -> None:
         """Stop waiting for its reply."""
-        self._open.pop(exchange.message_id, None)
+        self._replies.open.pop(exchange.message_id, None)
 
     @property
     def is_connected(self) -> bool:
@@ -221,9 +271,9 @@ class Client:
                 case "outbound" if frame.msg is not None:
                     self._acks.append(frame.delivery)
                     self._bell.unpark_all()
-                    self._outbound(frame.msg)
+                    self.redelivered += self._replies.note(frame.msg)
                 case "outcome":
-                    exchange = self._open.get(frame.message_id or "")
+                    exchange = self._replies.open.get(frame.message_id or "")
                     if exchange is not None:
                         exchange.outcome = frame.outcome
                         exchange.tell()
@@ -236,20 +286,6 @@ class Client:
                     self._bell.unpark_all()
                 case "error":
                     log.warning("the gateway says: %s", frame.detail)
-
-    def _outbound(self, message: _Outbound) -> None:
-        if message.message_id in self._seen:
-            self.redelivered += 1
-            return
-        self._seen[message.message_id] = None
-        if len(self._seen) > SEEN_MAX:
-            del self._seen[next(iter(self._seen))]
-        exchange = self._open.get(message.in_reply_to or "")
-        if exchange is not None and exchange.replied is None:
-            exchange.replied = trio.current_time()
-            exchange.content, exchange.is_end = message.content, message.session_event == "close"
-            exchange.has_reply.set()
-            exchange.tell()
 
     def _rejected(self, frame: _Frame) -> None:
         exchange = self._unaccepted.pop(frame.id or "", None)
@@ -275,9 +311,8 @@ async def open_clients(
         CannotStart: The gateway cannot be reached, or refuses the channel.
     """
     async with trio.open_nursery() as nursery:
-        waiting: dict[str, Exchange] = {}
-        seen: dict[str, None] = {}
-        clients = [Client(url, channel, token, window, waiting, seen) for _ in range(connections)]
+        replies = Replies()
+        clients = [Client(url, channel, token, window, replies) for _ in range(connections)]
         for client in clients:
             await nursery.start(client.run)
         yield clients

@@ -8,7 +8,7 @@ import logging
 import platform
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,9 +17,10 @@ import trio
 from attrs import define, field, frozen
 
 from .. import __version__
+from ..config.model import AmqpSide
 from ..errors import CannotStart
-from .campaign import Campaign, Fault
-from .client import Client, open_clients
+from .campaign import Campaign, Fault, Run
+from .client import Speaker, open_clients
 from .measures import Measures
 from .schedule import Arrival, UserPool, schedule
 from .server import Server, Settings, open_server
@@ -34,12 +35,17 @@ log = logging.getLogger(__name__)
 
 @frozen
 class Target:
-    """What is loaded: a running gateway (and its admin port, if known), or a config to serve."""
+    """What is loaded: a running gateway (and its admin port, if known), or a config to serve.
+
+    Attributes:
+        amqp: `gateway` is a broker's URL; the connector and the transport_type of the channel.
+    """
 
     gateway: str = ""
     admin: str | None = None
     app: str | None = None
     serve: Path | None = None
+    amqp: tuple[AmqpSide, str] | None = None
 
 
 @define(eq=False)
@@ -53,7 +59,7 @@ class Running:
     server: Server | None = None
     stubs: Stubs | None = None
     watch: Watch | None = None
-    clients: Sequence[Client] = ()
+    clients: Sequence[Speaker] = ()
     began_at: str = field(factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     zero: float = 0.0  # on Trio's clock
     ended: float = 0.0  # seconds after zero
@@ -104,7 +110,7 @@ class Running:
                 finish.deadline = self.zero + self.campaign.seconds + self.campaign.run.finish
 
     def _begin(
-        self, nursery: trio.Nursery, talk: Talk, users: UserPool, arrival: Arrival, client: Client
+        self, nursery: trio.Nursery, talk: Talk, users: UserPool, arrival: Arrival, client: Speaker
     ) -> None:
         measures = self.measures
         measures.second(arrival.due).offered += 1
@@ -191,9 +197,17 @@ async def open_run(
         if admin is not None and target.app is not None:
             running.watch = await stack.enter_async_context(open_watch(admin, target.app))
         run = campaign.run
-        running.clients = await stack.enter_async_context(
-            open_clients(gateway, run.channel, run.token, run.window, run.connections)
-        )
+        running.clients = await stack.enter_async_context(_speakers(gateway, target, run))
         running.host["jsbox"] = __version__
         running.zero = trio.current_time() + LEAD
         yield running
+
+
+def _speakers(
+    gateway: str, target: Target, run: Run
+) -> AbstractAsyncContextManager[Sequence[Speaker]]:
+    if target.amqp is None:
+        return open_clients(gateway, run.channel, run.token, run.window, run.connections)
+    from .amqp import open_amqp_clients  # it imports pika
+
+    return open_amqp_clients(gateway, *target.amqp, run.connections)

@@ -8,7 +8,7 @@ import trio
 from attrs import frozen
 
 from .campaign import Run, Step
-from .client import Client, Exchange
+from .client import Exchange, Speaker
 from .measures import Measures
 from .schedule import Arrival
 
@@ -37,7 +37,7 @@ class Talk:
     measures: Measures
     zero: float
 
-    async def hold(self, client: Client, arrival: Arrival, user: str) -> None:
+    async def hold(self, client: Speaker, arrival: Arrival, user: str) -> None:
         """Hold the whole conversation of one arrival, and count how it ends."""
         measures, due = self.measures, arrival.due
         counts = measures.counts(arrival.dialogue.name) if measures.is_measured(due) else None
@@ -64,7 +64,7 @@ class Talk:
         if counts is not None:
             counts.unfinished -= 1
 
-    async def _steps(self, client: Client, arrival: Arrival, user: str, at: list[int]) -> None:
+    async def _steps(self, client: Speaker, arrival: Arrival, user: str, at: list[int]) -> None:
         dials = arrival.dialogue.steps[0].dial
         envelope = {"from_addr": user, "to_addr": dials or self.run.to}
         intended, steps = arrival.due, arrival.dialogue.steps
@@ -89,7 +89,7 @@ class Talk:
             self._note_reply(exchange, intended)
             _check(step, exchange, is_last=index == len(steps) - 1)
 
-    async def _await(self, client: Client, exchange: Exchange, intended: float) -> None:
+    async def _await(self, client: Speaker, exchange: Exchange, intended: float) -> None:
         """Wait for the reply, until there will be none or the user gives up."""
         with trio.move_on_at(self.zero + intended + self.run.give_up.after):
             await exchange.answered()
@@ -111,14 +111,14 @@ class Talk:
             self.measures.service.add(intended, exchange.replied - exchange.sent)
 
     def _hang_up_if_waiting(
-        self, client: Client, envelope: dict[str, Any], exchange: Exchange
+        self, client: Speaker, envelope: dict[str, Any], exchange: Exchange
     ) -> None:
         """Hang up if no reply came in time, and count the time waited: it took at least that."""
         if exchange.rejected is None and exchange.outcome is None:
             self.measures.reply.add(self._now() - self.run.give_up.after, self.run.give_up.after)
             self._hang_up(client, envelope)
 
-    def _hang_up(self, client: Client, envelope: dict[str, Any]) -> None:
+    def _hang_up(self, client: Speaker, envelope: dict[str, Any]) -> None:
         if self.run.give_up.how == "timeout":
             client.forget(client.send(**envelope, content=None, session_event="close"))
 
@@ -126,7 +126,7 @@ class Talk:
         return trio.current_time() - self.zero
 
 
-async def _grace(client: Client, exchange: Exchange) -> None:
+async def _grace(client: Speaker, exchange: Exchange) -> None:
     """Wait for a reply that comes after the outcome; start over whenever the connection is lost."""
     while not exchange.has_reply.is_set():
         await client.connected()
