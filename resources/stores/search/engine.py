@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 from attrs import define, field, frozen
 
 from ..groups import Group
+from .budget import Budget
 from .changes import Changes, StoreGone
 from .evaluate import matches
 from .fields import Document
@@ -127,11 +128,11 @@ class Engine:
 
     def groups(self, account: str, query: str) -> list[Group]:
         """The groups that a query finds, by name. Raises QueryError and StoreGone."""
-        node = meaning(query)
+        node, budget = meaning(query), Budget()
         return [
             group
             for group in self.changes.groups(account)
-            if matches(node, Document(group, GROUP_FIELDS))
+            if matches(node, Document(group, GROUP_FIELDS), budget)
         ]
 
     def inspect(self, account: str) -> str:

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import regex
 
+from .budget import Budget
 from .fields import Document
 from .nodes import (
     Any,
@@ -29,21 +30,23 @@ from .nodes import (
 )  # fmt: skip
 from .patterns import least_length
 
+CHECK_EVERY = 256  # beginnings of a wildcard in one token between two looks at the budget
 REGEX_SECONDS = 0.5  # for one regular expression on one token
 PLACES_MAX = 200_000  # of all words of a sloppy phrase in one field
 # of the search for a sloppy phrase with repeated words in one field; beyond, it does not match
 SLOPPY_STEPS = 20_000
 
 
-def matches(node: Node, document: Document) -> bool:
-    """Whether the node finds the document.
+def matches(node: Node, document: Document, budget: Budget | None = None) -> bool:
+    """Whether the node finds the document. The budget may be that of many documents.
 
     Raises:
-        QueryError: A regular expression or a sloppy phrase takes too long.
+        QueryError: It takes too long.
     """
+    budget = budget or Budget()
     match node:
         case Boolean(clauses):
-            return _boolean(clauses, document)
+            return _boolean(clauses, document, budget)
         case Everything():
             return True
         case Exists(field):
@@ -56,16 +59,17 @@ def matches(node: Node, document: Document) -> bool:
                 and (last is None or moment <= last)
             )
         case Phrase(field, words, slop):
-            return _phrase(document.tokens.get(field, ()), words, slop)
-    return any(_token_matches(node, token) for token in document.tokens.get(node.field, ()))
+            return _phrase(document.tokens.get(field, ()), words, slop, budget)
+    budget.check()
+    return any(_token_matches(node, token, budget) for token in document.tokens.get(node.field, ()))
 
 
-def _boolean(clauses: Sequence[tuple[Occur, Node]], document: Document) -> bool:
+def _boolean(clauses: Sequence[tuple[Occur, Node]], document: Document, budget: Budget) -> bool:
     must = should = False
     for occur, node in clauses:
         if occur is Occur.SHOULD and should:
             continue
-        found = matches(node, document)
+        found = matches(node, document, budget)
         if found is (occur is Occur.MUST_NOT) and occur is not Occur.SHOULD:
             return False
         must = must or occur is Occur.MUST
@@ -73,14 +77,16 @@ def _boolean(clauses: Sequence[tuple[Occur, Node]], document: Document) -> bool:
     return must or should
 
 
-def _token_matches(node: Term | Prefix | Wildcard | Fuzzy | Range | Regex, token: str) -> bool:
+def _token_matches(
+    node: Term | Prefix | Wildcard | Fuzzy | Range | Regex, token: str, budget: Budget
+) -> bool:
     match node:
         case Term(_, text):
             return token == text
         case Prefix(_, text):
             return token.startswith(text)
         case Wildcard(_, pattern):
-            return wildcard_matches(pattern, token)
+            return wildcard_matches(pattern, token, budget)
         case Fuzzy(_, text, most):
             return distance(text, token, most) <= most
         case Range():
@@ -116,7 +122,7 @@ def range_matches(node: Range, token: str) -> bool:
     )
 
 
-def wildcard_matches(pattern: Sequence[str | Any], token: str) -> bool:
+def wildcard_matches(pattern: Sequence[str | Any], token: str, budget: Budget) -> bool:
     """Match greedily, with one point to go back to: at most len(pattern) * len(token) steps."""
     if least_length(pattern) > len(token):
         return False
@@ -130,6 +136,8 @@ def wildcard_matches(pattern: Sequence[str | Any], token: str) -> bool:
         elif star >= 0:
             mark += 1
             at, here = star + 1, mark
+            if not mark % CHECK_EVERY:
+                budget.check()
         else:
             return False
     return all(one is Any.MANY for one in pattern[at:])
@@ -141,34 +149,40 @@ def distance(one: str, other: str, most: int) -> int:
     """
     if abs(len(one) - len(other)) > most:
         return most + 1
+    far = most + 1
+    width = len(other) + 1
     before: list[int] = []
-    last = list(range(len(other) + 1))
+    last = [min(column, far) for column in range(width)]
     for row, x in enumerate(one, 1):
-        now = [row]
-        for column, y in enumerate(other, 1):
-            edits = min(last[column] + 1, now[-1] + 1, last[column - 1] + (x != y))
+        # Only what is near the diagonal can be few edits.
+        first, end = max(row - most, 1), min(row + most + 1, width)
+        now = [far] * width if first > 1 else [row, *[far] * (width - 1)]
+        for column in range(first, end):
+            y = other[column - 1]
+            edits = min(last[column] + 1, now[column - 1] + 1, last[column - 1] + (x != y))
             if row > 1 and column > 1 and x == other[column - 2] and one[row - 2] == y:
                 edits = min(edits, before[column - 2] + 1)
-            now.append(edits)
+            now[column] = edits
         before, last = last, now
     return last[-1]
 
 
-def _phrase(tokens: Sequence[str], words: Sequence[str], slop: int) -> bool:
+def _phrase(tokens: Sequence[str], words: Sequence[str], slop: int, budget: Budget) -> bool:
     if slop:
-        return sloppy(tokens, words, slop)
+        return sloppy(tokens, words, slop, budget)
     count = len(words)
     return any(
         tuple(tokens[start : start + count]) == words for start in range(len(tokens) - count + 1)
     )
 
 
-def sloppy(tokens: Sequence[str], words: Sequence[str], slop: int) -> bool:
+def sloppy(tokens: Sequence[str], words: Sequence[str], slop: int, budget: Budget) -> bool:
     """Whether the words can be given different places p of the tokens so that the p - index differ
     by at most `slop`.
 
     This is equivalent to Lucene's sloppy phrases.
     """
+    budget.check()
     if len(words) > len(tokens):
         return False
     places: dict[str, list[int]] = {}
@@ -184,7 +198,7 @@ def sloppy(tokens: Sequence[str], words: Sequence[str], slop: int) -> bool:
     if len(set(words)) == len(words):
         return _narrowest(shifted) <= slop
     shifted.sort(key=len)
-    return _assign(shifted, slop)
+    return _assign(shifted, slop, budget)
 
 
 def _narrowest(shifted: Sequence[Sequence[tuple[int, int]]]) -> int:
@@ -199,11 +213,12 @@ def _narrowest(shifted: Sequence[Sequence[tuple[int, int]]]) -> int:
     return best
 
 
-def _assign(shifted: Sequence[Sequence[tuple[int, int]]], slop: int) -> bool:
+def _assign(shifted: Sequence[Sequence[tuple[int, int]]], slop: int, budget: Budget) -> bool:
     """With repeated words no place may be taken twice: try, within bounds."""
     steps = SLOPPY_STEPS
     stack: list[tuple[int, frozenset[int], int | None, int | None]] = [(0, frozenset(), None, None)]
     while stack and steps:
+        budget.check()
         index, used, low, high = stack.pop()
         if index == len(shifted):
             return True

@@ -26,6 +26,7 @@ from pathlib import Path
 import tantivy
 from attrs import define, field, frozen
 
+from .budget import Budget
 from .changes import Changed, Changes, Page
 from .evaluate import matches
 from .fields import Document
@@ -77,18 +78,23 @@ class View:
         if limit == 0 or node == NOTHING:
             return []
         hidden = {seq for seq, _ in self.overlay}
-        found = self._search(node, after, limit, hidden)
+        budget = Budget()
         more = sorted(
-            seq for seq, entry in self.overlay if seq > after and matches(node, entry.document)
+            seq
+            for seq, entry in self.overlay
+            if seq > after and matches(node, entry.document, budget)
         )
+        found = self._search(node, after, limit, hidden, budget)
         if more:
             found = sorted(found + more)
         return found if limit is None else found[:limit]
 
-    def _search(self, node: Node, after: int, limit: int | None, hidden: set[int]) -> list[int]:
+    def _search(
+        self, node: Node, after: int, limit: int | None, hidden: set[int], budget: Budget
+    ) -> list[int]:
         if self.searcher is None or not (most := self.searcher.num_docs):
             return []
-        query = self._query(node)
+        query = self._query(node, budget)
         if after:
             later = tantivy.Query.range_query(
                 SCHEMA, SEQ, tantivy.FieldType.Unsigned, after, None, include_lower=False
@@ -109,9 +115,10 @@ class View:
         """How many contacts a node finds."""
         if node == NOTHING:
             return 0
-        count = sum(matches(node, entry.document) for _, entry in self.overlay)
+        budget = Budget()
+        count = sum(matches(node, entry.document, budget) for _, entry in self.overlay)
         if self.searcher is not None and self.searcher.num_docs:
-            query = self._query(node)
+            query = self._query(node, budget)
             count += self._count(query)
             if self.overlay:
                 hidden = tantivy.Query.term_set_query(SCHEMA, SEQ, [seq for seq, _ in self.overlay])
@@ -123,10 +130,10 @@ class View:
         assert self.searcher is not None
         return int(self.searcher.search(query, limit=1).count)  # type: ignore[attr-defined]  # the stub lacks it
 
-    def _query(self, node: Node) -> tantivy.Query:
+    def _query(self, node: Node, budget: Budget) -> tantivy.Query:
         assert self.index is not None
         assert self.searcher is not None
-        return Translation(self.index, self.searcher, self.documents).query(node)
+        return Translation(self.index, self.searcher, self.documents, budget).query(node)
 
 
 @define(eq=False)

@@ -39,6 +39,8 @@ LENGTH_MAX = 64 * 1024  # characters of a query
 CLAUSES_MAX = 1024  # of one group, as in Lucene
 DEPTH_MAX = 100  # groups in groups
 EDITS_MAX = 2
+# Characters of all fuzzy terms, each counted so often for 0, 1, 2 edits; one takes some 3 KB.
+FUZZY_MAX, FUZZY_WEIGHT = 20_000, (0, 1, 8)
 
 _DECIMAL = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[fFdD]?")
 _HEXADECIMAL = re.compile(
@@ -89,6 +91,7 @@ class _Clauses:
 class _Parser:
     tokens: list[Token]
     at: int = 0
+    fuzzy: int = 0
 
     @property
     def next(self) -> Token:
@@ -150,8 +153,21 @@ class _Parser:
                     name, _unescaped(token.text[1:-1], token.position + 1), slop, token.position
                 )
             case "TERM" | "LONE" | "*" | "PREFIX" | "WILDCARD" | "REGEX":
-                return _term(name, token, self.fuzz_and_boost())
+                node = _term(name, token, self.fuzz_and_boost())
+                if isinstance(node, Fuzzy):
+                    self.count_fuzzy(node, token.position)
+                return node
         raise _unexpected(token, "a term")
+
+    def count_fuzzy(self, node: Fuzzy, position: int) -> None:
+        """Each becomes an automaton, whose size is in proportion to its text."""
+        self.fuzzy += len(node.text) * FUZZY_WEIGHT[node.edits]
+        if self.fuzzy > FUZZY_MAX:
+            raise QueryError(
+                position,
+                f"all fuzzy terms have more than {FUZZY_MAX} characters, each of two edits"
+                f" counting {FUZZY_WEIGHT[2]} times",
+            )
 
     def boost(self) -> bool:
         """A boost, which has no effect on what matches."""

@@ -17,6 +17,7 @@ from .nodes import Any, QueryError
 
 PATTERN_MAX = 256  # characters of a regular expression
 REPEAT_MAX = WHOLE_MAX + 1  # of {n,m}: as good as any greater number, as no token is longer
+WRITTEN_OUT_MAX = 20_000  # characters of a regular expression with all its repetitions
 INTEGER_MAX = 2**31 - 1
 ANY = "(?s:.)"
 
@@ -95,6 +96,7 @@ class _Regex:
     Attributes:
         atom: Where in `found` that begins which a quantifier repeats; None if there is none.
         quantifier: The quantifier that it already has.
+        sizes: How much each of `found` adds to the length of all of it, written out.
         open: Where in `found` each open bracket is.
     """
 
@@ -103,6 +105,7 @@ class _Regex:
     fold: Callable[[str], str]
     at: int = 0
     found: list[str] = field(factory=list)
+    sizes: list[int] = field(factory=list)
     atom: int | None = None
     quantifier: str = ""
     open: list[int] = field(factory=list)
@@ -145,45 +148,56 @@ class _Regex:
 
     def between(self, text: str) -> None:
         """Something after which a new sequence begins."""
-        self.found.append(text)
+        self.add(text, 0)
         self.at += 1
         self.atom = None
 
     def take(self, text: str, count: int = 1, start: int | None = None) -> None:
         """Something that can be repeated, from `start` on or by itself."""
         self.atom, self.quantifier = len(self.found) if start is None else start, ""
-        self.found.append(text)
+        self.add(text, 1)
         self.at += count
+
+    def add(self, text: str, size: int) -> None:
+        self.found.append(text)
+        self.sizes.append(size)
 
     def repeat(self, char: str) -> None:
         if char == "{":
-            quantifier, count = self.count()
+            quantifier, times, count = self.count()
         else:
-            quantifier, count = char, 1
+            quantifier, times, count = char, 1, 1
+        size = sum(self.sizes[self.atom :])
+        if size * times > WRITTEN_OUT_MAX:
+            raise self.error(f"it repeats more than {WRITTEN_OUT_MAX} characters, all in all")
         both = _TWICE.get(self.quantifier + quantifier)
         if both is not None:
             self.found[-1] = both
-        elif not self.quantifier:
-            self.found.append(quantifier)
         else:
-            self.found[self.atom :] = ["(?:", *self.found[self.atom :], ")", quantifier]
+            if self.quantifier:
+                self.found.insert(self.atom or 0, "(?:")
+                self.sizes.insert(self.atom or 0, 0)
+                self.add(")", 0)
+            self.add(quantifier, size * max(times - 1, 0))
         self.quantifier = both or quantifier
         self.at += count
 
-    def count(self) -> tuple[str, int]:
-        """The quantifier `{n,m}` that stands here, and its length."""
+    def count(self) -> tuple[str, int, int]:
+        """The quantifier `{n,m}` that stands here, how often it repeats at most, as written out,
+        and its length.
+        """
         count = _COUNT.match(self.raw, self.at)
         if count is None:
             raise self.error("expected {n}, {n,} or {n,m}")
-        least, comma, most = int(count[1]), count[2] is not None, int(count[2] or count[1])
+        least, most = int(count[1]), int(count[2] or count[1])
         if max(least, most) > INTEGER_MAX:
             raise self.error(f"expected a number of at most {INTEGER_MAX}")
         if least > most:
             raise self.error("expected the smaller number first")
         few, many = min(least, REPEAT_MAX), min(most, REPEAT_MAX)
-        if not comma:
-            return f"{{{few}}}", len(count[0])
-        return f"{{{few},{many if count[2] else ''}}}", len(count[0])
+        if count[2] is None:
+            return f"{{{few}}}", few, len(count[0])
+        return f"{{{few},{many if count[2] else ''}}}", many, len(count[0])
 
     def escape(self) -> None:
         if self.at + 1 >= len(self.raw):

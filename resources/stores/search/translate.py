@@ -16,6 +16,7 @@ import tantivy
 from attrs import define
 from tantivy import Query
 
+from .budget import Budget
 from .evaluate import range_matches, regex_matches, sloppy, wildcard_matches
 from .fields import WHOLE_MAX, Document
 from .nodes import (
@@ -42,6 +43,14 @@ from .schema import HAS, SCHEMA, SEQ, Column, column_of, has_of
 PATTERNS_MAX = 64  # wildcards and regular expressions in one query: each builds an automaton
 CANDIDATES_MAX = 20_000  # contacts that have all words of a sloppy phrase
 WALK_MAX = 1_000_000  # terms of the dictionary that one query may walk
+# Terms times contacts that the engine may look at for one query, about, and how many looks at a
+# field's terms are free, whatever the number of contacts: the engine cannot be interrupted, and a
+# look at a million terms takes from 50 ms (a range of dates) to 2 s (`*x*`).
+LOOKS_MAX, LOOKS_FREE = 8_000_000, 8
+LOOK_FROM = (1.0, 0.5, 0.2, 0.05)  # of a pattern that begins with so many characters
+LOOK_FOR_FUZZY = (0.0, 0.05, 0.3)  # with so many edits
+LOOK_AT_DATES = 0.5
+CHECK_EVERY = 1000  # terms of the dictionary between two looks at the budget
 SLOP_MAX = 1_000_000
 
 _OCCUR = {
@@ -66,8 +75,10 @@ class Translation:
     index: tantivy.Index
     searcher: tantivy.Searcher
     documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
+    budget: Budget
     patterns: int = 0
     walked: int = 0
+    looks: float = 0.0  # at the terms of a field, one after the other
 
     def query(self, node: Node) -> Query:  # noqa: C901, PLR0911  # one row a kind of node
         """The query that finds what the node finds.
@@ -83,6 +94,7 @@ class Translation:
             case Exists(name):
                 return self._term(Column(HAS), has_of(name))
             case Period(name, first, last):
+                self._look(LOOK_AT_DATES)
                 return self._period(name, first, last)
         column = column_of(node.field)
         if column is None:
@@ -98,10 +110,12 @@ class Translation:
                 return self._wildcard(column, node)
             case Regex(_, pattern):
                 self._count_pattern()
+                self._look(1.0)
                 return self._pattern(
                     column, pattern, lambda token: regex_matches(pattern, token), ""
                 )
             case Fuzzy(_, text, edits):
+                self._look(LOOK_FOR_FUZZY[edits])
                 whole = column.prefix + text
                 return Query.fuzzy_term_query(
                     SCHEMA, column.field, whole, edits, transposition_cost_one=True
@@ -128,6 +142,7 @@ class Translation:
         tokens: list[str | tuple[int, str]] = [column.prefix + token for token in node.tokens]
         if not node.slop or (len(tokens) == 2 and tokens[0] != tokens[1]):  # noqa: PLR2004
             return Query.phrase_query(SCHEMA, column.field, tokens, min(node.slop, SLOP_MAX))
+        self.budget.check()
         terms = [self._term(column, token) for token in sorted(set(node.tokens))]
         every = Query.boolean_query([(tantivy.Occur.Must, term) for term in terms])
         hits = self.searcher.search(
@@ -140,7 +155,7 @@ class Translation:
         found = [
             seq
             for seq, document in self.documents([seq for seq, _ in hits])
-            if sloppy(document.tokens.get(node.field, ()), node.tokens, node.slop)
+            if sloppy(document.tokens.get(node.field, ()), node.tokens, node.slop, self.budget)
         ]
         return Query.term_set_query(SCHEMA, SEQ, found)
 
@@ -150,12 +165,13 @@ class Translation:
         self._count_pattern()
         fixed = [part if isinstance(part, str) else None for part in node.pattern]
         start = "".join(part for part in fixed[: fixed.index(None)] if part is not None)
+        self._look_from(start)
         pattern = "".join(
             f"{ANY}*" if part is Any.MANY else ANY if part is Any.ONE else literal(part)
             for part in node.pattern
         )
         return self._pattern(
-            column, pattern, lambda token: wildcard_matches(node.pattern, token), start
+            column, pattern, lambda token: wildcard_matches(node.pattern, token, self.budget), start
         )
 
     def _count_pattern(self) -> None:
@@ -163,7 +179,20 @@ class Translation:
         if self.patterns > PATTERNS_MAX:
             raise QueryError(None, f"more than {PATTERNS_MAX} wildcards and regular expressions")
 
+    def _look(self, share: float) -> None:
+        """Count that a share of a field's terms is looked at, as if each contact had one."""
+        self.looks += share
+        contacts = self.searcher.num_docs
+        if self.looks > LOOKS_FREE and self.looks * contacts > LOOKS_MAX:
+            raise QueryError(
+                None, f"it has too many patterns, ranges and fuzzy terms for {contacts} contacts"
+            )
+
+    def _look_from(self, start: str) -> None:
+        self._look(LOOK_FROM[min(len(start), len(LOOK_FROM) - 1)])
+
     def _prefix(self, column: Column, text: str) -> Query:
+        self._look_from(text)
         last = ord(text[-1])
         if last not in (0xD7FF, 0x10FFFF):
             after = text[:-1] + chr(last + 1)  # the first text behind all that begin with this one
@@ -181,12 +210,14 @@ class Translation:
         begin with `start`.
         """
         prefix = literal(column.prefix)
+        self.budget.check()
         try:
             return _regex_query(column.field, f"{prefix}(?:{pattern})" if prefix else pattern)
         except ValueError:  # its automaton would have more than 1,000 states
             return self._walk(column, matches, start)
 
     def _range(self, column: Column, node: Range) -> Query:
+        self._look(1.0)
         low, high = node.low, node.high
         if (
             low is not None
@@ -229,7 +260,12 @@ class Translation:
                 None, f"it would have to look at more than {WALK_MAX} terms one by one"
             )
         skip = len(column.prefix)
-        found = [term for term, _ in terms if matches(term[skip:])]
+        found = []
+        for number, (term, _) in enumerate(terms):
+            if not number % CHECK_EVERY:
+                self.budget.check()
+            if matches(term[skip:]):
+                found.append(term)
         return Query.term_set_query(SCHEMA, column.field, found)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from resources.stores.search.budget import Budget
 from resources.stores.search.evaluate import distance, matches, sloppy
 from resources.stores.search.fields import Document
 from resources.stores.search.lucene import parse
@@ -89,6 +90,6 @@ def test_a_swap_is_one_edit() -> None:
 
 def test_sloppy_phrases_with_repeated_words() -> None:
     """A word that stands twice in the phrase needs two places."""
-    assert not sloppy(["a"], ["a", "a"], 1)
-    assert sloppy(["a", "b", "a"], ["a", "a"], 1)
-    assert not sloppy(["a", "b", "b", "a"], ["a", "a"], 1)
+    assert not sloppy(["a"], ["a", "a"], 1, Budget())
+    assert sloppy(["a", "b", "a"], ["a", "a"], 1, Budget())
+    assert not sloppy(["a", "b", "b", "a"], ["a", "a"], 1, Budget())

@@ -95,6 +95,7 @@ def test_an_escaped_letter_of_a_wildcard_is_not_folded() -> None:
         ("/[+-x/", 2, "expected a closing ]"),
         ("/a)/", 3, "there is no ( for this )"),
         ("/a{2147483648}/", 3, "expected a number of at most 2147483647"),
+        ("/((ab{1,100}){100}){3}/", 20, "repeats more than 20000 characters"),
         ("/a{3,2}/", 3, "expected the smaller number first"),
         ("/a{,2}/", 3, "expected {n}, {n,} or {n,m}"),
         (r"?\unsub*", 2, "expected four hexadecimal digits"),
