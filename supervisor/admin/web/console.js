@@ -111,6 +111,19 @@ async function showSandboxes() {
   }));
 }
 
+async function showChannels() {
+  const { channels } = await get('/v1/channels');
+  $('#channels').hidden = !channels.length;
+  fill($('#channels tbody'), channels.map((one) => {
+    const colour = one.problem ? 'bad' : one.state === 'up' ? 'good' : 'dim';
+    return { cells: [
+      cell(one.name), cell(one.type), cell(one.app),
+      cell(one.problem ? `${one.state}: ${one.problem}` : one.state, colour),
+      cell(one.connections, 'n'), cell(one.unacked, 'n'),
+    ] };
+  }));
+}
+
 async function showDead() {
   const { deadletters, cursor } = await get('/v1/deadletters?limit=50');
   $('#dead').hidden = !deadletters.length;
@@ -407,7 +420,7 @@ async function look() {
       info = await get('/v1/info');
       $('#version').textContent = `${info.version} ${info.commit}`;
     }
-    await Promise.all([showApps(), showSandboxes(), showDead()]);
+    await Promise.all([showApps(), showChannels(), showSandboxes(), showDead()]);
     if (app && tab === 'runs') await showRuns();
   } catch (error) {
     $('#health').textContent = `the server does not answer (${error.message})`;

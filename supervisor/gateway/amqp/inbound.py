@@ -95,16 +95,20 @@ class Inbound:
             self._refuse(method.delivery_tag, kind, item or "internal error")
 
     async def retry(self) -> None:
-        """Offer again what is held, for ever."""
-        pause = RETRY[0]
+        """Offer again what is held, for ever: one message, until one was accepted; then twice as
+        many each time.
+        """
+        pause, burst = RETRY[0], 1
         while True:
             if not self._held:
+                pause, burst = RETRY[0], 1
                 await self._bell.park()
+            self._has_moved = False
             await trio.sleep(pause)
             pause = RETRY[0] if self._has_moved else min(pause * 2, RETRY[1])
-            self._has_moved = False
-            self._ready.extend(self._held)
-            self._held.clear()
+            burst = burst * 2 if self._has_moved else 1
+            again, self._held = self._held[:burst], self._held[burst:]
+            self._ready.extend(again)
             self._pump()
 
     def _read(self, kind: Kind, tag: int, body: bytes) -> _Item | str:

@@ -85,4 +85,7 @@ async def test_a_browser_shows_the_apps(folder: Folder) -> None:
     apps = done.stdout.split('<section id="apps">')[1].split("</section>")[0]
     assert ">phone<" in apps
     assert ">running<" in apps
+    channels = done.stdout.split('<section id="channels">')[1].split("</section>")[0]
+    assert ">websocket<" in channels
+    assert 'class="good">up<' in channels
     assert 'class="good">ready<' in done.stdout

@@ -4,6 +4,7 @@ to misbehave. Its frames are pika's.
 
 from __future__ import annotations
 
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -75,7 +76,7 @@ class Broker:
                 body, again = self.queues[queue].popleft()
                 consumer.peer.give(consumer, queue, body, again)
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def serve(self, stream: trio.abc.Stream) -> None:
         if not self.accepts:
             await stream.aclose()
             return
@@ -99,7 +100,7 @@ class Peer:
     """A client's connection."""
 
     broker: Broker
-    stream: trio.SocketStream
+    stream: trio.abc.Stream
     scope: trio.CancelScope = field(factory=trio.CancelScope)
     reads: bool = True
     _buffer: bytes = b""
@@ -280,10 +281,14 @@ ANSWERS: dict[type, Callable[[Peer, Any], Any]] = {
 
 
 @asynccontextmanager
-async def open_broker() -> AsyncIterator[Broker]:
+async def open_broker(tls: ssl.SSLContext | None = None) -> AsyncIterator[Broker]:
     broker = Broker()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        await broker.serve(stream if tls is None else trio.SSLStream(stream, tls, server_side=True))
+
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(partial(trio.serve_tcp, broker.serve, 0, host="127.0.0.1"))
+        listeners = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
         broker.port = listeners[0].socket.getsockname()[1]
         yield broker
         nursery.cancel_scope.cancel()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pika.frame
 import pytest
 import trio
+import trustme
 from pika.spec import Basic
 
 from resources.fence import tally
@@ -333,6 +336,26 @@ async def test_urls_are_tried_in_turn_and_no_secret_is_shown(
             assert not rig.state.problem
     assert "s3cret" not in caplog.text
     assert sum("refused" in one.message for one in caplog.records) == 1
+
+
+async def test_tls_is_checked_against_the_hosts_authorities(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """amqps: a certificate of nobody we know is refused, with the reason; then it works."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    async with open_broker(context) as broker:
+        url = broker.url.replace("amqp:", "amqps:")
+        async with rigged(redis, url) as rig:
+            await eventually(lambda: "TLS: " in rig.state.problem)
+            assert "certificate" in rig.state.problem
+            authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+            monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+            await rig.up()
+            await rig.post("a")
+            await rig.settled()
+    assert len(broker.published) == 1
 
 
 async def test_statuses_show_in_readyz(redis: Redis) -> None:
