@@ -11,8 +11,9 @@ from .contract import Caller, Refused, Resource, command
 from .messages import new_id, now
 from .parameters import needed_string, parameter
 from .stores.contacts import Contacts
-from .stores.groups import Group, Groups, SeveralGroups, TooManyGroups
+from .stores.groups import Group, Groups, GroupsTooLarge, SeveralGroups, TooManyGroups
 from .stores.search import ContactSearch, SearchError
+from .stores.search.nodes import LENGTH_MAX
 from .stores.search.quotes import advice, quoted
 
 NOT_FOUND = "Group not found"
@@ -132,6 +133,9 @@ class GroupsResource(Resource):
     @command("groups.update")
     async def update(self, caller: Caller, request: Update) -> One:
         """Give a group a name and a query; without a query it is no longer a smart group."""
+        length = len(request.query or "")
+        if length > LENGTH_MAX:
+            raise Refused(f"'query' has {length} characters, {LENGTH_MAX} are allowed")
         group = await self.groups.update(caller.account, request.key, request.name, request.query)
         if group is None:
             raise Refused(NOT_FOUND)
@@ -152,8 +156,11 @@ class GroupsResource(Resource):
 
     @command("groups.list")
     async def list(self, caller: Caller, request: Nothing) -> Several:  # noqa: ARG002
-        """Every group."""
-        return Several(await self.groups.all(caller.account))
+        """Every group; refused if they are too large for one answer."""
+        try:
+            return Several(await self.groups.all(caller.account))
+        except GroupsTooLarge as error:
+            raise Refused(str(error)) from error
 
     @command("groups.search")
     async def search(self, caller: Caller, request: Search) -> Several:

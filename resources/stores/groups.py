@@ -4,10 +4,10 @@ well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from .keys import account_key
 from .redis import Redis
@@ -19,6 +19,7 @@ Group = dict[str, Any]
 """Its JSON shape: name, query (null: not a smart group), user_account, created_at, key, $VERSION
 (null)."""
 
+TEXT_MAX = 8 << 20  # characters of the names and queries in one list of groups
 _SEVERAL, _TOO_MANY, _NONE = -1, -2, -3
 
 
@@ -28,6 +29,10 @@ class SeveralGroups(Exception):
 
 class TooManyGroups(Exception):
     """The account may have no more groups."""
+
+
+class GroupsTooLarge(Exception):
+    """The groups are too large for one answer; the text says so."""
 
 
 @frozen
@@ -95,23 +100,55 @@ class Groups:
         return _group(account, key, flat)
 
     async def all(self, account: str) -> list[Group]:
-        """Every group, by name."""
-        flat = await self.redis.run(
-            self._list, [account_key(account, "groups")], prefix_of(account)
-        )
-        return groups_of(account, flat)
+        """Every group, by name. Raises GroupsTooLarge."""
+        found = Found()
+        cursor: bytes | None = FIRST
+        while cursor is not None:
+            keys, arguments = listing(account, cursor)
+            cursor, groups = groups_of(account, await self.redis.run(self._list, keys, *arguments))
+            found.add(groups)
+        return found.in_order()
 
 
-def groups_of(account: str, flat: Sequence[Any]) -> list[Group]:
-    """The groups from the answer of the script `group_list`, by name."""
+FIRST = b"0"  # the cursor that begins a list
+
+
+def listing(account: str, cursor: bytes) -> tuple[list[str], tuple[str, bytes]]:
+    """The keys and arguments of the script `group_list`."""
+    return [account_key(account, "groups")], (prefix_of(account), cursor)
+
+
+def groups_of(account: str, answer: Sequence[Any]) -> tuple[bytes | None, list[Group]]:
+    """The next cursor, None after the last page, and the groups from an answer of `group_list`."""
+    cursor, *flat = answer
     found = (
         _group(account, key.decode(), fields)
         for key, fields in zip(flat[::2], flat[1::2], strict=True)
     )
-    return sorted(
-        (group for group in found if group is not None),
-        key=lambda group: (group["name"], group["key"]),
-    )
+    return None if cursor == FIRST else cursor, [group for group in found if group is not None]
+
+
+@define
+class Found:
+    """Groups from several pages, each once, of a bounded size."""
+
+    _groups: dict[str, Group] = field(factory=dict, init=False)
+    _size: int = field(default=0, init=False)
+
+    def add(self, groups: Iterable[Group]) -> None:
+        """Add some. Raises GroupsTooLarge."""
+        for group in groups:
+            if group["key"] not in self._groups:
+                self._groups[group["key"]] = group
+                self._size += len(group["name"]) + len(group["query"] or "")
+        if self._size > TEXT_MAX:
+            raise GroupsTooLarge(
+                f"the names and queries of the groups have more than {TEXT_MAX} characters"
+            )
+
+    def in_order(self) -> list[Group]:
+        """All of them, by name."""
+        return sorted(self._groups.values(), key=lambda group: (group["name"], group["key"]))
 
 
 def _name(account: str, name: str) -> str:

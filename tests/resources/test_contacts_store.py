@@ -27,7 +27,7 @@ from resources.stores.contacts import (
     ContactLimit,
     Contacts,
 )
-from resources.stores.groups import Groups, SeveralGroups, TooManyGroups
+from resources.stores.groups import Groups, GroupsTooLarge, SeveralGroups, TooManyGroups
 from resources.stores.redis import Redis, open_redis
 
 from ..examples import examples
@@ -181,6 +181,24 @@ async def test_pages_hold_every_contact_once_in_the_order_made(redis: Redis) -> 
         page = await contacts.page("acct", page.cursor, 3)
         found += [contact["key"] for contact in page.contacts]
     assert found == [f"k{n}" for n in range(7)]
+
+
+async def test_many_groups_are_listed_in_pages(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each once and by name; what is too large for one answer is refused."""
+    groups = Groups(redis)
+    names = [f"group {n:03}" for n in range(300)]
+    for name in reversed(names):
+        await groups.find_or_create("acct", name, f"key-{name}", "2014-01-01", MOST)
+    assert [group["name"] for group in await groups.all("acct")] == names
+    assert await groups.all("nobody") == []
+    size = sum(map(len, names))
+    monkeypatch.setattr("resources.stores.groups.TEXT_MAX", size)
+    assert len(await groups.all("acct")) == 300
+    monkeypatch.setattr("resources.stores.groups.TEXT_MAX", size - 1)
+    with pytest.raises(GroupsTooLarge, match=f"more than {size - 1} characters"):
+        await groups.all("acct")
 
 
 async def test_groups_have_names_that_can_be_shared_only_by_update(redis: Redis) -> None:

@@ -113,7 +113,7 @@ CASES: dict[str, tuple[list[Command], Command]] = {
         [*GROUP, ("HSET", "{a}:group:l", "name", "left")],
         _run("group_create", NAMED_GROUP, "l", "o", "2020", ACCOUNT, 1, 9),
     ),
-    "group_list": (GROUP, _run("group_list", ["{a}:groups"], ACCOUNT)),
+    "group_list": (GROUP, _run("group_list", ["{a}:groups"], ACCOUNT, "0")),
     "group_update": (
         GROUP,
         _run("group_update", ["{a}:group:k", "{a}:groupname:m"], "k", "m", 1, "q", ACCOUNT),

@@ -5,7 +5,7 @@ thread has a connection of its own.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import redis
@@ -13,7 +13,7 @@ from attrs import define, field, frozen
 
 from ..contacts import Contact, contact_of, number_of
 from ..direct import Command
-from ..groups import Group, groups_of
+from ..groups import FIRST, Group, groups_of, listing
 from ..keys import account_key
 from ..link import Link
 from ..scripts import script
@@ -88,12 +88,14 @@ class Changes:
         found = (contact_of(account, key, flat) for key, flat in zip(keys, answers, strict=True))
         return [contact for contact in found if contact is not None]
 
-    def groups(self, account: str) -> list[Group]:
-        """Every group, by name."""
-        (flat,) = self._exchange(
-            [script("group_list").call([account_key(account, "groups")], account_key(account, ""))]
-        )
-        return groups_of(account, flat)
+    def groups(self, account: str) -> Iterator[list[Group]]:
+        """Every group, in pages; one may come twice."""
+        cursor: bytes | None = FIRST
+        while cursor is not None:
+            keys, arguments = listing(account, cursor)
+            (answer,) = self._exchange([script("group_list").call(keys, *arguments)])
+            cursor, groups = groups_of(account, answer)
+            yield groups
 
     def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         link: Link | None = getattr(self._links, "link", None)

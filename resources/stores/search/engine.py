@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 
 from attrs import define, field, frozen
 
-from ..groups import Group
+from ..groups import Found, Group, GroupsTooLarge
 from .budget import Budget
 from .changes import Changes, StoreGone
 from .evaluate import matches
@@ -128,12 +128,15 @@ class Engine:
 
     def groups(self, account: str, query: str) -> list[Group]:
         """The groups that a query finds, by name. Raises QueryError and StoreGone."""
-        node, budget = meaning(query), Budget()
-        return [
-            group
-            for group in self.changes.groups(account)
-            if matches(node, Document(group, GROUP_FIELDS), budget)
-        ]
+        node, budget, found = meaning(query), Budget(), Found()
+        for page in self.changes.groups(account):
+            try:
+                found.add(
+                    group for group in page if matches(node, Document(group, GROUP_FIELDS), budget)
+                )
+            except GroupsTooLarge as error:
+                raise QueryError(None, str(error)) from error
+        return found.in_order()
 
     def inspect(self, account: str) -> str:
         """Read an account's files after something that they may have caused. If something is wrong

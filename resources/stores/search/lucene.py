@@ -16,6 +16,7 @@ from attrs import define, field
 from .fields import DEFAULT, Kind, fold, kind_of, period
 from .lexer import Token, tokens_of
 from .nodes import (
+    LENGTH_MAX,
     NOTHING,
     Boolean,
     Everything,
@@ -35,7 +36,6 @@ from .nodes import (
 from .patterns import INTEGER_MAX, regex_of, wildcard_of
 from .words import words
 
-LENGTH_MAX = 64 * 1024  # characters of a query
 CLAUSES_MAX = 1024  # of one group, as in Lucene
 DEPTH_MAX = 100  # groups in groups
 EDITS_MAX = 2

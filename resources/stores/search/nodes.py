@@ -8,6 +8,8 @@ from enum import Enum
 
 from attrs import frozen
 
+LENGTH_MAX = 64 * 1024  # characters of a query
+
 
 class SearchError(Exception):
     """A search failed; the text says why."""

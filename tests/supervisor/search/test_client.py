@@ -19,6 +19,7 @@ import trio.lowlevel
 from attrs import define, evolve
 
 from resources.stores.contacts import Change, Contacts
+from resources.stores.groups import Groups
 from resources.stores.redis import Redis, Unavailable
 from resources.stores.search import CannotSearch, QueryError
 from supervisor.config.model import SearchSettings
@@ -266,6 +267,28 @@ async def test_a_search_sees_every_write_before_it(
         await Contacts(redis).change("acct", "k5", Change(set={"name": "Renamed"}))
         assert await keys(search, "name:name5", "acct") == []
         assert await keys(search, "renamed", "acct") == ["k5"]
+
+
+@pytest.mark.slow
+async def test_groups_are_found_among_many(redis: Redis, valkey: str, tmp_path: Path) -> None:
+    """Read in pages; those that are found have to fit into one answer, the others may be large."""
+    groups = Groups(redis)
+    for n in range(200):
+        await groups.find_or_create("acct", f"g{n}", f"key-{n}", "2014-01-01 00:00:00.0", 1000)
+        if n % 10 == 0:
+            await groups.update("acct", f"key-{n}", f"large g{n}", "name:x " * 9_000)
+    async with real(valkey, tmp_path) as search:
+        found = await search.groups("acct", "name:/g1.?.?/ -name:large")
+        assert [group["name"] for group in found] == sorted(
+            f"g{n}" for n in range(200) if str(n).startswith("1") and n % 10
+        )
+        assert len(await search.groups("acct", "name:large")) == 20
+        for n in range(1, 150, 2):
+            await groups.update("acct", f"key-{n}", f"large g{n}", "x" * 65_536)
+            await groups.update("acct", f"key-{n + 1}", f"large g{n + 1}", "x" * 65_536)
+        with pytest.raises(QueryError, match="the groups have more than 8388608 characters"):
+            await search.groups("acct", "name:large")
+        assert len(await search.groups("acct", "name:large AND name:g3")) == 1
 
 
 async def test_nothing_is_lost_when_the_process_is_killed(
