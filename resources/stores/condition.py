@@ -26,6 +26,29 @@ class _Refusal:
     at: float
 
 
+@frozen
+class RedisStatistics:
+    """How a client is doing.
+
+    Attributes:
+        up: Whether the connection stands.
+        problem: Why the connection is down, or the store's own words for why it refuses commands;
+            "" when well.
+        concerns_all: Whether the problem affects all commands, or all writes; otherwise one kind of
+            command met it recently.
+        refused: How many commands were refused, by the store's code.
+    """
+
+    up: bool
+    waiting: int
+    batches: int
+    commands: int
+    reconnects: int
+    problem: str = ""
+    concerns_all: bool = False
+    refused: Mapping[str, int] = field(factory=dict)
+
+
 @define(eq=False)
 class Condition:
     """The refusals that stand, by code. A success of the same kind of command ends one, or the

@@ -113,7 +113,7 @@ class Journal:
         refused = self.room.refusal(size)
         if refused is not None:
             return [refused] * len(entries)
-        answers = await self.redis.attempt(commands)
+        answers = await self.redis.attempt(commands, is_replicated=True)
         return [
             answer
             if isinstance(answer, StoreRefused)

@@ -22,25 +22,26 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import redis
 import trio
-from attrs import define, field, frozen
-from outcome import Error, Value
+from attrs import define, field
+from outcome import Error
 
 from ..fence import keep_running, note
 from .cluster import ClusterLink
-from .condition import Condition
+from .condition import Condition, RedisStatistics
 from .direct import Command, ErrorAnswer, Lost, NotSent, pack
 from .errors import NotEncodable, StoreError, StoreRefused, Unavailable
 from .gate import Gate, OpenGate, boot_time
 from .link import SOCKET_SECONDS, Link, NodeLink, words_of
 from .reconnecting import Reconnecting
 from .scripts import Script
-from .waiting import Line, Posted, Waiting
+from .sentinel import SentinelLink
+from .waiting import Line, Posted, Waiting, settle_all
 
 __all__ = [
     "NotEncodable",
@@ -60,6 +61,7 @@ POSTED_MAX = 1000  # commands waiting; beyond it, `is_at_hand` is False and call
 PATIENCE = 5.0  # seconds that a caller waits for a connection
 FLUSH_SECONDS = 1.0  # that closing waits for what was posted
 TICK = 1.0  # seconds between two checks of an idle connection, and of standing refusals
+REPLICAS_SECONDS = 1.0  # that a batch waits for replicas
 GATE_PAUSE = 0.25  # seconds until a closed gate is asked again
 
 MOVE_ON = frozenset({"READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS"})
@@ -70,35 +72,13 @@ PROBE: Command = ("SET", "jsbox:probe", "1", "PX", 1000)  # refused whenever oth
 log = logging.getLogger(__name__)
 
 
-@frozen
-class RedisStatistics:
-    """How a client is doing.
-
-    Attributes:
-        up: Whether the connection stands.
-        problem: Why the connection is down, or the store's own words for why it refuses commands;
-            "" when well.
-        concerns_all: Whether the problem affects all commands, or all writes; otherwise one kind of
-            command met it recently.
-        refused: How many commands were refused, by the store's code.
-    """
-
-    up: bool
-    waiting: int
-    batches: int
-    commands: int
-    reconnects: int
-    problem: str = ""
-    concerns_all: bool = False
-    refused: Mapping[str, int] = field(factory=dict)
-
-
 @define(eq=False)
 class Redis:
     """A client that any number of tasks may use at once. Made by `open_redis`."""
 
     _connection: Reconnecting
     _gate: Gate = field(factory=OpenGate)
+    _replicas: int = 0
     on_reconnect: list[Callable[[], None]] = field(init=False)
     """What to call when the connection stands again after it was lost: what was in flight then may
     or may not have been carried out."""
@@ -140,13 +120,15 @@ class Redis:
                 raise result
         return results
 
-    async def attempt(self, commands: Sequence[Command]) -> list[Any]:
+    async def attempt(
+        self, commands: Sequence[Command], *, is_replicated: bool = False
+    ) -> list[Any]:
         """Send some commands together and in order; return the result of each. A command that
         failed has its `StoreError` as result: `StoreRefused`, or `Unavailable` if its node of the
-        cluster is lost.
+        cluster is lost. With `is_replicated` as many replicas have them as the client asks for.
 
         Raises:
-            Unavailable: The server did not answer.
+            Unavailable: The server did not answer, or too few replicas have the commands.
             NotEncodable: One of the commands cannot be encoded; none was sent.
         """
         # No checkpoint before the commands are queued: callers rely on the order of their calls.
@@ -157,6 +139,7 @@ class Redis:
         if self._is_full():
             raise Unavailable(self._why_full(), sent=False)
         waiting = Waiting(commands, packed, trio.current_time(), trio.lowlevel.current_task())
+        waiting.is_replicated = is_replicated and self._replicas > 0
         self._line.put(waiting)
         self._bell.unpark()
 
@@ -276,6 +259,10 @@ class Redis:
         """Exchange a batch, and settle all its callers, whatever happens."""
         commands = [command for waiting in batch for command in waiting.commands]
         packed = b"".join([waiting.packed for waiting in batch])
+        awaited = any(waiting.is_replicated for waiting in batch)
+        if awaited:  # the write, since WAIT is about what this connection has written
+            awaiting = (PROBE, ("WAIT", self._replicas, int(REPLICAS_SECONDS * 1000)))
+            commands, packed = [*commands, *awaiting], packed + pack(awaiting)
         self._is_busy = True
         reason = "the client was closed"  # before the answers came
         try:
@@ -285,12 +272,10 @@ class Redis:
             self._batches += 1
             self._commands += len(commands)
             self._look_at(commands, results)
-            start = 0
-            while batch:
-                waiting = batch.popleft()
-                end = start + len(waiting.commands)
-                waiting.settle(Value(results[start:end]))
-                start = end
+            lacking = self._lacking(results[-1]) if awaited else None
+            settle_all(batch, results, lacking)
+            if lacking is not None:
+                self._connection.announce()
         except NotSent as error:
             self._put_back(batch, words_of(error))
             await self._connection.pause_if_new()
@@ -334,6 +319,15 @@ class Redis:
         if is_unknown:
             self._connection.announce()
 
+    def _lacking(self, answer: Any) -> Unavailable | None:
+        """What is wrong if too few replicas have a batch; `answer`: of WAIT."""
+        if isinstance(answer, int) and answer >= self._replicas:
+            return None
+        count = f"{answer} of {self._replicas} replicas" if isinstance(answer, int) else str(answer)
+        reason = f"too few replicas have it (redis.replicas): {count}"
+        self._condition.unreachable(reason, time.monotonic())
+        return Unavailable(reason, sent=True)
+
     def _put_back(self, batch: deque[Waiting | Posted], reason: str) -> None:
         """Requeue a batch of which nothing was sent: it waits for the next connection."""
         self._connection.lose(reason)
@@ -373,17 +367,19 @@ class Redis:
 
 def link_to(url: str, seconds: float = SOCKET_SECONDS) -> Link:
     """Make the blocking side for a URL; each answer may take `seconds`."""
+    if url.startswith(("redis+sentinel://", "rediss+sentinel://")):
+        return SentinelLink(url, seconds)
     if url.startswith("redis+cluster://"):
         return ClusterLink("redis://" + url.removeprefix("redis+cluster://"), seconds)
     return NodeLink(url, seconds)
 
 
 @asynccontextmanager
-async def open_redis(url: str, gate: Gate | None = None) -> AsyncIterator[Redis]:
+async def open_redis(url: str, gate: Gate | None = None, replicas: int = 0) -> AsyncIterator[Redis]:
     """Open a client for a URL; it connects when first used, and sends nothing while `gate` is
-    closed.
+    closed. `replicas`: how many must have what `is_replicated`.
     """
-    client = Redis(Reconnecting(link_to(url)), gate or OpenGate())
+    client = Redis(Reconnecting(link_to(url)), gate or OpenGate(), replicas)
     working = trio.CancelScope(shield=True)  # until the end, also if we are cancelled
     try:
         async with trio.open_nursery() as nursery:

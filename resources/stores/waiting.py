@@ -25,6 +25,7 @@ class Waiting:
     packed: bytes
     since: float
     task: trio.lowlevel.Task | None  # None once the caller was cancelled or answered
+    is_replicated: bool = False  # replicas must have them
 
     @property
     def is_wanted(self) -> bool:
@@ -47,6 +48,7 @@ class Posted:
     since: float
     failed: Callable[[Exception], None]
     is_wanted: bool = True
+    is_replicated: bool = False
 
     def settle(self, result: Result) -> None:
         """Report the first failure, if any."""
@@ -102,3 +104,23 @@ class Line:
             waiting = self.queue.popleft()
             self.size -= len(waiting.packed)
             waiting.settle(Error(Unavailable(reason, sent=False)))
+
+
+def settle_all(
+    batch: deque[Waiting | Posted], results: list[Any], lacking: Unavailable | None
+) -> None:
+    """Give each caller its own results; the batch is empty afterwards.
+
+    Args:
+        batch: The callers, in the order of their commands.
+        results: Of all their commands; more may follow.
+        lacking: What those get instead whose commands replicas must have, if too few do.
+    """
+    end = 0
+    while batch:
+        waiting = batch.popleft()
+        start, end = end, end + len(waiting.commands)
+        if lacking is not None and waiting.is_replicated:
+            waiting.settle(Error(lacking))
+        else:
+            waiting.settle(Value(results[start:end]))

@@ -131,6 +131,9 @@ def _redis(url: str) -> str | None:
 
 
 def _cluster(config: Config) -> Found:
+    if config.redis.replicas and config.redis.url.startswith(("embedded", "redis+cluster")):
+        text = "expected 0: the embedded store has no replicas, and a cluster's are not waited for"
+        yield ("redis", "replicas"), text
     if config.cluster.mode != "single" and config.redis.url == "embedded":
         text = (
             f"{show(config.cluster.mode)} needs a store that all its servers can reach: set"

@@ -47,7 +47,9 @@ class Gateway:
 class RedisServer:
     """[redis]: the store of everything that must survive a restart."""
 
-    url: str = "embedded"  # embedded | redis:// rediss:// unix:// redis+cluster://
+    # embedded | redis:// rediss:// unix:// redis+cluster:// redis+sentinel://
+    url: str = "embedded"
+    replicas: Natural = Natural(0)  # that must have a message before `accepted` (WAIT)
     fsync: Literal["everysec", "always"] = "everysec"  # of the embedded server
     # of the embedded server: with less free in data_dir, nothing new is accepted
     disk_reserve: Size = Size(64 << 20)

@@ -9,12 +9,16 @@ from typing import Any
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 URL_MAX, HOST_MAX, LABEL_MAX = 2048, 253, 63  # characters
-REDIS_URL = re.compile(r"(redis|rediss|redis\+cluster)://[^/\s]+(/\d{0,5})?(\?\S*)?|unix://\S+")
-REDIS_KINDS = "embedded, redis://, rediss://, unix:// or redis+cluster://"
+REDIS_URL = re.compile(
+    r"(redis|rediss|redis\+cluster)://[^/\s]+(/\d{0,5})?(\?\S*)?|unix://\S+"
+    r"|rediss?\+sentinel://\S+"
+)
+REDIS_KINDS = "embedded, redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://"
 # Other options of the Redis client would change what it returns or how long it waits.
 REDIS_OPTIONS = re.compile(
     r"db|username|password|client_name|socket_keepalive|health_check_interval|ssl_\w+"
 )
+SENTINEL_OPTIONS = re.compile(rf"{REDIS_OPTIONS.pattern}|sentinel_username|sentinel_password")
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9_.-]+")
 
 Problem = str
@@ -117,6 +121,10 @@ def redis_problem(url: str) -> Problem:
     """What is wrong with a URL for the Redis client, which parses it without connecting."""
     if len(url) > URL_MAX or not url.isprintable() or not REDIS_URL.fullmatch(url):
         return "it has another form"
+    return _sentinel_problem(url) if "+sentinel://" in url else _one_redis_problem(url)
+
+
+def _one_redis_problem(url: str) -> Problem:
     try:
         parts = urlsplit(url)
         unknown = [name for name, _ in parse_qsl(parts.query) if not REDIS_OPTIONS.fullmatch(name)]
@@ -132,6 +140,20 @@ def redis_problem(url: str) -> Problem:
 
     plain = url.replace("redis+cluster://", "redis://", 1)
     return _problem_of(lambda: redis.ConnectionPool.from_url(plain).make_connection())
+
+
+def _sentinel_problem(url: str) -> Problem:
+    from resources.stores.sentinel import parse  # imports redis
+
+    try:
+        found = parse(url)
+    except ValueError as error:
+        return str(error)
+    unknown = [name for name in found.options if not SENTINEL_OPTIONS.fullmatch(name)]
+    if unknown:
+        return f"it has the option {unknown[0]}, which cannot be changed here"
+    problems = (host_problem(host) for host, _ in found.hosts)
+    return next(filter(None, problems), "") or redis_problem(found.master("localhost", 1))
 
 
 def _problem_of(step: Callable[[], Any]) -> Problem:

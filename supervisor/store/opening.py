@@ -80,7 +80,7 @@ async def _open_embedded(config: Config, tell: Callable[[str], None]) -> AsyncIt
 @asynccontextmanager
 async def _open_external(config: Config, tell: Callable[[str], None]) -> AsyncIterator[Store]:
     url = config.redis.url
-    async with hold(config, tell) as lease, open_redis(url, lease) as client:
+    async with hold(config, tell) as lease, open_redis(url, lease, config.redis.replicas) as client:
         disk = Disk(config.data_dir, Room(0))
         await disk.look()
         yield Store(client, disk, url, "/", lease)

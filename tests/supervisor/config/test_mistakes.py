@@ -96,9 +96,20 @@ tokens = ["abc"]
         ("listen = 5", "1: listen: expected a table, got 5"),
         (
             '[redis]\nurl = "mysql://x"',
-            '2: redis.url: expected embedded, redis://, rediss://, unix:// or redis+cluster://, got "mysql://x"',
+            (
+                "2: redis.url: expected embedded, redis://, rediss://, unix://, redis+cluster:// or"
+                ' redis+sentinel://, got "mysql://x"'
+            ),
         ),
         ('[redis]\nfsync = "no"', '2: redis.fsync: expected "everysec" or "always", got "no"'),
+        (
+            "[redis]\nreplicas = 1",
+            "2: redis.replicas: expected 0: the embedded store has no replicas",
+        ),
+        (
+            '[redis]\nurl = "redis+cluster://x"\nreplicas = 1',
+            "3: redis.replicas: expected 0: the embedded store has no replicas",
+        ),
         (
             '[cluster]\nmode = "shared"',
             '2: cluster.mode: expected "single" or "standby", got "shared"',
