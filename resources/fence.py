@@ -8,8 +8,6 @@ background task has a fence around it. Cancellation, KeyboardInterrupt and Syste
 from __future__ import annotations
 
 import logging
-import os
-import ssl
 import time
 import traceback
 from collections import Counter
@@ -126,22 +124,6 @@ def cause_of(error: BaseException) -> str:
     it was raised.
     """
     return "; ".join(dict.fromkeys(map(_in_a_line, leaves(error))))
-
-
-def reason_of(error: BaseException) -> str:
-    """What went wrong with a connection, for a person: the system's own reason, if there is one
-    behind the error; else what the error says.
-    """
-    cause: BaseException | None = error
-    while cause is not None:
-        for leaf in leaves(cause):
-            if isinstance(leaf, ssl.SSLError):
-                return str(leaf)
-            if isinstance(leaf, OSError) and leaf.strerror:
-                number = leaf.errno or 0  # of getaddrinfo it is negative
-                return os.strerror(number) if number > 0 else leaf.strerror
-        cause = cause.__cause__ or cause.__context__
-    return str(error) or type(error).__name__
 
 
 def leaves(error: BaseException) -> list[BaseException]:

@@ -224,6 +224,7 @@ class Service:
             is_draining=lambda: self.is_draining,
             base_url=lambda: self.gateway.base_url,
             foreign_ids=ForeignIds(self.stores.redis),
+            egress=self.stores.egress,
         )
 
     def _break(self, app: App, breakage: Breakage) -> None:

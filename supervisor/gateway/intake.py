@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 
 from resources.fence import note
 from resources.messages import BadMessage, Payload, complete_event, complete_message
+from resources.stores.egress import Egress
 from resources.stores.foreign_ids import ForeignIds
 from resources.stores.identity import MessageIds, Sender
 from resources.stores.journal import Accepted as Journalled
@@ -53,6 +54,7 @@ class Services:
     is_draining: Callable[[], bool]
     base_url: Callable[[], str]  # http: of the gateway's port, as others may reach it
     foreign_ids: ForeignIds
+    egress: Egress
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):

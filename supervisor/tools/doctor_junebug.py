@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from resources.fence import reason_of
+from resources.stores.egress.errors import explain
 from resources.text import read_json
 
 from ..config import Config
@@ -39,7 +39,7 @@ def _check(channel: Channel, config: Config) -> Finding:
         status, body = _get(shown, auth)
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
         remedy = f"is Junebug running there? channels.{name}.url"
-        return Finding(name, "failed", f"{shown} cannot be reached: {reason_of(error)}", remedy)
+        return Finding(name, "failed", f"{shown} cannot be reached: {explain(error)}", remedy)
     if status in (401, 403):
         remedy = f"channels.{name}.url needs USER:PASSWORD@ before the host, or other ones"
         return Finding(name, "failed", f"{shown} answered {status}", remedy)

@@ -7,7 +7,7 @@ bounded and cut into short slices (`pace`), and what is wrong with it is an `Egr
 says so.
 """
 
-from .client import DROPPED, Answer, Egress, open_egress
+from .client import DROPPED, Answer, Egress, Reply, open_egress
 from .errors import EgressError, Forbidden, TooLarge, excerpt
 from .route import Policy
 from .urls import url_of
@@ -19,6 +19,7 @@ __all__ = [
     "EgressError",
     "Forbidden",
     "Policy",
+    "Reply",
     "TooLarge",
     "excerpt",
     "open_egress",

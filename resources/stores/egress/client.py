@@ -4,8 +4,10 @@ redirects lead.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TypeVar
 
 import httpx2
 import trio
@@ -14,12 +16,15 @@ from attrs import define, field, frozen
 from .body import read_body
 from .connect import Connector
 from .errors import EgressError, Unanswered, excerpt
-from .exchange import Exchanges
+from .exchange import ERRORS, Exchanges
 from .head import Head
+from .http11 import EngineStream
 from .kept import Kept
 from .pace import Pace, Work
 from .route import Policy, Target, target_of
 from .urls import joined, location_text
+
+T = TypeVar("T")
 
 CONNECTIONS = 128  # of one app at a time; more requests wait
 DROPPED = frozenset({"connection", "content-length", "transfer-encoding", "host"})  # ours to set
@@ -29,6 +34,7 @@ CREDENTIALS = frozenset({b"authorization", b"cookie", b"proxy-authorization"})
 FOR_PROXIES = frozenset({b"proxy-authorization", b"proxy-connection"})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 SKIPPED_MAX = 16 * 1024  # bytes of a redirect's body that are read, to keep the connection
+BODY_SECONDS = 5.0  # of `ask`, for the body of an answer
 SEE_OTHER = 303  # the redirect that means "GET this"
 
 
@@ -38,6 +44,23 @@ class Answer:
 
     code: int
     body: str
+
+
+@frozen
+class Reply:
+    """The response to a request, whatever it is.
+
+    Attributes:
+        head: Its status and headers.
+        body: As text; empty if it is too long, too slow or not what it says it is.
+    """
+
+    head: Head
+    body: str
+
+
+# Reads an answer, once its head is there; `Work` is entered.
+Read = Callable[[Head, AsyncIterator[bytes], EngineStream, Work], Awaitable[T]]
 
 
 @define(eq=False)
@@ -69,13 +92,25 @@ class Egress:
         """
         for _ in range(policy.redirects + 1):
             async with self._place(app):
-                answer = await self._exchange(app, request, policy, verify=verify)
+                read = partial(_answer, request.method, policy.response_max)
+                answer = await self._exchange(app, request, policy, read, verify=verify)
             if isinstance(answer, Answer):
                 return answer
             request = _redirected(request, answer)
         raise EgressError(
             f"more than {policy.redirects} redirects, the last to {excerpt(str(request.url))}"
         )
+
+    async def ask(self, app: str, request: httpx2.Request, policy: Policy) -> Reply:
+        """Send a request once, and return what comes: redirects are not followed, and a body that
+        cannot be read takes nothing from the status.
+
+        Raises:
+            EgressError: There is no answer.
+        """
+        async with self._place(app):
+            read = partial(_reply, request.method, policy.response_max)
+            return await self._exchange(app, request, policy, read, verify=True)
 
     def close(self) -> None:
         """Close all kept connections."""
@@ -94,9 +129,9 @@ class Egress:
                 del self._places[app]
 
     async def _exchange(
-        self, app: str, request: httpx2.Request, policy: Policy, *, verify: bool
-    ) -> Answer | Head:
-        """Send one request; return its answer, or the head of a redirect.
+        self, app: str, request: httpx2.Request, policy: Policy, read: Read[T], *, verify: bool
+    ) -> T:
+        """Send one request; return what is read of its answer.
 
         A request on a kept connection that ends before any byte of the answer is sent once more, on
         a new connection, whatever its method: as a rule the server had closed the connection before
@@ -109,12 +144,12 @@ class Egress:
         kept = await self._take_kept(key, target, policy)
         if kept is not None:
             try:
-                return await self._converse(kept, request, target, headers, policy, work, key)
+                return await self._converse(kept, request, target, headers, read, work, key)
             except Unanswered:
                 pass
         connection = await self._connector.open(app, target, policy.allow, work, verify=verify)
         return await self._converse(
-            Exchanges(connection), request, target, headers, policy, work, key
+            Exchanges(connection), request, target, headers, read, work, key
         )
 
     async def _take_kept(
@@ -142,10 +177,10 @@ class Egress:
         request: httpx2.Request,
         target: Target,
         headers: list[tuple[bytes, bytes]],
-        policy: Policy,
+        read: Read[T],
         work: Work,
         key: tuple[object, ...],
-    ) -> Answer | Head:
+    ) -> T:
         """Send a request on a connection and read the answer; keep the connection or close it,
         whatever happens.
         """
@@ -156,17 +191,7 @@ class Egress:
                 work,
                 exchanges.ask(method, target.path, headers, request.read(), work) as (head, pieces),
             ):
-                if head.status in REDIRECTS:
-                    length = head.length(method)
-                    if length is not None and length <= SKIPPED_MAX:
-                        async for _ in pieces:
-                            pass
-                    answer: Answer | Head = head
-                else:
-                    text = await read_body(
-                        pieces, head, method, policy.response_max, exchanges.stream, work
-                    )
-                    answer = Answer(head.status, text)
+                answer = await read(head, pieces, exchanges.stream, work)
             is_free = head.keeps_alive() and exchanges.is_free()
             return answer
         finally:
@@ -174,6 +199,39 @@ class Egress:
                 self._kept.put(key, exchanges)
             else:
                 exchanges.connection.close()
+
+
+async def _answer(
+    method: str,
+    most: int,
+    head: Head,
+    pieces: AsyncIterator[bytes],
+    stream: EngineStream,
+    work: Work,
+) -> Answer | Head:
+    """The answer to a request, or the head of a redirect."""
+    if head.status in REDIRECTS:
+        length = head.length(method)
+        if length is not None and length <= SKIPPED_MAX:
+            async for _ in pieces:
+                pass
+        return head
+    return Answer(head.status, await read_body(pieces, head, method, most, stream, work))
+
+
+async def _reply(
+    method: str,
+    most: int,
+    head: Head,
+    pieces: AsyncIterator[bytes],
+    stream: EngineStream,
+    work: Work,
+) -> Reply:
+    """The answer to a request, with its body if that can be read."""
+    text = ""
+    with trio.move_on_after(BODY_SECONDS), suppress(EgressError, *ERRORS):
+        text = await read_body(pieces, head, method, most, stream, work)
+    return Reply(head, text)
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # the connection stands: the engine need not know where it leads
 _SOMEWHERE = httpcore2.Origin(b"http", b"server", 80)
 _TOO_LONG = "Receive buffer too long"  # of h11
-_ERRORS = (httpcore2.NetworkError, httpcore2.ProtocolError)
+ERRORS = (httpcore2.NetworkError, httpcore2.ProtocolError)
 
 
 @define(eq=False)
@@ -105,7 +105,7 @@ class Exchanges:
             yield
         except httpcore2.LocalProtocolError as error:
             raise EgressError(f"the request cannot be sent: {excerpt(str(error))}") from error
-        except _ERRORS as error:
+        except ERRORS as error:
             if self._stream.is_over:
                 raise EgressError(f"the answer was cut off: {excerpt(str(error))}") from error
             if not self._stream.received:

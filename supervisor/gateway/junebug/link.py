@@ -12,7 +12,6 @@ import random
 from collections import deque
 from typing import Any
 
-import httpx2
 import msgspec
 import trio
 from attrs import define, field, frozen
@@ -22,7 +21,6 @@ from resources.stores.redis import StoreError
 
 from ...channel_state import ChannelState
 from ...config.model import Channel, HttpSide
-from ...config.urls import without_login
 from ..intake import Answer, Intake, Offer, Rejected, Services
 from ..outlet import Outlet
 from . import words
@@ -30,11 +28,10 @@ from .poster import (
     CONNECTIONS,
     SECONDS,
     Failed,
+    Poster,
     Refused,
     Taken,
     Verdict,
-    open_client,
-    post,
 )
 
 WINDOW = 1000  # messages in hand: one address whose messages are stuck must not take it all
@@ -74,8 +71,7 @@ class JunebugLink:
     only_own: bool = field(default=False, init=False)
     repeats: bool = field(default=False, init=False)
     _side: HttpSide = field(init=False)
-    _url: str = field(init=False)  # of Junebug's channel
-    _auth: tuple[str, str] | None = field(init=False)
+    _poster: Poster = field(init=False)
     _lanes: dict[str, deque[_Parcel]] = field(factory=dict, init=False)  # by address
     _posting: trio.CapacityLimiter = field(
         factory=lambda: trio.CapacityLimiter(CONNECTIONS), init=False
@@ -88,17 +84,15 @@ class JunebugLink:
     _taken: int = field(default=0, init=False)  # messages that Junebug took
     _retried: int = field(default=0, init=False)
     _last: Failed | None = field(default=None, init=False)  # the newest answer, if it was no good
-    _slash: str = field(default="/", init=False)  # of Junebug's URL; that of vumi2 has none
     _is_nameless: bool = field(default=False, init=False)  # it took a message and gave no id
     _in_hand: int = field(default=0, init=False)
     _settled: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
-    _client: httpx2.AsyncClient | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         assert self.channel.http is not None
         self._side = self.channel.http
-        self._url, self._auth = without_login(self._side.url.rstrip("/"))
+        self._poster = Poster.of(self._services.egress, self.channel.name, self._side.url)
 
     @property
     def state(self) -> ChannelState:
@@ -108,7 +102,7 @@ class JunebugLink:
         if self._last is None:
             return ChannelState("up", 1, made=1, returned=self._retried)
         state = ChannelState("blocked" if self._last.is_answer else "down")
-        problem = f"Junebug, {self._url}: {self._last.problem}"
+        problem = f"Junebug, {self._poster.url}: {self._last.problem}"
         return ChannelState(
             state.state, int(self._last.is_answer), problem, made=1, returned=self._retried
         )
@@ -139,10 +133,7 @@ class JunebugLink:
         outlet = self._outlet
         self.intake, self._is_closing = Intake(self.channel, self._services, None), False
         try:
-            async with (
-                open_client(self._auth) as self._client,
-                trio.open_nursery() as self._nursery,
-            ):
+            async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self.intake.run)
                 outlet.attach(self)
                 try:
@@ -156,7 +147,7 @@ class JunebugLink:
             outlet.detach(self)
             self._lanes.clear()
             self._in_hand = 0
-            self.intake = self._nursery = self._client = None
+            self.intake = self._nursery = None
 
     async def message_of(self, theirs: str) -> str | None:
         """Our message_id for Junebug's. An event may be faster than the answer to the post it is
@@ -224,24 +215,21 @@ class JunebugLink:
         return self._services.outlet(self.channel.name)
 
     async def _post(self, parcel: _Parcel) -> Verdict:
-        assert self._client is not None
         name, side = self.channel.name, self._side
         base = side.event_url or f"{self._services.base_url()}/channels/{name}/events"
         event_url = f"{base.rstrip('/')}/{parcel.id}"
         token = self._services.ids.token_of(name)
         body = words.body_of(parcel.message, side.from_addr, event_url, token)
-        return await post(self._client, f"{self._url}/messages{self._slash}", body)
+        return await self._poster.post(body)
 
     def _note_failure(self, failed: Failed) -> None:
         if self._last is None or self._last.problem != failed.problem:
             log.warning(
                 "channel %s: Junebug, %s: %s; messages are sent again",
-                self.channel.name, self._url, failed.problem,
+                self.channel.name, self._poster.url, failed.problem,
             )  # fmt: skip
         self._last = failed
         self._retried += 1
-        if failed.is_not_found:
-            self._slash = "" if self._slash else "/"
         if failed.retry_after is not None:
             self._held_until = trio.current_time() + failed.retry_after
 

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import ssl
+from base64 import b64encode
 from collections.abc import Mapping
-from contextlib import suppress
-from functools import cache
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 import trio
-from attrs import frozen
+from attrs import define, field, frozen
 
-from resources.fence import reason_of
 from resources.messages import ID_MAX
+from resources.stores.allow import AllowList
+from resources.stores.egress import Egress, EgressError, Policy, Reply
+from resources.stores.hosts import canonical
 from resources.text import read_json
+
+from ...config.urls import without_login
 
 SECONDS = 30.0  # for one post, from looking up the host to the end of the answer
 CONNECTIONS = 16  # to one Junebug
-IDLE_SECONDS = 4.0  # then an unused connection is closed, before Junebug does it under a post
-READ_SECONDS = 5.0  # for the body of an answer
+NOT_FOUND = 404
 ANSWER_MAX = 64 << 10  # bytes of an answer that are read
 RETRY_AFTER_MAX = 120.0  # seconds
 SHOWN_MAX = 200  # characters of an answer
@@ -53,90 +54,78 @@ class Failed:
         problem: For a person.
         retry_after: Seconds for which Junebug asked not to be asked again.
         is_answer: Junebug answered, with an error of its own.
-        is_not_found: That it has no such URL.
     """
 
     problem: str
     retry_after: float | None = None
     is_answer: bool = False
-    is_not_found: bool = False
 
 
 Verdict = Taken | Refused | Failed
 
 
-def open_client(auth: tuple[str, str] | None) -> httpx2.AsyncClient:
-    """The client of one channel. It never follows a redirect, and reads no environment."""
-    # It logs every request, at a level that ours are logged at.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    return httpx2.AsyncClient(
-        auth=auth,
-        verify=_context(),
-        trust_env=False,
-        follow_redirects=False,
-        timeout=None,  # `post` bounds the whole exchange
-        limits=httpx2.Limits(
-            max_connections=CONNECTIONS,
-            max_keepalive_connections=CONNECTIONS,
-            keepalive_expiry=IDLE_SECONDS,
-        ),
-        headers={"accept-encoding": "identity", "user-agent": "jsbox"},
-    )
+@define
+class Poster:
+    """Posts to one channel of a Junebug, on connections that the channel has to itself.
 
-
-@cache
-def _context() -> ssl.SSLContext:
-    """Reading the host's certificates takes a while, so they are read once."""
-    return ssl.create_default_context()
-
-
-async def post(client: httpx2.AsyncClient, url: str, body: Mapping[str, Any]) -> Verdict:
-    """Post a message to Junebug."""
-    content = msgspec.json.encode(body)
-    headers = {"content-type": "application/json"}
-    with trio.move_on_after(SECONDS):
-        try:
-            async with client.stream("POST", url, content=content, headers=headers) as response:
-                return _verdict(response, await _read(response))
-        except httpx2.ConnectError as error:
-            return Failed(f"cannot be reached: {reason_of(error)}")
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
-            return Failed(f"the connection was lost before an answer: {reason_of(error)}")
-    return Failed(f"no answer in {SECONDS:g} s")
-
-
-async def _read(response: httpx2.Response) -> bytes:
-    """The body of an answer; empty if it is too long, too slow or broken, since the status alone
-    says what became of the message.
+    Attributes:
+        url: Of Junebug's channel, without user and password.
     """
-    text = bytearray()
-    with trio.move_on_after(READ_SECONDS) as scope, suppress(httpx2.HTTPError):
-        async for part in response.aiter_raw():
-            text += part
-            if len(text) > ANSWER_MAX:
-                scope.cancel()  # ends the client's generators where they are, as a break would not
-        return bytes(text)
-    return b""
+
+    url: str
+    _egress: Egress
+    _key: str = field(init=False)
+    _headers: dict[str, str] = field(init=False)
+    _policy: Policy = field(init=False)
+    _slash: str = field(default="/", init=False)  # of Junebug's URL; that of vumi2 has none
+
+    @classmethod
+    def of(cls, egress: Egress, channel: str, url: str) -> Poster:
+        """The poster of a channel, by the URL in the config."""
+        plain, login = without_login(url.rstrip("/"))
+        poster = cls(plain, egress)
+        parts = urlsplit(plain)
+        poster._key = f"channel {channel}"
+        poster._headers = {"content-type": "application/json", "user-agent": "jsbox"}
+        if login is not None:
+            credentials = b64encode(":".join(login).encode()).decode()
+            poster._headers["authorization"] = f"Basic {credentials}"
+        # The operator chose the host: wherever it is, it is reached.
+        host = {canonical(parts.hostname or "").rstrip("."): f"{parts.scheme}://{parts.netloc}"}
+        poster._policy = Policy(AllowList(), host, proxy="", redirects=0, response_max=ANSWER_MAX)
+        return poster
+
+    async def post(self, body: Mapping[str, Any]) -> Verdict:
+        """Post a message. Never raises but when cancelled."""
+        with trio.move_on_after(SECONDS):
+            try:
+                request = httpx2.Request(
+                    "POST",
+                    f"{self.url}/messages{self._slash}",
+                    content=msgspec.json.encode(body),
+                    headers=self._headers,
+                )
+                reply = await self._egress.ask(self._key, request, self._policy)
+            except (EgressError, httpx2.InvalidURL) as error:
+                return Failed(f"no answer: {error}")
+            return self._verdict(reply)
+        return Failed(f"no answer in {SECONDS:g} s")
+
+    def _verdict(self, reply: Reply) -> Verdict:
+        status, text = reply.head.status, reply.body
+        if 200 <= status < 300:  # noqa: PLR2004  # HTTP's
+            return Taken(_message_id(text))
+        said = f"it answered {status}{_said(text)}"
+        if 400 <= status < 500 and status not in _NOT_ABOUT_IT:  # noqa: PLR2004
+            return Refused(said)
+        if status == NOT_FOUND:
+            self._slash = "" if self._slash else "/"
+        return Failed(said, _retry_after(reply.head.header(b"retry-after")), is_answer=True)
 
 
-def _verdict(response: httpx2.Response, text: bytes) -> Verdict:
-    status = response.status_code
-    if response.is_success:
-        return Taken(_message_id(text))
-    said = f"it answered {status}{_said(text)}"
-    if response.is_client_error and status not in _NOT_ABOUT_IT:
-        return Refused(said)
-    return Failed(
-        said,
-        _retry_after(response.headers.get("retry-after")),
-        is_answer=True,
-        is_not_found=status == 404,  # noqa: PLR2004  # HTTP's
-    )
-
-
-def _message_id(text: bytes) -> str | None:
+def _message_id(text: str) -> str | None:
     try:
-        body = read_json(text)
+        body = read_json(text.encode())
     except ValueError:
         return None
     result = body.get("result") if isinstance(body, dict) else None
@@ -144,23 +133,23 @@ def _message_id(text: bytes) -> str | None:
     return found if isinstance(found, str) and 0 < len(found) <= ID_MAX else None
 
 
-def _said(text: bytes) -> str:
+def _said(text: str) -> str:
     """What an answer says, for a person: Junebug's own errors, or its first characters."""
     try:
-        body = read_json(text)
+        body = read_json(text.encode())
         errors = body["result"]["errors"]
         words = "; ".join(str(one["message"]) for one in errors[:3])
     except (ValueError, LookupError, TypeError):
-        words = text[: 4 * SHOWN_MAX].decode("utf-8", "replace")
+        words = text
     plain = "".join(char if char.isprintable() else " " for char in words[: 4 * SHOWN_MAX])
     plain = " ".join(plain.split())[:SHOWN_MAX]
     return f": {plain}" if plain else ""
 
 
-def _retry_after(header: str | None) -> float | None:
+def _retry_after(header: bytes | None) -> float | None:
     """The seconds of a Retry-After header; dates are not read."""
     try:
-        seconds = float(header or "")
+        seconds = float(header or b"")
     except ValueError:
         return None
     return min(seconds, RETRY_AFTER_MAX) if math.isfinite(seconds) and seconds > 0 else None

@@ -321,7 +321,8 @@ async def test_what_junebug_does_not_take_is_sent_again_in_order(tmp_path: Path)
         ids = {one["event_url"] for one in june.posts if one["content"] == "you said a1"}
         assert len(ids) == 1
         await emptied(service)
-        assert service.channels.state("menu").returned == len(bad)
+        # one that is cut off on a kept connection is sent again at once, on a new one
+        assert len(bad) - 1 <= service.channels.state("menu").returned <= len(bad)
 
 
 async def test_the_url_of_messages_may_have_no_slash_at_its_end(tmp_path: Path) -> None:
@@ -397,9 +398,7 @@ async def test_a_junebug_that_is_gone_costs_others_nothing(
             await post(service, message(f"m{number}", f"+27{number}"))
         await eventually(lambda: service.channels.state("menu").state == "down")
         problem = service.channels.state("menu").problem
-        assert problem == (
-            f"Junebug, http://127.0.0.1:{port}/c: cannot be reached: Connection refused"
-        )
+        assert problem == (f"Junebug, http://127.0.0.1:{port}/c: no answer: Connection refused")
         assert "secret" not in caplog.text
         async with connect(service.gateway_url) as client:
             assert (await client.say("hi"))[0]["outcome"] == "ok"

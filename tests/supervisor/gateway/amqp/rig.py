@@ -126,6 +126,7 @@ async def rigged(
             is_draining=lambda: False,
             base_url=lambda: "http://127.0.0.1",
             foreign_ids=unused,
+            egress=unused,
         )
         rigs.append(Rig(AmqpLink(services, channel, amqp), outbox, deliveries, services))
         rigs[0].echo, echo.rig = echo, rigs[0]
