@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from .. import __version__
+from .examples import add_examples
 
 COMMANDS = {
     "demo": ("demo", "Play a conversation with a sample app, then serve it."),
@@ -52,6 +53,7 @@ class _Commands(click.Group):
             return None
         module = importlib.import_module(f".{COMMANDS[name][0]}", __package__)
         command: click.Command = getattr(module, name)
+        add_examples(command, name)
         return command
 
     def format_commands(

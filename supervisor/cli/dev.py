@@ -92,7 +92,7 @@ def dev(
     sms: bool,
     log_level: str,
 ) -> None:
-    r"""Talk to your own app: a phone in the terminal, or one message per line of standard input.
+    """Talk to your own app: a phone in the terminal, or one message per line of standard input.
 
     APP is a JavaScript file, a jsbox.toml, or a folder (by default this one) that has a jsbox.toml,
     a package.json with `main`, or an app.js. The app of a jsbox.toml gets the config that it has
@@ -100,10 +100,6 @@ def dev(
 
     The sandbox and limits are those of production. The app is reloaded when one of its files
     changes, and the conversation goes on.
-
-    \b
-    Example:
-      jsbox dev clinic --set greeting=@hello.txt
     """
     start_logging(log_level)
     values = tuple(map(_value, pairs))

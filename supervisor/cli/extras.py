@@ -19,10 +19,7 @@ FILES = {
 @click.command()
 @click.argument("name", required=False)
 def extras(name: str | None) -> None:
-    """List the files that go with a service, or print one.
-
-    `jsbox extras jsbox.service > /etc/systemd/system/jsbox.service`
-    """
+    """List the files that go with a service, or print one."""
     if name is None:
         for file, what in FILES.items():
             click.echo(f"{file:16} {what}")

@@ -72,14 +72,10 @@ IGNORED = ("node_modules/", "dist/", "jsbox-data/")
 @click.option("--bare", is_flag=True, help="Without a toolkit: only `api`.")
 @click.option("--typescript", is_flag=True, help="Likewise, in TypeScript, built with esbuild.")
 def new(folder: Path, bare: bool, typescript: bool) -> None:
-    r"""Make the folder of a new app: the app, its config, translations, tests, a README.
+    """Make the folder of a new app: the app, its config, translations, tests, a README.
 
     By default it is a USSD menu on the toolkit vumigo_v02, which comes with jsbox. Nothing is ever
     overwritten.
-
-    \b
-    Example:
-      jsbox new clinic && cd clinic && jsbox test && jsbox dev
     """
     if bare and typescript:
         raise click.UsageError("expected one of --bare and --typescript, got both")

@@ -84,15 +84,11 @@ def test(
     update: bool,
     log_level: str,
 ) -> None:
-    r"""Hold the conversations of test files with an app, in the real sandbox, and compare.
+    """Hold the conversations of test files with an app, in the real sandbox, and compare.
 
     PATHS are files *.chat.toml, or folders of them (default: the folder of the config file); also
     recordings that `jsbox replay --save` wrote (*.recording.json in a folder). docs/testing.md has
     the format. Nothing outside is reached: back ends are stubs, and the store is a new one.
-
-    \b
-    Example:
-      jsbox test tests --junit junit.xml
 
     Exit codes: 0 all passed, 1 some did not, 3 errors in the config or in a test file.
     """
