@@ -365,14 +365,20 @@ def _text_of(error: object) -> str:
     return str(error) or type(error).__name__
 
 
+def _words(error: Exception) -> str:
+    """The broker's own words, which the engine wraps, if it had any."""
+    kind, _, words = str(error.args[0] if error.args else "").partition(": ")
+    return f" ({words[:300]})" if kind == "ConnectionClosedByBroker" else ""
+
+
 _TEXTS: dict[type, Callable[[Any], Any]] = {
     ssl.SSLError: lambda one: f"TLS: {getattr(one, 'verify_message', '') or one.reason or one}",
     OSError: lambda one: one.strerror or one,
-    errors.ProbableAuthenticationError: lambda _: (
-        "it closed the connection: it may not know this user, or not this password"
+    errors.ProbableAuthenticationError: lambda one: (
+        f"it closed the connection: it may not know this user, or not this password{_words(one)}"
     ),
-    errors.ProbableAccessDeniedError: lambda _: (
-        "it closed the connection: this user may not use the vhost"
+    errors.ProbableAccessDeniedError: lambda one: (
+        f"it closed the connection: this user may not use the vhost{_words(one)}"
     ),
     errors.AMQPHeartbeatTimeout: lambda _: f"it has sent nothing for more than {2 * HEARTBEAT} s",
     errors.StreamLostError: lambda one: one.args[0] if one.args else "lost",
