@@ -27,12 +27,14 @@ from . import dialogue
 from .changes import Changes, StoreGone
 from .engine import Behind, CannotBuild, Engine
 from .nodes import QueryError
+from .walls import Store, confine
 
 WORKERS = 4
 KEEPERS = 2  # threads that let indexes catch up; one more flushes new contacts into them
 STACK_BYTES = 1 << 20  # of each thread; groups are nested 100 deep at most
 STORE_SECONDS = 2.0  # for an answer of Redis: less than any query may take
 PIPE_BYTES = 1 << 20
+EXIT_NO_FOLDER = 4
 SWITCH_SECONDS = 0.001  # after which a computing thread lets another one run
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
@@ -132,6 +134,23 @@ def protect() -> None:
     libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
+def _stand(folder: Path) -> tuple[int, int]:
+    """Make the folder of all indexes if missing; return which it is. The walls let us write only
+    that one, even if another one of its name takes its place.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _stands(folder: Path, place: tuple[int, int]) -> bool:
+    try:
+        status = folder.stat()
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == place
+
+
 def main() -> None:
     """Serve until the standard input ends."""
     protect()
@@ -140,14 +159,29 @@ def main() -> None:
     pipes = Pipes()
     begin = dialogue.decode_begin(pipes.receive())
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[PipeHandler(pipes)])
+    folder = Path(begin.folder)
+    place = _stand(folder)
+    try:
+        missing = ", ".join(confine(folder, Store.of(begin.redis)))
+    except OSError as error:
+        missing = str(error)
+    if missing:
+        log.warning("the search process lacks some of its walls: %s", missing)
+
+    def note(account: str, reason: str) -> None:
+        if reason and not _stands(folder, place):
+            log.warning("%s was deleted; the search process makes it again as it starts", folder)
+            os._exit(EXIT_NO_FOLDER)
+        pipes.send(dialogue.Trouble(account, reason))
+
     changes = Changes(lambda: link_to(begin.redis, STORE_SECONDS))
     engine = Engine(
-        Path(begin.folder),
+        folder,
         changes,
         begin.open_indexes,
         begin.idle_close,
         begin.accounts,
-        lambda account, reason: pipes.send(dialogue.Trouble(account, reason)),
+        note,
     )
     pipes.send(dialogue.Ready())
     threading.stack_size(STACK_BYTES)

@@ -5,6 +5,7 @@ real process.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -306,6 +307,30 @@ async def test_nothing_is_lost_when_the_process_is_killed(
                 os.kill(pid_of(search), signal.SIGKILL)
             assert await search.count("acct", "name:common") == written
             assert len(await keys(search, "*:*", "acct")) == written
+
+
+async def test_the_folder_of_all_indexes_deleted_while_it_is_served(
+    redis: Redis, valkey: str, tmp_path: Path
+) -> None:
+    """The process may write only the folder that it began with: it ends, and another one begins."""
+    await write(redis, 0, 600)
+    async with real(valkey, tmp_path / "search") as search:
+        assert await search.count("acct", "*:*") == 600
+        shutil.rmtree(tmp_path / "search")
+        for n in range(600, 3000, 600):
+            await write(redis, n, 600)
+            assert await search.count("acct", "*:*") == n + 600
+        await write(redis, 3000, 1200)
+        assert await search.count("acct", "name:name4199") == 1
+    assert (tmp_path / "search" / "a-acct" / "state.json").exists()
+
+
+async def test_the_process_is_inside_its_walls(valkey: str, tmp_path: Path) -> None:
+    """With a system call filter, from which there is no way back."""
+    async with real(valkey, tmp_path) as search:
+        status = Path(f"/proc/{pid_of(search)}/status").read_text()
+    assert "NoNewPrivs:\t1\n" in status
+    assert "Seccomp:\t2\n" in status
 
 
 async def test_files_cut_short_while_they_are_served(
