@@ -19,6 +19,7 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   const call = Function.prototype.call.bind(Function.prototype.call);
   const { replace, slice, startsWith } = String.prototype;
   const { push, shift, join } = Array.prototype;
+  const { isArray } = Array;
   const ErrorType = Error, TypeErrorType = TypeError, text = String;
 
   let queue = [];                 // {message, name, cmd_id, told} or {line}: not yet written
@@ -53,9 +54,14 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
 
   function request(name, message, callback) {
     if (over) return;
-    if (message === null || (typeof message !== 'object' && typeof message !== 'function')) {
-      throw new TypeErrorType('api.request(' + text(name)
-        + '): the second argument must be an object, got ' + text(message));
+    name = text(name);
+    if (message === null || typeof message !== 'object' || isArray(message)) {
+      const got = isArray(message) ? 'an array' : text(message);
+      throw new TypeErrorType('api.request(' + name + '): the second argument must be an object,'
+        + ' got ' + call(slice, got, 0, 100));
+    }
+    if (call(startsWith, name, 'js.')) {   // lines of the harness itself
+      throw new TypeErrorType('api.request(' + name + '): there is no such command');
     }
     const cmd_id = text(nextId());
     message.cmd = name;
@@ -63,9 +69,9 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     message.reply = false;
     // An app at the end of its stack gets a RangeError in any call here, and may go on: what is
     // only half asked must not be waited for.
-    const slow = call(startsWith, text(name), 'http.');
+    const slow = call(startsWith, name, 'http.');
     const entry = { callback: typeof callback === 'function' ? callback : null, slow };
-    const reply = ownReply(text(name), message, cmd_id);
+    const reply = ownReply(name, message, cmd_id);
     if (reply !== null) call(push, own, reply); else urgent = true;
     call(push, queue, { message, name, cmd_id, told: reply !== null });
     pending[cmd_id] = entry;
@@ -149,8 +155,11 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
       // If the message has a member `run` itself, ours comes last and counts. `reply` is null if
       // the app already has its reply.
       const end = told ? ',"reply":null' + suffix : suffix;
-      const isObject = typeof json === 'string' && json[0] === '{';
-      call(push, ready, isObject ? call(slice, json, 0, -1) + end : text(json) + '\n');
+      if (typeof json !== 'string' || json[0] !== '{') {
+        throw new TypeErrorType('api.request(' + name + '): the second argument must be an object'
+          + ' in JSON, too; there it is ' + call(slice, text(json), 0, 100));
+      }
+      call(push, ready, call(slice, json, 0, -1) + end);
     }
     if (finishing && awaiting === 0 && !failed) over = true;   // the harness reports it
     const lines = call(join, ready, '');
@@ -166,7 +175,8 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
       if (typeof value.stack === 'string') return value.stack;
       const json = stringify(value);
       return json === undefined ? text(value) : json;
-    } catch { return call(ObjectPrototype.toString, value); }
+    } catch { /* it cannot be shown as what it is */ }
+    try { return call(ObjectPrototype.toString, value); } catch { return '[object Object]'; }
   }
 
   function consoleLine(level, line) {

@@ -361,3 +361,46 @@ test('a module of Node has its name with and without node:', async (t) => {
   assert.match((await harness.next()).msg, /require\('node:url'\) gave null/);
   assert.equal((await harness.next()).msg, 'true,');
 });
+
+test('a command that is none is an error of the app, which says why', async (t) => {
+  const object = 'the second argument must be an object';
+  for (const [code, expected] of [
+    ['api.request("kv.get", ["x"])', `api.request(kv.get): ${object}, got an array`],
+    ['api.request("kv.get", function () {})', `api.request(kv.get): ${object}, got function () {}`],
+    ['api.request("kv.get", "x")', `api.request(kv.get): ${object}, got x`],
+    ['api.request("kv.get", { toJSON: function () { return 5; } })',
+      `api.request(kv.get): ${object} in JSON, too; there it is 5`],
+    ['Object.prototype.toJSON = function () {}; api.request("kv.get", {})',
+      `api.request(kv.get): ${object} in JSON, too; there it is undefined`],
+    ['api.request("js.done", { heap: 1 })', 'api.request(js.done): there is no such command'],
+    ['api.request({ toString: function () { return "js.ready"; } }, {})',
+      'api.request(js.ready): there is no such command'],
+  ]) {
+    const harness = await start(t, handler(code));
+    harness.deliver('r1');
+    const { cmd, message } = await harness.next();
+    assert.equal(cmd, 'js.error', code);
+    assert.equal(message, `TypeError: ${expected}`);
+  }
+});
+
+test('the name of a command becomes text', async (t) => {
+  const harness = await start(t, handler(`[null, Symbol('x'), {}, new String('kv.get')].forEach(
+    function (name) { api.request(name, {}); }); api.done();`));
+  harness.deliver('r1');
+  for (const cmd of ['null', 'Symbol(x)', '[object Object]', 'kv.get']) {
+    assert.equal((await harness.next()).cmd, cmd);
+  }
+});
+
+test('what cannot be shown does not fail the run that logs it', async (t) => {
+  const harness = await start(t, handler(`
+    var trap = function () { throw new Error('trap'); };
+    console.log(new Proxy({}, { get: trap, ownKeys: trap, getOwnPropertyDescriptor: trap }), 10n);
+    console.log({ toJSON: trap });
+    api.done();`));
+  harness.deliver('r1');
+  assert.equal((await harness.next()).msg, '[object Object] 10');
+  assert.equal((await harness.next()).msg, '[object Object]');
+  assert.equal((await harness.next()).cmd, 'js.done');
+});

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 
 from ...text import clean
 
 SHOWN_MAX = 200  # characters of what a server sent, in a reason
+_BYTES = re.compile(r"bytearray\(b(['\"])(.*?)(?:\1\)|$)", re.DOTALL)
+_STATUS = re.compile(r"\w+ status_code should be in range .*, not (\d+)")
 
 
 class EgressError(Exception):
@@ -65,5 +68,9 @@ def explain_lookup(host: str, error: Exception) -> str:
 
 
 def not_http(what: str) -> EgressError:
-    """Make the error for an answer that is not HTTP."""
+    """Make the error for an answer that is not HTTP. `what` may be in the words of h11, which shows
+    bytes as Python writes them, and has one sentence about its own classes.
+    """
+    what = _BYTES.sub(r"'\2'", what).replace("\\'", "'")
+    what = _STATUS.sub(r"the status is \1", what)
     return EgressError(f"the answer is not valid HTTP: {what}")
