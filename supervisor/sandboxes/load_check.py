@@ -269,7 +269,8 @@ def _headline(app: App, stack: str) -> str:
     """The message of an error, and where it was thrown if that was in a module."""
     message, at, frames = stack.partition("\n    at ")
     first = frames.partition("\n")[0]
-    return message if not at or _frame_of(app).search(first) else f"{message} (at {first})"
+    is_in_module = re.search(r":\d+:\d+\)?$", first) and not _frame_of(app).search(first)
+    return f"{message} (at {first})" if at and is_in_module else message
 
 
 def _frame_of(app: App) -> re.Pattern[str]:

@@ -179,8 +179,13 @@ async def test_what_was_asked_before_a_throw_is_carried_out() -> None:
             Outcome.OUTPUT,
             "limits.output = 10000 bytes",
         ),
-        ("api.request(5, {});", {}, Outcome.PROTOCOL, "without proper cmd"),
-        ("api.request('js.nothing', {});", {}, Outcome.PROTOCOL, "js.nothing"),
+        (
+            "api.request('js.done', {});",
+            {},
+            Outcome.APP_ERROR,
+            "(js.done): there is no such command",
+        ),
+        ("api.request('a', []);", {}, Outcome.APP_ERROR, "must be an object, got an array"),
     ],
 )
 async def test_each_limit_ends_the_run_in_its_outcome(
