@@ -26,3 +26,9 @@ class Outcome(StrEnum):
     SHUTDOWN = "shutdown"
     # ours: not run again, because supervisors died while it was in progress, or it cannot be read
     DEAD_LETTER = "dead_letter"
+
+
+NOT_THE_APPS = frozenset(
+    {Outcome.KILLED_BY_OPERATOR, Outcome.HOST_OOM, Outcome.SHUTDOWN, Outcome.DEAD_LETTER}
+)
+"""Outcomes that an app is not at fault for. Of the others, all but OK are failed runs."""

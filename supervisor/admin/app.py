@@ -100,8 +100,7 @@ class Admin:
             "javascript": str(app.javascript),
             "generation": app.generation,
             "endpoints": dict(app.endpoints),
-            **asdict(services.pool.crashes.state(app)),
-            **({"state": "broken", "last": program.broken} if program.broken else {}),
+            **asdict(services.dispatcher.state(app)),
             "queue": services.dispatcher.waiting(name),
             "processes": asdict(services.pool.statistics(name)),
             "connections": {

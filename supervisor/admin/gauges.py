@@ -122,12 +122,19 @@ class Moment:
         tripped = GaugeMetricFamily(
             "jsbox_app_tripped", "1 if no runs are started until a reload", labels=("app",)
         )
+        failing = GaugeMetricFamily(
+            "jsbox_app_failing",
+            "1 if too many of its newest runs failed (config: failing)",
+            labels=("app",),
+        )
         for name, app in list(self.config().apps.items()):
             await slices.rest()
             depth.add_metric((name,), self.dispatcher.waiting(name))
             oldest.add_metric((name,), self.dispatcher.oldest(name))
             runs_nothing = self.pool.crashes.is_tripped(app) or self.dispatcher.broken(name)
             tripped.add_metric((name,), float(bool(runs_nothing)))
+            is_failing = self.dispatcher.failures.state(app) is not None
+            failing.add_metric((name,), float(is_failing))
         dead = GaugeMetricFamily(
             "jsbox_dead_letters",
             "Messages and events that were set aside: `jsbox deadletters`",
@@ -136,7 +143,7 @@ class Moment:
         letters = self.dead_letters()
         for name in {*self.config().apps, *letters}:
             dead.add_metric((name,), letters.get(name, 0))
-        return [depth, oldest, tripped, dead]
+        return [depth, oldest, tripped, failing, dead]
 
     async def _processes(self, slices: Slices) -> list[Metric]:
         processes = GaugeMetricFamily(

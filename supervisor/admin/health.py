@@ -113,15 +113,13 @@ class Health:
         ]
 
     def _app(self, app: App) -> list[Check]:
-        crashes = self.pool.crashes.state(app)
+        state = self.dispatcher.state(app)
         waiting, oldest = self.dispatcher.waiting(app.name), self.dispatcher.oldest(app.name)
         busy, most = self.pool.statistics(app.name).busy, app.pool.max_processes
         bad_state = ""
-        if broken := self.dispatcher.broken(app.name):
-            bad_state = f"it is broken: {broken}"
-        elif crashes.state != "running":
-            first_line = crashes.last.splitlines()[0] if crashes.last else ""
-            bad_state = f"it is {crashes.state}: {first_line}"
+        if state.state != "running":
+            first_line = state.last.splitlines()[0] if state.last else ""
+            bad_state = f"it is {state.state}: {first_line}"
         full = f"{waiting} messages wait, of {app.pool.queue} at most (pool.queue)"
         old = (
             f"a message has waited for {oldest:.0f} s;"

@@ -79,15 +79,19 @@ def harmless(text: str) -> str:
 @config_option
 @json_option
 def ps(config_file: Path, as_json: bool) -> None:
-    """Show the sandbox processes, the apps that do not run, and the channels that jsbox keeps
+    """Show the sandbox processes, the apps that do not run well, and the channels that jsbox keeps
     connected.
+
+    An app is broken (it cannot be loaded), tripped (its processes kept crashing; nothing runs until
+    a reload), backing off (its next process is held back for a while) or failing (too many of its
+    newest runs ended badly).
     """
     with admin_client(load_or_exit(config_file)) as client:
         body = json_of(client.get("/v1/sandboxes"))
         apps = json_of(client.get("/v1/apps"))["apps"]
         channels = json_of(client.get("/v1/channels"))["channels"]
     body["not_running"] = [
-        {key: one[key] for key in ("name", "state", "last")}
+        {key: one[key] for key in ("name", "state", "last", "queue")}
         for one in apps
         if one["state"] != "running"
     ]
@@ -103,7 +107,9 @@ def ps(config_file: Path, as_json: bool) -> None:
             f" {one['cpu']:>8.2f}s {one['runs']:>8} {one['age']:>8.0f}s"
         )
     for one in body["not_running"]:
-        click.echo(f"{one['name']:20} {one['state']}: {harmless(one['last'].split(chr(10))[0])}")
+        held = f", {one['queue']} messages wait" if one["queue"] else ""
+        last = harmless(one["last"].split("\n")[0])
+        click.echo(f"{one['name']:20} {one['state']}{held}: {last}")
     for one in body["channels"]:
         problem = f": {harmless(one['problem'])}" if one["problem"] else ""
         click.echo(f"{one['name']:20} {one['type']} {one['state']}{problem}")

@@ -41,12 +41,14 @@ from .model import (
     SearchSettings,
     Trace,
 )
+from .observing import Failing
 from .units import (
     Address,
     Count,
     CountryCode,
     Duration,
     Natural,
+    Percent,
     Size,
     Urls,
     parse_address,
@@ -54,6 +56,7 @@ from .units import (
     parse_country_code,
     parse_duration,
     parse_natural,
+    parse_percent,
     parse_size,
     parse_urls,
     shorten,
@@ -66,6 +69,7 @@ SECTIONS: dict[str, type] = {
     "http": Http,
     "log": Log,
     "metrics": Metrics,
+    "failing": Failing,
     "trace": Trace,
 }
 """Tables of [defaults] that an app may override key by key."""
@@ -172,6 +176,7 @@ def _converter() -> cattrs.Converter:
         Size: parse_size,
         Count: parse_count,
         Natural: parse_natural,
+        Percent: parse_percent,
         CountryCode: parse_country_code,
         Natural | None: parse_natural,
         Urls: parse_urls,

@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 from resources.text import read_json
 
 from .node import TOOLKITS
+from .observing import Failing
 from .units import Address, Count, CountryCode, Duration, Natural, Size, Urls
 
 Level = Literal["strict", "standard", "none"]
@@ -259,6 +260,7 @@ class App:
     log: Log = Log()
     metrics: Metrics = Metrics()
     trace: Trace = Trace()
+    failing: Failing = Failing()
     source: str = field(default="", repr=False)  # the text of `javascript`
 
     @property

@@ -22,6 +22,8 @@ Count = NewType("Count", int)
 """An integer, 1 or more."""
 Natural = NewType("Natural", int)
 """An integer, 0 or more."""
+Percent = NewType("Percent", int)
+"""An integer from 0 to 100."""
 CountryCode = NewType("CountryCode", str)
 """What national numbers begin with in other countries, without plus; or empty."""
 Urls = NewType("Urls", tuple[str, ...])
@@ -30,6 +32,7 @@ Urls = NewType("Urls", tuple[str, ...])
 DAYS_MAX = 1_000_000  # fits counters of milliseconds and sums with a clock
 SIZE_MAX = 1 << 50
 COUNT_MAX = 10**12
+PERCENT_MAX = 100
 SHOWN_MAX = 200  # characters of a value in a message
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -118,6 +121,13 @@ def parse_natural(value: Any) -> Natural:
     if type(value) is not int or value < 0:
         raise ValueError(f"expected an integer of 0 or more, got {show(value)}")
     return Natural(_bounded(value))
+
+
+def parse_percent(value: Any) -> Percent:
+    """Check an integer from 0 to 100."""
+    if type(value) is not int or not 0 <= value <= PERCENT_MAX:
+        raise ValueError(f"expected an integer from 0 to 100 (percent), got {show(value)}")
+    return Percent(value)
 
 
 def _bounded(value: int) -> int:

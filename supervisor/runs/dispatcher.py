@@ -27,10 +27,12 @@ from ..errors import SandboxFault
 from ..host.cpus import usable_cpus
 from ..observe import Observer
 from ..outcomes import Outcome
+from ..sandboxes.crash_loops import CrashState
 from ..sandboxes.fairness import Turns
 from ..sandboxes.pool import Pool
 from .aftermath import Words
 from .dead_letters import DeadLetterBox
+from .failures import Failures, explain
 from .handling import Handler
 from .history import History
 from .jobs import Ended, Job, Key, Program, Then, nothing
@@ -55,6 +57,7 @@ class Dispatcher:
     _journal: Journal
     _handler: Handler
     box: DeadLetterBox
+    failures: Failures
     _announce: Callable[[Ended, Then], None]
     programs: Mapping[str, Program] = field(factory=dict, init=False)
     recovery: Recovery = field(init=False)
@@ -79,7 +82,9 @@ class Dispatcher:
         for program in programs.values():
             for channel in set(program.app.endpoints.values()):
                 self._by_channel.setdefault(channel, []).append(program)
-        self._pool.update({name: program.app for name, program in programs.items()})
+        apps = {name: program.app for name, program in programs.items()}
+        self._pool.update(apps)
+        self.failures.update(apps)
         for name, program in before.items():
             if not _is_same(program, programs.get(name)):
                 self._hand_back(name)
@@ -179,6 +184,16 @@ class Dispatcher:
         """
         program = self.programs.get(app)
         return "" if program is None else program.broken
+
+    def state(self, app: App) -> CrashState:
+        """Return how an app is doing; its state may also be `broken` or `failing`."""
+        found = self._pool.crashes.state(app)
+        if broken := self.broken(app.name):
+            return evolve(found, state="broken", last=broken)
+        failed = self.failures.state(app)
+        if failed is not None and found.state == "running":
+            return evolve(found, state="failing", last=explain(app, failed))
+        return found
 
     def set_broken(self, app: App, why: str) -> bool:
         """Run an app no more, until a reload, for this reason; what waits for it stays in line.
@@ -341,10 +356,13 @@ async def open_dispatcher(
     """
     words = Words(logbook, outbox, observe)
     turns = Turns(TURNS, TURN_SECONDS)
-    handler = Handler(pool, router, journal, logbook, words, history, observe, turns, doubt)
+    failures = Failures()
+    handler = Handler(
+        pool, router, journal, logbook, words, history, observe, turns, doubt, failures
+    )
     box = DeadLetterBox(DeadLetters(journal.redis), logbook, words, observe)
     async with trio.open_nursery() as nursery:
-        dispatcher = Dispatcher(nursery, pool, journal, handler, box, announce)
+        dispatcher = Dispatcher(nursery, pool, journal, handler, box, failures, announce)
         nursery.start_soon(keep_running, "recovery", dispatcher.recovery.run)
         try:
             yield dispatcher

@@ -30,6 +30,7 @@ from ..sandboxes.protocol import ConsoleLine, Request
 from ..sandboxes.run import Reply, RunUse
 from ..sandboxes.sandbox import HEAPS, Sandbox
 from .aftermath import Words
+from .failures import Failures
 from .history import History
 from .jobs import Ended, Job, Program
 from .router import INTERNAL, Router
@@ -81,6 +82,7 @@ class Handler:
     _observe: Observer
     _turns: Turns
     _doubt: Callable[[App, SandboxFault], None]
+    _failures: Failures
     _run_ids: Any = field(factory=lambda: count(1), init=False)
 
     async def handle(self, program: Program, job: Job) -> Ended:
@@ -157,14 +159,15 @@ class Handler:
         outcome = Outcome.NO_REPLY if run.unanswered else Outcome.OK
         if fault is not None:
             outcome = fault.outcome
-        run.trace.detail = "" if fault is None else fault.detail
+        detail = run.trace.detail = "" if fault is None else fault.detail
         if isinstance(fault, AppRemoved):
             return Ended(entry, outcome, round(ms, 1))  # the app is not at fault, and may be back
         if fault is not None:
             self._doubt(app, fault)
         if outcome is not Outcome.OK:
             await self._words.report(caller, entry, outcome, fault)
-        if self._pool.crashes.note(app, outcome, "" if fault is None else fault.detail):
+        self._failures.note(app, outcome, detail)
+        if self._pool.crashes.note(app, outcome, detail):
             text = (
                 f"[tripped] {app.pool.trip_after} runs in a row ended with their process"
                 " (pool.trip_after): none is started until a reload"
