@@ -40,6 +40,8 @@ class Broker:
     declared: list[tuple[Any, ...]] = field(factory=list)  # as declared, in order
     refused: list[bytes] = field(factory=list)  # refused without requeue
     requeued: int = 0
+    goodbyes: int = 0
+    mandatory: set[bool] = field(factory=set)  # of what was published to queues out
     published: list[tuple[BasicProperties, bytes]] = field(factory=list)
     on_publish: Callable[[Peer, int, str, int], None] | None = None
     """Called instead of confirming: with the publisher, its channel, the queue, and the number."""
@@ -200,6 +202,10 @@ class Peer:
                     self.say(channel, answer)
         return True
 
+    def goodbye(self, _: Connection.Close) -> Any:
+        self.broker.goodbyes += 1
+        return Connection.CloseOk()
+
     def exchange(self, one: Exchange.Declare) -> Any:
         self.broker.declared.append((one.exchange, one.type, one.durable, one.arguments))
         return Exchange.DeclareOk()
@@ -253,6 +259,8 @@ class Peer:
         self._numbers += 1
         queue, broker = method.routing_key, self.broker
         broker.published.append((properties, body))
+        if queue.endswith(".outbound"):
+            broker.mandatory.add(method.mandatory)
         if broker.on_publish is not None and queue.endswith(".outbound"):
             broker.on_publish(self, channel, queue, self._numbers)
             return
@@ -266,7 +274,7 @@ class Peer:
 ANSWERS: dict[type, Callable[[Peer, Any], Any]] = {
     Connection.Open: lambda *_: Connection.OpenOk(),
     Connection.TuneOk: lambda *_: None,
-    Connection.Close: lambda *_: Connection.CloseOk(),
+    Connection.Close: Peer.goodbye,
     Connection.CloseOk: lambda *_: None,
     ChannelMethods.Open: lambda *_: ChannelMethods.OpenOk(),
     ChannelMethods.CloseOk: lambda *_: None,

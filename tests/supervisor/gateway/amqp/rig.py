@@ -44,6 +44,8 @@ class Echo:
     programs: dict[str, Program] = field(factory=lambda: {"phone": Program(APP, {})})
     waiting: int = 0
     tripped: bool = False
+    go_on: trio.Event = field(factory=trio.Event)
+    """Replaced by a test that wants runs to wait."""
 
     def that_send_over(self, _: str) -> list[Program]:
         return []
@@ -62,7 +64,11 @@ class Echo:
         self.waiting += 1
         self.nursery.start_soon(self._run, entry, ended)
 
+    def __attrs_post_init__(self) -> None:
+        self.go_on.set()
+
     async def _run(self, entry: Entry, ended: Callable[[], None]) -> None:
+        await self.go_on.wait()
         if entry.kind == "message":
             text = f"you said {entry.payload['content']}"
             answer = reply(entry.payload, text, close=False, to_group=False, helper_metadata={})

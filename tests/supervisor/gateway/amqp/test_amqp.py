@@ -74,6 +74,7 @@ async def test_everything_is_declared_as_vumi_does(redis: Redis) -> None:
         await rig.settled()
         ((properties, _),) = broker.published
         assert (properties.delivery_mode, properties.content_type) == (2, "application/json")
+        assert broker.mandatory == {True}
 
 
 async def test_messages_and_events_are_acknowledged_once_they_are_journalled(redis: Redis) -> None:
@@ -91,7 +92,7 @@ async def test_messages_and_events_are_acknowledged_once_they_are_journalled(red
         first, second = rig.echo.entries
         assert first.payload["routing_metadata"]["endpoint_name"] == "x"
         assert (second.kind, second.counted) == ("event", True)
-        assert (broker.refused, broker.requeued) == ([], 0)
+        assert (broker.refused, broker.requeued, rig.state.made) == ([], 0, 1)
         assert reply["in_reply_to"] == message["message_id"]
 
 
@@ -230,6 +231,20 @@ async def test_a_full_queue_and_a_tripped_app_leave_messages_with_the_broker(
     assert (broker.requeued, broker.refused) == (0, [])
 
 
+async def test_messages_in_progress_are_bounded_by_credit(redis: Redis) -> None:
+    """However many the broker sends ahead; each run that ends makes room for one."""
+    async with open_broker() as broker, rigged(redis, broker.url, prefetch=20, credit=3) as rig:
+        rig.echo.go_on = trio.Event()
+        async with open_transport(broker.url) as transport:
+            for n in range(20):
+                transport.send(user_message(f"+{n}", str(n)))
+            # the broker gives what comes after these when they are acknowledged
+            await eventually(lambda: sum(len(peer._unacked) for peer in broker.peers) == 17)
+            assert len(rig.echo.entries) == 3
+            rig.echo.go_on.set()
+            await transport.has(20)
+
+
 async def test_a_lost_broker_loses_nothing(redis: Redis) -> None:
     """Cut again and again: what was not acknowledged comes again, and runs once."""
     async with open_broker() as broker, rigged(redis, broker.url) as rig:
@@ -312,6 +327,9 @@ async def test_a_blocked_broker_gets_nothing_until_it_takes_messages(redis: Redi
         await eventually(lambda: rig.state.state == "blocked")
         assert "low on memory" in rig.state.problem
         await rig.post("a")
+        # what was sent before this is refused would have come before
+        broker.put("bulk.inbound", b"nonsense")
+        await eventually(lambda: broker.refused)
         assert not broker.published
         broker.block(None)
         await rig.settled()
@@ -445,8 +463,8 @@ def test_nothing_of_it_is_loaded_without_such_a_channel() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-async def test_a_goodbye_says_what_was_acknowledged(redis: Redis) -> None:
-    """At an orderly stop the broker has every acknowledgement, so that nothing comes again."""
+async def test_an_orderly_stop_says_goodbye(redis: Redis) -> None:
+    """The broker has every acknowledgement, so that nothing comes again."""
     async with open_broker() as broker:
         async with rigged(redis, broker.url) as rig:
             async with open_transport(broker.url) as transport:
@@ -458,3 +476,4 @@ async def test_a_goodbye_says_what_was_acknowledged(redis: Redis) -> None:
             while broker.peers:
                 await trio.sleep(0.01)
         assert not any(broker.queues.values())
+        assert broker.goodbyes == 2  # the transport's, too
