@@ -284,6 +284,7 @@ async def open_service(
         )
         breakages = await first_check()
         if standby is not None and store.lease is not None and not store.lease.was_taken:
+            await probing.must_hold()
             await standby.wait_turn(store.lease)
         deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
         stores = await enter(open_stores(store, deliveries, systemd.starting))

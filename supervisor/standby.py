@@ -27,7 +27,7 @@ from .admin.guard import TRUSTED, Guard
 from .config import Address, Config
 from .host.systemd import Systemd
 from .ports.http import open_http
-from .ports.listening import listen, tls_of
+from .ports.listening import listen, must_be_free, tls_of
 from .store.holding import wait_turn
 
 STOP_SECONDS = 1.0  # for answers in progress
@@ -81,15 +81,22 @@ class Standby:
         await self._is_hidden.wait()
 
     async def wait_turn(self, lease: Lease) -> None:
-        """Wait for the lease, and say so."""
+        """Wait for the lease, and say so.
+
+        Raises:
+            CannotStart: The gateway's address cannot be used, which is better known now than then.
+        """
 
         def tell(line: str) -> None:
             self.problem = line
             log.info("standing by: admin %s, %s", self.url, line)
             self._systemd.ready(f"standing by: {line}; admin {self.url}")
 
-        # Those of the gateway: whoever connects is to go to the server that has the store.
+        # Whoever connects to the gateway is to go to the server that has the store.
         self._systemd.close_rest()
+        self._systemd.drop("listen.gateway")
+        if not self._systemd.is_there:  # which may still be closing the socket that it held
+            await must_be_free("listen.gateway", self._config.listen.gateway)
         await wait_turn(lease, tell)
         self.problem = "the server takes over"
         log.info("taking over: no other server has the store")

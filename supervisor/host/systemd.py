@@ -95,6 +95,10 @@ class Systemd:
         """
         self._send(f"FDSTORE=1\nFDNAME={name}\n", [descriptor])
 
+    def drop(self, name: str) -> None:
+        """Have it hold a socket no longer; does nothing if it holds none of that name."""
+        self.tell(FDSTOREREMOVE="1", FDNAME=name)
+
     def close_rest(self) -> None:
         """Close the sockets that nobody took: their addresses are no longer in the config."""
         for name, held in self._sockets:

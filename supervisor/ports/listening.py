@@ -24,15 +24,23 @@ async def listen(setting: str, address: Address, systemd: Systemd) -> list[trio.
     held = map(trio.socket.from_stdlib_socket, systemd.take(address))
     listeners = [trio.SocketListener(each) for each in held]
     if not listeners:
-        try:
-            listeners = await trio.open_tcp_listeners(
-                address.port, host=address.host, backlog=BACKLOG
-            )
-        except OSError as error:
-            raise CannotStart(f"{setting}: cannot listen on {address}: {error.strerror}") from error
+        listeners = await _listen(setting, address)
     for listener in listeners:
         systemd.keep(setting, listener.socket.fileno())
     return listeners
+
+
+async def must_be_free(setting: str, address: Address) -> None:
+    """Check that `listen` would succeed. Raises as it does."""
+    for listener in await _listen(setting, address):
+        await listener.aclose()
+
+
+async def _listen(setting: str, address: Address) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+    except OSError as error:
+        raise CannotStart(f"{setting}: cannot listen on {address}: {error.strerror}") from error
 
 
 def tls_of(settings: Listen) -> ssl.SSLContext | None:

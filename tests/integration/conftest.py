@@ -10,6 +10,9 @@ import redis
 
 from ..service import Folder
 from ..valkey_server import valkey_server
+from .hosts import hosts, shared
+
+__all__ = ["hosts", "shared"]
 
 
 @pytest.fixture

@@ -3,126 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import httpx2
-import pytest
-import redis
 import trio
-from attrs import define
 
 from ..gateway_client import connect, inbound
-from ..programs import FORKS, READY, START_SECONDS, STOP_SECONDS, Process, jsbox
-from ..service import ECHO, eventually
-from ..valkey_server import ValkeyServer, valkey_server
-
-STANDING = re.compile(r"standing by: admin (\S+), the store is held by (.+)")
-Make = Callable[..., "Host"]
-
-
-@define(eq=False)
-class Host:
-    """A `jsbox serve` of its own data directory, as on a host of its own."""
-
-    folder: Path
-    _process: Process | None = None
-
-    @property
-    def process(self) -> Process:
-        assert self._process is not None
-        return self._process
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
-
-    def start(self) -> None:
-        with (self.folder / "log").open("a") as stderr, open(os.devnull) as stdin:
-            streams = [stdin.fileno(), stderr.fileno(), stderr.fileno()]
-            arguments = ("serve", "-c", str(self.folder / "jsbox.toml"))
-            self._process = FORKS.fork(arguments, streams)
-
-    def send(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def ended(self) -> int:
-        """The exit code."""
-        return self.process.wait(STOP_SECONDS)
-
-    def restart(self) -> None:
-        """After its end; the log begins anew."""
-        (self.folder / "log").write_text("")
-        self.start()
-
-    def says(self, pattern: re.Pattern[str], times: int = 1) -> re.Match[str]:
-        """Wait for the n-th such line in its log."""
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            found = list(pattern.finditer(self.log))
-            if len(found) >= times:
-                return found[times - 1]
-                assert self.process.poll() is None, f"it ended:\n{self.log}"
-            time.sleep(0.01)
-        raise AssertionError(f"it did not say {pattern.pattern}:\n{self.log}")
-
-    def ready(self, times: int = 1) -> tuple[str, str]:
-        """Wait until it serves; its gateway and its admin port."""
-        found = self.says(READY, times)
-        return found[1], found[2]
-
-    def stands_by(self, times: int = 1) -> tuple[str, str]:
-        """Wait until it stands by; its admin port, and who has the store."""
-        found = self.says(STANDING, times)
-        return found[1], found[2]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[ValkeyServer]:
-    folder = tmp_path / "store"
-    folder.mkdir()
-    with valkey_server(folder) as server:
-        yield server
-
-
-@pytest.fixture
-def hosts(tmp_path: Path, store: ValkeyServer) -> Iterator[Make]:
-    """Makes hosts on the store, and ends them."""
-    made: list[Host] = []
-
-    def make(
-        name: str, mode: str = "single", app: str = ECHO, more: str = "", lease: str = "1s"
-    ) -> Host:
-        folder = tmp_path / name
-        folder.mkdir()
-        source = f"api.on_inbound_message = function (command) {{ {app} }};"
-        (folder / "phone.js").write_text(source)
-        (folder / "jsbox.toml").write_text(
-            'version = 1\n[listen]\ngateway = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\n'
-            f'[redis]\nurl = "{store.url}"\n'
-            f'[cluster]\nmode = "{mode}"\nlease = "{lease}"\n'
-            '[accounts.acct]\n[apps.phone]\naccount = "acct"\njavascript = "phone.js"\n'
-            f"{more}\n"
-            '[channels.phone]\napp = "phone"\ntransport_type = "ussd"\n'
-        )
-        host = Host(folder)
-        host.start()
-        made.append(host)
-        return host
-
-    yield make
-    for host in made:
-        if host.process.poll() is None:
-            host.send(signal.SIGCONT)
-            host.send(signal.SIGKILL)
-            host.ended()
-
+from ..programs import START_SECONDS, jsbox
+from ..service import eventually
+from ..valkey_server import ValkeyServer
+from .hosts import Host, Make, direct
 
 COUNTED = """
     api.request('kv.incr', {key: command.msg.message_id + ' ' + %s}, function () {
@@ -146,7 +42,7 @@ def get(url: str, path: str) -> tuple[int, str]:
     return answer.status_code, answer.text
 
 
-async def test_a_second_server_is_refused(store: ValkeyServer, hosts: Make) -> None:
+async def test_a_second_server_is_refused(shared: ValkeyServer, hosts: Make) -> None:
     """In one line that names the first, which goes on. A dead one's lease runs out; one's own
     restart does not wait for that.
     """
@@ -162,7 +58,7 @@ async def test_a_second_server_is_refused(store: ValkeyServer, hosts: Make) -> N
     assert "jsbox_lease_held 1.0" in get(admin, "/metrics")[1]
     first.send(signal.SIGKILL)
     first.ended()
-    with direct(store) as client:
+    with direct(shared) as client:
         client.persist("jsbox:lease")  # as if it took very long to run out
         first.restart()
         first.ready()
@@ -173,19 +69,21 @@ async def test_a_second_server_is_refused(store: ValkeyServer, hosts: Make) -> N
     second.restart()
     second.ready()
     assert "if it is dead, its lease runs out" in second.log
+    # One that was frozen for longer than its lease.
+    second.send(signal.SIGSTOP)
+    first.restart()
+    gateway, _ = first.ready()
+    second.send(signal.SIGCONT)
+    assert second.ended() == 1
+    taken = (
+        f"another server has taken the store: {socket.gethostname()} (process {first.process.pid})"
+    )
+    assert second.log.splitlines()[-1] == f"jsbox: {taken}"
+    assert await says(gateway) == "you said hello"
 
 
-async def test_a_standby_waits_and_takes_over(store: ValkeyServer, hosts: Make) -> None:
-    """Its admin port says so; its gateway is closed. An orderly stop hands over at once, a kill
-    within the lease and a second; what was accepted is run.
-    """
-    app = COUNTED % ("'x'", 1000)
-    more = 'modules = ["timers"]\npool = { max_processes = 1 }\n'
-    one = hosts("one", "standby", app, more)
-    one.ready()
-    two = hosts("two", "standby", app, more)
-    waiting, holder = two.stands_by()
-    assert f"process {one.process.pid}" in holder
+async def looks_like_one_that_waits(two: Host, waiting: str, holder: str) -> None:
+    """Its admin port, and `jsbox ps`."""
     assert get(waiting, "/livez") == (200, "ok\n")
     held = f"the store is held by {holder}"
     assert get(waiting, "/readyz") == (503, f"not ready:\nstandby: {held}\n")
@@ -200,6 +98,28 @@ async def test_a_standby_waits_and_takes_over(store: ValkeyServer, hosts: Make) 
     assert ps.returncode == 1
     assert ps.stderr == f"jsbox: this server stands by: {held}\n"
     file.write_text(own)
+
+
+async def test_a_standby_waits_and_takes_over(
+    tmp_path: Path, shared: ValkeyServer, hosts: Make
+) -> None:
+    """Its admin port says so; its gateway is closed. An orderly stop hands over at once, a kill
+    within the lease and a second; what was accepted is run.
+    """
+    app = COUNTED % ("'x'", 1000)
+    more = 'modules = ["timers"]\npool = { max_processes = 1 }\n'
+    one = hosts("one", "standby", app, more)
+    one.ready()
+    (tmp_path / "s").mkdir()
+    with notify_socket(tmp_path / "s" / "n") as told:
+        two = hosts("two", "standby", app, more, env={"NOTIFY_SOCKET": told.getsockname()})
+        words = ""
+        while "READY=1" not in words:
+            words = told.recv(4096).decode()
+        assert "STATUS=standing by: the store is held by" in words
+    waiting, holder = two.stands_by()
+    assert f"process {one.process.pid}" in holder
+    await looks_like_one_that_waits(two, waiting, holder)
     # An orderly stop.
     one.send(signal.SIGTERM)
     assert one.ended() == 0
@@ -223,7 +143,7 @@ async def test_a_standby_waits_and_takes_over(store: ValkeyServer, hosts: Make) 
     async with connect(gateway) as client:
         replied = {(await client.expect("outbound"))["msg"]["in_reply_to"] for _ in range(4)}
         assert replied == {f"m{number}" for number in range(4)}
-    with direct(store) as client:
+    with direct(shared) as client:
         await eventually(lambda: client.xlen("jsbox:{acct}:in:phone") == 0)
     # A stop while it waits.
     two.restart()
@@ -233,7 +153,7 @@ async def test_a_standby_waits_and_takes_over(store: ValkeyServer, hosts: Make) 
 
 
 async def test_a_frozen_server_writes_nothing_when_it_thaws(
-    store: ValkeyServer, hosts: Make
+    shared: ValkeyServer, hosts: Make
 ) -> None:
     """Frozen in traffic for longer than its lease: every accepted message has one outcome, and
     nothing of the old server is added to what the new one does.
@@ -254,7 +174,7 @@ async def test_a_frozen_server_writes_nothing_when_it_thaws(
         one.send(signal.SIGSTOP)
         ended += [frame["message_id"] for frame in client.frames if frame["type"] == "outcome"]
     gateway, _ = two.ready()
-    with direct(store) as reading:
+    with direct(shared) as reading:
         keys = [f"jsbox:{{acct}}:kv:{name} one" for name in accepted]
         before = reading.mget(keys)
         async with connect(gateway, window=1000) as client:
@@ -278,7 +198,7 @@ async def test_a_frozen_server_writes_nothing_when_it_thaws(
 
 
 async def test_a_store_that_is_away_for_longer_than_the_lease_ends_nothing(
-    store: ValkeyServer, hosts: Make
+    shared: ValkeyServer, hosts: Make
 ) -> None:
     """Frozen, dead, emptied, or refusing: the service lives, and goes on when the store does."""
     host = hosts("host", lease="1s")
@@ -296,17 +216,17 @@ async def test_a_store_that_is_away_for_longer_than_the_lease_ends_nothing(
             assert len(replies) == 1
 
         await is_served()
-        store.freeze()
+        shared.freeze()
         await eventually(lambda: "lease" in get(admin, "/readyz")[1] or not is_ready())
         await trio.sleep(2)
-        store.thaw()
+        shared.thaw()
         await is_served()
-        store.stop()
+        shared.stop()
         await eventually(lambda: not is_ready())
         await trio.sleep(2)
-        store.start()
+        shared.start()
         await is_served()
-        with direct(store) as reading:
+        with direct(shared) as reading:
             reading.flushall()
             await is_served()
             await eventually(lambda: reading.exists("jsbox:lease"))
@@ -323,6 +243,23 @@ async def test_a_store_that_is_away_for_longer_than_the_lease_ends_nothing(
     assert host.process.poll() is None
 
 
-def direct(store: ValkeyServer) -> redis.Redis:
-    """The store itself."""
-    return redis.Redis.from_url(store.url, protocol=2)
+@contextmanager
+def notify_socket(path: Path) -> Iterator[socket.socket]:
+    """systemd's side."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.bind(str(path))
+        made.settimeout(START_SECONDS)
+        yield made
+
+
+async def test_a_standby_that_could_not_take_over_says_so_at_once(
+    shared: ValkeyServer, hosts: Make
+) -> None:
+    """Not when it is needed."""
+    one = hosts("one", "standby")
+    gateway, _ = one.ready()
+    port = gateway.partition("/v1")[0].rpartition(":")[2]
+    two = hosts("two", "standby", gateway=f"127.0.0.1:{port}")
+    assert two.ended() == 1
+    expected = f"jsbox: listen.gateway: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert two.log.splitlines()[-1] == expected

@@ -164,7 +164,7 @@ async def test_a_server_that_was_away_learns_that_another_had_the_store(
                     await eventually(lambda: lease.is_lost)
             client.post([("SET", "x", "mine")], lambda _: None)
             plain_or_tls.start()
-            await trio.sleep_forever()
+            await trio.sleep(60)  # it is cancelled
     async with open_redis(valkey) as looking:
         assert await looking.execute("GET", "x") == b"theirs"
 
@@ -184,7 +184,7 @@ async def test_what_a_frozen_server_had_half_sent_dies_with_its_connection(
                 async with server(valkey, "b") as (_, theirs):
                     await well(theirs, "SET", "x", "theirs")
                     rule.lift()
-                    await trio.sleep_forever()
+                    await trio.sleep(60)  # it is cancelled
     async with open_redis(valkey) as looking:
         assert await looking.execute("GET", "x") == b"theirs"
 
