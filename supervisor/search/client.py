@@ -39,6 +39,7 @@ from ..config.model import SearchSettings
 from ..errors import CannotStart
 from ..host.process import SpawnFailed
 from ..observe import Observer, Searched, SearchRestarted
+from .asking import Asking, acquire
 from .process import ARGV, Ended, Question, SearchProcess, open_search_process
 
 PER_ACCOUNT = 2  # questions of one account in progress at a time; more wait
@@ -52,8 +53,6 @@ REFUSED_SECONDS = 600.0  # for which a query that ended the process is refused
 # After this many such queries, all of an account's queries are refused for this many seconds.
 STRIKES, STRIKES_SECONDS = 3, 60.0
 REFUSED_MAX = 1000  # such queries that are remembered
-CRASHES_MAX = 2  # of the process while a question is in progress; then that is suspected
-KILLS_MAX = 10  # of the process from outside meanwhile, such as by a kernel short of memory
 INSPECT_SECONDS = 120.0  # for the files of an index to be read
 TROUBLES_SHOWN = 3  # accounts whose index cannot be built, in /readyz
 
@@ -66,31 +65,6 @@ class _Refused:
 
     since: float
     reason: str
-
-
-@define(eq=False)
-class _Asking:
-    """A question from when it is asked until it is answered, and what the process went through
-    meanwhile.
-    """
-
-    request: dialogue.Query
-    crashes: int = 0
-    kills: int = 0
-    was_inspected: bool = False
-
-    def note(self, ended: Ended) -> None:
-        """Count an end of the process."""
-        if ended.was_killed:
-            self.kills += 1
-        elif not ended.by_deadline:
-            self.crashes += 1
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether the process ended often enough to suspect this question."""
-        most = CRASHES_MAX + self.was_inspected
-        return self.crashes >= most or self.kills >= KILLS_MAX * most
 
 
 @define(eq=False)
@@ -190,7 +164,7 @@ class Search:
             self._observe(Searched(outcome, trio.current_time() - began))
 
     async def _ask_until_built(self, request: dialogue.Query) -> list[dialogue.Answer]:
-        asking = _Asking(request)
+        asking = Asking(request)
         latest, pause = trio.current_time() + BUILD_SECONDS, BUILD_PAUSE[0]
         while True:
             answers = await self._ask_until_answered(asking)
@@ -209,7 +183,7 @@ class Search:
             await trio.sleep(pause)
             pause = min(pause * 1.5, BUILD_PAUSE[1])
 
-    async def _ask_until_answered(self, asking: _Asking) -> list[dialogue.Answer]:
+    async def _ask_until_answered(self, asking: Asking) -> list[dialogue.Answer]:
         """Ask again if the process ended, and find out whether this question was the cause."""
         request = asking.request
         while True:
@@ -253,7 +227,7 @@ class Search:
         try:
             for _ in range(slots):
                 slot = object()
-                await self._slots.acquire_on_behalf_of(slot)
+                await acquire(self._slots, slot)
                 taken.append(slot)
             running = await self._process()
         except BaseException:
@@ -264,6 +238,8 @@ class Search:
 
     async def _process(self) -> SearchProcess:
         """Wait for a running process. Raises CannotSearch."""
+        if self._running is not None:
+            return self._running
         with trio.move_on_after(PROCESS_SECONDS):
             while self._running is None:
                 await self._started.park()
@@ -271,6 +247,8 @@ class Search:
         raise CannotSearch("The search process cannot be started at the moment")
 
     def _check_refused(self, request: dialogue.Query) -> None:
+        if not self._refused:
+            return
         now = trio.current_time()
         refused = self._refused.get((request.account, request.query))
         if refused is not None and now - refused.since < REFUSED_SECONDS:
@@ -300,12 +278,15 @@ class Search:
     @asynccontextmanager
     async def _slot_of(self, account: str) -> AsyncIterator[None]:
         limiter = self._account_slots.setdefault(account, trio.CapacityLimiter(PER_ACCOUNT))
+        slot = object()
         try:
-            async with limiter:
+            await acquire(limiter, slot)
+            try:
                 yield
+            finally:
+                limiter.release_on_behalf_of(slot)
         finally:
-            statistics = limiter.statistics()
-            if not statistics.borrowed_tokens and not statistics.tasks_waiting:
+            if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
                 self._account_slots.pop(account, None)
 
     async def keep_alive(

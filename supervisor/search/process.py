@@ -108,9 +108,12 @@ class SearchProcess:
 
     async def send(self, request: dialogue.Request) -> None:
         """Send a request. It goes out whole, even if the caller is cancelled meanwhile."""
+        self._wire.push(dialogue.encode(request) + b"\n")
+        if self._wire.send_pushed():
+            return
         # The wait is bounded by the deadline that `watch` keeps.
         with trio.CancelScope(shield=True), suppress(SandboxGone):
-            await self._wire.send(dialogue.encode(request) + b"\n")
+            await self._wire.send(b"")
 
     async def begin(self, begin: dialogue.Begin) -> None:
         """Send the process its settings, and wait until it is ready, or has ended, or takes too
