@@ -29,6 +29,7 @@ from resources.text import read_json
 from ..intake import Accepted, Answer, Intake, Offer, Services
 from .wire import Wire
 
+QUEUES = 2  # that messages come from; the prefetch is of each
 RETRY = (0.05, 1.0)  # seconds until what is held is offered again: first, most
 HELD_LONG = 5.0  # seconds after which held messages are a problem
 LOGGED_MAX = 20  # refused messages that are logged in `LOGGED_SECONDS`
@@ -55,6 +56,7 @@ class Inbound:
     """What comes over one connection."""
 
     name: str
+    prefetch: int
     _services: Services
     _intake: Intake
     _wire: Wire
@@ -66,6 +68,7 @@ class Inbound:
     _held: list[_Item] = field(factory=list, init=False)  # likewise, rejected for now
     _held_since: float = field(default=0.0, init=False)
     _why: str = field(default="", init=False)
+    _unsettled: int = field(default=0, init=False)  # neither acknowledged nor refused
     _in_progress: int = field(default=0, init=False)
     _is_pumping: bool = field(default=False, init=False)
     _has_moved: bool = field(default=False, init=False)
@@ -85,6 +88,10 @@ class Inbound:
     ) -> None:
         """Take a delivery; never waits, never raises."""
         self._wire.completed += 1
+        self._unsettled += 1
+        if self._unsettled > QUEUES * self.prefetch:
+            self._wire.fail("the broker sends more messages ahead than it was asked for")
+            return
         item = None
         with fence("gateway.amqp", f"channel {self.name}"):
             item = self._read(kind, method.delivery_tag, body)
@@ -200,6 +207,7 @@ class Inbound:
 
     def _settle(self, method: Callable[[], None]) -> None:
         """Tell the broker about a message; if it is lost meanwhile, the message comes again."""
+        self._unsettled -= 1
         if not self._wire.is_over:
             with suppress(pika.exceptions.AMQPError):
                 method()

@@ -7,14 +7,14 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-import pika
 import trio
 from attrs import define, field
 from pika.channel import Channel as RawChannel
 from pika.spec import Basic, BasicProperties
 
-from resources.fence import note
+from resources.fence import cause_of, note
 
+from ...config.document import one_line
 from ...config.model import AmqpSide, Channel
 from ..outlet import Outlet
 from .wire import Wire
@@ -101,8 +101,8 @@ class Publisher:
         key = f"{self._side.name}.outbound"
         try:
             self._raw.basic_publish(self._side.exchange, key, message, properties, mandatory=True)
-        except pika.exceptions.AMQPError as error:
-            self._wire.fail(f"cannot publish: {error}")
+        except Exception as error:  # noqa: BLE001  # the engine raises what it likes
+            self._wire.fail(f"cannot publish: {cause_of(error)}")
             return
         self._published += 1
         self._open[self._published] = delivery, name
@@ -118,8 +118,8 @@ class Publisher:
         if len(self._came_back) < self.window:
             self._came_back.add(str(properties.message_id))
         self.trouble = (
-            f"the broker returned a message for {method.routing_key}:"
-            f" {method.reply_code} {method.reply_text}"
+            f"the broker returned a message for {self._side.name}.outbound:"
+            f" {method.reply_code} {one_line(str(method.reply_text))}"
         )
 
     def confirmed(self, frame: Any) -> None:

@@ -104,7 +104,7 @@ async def open_session(
         await declare(wire, raw, side.exchange, f"{side.name}.{suffix}")
     outlet = services.outlet(channel.name)
     publisher = Publisher(wire, raw, outlet, channel, side)
-    inbound = Inbound(channel.name, services, intake, wire, raw)
+    inbound = Inbound(channel.name, side.prefetch, services, intake, wire, raw)
     session = Session(wire, publisher, inbound, Statuses(), raw, outlet, side)
     wire.on_change = outlet.wake
     raw.add_on_return_callback(publisher.came_back)

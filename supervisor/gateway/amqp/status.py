@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from attrs import define, field
 
-from resources.text import clean, read_json
+from resources.text import read_json
+
+from ...config.document import one_line
 
 COMPONENTS_MAX = 20
 TEXT_MAX = 200  # characters
+BODY_MAX = 64 << 10  # bytes of a status message
 OK = "ok"
 
 
@@ -24,6 +27,8 @@ class Statuses:
 
     def note(self, body: bytes) -> None:
         """Read a status message; anything else is ignored. Never raises."""
+        if len(body) > BODY_MAX:
+            return
         try:
             found = read_json(body)
         except (ValueError, RecursionError):
@@ -40,4 +45,4 @@ class Statuses:
 
 
 def _short(value: object) -> str:
-    return clean(value)[:TEXT_MAX] if isinstance(value, str) else ""
+    return one_line(value[:TEXT_MAX]) if isinstance(value, str) else ""

@@ -25,6 +25,7 @@ from pika.connection import Connection as RawConnection
 
 from resources.fence import cause_of, first_leaf
 
+from ...config.document import one_line
 from ...runs.jobs import nothing
 
 HEARTBEAT = 10  # seconds; a broker that says nothing for two of them, and a bit, is gone
@@ -84,7 +85,7 @@ class Wire:
         first reason counts.
         """
         if not self._is_closing:
-            self.reason = self.reason or reason
+            self.reason = self.reason or one_line(reason)
             self._scope.cancel()
 
     async def give_up(self, reason: str) -> NoReturn:
@@ -108,7 +109,7 @@ class Wire:
 
     def block(self, _: Any, frame: Any) -> None:
         """The broker takes no messages for now."""
-        self.blocked = str(frame.method.reason)[:200] or "no reason given"
+        self.blocked = one_line(str(frame.method.reason)) or "no reason given"
         self.writing.deadline = math.inf
         self.on_change()
 

@@ -49,6 +49,7 @@ class Broker:
     other_arguments: set[str] = field(factory=set)
     """Queues that exist with arguments."""
     accepts: bool = True
+    frame_max: int = 131_072
     port: int = 0
     peers: set[Peer] = field(factory=set)
     consumers: dict[str, list[Consumer]] = field(factory=dict)
@@ -189,7 +190,7 @@ class Peer:
             if isinstance(one, Connection.StartOk):
                 if not one.response.endswith(b"\0" + self.broker.password):
                     return False
-                self.say(0, Connection.Tune(2047, 131_072, 60))
+                self.say(0, Connection.Tune(2047, self.broker.frame_max, 60))
             elif isinstance(one, Basic.Consume):
                 self._consume(channel, one)
             elif isinstance(one, Basic.Publish):

@@ -416,6 +416,35 @@ async def test_a_hostile_broker_ends_its_own_connection_alone(
     assert len(broker.published) == 1
 
 
+async def test_a_broker_that_sends_more_than_it_was_asked_for_is_left(redis: Redis) -> None:
+    """What it sends ahead is bounded, whatever it does."""
+    async with open_broker() as broker, rigged(redis, broker.url, prefetch=5, credit=1) as rig:
+        rig.echo.go_on = trio.Event()
+        await rig.up()
+        await eventually(lambda: "bulk.inbound" in broker.consumers)
+        (consumer,) = broker.consumers["bulk.inbound"]
+        consumer.prefetch = 1000
+        for n in range(40):
+            broker.put("bulk.inbound", json.dumps(user_message(f"+{n}", str(n))).encode())
+        await eventually(lambda: rig.state.made >= 2)
+        rig.echo.go_on.set()
+        await eventually(lambda: len(broker.queues["bulk.outbound"]) == 40)
+        assert len(rig.echo.entries) == 40
+
+
+async def test_frames_of_no_size_and_words_of_any_kind(redis: Redis) -> None:
+    """What a broker wants must be sane; what it says is shown in one line."""
+    async with open_broker() as broker:
+        broker.frame_max = 9
+        async with rigged(redis, broker.url) as rig:
+            await eventually(lambda: "but got 9" in rig.state.problem)
+            broker.frame_max = 131_072
+            await rig.up()
+            broker.block("low\n2026 ERROR \x1b[31mforged")
+            await eventually(lambda: rig.state.state == "blocked")
+            assert rig.state.problem.endswith(r"low\n2026 ERROR \x1b[31mforged")
+
+
 async def test_an_endless_message_is_not_kept(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
