@@ -18,13 +18,13 @@ import redis
 from attrs import define, field, frozen
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from .direct import Command, Direct, ErrorAnswer, NotSent
-from .link import SOCKET_SECONDS, NodeLink
+from .link import SOCKET_SECONDS, NodeLink, words_of
 
 PORT = 26379
 ASK_SECONDS = 2.0  # to connect to one Sentinel, and for its answer: the next may be well
+DOWN = frozenset({"s_down", "o_down", "disconnected"})  # flags of a master that does not answer
 OWN = ("sentinel_username", "sentinel_password")  # options
 
 
@@ -124,28 +124,35 @@ class SentinelLink:
             )
 
     def _ask(self, parts: SentinelUrl) -> tuple[str, int]:
+        """Ask one Sentinel after the other for the address of the master."""
+        reasons = []
+        for host, port in parts.hosts:
+            try:
+                return self._ask_one(parts, host, port)
+            except (redis.RedisError, OSError) as error:
+                reasons.append(f"{_shown(host)}:{port}: {words_of(error)}")
+        raise redis.ConnectionError(
+            f"no Sentinel names a master of {parts.service}: {'; '.join(reasons)}"
+        )
+
+    def _ask_one(self, parts: SentinelUrl, host: str, port: int) -> tuple[str, int]:
         seconds = min(self.seconds, ASK_SECONDS)
         tls = {name: text for name, text in parts.options.items() if name.startswith("ssl_")}
-        sentinels = [
-            redis.Redis.from_url(
-                f"{'rediss' if parts.is_tls else 'redis'}://{_shown(host)}:{port}"
-                + (f"?{urlencode(tls, quote_via=quote)}" if tls else ""),
-                username=parts.options.get("sentinel_username"),
-                password=parts.options.get("sentinel_password"),
-                socket_timeout=seconds,
-                socket_connect_timeout=seconds,
-                retry=Retry(NoBackoff(), 0),
-            )
-            for host, port in parts.hosts
-        ]
-        found = Sentinel([])
-        found.sentinels = sentinels
+        url = f"{'rediss' if parts.is_tls else 'redis'}://{_shown(host)}:{port}"
+        sentinel = redis.Redis.from_url(
+            url + (f"?{urlencode(tls, quote_via=quote)}" if tls else ""),
+            username=parts.options.get("sentinel_username"),
+            password=parts.options.get("sentinel_password"),
+            socket_timeout=seconds,
+            socket_connect_timeout=seconds,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+        )
         try:
-            host, port = found.discover_master(parts.service)
+            told = sentinel.execute_command("SENTINEL", "MASTER", parts.service)
         finally:
-            for each in sentinels:
-                each.close()
-        return host, int(port)
+            sentinel.close()
+        return _address(told)
 
     def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
         """See `NodeLink.exchange`."""
@@ -169,6 +176,23 @@ class SentinelLink:
         self._abandoned = True
         if self._node is not None:
             self._node.abandon()
+
+
+def _address(told: Any) -> tuple[str, int]:
+    """The address in what SENTINEL MASTER answers.
+
+    Raises:
+        redis.RedisError: It is not of a master that is up.
+    """
+    try:
+        words = [each.decode() if isinstance(each, bytes) else str(each) for each in told]
+        state = dict(zip(words[::2], words[1::2], strict=True))
+        flags, host, port = state["flags"].split(","), state["ip"], int(state["port"])
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise redis.InvalidResponse(f"its answer cannot be read: {error!r}") from error
+    if "master" not in flags or not DOWN.isdisjoint(flags):
+        raise redis.ConnectionError(f"{_shown(host)}:{port} is {', '.join(flags)}")
+    return host, port
 
 
 def _shown(host: str) -> str:

@@ -15,7 +15,8 @@ from resources.stores.link import NodeLink
 from ..store_proxy import StoreProxy, store_proxy
 
 
-def _tls() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
+    """A server's, with a certificate that nobody knows."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     return context
@@ -24,7 +25,7 @@ def _tls() -> ssl.SSLContext:
 @pytest.fixture(params=["plain", "tls"])
 def plain_or_tls(request: pytest.FixtureRequest, valkey: str) -> Iterator[StoreProxy]:
     """A proxy for each way of the client: over the plain socket, and, with TLS, in a thread."""
-    with store_proxy(valkey, _tls() if request.param == "tls" else None) as made:
+    with store_proxy(valkey, tls_context() if request.param == "tls" else None) as made:
         if request.param == "tls":
             made.url += "?ssl_cert_reqs=none"
         made.go_back()
