@@ -18,8 +18,10 @@ from .common import (
     fail,
     load_or_exit,
     run_or_exit,
+    screen_option,
 )
 from .screen import Screen
+from .sizes import SCREENS
 from .talk import Talk
 
 NUMBER = "+27820000001"
@@ -35,11 +37,19 @@ SERVICE_CODE = "*120*1#"
     show_default=True,
     help="What it dials, or sends its messages to.",
 )
+@screen_option
 @click.option("--sms", is_flag=True, help="Lines are text messages, not a USSD session.")
 @click.option("--url", help="The gateway, ws://HOST:PORT/v1 (default: that of the config).")
 @config_option
 def chat(
-    *, channel: str | None, number: str, dials: str, sms: bool, url: str | None, config_file: Path
+    *,
+    channel: str | None,
+    number: str,
+    dials: str,
+    preset: str,
+    sms: bool,
+    url: str | None,
+    config_file: Path,
 ) -> None:
     """Talk to an app of a running server, as a user of one of its channels: a phone in the
     terminal, or one line a message from standard input.
@@ -55,7 +65,7 @@ def chat(
             fail(f"the config has no channel {channel!r}; it has {known}", 2)
         secure = "" if config.listen.certificate is None else "s"
         url = url or f"ws{secure}://{reachable(config.listen.gateway)}/v1"
-    run_or_exit(lambda: _chat(url, channel, number, dials, sms=sms))
+    run_or_exit(lambda: _chat(url, channel, number, dials, Screen(SCREENS[preset]), sms=sms))
 
 
 def _only_channel(config: Config) -> str:
@@ -70,14 +80,15 @@ def _only_channel(config: Config) -> str:
     )
 
 
-async def _chat(url: str, channel: str, number: str, dials: str, *, sms: bool) -> int:
-    screen = Screen()
+async def _chat(
+    url: str, channel: str, number: str, dials: str, screen: Screen, *, sms: bool
+) -> int:
     try:
         async with open_phone(
             url, channel, number, dials, os.environ.get("JSBOX_TOKEN"), only_own=True
         ) as phone:
             screen.note(f"{channel} at {url}; /help for help")
-            await Talk(phone, screen, sms).run()
+            return 0 if await Talk(phone, screen, sms).run() else EXIT_FAILED
     except (Hung, Rejected) as error:
         screen.note(f"the conversation ended: {error}")
         return EXIT_FAILED
@@ -86,4 +97,3 @@ async def _chat(url: str, channel: str, number: str, dials: str, *, sms: bool) -
             f"the gateway at {url} cannot be reached: {error}; is `jsbox serve` running?",
             EXIT_UNREACHABLE,
         )
-    return 0

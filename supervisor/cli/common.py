@@ -37,6 +37,14 @@ isolation_option = click.option(
     show_default=True,
     help="How the app is isolated; none: resource limits only, for your own code.",
 )
+screen_option = click.option(
+    "--screen",
+    "preset",
+    type=click.Choice(["160", "182"]),
+    default="182",
+    show_default=True,
+    help="What a USSD screen holds, in the GSM 7-bit alphabet; a longer reply is marked.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

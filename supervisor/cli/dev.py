@@ -18,13 +18,17 @@ from ..host.scratch import scratch_folder
 from .check import look_at_apps
 from .common import (
     EXIT_CONFIG,
+    EXIT_FAILED,
     fail,
     isolation_option,
     run_or_exit,
+    screen_option,
     start_logging,
 )
 from .dev_config import TOML, Options, Value, files_of, find_app, find_modules, make_config
+from .peek import Peek
 from .screen import Screen
+from .sizes import SCREENS
 from .talk import Talk
 
 if TYPE_CHECKING:  # it imports everything, which `--help` need not wait for
@@ -75,6 +79,7 @@ SERVICE_CODE = "*120*1#"
     help="Where requests to a host go instead, such as hub.example.org=http://127.0.0.1:9000.",
 )
 @isolation_option
+@screen_option
 @click.option("--sms", is_flag=True, help="Lines are text messages, not a USSD session.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="warning"
@@ -89,6 +94,7 @@ def dev(
     allow: tuple[str, ...],
     instead: tuple[str, ...],
     isolation: Level,
+    preset: str,
     sms: bool,
     log_level: str,
 ) -> None:
@@ -126,7 +132,7 @@ def dev(
             fail(str(error), EXIT_CONFIG)
         for warning in warnings:
             click.echo(f"jsbox: warning: {warning}", err=True)
-        run_or_exit(partial(_dev, options, sms=sms))
+        run_or_exit(partial(_dev, options, Screen(SCREENS[preset]), sms=sms))
 
 
 def _check(config: Config) -> list[str]:
@@ -164,10 +170,9 @@ def _instead(text: str) -> tuple[str, str]:
     return host, url
 
 
-async def _dev(options: Options, *, sms: bool) -> int:
+async def _dev(options: Options, screen: Screen, *, sms: bool) -> int:
     from ..service import open_service
 
-    screen = Screen()
     read_config = partial(make_config, options)
     watched = _Watched(options)  # before they are read, so that no save is missed
     async with open_service(read_config(), read_config) as service, trio.open_nursery() as nursery:
@@ -183,13 +188,13 @@ async def _dev(options: Options, *, sms: bool) -> int:
         nursery.start_soon(_show_log, service, screen)
         try:
             async with open_phone(service.gateway_url, "phone", NUMBER, SERVICE_CODE) as phone:
-                await Talk(phone, screen, sms).run()
+                is_well = await Talk(phone, screen, sms, Peek(service)).run()
+                return 0 if is_well else EXIT_FAILED
         except (Hung, Rejected) as error:
             screen.note(f"the conversation ended: {error}")
             return 1
         finally:
             nursery.cancel_scope.cancel()
-    return 0
 
 
 class _Watched:

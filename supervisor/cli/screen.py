@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from attrs import define, field
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
 from ..client.phone import Turn
+from .sizes import SCREENS, Preset, measure, parts
 
 WIDTH = 44
 
 
+@define(eq=False)
 class Screen:
-    """Prints turns, in colour if the terminal has colours."""
+    """Prints turns, in colour if the terminal has colours.
 
-    def __init__(self) -> None:
-        self.console = Console(highlight=False, soft_wrap=False)
+    Attributes:
+        preset: How much a USSD screen holds.
+        prompt: Shown again, with what was typed behind it, after anything that is printed while the
+            user types; empty: the user does not type.
+        typed: Gives what the user has typed so far.
+    """
+
+    preset: Preset = SCREENS["182"]
+    prompt: str = ""
+    console: Console = field(factory=lambda: Console(highlight=False, soft_wrap=False))
 
     def dials(self, number: str, code: str) -> None:
         """Show that a session begins."""
@@ -26,16 +37,22 @@ class Screen:
         """Show what the user types."""
         self.console.print(f"[cyan]> {escape(text)}[/cyan]")
 
-    def shows(self, turn: Turn) -> None:
+    def shows(self, turn: Turn, *, is_sms: bool = False) -> None:
         """Show what came back."""
         for reply in turn.replies:
             content = str(reply["content"] or "")
-            note = f"{len(content)} characters, {turn.ms:.0f} ms"
+            room, is_too_long = self._room(content, is_sms=is_sms)
+            note = f"{room}, {turn.ms:.0f} ms"
             if reply["session_event"] == "close":
                 note += ", session closed"
             width = min(self.console.width, max(WIDTH, len(note) + 6))
-            panel = Panel(Text(content), width=width, subtitle=note, subtitle_align="right")
-            self.console.print(panel)
+            style = "red" if is_too_long else "none"
+            self.console.print(
+                Panel(
+                    Text(content), width=width, subtitle=note, subtitle_align="right",
+                    border_style=style,
+                )
+            )  # fmt: skip
         for other in turn.others:
             self.note(f"a message to {other['to_addr']}: {other['content']}")
         if turn.outcome != "ok":
@@ -43,12 +60,32 @@ class Screen:
         elif not turn.replies:
             self.note(f"no reply ({turn.ms:.0f} ms)")
 
+    def _room(self, content: str, *, is_sms: bool) -> tuple[str, bool]:
+        """The room that a text takes, in words; and whether it is too long for the screen."""
+        size = measure(content)
+        if is_sms:
+            count = parts(size)
+            many = f"{count} part{'s' if count > 1 else ''}"
+            return f"{size.places} characters, {size.alphabet}, {many}", False
+        most = self.preset.most(size)
+        text = f"{size.places} of {most} characters, {size.alphabet}"
+        return (f"TOO LONG: {text}", True) if size.places > most else (text, False)
+
     def logged(self, level: str, message: str) -> None:
         """Show a line of the app's log."""
         colour = {"ERROR": "red", "CRITICAL": "red", "WARNING": "yellow"}.get(level, "bright_black")
-        text = Text(f"  {level:8} {message}", style=colour)
-        self.console.print(text, soft_wrap=True)
+        self._aside(Text(f"  {level:8} {message}", style=colour))
 
     def note(self, text: str) -> None:
         """Show a note of jsbox itself."""
-        self.console.print(Text(text, style="bright_black"), soft_wrap=True)
+        self._aside(Text(text, style="bright_black"))
+
+    def _aside(self, text: Text) -> None:
+        """Print something that may come while the user types."""
+        if self.prompt:
+            self.console.print()
+        self.console.print(text, soft_wrap=True)
+        if self.prompt:
+            import readline
+
+            self.console.print(self.prompt + escape(readline.get_line_buffer()), end="")

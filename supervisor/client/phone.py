@@ -14,6 +14,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from .websocket import open_websocket
 
+EVENT_SECONDS = 5.0  # for an app to handle an event
 SUBPROTOCOL = "jsbox.v1"
 
 
@@ -54,6 +55,7 @@ class Phone:
     """Made by `open_phone`.
 
     Attributes:
+        last_outbound: The message_id of the app's last message.
         timestamp: Gives the timestamp of a message; None: that of the server.
     """
 
@@ -63,6 +65,7 @@ class Phone:
     _frames: trio.MemoryReceiveChannel[dict[str, Any]]
     timestamp: Callable[[], str] | None = None
     in_session: bool = field(default=False, init=False)
+    last_outbound: str | None = field(default=None, init=False)
 
     async def dial(self, seconds: float = 60.0) -> Turn:
         """Begin a session."""
@@ -92,7 +95,22 @@ class Phone:
         }  # fmt: skip
         if self.timestamp is not None:
             message["timestamp"] = self.timestamp()
-        inbound = {"type": "inbound", "id": message_id, "msg": message}
+        return await self._ask({"type": "inbound", "id": message_id, "msg": message}, seconds)
+
+    async def report(self, status: str, seconds: float = EVENT_SECONDS) -> Turn:
+        """Report what became of the app's last message: delivered, failed or pending. Raises Hung
+        also if the app takes no events: nothing comes back then.
+        """
+        event_id = uuid4().hex
+        event = {
+            "event_id": event_id, "event_type": "delivery_report", "delivery_status": status,
+            "user_message_id": self.last_outbound,
+        }  # fmt: skip
+        return await self._ask({"type": "event", "id": event_id, "event": event}, seconds)
+
+    async def _ask(self, inbound: dict[str, Any], seconds: float) -> Turn:
+        """Send a message or an event, and wait until its run has ended."""
+        message_id = inbound["id"]
         await self.socket.send_message(json.dumps(inbound))
         replies: list[dict[str, Any]] = []
         others: list[dict[str, Any]] = []
@@ -100,6 +118,7 @@ class Phone:
             async for frame in self._frames:
                 match frame["type"]:
                     case "outbound":
+                        self.last_outbound = frame["msg"]["message_id"]
                         mine = frame["msg"].get("in_reply_to") == message_id
                         (replies if mine else others).append(frame["msg"])
                     case "outcome" if frame["message_id"] == message_id:

@@ -83,9 +83,10 @@ async def test_a_save_while_it_starts_is_not_missed(
         def __init__(self, *args: Any) -> None:
             pass
 
-        async def run(self) -> None:
+        async def run(self) -> bool:
             with trio.fail_after(20):
                 await is_reloaded.wait()
+            return True
 
     def note(_: Any, text: str) -> None:
         if text == "the app was reloaded":
@@ -94,4 +95,4 @@ async def test_a_save_while_it_starts_is_not_missed(
     monkeypatch.setattr(service, "open_service", slowly)
     monkeypatch.setattr(dev, "Talk", FakeTalk)
     monkeypatch.setattr(dev.Screen, "note", note)
-    assert await _dev(options, sms=True) == 0
+    assert await _dev(options, dev.Screen(), sms=True) == 0
