@@ -28,6 +28,7 @@ from attrs import define, field, frozen
 
 from .budget import Budget
 from .changes import Changed, Changes, Page
+from .dictionary import Dictionary
 from .evaluate import matches
 from .fields import Document
 from .files import WRITER_BYTES, Files, Unusable
@@ -72,6 +73,7 @@ class View:
     overlay: Sequence[tuple[int, Entry]]
     keys: KeyTable
     documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
+    dictionary: Dictionary | None = None
 
     def find(self, node: Node, after: int = 0, limit: int | None = None) -> list[int]:
         """The numbers of the contacts that a node finds, ascending, after the number `after`."""
@@ -133,7 +135,10 @@ class View:
     def _query(self, node: Node, budget: Budget) -> tantivy.Query:
         assert self.index is not None
         assert self.searcher is not None
-        return Translation(self.index, self.searcher, self.documents, budget).query(node)
+        assert self.dictionary is not None
+        return Translation(
+            self.index, self.searcher, self.documents, budget, self.dictionary
+        ).query(node)
 
 
 @define(eq=False)
@@ -155,6 +160,7 @@ class AccountIndex:
     left: int = field(default=0, init=False)
     _index: tantivy.Index | None = field(default=None, init=False)
     _searcher: tantivy.Searcher | None = field(default=None, init=False)
+    _dictionary: Dictionary | None = field(default=None, init=False)
     # keys that the file does not have yet
     _unsaved: dict[int, str] = field(factory=dict, init=False)
     _flushed_at: float = field(default=0.0, init=False)
@@ -173,7 +179,7 @@ class AccountIndex:
             index.files.remove()
         else:
             index.epoch, index.applied, index.seen = state.epoch, state.applied, state.applied
-            index._searcher = index._index.searcher()
+            index._set_searcher(index._index.searcher())
         return index
 
     def refresh(self) -> View:
@@ -201,6 +207,7 @@ class AccountIndex:
                         list(self.overlay.items()),
                         self.keys,
                         self._documents,
+                        self._dictionary,
                     )
             raise Behind(self.left)
 
@@ -350,7 +357,11 @@ class AccountIndex:
             for seq, entry in batch.items():
                 if self.overlay.get(seq) is entry:
                     del self.overlay[seq]
-            self._searcher, self.applied = searcher, upto
+            self._set_searcher(searcher)
+            self.applied = upto
+
+    def _set_searcher(self, searcher: tantivy.Searcher) -> None:
+        self._searcher, self._dictionary = searcher, Dictionary(searcher)
 
     def forget(self) -> None:
         """Delete the index; it is built again when needed."""
@@ -358,7 +369,7 @@ class AccountIndex:
             self._forget()
 
     def _forget(self) -> None:
-        self._index = self._searcher = None
+        self._index = self._searcher = self._dictionary = None
         self.overlay.clear()
         self.keys, self._unsaved = KeyTable(), {}
         self.epoch, self.applied, self.seen, self.left = "", 0, 0, 0

@@ -17,6 +17,7 @@ from attrs import define
 from tantivy import Query
 
 from .budget import Budget
+from .dictionary import Dictionary
 from .evaluate import range_matches, regex_matches, sloppy, wildcard_matches
 from .fields import WHOLE_MAX, Document
 from .nodes import (
@@ -51,6 +52,7 @@ LOOK_FROM = (1.0, 0.5, 0.2, 0.05)  # of a pattern that begins with so many chara
 LOOK_FOR_FUZZY = (0.0, 0.05, 0.3)  # with so many edits
 LOOK_AT_DATES = 0.5
 CHECK_EVERY = 1000  # terms of the dictionary between two looks at the budget
+TEXT_MIN = 3  # plain characters of a wildcard for which terms are looked for by them
 SLOP_MAX = 1_000_000
 
 _OCCUR = {
@@ -76,6 +78,7 @@ class Translation:
     searcher: tantivy.Searcher
     documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
     budget: Budget
+    dictionary: Dictionary
     patterns: int = 0
     walked: int = 0
     looks: float = 0.0  # at the terms of a field, one after the other
@@ -165,6 +168,19 @@ class Translation:
         self._count_pattern()
         fixed = [part if isinstance(part, str) else None for part in node.pattern]
         start = "".join(part for part in fixed[: fixed.index(None)] if part is not None)
+        text = _longest_text(node.pattern)
+        if not start and len(text) >= TEXT_MIN:
+            ends = node.pattern[0] is node.pattern[-1] is Any.MANY
+            found = self.dictionary.containing(
+                column.field,
+                column.prefix,
+                text,
+                (lambda token: text in token)
+                if ends and len(text) == len(node.pattern) - 2
+                else (lambda token: wildcard_matches(node.pattern, token, self.budget)),
+            )
+            if found is not None:
+                return Query.term_set_query(SCHEMA, column.field, found)
         self._look_from(start)
         pattern = "".join(
             f"{ANY}*" if part is Any.MANY else ANY if part is Any.ONE else literal(part)
@@ -267,6 +283,12 @@ class Translation:
             if matches(term[skip:]):
                 found.append(term)
         return Query.term_set_query(SCHEMA, column.field, found)
+
+
+def _longest_text(pattern: Sequence[str | Any]) -> str:
+    """The longest run of plain characters of a wildcard."""
+    plain = "".join(part if isinstance(part, str) else "\0" for part in pattern)
+    return max(plain.split("\0"), key=len)
 
 
 @lru_cache(64)  # building an automaton takes longer than most searches, and one may have a megabyte
