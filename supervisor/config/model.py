@@ -34,7 +34,9 @@ class Listen:
 
 @frozen
 class Gateway:
-    """[gateway]: limits of one WebSocket connection."""
+    """[gateway]: limits of one WebSocket connection; `credit` and `max_frame` also of one channel of
+    another type.
+    """
 
     credit: Count = Count(256)  # inbound messages in progress; more are rejected as overloaded
     max_frame: Size = Size(64 << 10)  # a larger frame closes the connection with 4413
