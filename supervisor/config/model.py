@@ -34,8 +34,8 @@ class Listen:
 
 @frozen
 class Gateway:
-    """[gateway]: limits of one WebSocket connection; `credit` and `max_frame` also of one channel of
-    another type.
+    """[gateway]: limits of one WebSocket connection; `credit` and `max_frame` also those of a
+    channel of another type.
     """
 
     credit: Count = Count(256)  # inbound messages in progress; more are rejected as overloaded
