@@ -26,9 +26,10 @@ import msgspec
 import trio
 from attrs import define, field, frozen
 
+from ..fence import fence
 from .direct import Command
 from .gate import boot_time
-from .redis import Redis, StoreError, Unavailable, open_redis
+from .redis import Redis, StoreError, open_redis
 from .scripts import script
 
 LEASE, LAST = "jsbox:lease", "jsbox:{jsbox:lease}:last"  # the tag keeps both on one node
@@ -142,10 +143,11 @@ class Lease:
         taken = await self.client.run(
             script("lease_take"), (LEASE, LAST), self._value, self._milliseconds, 0
         )
-        if not taken[0]:
-            return Held(read_holder(taken[1]), taken[2] / 1000)
-        if taken[1]:
-            await self._end_connections(read_holder(taken[1]).connection)
+        is_ours, other, left = _verdict(taken)
+        if not is_ours:
+            return Held(other, left)
+        if other.connection:
+            await self._end_connections(other.connection)
         self._hold(asked)
         self._held.set()
         return None
@@ -162,7 +164,8 @@ class Lease:
             with trio.move_on_after(max(due, AGAIN)):
                 await self._lost.wait()
                 break
-            await self._renew()
+            with fence("lease"):
+                await self._renew()
         raise LeaseLost(self.problem)
 
     async def give(self) -> None:
@@ -184,25 +187,25 @@ class Lease:
         asked = boot_time()
         try:
             answers = await self.client.attempt(self._renewal())
-        except Unavailable as error:
-            self._failed(str(error))
-        else:
             self._note(asked, answers)
+        except StoreError as error:
+            self._failed(str(error))
 
     def _note(self, asked: float, answers: Sequence[Any]) -> bool:
         """Note the answers to a renewal; return whether the lease is ours."""
         taken, found = answers
         if isinstance(taken, list):
-            if taken[0]:
+            is_ours, other, _ = _verdict(taken)
+            if is_ours:
                 self._hold(asked)
-                return True
-            self._lose(read_holder(taken[1]))
-        elif isinstance(found, list) and all(one in (None, self._value) for one in found):
+            else:
+                self._lose(other)
+            return is_ours
+        if isinstance(found, list) and all(one in (None, self._value) for one in found):
             # The store refuses to write: nobody else can take it.
             self._hold(asked)
             return True
-        else:
-            self._failed(str(taken))
+        self._failed(str(taken))
         return False
 
     def _hold(self, asked: float) -> None:
@@ -227,8 +230,6 @@ class Lease:
         """End the connections of the server that had the lease before: what it has sent in part
         must not be completed.
         """
-        if not name:
-            return
         try:
             listed = await self.client.execute("CLIENT", "LIST")
             found = [
@@ -243,6 +244,20 @@ class Lease:
             log.warning(
                 "the connections of the server that had the store before cannot be ended: %s", error
             )
+
+
+def _verdict(answer: Any) -> tuple[bool, Holder, float]:
+    """Whether the lease is ours now, who has it or had it before, and for how many seconds yet.
+
+    Raises:
+        StoreError: It is not an answer of the script.
+    """
+    match answer:
+        case [1, bytes(text)]:
+            return True, read_holder(text) if text else Holder(), 0.0
+        case [0, bytes(text), int(left)]:
+            return False, read_holder(text), left / 1000
+    raise StoreError(f"the answer about the lease cannot be read: {answer!r:.100}", sent=True)
 
 
 def read_holder(text: Any) -> Holder:

@@ -16,7 +16,7 @@ from resources.stores.lease import LAST, LEASE, Lease, LeaseLost, connection_nam
 from resources.stores.redis import Redis, StoreError, Unavailable, open_redis
 
 from ..service import eventually
-from ..store_faults import garbage, late, refuse
+from ..store_faults import answer, garbage, late, refuse
 from ..store_proxy import StoreProxy
 from .asking import outcome
 
@@ -209,7 +209,16 @@ async def test_a_store_that_refuses_writes_can_be_read(proxy: StoreProxy, code: 
         await well(client, "SET", "x", 3)
 
 
-@pytest.mark.parametrize("act", [garbage, partial(refuse, "BUSY"), partial(refuse, "NOPERM")])
+@pytest.mark.parametrize(
+    "act",
+    [
+        garbage,
+        partial(refuse, "BUSY"),
+        partial(refuse, "NOPERM"),
+        partial(answer, b"*0\r\n"),
+        partial(answer, b"*2\r\n:0\r\n:1\r\n"),
+    ],
+)
 async def test_a_store_that_does_not_say_whose_it_is_gets_nothing(
     proxy: StoreProxy, act: Callable[[], object]
 ) -> None:
