@@ -126,6 +126,17 @@ def test_a_file_damaged_while_it_was_closed(served: Served, harm: Any) -> None:
         check(served)  # with deletions again
 
 
+def test_a_changed_key_is_noticed(served: Served) -> None:
+    """One bit, after which the file of keys can still be read: it names another contact."""
+    (file,) = (file for file in served.files if file.suffix == ".jsonl")
+    data = file.read_bytes()
+    assert data.count(b'"k598"') == 1
+    file.write_bytes(data.replace(b'"k598"', b'"k599"'))
+    served.restart()
+    check(served)
+    assert served.built == 2
+
+
 def test_the_folder_deleted_while_it_is_served(served: Served) -> None:
     """What is written afterwards is found without a restart, and is there after one."""
     shutil.rmtree(served.folder / "a-acct")
