@@ -82,3 +82,14 @@ def read_json(data: bytes, depth_max: int = DEPTH_MAX) -> Any:
         if cleaned == data:
             raise
         return _decode(cleaned)
+
+
+def visible(text: str, keep: str = "\t") -> str:
+    """A text that is safe on a terminal and cannot look like another line: what is not printable is
+    escaped, except for the characters of `keep`.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text
+    )

@@ -20,6 +20,7 @@ from .gateway import Gateway
 from .gateway.channels import Channels
 from .host.systemd import Systemd
 from .jail.walls import Walls
+from .log_output import LogWriter
 from .observe import Reloaded
 from .prometheus import Prometheus
 from .runs.dispatcher import Dispatcher, Program
@@ -47,6 +48,7 @@ class Reloadable(Protocol):
     channels: Channels
     prometheus: Prometheus
     systemd: Systemd
+    log_writer: LogWriter | None
     is_draining: bool
 
     def status(self, reload: Result | None = None) -> str:
@@ -156,6 +158,8 @@ class Reloads:
         service.dispatcher.recovery.attempts = new.journal.attempts
         service.dispatcher.update(programs)
         service.search.settings = new.search
+        if service.log_writer is not None:
+            service.log_writer.form = new.log.stdout
         websocket = {name for name, one in new.channels.items() if one.type == "websocket"}
         service.gateway.drop_channels(websocket)
         service.channels.follow(new.channels)

@@ -41,6 +41,7 @@ from .host.systemd import Systemd
 from .host.version import node_path, node_version
 from .jail.probe import open_probing
 from .jail.walls import Walls, open_isolation
+from .log_output import LogWriter
 from .ports.http import open_http
 from .ports.listening import listen, tls_of
 from .prometheus import Prometheus
@@ -91,6 +92,7 @@ class Service:
     disk: Disk
     lease: Lease | None
     loop_lag: LoopLag
+    log_writer: LogWriter | None
     gateway: Gateway = field(init=False)
     channels: Channels = field(init=False)
     admin_port: int = field(default=0, init=False)
@@ -184,15 +186,15 @@ class Service:
             room=self.disk.room,
             lease=self.lease,
             dead_letters=self.dispatcher.box.counts,
+            log_writer=self.log_writer,
         )
 
     def admin_services(self) -> AdminServices:
         """What the admin port shows and does."""
-        contacts = ContactsAdmin(self.stores.contacts, self.search, self._account)
         parts: list[HasRoutes] = [
             LogsAdmin(self.stores.logbook, lambda: self.dispatcher.programs),
             PushAdmin(lambda: self.dispatcher.programs, self.push),
-            contacts,
+            ContactsAdmin(self.stores.contacts, self.search, self._account),
             RunsAdmin(self.history, lambda: self.config.apps),
             DeadLettersAdmin(self.dispatcher.box, self.dispatcher),
             ConsoleAdmin(lambda: self.gateway_url),
@@ -256,6 +258,7 @@ async def open_service(
     read_config: Callable[[], Config],
     systemd: Systemd | None = None,
     standby: Standby | None = None,
+    log_writer: LogWriter | None = None,
 ) -> AsyncIterator[Service]:
     """Open everything. Yields when what the journals hold is in line, and both ports listen. With
     `standby` it waits before, as long as another server has the store.
@@ -278,9 +281,8 @@ async def open_service(
         first_check = await enter(open_first_check(code_check, config.apps.values()))
         store = await enter(open_store(config, systemd.starting))
         search = await enter(_open_search(config, store, prometheus))
-        node_settings = config.node
         pool = await enter(
-            open_pool(walls, node_settings.max_processes, prometheus, node_settings.spare)
+            open_pool(walls, config.node.max_processes, prometheus, config.node.spare)
         )
         breakages = await first_check()
         if standby is not None and store.lease is not None and not store.lease.was_taken:
@@ -288,6 +290,8 @@ async def open_service(
             await standby.wait_turn(store.lease)
         deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
         stores = await enter(open_stores(store, deliveries, systemd.starting))
+        if log_writer is not None:
+            log_writer.follow(stores.logbook, config.log.stdout)
         history = History(Traces(), stores.recordings)
         dispatcher = await enter(
             open_dispatcher(
@@ -327,6 +331,7 @@ async def open_service(
             disk=store.disk,
             lease=store.lease,
             loop_lag=LoopLag(prometheus.loop_lag),
+            log_writer=log_writer,
         )
         await _take_up_work(service, breakages)
         nursery = await enter(trio.open_nursery())

@@ -17,6 +17,7 @@ from . import early
 from .config import Config
 from .errors import CannotStart
 from .host.systemd import Systemd, from_environment
+from .log_output import LogWriter, open_log_writer
 from .service import Service, open_service
 from .standby import Standby, open_standby
 
@@ -41,7 +42,9 @@ async def run(
                 orders.take(number)
             nursery.start_soon(orders.listen, signals)
             with orders.start:
-                await _serve(_Serving(config, read_config, ready, from_environment(), orders))
+                async with open_log_writer() as writer:
+                    systemd = from_environment()
+                    await _serve(_Serving(config, read_config, ready, systemd, orders, writer))
             nursery.cancel_scope.cancel()
 
 
@@ -71,6 +74,7 @@ class _Serving:
     ready: Callable[[Service], None]
     systemd: Systemd
     orders: _Orders
+    log_writer: LogWriter
 
     async def turn(self, standby: Standby | None) -> None:
         """Serve until an order ends it.
@@ -80,7 +84,9 @@ class _Serving:
         """
         try:
             async with (
-                open_service(self.config, self.read_config, self.systemd, standby) as service,
+                open_service(
+                    self.config, self.read_config, self.systemd, standby, self.log_writer
+                ) as service,
                 trio.open_nursery() as work,
             ):
                 gc.collect()

@@ -18,6 +18,7 @@ from supervisor.config import load
 from supervisor.config.model import Isolation
 from supervisor.jail.probe import Probing, open_probing
 from supervisor.jail.walls import Walls, open_isolation
+from supervisor.log_output import LogWriter
 from supervisor.service import HARNESS, Service, open_service
 
 from .apps import NODE, walls
@@ -64,13 +65,14 @@ class Folder:
 
 
 @asynccontextmanager
-async def running(folder: Folder) -> AsyncIterator[Service]:
+async def running(folder: Folder, log_writer: LogWriter | None = None) -> AsyncIterator[Service]:
     """The service for a folder's config."""
     file = folder.config
     failure: Exception | None = None
     shared = patch.multiple(service_module, open_isolation=_shared_walls, open_probing=_probe_once)
     with shared:
-        async with open_service(load(file), partial(load, file)) as service:
+        read = partial(load, file)
+        async with open_service(read(), read, log_writer=log_writer) as service:
             try:
                 yield service
             except (

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
@@ -34,7 +34,7 @@ LEVELS = {
 
 
 class LogEntry(msgspec.Struct, frozen=True):
-    """One line of an app's log: UTC ISO time, name of the level, message."""
+    """One entry of an app's log: UTC ISO time with its Z, name of the level, message."""
 
     time: str
     level: str
@@ -102,12 +102,15 @@ class Pen:
 
 @frozen
 class Logbook:
-    """The logs of all apps."""
+    """The logs of all apps. Each of `listeners` is called with the account, the app and each new
+    entry; it must not wait and must not raise.
+    """
 
     redis: Redis
     room: Room = field(factory=Room)
     # entries since the start, by app and level
     counts: Counter[tuple[str, str]] = field(factory=Counter, init=False)
+    listeners: list[Callable[[str, str, LogEntry], None]] = field(factory=list, init=False)
     _books: dict[tuple[str, str], _Book] = field(factory=dict, init=False)
     _since_trim: dict[str, int] = field(factory=dict, init=False)
 
@@ -133,6 +136,8 @@ class Logbook:
         book = self._book(account, app)
         for follower in book.followers:
             follower.put_nowait(entry)
+        for listener in self.listeners:
+            listener(account, app, entry)
         commands: list[Command] = [("LPUSH", book.key, msgspec.json.encode(entry))]
         pushed = self._since_trim.get(book.key, TRIM_EVERY) + 1
         if pushed > TRIM_EVERY:
@@ -168,9 +173,12 @@ class Logbook:
 
 def _read(text: bytes) -> LogEntry:
     try:
-        return msgspec.json.decode(text, type=LogEntry)
+        entry = msgspec.json.decode(text, type=LogEntry)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # somebody else has written it
         return LogEntry("", LEVELS[logging.ERROR], f"[this entry cannot be read: {error}]")
+    if entry.time and not entry.time.endswith("Z"):  # an earlier version wrote it
+        return LogEntry(f"{entry.time}Z", entry.level, entry.message)
+    return entry
 
 
 def _not_kept(error: Exception) -> None:
@@ -178,4 +186,4 @@ def _not_kept(error: Exception) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).replace(tzinfo=None).isoformat()
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

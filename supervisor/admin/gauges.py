@@ -20,6 +20,7 @@ from resources.stores.room import Room
 from ..channel_state import ChannelState
 from ..config import Config
 from ..host.slices import Slices
+from ..log_output import LogWriter
 from ..runs.dispatcher import Dispatcher
 from ..sandboxes.limit_usage import limit_of
 from ..sandboxes.pool import Pool
@@ -50,6 +51,7 @@ class Moment:
     room: Room
     lease: Lease | None  # of the store, if others can reach it
     dead_letters: Callable[[], Mapping[str, int]]  # by app
+    log_writer: LogWriter | None
 
     async def gather(self) -> list[Metric]:
         """Collect all gauges, in slices: there may be a thousand apps."""
@@ -73,6 +75,11 @@ class Moment:
         for (app, level), count in list(self.logbook.counts.items()):
             logs.add_metric((app, level), count)
             await slices.rest()
+        dropped = CounterMetricFamily(
+            "jsbox_log_stdout_dropped",
+            "Entries of the apps' logs that standard output did not take",
+            value=0 if self.log_writer is None else self.log_writer.dropped,
+        )
         errors = CounterMetricFamily(
             "jsbox_internal_errors",
             "Unexpected errors, by the fence that held them",
@@ -80,7 +87,7 @@ class Moment:
         )
         for where, count in fence.tally.items():
             errors.add_metric((where,), count)
-        return [*found, logs, errors]
+        return [*found, logs, dropped, errors]
 
     def _stores(self) -> Iterator[Metric]:
         store, graphite = self.redis.statistics(), self.graphite

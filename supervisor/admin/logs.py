@@ -2,20 +2,85 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime, timedelta
 
 from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from resources.stores.logbook import Logbook, LogEntry
+from resources.stores.logbook import LEVELS, Logbook, LogEntry
 
+from ..config.units import parse_duration
 from ..host.slices import in_slices
 from ..runs.dispatcher import Program
-from .bodies import Allowance, Stream, bad, encode, list_answer, number_in
+from .bodies import STEP, Allowance, Stream, bad, encode, is_number, list_answer, number_in
 
 LOGS_MAX = 10_000
+TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+NUMBERS = {name: number for number, name in LEVELS.items()}
+
+
+@frozen
+class Sieve:
+    """Which entries are asked for.
+
+    Attributes:
+        level: Of this level, as a number, or above.
+        since: Not older than this time, as entries have it.
+        text: With this text in them, in small letters.
+    """
+
+    level: int = 0
+    since: str = ""
+    text: str = ""
+
+    def takes(self, entry: LogEntry) -> bool:
+        """Whether an entry is asked for."""
+        if entry.level == "MISSED":
+            return True
+        return (
+            (not self.level or _number(entry.level) >= self.level)
+            and not self.is_before(entry)
+            and self.text in entry.message.lower()
+        )
+
+    def is_before(self, entry: LogEntry) -> bool:
+        """Whether an entry is too old."""
+        return bool(entry.time) and entry.time < self.since
+
+
+def _number(level: str) -> int:
+    """A level's number; that of an unnamed one is in its name."""
+    last = level.rpartition(" ")[2]
+    return NUMBERS.get(level, int(last) if is_number(last) else logging.CRITICAL)
+
+
+def _sieve(request: Request) -> Sieve:
+    asked = request.query_params
+    level, since = asked.get("level", "debug").upper(), asked.get("since", "")
+    if level not in NUMBERS:
+        raise bad(f"level: expected {', '.join(NUMBERS).lower()}")
+    number = NUMBERS[level] if "level" in asked else 0
+    return Sieve(number, _moment(since) if since else "", asked.get("grep", "").lower())
+
+
+def _moment(since: str) -> str:
+    """A time, or how long ago it was, as entries have it."""
+    expected = 'since: expected a time with its zone, such as "2026-02-03T04:05Z", or "10m"'
+    try:
+        return (datetime.now(UTC) - timedelta(seconds=parse_duration(since))).strftime(TIME)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        found = datetime.fromisoformat(since)
+        if found.tzinfo is None:
+            raise bad(expected)
+        return found.astimezone(UTC).strftime(TIME)
+    except (ValueError, OverflowError) as error:
+        raise bad(expected) from error
 
 
 @frozen
@@ -32,8 +97,10 @@ class LogsAdmin:
     async def logs(self, request: Request) -> Response:
         """The newest entries of an app's log, newest first, as far as they fit into
         `bodies.PAGE_BYTES`. With `follow=1` they are oldest first, and live ones follow: a JSON
-        object per line.
+        object per line. Of these entries only those of `level` or above, not older than `since`,
+        and with the text `grep` in them.
         """
+        sieve = _sieve(request)
         name = request.path_params["app"]
         program = self.programs().get(name)
         if program is None:
@@ -41,38 +108,42 @@ class LogsAdmin:
         app = program.app
         limit = min(number_in(request, "limit", 100, 1, LOGS_MAX), app.log.kept)
         if request.query_params.get("follow") in ("1", "true"):
-            return Stream(self._follow(app.account, app.name, limit), "application/x-ndjson")
-        rows = [row async for _, row in self._newest(app.account, app.name, limit)]
+            return Stream(self._follow(app.account, app.name, limit, sieve), "application/x-ndjson")
+        rows = [row async for _, row in self._newest(app.account, app.name, limit, sieve)]
         return list_answer("entries", rows)
 
     async def _newest(
-        self, account: str, app: str, limit: int
+        self, account: str, app: str, limit: int, sieve: Sieve
     ) -> AsyncIterator[tuple[LogEntry, bytes]]:
         """The newest entries, each with its JSON, newest first. They are fetched in steps, while
         new ones are written.
         """
         left, start = Allowance(limit), 0
         before = set[tuple[str, str]]()
-        while size := left.size:
+        is_over = False
+        while left.size and not is_over:
+            size = left.size if sieve == Sieve() else STEP
             entries = await self.logbook.newest(account, app, size, start)
             start += len(entries)
             fresh = [entry for entry in entries if (entry.time, entry.message) not in before]
+            is_over = len(entries) < size or any(map(sieve.is_before, entries))
+            fresh = list(filter(sieve.takes, fresh))[: left.rows]
             rows = [row async for row in in_slices(map(encode, fresh))]
             left.take(rows)
             for found in zip(fresh, rows, strict=True):
                 yield found
-            if len(entries) < size:
-                break
             # New entries may have pushed these along, into the next step.
             before = {(entry.time, entry.message) for entry in entries}
 
-    async def _follow(self, account: str, app: str, limit: int) -> AsyncGenerator[bytes, None]:
+    async def _follow(
+        self, account: str, app: str, limit: int, sieve: Sieve
+    ) -> AsyncGenerator[bytes, None]:
         with self.logbook.follow(account, app) as follower:
             # Entries written from here on are followed. Some of them may be in the list, too.
-            newest = [found async for found in self._newest(account, app, limit)]
+            newest = [found async for found in self._newest(account, app, limit, sieve)]
             read = {(entry.time, entry.message) for entry, _ in newest}
             while newest:
                 yield newest.pop()[1] + b"\n"
             async for entry in follower:
-                if (entry.time, entry.message) not in read:
+                if sieve.takes(entry) and (entry.time, entry.message) not in read:
                     yield encode(entry) + b"\n"

@@ -14,6 +14,7 @@ import click
 import trio
 
 from resources.fence import cause_of, leaves
+from resources.text import visible
 
 from ..config import Config, InvalidConfig, load
 from ..errors import CannotStart
@@ -111,17 +112,12 @@ def _exit_code(error: BaseException, cannot: int) -> int:
         causes = "; ".join(dict.fromkeys(map(cause_of, unexpected)))
         click.echo(f"jsbox: internal error: {causes}", err=True)
         for one in unexpected[:SHOWN_MAX]:
-            click.echo(_plain("".join(traceback.format_exception(one, chain=False))), err=True)
+            click.echo(
+                visible("".join(traceback.format_exception(one, chain=False)), keep="\n"), err=True
+            )
         return EXIT_FAILED
     if reasons := dict.fromkeys(str(one) for one in errors if isinstance(one, CannotStart)):
         click.echo(f"jsbox: {'; '.join(reasons)}", err=True)
         return cannot
     code = next((one.code or 0 for one in errors if isinstance(one, SystemExit)), EXIT_INTERRUPTED)
     return code if isinstance(code, int) else EXIT_FAILED
-
-
-def _plain(text: str) -> str:
-    """Text of several lines with control characters escaped."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in text
-    )

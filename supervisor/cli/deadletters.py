@@ -10,9 +10,10 @@ from urllib.parse import quote
 import click
 import httpx2
 
+from resources.text import visible
+
 from .client import admin_client, json_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
-from .inspect import harmless
 
 PAGE = 1000
 PATH = "/v1/deadletters"
@@ -64,9 +65,9 @@ def show(letter: str, config_file: Path, as_json: bool) -> None:
     for name, value in body.items():
         if name == "entry":
             for key, inner in value.items():
-                click.echo(f"  {harmless(key)}: {harmless(str(inner))}")
+                click.echo(f"  {visible(key)}: {visible(str(inner))}")
         else:
-            click.echo(f"{name}: {harmless(str(value))}")
+            click.echo(f"{name}: {visible(str(value))}")
 
 
 @deadletters.command()
@@ -123,8 +124,8 @@ def _list(app: str | None, lines: int, config_file: Path, *, as_json: bool) -> N
     for one in found:
         click.echo(
             f"{one['time']:27} {one['app']:16} {one['kind'] or '-':8} {one['attempts']:>8}"
-            f" {one['size']:>8}  {one['id']:30}  {harmless(one['message_id']) or '-'}"
-            f"  {harmless(one['reason'])}"
+            f" {one['size']:>8}  {one['id']:30}  {visible(one['message_id']) or '-'}"
+            f"  {visible(one['reason'])}"
         )
 
 
@@ -166,7 +167,7 @@ def _each(
     else:
         click.echo(f"{len(names) - len(errors)} {done}")
         for one, reason in errors.items():
-            click.echo(f"{one}: {harmless(reason)}", err=True)
+            click.echo(f"{one}: {visible(reason)}", err=True)
     if errors:
         fail(f"{len(errors)} were not {done}")
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from resources.text import visible
+
 from .client import admin_client, json_of
 from .common import (
     EXIT_UNREACHABLE,
@@ -36,19 +38,36 @@ COLOURS = {
     "-n", "--lines", default=100, show_default=True, help="How many of the newest entries to show."
 )
 @click.option("-f", "--follow", is_flag=True, help="Keep showing new entries.")
-def logs(app: str, config_file: Path, as_json: bool, lines: int, follow: bool) -> None:
-    """Show an app's log, oldest first."""
+@click.option(
+    "--level",
+    type=click.Choice(["debug", "info", "warning", "error", "critical"]),
+    help="Only entries of this level or above.",
+)
+@click.option("--since", help="Only newer ones: 10m, or 2026-02-03T04:05Z.")
+@click.option("--grep", metavar="TEXT", help="Only those with this text, in any case.")
+def logs(
+    *,
+    app: str,
+    config_file: Path,
+    as_json: bool,
+    lines: int,
+    follow: bool,
+    level: str | None,
+    since: str | None,
+    grep: str | None,
+) -> None:
+    """Show an app's log, oldest first; times are in UTC."""
     config = load_or_exit(config_file)
     path = f"/v1/apps/{app}/logs"
+    given = {"limit": str(lines), "level": level, "since": since, "grep": grep}
+    asked = {name: value for name, value in given.items() if value}
     with admin_client(config) as client:
         if not follow:
-            body = json_of(client.get(path, params={"limit": lines}))
+            body = json_of(client.get(path, params=asked))
             for entry in reversed(body["entries"]):
                 _print_entry(entry, as_json=as_json)
             return
-        with client.stream(
-            "GET", path, params={"limit": lines, "follow": 1}, timeout=None
-        ) as response:
+        with client.stream("GET", path, params=asked | {"follow": "1"}, timeout=None) as response:
             if response.is_error:
                 response.read()
                 json_of(response)
@@ -62,17 +81,10 @@ def _print_entry(entry: dict[str, str], *, as_json: bool) -> None:
         click.echo(json.dumps(entry, ensure_ascii=False))
         return
     # Further lines are indented, so that no text can look like another entry.
-    text = "\n    ".join(harmless(line) for line in entry["message"].split("\n"))
+    text = "\n    ".join(visible(line) for line in entry["message"].split("\n"))
     level = click.style(f"{entry['level']:8}", fg=COLOURS.get(entry["level"]))
     click.echo(f"{entry['time']} {level} {text}")
     sys.stdout.flush()
-
-
-def harmless(text: str) -> str:
-    """Text that is safe on a terminal: control characters are escaped."""
-    return "".join(
-        char if char.isprintable() or char == "\t" else repr(char)[1:-1] for char in text
-    )
 
 
 @click.command()
@@ -108,10 +120,10 @@ def ps(config_file: Path, as_json: bool) -> None:
         )
     for one in body["not_running"]:
         held = f", {one['queue']} messages wait" if one["queue"] else ""
-        last = harmless(one["last"].split("\n")[0])
+        last = visible(one["last"].split("\n")[0])
         click.echo(f"{one['name']:20} {one['state']}{held}: {last}")
     for one in body["channels"]:
-        problem = f": {harmless(one['problem'])}" if one["problem"] else ""
+        problem = f": {visible(one['problem'])}" if one["problem"] else ""
         click.echo(f"{one['name']:20} {one['type']} {one['state']}{problem}")
 
 

@@ -14,6 +14,7 @@ import click
 import trio
 
 from resources.stores.recordings import Recording, decode
+from resources.text import visible
 
 from ..config import Config
 from ..config.model import App
@@ -26,7 +27,6 @@ from .common import (
     print_json,
     run_or_exit,
 )
-from .inspect import harmless
 
 if TYPE_CHECKING:
     from ..tools.replay import Compared, Difference
@@ -158,7 +158,7 @@ def _as_json(recording: Recording, compared: Compared) -> dict[str, Any]:
 def _show(recording: Recording, app: App, compared: Compared) -> None:
     content = recording.payload.get("content")
     click.echo(
-        f"{recording.kind} {harmless(recording.id)} to app {recording.app},"
+        f"{recording.kind} {visible(recording.id)} to app {recording.app},"
         f" content {_value(content)}, replayed with {app.javascript}"
     )
     if app.digest != recording.source:
@@ -169,7 +169,7 @@ def _show(recording: Recording, app: App, compared: Compared) -> None:
         click.echo(f"  {recording.left_out} further commands were not recorded")
     for title, (outcome, detail) in (("then", compared.then), ("now", compared.now)):
         click.echo(
-            f"{title:5} {outcome}" + (f": {harmless(detail.splitlines()[0])}" if detail else "")
+            f"{title:5} {outcome}" + (f": {visible(detail.splitlines()[0])}" if detail else "")
         )
     verdict = "the app does the same" if compared.is_same else "the app does something else"
     click.echo(click.style(verdict, fg="green" if compared.is_same else "red"))
@@ -189,15 +189,15 @@ def lines_of(line: Difference) -> list[str]:
     request = line.then if line.now is None else line.now
     shown = "" if line.fields else " " + _value(request)
     note = {"varies": "  (it varies by itself)", "new": "  (not recorded)"}.get(line.kind, "")
-    found = [f"{sign} {harmless(line.name)}{shown}{note}"]
+    found = [f"{sign} {visible(line.name)}{shown}{note}"]
     if line.kind == "changed":
         for path, (then, now) in line.fields.items():
-            found.append(f"    {harmless(path)}: {_value(then)} -> {_value(now)}")
+            found.append(f"    {visible(path)}: {_value(then)} -> {_value(now)}")
     return found
 
 
 def _value(value: Any) -> str:
-    text = harmless(json.dumps(value, ensure_ascii=False, sort_keys=True))
+    text = visible(json.dumps(value, ensure_ascii=False, sort_keys=True))
     width = SHOWN_MAX if os.isatty(1) else SHOWN_MAX * 4
     return (
         text if len(text) <= width else f"{text[:width]}... [{len(text) - width} more characters]"

@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 import click
 
+from resources.text import visible
+
 from .client import admin_client, json_of
 from .common import config_option, json_option, load_or_exit, print_json
-from .inspect import harmless
 
 BAR = 40  # characters
 
@@ -59,7 +60,7 @@ def _row(one: dict[str, Any]) -> str:
     outcome = _coloured(one["outcome"], 10)
     return (
         f"{one['began']} {one['app']:16} {outcome} {ms['total']:>7.1f}ms {ms['queue']:>6.1f}ms"
-        f" {ms['boot']:>6.1f}ms {one['commands']:>5}  {harmless(one['message'])}"
+        f" {ms['boot']:>6.1f}ms {one['commands']:>5}  {visible(one['message'])}"
     )
 
 
@@ -71,12 +72,12 @@ def _coloured(outcome: str | None, width: int) -> str:
 def _show(one: dict[str, Any]) -> None:
     ms = one["ms"]
     click.echo(
-        f"{one['kind']} {harmless(one['message'])} on {one['channel']}, app {one['app']},"
+        f"{one['kind']} {visible(one['message'])} on {one['channel']}, app {one['app']},"
         f" process {one['pid']}"
     )
     click.echo(f"{one['began']}  {_coloured(one['outcome'], 0)}  {ms['total']:.1f} ms")
     if one["detail"]:
-        click.echo("  " + "\n  ".join(harmless(line) for line in one["detail"].splitlines()))
+        click.echo("  " + "\n  ".join(visible(line) for line in one["detail"].splitlines()))
     total = max(ms["total"], 0.001)
     for name, start in (("queue", 0.0), ("boot", ms["queue"]), ("run", ms["queue"] + ms["boot"])):
         click.echo(f"{start:>9.1f} {ms[name]:>9.1f}ms {_bar(start, ms[name], total)} {name}")
@@ -86,9 +87,9 @@ def _show(one: dict[str, Any]) -> None:
         took = "        - " if step["ms"] is None else f"{step['ms']:>9.1f}ms"
         wrong = ""
         if step["outcome"] not in {"ok", ""}:
-            wrong = click.style(f"  {harmless(step['outcome'])}", fg="red")
+            wrong = click.style(f"  {visible(step['outcome'])}", fg="red")
         bar = _bar(start, step["ms"] or 0.0, total)
-        name, note = step["name"], harmless(step["note"])
+        name, note = step["name"], visible(step["note"])
         click.echo(f"{start:>9.1f} {took} {bar}   {name} {note}{wrong}")
     if one["left_out"]:
         click.echo(f"{'':>20} {'':{BAR}}   and {one['left_out']} more")

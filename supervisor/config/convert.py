@@ -33,15 +33,12 @@ from .model import (
     Journal,
     Limits,
     Listen,
-    Log,
-    Metrics,
     NodeSettings,
     Pool,
     RedisServer,
     SearchSettings,
-    Trace,
 )
-from .observing import Failing
+from .observing import Failing, Log, LogOutput, Metrics, Trace
 from .units import (
     Address,
     Count,
@@ -82,6 +79,7 @@ PIECES: dict[str, type] = {
     "isolation": Isolation,
     "search": SearchSettings,
     "journal": Journal,
+    "log": LogOutput,
 }
 """Tables for the whole host."""
 TABLES: dict[str, type] = {"accounts": Account, "apps": App, "channels": Channel}

@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-from resources.text import clean, is_clean
+from resources.text import clean, is_clean, visible
 
 from .bounds import line_too_deep
 from .files import Unreadable, read_text
@@ -64,7 +64,7 @@ def read_toml(file: FilePath, most: int) -> tuple[dict[str, Any], Mapping[Path, 
 
 def one_line(text: str) -> str:
     """A message with control characters and line ends escaped, for terminals and line readers."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in clean(text))
+    return visible(clean(text), keep="")
 
 
 def _line_of(error: Exception, text: str) -> int:

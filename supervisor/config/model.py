@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen
 from resources.text import read_json
 
 from .node import TOOLKITS
-from .observing import Failing
+from .observing import Failing, Log, LogOutput, Metrics, Trace
 from .units import Address, Count, CountryCode, Duration, Natural, Size, Urls
 
 Level = Literal["strict", "standard", "none"]
@@ -171,33 +171,6 @@ class Http:
     redirects: Natural = Natural(20)
     connect_to: Mapping[str, str] = field(factory=dict)  # by "host[:port]", the URL used instead
     proxy: str = ""
-
-
-@frozen
-class Log:
-    """[defaults.log]: the apps' logs."""
-
-    kept: Count = Count(1000)  # newest entries per app
-
-
-@frozen
-class Metrics:
-    """[defaults.metrics]: where the metrics that apps fire go."""
-
-    graphite: Address | None = None  # plaintext protocol; empty: metrics are dropped
-    prefix: str = "go.campaigns"  # <prefix>.<account>.stores.<store>.<metric>.<agg>
-    bucket: Duration = Duration(60.0)
-
-
-@frozen
-class Trace:
-    """[defaults.trace]: timelines for `jsbox trace`, and recordings for `jsbox replay`."""
-
-    runs: Natural = Natural(200)  # newest kept per app, in memory
-    notable: Natural = Natural(100)  # besides those, the newest that failed or were slow
-    slow: Duration = Duration(2.0)  # from a message's acceptance to the end of its run
-    recorded: Count = Count(1000)  # newest recordings kept per app, in the store
-    recorded_for: Duration = Duration(72 * 3600.0)  # then a recording is deleted
 
 
 BYTES_PER_KEY = 8 << 10
@@ -384,6 +357,7 @@ class Config:
     isolation: Isolation = Isolation()
     search: SearchSettings = SearchSettings()
     journal: Journal = Journal()
+    log: LogOutput = LogOutput()
     accounts: Mapping[str, Account] = field(factory=dict)
     apps: Mapping[str, App] = field(factory=dict)
     channels: Mapping[str, Channel] = field(factory=dict)

@@ -1,4 +1,4 @@
-"""Settings of what operators see: when an app counts as failing, and where the apps' logs go."""
+"""Settings of what operators see of the apps: logs, metrics, traces, and when one is failing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from attrs import frozen
 
-from .units import Count, Duration, Percent
+from .units import Address, Count, Duration, Natural, Percent
 
 
 @frozen
@@ -23,3 +23,30 @@ class LogOutput:
     """[log]: where the apps' logs go besides the store."""
 
     stdout: Literal["off", "text", "json"] = "off"  # the service's standard output
+
+
+@frozen
+class Log:
+    """[defaults.log]: the apps' logs."""
+
+    kept: Count = Count(1000)  # newest entries per app
+
+
+@frozen
+class Metrics:
+    """[defaults.metrics]: where the metrics that apps fire go."""
+
+    graphite: Address | None = None  # plaintext protocol; empty: metrics are dropped
+    prefix: str = "go.campaigns"  # <prefix>.<account>.stores.<store>.<metric>.<agg>
+    bucket: Duration = Duration(60.0)
+
+
+@frozen
+class Trace:
+    """[defaults.trace]: timelines for `jsbox trace`, and recordings for `jsbox replay`."""
+
+    runs: Natural = Natural(200)  # newest kept per app, in memory
+    notable: Natural = Natural(100)  # besides those, the newest that failed or were slow
+    slow: Duration = Duration(2.0)  # from a message's acceptance to the end of its run
+    recorded: Count = Count(1000)  # newest recordings kept per app, in the store
+    recorded_for: Duration = Duration(72 * 3600.0)  # then a recording is deleted

@@ -30,7 +30,7 @@ def plan(old: Config, new: Config) -> dict[str, list[str]]:
         changes["restart"] += _differences(getattr(old, name), getattr(new, name), (name,))
     for name in _differences(old.search, new.search, ("search",)):
         changes["live" if name in SEARCH_LIVE else "next_process"].append(name)
-    for kind in ("journal", "accounts", "channels"):
+    for kind in ("journal", "log", "accounts", "channels"):
         changes["live"] += _differences(getattr(old, kind), getattr(new, kind), (kind,))
     for name in sorted({*old.apps, *new.apps}):
         before, after = old.apps.get(name), new.apps.get(name)

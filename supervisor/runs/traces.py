@@ -20,7 +20,7 @@ from attrs import define, field
 
 from resources.fence import note
 
-from ..config.model import Trace as Settings
+from ..config.observing import Trace as Settings
 from ..outcomes import Outcome
 from ..sandboxes.protocol import ConsoleLine, Request
 

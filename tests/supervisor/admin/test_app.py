@@ -82,6 +82,9 @@ async def test_what_it_shows(service: Service) -> None:
         ("POST", "/v1/apps/nobody/push", 404, "there is no app 'nobody'"),
         ("GET", "/v1/apps/phone/logs?limit=0", 400, "limit: expected 1 to 10000"),
         ("GET", "/v1/apps/phone/logs?limit=x", 400, "limit: expected 1 to 10000"),
+        ("GET", "/v1/apps/phone/logs?level=loud", 400, "level: expected debug, info, warning,"),
+        ("GET", "/v1/apps/phone/logs?since=2026-02-03T04:05", 400, "since: expected a time with"),
+        ("GET", "/v1/apps/phone/logs?since=yesterday", 400, "since: expected a time with"),
         ("GET", "/v1/apps/phone/logs?limit=99999", 400, "limit: expected 1 to 10000"),
         ("POST", "/v1/apps/phone/push", 400, "addrs"),
         ("GET", "/v1/reload", 405, ""),
@@ -145,14 +148,14 @@ async def test_a_log_is_followed(service: Service) -> None:
 
 @asynccontextmanager
 async def following(
-    service: Service, app: str
+    service: Service, app: str, more: str = ""
 ) -> AsyncIterator[Callable[[], Awaitable[dict[str, str]]]]:
     """Gives a function that waits for the next entry. (By hand: httpx leaves its generators to the
     garbage collector.)
     """
     async with await trio.open_tcp_stream("127.0.0.1", service.admin_port) as stream:
         await stream.send_all(
-            f"GET /v1/apps/{app}/logs?follow=1 HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+            f"GET /v1/apps/{app}/logs?follow=1{more} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
         )
         received = b""
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor.config.model import Trace as Settings
+from supervisor.config.observing import Trace as Settings
 from supervisor.outcomes import Outcome
 from supervisor.runs.traces import STEPS_MAX, Trace, Traces, note_of
 from supervisor.sandboxes.protocol import Request
