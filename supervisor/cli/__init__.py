@@ -15,6 +15,7 @@ from .examples import add_examples
 COMMANDS = {
     "demo": ("demo", "Play a conversation with a sample app, then serve it."),
     "new": ("new", "Make the folder of a new app."),
+    "types": ("types", "Print the types of what an app may use, for TypeScript."),
     "dev": ("dev", "Talk to your own app in the terminal."),
     "test": ("test", "Test an app: conversations that it should hold."),
     "chat": ("chat", "Talk to an app of a running server."),

@@ -7,6 +7,7 @@ import click
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "demo": ("jsbox demo --once",),
     "new": ("jsbox new clinic && cd clinic && jsbox test && jsbox dev",),
+    "types": ("jsbox types > src/jsbox.d.ts",),
     "dev": ("jsbox dev", "jsbox dev app.js --config config.json --set greeting=@hello.txt"),
     "test": ("jsbox test", "jsbox test tests/register.chat.toml --junit junit.xml"),
     "chat": ("jsbox chat phone --as +27821234567", "printf '1\\nThandi\\n' | jsbox chat phone"),

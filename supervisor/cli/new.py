@@ -58,7 +58,7 @@ FILES: Mapping[Kind, Mapping[str, str]] = {
     },
     "typescript": {
         "src/app.ts": "the app",
-        "src/jsbox.d.ts": "what the sandbox gives it",
+        "src/jsbox.d.ts": "what the sandbox gives it: `jsbox types > src/jsbox.d.ts`",
         "package.json": "how it is built: one file, with a source map",
         "jsbox.toml": "how it is served, and its config",
         "tests/": "conversations that it should hold",
@@ -108,6 +108,10 @@ def _files(kind: Kind, name: str) -> Iterator[tuple[str, str]]:
     for file in sorted(template.rglob("*")):
         if file.is_file():
             yield str(file.relative_to(template)), file.read_text("utf-8").replace(NAME, name)
+    if kind == "typescript":
+        from .types import declarations
+
+        yield "src/jsbox.d.ts", declarations()
     rows = "\n".join(f"| `{file}` | {text} |" for file, text in FILES[kind].items())
     build = BUILD if kind == "typescript" else ""
     yield "README.md", README.format(name=name, what=WHAT[kind], build=build, files=rows)

@@ -86,7 +86,14 @@ def test_an_app_in_typescript(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
     passes(made, 1)
     source = made / "src" / "app.ts"
-    source.write_text(source.read_text() + "\napi.dnoe();\n")
-    checked = npm(made, "run", "check")
-    assert checked.returncode != 0
-    assert "dnoe" in checked.stdout
+    good = source.read_text()
+    for wrong, named in (
+        ("api.dnoe();", "dnoe"),
+        ("api.request('kv.gte', {key: 'a'});", "kv.gte"),
+        ("api.request('kv.get', {kye: 'a'});", "kye"),
+        ("ask('kv.delete', {key: 'a'}).then((reply) => reply.exists);", "exists"),
+    ):
+        source.write_text(f"{good}\n{wrong}\n")
+        checked = npm(made, "run", "check")
+        assert checked.returncode != 0, wrong
+        assert named in checked.stdout

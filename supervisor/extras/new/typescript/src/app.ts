@@ -1,7 +1,7 @@
 // An app without a toolkit, in TypeScript: the sandbox calls it with each message, and it asks for
 // what it needs by api.request. docs/resources.md of jsbox has all commands.
 
-function ask(command: string, fields: object): Promise<Reply> {
+function ask<C extends Command>(command: C, fields: RequestOf<C>): Promise<SuccessOf<C>> {
   return new Promise((resolve, reject) => {
     api.request(command, fields, (reply) => {
       if (reply.success) resolve(reply);
@@ -10,7 +10,7 @@ function ask(command: string, fields: object): Promise<Reply> {
   });
 }
 
-async function answer(msg: Message): Promise<void> {
+async function answer(msg: InboundMessage): Promise<void> {
   if (msg.session_event === 'close') return; // the user has hung up
   if (msg.session_event === 'new') {
     const visits = await ask('kv.incr', { key: `visits.${msg.from_addr}` });
@@ -23,7 +23,7 @@ async function answer(msg: Message): Promise<void> {
   await reply(msg, `Thank you, ${name}.`, false);
 }
 
-function reply(msg: Message, content: string, goesOn: boolean): Promise<Reply> {
+function reply(msg: InboundMessage, content: string, goesOn: boolean) {
   return ask('outbound.reply_to', {
     content, in_reply_to: msg.message_id, continue_session: goesOn,
   });
