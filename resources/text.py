@@ -93,3 +93,15 @@ def visible(text: str, keep: str = "\t") -> str:
     return "".join(
         char if char.isprintable() or char in keep else repr(char)[1:-1] for char in text
     )
+
+
+def visible_json(text: str) -> str:
+    r"""JSON text with what is not printable as \uXXXX; line ends stay. It says the same."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char == "\n" else _units(char) for char in text)
+
+
+def _units(char: str) -> str:
+    data = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{data[at : at + 2].hex()}" for at in range(0, len(data), 2))

@@ -26,7 +26,7 @@ import trio
 from attrs import define, field
 
 from resources.stores.logbook import Logbook, LogEntry
-from resources.text import visible
+from resources.text import visible, visible_json
 
 WAITING_MAX = 4 << 20  # characters of messages that wait to be written; more is dropped
 BATCH = 64 << 10  # characters of messages that are written in one go
@@ -209,23 +209,11 @@ def _json(line: _Line, entry: LogEntry) -> str:
         }
         found |= {"left_out": left_out} if left_out else {}
         found |= {"dropped": line.dropped} if line.dropped else {}
-        text = _escaped(msgspec.json.encode(found).decode())
+        text = visible_json(msgspec.json.encode(found).decode())
         if len(text.encode()) <= LINE_MAX:
             return text
         message = message[: len(message) * 3 // 4]
         left_out = len(entry.message) - len(message)
-
-
-def _escaped(text: str) -> str:
-    r"""JSON text with what is not printable as \uXXXX: a terminal may show it."""
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _units(char) for char in text)
-
-
-def _units(char: str) -> str:
-    data = char.encode("utf-16-be")
-    return "".join(f"\\u{data[at : at + 2].hex()}" for at in range(0, len(data), 2))
 
 
 @asynccontextmanager

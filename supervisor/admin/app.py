@@ -184,9 +184,10 @@ def _line(check: Check) -> str:
 
 def _states(checks: list[Check]) -> Iterator[str]:
     """Only pass or fail of each check: clients without a token must not see names and paths."""
-    for check in checks:
-        if check.app is None:
-            yield f"{check.name}: {'not ok' if check.problem else 'ok'}"
+    hosts = [check for check in checks if check.app is None]
+    for kind in dict.fromkeys(check.name.partition(" ")[0] for check in hosts):
+        bad_ones = [one for one in hosts if one.problem and one.name.partition(" ")[0] == kind]
+        yield f"{kind}: {'not ok' if bad_ones else 'ok'}"
     apps = {check.app: False for check in checks if check.app is not None}
     apps |= {check.app: True for check in checks if check.app is not None and check.problem}
     if apps:

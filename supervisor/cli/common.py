@@ -14,12 +14,13 @@ import click
 import trio
 
 from resources.fence import cause_of, leaves
-from resources.text import visible
+from resources.text import visible, visible_json
 
 from ..config import Config, InvalidConfig, load
 from ..errors import CannotStart
 
 EXIT_FAILED, EXIT_CONFIG, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 3, 4, 130
+TEXT = "\n\t"  # characters that a text of several lines may have on a terminal
 SHOWN_MAX = 3  # tracebacks of unexpected errors
 
 config_option = click.option(
@@ -51,7 +52,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def fail(text: str, code: int = EXIT_FAILED) -> NoReturn:
     """Print why to stderr, and exit."""
-    click.echo(f"jsbox: {text}", err=True)
+    click.echo(f"jsbox: {visible(text, keep=TEXT)}", err=True)
     sys.exit(code)
 
 
@@ -70,7 +71,7 @@ def load_or_exit(file: Path) -> Config:
 
 def print_json(value: Any) -> None:
     """Print a JSON document, escaped if the locale (or Unicode) lacks a character in it."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = visible_json(json.dumps(value, indent=2, ensure_ascii=False))
     try:
         text.encode(sys.stdout.encoding or "utf-8")
     except UnicodeEncodeError:

@@ -12,6 +12,8 @@ from urllib.parse import quote
 import click
 import httpx2
 
+from resources.text import visible
+
 from .client import admin_client, error_of, json_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
 from .imports import Import, ImportChanged, Summary
@@ -155,7 +157,8 @@ def search(account: str, query: str, config_file: Path, as_json: bool) -> None:
             return
         for contact in found:
             names = " ".join(contact[name] for name in ("name", "surname") if contact[name])
-            click.echo(f"{contact['key']}  {contact['msisdn'] or '-':16} {names}")
+            msisdn = visible(contact["msisdn"] or "-", keep="")
+            click.echo(f"{visible(contact['key'])}  {msisdn:16} {visible(names, keep='')}")
 
 
 def _path(account: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from resources.text import visible
+from resources.text import visible, visible_json
 
 from .client import admin_client, json_of
 from .common import (
@@ -78,7 +78,7 @@ def logs(
 
 def _print_entry(entry: dict[str, str], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(entry, ensure_ascii=False))
+        click.echo(visible_json(json.dumps(entry, ensure_ascii=False)))
         return
     # Further lines are indented, so that no text can look like another entry.
     text = "\n    ".join(visible(line) for line in entry["message"].split("\n"))
@@ -148,7 +148,7 @@ def reload(config_file: Path, as_json: bool) -> None:
             click.echo("nothing has changed")
     else:
         for error in body["errors"]:
-            click.echo(error, err=True)
+            click.echo(visible(error), err=True)
         click.echo("jsbox: the server keeps its old config", err=True)
     sys.exit(0 if body["ok"] else 3)
 

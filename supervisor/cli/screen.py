@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
+from resources.text import visible
+
 from ..client.phone import Turn
 from .sizes import SCREENS, Preset, measure, parts
 
@@ -31,11 +33,11 @@ class Screen:
 
     def dials(self, number: str, code: str) -> None:
         """Show that a session begins."""
-        self.console.print(f"\n[bold]{escape(number)} dials {escape(code)}[/bold]")
+        self.console.print(f"\n[bold]{_markup(number)} dials {_markup(code)}[/bold]")
 
     def types(self, text: str) -> None:
         """Show what the user types."""
-        self.console.print(f"[cyan]> {escape(text)}[/cyan]")
+        self.console.print(f"[cyan]> {_markup(text)}[/cyan]")
 
     def shows(self, turn: Turn, *, is_sms: bool = False) -> None:
         """Show what came back."""
@@ -49,14 +51,14 @@ class Screen:
             style = "red" if is_too_long else "none"
             self.console.print(
                 Panel(
-                    Text(content), width=width, subtitle=note, subtitle_align="right",
+                    _text(content), width=width, subtitle=note, subtitle_align="right",
                     border_style=style,
                 )
             )  # fmt: skip
         for other in turn.others:
             self.note(f"a message to {other['to_addr']}: {other['content']}")
         if turn.outcome != "ok":
-            self.console.print(f"[red]the run ended as {escape(turn.outcome)}[/red]")
+            self.console.print(f"[red]the run ended as {_markup(turn.outcome)}[/red]")
         elif not turn.replies:
             self.note(f"no reply ({turn.ms:.0f} ms)")
 
@@ -74,11 +76,11 @@ class Screen:
     def logged(self, level: str, message: str) -> None:
         """Show a line of the app's log."""
         colour = {"ERROR": "red", "CRITICAL": "red", "WARNING": "yellow"}.get(level, "bright_black")
-        self._aside(Text(f"  {level:8} {message}", style=colour))
+        self._aside(_text(f"  {level:8} {message}", colour))
 
     def note(self, text: str) -> None:
         """Show a note of jsbox itself."""
-        self._aside(Text(text, style="bright_black"))
+        self._aside(_text(text, "bright_black"))
 
     def _aside(self, text: Text) -> None:
         """Print something that may come while the user types."""
@@ -89,3 +91,13 @@ class Screen:
             import readline
 
             self.console.print(self.prompt + escape(readline.get_line_buffer()), end="")
+
+
+def _text(text: str, style: str = "") -> Text:
+    """A text as it is, in several lines perhaps, with what a terminal would obey made visible."""
+    return Text(visible(text, keep="\n\t"), style=style)
+
+
+def _markup(text: str) -> str:
+    """Likewise, in one line, to be put into markup."""
+    return escape(visible(text))

@@ -15,6 +15,7 @@ from attrs import field, frozen
 
 from resources.fence import leaves
 from resources.stores.recordings import Recording, decode
+from resources.text import visible
 
 from ..config import Config, InvalidConfig, load
 from ..host.scratch import scratch_folder
@@ -212,7 +213,7 @@ def _tell(result: Result) -> None:
     if not result.passed:
         click.echo(f"{click.style('FAILED', fg='red')} {shown(result.chat.file)}")
         for line in lines_of(result):
-            click.echo(_coloured(line))
+            click.echo(_coloured(visible(line)))
 
 
 def _update(result: Result) -> None:
@@ -234,9 +235,9 @@ async def _replayed(file: Path, recording: Recording, config: Config, benches: B
     began = trio.current_time()
     message, lines = await _compared(recording, config, benches)
     if message:
-        click.echo(f"{click.style('FAILED', fg='red')} {shown(file)}\n  {message}")
+        click.echo(f"{click.style('FAILED', fg='red')} {shown(file)}\n  {visible(message)}")
         for line in lines:
-            click.echo(f"    {line}")
+            click.echo(f"    {visible(line)}")
     return Case(file, trio.current_time() - began, message, lines)
 
 

@@ -7,6 +7,7 @@ Runs that failed or were slow are kept apart, and longer: they are what people l
 from __future__ import annotations
 
 import heapq
+import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Coroutine, Iterator, Mapping
@@ -139,9 +140,8 @@ class Trace:
 
     def _end(self, step: Step, reply: dict[str, Any]) -> None:
         step.seconds = trio.current_time() - self._zero - step.at
-        step.outcome = (
-            "ok" if reply.get("success") else str(reply.get("reason", "refused"))[:NOTE_MAX]
-        )
+        reason = "ok" if reply.get("success") else str(reply.get("reason", "refused"))
+        step.outcome = without_userinfo(reason[: 10 * NOTE_MAX])[:NOTE_MAX]
         if self.records:
             step.got = reply
             self._values += _size(reply) + _size(step.asked)
@@ -199,7 +199,13 @@ def _length(value: Any) -> int:
     return 100 * len(value) if isinstance(value, list | dict) else 8
 
 
+_USERINFO = re.compile(r"//[^/?#\s\\]*@")  # of a URL, whatever is in it
 _TELLING = ("msg", "key", "query", "to_addr", "metric", "addr", "conversation_key")
+
+
+def without_userinfo(text: str) -> str:
+    """A text, such as a URL or an error about one, without the names and passwords in its URLs."""
+    return _USERINFO.sub("//", text) if "@" in text else text
 
 
 def note_of(name: str, fields: Mapping[str, Any]) -> str:
@@ -208,7 +214,8 @@ def note_of(name: str, fields: Mapping[str, Any]) -> str:
     """
     if name.startswith("http."):
         # The query often holds a secret.
-        return f"{name[5:].upper()} {str(fields.get('url', '')).split('?')[0]}"[:NOTE_MAX]
+        url = without_userinfo(str(fields.get("url", ""))).split("?")[0]
+        return f"{name[5:].upper()} {url}"[:NOTE_MAX]
     for key in _TELLING:
         value = fields.get(key)
         if type(value) is str:

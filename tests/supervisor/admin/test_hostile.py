@@ -151,6 +151,8 @@ async def test_readyz_says_states_not_names_to_whoever_has_no_token(tmp_path: Pa
     digest = hashlib.sha256(b"t0ken").hexdigest()
     folder.text = folder.text.replace("[listen]\n", f'[listen]\nadmin_tokens = ["{digest}"]\n')
     folder.app("secret-name", "throw new Error('secret reason');", "pool = { trip_after = 1 }")
+    for name in ("secret-broker", "secret-other"):  # nothing listens there
+        folder.text += f'[channels.{name}]\ntype = "http"\nurl = "http://127.0.0.1:9/{name}"\n'
     async with running(folder) as service:
         async with connect(service.gateway_url, channel="secret-name") as gateway:
             await gateway.say("x", "new")
@@ -163,6 +165,7 @@ async def test_readyz_says_states_not_names_to_whoever_has_no_token(tmp_path: Pa
             if query:
                 assert "apps: 0 not ok" in text
                 assert "redis: ok" in text
+                assert text.count("channel: ") == 1
                 assert (
                     "app secret-name: state: ok"
                     in (await ask(service, "GET", "/readyz?verbose", **right))[1]
