@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx2
+import pytest
 import trio
 
 from ..gateway_client import connect, inbound
@@ -100,6 +101,15 @@ async def looks_like_one_that_waits(two: Host, waiting: str, holder: str) -> Non
     file.write_text(own)
 
 
+def says_at_once_that_it_could_not_take_over(hosts: Make, gateway: str) -> None:
+    """A host whose gateway's port is in use: not when it is needed."""
+    port = gateway.partition("/v1")[0].rpartition(":")[2]
+    host = hosts("other", "standby", gateway=f"127.0.0.1:{port}")
+    assert host.ended() == 1
+    expected = f"jsbox: listen.gateway: cannot listen on 127.0.0.1:{port}: Address already in use"
+    assert host.log.splitlines()[-1] == expected
+
+
 async def test_a_standby_waits_and_takes_over(
     tmp_path: Path, shared: ValkeyServer, hosts: Make
 ) -> None:
@@ -109,7 +119,8 @@ async def test_a_standby_waits_and_takes_over(
     app = COUNTED % ("'x'", 1000)
     more = 'modules = ["timers"]\npool = { max_processes = 1 }\n'
     one = hosts("one", "standby", app, more)
-    one.ready()
+    gateway, _ = one.ready()
+    says_at_once_that_it_could_not_take_over(hosts, gateway)
     (tmp_path / "s").mkdir()
     with notify_socket(tmp_path / "s" / "n") as told:
         two = hosts("two", "standby", app, more, env={"NOTIFY_SOCKET": told.getsockname()})
@@ -152,6 +163,7 @@ async def test_a_standby_waits_and_takes_over(
     assert two.ended() == 0
 
 
+@pytest.mark.slow
 async def test_a_frozen_server_writes_nothing_when_it_thaws(
     shared: ValkeyServer, hosts: Make
 ) -> None:
@@ -250,16 +262,3 @@ def notify_socket(path: Path) -> Iterator[socket.socket]:
         made.bind(str(path))
         made.settimeout(START_SECONDS)
         yield made
-
-
-async def test_a_standby_that_could_not_take_over_says_so_at_once(
-    shared: ValkeyServer, hosts: Make
-) -> None:
-    """Not when it is needed."""
-    one = hosts("one", "standby")
-    gateway, _ = one.ready()
-    port = gateway.partition("/v1")[0].rpartition(":")[2]
-    two = hosts("two", "standby", gateway=f"127.0.0.1:{port}")
-    assert two.ended() == 1
-    expected = f"jsbox: listen.gateway: cannot listen on 127.0.0.1:{port}: Address already in use"
-    assert two.log.splitlines()[-1] == expected
