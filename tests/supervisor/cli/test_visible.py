@@ -45,7 +45,7 @@ def test_the_phone_shows_what_an_app_says() -> None:
     screen.logged("ERROR", EVIL)
     screen.note(EVIL)
     assert is_harmless(out.getvalue())
-    assert out.getvalue().count("\\x1b]0;OWNED\\x07\\x1b[2J\\u202eright") == 8
+    assert out.getvalue().count("\\x1b]0;OWNED\\x07\\x1b[2J\\u202eright") == 9
     assert "[b]x[/b]" in out.getvalue()
 
 
