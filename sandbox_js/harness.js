@@ -289,7 +289,10 @@ function endProbe(entry) {
   // What the app did when it was loaded has run: its promises, its ticks.
   if (!runs.has(entry.run)) return;
   enter('load', () => {
-    if (!entry.realm.handlesAny()) throw new Error(NO_HANDLER);
+    const { realm } = entry;
+    // An app may do its work as it is loaded, or set its handler in a callback.
+    const acts = realm.handlesAny() || realm.isOver() || realm.flush() !== '';
+    if (!acts) throw new Error(NO_HANDLER);
   });
   finish(entry);
 }

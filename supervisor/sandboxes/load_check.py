@@ -36,6 +36,8 @@ AT_ONCE = min(usable_cpus(), 4)  # processes
 TICK = 0.02  # seconds between two looks at a process
 GRACE = 1.0  # of CPU and wall time, for Node to say what it was doing
 TEXT_MAX = 500  # characters of an error
+# as sandbox_js/harness.js has it
+NO_HANDLER = "Error: the app sets no api.on_inbound_message, so nothing would handle a message"
 SAYS_WHERE = "--trace-sigint"  # on SIGINT, Node writes the stack of the app and ends
 
 # How runs end whose app may be at fault before it has seen the message.
@@ -52,6 +54,10 @@ class Problem:
     column: int = 0
 
 
+class _Idle(Exception):
+    """The app was loaded, and does nothing: no handler, no command. Older engines ran it, too."""
+
+
 class Unknown(Exception):
     """Whether an app can be loaded was not found out, for the reason in the text."""
 
@@ -66,7 +72,7 @@ class LoadCheck:
     """Remembers what it loaded, so that only new apps cost anything.
 
     Attributes:
-        notes: What the last call of `breakages` did not find out, and why.
+        notes: What the last call of `breakages` did not find out, and why; apps that do nothing.
     """
 
     _walls: MakesJails
@@ -84,12 +90,16 @@ class LoadCheck:
         apps = [one for one in apps if one.generation not in self._good | self._trusted]
         found = dict[str, Problem | None]()
         unknown = dict[str, list[str]]()  # the apps by the reason
+        idle = list[App]()
         limiter = trio.CapacityLimiter(AT_ONCE)
 
         async def look(app: App) -> None:
             async with limiter:
                 try:
                     found[app.name] = await self._look(app)
+                except _Idle:
+                    found[app.name] = None
+                    idle.append(app)
                 except Unknown as error:
                     found[app.name] = None
                     unknown.setdefault(str(error), []).append(app.name)
@@ -105,6 +115,7 @@ class LoadCheck:
             f"compiled, but not loaded for a check: {', '.join(sorted(names))}: {one_line(why)}"
             for why, names in unknown.items()
         ]
+        self.notes += [f"apps.{app.name}: {NO_HANDLER.partition(': ')[2]}" for app in idle]
         return [_breakage(app, one) for app in apps if (one := found.get(app.name)) is not None]
 
     def trust(self, apps: Iterable[App]) -> None:
@@ -130,14 +141,16 @@ class LoadCheck:
             self._bell = trio.Event()
             while self._doubts:
                 _, app = self._doubts.popitem()
-                with fence("load check", f"app {app.name}"), suppress(Unknown):
+                with fence("load check", f"app {app.name}"), suppress(Unknown, _Idle):
                     if (problem := await self._look(app)) is not None:
                         self._trusted.discard(app.generation)
                         broken(app, _breakage(app, problem))
 
     async def _look(self, app: App) -> Problem | None:
-        """Load an app. Raises Unknown."""
+        """Load an app. Raises Unknown, _Idle."""
         problem = await _load(app, self._walls)
+        if problem is not None and problem.text == NO_HANDLER:
+            raise _Idle
         if problem is None:
             self._good.add(app.generation)
         return problem

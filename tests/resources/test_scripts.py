@@ -73,6 +73,8 @@ GROUP: list[Command] = [
 ]
 NAMED_GROUP = ["{a}:groupname:o", "{a}:group:l", "{a}:groups"]
 
+FOREIGN = ["{a}:foreign", "{a}:foreign:when"]
+
 CASES: dict[str, tuple[list[Command], Command]] = {
     "contact_find": (
         [_contact("k", OLD)],
@@ -108,6 +110,10 @@ CASES: dict[str, tuple[list[Command], Command]] = {
     "deadletter_take": (
         PLACED,
         _run("deadletter_take", [*LETTERS[2:], "{a}:j"], LETTER_PLACE, "entry"),
+    ),
+    "foreign_id_put": (
+        [_run("foreign_id_put", FOREIGN, "old", "o", 1, 0, 9, 60)],
+        _run("foreign_id_put", FOREIGN, "theirs", "ours", 100, 50, 1, 60),
     ),
     "group_create": (
         [*GROUP, ("HSET", "{a}:group:l", "name", "left")],

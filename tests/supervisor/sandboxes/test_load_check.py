@@ -48,8 +48,6 @@ async def text(one: App, level: Level = "standard") -> str:
         (HANDLER + "\nJSON.parse('');", "3:6: SyntaxError: Unexpected end of JSON input"),
         ("var x = { toString: null };\nthrow x;", "1: an error that cannot be shown"),
         (HANDLER + "Promise.reject(new Error('no'));", "2:16: Error: no"),
-        ("api.on_inbound_mesage = function () {};", "1: Error: the app sets no api.on_"),
-        ("api.on_unknown_command = undefined;", "1: Error: the app sets no api.on_"),
         (HANDLER + "\nfor (;;) {\n}", "3:1: limits.cpu = 0.3 s, measured 0."),
         (
             HANDLER + "Promise.resolve().then(function () {\n  for (;;) {} });",
@@ -61,6 +59,33 @@ async def test_what_cannot_be_loaded_is_named_with_its_line(source: str, expecte
     found = (await text(app(source))).replace(" app app: it cannot be loaded:", "")
     assert found.startswith(expected)
     assert "anonymous" not in found
+
+
+@pytest.mark.parametrize(
+    "source", ["api.on_inbound_mesage = function () {};", "api.on_unknown_command = undefined;", ""]
+)
+async def test_an_app_that_does_nothing_is_noted_and_not_refused(source: str) -> None:
+    """As a misspelt name of a handler has it."""
+    check = LoadCheck(walls("standard"))
+    assert await check.breakages([app(source)]) == []
+    assert check.notes == [
+        "apps.app: the app sets no api.on_inbound_message, so nothing would handle a message"
+    ]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "api.done();",
+        "api.log_info('x', function () { api.done(); });",
+        "api.request('config.get', {key: 'a'}, () => { api.on_inbound_message = api.done; });",
+    ],
+)
+async def test_an_app_may_act_as_it_is_loaded(source: str) -> None:
+    """As old ones did that have no handler, or set it in a callback."""
+    check = LoadCheck(walls("standard"))
+    assert await check.breakages([app(source)]) == []
+    assert check.notes == []
 
 
 async def test_so_it_is_at_level_strict() -> None:

@@ -86,6 +86,7 @@ def test_a_worker_of_a_container_becomes_a_config_that_check_takes(tmp_path: Pat
         "var v = require('vumigo_v02'), s = require('seed-jsbox-utils');"
     )
     (tmp_path / "node_modules" / "seed-jsbox-utils").mkdir(parents=True)
+    (tmp_path / "node_modules" / "seed-jsbox-utils" / "index.js").write_text("")
     done = jsbox(
         "migrate", "vxsandbox", "deploy/clinic.yaml", "--env-file", "deploy/env",
         "--map", "/config=./deploy", "--map", "/srv/go-app-clinic.js=app.js",
