@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -12,8 +13,9 @@ import pytest
 
 from resources.stores.recordings import Exchange, Recording
 
-from ..programs import jsbox
+from ..programs import COMMAND_SECONDS, JSBOX, jsbox
 from ..service import ECHO, Folder
+from ..terminal import terminal
 
 DOCS = Path(__file__).parents[2] / "docs" / "testing.md"
 SAMPLE = Path(__file__).parents[2] / "sandbox_js" / "sample"
@@ -185,6 +187,30 @@ def test_errors_in_files_and_code_are_all_named_before_anything_starts(folder: F
     empty = folder.path / "empty"
     empty.mkdir()
     assert jsbox("test", str(empty), "-c", str(folder.config)).returncode == 2
+
+
+def test_watch_tests_again_at_every_change(folder: Folder) -> None:
+    """Of the app, of a test, also one with errors; Ctrl-C ends it without a word."""
+    put(folder, a=FIRST + 'expect = "1|app|"\n')
+    argv = [*JSBOX, "test", "-c", str(folder.config), "--watch"]
+    with terminal(argv) as watching:
+        watching.until("1 passed")
+        watching.until("waiting for a change")
+        (folder.path / "phone.js").write_text(APP.replace("join('|')", "join('/')"))
+        watching.until("+ 1/app/")
+        watching.until("waiting for a change")
+        put(folder, a=FIRST + "expekt = 1\n")
+        watching.until("a.chat.toml:5: steps.0.expekt: unknown key")
+        watching.until("waiting for a change")
+        put(folder, a=FIRST + 'expect = "1/app/"\n', b=FIRST)
+        watching.until("2 passed")
+        watching.until("waiting for a change")
+        (folder.path / "phone.js").write_text("function ( {")
+        watching.until("phone.js:1:1: app phone: SyntaxError")
+        watching.until("waiting for a change")
+        watching.process.send_signal(signal.SIGINT)
+        assert watching.process.wait(COMMAND_SECONDS) == 130
+        assert "Traceback" not in watching.rest()
 
 
 def test_a_recording_is_a_test(tmp_path: Path) -> None:

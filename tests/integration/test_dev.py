@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 
 from supervisor import service
 from supervisor.cli import dev
 from supervisor.cli.dev import _dev, _Watched
-from supervisor.cli.dev_config import Options, Value
+from supervisor.cli.dev_config import Options, Value, find_app, make_config
+from supervisor.config import InvalidConfig, load
 
 APP = "api.on_inbound_message = function () { api.done(); };"
 
@@ -65,6 +67,91 @@ def test_another_file_of_the_same_size_and_time_is_a_change(options: Options) ->
     other.replace(options.app)
     assert options.app.stat().st_mtime_ns == before.st_mtime_ns
     assert watched.have_changed()
+
+
+TOML = """\
+[accounts.acme]
+[apps.menu]
+account = "acme"
+javascript = "app.js"
+http = { allow = ["hub.example.org"] }
+endpoints = { default = "phone", sms = "bulk" }
+
+[apps.menu.config]
+greeting = "hello"
+"translation.af" = { file = "af.json" }
+[apps.other]
+account = "acme"
+javascript = "app.js"
+[channels.phone]
+app = "menu"
+[channels.bulk]
+"""
+
+
+def test_the_app_of_a_folder_is_the_one_that_is_served(options: Options) -> None:
+    """With its config and limits, but for where it sends; the command line has the last word."""
+    folder = options.app.parent
+    (folder / "jsbox.toml").write_text(TOML)
+    found = find_app(folder)
+    assert found is not None
+    with pytest.raises(InvalidConfig, match=r"choose one with --app: it has menu, other"):
+        make_config(evolve(options, app=found))
+    with pytest.raises(InvalidConfig, match=r"no app 'meny'; it has menu"):
+        make_config(evolve(options, app=found, name="meny"))
+    chosen = evolve(
+        options,
+        app=found,
+        name="menu",
+        values=(Value("greeting", "hi"),),
+        connect_to={"hub.example.org": "http://127.0.0.1:9"},
+    )
+    made = make_config(chosen)
+    app, served = made.apps["menu"], load(found).apps["menu"]
+    assert dict(app.config) == {"greeting": "hi", "translation.af": "{}"}
+    assert dict(app.endpoints) == {"default": "phone", "sms": "phone"}
+    assert (app.source, app.modules, app.limits) == (served.source, served.modules, served.limits)
+    assert app.http.allow == ("hub.example.org",)
+    assert dict(app.http.connect_to) == {"hub.example.org": "http://127.0.0.1:9"}
+    assert set(made.apps) == {"menu"}
+
+
+def test_every_file_of_a_folders_app_is_watched(options: Options) -> None:
+    """Also a file that its jsbox.toml names only now; an error in it is no reason to stop."""
+    folder = options.app.parent
+    toml = folder / "jsbox.toml"
+    toml.write_text(TOML)
+    watched = _Watched(evolve(options, app=toml, name="menu", values=()))
+    (folder / "af.json").write_text('{"a": 1}')
+    assert watched.have_changed()
+    (folder / "en.json").write_text("{}")
+    assert not watched.have_changed()
+    toml.write_text(TOML.replace("af.json", "en.json"))
+    assert watched.have_changed()
+    (folder / "en.json").write_text('{"a": 1}')
+    assert watched.have_changed()
+    toml.write_text("[apps")
+    assert watched.have_changed()
+    toml.write_text(TOML)
+    assert watched.have_changed()
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"jsbox.toml": "", "app.js": ""}, "jsbox.toml"),
+        ({"package.json": '{"main": "lib/go"}', "lib/go.js": "", "app.js": ""}, "lib/go.js"),
+        ({"package.json": '{"main": "gone.js"}', "app.js": ""}, "app.js"),
+        ({"package.json": "[1", "app.js": ""}, "app.js"),
+        ({"package.json": '{"main": 5}', "app.js": ""}, "app.js"),
+        ({"other.js": ""}, None),
+    ],
+)
+def test_the_app_of_a_folder(files: dict[str, str], found: str | None, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert find_app(tmp_path) == (None if found is None else tmp_path / found)
 
 
 async def test_a_save_while_it_starts_is_not_missed(

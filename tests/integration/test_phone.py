@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
 import termios
-import time
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from attrs import define
 
 from ..programs import COMMAND_SECONDS, JSBOX, jsbox
+from ..terminal import terminal
 
 APP = """
 api.on_inbound_message = function (command) {
@@ -155,58 +149,3 @@ def test_the_end_may_be_typed_before_it_is_asked_for(app: Path) -> None:
         phone.until("you said hello")
         assert phone.process.wait(COMMAND_SECONDS) == 0
         assert termios.tcgetattr(phone.inside)[3] == phone.modes[3]
-
-
-@define(eq=False)
-class _Terminal:
-    process: subprocess.Popen[bytes]
-    descriptor: int
-    inside: int
-    modes: list[object]
-    text: str = ""
-
-    def types(self, text: str) -> None:
-        os.write(self.descriptor, text.encode())
-
-    def until(self, part: str) -> None:
-        """Read until a text has come, and forget everything up to it."""
-        deadline = time.monotonic() + COMMAND_SECONDS
-        while part not in self.text:
-            assert time.monotonic() < deadline, f"{part!r} is not in {self.text!r}"
-            assert self.process.poll() is None, self.text
-            self._read(1.0)
-        self.text = self.text.partition(part)[2]
-
-    def rest(self) -> str:
-        while self._read(0.0):
-            pass
-        return self.text
-
-    def _read(self, seconds: float) -> bool:
-        is_there = bool(select.select([self.descriptor], [], [], seconds)[0])
-        if is_there:
-            data = os.read(self.descriptor, 1 << 16).decode("utf-8", "replace")
-            self.text += data.replace("\r\n", "\n")
-        return is_there
-
-
-@contextmanager
-def terminal(argv: list[str]) -> Iterator[_Terminal]:
-    """Run a program in a terminal of its own."""
-    descriptor, inside = pty.openpty()
-    modes = termios.tcgetattr(inside)
-    process = subprocess.Popen(
-        argv,
-        stdin=inside,
-        stdout=inside,
-        stderr=inside,
-        env=os.environ | {"TERM": "xterm", "COLUMNS": "100", "NO_COLOR": "1"},
-        start_new_session=True,
-    )
-    try:
-        yield _Terminal(process, descriptor, inside, modes)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(descriptor)
-        os.close(inside)
