@@ -423,6 +423,8 @@ async def test_a_slow_junebug_holds_up_nothing_but_itself(
             await post(service, message(f"m{number}", f"+27{number}"))
         async with connect(service.gateway_url) as client:
             assert (await client.say("hi"))[0]["outcome"] == "ok"
+        await eventually(lambda: not june.script)
+        monkeypatch.setattr(poster, "SECONDS", 60.0)  # a busy machine may need more than 0.2
         await eventually(lambda: len(set(june.contents)) == 20 and len(june.posts) >= 40)
         await emptied(service)
 
