@@ -208,8 +208,9 @@ async def test_everything_accepted_is_run(shared: ValkeyServer, hosts: Make) -> 
     twice = {message: ids for message, ids in gateway.replies.items() if len(ids) != 1}
     assert not twice
     assert sorted(gateway.replies) == sorted(name for each in expected.values() for name in each)
-    assert set(counts) <= {1, 2}
-    assert counts.count(2) <= 2 * 3 * PROCESSES
+    # Killed, frozen and cut off twice each: whatever was in progress was run once more each time.
+    assert min(counts) == 1
+    assert sum(counts) - len(counts) <= 6 * PROCESSES
     for user, text in orders.items():
         seen = json.loads(text)
         assert seen == sorted(seen)
