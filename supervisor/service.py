@@ -25,6 +25,7 @@ from .admin.dead_letters import DeadLettersAdmin
 from .admin.gauges import Moment, scrape
 from .admin.health import Health
 from .admin.logs import LogsAdmin
+from .admin.outbox import OutboxAdmin
 from .admin.push import PushAdmin
 from .admin.traces import RunsAdmin
 from .background import Compiling, LoopLag
@@ -98,9 +99,12 @@ class Service:
     admin_port: int = field(default=0, init=False)
     is_draining: bool = field(default=False, init=False)
     reloads: Reloads = field(init=False)
+    outboxes: OutboxAdmin = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.reloads = Reloads(self, self.read_config)
+        outbox = self.stores.outbox
+        self.outboxes = OutboxAdmin(outbox, self.deliveries, lambda: self.config.channels)
 
     @property
     def gateway_url(self) -> str:
@@ -171,6 +175,7 @@ class Service:
             dead_letters=self.dispatcher.box.counts,
             channels=lambda: self.config.channels,
             channel_state=self.channels.state,
+            outboxes=lambda: self.outboxes.found,
         )
 
     def _moment(self) -> Moment:
@@ -187,6 +192,7 @@ class Service:
             lease=self.lease,
             dead_letters=self.dispatcher.box.counts,
             log_writer=self.log_writer,
+            outboxes=lambda: self.outboxes.found,
         )
 
     def admin_services(self) -> AdminServices:
@@ -197,6 +203,7 @@ class Service:
             ContactsAdmin(self.stores.contacts, self.search, self._account),
             RunsAdmin(self.history, lambda: self.config.apps),
             DeadLettersAdmin(self.dispatcher.box, self.dispatcher),
+            self.outboxes,
             ConsoleAdmin(lambda: self.gateway_url),
             ChannelsAdmin(
                 lambda: self.config.channels, self.channels.state, self.deliveries.unacked
@@ -244,6 +251,7 @@ class Service:
         nursery.start_soon(keep_running, "disk", self.disk.watch)
         nursery.start_soon(keep_running, "load check", partial(self.load_check.run, self._break))
         nursery.start_soon(keep_running, "lag", self.loop_lag.watch)
+        nursery.start_soon(keep_running, "outboxes", self.outboxes.watch)
         nursery.start_soon(keep_running, "compile", compiling.run)
         nursery.start_soon(keep_running, "conversation metrics", reporter.run)
         counting = partial(stores.keyspace.keep_counting, lambda: self.config.account_names)

@@ -10,12 +10,14 @@ and the store continues after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from zlib import crc32
 
 import msgspec
 from attrs import field, frozen
 
+from ..messages import moment_of
 from .direct import Command
 from .identity import MessageIds, Sender
 from .keys import channel_key
@@ -79,11 +81,33 @@ class Page:
     handed: int
 
 
+@frozen
+class Waiting:
+    """What waits in an outbox.
+
+    Attributes:
+        count: Messages.
+        size: Bytes of them.
+        oldest: When the first of them was made, if that can be read.
+        newest: The delivery number of the last; 0 if there is none.
+    """
+
+    count: int = 0
+    size: int = 0
+    oldest: datetime | None = None
+    newest: int = 0
+
+
+class _Times(msgspec.Struct, frozen=True):
+    timestamp: str = ""
+
+
 class _Head(msgspec.Struct, frozen=True):
     in_reply_to: Any = None
 
 
 _head = msgspec.json.Decoder(_Head).decode
+_times = msgspec.json.Decoder(_Times).decode
 
 
 @frozen
@@ -281,6 +305,23 @@ class Outbox:
         count: int = await self.redis.execute("XLEN", channel_key(channel, "out"))
         return count
 
+    async def waits(self, channel: str) -> Waiting:
+        """Look at what nobody has acknowledged."""
+        key = channel_key(channel, "out")
+        count, size = await self.redis.execute_many(
+            [("XLEN", key), ("GET", channel_key(channel, "size"))]
+        )
+        if not count:
+            return Waiting()
+        first, last = await self.redis.execute_many(
+            [
+                ("XRANGE", key, "-", "+", "COUNT", 1),
+                ("XREVRANGE", key, "+", "-", "COUNT", 1),
+            ]
+        )
+        newest = int(last[0][0].split(b"-")[0]) if last else 0
+        return Waiting(count, int(size or 0), _made(first[0][1][1]) if first else None, newest)
+
     def _know(self, channel: str, delivery: int) -> None:
         if delivery > self._newest.get(channel, 0):
             self._newest[channel] = delivery
@@ -294,6 +335,14 @@ def _parcel(place: bytes, message: bytes, times: bytes | None, handed: int) -> P
         in_reply_to, message = None, b""
     attempts = int(times or 0) or (1 if number <= handed else 0)
     return Parcel(number, message, in_reply_to if isinstance(in_reply_to, str) else None, attempts)
+
+
+def _made(message: bytes) -> datetime | None:
+    """When a message was made."""
+    try:
+        return moment_of(_times(message).timestamp)
+    except ValueError:
+        return None
 
 
 def _said(message: Mapping[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Protocol
 
 from attrs import frozen
@@ -14,6 +15,7 @@ from resources import fence
 from resources.stores.graphite import Graphite
 from resources.stores.lease import Lease
 from resources.stores.logbook import Logbook
+from resources.stores.outbox import Waiting
 from resources.stores.redis import Redis
 from resources.stores.room import Room
 
@@ -52,6 +54,7 @@ class Moment:
     lease: Lease | None  # of the store, if others can reach it
     dead_letters: Callable[[], Mapping[str, int]]  # by app
     log_writer: LogWriter | None
+    outboxes: Callable[[], Mapping[str, Waiting]]
 
     async def gather(self) -> list[Metric]:
         """Collect all gauges, in slices: there may be a thousand apps."""
@@ -219,7 +222,25 @@ class Moment:
             if channel.type != "websocket":
                 made.add_metric((name,), state.made)
                 returned.add_metric((name,), state.returned)
-        return [connections, unacked, up, made, returned]
+        return [connections, unacked, up, made, returned, *self._outboxes()]
+
+    def _outboxes(self) -> list[Metric]:
+        count = GaugeMetricFamily(
+            "jsbox_outbox_messages", "Messages that nobody has taken yet", labels=("channel",)
+        )
+        size = GaugeMetricFamily("jsbox_outbox_bytes", "Bytes of them", labels=("channel",))
+        oldest = GaugeMetricFamily(
+            "jsbox_outbox_oldest_seconds",
+            "How long ago the oldest of them was made",
+            labels=("channel",),
+        )
+        now = datetime.now(UTC)
+        for name, one in self.outboxes().items():
+            count.add_metric((name,), one.count)
+            size.add_metric((name,), one.size)
+            age = 0.0 if one.oldest is None else (now - one.oldest).total_seconds()
+            oldest.add_metric((name,), max(age, 0.0))
+        return [count, size, oldest]
 
 
 async def scrape(registry: CollectorRegistry, moment: Moment) -> bytes:

@@ -7,10 +7,12 @@ anyway, and counts if that app is asked for by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 
 from attrs import frozen
 
+from resources.stores.outbox import Waiting
 from resources.stores.redis import Redis
 
 from ..channel_state import ChannelState
@@ -24,6 +26,7 @@ DISK_LOW = 1 << 30  # bytes
 QUEUE_FULL = 0.9  # of pool.queue
 QUEUE_OLD = 30.0  # seconds that the oldest message has waited
 LAG_LATE = 1.0  # seconds
+OUTBOX_OLD = 300.0  # seconds since the oldest message of an outbox was made
 
 
 @frozen
@@ -60,6 +63,7 @@ class Health:
     dead_letters: Callable[[], Mapping[str, int]]  # by app
     channels: Callable[[], Mapping[str, Channel]]
     channel_state: Callable[[str], ChannelState]
+    outboxes: Callable[[], Mapping[str, Waiting]]
 
     async def checks(self) -> list[Check]:
         """Make all the checks."""
@@ -73,6 +77,7 @@ class Health:
             self._loop(),
             *apps,
             *self._channels(),
+            *self._outboxes(),
             *self._dead_letters(),
         ]
 
@@ -103,6 +108,17 @@ class Health:
             for name, channel in self.channels().items()
             if channel.type != "websocket"
         ]
+
+    def _outboxes(self) -> Iterator[Check]:
+        """Nothing is lost, but somebody waits for these: nobody has taken them for long."""
+        channels, now = self.channels(), datetime.now(UTC)
+        for name, one in self.outboxes().items():
+            age = 0.0 if one.oldest is None else (now - one.oldest).total_seconds()
+            if age > OUTBOX_OLD and name in channels:
+                text = f"{one.count} messages wait, the oldest for {age / 60:.0f} minutes"
+                where, app = f"outbox {name}", channels[name].app or None
+                shown = f"{text} (jsbox outbox)"
+                yield Check(where, shown, is_fatal=False, app=app, is_note=True)
 
     def _dead_letters(self) -> list[Check]:
         """A person should look at these; messages are still taken and answered."""

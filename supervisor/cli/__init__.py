@@ -26,6 +26,7 @@ COMMANDS = {
     "logs": ("inspect", "Show an app's log."),
     "trace": ("trace", "Show where the time of a message's run went."),
     "replay": ("replay", "Replay a recorded run, with the same app or a changed one."),
+    "outbox": ("outbox", "Show, list or drop what waits to be sent."),
     "deadletters": ("deadletters", "Show, retry or drop messages that were set aside."),
     "limits": ("limits", "Show an app's limits and how much of them it uses."),
     "reload": ("inspect", "Make the server reload its config."),

@@ -34,14 +34,18 @@ class Acknowledged:
 
     def add(self, item: Item) -> None:
         """Note an acknowledged parcel; `strike` takes it out of the stream."""
-        self._known[item.number] = hash(item.parcel.message)
-        if len(self._known) > KNOWN_MAX:
-            del self._known[next(iter(self._known))]
+        self._know(item.parcel)
         self._waiting.append(Struck(item.number, item.size, item.is_counted))
 
     def drop(self, parcel: Parcel) -> None:
         """Note a parcel that must leave the stream without a new acknowledgement."""
+        self._know(parcel)
         self._waiting.append(Struck(parcel.delivery))
+
+    def _know(self, parcel: Parcel) -> None:
+        self._known[parcel.delivery] = hash(parcel.message)
+        if len(self._known) > KNOWN_MAX:
+            del self._known[next(iter(self._known))]
 
     async def strike(self) -> None:
         """Take all of them out of the stream. If the store fails, or this is cancelled, they are

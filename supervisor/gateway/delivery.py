@@ -58,6 +58,10 @@ class Deliveries:
             self._nursery.start_soon(keep_running, "outlet", outlet.run)
         return outlet
 
+    def drop(self, channel: str, parcel: Parcel) -> None:
+        """An operator drops a parcel: it is not handed out any more."""
+        self.outlet(channel).drop(parcel)
+
     def unacked(self, channel: str) -> int:
         """Parcels of a channel that were handed to a connection and not acknowledged."""
         outlet = self._outlets.get(channel)

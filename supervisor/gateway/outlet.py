@@ -143,14 +143,23 @@ class Outlet:
         meanwhile; any other number is ignored.
         """
         item = self._items.get(delivery)
-        if item is None or receiver not in item.had:
-            return
-        del self._items[delivery]
+        if item is not None and receiver in item.had:
+            self._forget(item)
+            self._acknowledged.add(item)
+            self.wake()
+
+    def drop(self, parcel: Parcel) -> None:
+        """An operator drops a parcel. Whoever has been given it may have sent it."""
+        if (item := self._items.get(parcel.delivery)) is not None:
+            self._forget(item)
+        self._acknowledged.drop(parcel)
+        self.wake()
+
+    def _forget(self, item: Item) -> None:
+        del self._items[item.number]
         item.is_acknowledged = True
         if item.holder is not None:
             self._let_go(item)
-        self._acknowledged.add(item)
-        self.wake()
 
     def brought(self, message_id: str, receiver: Receiver) -> None:
         """A connection brought this message: replies go back to it if they can."""

@@ -31,7 +31,7 @@ PATHS = (
     "/", "/livez", "/readyz", "/metrics", "/console.js", "/v1/info", "/v1/apps", "/v1/apps/{}/logs",
     "/v1/apps/{}/limits", "/v1/apps/{}/push",
     "/v1/sandboxes", "/v1/sandboxes/{}/kill", "/v1/reload", "/v1/traces", "/v1/traces/{}",
-    "/v1/recordings/{}", "/v1/deadletters",
+    "/v1/recordings/{}", "/v1/deadletters", "/v1/outbox", "/v1/outbox/{}", "/v1/outbox/{}/{}",
     "/v1/deadletters/{}", "/v1/deadletters/{}/retry", "/v1/accounts/{}/contacts",
     "/v1/accounts/acct/contacts/{}", "/{}", "//{}",
     "http://{}/v1/apps", "http://[{}",
