@@ -177,9 +177,13 @@ class Gateway:
         if self._posts is None:
             from .junebug.posts import Posts  # only where there is such a channel
 
-            self._posts = HttpPort(Posts(self.services, self.link), "gateway.http", self._tls)
+            self._posts = HttpPort(Posts(self.services, self._find), "gateway.http", self._tls)
             self._posts.is_closing = self._is_closing
         await self._posts.serve(visit, stream, received)
+
+    def _find(self, channel: str) -> Any:
+        """Find a link by what `link` is now: the channels open after this port."""
+        return self.link(channel)
 
     async def _greet(
         self, visit: Visit, socket: ServerSocket, stream: trio.abc.Stream

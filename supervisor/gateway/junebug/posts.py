@@ -75,8 +75,7 @@ class Posts:
         if len(parts) > 1 and not parts[-1]:
             parts.pop()
         channel = self.services.channels().get(parts[0])
-        link = None if channel is None else self.link(channel.name)
-        if channel is None or not isinstance(link, JunebugLink):
+        if channel is None or channel.type != "http":
             raise _Wrong(404, "ChannelNotFound", f"there is no channel {parts[0][:100]!r} here")
         what, ours = ([*parts[1:], None, None])[:2]
         if what not in ("messages", "events") or len(parts) > (2 if what == "messages" else 3):
@@ -84,6 +83,9 @@ class Posts:
         if scope["method"] != "POST":
             raise _Wrong(405, "MethodNotAllowed", "expected POST", {"allow": "POST"})
         self._check_rights(scope, channel, is_event=what == "events")
+        link = self.link(channel.name)
+        if not isinstance(link, JunebugLink):
+            raise _Wrong(503, "Unavailable", "the channel is starting", {"retry-after": "1"})
         scope[KNOWN]()
         data = await self._body(scope, receive)
         try:

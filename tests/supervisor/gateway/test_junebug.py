@@ -89,6 +89,17 @@ async def emptied(service: Service) -> None:
             await trio.sleep(0.01)
 
 
+async def test_a_post_before_the_channel_is_open_is_unavailable(tmp_path: Path) -> None:
+    """The port is open a moment before the channels are."""
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        find, service.gateway.link = service.gateway.link, lambda _: None
+        answer = await ask(service.gateway.port, request("/channels/menu/messages", message("m1")))
+        assert answer.status == 503
+        service.gateway.link = find
+        await post(service, message("m1"))
+        await june.has(1)
+
+
 async def test_a_conversation(tmp_path: Path) -> None:
     """A message is answered when it is in the journal, its reply is posted to Junebug; the second
     one ends the session; a message to another address is no reply.
