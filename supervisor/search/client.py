@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import cast
@@ -29,6 +29,7 @@ import msgspec
 import trio
 from attrs import define, field, frozen
 
+from resources.fence import fence
 from resources.stores.groups import Group
 from resources.stores.redis import Unavailable
 from resources.stores.search import CannotSearch, QueryError, dialogue
@@ -65,6 +66,23 @@ class _Refused:
 
     since: float
     reason: str
+
+
+@frozen
+class _End:
+    """How a process ended.
+
+    Attributes:
+        text: The end of what it wrote to stderr, or why it was not started.
+        code: Its exit code; None if it was not started.
+        answered: How many questions it answered.
+        is_final: It cannot be started at all.
+    """
+
+    text: str = ""
+    code: int | None = None
+    answered: int = 0
+    is_final: bool = False
 
 
 @define(eq=False)
@@ -298,40 +316,53 @@ class Search:
             CannotStart: The first one does not start; it was not killed, and the host is not short
                 of something.
         """
-        pause, is_first, failures, is_final = PAUSE[0], True, 0, False
+        pause, is_first, failures = PAUSE[0], True, 0
+
+        def started() -> None:
+            nonlocal is_first
+            if is_first:
+                task_status.started()
+            is_first = False
+
         while True:
-            said, code, answered = deque[str](), None, 0
+            end = await self._run_process(started)
+            failures += is_first and end.code is not None and end.code > 0  # it ended by itself
+            if is_first and (end.is_final or failures >= START_TRIES):
+                said = end.text or "it said nothing"
+                raise CannotStart(f"the search process did not start: {said}")
+            if end.answered:
+                pause = PAUSE[0]
+            log.warning(
+                "the search process ended (%s); starting another in %.2f s%s",
+                end.code, pause, end.text and f": {end.text}",
+            )  # fmt: skip
+            self._observe(SearchRestarted())
+            await trio.sleep(pause)
+            pause = min(pause * 2, PAUSE[1])
+
+    async def _run_process(self, started: Callable[[], None]) -> _End:
+        """Run a process until it ends; call `started` when it is ready. Whatever it says, or we do
+        wrong with it, ends only this process.
+        """
+        end = _End()
+        with fence("search", "its process"):
             try:
                 async with open_search_process(
                     self._argv, self.settings.memory, self._begin(), self._on_guilty, self._cwd
                 ) as running:
                     if running.was_ready:
-                        if is_first:
-                            task_status.started()
-                        is_first = False
+                        started()
                         self._running = running
                         self._started.unpark_all()
                         try:
                             await running.read()
                         finally:
                             self._running = None
-                said, code, answered = running.said, running.process.returncode, running.answered
+                text = "\n".join(running.said).strip()
+                end = _End(text, running.process.returncode, running.answered)
             except SpawnFailed as error:
-                said.append(str(error))
-                is_final = error.is_final
-            text = "\n".join(said).strip()
-            failures += is_first and code is not None and code > 0  # it ended by itself
-            if is_first and (is_final or failures >= START_TRIES):
-                raise CannotStart(f"the search process did not start: {text or 'it said nothing'}")
-            if answered:
-                pause = PAUSE[0]
-            log.warning(
-                "the search process ended (%s); starting another in %.2f s%s",
-                code, pause, text and f": {text}",
-            )  # fmt: skip
-            self._observe(SearchRestarted())
-            await trio.sleep(pause)
-            pause = min(pause * 2, PAUSE[1])
+                end = _End(str(error), is_final=error.is_final)
+        return end
 
     def _begin(self) -> dialogue.Begin:
         settings = self.settings

@@ -156,7 +156,7 @@ class SearchProcess:
     async def watch(self) -> None:
         """Kill the process when a question is past its deadline."""
         while True:
-            if not self._open:
+            while not self._open:  # a question may be over before this task runs again
                 self._asked = trio.Event()
                 await self._asked.wait()
             first = min(self._open.values(), key=lambda question: question.deadline)

@@ -4,8 +4,9 @@ one who asks.
 `hang`: never answers. `crash`: ends. `crash FILE`: ends as long as there is no FILE.
 `behind-crash`: the index is behind, and when asked again it ends. `killed N`: is killed until N
 processes were. `slow N`: answers after N seconds. `behind N`: the index is behind until asked for
-the Nth time. `trouble REASON`: first says that the index of account `t` cannot be built. Anything
-else: answered with one key, the pid.
+the Nth time. `garbage FILE`, `unasked FILE`: says what is no answer, or answers what nobody asked,
+as long as there is no FILE, which it makes. `trouble REASON`: first says that the index of account
+`t` cannot be built. Anything else: answered with one key, the pid.
 
 An index is damaged if there is a file `damaged` in the folder; it is built anew by making a file
 `renewed`.
@@ -44,6 +45,15 @@ def killed_before(most: int) -> bool:
     return before < most
 
 
+def make_no_sense(verb: str) -> None:
+    if verb == "unasked":
+        send(dialogue.Keys(1 << 40, msgspec.Raw(b"[]"), 1, more=False))
+        return
+    with writing:
+        sys.stdout.buffer.write(b'{"a": [\xff\n')
+        sys.stdout.buffer.flush()
+
+
 def answer(request: dialogue.Find) -> None:
     verb, _, rest = request.query.partition(" ")
     seen[request.query] += 1
@@ -51,6 +61,10 @@ def answer(request: dialogue.Find) -> None:
         return
     if verb == "killed" and killed_before(int(rest)):
         os.kill(os.getpid(), signal.SIGKILL)
+    if verb in ("garbage", "unasked") and not Path(rest).exists():
+        Path(rest).touch()
+        make_no_sense(verb)
+        return
     if verb == "trouble":
         send(dialogue.Trouble("t", rest))
     if verb == "behind-crash" and seen[request.query] == 1:

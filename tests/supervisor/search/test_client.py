@@ -17,8 +17,10 @@ import msgspec
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 from attrs import define, evolve
 
+from resources.fence import tally
 from resources.stores.contacts import Change, Contacts
 from resources.stores.groups import Groups
 from resources.stores.redis import Redis, Unavailable
@@ -162,6 +164,30 @@ async def test_a_process_that_is_killed_from_outside_is_no_crash(tmp_path: Path)
     async with stand_in(tmp_path, PATIENT) as (search, observer):
         assert await keys(search, "killed 4")
         assert observer.count == 4
+
+
+@pytest.mark.parametrize("verb", ["garbage", "unasked"])
+async def test_a_process_that_makes_no_sense_ends_alone(verb: str, tmp_path: Path) -> None:
+    """Counted and logged; another is started, and the query is answered."""
+    before = tally["search"]
+    async with stand_in(tmp_path, PATIENT) as (search, observer):
+        assert await keys(search, f"{verb} {tmp_path / 'said'}")
+        assert observer.count == 1
+    assert tally["search"] == before + 1
+
+
+async def test_questions_that_are_over_at_once_do_not_end_the_watch(tmp_path: Path) -> None:
+    """Also if they are over before the task that keeps their deadlines runs."""
+    before = tally["search"]
+    async with stand_in(tmp_path, PATIENT) as (search, observer):
+        await trio.testing.wait_all_tasks_blocked()
+        running = search._running
+        assert running is not None
+        running._asked.set()
+        await trio.testing.wait_all_tasks_blocked()
+        assert await keys(search, "x")
+        assert observer.count == 0
+    assert tally["search"] == before
 
 
 async def test_an_index_that_cannot_be_built_is_reported(tmp_path: Path) -> None:
