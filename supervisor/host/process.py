@@ -41,7 +41,8 @@ NEVER = {
     errno.ENAMETOOLONG,
 }
 """Why a program cannot be started, now or later, unless somebody changes the host."""
-OOM_TRIES = 50  # to set the score of a child: some microseconds each
+OOM_TRIES = 50  # to set a score, without a pause
+OOM_SECONDS = 0.02  # then no more tries: on a busy machine the child may wait for its turn
 OOM_SCORE = 1000  # of a child by default: when memory is short, the kernel kills it first
 
 
@@ -145,10 +146,15 @@ class Process:
 
         It takes several tries: until its exec is over, the child is as hidden as we are.
         """
-        for _ in range(OOM_TRIES):
+        tries, end = 0, time.monotonic() + OOM_SECONDS
+        while self._popen.poll() is None and time.monotonic() < end:
             if write_oom_score(str(self._inner), score):
                 return
-            os.sched_yield()
+            tries += 1
+            if tries < OOM_TRIES:
+                os.sched_yield()
+            else:
+                time.sleep(0.001)
 
     def set_background(self, *, on: bool) -> bool:
         """Move it to the idle scheduling class, or back; return whether the kernel allowed it."""

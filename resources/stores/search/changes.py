@@ -102,8 +102,13 @@ class Changes:
         if link is None:
             link = self._links.link = self._make_link()
         try:
-            link.connect()
-            answers = link.exchange(commands) if commands else []
+            try:
+                answers = _ask(link, commands)
+            except redis.ConnectionError:
+                # The server closed a connection that was idle, or is another one by now. All of
+                # this only reads, so it can be asked once more.
+                link.close()
+                answers = _ask(link, commands)
         except (redis.RedisError, OSError) as error:
             link.close()
             raise StoreGone(f"Redis did not answer: {error}") from error
@@ -111,3 +116,8 @@ class Changes:
             if isinstance(answer, Exception):
                 raise StoreGone(f"Redis refused: {answer}") from answer
         return answers
+
+
+def _ask(link: Link, commands: Sequence[Command]) -> list[Any]:
+    link.connect()
+    return link.exchange(commands) if commands else []
