@@ -209,6 +209,7 @@ async def test_a_frozen_server_writes_nothing_when_it_thaws(
     assert one.process.poll() is None
 
 
+@pytest.mark.slow
 async def test_a_store_that_is_away_for_longer_than_the_lease_ends_nothing(
     shared: ValkeyServer, hosts: Make
 ) -> None:

@@ -128,6 +128,7 @@ def test_unexpected_behaviour_of_the_app_is_counted_by_reason(folder: Folder) ->
     assert failed is not None
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_measured_from_when_replies_were_due(folder: Folder) -> None:
     """With more load than one process can take, times from when messages were due grow with the
     queue, and the phases show that it is the queue.
@@ -171,6 +172,7 @@ def test_back_ends_are_played(folder: Folder) -> None:
     assert set(summary["stubs"]) == {"200", "503"}
 
 
+@pytest.mark.slow
 def test_faults_happen_when_they_are_due_and_no_reply_is_lost(folder: Folder) -> None:
     """The config is reloaded, the connection dropped, a process killed, the server drained and
     restarted. Users wait at most, except those whose message is rejected because of the drain.
@@ -204,6 +206,7 @@ def test_faults_happen_when_they_are_due_and_no_reply_is_lost(folder: Folder) ->
     }
 
 
+@pytest.mark.slow
 def test_replies_that_come_over_another_connection_are_known(folder: Folder) -> None:
     """Three connections are lost while replies are in transit: each reply finds its conversation
     over any connection.
@@ -322,6 +325,7 @@ def test_a_load_test_reaches_nobody_else(folder: Folder) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_is_a_screen_and_ctrl_c_reports(folder: Folder) -> None:
     """It shows rates, percentiles and the pool; the first Ctrl-C ends the run with its report."""
     folder.app("phone", ECHO)

@@ -318,6 +318,7 @@ async def test_groups_are_found_among_many(redis: Redis, valkey: str, tmp_path: 
         assert len(await search.groups("acct", "name:large AND name:g3")) == 1
 
 
+@pytest.mark.slow
 async def test_nothing_is_lost_when_the_process_is_killed(
     redis: Redis, valkey: str, tmp_path: Path
 ) -> None:
