@@ -221,6 +221,7 @@ def values_of(names: set[str]) -> set[str]:
     return {f"{name}:{n}" for name in names for n in range(10)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fsync"),
     [

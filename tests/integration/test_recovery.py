@@ -150,6 +150,7 @@ async def test_a_journal_that_cannot_be_read_keeps_no_other_app(
         await eventually(lambda: not service.dispatcher.recovery._due)
 
 
+@pytest.mark.slow
 async def test_a_start_waits_for_a_store_that_breaks_off(
     folder: Folder, proxy: StoreProxy, store: redis.Redis
 ) -> None:

@@ -155,6 +155,7 @@ async def test_a_smart_group_is_counted_by_its_query(folder: Folder) -> None:
         assert "Bad query" in reply["reason"]
 
 
+@pytest.mark.slow
 async def test_every_contact_of_many(folder: Folder) -> None:
     """By default an app gets all keys, 20,000 of them too, and the admin port gives them in
     pages.

@@ -98,6 +98,7 @@ async def test_two_hundred_runs_on_one_sandbox(folder: Folder) -> None:
         assert status.runs == 200
 
 
+@pytest.mark.slow
 async def test_fifty_users_at_once(folder: Folder) -> None:
     """Each types five times; every reply is right, and in its own order; no process, task or
     descriptor is left over.

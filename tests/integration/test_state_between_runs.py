@@ -57,6 +57,7 @@ async def test_a_process_that_cannot_be_put_back_takes_no_other_run(folder: Fold
         assert warned == [f"this process takes no more messages: {what}"]
 
 
+@pytest.mark.slow
 async def test_rejections_that_nobody_handles_in_q_do_not_fill_the_heap(folder: Folder) -> None:
     folder.app(
         "phone",

@@ -99,6 +99,7 @@ def test_conversations_that_go_as_expected_pass(folder: Folder) -> None:
     assert (suite.get("tests"), suite.get("failures")) == ("5", "0")
 
 
+@pytest.mark.slow
 def test_unexpected_behaviour_of_the_app_is_counted_by_reason(folder: Folder) -> None:
     """A wrong text, no reply, an unexpected end: exit 99, each error counted under its reason, with
     the step at which it happened.
@@ -155,6 +156,7 @@ def test_a_slow_server_is_measured_from_when_replies_were_due(folder: Folder) ->
     assert row["first_breach"] == 0.0
 
 
+@pytest.mark.slow
 def test_back_ends_are_played(folder: Folder) -> None:
     """The stub answers for the host that the app asks, with its latency and its errors."""
     folder.app("phone", BACK_END)

@@ -376,6 +376,7 @@ async def test_files_cut_short_while_they_are_served(
         assert not search.problem()
 
 
+@pytest.mark.slow
 async def test_all_keys_come_without_a_stall(redis: Redis, valkey: str, tmp_path: Path) -> None:
     """20,000 keys, while the supervisor goes on: it never computes longer than 50 ms for them at a
     time.
