@@ -167,7 +167,9 @@ def _restrict_files(libc: ctypes.CDLL, version: int, folder: Path, store: Store)
         libc.syscall(LANDLOCK_CREATE, wanted, ctypes.c_size_t(size), 0), "a Landlock ruleset"
     )
     try:
-        code = (sys.prefix, sys.base_prefix, *sys.path, "/usr/lib", "/lib", "/lib64")
+        # The one-file jsbox has its modules in the executable, which are read as they are imported.
+        own = (sys.prefix, sys.base_prefix, sys.executable, *sys.path)
+        code = (*own, "/usr/lib", "/lib", "/lib64")
         readable = {*code, *store.files, *(_FOR_NAMES if store.needs_names else ())}
         _allow(libc, ruleset, [str(folder)], handled)
         _allow(libc, ruleset, filter(os.path.exists, filter(None, readable)), READ_FILE | READ_DIR)
