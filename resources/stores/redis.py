@@ -259,7 +259,7 @@ class Redis:
         """Exchange a batch, and settle all its callers, whatever happens."""
         commands = [command for waiting in batch for command in waiting.commands]
         packed = b"".join([waiting.packed for waiting in batch])
-        awaited = any(waiting.is_replicated for waiting in batch)
+        awaited = self._replicas > 0 and any(waiting.is_replicated for waiting in batch)
         if awaited:  # the write, since WAIT is about what this connection has written
             awaiting = (PROBE, ("WAIT", self._replicas, int(REPLICAS_SECONDS * 1000)))
             commands, packed = [*commands, *awaiting], packed + pack(awaiting)

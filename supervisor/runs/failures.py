@@ -69,10 +69,11 @@ class Failures:
             row.slices.append(_Slice(number))
         newest = row.slices[-1]
         newest.runs += 1
-        if outcome is not Outcome.OK:
-            newest.failed += 1
-            first = detail.split("\n", 1)[0][:LAST_MAX]
-            row.last = f"{outcome}: {first}" if first else str(outcome)
+        if outcome is Outcome.OK:
+            return  # it makes no app failing; whether one recovers is judged when somebody asks
+        newest.failed += 1
+        first = detail.split("\n", 1)[0][:LAST_MAX]
+        row.last = f"{outcome}: {first}" if first else str(outcome)
         self._judge(app, row)
 
     def state(self, app: App) -> Failed | None:
