@@ -66,7 +66,9 @@ class Inbound:
     _lines: dict[Hashable, deque[_Item]] = field(factory=dict, init=False)
     _ready: deque[_Item] = field(factory=deque, init=False)  # first of their lines
     _held: list[_Item] = field(factory=list, init=False)  # likewise, rejected for now
-    _held_since: float = field(default=0.0, init=False)
+    # Tags of what was rejected and is not settled: held, or offered again without an answer yet.
+    _stuck: set[int] = field(factory=set, init=False)
+    _stuck_since: float = field(default=0.0, init=False)
     _why: str = field(default="", init=False)
     _unsettled: int = field(default=0, init=False)  # neither acknowledged nor refused
     _in_progress: int = field(default=0, init=False)
@@ -79,7 +81,7 @@ class Inbound:
     @property
     def problem(self) -> str:
         """Why messages are held, if they have been for a while; empty if not."""
-        if not self._held or trio.current_time() - self._held_since < HELD_LONG:
+        if not self._stuck or trio.current_time() - self._stuck_since < HELD_LONG:
             return ""
         return f"messages are held, the broker keeps them: {self._why}"
 
@@ -107,8 +109,9 @@ class Inbound:
         """
         pause, burst = RETRY[0], 1
         while True:
-            if not self._held:
+            if not self._stuck:
                 pause, burst = RETRY[0], 1
+            if not self._held:
                 await self._bell.park()
             self._has_moved = False
             await trio.sleep(pause)
@@ -178,11 +181,12 @@ class Inbound:
     def _answered(self, item: _Item, answer: Answer) -> None:
         if isinstance(answer, Accepted):
             self._has_moved = True
-            self._settle(partial(self._raw.basic_ack, item.tag))
+            self._settle(item.tag, self._raw.basic_ack)
             self._next(item)
         elif answer.retry_after is not None or (answer.code, item.kind) == ("no_app", "message"):
-            if not self._held:
-                self._held_since = trio.current_time()
+            if not self._stuck:
+                self._stuck_since = trio.current_time()
+            self._stuck.add(item.tag)
             self._why = answer.detail
             self._held.append(item)
             self._bell.unpark()
@@ -205,16 +209,17 @@ class Inbound:
         self._in_progress -= 1
         self._pump()
 
-    def _settle(self, method: Callable[[], None]) -> None:
+    def _settle(self, tag: int, method: Callable[[int], None]) -> None:
         """Tell the broker about a message; if it is lost meanwhile, the message comes again."""
         self._unsettled -= 1
+        self._stuck.discard(tag)
         if not self._wire.is_over:
             with suppress(pika.exceptions.AMQPError):
-                method()
+                method(tag)
 
     def _refuse(self, tag: int, kind: Kind, why: str) -> None:
         """Tell the broker that a message is not wanted, now or later."""
-        self._settle(partial(self._raw.basic_nack, tag, requeue=False))
+        self._settle(tag, partial(self._raw.basic_nack, requeue=False))
         now = trio.current_time()
         if now - self._logged_since > LOGGED_SECONDS:
             if self._logged > LOGGED_MAX:

@@ -213,6 +213,23 @@ async def test_what_cannot_be_taken_now_is_held_in_order(
     assert (broker.requeued, broker.refused) == (0, [])
 
 
+async def test_one_held_message_is_a_problem_too(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is offered again meanwhile; and none any more when it was taken."""
+    monkeypatch.setattr("supervisor.gateway.amqp.inbound.HELD_LONG", 0.3)
+    monkeypatch.setattr("supervisor.gateway.amqp.inbound.RETRY", (0.05, 0.1))
+    refusing = Refusing(Journal(redis))
+    async with open_broker() as broker, rigged(redis, broker.url, journal=refusing) as rig:
+        async with open_transport(broker.url) as transport:
+            transport.send(user_message("+271", "hello"))
+            await eventually(lambda: "OOM" in rig.state.problem)
+            assert refusing.asked > 2
+            refusing.refuses = False
+            await transport.has(1)
+        assert rig.state.problem == ""
+
+
 async def test_a_full_queue_and_a_tripped_app_leave_messages_with_the_broker(
     redis: Redis,
 ) -> None:
