@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import chain, count
 from typing import Any
 from urllib.parse import quote
 
@@ -97,9 +98,8 @@ class Channels:
 
     def _free_name(self, connector: str) -> str:
         name = valid_name(connector)
-        while name in self.made:
-            name = f"{name[:98]}-2"
-        return name
+        others = (f"{name[:90]}-{number}" for number in count(2))
+        return next(one for one in chain((name,), others) if one not in self.made)
 
 
 def valid_name(text: str) -> str:

@@ -186,6 +186,15 @@ send_to:
     }  # fmt: skip
 
 
+def test_connectors_whose_names_become_the_same_have_channels_of_their_own() -> None:
+    """Names that are too long are cut."""
+    connectors = ["b" * 100 + end for end in ("", "x", "y")] + ["s/1", "s-1", "s 1"]
+    targets = "".join(f"  e{n}: {{transport_name: {one}}}\n" for n, one in enumerate(connectors))
+    channels = tables(f"transport_name: ussd\nsend_to:\n{targets}")["channels"]
+    assert {one["name"] for one in channels.values()} == {"ussd", *connectors}
+    assert all(len(name) <= 100 for name in channels)
+
+
 def test_a_value_never_names_a_variable() -> None:
     """A dollar sign of the old config is one in the new."""
     text = "sandbox: {metrics: {metrics_prefix: '${HOME}'}}"
