@@ -86,7 +86,7 @@ class JunebugLink:
     _last: Failed | None = field(default=None, init=False)  # the newest answer, if it was no good
     _is_nameless: bool = field(default=False, init=False)  # it took a message and gave no id
     _in_hand: int = field(default=0, init=False)
-    _settled: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _settled: trio.Event = field(factory=trio.Event, init=False)  # the next post is; then replaced
     _nursery: trio.Nursery | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -156,10 +156,12 @@ class JunebugLink:
         name = self.channel.name
         with trio.move_on_after(FOUND_SECONDS):
             while True:
+                # What is settled while the store is asked may be missing from its answer.
+                settled, is_last = self._settled, not self._in_hand
                 ours = await self._services.foreign_ids.ours(name, theirs)
-                if ours is not None or not self._in_hand:
+                if ours is not None or is_last:
                     return ours
-                await self._settled.park()
+                await settled.wait()
         return None
 
     async def _run_lane(self, address: str, lane: deque[_Parcel]) -> None:
@@ -167,7 +169,8 @@ class JunebugLink:
             await self._send(lane[0])
             lane.popleft()
             self._in_hand -= 1
-            self._settled.unpark_all()
+            self._settled.set()
+            self._settled = trio.Event()
         if self._lanes.get(address) is lane:
             del self._lanes[address]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hmac
 import math
+import re
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -27,10 +28,13 @@ from ...config.model import Channel
 from ...ports.http import KNOWN
 from ..intake import Accepted, Answer, Services
 from ..rights import is_known, local_problem, token_in
+from ..socket import CHANNELS
 from . import words
 from .link import JunebugLink
 
 SCHEMES = (b"token", b"bearer")
+# Only the first request of a connection is known to be below CHANNELS.
+PATH = re.compile(CHANNELS.decode() + r"([^/]+)/(?:(messages)|events(?:/([^/]+))?)/?")
 
 
 class _Wrong(Exception):
@@ -71,15 +75,13 @@ class Posts:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes]:
-        parts = scope["path"].split("/")[2:]  # after /channels
-        if len(parts) > 1 and not parts[-1]:
-            parts.pop()
-        channel = self.services.channels().get(parts[0])
-        if channel is None or channel.type != "http":
-            raise _Wrong(404, "ChannelNotFound", f"there is no channel {parts[0][:100]!r} here")
-        what, ours = ([*parts[1:], None, None])[:2]
-        if what not in ("messages", "events") or len(parts) > (2 if what == "messages" else 3):
+        path = PATH.fullmatch(scope["path"])
+        if path is None:
             raise _Wrong(404, "NotFound", "expected /channels/NAME/messages or .../events")
+        name, what, ours = path[1], path[2] or "events", path[3]
+        channel = self.services.channels().get(name)
+        if channel is None or channel.type != "http":
+            raise _Wrong(404, "ChannelNotFound", f"there is no channel {name[:100]!r} here")
         if scope["method"] != "POST":
             raise _Wrong(405, "MethodNotAllowed", "expected POST", {"allow": "POST"})
         self._check_rights(scope, channel, is_event=what == "events")

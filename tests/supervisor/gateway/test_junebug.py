@@ -16,6 +16,7 @@ import trio.testing
 import trustme
 
 from resources.fence import tally
+from resources.stores.foreign_ids import ForeignIds
 from supervisor.gateway.junebug import link, poster
 from supervisor.service import Service
 
@@ -178,6 +179,34 @@ async def test_events_reach_the_app_by_our_url_and_by_junebugs_id(tmp_path: Path
             assert report["user_message_id"] == ack["user_message_id"]
 
 
+async def test_an_event_that_is_looked_up_while_its_post_is_settled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's answer may be older than what the post left there: it is asked again."""
+    gate, asked = trio.Event(), 0
+    ours = ForeignIds.ours
+
+    async def slow(self: ForeignIds, channel: str, theirs: str) -> str | None:
+        nonlocal asked
+        asked += 1
+        found = await ours(self, channel, theirs)
+        if asked == 1:
+            assert found is None
+            gate.set()
+            await eventually(lambda: not service.channels.link("menu")._in_hand)
+        return found
+
+    monkeypatch.setattr(ForeignIds, "ours", slow)
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        june.script.append(Reply(wait=gate))
+        await post(service, message("m1"))
+        await june.has(1)
+        await post(service, {"event_type": "submitted", "message_id": "jb1"}, "events")
+        (ack,) = await events(service, 1)
+        assert ack["user_message_id"] == urlsplit(june.posts[0]["event_url"]).path.split("/")[-1]
+        assert asked == 2
+
+
 WRONG = [
     ("/channels/menu/messages", b"{", 400, "the body is not JSON"),
     ("/channels/menu/messages", b'"\xff"', 400, "the body is not JSON"),
@@ -241,6 +270,21 @@ async def test_a_post_that_comes_in_pieces_and_two_on_one_connection(tmp_path: P
                 while b'"duplicate":false' not in answer:
                     answer += await stream.receive_some()
         await june.has(2)
+
+
+async def test_a_later_request_for_another_path_is_not_found(tmp_path: Path) -> None:
+    """The first one of a connection showed that it is for channels; each is looked at."""
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        before = tally["gateway.http"]
+        stream = await trio.open_tcp_stream("127.0.0.1", service.gateway.port)
+        async with stream:
+            for path in ("/channels/", "/", "/x", "/other/menu/messages", "/channels"):
+                await stream.send_all(request(path, message("m1")))
+                answer = b""
+                while not answer.endswith(b"}"):
+                    answer += await stream.receive_some()
+                assert answer.startswith(b"HTTP/1.1 404 "), (path, answer)
+        assert tally["gateway.http"] == before
 
 
 async def test_tokens(tmp_path: Path) -> None:
