@@ -65,7 +65,8 @@ def commit() -> str:
     """The commit being built, marked if the working tree differs; empty outside a repository."""
     try:
         text = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--exclude", "*"],  # noqa: S607  # git of the PATH
+            # git of the PATH
+            ["git", "describe", "--always", "--dirty", "--exclude", "*"],  # noqa: S607
             cwd=ROOT, capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
     except (OSError, subprocess.CalledProcessError):

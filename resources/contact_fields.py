@@ -133,7 +133,8 @@ def _date(name: str, value: Any) -> str:
     short = _YEAR_OR_MONTH.fullmatch(text)
     try:
         if short is not None:
-            return vumi_date(datetime(int(short[1]), int(short[2] or 1), 1))  # noqa: DTZ001  # a Vumi date has no zone
+            # a Vumi date has no zone
+            return vumi_date(datetime(int(short[1]), int(short[2] or 1), 1))  # noqa: DTZ001
         return vumi_date(datetime.fromisoformat(text))
     except (ValueError, OverflowError):
         raise Refused(

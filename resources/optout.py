@@ -94,7 +94,9 @@ class OptoutResource(Resource):
         """Whether an address is opted out."""
         _check_allowed(caller)
         found = await self.optouts.get(caller.account, request.address_type, request.address_value)
-        return NotOut() if found is None else Status(True, found.created_at, found.message_id)  # noqa: FBT003
+        if found is None:
+            return NotOut()
+        return Status(True, found.created_at, found.message_id)  # noqa: FBT003
 
     @command("optout.count")
     async def count(self, caller: Caller, request: Nothing) -> Count:  # noqa: ARG002

@@ -103,7 +103,10 @@ class StoreProxy:
     def remember(self) -> dict[bytes, tuple[bytes, int]]:
         """Everything that the store holds at this moment."""
         with self._direct() as client:
-            return {key: (client.dump(key), max(client.pttl(key), 0)) for key in client.keys("*")}  # type: ignore[misc]
+            return {
+                key: (client.dump(key), max(client.pttl(key), 0))  # type: ignore[misc]
+                for key in client.keys("*")
+            }
 
     def go_back(self, moment: dict[bytes, tuple[bytes, int]] | None = None) -> None:
         """Be as at a remembered moment (or empty), as after a failover to a replica that was

@@ -129,7 +129,8 @@ class _Sender:
                     reason,
                     len(self.lines),
                 )
-            except Exception as error:  # noqa: BLE001  # an unexpected error (a bad host name) may pass, too
+            # an unexpected error (a bad host name) may pass, too
+            except Exception as error:  # noqa: BLE001
                 note("graphite", error, f"{self.host}:{self.port}")
             if self.batches > batches:
                 self.pause = BACKOFF[0]

@@ -204,7 +204,8 @@ def begun_key(account: str, app: str) -> str:
 
 def raw_of(fields: Sequence[bytes]) -> bytes:
     """The text of an entry from the fields of a stream; other fields are joined as they are."""
-    return fields[1] if len(fields) == 2 and fields[0] == b"e" else b" ".join(fields)  # noqa: PLR2004  # one field
+    is_one_field = len(fields) == 2 and fields[0] == b"e"  # noqa: PLR2004  # a name and its value
+    return fields[1] if is_one_field else b" ".join(fields)
 
 
 def read_entry(raw: bytes, account: str, app: str) -> tuple[Entry | None, str]:

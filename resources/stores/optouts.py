@@ -47,7 +47,11 @@ class OptOuts:
         """
         names = [_name(*one) for address in addresses for one in address]
         answers = iter(await self.redis.execute("HMGET", _hash(account), *names) if names else [])
-        return [any([next(answers) is not None for _ in address]) for address in addresses]  # noqa: C419  # all are taken
+        # A list, so that all the answers for an address are taken.
+        return [
+            any([next(answers) is not None for _ in address])  # noqa: C419
+            for address in addresses
+        ]
 
     async def set(self, account: str, kind: str, value: str, optout: OptOut, most: int) -> None:
         """Opt an address out, replacing an earlier opt-out. Raises TooManyOptOuts."""

@@ -69,7 +69,8 @@ class Reconnecting:
                     self._connect_link, limiter=self._thread, abandon_on_cancel=True
                 )
                 self._direct = self._link.direct()
-            except Exception as error:  # noqa: BLE001  # whatever it is, it may be over at the next attempt
+            # whatever it is, it may be over at the next attempt
+            except Exception as error:  # noqa: BLE001
                 self._disconnect()
                 self.why_away = f"Redis cannot be reached: {words_of(error)}"
                 self._remind(pause)
@@ -105,7 +106,8 @@ class Reconnecting:
         for call in self.on_reconnect:
             try:
                 call()
-            except Exception as error:  # noqa: BLE001  # the other listeners are called all the same
+            # the other listeners are called all the same
+            except Exception as error:  # noqa: BLE001
                 note("store", error, "reporting a new connection")
 
     async def exchange(self, commands: Sequence[Command], packed: bytes) -> list[Any]:

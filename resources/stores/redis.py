@@ -268,7 +268,8 @@ class Redis:
         try:
             results = await self._connection.exchange(commands, packed)
             if len(results) != len(commands):
-                raise RuntimeError(f"{len(results)} answers to {len(commands)} commands")  # noqa: TRY301  # as any other bug
+                text = f"{len(results)} answers to {len(commands)} commands"
+                raise RuntimeError(text)  # noqa: TRY301  # as any other bug
             self._batches += 1
             self._commands += len(commands)
             self._look_at(commands, results)
@@ -282,7 +283,8 @@ class Redis:
         except (redis.RedisError, OSError) as error:
             log.warning("lost Redis with %d commands in flight: %s", len(commands), words_of(error))
             reason = f"Redis did not answer: {words_of(error)}"
-        except Exception as error:  # noqa: BLE001  # callers must not wait for ever, and the next batch may succeed
+        # callers must not wait for ever, and the next batch may succeed
+        except Exception as error:  # noqa: BLE001
             note("store", error, f"a batch of {len(commands)} commands")
             reason = f"the client of Redis failed: {words_of(error)}"
         finally:

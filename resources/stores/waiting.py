@@ -58,7 +58,8 @@ class Posted:
         if isinstance(error, Exception):
             try:
                 self.failed(error)
-            except Exception as second:  # noqa: BLE001  # the rest of the batch must be settled, too
+            # the rest of the batch must be settled, too
+            except Exception as second:  # noqa: BLE001
                 note("store", second, "reporting a failed command")
 
 

@@ -213,7 +213,8 @@ async def _refused(_: Request, error: Exception) -> Response:
     return found
 
 
-async def _internal(_: Request, error: Exception) -> Response:  # noqa: ARG001  # the request's fence logs it
+# the request's fence logs it
+async def _internal(_: Request, error: Exception) -> Response:  # noqa: ARG001
     return answer({"error": "internal error"}, 500)
 
 

@@ -42,7 +42,8 @@ class Guard:
         if self.tokens:
             kind, _, token = headers.get(b"authorization", "").partition(" ")
             digest = hashlib.sha256(token.strip().encode()).hexdigest()
-            known = any([hmac.compare_digest(digest, one) for one in self.tokens])  # noqa: C419  # compare all of them
+            # compare all of them
+            known = any([hmac.compare_digest(digest, one) for one in self.tokens])  # noqa: C419
             return None if kind.lower() == "bearer" and known else (401, "a bearer token is needed")
         # A web page's author may have a name of theirs resolve to this host (DNS rebinding); the
         # Host header shows it.

@@ -88,7 +88,11 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
     made = dict(pairs)
     if len(made) < len(pairs):
         seen = set[str]()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        twice = next(
+            key
+            for key, _ in pairs
+            if key in seen or seen.add(key)  # type: ignore[func-returns-value]
+        )
         return Wrong(f"the key {_short(twice)!a} is given twice")
     return made
 

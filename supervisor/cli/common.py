@@ -98,7 +98,8 @@ def run_or_exit(main: Callable[[], Awaitable[int]], cannot: int = EXIT_FAILED) -
     """
     try:
         code = trio.run(main)
-    except BaseException as error:  # noqa: BLE001  # any error ends the command, with the exit code of its kind
+    # any error ends the command, with the exit code of its kind
+    except BaseException as error:  # noqa: BLE001
         code = _exit_code(error, cannot)
     sys.exit(code)
 

@@ -77,5 +77,6 @@ def _line_of(error: Exception, text: str) -> int:
 def _located(text: str) -> Mapping[Path, int]:
     try:
         return locate(text)
-    except Exception:  # noqa: BLE001  # the config is as good without lines: errors then name line 1
+    # the config is as good without lines: errors then name line 1
+    except Exception:  # noqa: BLE001
         return {}

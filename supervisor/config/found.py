@@ -17,7 +17,8 @@ def look(path: Path, problem: Callable[[], str | None]) -> Found:
     """Yield the problem of one value, if any; a check that fails is a problem, too."""
     try:
         text = problem()
-    except Exception as error:  # noqa: BLE001  # a check that fails has found a value that cannot be used
+    # a check that fails has found a value that cannot be used
+    except Exception as error:  # noqa: BLE001
         text = f"cannot be used: {cause_of(error)}"
     if text:
         yield path, text

@@ -46,7 +46,8 @@ def load(file: FilePath) -> Config:
             makes the file invalid.
     """
     try:
-        file = FilePath(os.path.abspath(file))  # noqa: PTH100  # resolve() would follow links out of the file's folder
+        # resolve() would follow links out of the file's folder
+        file = FilePath(os.path.abspath(file))  # noqa: PTH100
         document, lines = read_toml(file, CONFIG_MAX)
         return _Loader(file, lines).config(document)
     except InvalidConfig:

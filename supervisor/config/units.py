@@ -106,7 +106,8 @@ def show_size(size: float) -> str:
     """Show bytes as a person writes them: `864KiB`, `1.5MiB`."""
     unit = next(unit for unit in ("GiB", "MiB", "KiB", "B") if size >= _BYTES[unit] or unit == "B")
     amount = size / _BYTES[unit]
-    return f"{amount:.3g}{unit}" if amount < 1000 else f"{amount:.0f}{unit}"  # noqa: PLR2004  # digits
+    # digits
+    return f"{amount:.3g}{unit}" if amount < 1000 else f"{amount:.0f}{unit}"  # noqa: PLR2004
 
 
 def parse_count(value: Any) -> Count:

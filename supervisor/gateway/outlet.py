@@ -333,7 +333,8 @@ class Outlet:
             for taker in list(self._takers.all):
                 self._assign_line(taker.line, [taker])
             self._assign_line(self._line, self._takers.general)
-        except Exception as error:  # noqa: BLE001  # it must not reach the command that posted, or another client
+        # it must not reach the command that posted, or another client
+        except Exception as error:  # noqa: BLE001
             note("outlet", error, f"channel {self.channel}")
         self._attempts.note()
 

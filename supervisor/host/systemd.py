@@ -172,7 +172,8 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Systemd:
         names = environment.get("LISTEN_FDNAMES", "").split(":")
         for place in range(int(environment["LISTEN_FDS"])):
             descriptor = FIRST_FD + place
-            os.set_inheritable(descriptor, False)  # noqa: FBT003  # the standard library's own parameter
+            # the standard library's own parameter
+            os.set_inheritable(descriptor, False)  # noqa: FBT003
             name = names[place] if place < len(names) else ""
             sockets.append((name, socket.socket(fileno=descriptor)))
     return Systemd(environment.get("NOTIFY_SOCKET", ""), watchdog, sockets)

@@ -20,7 +20,8 @@ h1{font-size:1.4em}h2{font-size:1.1em;margin-top:2em;border-bottom:1px solid #d5
 table{border-collapse:collapse}td,th{padding:.2em 1em .2em 0;text-align:right;
 font-variant-numeric:tabular-nums}
 td:first-child,th:first-child{text-align:left}th{font-weight:600;color:#5a6577}
-.passed,.ok{color:#0a7a3d}.missed,.void,.bad{color:#b3261e}.note{color:#5a6577}svg{width:100%;height:auto}
+.passed,.ok{color:#0a7a3d}.missed,.void,.bad{color:#b3261e}.note{color:#5a6577}
+svg{width:100%;height:auto}
 @media(prefers-color-scheme:dark){body{color:#dfe4ec;background:#14181f}h2{border-color:#333b49}
 th,.note{color:#98a3b5}.passed,.ok{color:#5fd08d}.missed,.void,.bad{color:#ff8a80}}
 """

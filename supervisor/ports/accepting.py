@@ -107,7 +107,8 @@ class Door:
                     stream = await listener.accept()
                 except trio.ClosedResourceError:
                     return
-                except Exception as error:  # noqa: BLE001  # a connection is gone, or the host is out of something
+                # a connection is gone, or the host is out of something
+                except Exception as error:  # noqa: BLE001
                     if pause == PAUSE[0]:  # else it is logged already
                         note(f"{self.where}.accept", error, "it is tried again")
                     await trio.sleep(pause)

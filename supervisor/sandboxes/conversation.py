@@ -149,7 +149,8 @@ class Conversation:
             return run.act(frame)
         except SandboxFault as fault:
             run.settle(fault)
-        except Exception as error:  # noqa: BLE001  # the reader may be another run: only this one ends
+        # the reader may be another run: only this one ends
+        except Exception as error:  # noqa: BLE001
             note("run", error, f"app {self._app}, run {run.id}")
             run.settle(SandboxFault(Outcome.CRASHED, INTERNAL))
         return False

@@ -156,7 +156,8 @@ class Run:
     def _ask(self, asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
         try:
             return self.answer(asked)
-        except Exception as error:  # noqa: BLE001  # a fence, without the cost of one if all goes well
+        # a fence, without the cost of one if all goes well
+        except Exception as error:  # noqa: BLE001
             return self._failed(asked, error)
 
     async def _finish(
@@ -172,7 +173,8 @@ class Run:
     def _line(self, request: Request, reply: dict[str, Any]) -> bytes:
         try:
             return encode_reply(self.id, request, reply)
-        except Exception as error:  # noqa: BLE001  # half a surrogate pair, an integer beyond 64 bits ...
+        # half a surrogate pair, an integer beyond 64 bits ...
+        except Exception as error:  # noqa: BLE001
             return encode_reply(self.id, request, self._failed(request, error) or {})
 
     def _failed(self, asked: Request | ConsoleLine, error: Exception) -> Reply:

@@ -248,7 +248,8 @@ def test_any_request(server: Living, pieces: list[bytes], cut: bool) -> None:
 @example(
     pieces=[
         frame(
-            b'{"type":"event","id":"1","event":{"event_id":"e","event_type":"ack","user_message_id":"m","delivery_status":true}}'
+            b'{"type":"event","id":"1","event":{"event_id":"e","event_type":"ack",'
+            b'"user_message_id":"m","delivery_status":true}}'
         )
     ],
     hello=True,

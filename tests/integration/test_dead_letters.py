@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -57,9 +58,8 @@ async def test_letters_of_an_app_that_is_gone(folder: Folder, store: redis.Redis
         second, first = await listed(admin, app="phone")
         for name in ("list", "drop"):
             arguments = (name, first["id"]) if name == "drop" else (name, "--app", "phone")
-            done = await trio.to_thread.run_sync(
-                lambda: jsbox("deadletters", *arguments, "-c", str(_at(service, folder)))  # noqa: B023
-            )
+            arguments += ("-c", str(_at(service, folder)))
+            done = await trio.to_thread.run_sync(partial(jsbox, "deadletters", *arguments))
             assert done.returncode == 0, done.stderr
         refused = await admin.post(f"/v1/deadletters/{second['id']}/retry")
         assert refused.status_code == 409

@@ -244,7 +244,9 @@ async def test_the_store_goes_away_and_comes_back(folder: Folder) -> None:
                         "msg": {"message_id": str(n), "from_addr": str(n), "session_event": "new"},
                     }
                 )
-                answer = await client.expect_that(lambda f, n=n: f.get("id") == str(n))  # type: ignore[misc]
+                answer = await client.expect_that(
+                    lambda f, n=n: f.get("id") == str(n)  # type: ignore[misc]
+                )
                 accepted += answer["type"] == "accepted"
                 if answer["type"] == "accepted":
                     await client.expect("outcome", message_id=str(n))

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -55,7 +56,7 @@ def campaign(
 
 def load(
     folder: Folder, *arguments: str
-) -> tuple[subprocess.CompletedProcess[str], dict[str, object]]:
+) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
     out = folder.path / "out"
     done = jsbox(
         "load",
@@ -152,7 +153,7 @@ def test_a_slow_server_is_measured_from_when_replies_were_due(folder: Folder) ->
     assert summary["replies"]["p99"] > 0.5
     assert "messages wait for their turn" in done.stdout
     assert "([apps.phone.pool] max_processes = ...)" in done.stdout.replace("\n", " ")
-    (row,) = [one for one in summary["thresholds"] if one["name"] == "reply.p99"]  # type: ignore[attr-defined]
+    (row,) = [one for one in summary["thresholds"] if one["name"] == "reply.p99"]
     assert row["first_breach"] == 0.0
 
 
@@ -191,15 +192,15 @@ def test_faults_happen_when_they_are_due_and_no_reply_is_lost(folder: Folder) ->
     )
     done, summary = load(folder, "--serve", "--no-tui")
     assert done.returncode == 0, done.stdout + done.stderr
-    errors = Counter(summary["errors"])  # type: ignore[arg-type]
+    errors = Counter(summary["errors"])
     assert errors.total() - errors["draining"] < 2, errors  # of the killed process
-    notes = dict(note["text"].split(": ", 1) for note in summary["notes"])  # type: ignore[attr-defined]
+    notes = dict(note["text"].split(": ", 1) for note in summary["notes"])
     assert set(notes) == {"reload-limits", "gateway-disconnect", "kill-sandbox", "drain"}
     assert "the config was read again" in notes["reload-limits"]
     assert "killed" in notes["kill-sandbox"]
     assert "not killed" not in notes["kill-sandbox"]
     assert "started again" in notes["drain"]
-    due = {note["text"].split(":")[0]: note["at"] for note in summary["notes"]}  # type: ignore[attr-defined]
+    due = {note["text"].split(":")[0]: note["at"] for note in summary["notes"]}
     assert due == {
         "reload-limits": 0.3,
         "gateway-disconnect": 0.6,
@@ -228,7 +229,7 @@ def test_replies_that_come_over_another_connection_are_known(folder: Folder) -> 
     )
     done, summary = load(folder, "--serve", "--no-tui")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert summary["generator"]["reconnects"] == 6  # type: ignore[index,call-overload]
+    assert summary["generator"]["reconnects"] == 6
 
 
 def test_a_running_server_is_loaded_through_its_config(folder: Folder) -> None:

@@ -97,7 +97,8 @@ async def test_national_numbers_are_found_and_stored_by_their_country(redis: Red
     country code is found as it is.
     """
     await redis.execute("FLUSHALL")
-    resource = ContactsResource(Contacts(redis), None)  # type: ignore[arg-type]  # nothing is searched
+    # nothing is searched
+    resource = ContactsResource(Contacts(redis), None)  # type: ignore[arg-type]
     plain, home = caller(""), caller("27")
     old = (await resource.new(plain, Whole({"msisdn": "0821111111"}))).contact
     assert old["msisdn"] == "0821111111"

@@ -57,7 +57,11 @@ class EngineStream(httpcore2.AsyncNetworkStream):
         """Prepare for the body, once the head is complete."""
         self._piece = PIECE if is_chunked else READ
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109  # the interface's
+    async def read(
+        self,
+        max_bytes: int,
+        timeout: float | None = None,  # noqa: ARG002, ASYNC109  # the interface's
+    ) -> bytes:
         """Return the next piece; empty at the end."""
         assert self._work is not None
         if self._work.is_over():
@@ -121,7 +125,11 @@ class EngineStream(httpcore2.AsyncNetworkStream):
         await self._work.enter()
         return received
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109  # the interface's
+    async def write(
+        self,
+        buffer: bytes,
+        timeout: float | None = None,  # noqa: ARG002, ASYNC109  # the interface's
+    ) -> None:
         """Send. If the server has hung up, reading its answer will show it."""
         await self.connection.send(buffer)
 

@@ -44,7 +44,8 @@ class Lookups:
                 _look_up,
                 host,
                 abandon_on_cancel=True,
-                limiter=share,  # type: ignore[arg-type]  # documented: anything with its two methods
+                # documented: anything with its two methods
+                limiter=share,  # type: ignore[arg-type]
             )
         except (OSError, UnicodeError) as error:
             raise EgressError(explain_lookup(host, error)) from error
@@ -96,7 +97,8 @@ class _Share:
     _lookups: Lookups
     _app: str
 
-    async def acquire_on_behalf_of(self, borrower: object) -> None:  # noqa: ARG002  # Trio's interface
+    # Trio's interface
+    async def acquire_on_behalf_of(self, borrower: object) -> None:  # noqa: ARG002
         await self._lookups.acquire(self._app)
 
     def release_on_behalf_of(self, borrower: object) -> None:  # noqa: ARG002  # Trio's interface

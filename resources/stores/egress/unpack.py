@@ -118,7 +118,8 @@ class Layer:
         self._members += 1
         if self._name not in GZIP:
             # Some servers send the bare stream, without the two bytes that zlib begins with.
-            is_zlib = data[0] & 15 == 8 and int.from_bytes(data[:2], "big") % 31 == 0  # noqa: PLR2004  # RFC 1950
+            is_deflate = data[0] & 15 == 8  # noqa: PLR2004  # RFC 1950
+            is_zlib = is_deflate and int.from_bytes(data[:2], "big") % 31 == 0
             return zlib.decompressobj(_ZLIB if is_zlib else _RAW)
         if not data.startswith(_MAGIC):
             if self._members == 1:

@@ -77,7 +77,8 @@ def _all() -> dict[str, Script]:
             preludes[name] += (_FOLDER / f"{prelude}.lua").read_text("utf-8")
     for file in sorted(_FOLDER.glob("[!_]*.lua")):
         text = preludes[file.stem] + file.read_text("utf-8")
-        scripts[file.stem] = Script(file.stem, text, hashlib.sha1(text.encode()).hexdigest())  # noqa: S324
+        digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324
+        scripts[file.stem] = Script(file.stem, text, digest)
     return scripts
 
 

@@ -130,7 +130,8 @@ class View:
 
     def _count(self, query: tantivy.Query) -> int:
         assert self.searcher is not None
-        return int(self.searcher.search(query, limit=1).count)  # type: ignore[attr-defined]  # the stub lacks it
+        # the stub lacks it
+        return int(self.searcher.search(query, limit=1).count)  # type: ignore[attr-defined]
 
     def _query(self, node: Node, budget: Budget) -> tantivy.Query:
         assert self.index is not None

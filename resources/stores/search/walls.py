@@ -158,10 +158,12 @@ def _done(result: int, step: str) -> int:
 
 
 def _restrict_files(libc: ctypes.CDLL, version: int, folder: Path, store: Store) -> None:
-    bits = 16 if version >= 5 else 15 if version >= 3 else 14 if version >= 2 else 13  # noqa: PLR2004  # as the kernel's header counts
+    # versions 2, 3 and 5 of the kernel's header each added a bit
+    bits = 13 + sum(version >= since for since in (2, 3, 5))
     handled = (1 << bits) - 1
     ports = version >= 4 and (store.is_unix or store.port)  # noqa: PLR2004
-    wanted = struct.pack("QQQ", handled, TCP if ports else 0, SCOPES if version >= 6 else 0)  # noqa: PLR2004
+    scopes = SCOPES if version >= 6 else 0  # noqa: PLR2004
+    wanted = struct.pack("QQQ", handled, TCP if ports else 0, scopes)
     size = 24 if version >= 6 else 16 if version >= 4 else 8  # noqa: PLR2004
     ruleset = _done(
         libc.syscall(LANDLOCK_CREATE, wanted, ctypes.c_size_t(size), 0), "a Landlock ruleset"

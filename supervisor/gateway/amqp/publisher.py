@@ -88,7 +88,12 @@ class Publisher:
         wire = self._wire
         return not (self.trouble or wire.reason or wire.blocked) and wire.queued <= STUFFED
 
-    def deliver(self, delivery: int, attempt: int, message: bytes) -> None:  # noqa: ARG002  # the id tells that it comes again
+    def deliver(
+        self,
+        delivery: int,
+        attempt: int,  # noqa: ARG002  # the id tells that it comes again
+        message: bytes,
+    ) -> None:
         """Publish a parcel; never waits, never raises."""
         name = str(delivery)
         try:

@@ -230,7 +230,8 @@ class _Adapter(RawConnection):
     def _guarded(self, step: Callable[[], Any]) -> None:
         try:
             step()
-        except Exception as error:  # noqa: BLE001  # an error of the engine's ends this connection alone
+        # an error of the engine's ends this connection alone
+        except Exception as error:  # noqa: BLE001
             self._wire.fail(cause_of(error))
 
     def _adapter_add_callback_threadsafe(self, callback: Callable[..., Any]) -> None:
@@ -327,7 +328,8 @@ async def _read(wire: Wire, raw: _Adapter, stream: trio.abc.Stream) -> None:
         before = wire.completed
         try:
             raw.feed(bytes(data))
-        except Exception as error:  # noqa: BLE001  # the engine raises what it likes at what is no AMQP
+        # the engine raises what it likes at what is no AMQP
+        except Exception as error:  # noqa: BLE001
             wire.fail(f"the broker sent what is not AMQP: {cause_of(error)}")
             return
         size = 0 if wire.completed != before or data == HEARTBEAT_FRAME else size + len(data)

@@ -115,7 +115,12 @@ class JunebugLink:
     def push(self, frame: bytes) -> None:
         """Outcomes are not wanted."""
 
-    def deliver(self, delivery: int, attempt: int, message: bytes) -> None:  # noqa: ARG002  # Junebug has no place for it
+    def deliver(
+        self,
+        delivery: int,
+        attempt: int,  # noqa: ARG002  # Junebug has no place for it
+        message: bytes,
+    ) -> None:
         """Put a message into its address's lane; never waits."""
         assert self._nursery is not None
         parcel = _Parcel(delivery, msgspec.json.decode(message, type=dict[str, Any]))

@@ -1,4 +1,5 @@
-// vumigo_v01, in the style of its time: `var api`, a state creator, api.im, the user's answers kept by the toolkit.
+// vumigo_v01, in the style of its time: `var api`, a state creator, api.im, the
+// user's answers kept by the toolkit.
 var vumigo = require("vumigo_v01");
 var jed = require("jed");
 

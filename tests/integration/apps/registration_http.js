@@ -1,4 +1,5 @@
-// vumigo_v02 with two HTTP back ends, one asked before the first screen, one told at the end; and what it does when one is down.
+// vumigo_v02 with two HTTP back ends, one asked before the first screen, one told at the
+// end; and what it does when one is down.
 var vumigo = require('vumigo_v02');
 var Q = require('q');
 
@@ -12,7 +13,9 @@ var RegistrationApp = App.extend(function (self) {
     App.call(self, 'states:start');
 
     self.init = function () {
-        self.hub = new JsonApi(self.im, {headers: {Authorization: ['Token ' + self.im.config.hub_token]}});
+        self.hub = new JsonApi(self.im, {
+            headers: {Authorization: ['Token ' + self.im.config.hub_token]}
+        });
         self.plain = new HttpApi(self.im);
     };
 
@@ -21,7 +24,8 @@ var RegistrationApp = App.extend(function (self) {
             .get('http://hub.example.org/echo', {params: {msisdn: self.im.user.addr}})
             .then(function (response) {
                 return new FreeText(name, {
-                    question: 'Registering ' + response.data.query + ' with ' + response.data.headers.authorization + '. Name?',
+                    question: 'Registering ' + response.data.query
+                        + ' with ' + response.data.headers.authorization + '. Name?',
                     next: 'states:save'
                 });
             });
@@ -29,7 +33,9 @@ var RegistrationApp = App.extend(function (self) {
 
     self.states.add('states:save', function (name) {
         return Q.all([
-            self.hub.post('http://hub.example.org/echo', {data: {name: self.im.user.answers['states:start']}}),
+            self.hub.post('http://hub.example.org/echo', {
+                data: {name: self.im.user.answers['states:start']}
+            }),
             self.plain.put('http://store.example.org:8080/echo', {data: 'raw'})
         ]).spread(function (hub, store) {
             return new EndState(name, {
@@ -37,7 +43,10 @@ var RegistrationApp = App.extend(function (self) {
                 next: 'states:start'
             });
         }).catch(function (error) {
-            return new EndState(name, {text: 'Sorry: ' + (error.response ? error.response.code : error.reason), next: 'states:start'});
+            return new EndState(name, {
+                text: 'Sorry: ' + (error.response ? error.response.code : error.reason),
+                next: 'states:start'
+            });
         });
     });
 });

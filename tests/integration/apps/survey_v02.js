@@ -1,4 +1,5 @@
-// vumigo_v02 with config and translations: asks for a language, then everything is in that language; fires metrics.
+// vumigo_v02 with config and translations: asks for a language, then everything is in that
+// language; fires metrics.
 var vumigo = require('vumigo_v02');
 var _ = require('lodash');
 var moment = require('moment');
@@ -43,7 +44,9 @@ var SurveyApp = App.extend(function (self) {
         return new PaginatedChoiceState(name, {
             question: $('Where do you live?'),
             options_per_page: 3,
-            choices: _.map(self.im.config.towns, function (town) { return new Choice(town, town); }),
+            choices: _.map(self.im.config.towns, function (town) {
+                return new Choice(town, town);
+            }),
             next: 'states:end'
         });
     });
@@ -51,7 +54,8 @@ var SurveyApp = App.extend(function (self) {
     self.states.add('states:end', function (name) {
         return new EndState(name, {
             text: $('Born about {{year}} in {{town}}. Thank you!').context({
-                year: moment.utc('2020-01-01').year() - parseInt(self.im.user.answers['states:age'], 10),
+                year: moment.utc('2020-01-01').year()
+                    - parseInt(self.im.user.answers['states:age'], 10),
                 town: self.im.user.answers['states:town']
             }),
             next: 'states:language'

@@ -51,7 +51,8 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> AccountIndex:
 )
 def test_the_second_time_is_as_the_first(query: str, index: AccountIndex) -> None:
     """The automaton's answer at first, then that of the terms in memory."""
-    fresh = Dictionary(index.refresh().dictionary.searcher)  # type: ignore[union-attr]  # there is one
+    # there is one
+    fresh = Dictionary(index.refresh().dictionary.searcher)  # type: ignore[union-attr]
     index._dictionary = fresh
     answers = [find(index, query) for _ in range(3)]
     assert answers[0] == answers[1] == answers[2]

@@ -370,7 +370,8 @@ def test_odd_but_valid_values_are_accepted(folder: Path) -> None:
         + "[" * 2000
         + "]" * 2000
         + '\', "a\\nb" = "\\u0000\\u001b\\U0001F600" }\n'
-        'limits = { command_timeouts = { "a*b" = "1ms" } }\n[redis]\nurl = "redis://:p%40@[::1]:6379/3?client_name=x"\n'
+        'limits = { command_timeouts = { "a*b" = "1ms" } }\n'
+        '[redis]\nurl = "redis://:p%40@[::1]:6379/3?client_name=x"\n'
     )
     code, found = check(folder, text.replace("\n", "\r\n"))
     assert (code, found) == (0, [])

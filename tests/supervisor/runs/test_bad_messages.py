@@ -59,7 +59,10 @@ UNREADABLE = [
     (an_inbound('{"timestamp":"٢٠١٣-٠٤-٢٤ 14:01:41"}'), "msg.timestamp"),
     (an_inbound('{"timestamp":"0001-01-01T00:00:00+14:00"}'), "msg.timestamp"),
     (
-        '{"type":"event","id":"x","event":{"event_type":"ack","sent_message_id":"s","user_message_id":"u","timestamp":"9999-12-31T23:59:59-14:00"}}',
+        (
+            '{"type":"event","id":"x","event":{"event_type":"ack","sent_message_id":"s",'
+            '"user_message_id":"u","timestamp":"9999-12-31T23:59:59-14:00"}}'
+        ),
         "event.timestamp",
     ),
 ]

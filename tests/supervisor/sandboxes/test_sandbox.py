@@ -57,7 +57,8 @@ async def test_commands_begin_in_the_order_of_asking() -> None:
     async with booted(app) as sandbox:
         for _ in range(20):
             _, asked = await deliver(sandbox)
-            assert [request.fields["n"] for request in asked] == list(range(30))  # type: ignore[union-attr]
+            numbers = [request.fields["n"] for request in asked]  # type: ignore[union-attr]
+            assert numbers == list(range(30))
 
 
 async def test_more_commands_than_may_be_in_flight_wait() -> None:

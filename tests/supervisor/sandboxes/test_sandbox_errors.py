@@ -222,7 +222,14 @@ async def test_a_message_or_config_that_cannot_be_sent_is_the_end_of_that_run_al
                 ({"message_id": "m"}, {"a": value}),
             ):
                 with pytest.raises(NotDelivered, match="internal error") as raised:
-                    await sandbox.deliver("r1", "message", payload, app.limits, answer, config)  # type: ignore[arg-type]
+                    await sandbox.deliver(
+                        "r1",
+                        "message",
+                        payload,
+                        app.limits,
+                        answer,
+                        config,  # type: ignore[arg-type]
+                    )
                 assert raised.value.outcome is Outcome.CRASHED
                 assert sandbox.is_clean()
             await sandbox.deliver(

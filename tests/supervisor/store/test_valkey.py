@@ -197,7 +197,9 @@ async def test_a_server_that_was_left_behind_and_does_not_answer_is_ended_first(
     assert owner_of(tmp_path / FOLDER) is None
     argv = [*valkey.WITH_PARENT, str(os.getpid()), LOCK, "0", str(get_binary_path())]
     argv += ["--port", "0", "--unixsocket", valkey.SOCKET, "--appendonly", "yes", "--save", ""]
-    with subprocess.Popen(argv, cwd=tmp_path / FOLDER, stdout=subprocess.DEVNULL) as left:  # noqa: ASYNC220
+    with subprocess.Popen(  # noqa: ASYNC220
+        argv, cwd=tmp_path / FOLDER, stdout=subprocess.DEVNULL
+    ) as left:
         await eventually(lambda: owner_of(tmp_path / FOLDER) == left.pid, 60)
         left.send_signal(signal.SIGSTOP)
         async with open_valkey(tmp_path, "everysec") as url, open_redis(url) as client:
