@@ -39,19 +39,27 @@ def host_problem(host: str) -> Problem:
     return _problem_of(lambda: host.encode("idna"))
 
 
-def http_problem(url: str) -> Problem:
-    """What is wrong with an http or https URL, if it cannot be connected to."""
+def _url_problem(url: str, plain: str, secure: str) -> Problem:
+    """What is wrong with a URL of one of two schemes, except for its host and what follows that."""
     if len(url) > URL_MAX or not url.isprintable() or " " in url:
         return f"a URL has at most {URL_MAX} characters, none of them spaces or control characters"
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
+        port = parts.port
     except ValueError as error:
         return str(error)
-    if parts.scheme not in ("http", "https"):
-        return "it is neither http nor https"
+    if parts.scheme not in (plain, secure):
+        return f"it is neither {plain} nor {secure}"
     if port == 0:
         return "its port is 0"
+    return ""
+
+
+def http_problem(url: str) -> Problem:
+    """What is wrong with an http or https URL, if it cannot be connected to."""
+    if problem := _url_problem(url, "http", "https"):
+        return problem
+    host = urlsplit(url).hostname or ""
     return host_problem(host) or (
         "" if _PLAIN_HOST.fullmatch(host) or ":" in host else _client_problem(url)
     )
@@ -101,20 +109,12 @@ def without_login(url: str) -> tuple[str, tuple[str, str] | None]:
 
 def amqp_problem(url: str) -> Problem:
     """What is wrong with the URL of an AMQP broker."""
-    if len(url) > URL_MAX or not url.isprintable() or " " in url:
-        return f"a URL has at most {URL_MAX} characters, none of them spaces or control characters"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        return str(error)
-    if parts.scheme not in ("amqp", "amqps"):
-        return "it is neither amqp nor amqps"
-    if port == 0:
-        return "its port is 0"
+    if problem := _url_problem(url, "amqp", "amqps"):
+        return problem
+    parts = urlsplit(url)
     if parts.query or parts.fragment or "/" in parts.path[1:]:
         return "expected only a vhost after the host, with its slashes as %2f"
-    return host_problem(host)
+    return host_problem(parts.hostname or "")
 
 
 def redis_problem(url: str) -> Problem:
