@@ -60,9 +60,7 @@ def load_chat(file: FilePath) -> Chat:
 
 class _ChatLoader(Pieces):
     def chat_of(self, document: dict[str, Any]) -> Chat:
-        for key in document:
-            if key not in KEYS:
-                self.fault((key,), unknown_key(key, KEYS))
+        self.only(document, KEYS)
         chat = Chat(
             file=self.file,
             app=self.name_in(document, "app"),

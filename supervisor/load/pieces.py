@@ -46,9 +46,7 @@ class Pieces:
             if not STUB_URL.fullmatch(url):
                 self.fault(path, 'expected a URL such as "http://hub:8000/api/v1/*"')
             item = self.table(one, path)
-            for key in item:
-                if key != "reply":
-                    self.fault((*path, key), unknown_key(key, ("reply",)))
+            self.only(item, ("reply",), path)
             reply = self.piece(Reply, item.get("reply", {}), (*path, "reply"))
             if reply is not None:
                 self._check_reply(reply, (*path, "reply"))
@@ -101,6 +99,12 @@ class Pieces:
             return raw
         self.fault(path, f"expected a table, got {show(raw)}")
         return {}
+
+    def only(self, table: Mapping[str, Any], known: tuple[str, ...], path: Path = ()) -> None:
+        """Note each key of the table at a path that is not one of the known."""
+        for key in table:
+            if key not in known:
+                self.fault((*path, key), unknown_key(key, known))
 
     def fault(self, path: Path, text: str) -> None:
         """Note what is wrong with the value at a path."""

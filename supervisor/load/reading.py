@@ -145,9 +145,7 @@ def load_campaign(file: FilePath) -> Campaign:
 
 class _Loader(Pieces):
     def campaign(self, document: dict[str, Any]) -> Campaign:
-        for key in document:
-            if key not in TOP_LEVEL:
-                self.fault((key,), unknown_key(key, TOP_LEVEL))
+        self.only(document, TOP_LEVEL)
         raw_run = document.get("run", {})
         if isinstance(raw_run, dict) and isinstance(raw_run.get("token"), str):
             raw_run = raw_run | {"token": self.expand(raw_run["token"])}
