@@ -102,11 +102,16 @@ class LogWriter:
 
     def _start(self) -> None:
         self._thread = Thread(target=self._run, name="app logs", daemon=True)
-        if self._descriptor is None:
-            self._is_closed = True
-            log.warning("the apps' logs cannot be printed: standard output is closed")
-            return
-        self._thread.start()
+        why = "standard output is closed"
+        if self._descriptor is not None:
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the host gives us no more threads
+                why = str(error)
+            else:
+                return
+        self._is_closed = True
+        log.warning("the apps' logs cannot be printed: %s", why)
 
     def _drop(self, line: _Line) -> None:
         self.dropped += 1

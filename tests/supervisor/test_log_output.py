@@ -186,3 +186,21 @@ async def test_the_service_prints_what_apps_log(tmp_path: Path) -> None:
     assert lines[1] == f"{INDENT}text"
     assert json.loads(lines[2])["message"] == "saw\njson"
     assert len(lines) == 3
+
+
+async def test_without_a_thread_entries_are_dropped(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever logs does not notice; that it is so is logged once."""
+
+    def no_thread(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(log_output.Thread, "start", no_thread)
+    writer = writer_to(pipe[1], "text")
+    for _ in range(3):
+        writer.put("acme", "phone", LogEntry(TIME, "INFO", "lost"))
+    assert writer.dropped == 3
+    assert caplog.text.count("cannot be printed: can't start new thread") == 1
+    with trio.fail_after(PATIENCE):
+        await writer.flush(PATIENCE * 2)
