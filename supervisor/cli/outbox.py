@@ -40,7 +40,14 @@ def outbox(context: click.Context, config_file: Path, as_json: bool) -> None:
 
 @outbox.command(name="list")
 @click.argument("channel")
-@click.option("-n", "--lines", default=100, show_default=True, help="How many of the oldest.")
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How many of the oldest.",
+)
 @config_option
 @json_option
 def list_messages(channel: str, lines: int, config_file: Path, as_json: bool) -> None:

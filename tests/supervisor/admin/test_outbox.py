@@ -119,6 +119,7 @@ async def test_the_command(tmp_path: Path) -> None:
         lines = (await said("list", "phone", "-n", "2")).splitlines()
         assert [line.split()[0] for line in lines] == ["NUMBER", "1", "2"]
         assert "+27\\x1b[2J" in lines[1]
+        assert "0 is not in the range" in await said("list", "phone", "-n", "0", code=2)
         assert '"content": "c"' in await said("show", "phone", "3")
         text = await said("drop", "phone", "3", "99", code=1)
         assert text.startswith("1 dropped\n")
