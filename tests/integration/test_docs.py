@@ -15,16 +15,7 @@ import pytest
 import trio
 from attrs import fields
 
-from resources.config import ConfigResource
-from resources.contacts import ContactsResource
-from resources.groups import GroupsResource
-from resources.http import Http
-from resources.kv import Kv
-from resources.log import LogResource
-from resources.messagestore import Messagestore
-from resources.metrics import Metrics
-from resources.optout import OptoutResource
-from resources.outbound import Outbound
+from supervisor.cli.types import RESOURCES
 from supervisor.config.model import (
     CHANNEL_SIDES,
     Account,
@@ -50,18 +41,6 @@ INBOUND = {
 DOCS = Path(__file__).parents[2] / "docs"
 TEXT = (DOCS / "resources.md").read_text("utf-8")
 EXAMPLES = re.findall(r"^### (\S.*?)\n.*?^```js\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-RESOURCES = (
-    ConfigResource,
-    ContactsResource,
-    GroupsResource,
-    Http,
-    Kv,
-    LogResource,
-    Messagestore,
-    Metrics,
-    OptoutResource,
-    Outbound,
-)
 
 
 def test_every_command_is_documented_and_no_other() -> None:

@@ -6,9 +6,15 @@ from __future__ import annotations
 
 import re
 
-from supervisor.cli.types import declarations
+from resources.contract import Resource
+from supervisor.cli.types import RESOURCES, declarations
+from supervisor.runs import programs
 
-from ...integration.test_docs import RESOURCES
+
+def test_every_resource_is_there() -> None:
+    """Whatever the service is built of."""
+    known = [one for one in vars(programs).values() if isinstance(one, type)]
+    assert set(RESOURCES) == {one for one in known if issubclass(one, Resource)} - {Resource}
 
 
 def test_every_command_is_there_and_no_other() -> None:
