@@ -38,8 +38,5 @@ def one_line(text: str) -> str:
 
 def shown(value: Any) -> str:
     """Show a value of the YAML."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of more digits than Python prints
-        return "a number of thousands of digits"
+    text = repr(value)
     return text if len(text) <= SHOWN_MAX else f"{text[:SHOWN_MAX]}..."

@@ -12,6 +12,7 @@ from .decisions import CannotMigrate, one_line
 
 YAML_MAX = 128 << 10  # characters; those of real workers have one or two thousand
 NODES_MAX = 10_000  # values, counting one again wherever an alias or a merge repeats it
+BITS_MAX = 256  # of a number; an id of digits may be one
 
 
 def read_env(text: str) -> dict[str, str]:
@@ -47,7 +48,9 @@ def read_yaml(text: str) -> dict[str, Any]:
         raise CannotMigrate(f"it has a value that cannot be read: {one_line(str(error))}") from None
     if not isinstance(old, dict):
         raise CannotMigrate("expected a YAML mapping, the config of a worker")
-    _must_be_text(old)
+    for key, value in old.items():
+        _must_be_writable("a key", key)
+        _must_be_writable(one_line(str(key)), value)
     return {str(key): value for key, value in old.items()}
 
 
@@ -77,13 +80,17 @@ def _size(root: yaml.Node) -> int:
     return of(root)
 
 
-def _must_be_text(value: Any) -> None:
-    """Refuse half a surrogate pair, which no file can hold."""
+def _must_be_writable(where: str, value: Any) -> None:
+    """Refuse what no config can hold: half a surrogate pair, and numbers of thousands of digits,
+    which Python does not even print.
+    """
     if isinstance(value, str) and not is_clean(value):
-        raise CannotMigrate("it has a text that is not valid Unicode")
+        raise CannotMigrate(f"{where}: it has a text that is not valid Unicode")
+    if isinstance(value, int) and value.bit_length() > BITS_MAX:
+        raise CannotMigrate(f"{where}: it has a number of more than {BITS_MAX} bits")
     if isinstance(value, dict):
         for item in (*value, *value.values()):
-            _must_be_text(item)
+            _must_be_writable(where, item)
     elif isinstance(value, list | tuple | set):
         for item in value:
-            _must_be_text(item)
+            _must_be_writable(where, item)

@@ -201,6 +201,7 @@ def test_a_value_never_names_a_variable() -> None:
     assert tables(text)["apps"]["x"]["metrics"]["prefix"] == "$${HOME}"
 
 
+HUGE = "-0x" + "f" * 5000
 BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 9)
 )
@@ -219,10 +220,11 @@ MERGES = "a0: &a0 {k: 1, l: 2}\n" + "".join(
         ("a: " + "{a: " * 5000, "its values are nested too deeply"),
         ("a: " + "9" * 5000, "it has a value that cannot be read: "),
         ("a: 2001-99-99", "it has a value that cannot be read: "),
-        (
-            "timeout: 0x" + "f" * 50_000,
-            "timeout: expected a whole number of 1 or more, got a number",
-        ),
+        ("timeout: 0x" + "f" * 50_000, "timeout: it has a number of more than 256 bits"),
+        (f"rlimits: {{RLIMIT_DATA: [{HUGE}]}}", "rlimits: it has a number of more than 256 bits"),
+        (f"amqp: {{host: x, port: {HUGE}}}", "amqp: it has a number of more than 256 bits"),
+        (f"transport_name: {HUGE}", "transport_name: it has a number of more than 256 bits"),
+        (f"? {HUGE}\n: b", "a key: it has a number of more than 256 bits"),
         ("timeout: .inf", "timeout: expected a whole number of 1 or more, got inf"),
         ('javascript_file: "\\ud800"', "it has a text that is not valid Unicode"),
         ("? [a]\n: b", "it is not YAML: "),
