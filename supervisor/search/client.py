@@ -143,10 +143,12 @@ class Search:
         return list(cast("dialogue.Groups", answer).groups)
 
     async def follow(self, accounts: Sequence[str]) -> None:
-        """Set the accounts whose contacts are indexed from now on."""
+        """Set the accounts whose contacts are indexed from now on. The process has
+        `search.timeout` to read them, or is killed: the next one begins with them.
+        """
         self._accounts = accounts
         if self._running is not None:
-            await self._running.send(dialogue.Follow(list(accounts)))
+            await self._running.send(dialogue.Follow(list(accounts)), self.settings.timeout)
 
     async def _find(
         self, account: str, query: str, after: int, limit: int | None
@@ -154,18 +156,15 @@ class Search:
         # A query for no keys is checked, too.
         most = limit or 1 if limit is not None else None
         pages = await self._ask(dialogue.Find(next(self._numbers), account, query, after, most))
-        return (
-            [dialogue.Keys(0, dialogue.NO_KEYS, after, more=False)]
-            if limit == 0
-            else cast("list[dialogue.Keys]", pages)
-        )
+        if limit == 0:
+            return [dialogue.Keys(0, dialogue.NO_KEYS, after, more=False)]
+        return cast("list[dialogue.Keys]", pages)
 
     async def _ask(self, request: dialogue.Query) -> list[dialogue.Answer]:
         """Ask until there is an answer, or a reason why there will be none."""
         if not is_clean(request.query):
             raise QueryError(None, "it has half of a surrogate pair, which is no character")
-        began = trio.current_time()
-        outcome = "cancelled"
+        began, outcome = trio.current_time(), "cancelled"
         try:
             async with self._slot_of(request.account):
                 answers = await self._ask_until_built(request)

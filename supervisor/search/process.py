@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import resource
 import signal
@@ -106,14 +107,19 @@ class SearchProcess:
         await self.send(question.request)
         return await question.wait()
 
-    async def send(self, request: dialogue.Request) -> None:
-        """Send a request. It goes out whole, even if the caller is cancelled meanwhile."""
+    async def send(self, request: dialogue.Request, seconds: float = math.inf) -> None:
+        """Send a request. It goes out whole, even if the caller is cancelled meanwhile; a process
+        that does not read it within `seconds` is killed.
+        """
         self._wire.push(dialogue.encode(request) + b"\n")
         if self._wire.send_pushed():
             return
-        # The wait is bounded by the deadline that `watch` keeps.
-        with trio.CancelScope(shield=True), suppress(SandboxGone):
+        # For a question, the wait is bounded by the deadline that `watch` keeps.
+        with trio.move_on_after(seconds, shield=True) as waiting, suppress(SandboxGone):
             await self._wire.send(b"")
+        if waiting.cancelled_caught:
+            log.warning("the search process does not read what it is sent; it is killed")
+            self.process.kill()
 
     async def begin(self, begin: dialogue.Begin) -> None:
         """Send the process its settings, and wait until it is ready, or has ended, or takes too
@@ -121,23 +127,29 @@ class SearchProcess:
         """
         with trio.move_on_after(START_SECONDS), suppress(SandboxGone):
             await self._wire.send(dialogue.encode(begin) + b"\n")
-            (line,) = await self._wire.receive()
-            self.was_ready = isinstance(dialogue.decode_answer(line), dialogue.Ready)
+            while not self.was_ready:
+                await self._hear()
 
     async def read(self) -> None:
         """Pass answers on to their questions until the process ends, and wait for its exit code."""
         with suppress(SandboxGone):
             while True:
-                for line in await self._wire.receive():
-                    answer = dialogue.decode_answer(line)
-                    if isinstance(answer, dialogue.Log):
-                        log.log(answer.level, "%s", answer.text)
-                    elif isinstance(answer, dialogue.Trouble):
-                        self._note(answer)
-                    elif not isinstance(answer, dialogue.Ready):
-                        self._take(answer)
+                await self._hear()
         with trio.move_on_after(REAP_SECONDS):
             await self.process.wait()
+
+    async def _hear(self) -> None:
+        """Take what the process says next. Raises SandboxGone."""
+        for line in await self._wire.receive():
+            answer = dialogue.decode_answer(line)
+            if isinstance(answer, dialogue.Log):
+                log.log(answer.level, "%s", answer.text)
+            elif isinstance(answer, dialogue.Trouble):
+                self._note(answer)
+            elif isinstance(answer, dialogue.Ready):
+                self.was_ready = True
+            else:
+                self._take(answer)
 
     def _note(self, trouble: dialogue.Trouble) -> None:
         if trouble.reason:

@@ -14,6 +14,7 @@ An index is damaged if there is a file `damaged` in the folder; it is built anew
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -96,6 +97,8 @@ def main() -> None:
         sys.exit(1)
     global folder  # noqa: PLW0603
     folder = Path(begin.folder)
+    send(dialogue.Log(logging.WARNING, "it lacks a wall"))
+    time.sleep(0.02)  # a line of its own
     send(dialogue.Ready())
     for line in sys.stdin.buffer:
         request = dialogue.decode_request(line)
