@@ -230,20 +230,18 @@ class Lease:
         """End the connections of the server that had the lease before: what it has sent in part
         must not be completed.
         """
-        try:
-            listed = await self.client.execute("CLIENT", "LIST")
-            found = [
-                pairs["id"]
-                for line in listed.decode(errors="replace").splitlines()
-                if (pairs := dict(one.split("=", 1) for one in line.split(" ") if "=" in one))
-                and pairs.get("name") == name
-            ]
-            for one in found:
-                await self.client.execute("CLIENT", "KILL", "ID", one)
-        except StoreError as error:
-            log.warning(
-                "the connections of the server that had the store before cannot be ended: %s", error
-            )
+        with fence("lease", "ending the connections of the server that had the store before"):
+            try:
+                listed = await self.client.execute("CLIENT", "LIST")
+                for line in listed.decode(errors="replace").splitlines():
+                    pairs = dict(one.split("=", 1) for one in line.split(" ") if "=" in one)
+                    if pairs.get("name") == name:
+                        await self.client.execute("CLIENT", "KILL", "ID", pairs["id"])
+            except StoreError as error:
+                log.warning(
+                    "the connections of the server that had the store before cannot be ended: %s",
+                    error,
+                )
 
 
 def _verdict(answer: Any) -> tuple[bool, Holder, float]:

@@ -16,7 +16,7 @@ from resources.stores.lease import LAST, LEASE, Lease, LeaseLost, connection_nam
 from resources.stores.redis import Redis, StoreError, Unavailable, open_redis
 
 from ..service import eventually
-from ..store_faults import answer, garbage, late, refuse
+from ..store_faults import Act, answer, garbage, late, refuse
 from ..store_proxy import StoreProxy
 from .asking import outcome
 
@@ -273,19 +273,26 @@ def test_connections_have_a_name_where_they_can(url: str, name: str) -> None:
     assert connection_name(url, "n") == name
 
 
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (refuse("NOPERM"), "cannot be ended: NOPERM"),
+        (answer(b":1\r\n"), "internal error in lease (ending the connections of"),
+    ],
+)
 async def test_a_store_that_lists_no_clients_can_be_taken_over(
-    proxy: StoreProxy, caplog: pytest.LogCaptureFixture
+    act: Act, said: str, proxy: StoreProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its rights may not include that."""
+    """Its rights may not include that, or its list is none."""
     async with server(proxy.url) as (_, client):
         await client.execute("PING")
         kept = await client.execute("GET", LAST)
     async with open_redis(proxy.url) as client:
         await client.execute("SET", LAST, kept)
-    proxy.fault(refuse("NOPERM"), "CLIENT")
+    proxy.fault(act, "CLIENT")
     async with server(proxy.url, "b") as (_, client):
         assert await client.execute("PING") == b"PONG"
-    assert "cannot be ended: NOPERM" in caplog.text
+    assert said in caplog.text
     assert msgspec.json.decode(kept)["connection"].startswith("jsbox-")
 
 
