@@ -127,7 +127,11 @@ class _Orders:
             self.take(number)
 
     def take(self, number: int) -> None:
-        """Obey a signal, or keep it until the service has started."""
+        """Obey a signal, or keep it until the service has started. One that comes while the service
+        ends changes nothing any more.
+        """
+        if self.over.is_set():
+            return
         if self._service is None or self._work is None:
             if number == signal.SIGHUP:
                 self._is_to_reload = True
