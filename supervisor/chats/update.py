@@ -6,9 +6,25 @@ import json
 from collections.abc import Mapping
 from pathlib import Path as FilePath
 
-from ..config.files import read_text
+from ..config.document import InvalidConfig
+from ..config.files import BOM, read_text
 from ..config.locate import Path, spans
 from ..load.pieces import FILE_MAX
+from .chat import Chat
+from .reading import load_chat
+
+
+def update(chat: Chat, words: Mapping[Path, str | bool]) -> str:
+    """Write what the app said into the file of a test; return why not, or an empty string."""
+    try:
+        if load_chat(chat.file).moves != chat.moves:
+            return "it was changed while it was played"
+        rewrite(chat.file, words)
+    except InvalidConfig as error:
+        return f"it was changed while it was played: {error}"
+    except OSError as error:
+        return f"it cannot be written: {error.strerror}"
+    return ""
 
 
 def rewrite(file: FilePath, words: Mapping[Path, str | bool]) -> None:
@@ -25,7 +41,10 @@ def rewrite(file: FilePath, words: Mapping[Path, str | bool]) -> None:
         rest = text[start:end]
         end -= len(rest) - len(rest.rstrip())
         text = text[:start] + toml(value) + text[end:]
-    file.write_text(text, "utf-8")
+    data = file.read_bytes()
+    start_of_file = BOM if data.startswith(BOM) else b""
+    ends = "\r\n" if b"\r\n" in data else "\n"
+    file.write_bytes(start_of_file + text.replace("\n", ends).encode())
 
 
 def toml(value: bool | str) -> str:  # noqa: FBT001  # it is a value

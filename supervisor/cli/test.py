@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 import trio
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from resources.fence import leaves
 from resources.stores.recordings import Recording, decode
@@ -192,9 +192,7 @@ async def _round(options: Options, plan: Plan, benches: Benches) -> int:
             click.echo(str(one), err=True)
         return EXIT_CONFIG
     results = await benches.play(plan.chats, _tell, learn=options.update)
-    for result in results:
-        _update(result)
-    cases = [case_of(result) for result in results]
+    cases = [_updated(result, case_of(result)) for result in results]
     for file, recording in plan.recordings:
         cases.append(await _replayed(file, recording, plan.config, benches))
     seconds = trio.current_time() - began
@@ -216,16 +214,20 @@ def _tell(result: Result) -> None:
             click.echo(_coloured(visible(line)))
 
 
-def _update(result: Result) -> None:
-    """Write what the app said into a test."""
+def _updated(result: Result, case: Case) -> Case:
+    """Write what the app said into a test; return its case, which has failed if that failed."""
     from ..chats.report import shown
-    from ..chats.update import rewrite
+    from ..chats.update import update
 
-    if result.words:
-        rewrite(result.chat.file, result.words)
-        count = len(result.words)
-        values = f"{count} value{'s' if count > 1 else ''}"
-        click.echo(f"updated {shown(result.chat.file)}: {values}")
+    if not result.words:
+        return case
+    file = shown(result.chat.file)
+    if why := update(result.chat, result.words):
+        click.echo(f"{click.style('NOT UPDATED', fg='red')} {file}: {why}")
+        return evolve(case, message=case.message or f"not updated: {why}")
+    count = len(result.words)
+    click.echo(f"updated {file}: {count} value{'s' if count > 1 else ''}")
+    return case
 
 
 async def _replayed(file: Path, recording: Recording, config: Config, benches: Benches) -> Case:
