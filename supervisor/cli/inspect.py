@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -58,7 +59,7 @@ def logs(
 ) -> None:
     """Show an app's log, oldest first; times are in UTC."""
     config = load_or_exit(config_file)
-    path = f"/v1/apps/{app}/logs"
+    path = f"/v1/apps/{quote(app, safe='')}/logs"
     given = {"limit": str(lines), "level": level, "since": since, "grep": grep}
     asked = {name: value for name, value in given.items() if value}
     with admin_client(config) as client:
@@ -167,7 +168,8 @@ def push(
         raise click.UsageError("expected ADDRESSES, or --group KEY")
     body: dict[str, Any] = {"group": group} if group else {"addrs": list(addresses)}
     with admin_client(load_or_exit(config_file)) as client:
-        answer = json_of(client.post(f"/v1/apps/{app}/push", json=body, timeout=None))
+        path = f"/v1/apps/{quote(app, safe='')}/push"
+        answer = json_of(client.post(path, json=body, timeout=None))
     if as_json:
         print_json(answer)
     else:

@@ -166,13 +166,12 @@ async def test_logs_ps_reload_and_push(folder: Folder) -> None:
             with trio.fail_after(PATIENCE):
                 while "the config was not reloaded" not in server.log.read_text():
                     await trio.sleep(0.05)
-            unknown = await trio.to_thread.run_sync(
-                jsbox, "logs", "nobody", "-c", str(_good(folder))
-            )
-            assert (unknown.returncode, unknown.stderr.strip().splitlines()[-1]) == (
-                1,
-                "jsbox: there is no app 'nobody'",
-            )
+            for name in ("nobody", "phone?x"):
+                unknown = await trio.to_thread.run_sync(
+                    jsbox, "logs", name, "-c", str(_good(folder))
+                )
+                last = unknown.stderr.strip().splitlines()[-1]
+                assert (unknown.returncode, last) == (1, f"jsbox: there is no app {name!r}")
             assert follow.stdout is not None
             followed = await trio.to_thread.run_sync(follow.stdout.readline)
             follow.terminate()
