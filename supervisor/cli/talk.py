@@ -11,6 +11,8 @@ from typing import Protocol
 import trio
 from attrs import define, field
 
+from resources.stores.redis import StoreError
+
 from ..client.phone import Hung, Phone, Rejected, Turn
 from .saved import Said, save
 from .screen import Screen
@@ -31,7 +33,7 @@ PROMPT = "> "
 
 
 class Inside(Protocol):
-    """What only somebody beside the app can see. Both return lines."""
+    """What only somebody beside the app can see. Both return lines, or raise StoreError."""
 
     async def state(self, number: str) -> str:
         """Where the toolkit has a user."""
@@ -128,9 +130,12 @@ class Talk:
     async def _inside(self, word: str, rest: str) -> str:
         if self.inside is None:
             return f"{word} is for `jsbox dev`: here the store is out of reach"
-        if word == "/kv":
-            return await self.inside.kv(rest)
-        return await self.inside.state(self.phone.number)
+        try:
+            if word == "/kv":
+                return await self.inside.kv(rest)
+            return await self.inside.state(self.phone.number)
+        except StoreError as error:
+            return f"{word}: {error}"
 
     async def dial(self) -> None:
         """Begin a session."""
