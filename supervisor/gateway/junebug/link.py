@@ -282,6 +282,11 @@ class JunebugLink:
                 break
             await trio.sleep(pause)
             pause = min(pause * 2, BACKOFF[1])
+        if isinstance(answer, Rejected):
+            log.warning(
+                "channel %s: the app gets no nack for message %s: %s",
+                self.channel.name, parcel.id, answer.detail,
+            )  # fmt: skip
         self._outlet.acknowledge(parcel.delivery, self)
 
     async def take_in(self, kind: Any, payload: dict[str, Any], size: int) -> Answer:

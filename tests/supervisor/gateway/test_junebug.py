@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -11,6 +12,7 @@ import trio
 import trio.testing
 
 from resources.stores.foreign_ids import ForeignIds
+from supervisor.gateway.intake import Answer, Rejected
 from supervisor.gateway.junebug import link, poster
 
 from ...gateway_client import connect
@@ -201,6 +203,31 @@ async def test_a_refusal_is_a_nack_for_the_app(tmp_path: Path) -> None:
         assert nack["user_message_id"] == june.posts[0]["event_url"].split("/")[-1]
         await june.has(2)
         await emptied(service)
+
+
+async def test_a_nack_that_the_app_cannot_take_is_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is offered several times; then its message leaves the outbox all the same."""
+    monkeypatch.setattr(link, "NACK_TRIES", 3)
+    take_in, tries = link.JunebugLink.take_in, 0
+
+    async def full(self: link.JunebugLink, kind: str, payload: Any, size: int) -> Answer:
+        nonlocal tries
+        if kind == "message":
+            return await take_in(self, kind, payload, size)
+        tries += 1
+        return Rejected("overloaded", "the app is full", retry_after=1.0)
+
+    monkeypatch.setattr(link.JunebugLink, "take_in", full)
+    async with junebug() as june, running(folder_for(tmp_path, june.url)) as service:
+        june.script.append(Reply(400))
+        await post(service, message("m1"))
+        await june.has(1)
+        await emptied(service)
+        sent = june.posts[0]["event_url"].split("/")[-1]
+    assert tries == 3
+    assert f"channel menu: the app gets no nack for message {sent}: the app is full" in caplog.text
 
 
 async def test_a_message_that_junebug_never_takes_is_given_up(
