@@ -70,19 +70,21 @@ class Channels:
     """How many clients a WebSocket channel has."""
     _nursery: trio.Nursery
     _running: dict[str, _Running] = field(factory=dict, init=False)
+    _ending: dict[str, _Running] = field(factory=dict, init=False)
 
     def follow(self, channels: Mapping[str, Channel]) -> None:
         """Start and end links so that they are those of these channels; one whose settings have
         changed is replaced. Never waits.
         """
         wanted = {name: one for name, one in channels.items() if one.type != "websocket"}
+        self._ending = {name: one for name, one in self._ending.items() if not one.ended.is_set()}
         for name in {*self._running, *wanted}:
             running, channel = self._running.get(name), wanted.get(name)
             if running is not None and running.channel != channel:
                 running.scope.cancel()
-                del self._running[name]
+                self._ending[name] = self._running.pop(name)
             if channel is not None and name not in self._running:
-                self._start(channel, running)
+                self._start(channel)
 
     def link(self, channel: str) -> Link | None:
         """The link of a channel; None if its type has none."""
@@ -101,10 +103,10 @@ class Channels:
         """How many connections a channel has."""
         return self.state(channel).connections
 
-    def _start(self, channel: Channel, before: _Running | None) -> None:
+    def _start(self, channel: Channel) -> None:
         running = _Running(channel, make_link(self.services, channel))
         self._running[channel.name] = running
-        self._nursery.start_soon(_run, running, before)
+        self._nursery.start_soon(_run, running, self._ending.get(channel.name))
 
 
 async def _run(running: _Running, before: _Running | None) -> None:
