@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ from .sandboxes.pool import Pool, open_pool
 from .search import Search, open_search
 from .standby import Standby
 from .store.disk import Disk
-from .store.opening import EMBEDDED, Store, open_store
+from .store.opening import EMBEDDED, open_store
 from .store.patience import until_answered
 from .stores import Stores, open_stores, resources_on
 
@@ -288,7 +288,9 @@ async def open_service(
         code_check, load_check = CodeCheck(jailed(walls)), LoadCheck(walls)
         first_check = await enter(open_first_check(code_check, config.apps.values()))
         store = await enter(open_store(config, systemd.starting))
-        search = await enter(_open_search(config, store, prometheus))
+        folder, accounts = config.data_dir / INDEXES, config.account_names
+        opening = open_search(config.search, store.url, folder, accounts, prometheus, cwd=store.cwd)
+        search = await enter(opening)
         pool = await enter(
             open_pool(walls, config.node.max_processes, prometheus, config.node.spare)
         )
@@ -353,19 +355,6 @@ async def open_service(
         nursery.cancel_scope.cancel()
 
 
-def _open_search(
-    config: Config, store: Store, prometheus: Prometheus
-) -> AbstractAsyncContextManager[Search]:
-    return open_search(
-        settings=config.search,
-        redis_url=store.url,
-        folder=config.data_dir / INDEXES,
-        accounts=config.account_names,
-        observe=prometheus,
-        cwd=store.cwd,
-    )
-
-
 async def _take_up_work(service: Service, breakages: Iterable[Breakage]) -> None:
     """Load the apps, and put in line what the journals hold from before. An app that cannot run
     does not keep the others from it.
@@ -392,9 +381,10 @@ async def _open_ports(stack: AsyncExitStack, service: Service, standby: Standby 
     listen_at, systemd = service.config.listen, service.systemd
     context = tls_of(listen_at)
     listeners = await listen("listen.gateway", listen_at.gateway, systemd)
-    opening = open_gateway(service.gateway_services(), listeners, context)
+    services = service.gateway_services()
+    opening = open_gateway(services, listeners, context)
     service.gateway = await stack.enter_async_context(opening)
-    channels = open_channels(service.gateway_services(), service.gateway.connections)
+    channels = open_channels(services, service.gateway.connections)
     service.channels = await stack.enter_async_context(channels)
     service.gateway.link = service.channels.link
     admin = admin_app(service.admin_services(), listen_at.admin_tokens)
