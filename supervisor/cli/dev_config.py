@@ -216,6 +216,7 @@ def _packages(modules_dir: Path) -> list[str]:
     return plain + [
         f"{scope}/{folder.name}"
         for scope in scopes
+        if (modules_dir / scope).is_dir()
         for folder in sorted((modules_dir / scope).iterdir())
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -93,7 +94,7 @@ def new(folder: Path, bare: bool, typescript: bool) -> None:
         fail(f"cannot write {error.filename or folder}: {error.strerror}")
     click.echo(f"made {folder}: {', '.join(sorted(files))}")
     build = "npm install && npm run build && " if kind == "typescript" else ""
-    click.echo(f"next: cd {folder} && {build}jsbox test && jsbox dev")
+    click.echo(f"next: cd {shlex.quote(str(folder))} && {build}jsbox test && jsbox dev")
 
 
 def _name_of(folder: Path) -> str:

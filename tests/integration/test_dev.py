@@ -116,6 +116,17 @@ def test_the_app_of_a_folder_is_the_one_that_is_served(options: Options) -> None
     assert set(made.apps) == {"menu"}
 
 
+def test_packages_are_found(options: Options) -> None:
+    """Scoped ones, too; a file whose name begins as a scope's does is none."""
+    folder = options.app.parent / "node_modules"
+    (folder / "@scope" / "inner").mkdir(parents=True)
+    (folder / "plain").mkdir()
+    (folder / "@file").write_text("")
+    (app,) = make_config(evolve(options, modules_dir=folder)).apps.values()
+    assert {"plain", "@scope/inner"} <= set(app.modules)
+    assert not {name for name in app.modules if "@file" in name}
+
+
 def test_every_file_of_a_folders_app_is_watched(options: Options) -> None:
     """Also a file that its jsbox.toml names only now; an error in it is no reason to stop."""
     folder = options.app.parent

@@ -42,6 +42,7 @@ def test_a_menu_on_the_toolkit(tmp_path: Path) -> None:
     made = tmp_path / "My Clinic!"
     done = jsbox("new", str(made))
     assert done.returncode == 0, done.stderr
+    assert f"next: cd '{made}' && jsbox" in done.stdout
     assert {name for name in FILES["vumigo"] if not (made / name).exists()} == set()
     passes(made, 2)
     assert jsbox("dev", str(made), input="2\n2\n").stdout.count("Welkom by my-clinic.") == 1
