@@ -99,10 +99,16 @@ class Wire:
             SandboxGone: The child reads no more.
         """
         self._unsent += line
-        if self._writing:
-            if self.is_full:
-                await self._drained.park()
-            return
+        while self._writing:
+            if not self.is_full:
+                return
+            # Woken by what was written, and by a writer that was cancelled or failed: then the
+            # rest is ours to write.
+            await self._drained.park()
+        if self._unsent:
+            await self._write_all()
+
+    async def _write_all(self) -> None:
         self._writing = True
         try:
             # Commands that went to the store together are answered in one pass of the event loop:
@@ -119,3 +125,4 @@ class Wire:
             raise SandboxGone("stdin was closed") from error
         finally:
             self._writing = False
+            self._drained.unpark_all()
