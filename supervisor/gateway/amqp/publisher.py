@@ -20,6 +20,7 @@ from ..outlet import Outlet
 from .wire import Wire
 
 WINDOW = 256  # parcels that the broker has not confirmed
+CONFIRM_SECONDS = 30.0  # without a confirmation; then that is a problem to be shown
 STUFFED = 1 << 20  # bytes that wait to be sent; then the broker gets no more parcels for now
 PERSISTENT = 2
 # vumi2 refuses messages with another one.
@@ -81,12 +82,25 @@ class Publisher:
     # Delivery number and message_id by the broker's number, in order: not confirmed yet.
     _open: dict[int, tuple[int, str]] = field(factory=dict, init=False)
     _came_back: set[str] = field(factory=set, init=False)  # by message_id
+    # The newest confirmation, or, if that is newer, when the oldest of `_open` was published.
+    _confirmed_at: float = field(default=0.0, init=False)
 
     @property
     def is_free(self) -> bool:
         """Whether it takes parcels now."""
         wire = self._wire
         return not (self.trouble or wire.reason or wire.blocked) and wire.queued <= STUFFED
+
+    @property
+    def silence(self) -> str:
+        """That the broker should have confirmed something and has not; else empty."""
+        seconds = trio.current_time() - self._confirmed_at
+        if not self._open or seconds < CONFIRM_SECONDS:
+            return ""
+        return (
+            f"the broker has not confirmed any of {len(self._open)} messages for"
+            f" {self._side.name}.outbound for {seconds:.0f} s"
+        )
 
     def deliver(
         self,
@@ -110,6 +124,8 @@ class Publisher:
             self._wire.fail(f"cannot publish: {cause_of(error)}")
             return
         self._published += 1
+        if not self._open:
+            self._confirmed_at = trio.current_time()
         self._open[self._published] = delivery, name
 
     def push(self, frame: bytes) -> None:
@@ -131,6 +147,7 @@ class Publisher:
         """The broker has taken messages, or refuses them."""
         method = frame.method
         is_taken = isinstance(method, Basic.Ack)
+        self._confirmed_at = trio.current_time()
         for number in self._settled(method.delivery_tag, multiple=method.multiple):
             delivery, name = self._open.pop(number)
             if not is_taken:

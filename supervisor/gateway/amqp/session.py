@@ -38,7 +38,8 @@ class Session:
     def problem(self) -> str:
         """What is wrong although there is a connection; empty if nothing."""
         trouble = "" if self.publisher.is_confirmed else self._trouble
-        problems = (trouble, self.inbound.problem, self.statuses.problem)
+        silence = self.publisher.silence
+        problems = (trouble, silence, self.inbound.problem, self.statuses.problem)
         return "; ".join(filter(None, problems))
 
     async def publish(self) -> None:

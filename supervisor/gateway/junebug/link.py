@@ -16,7 +16,7 @@ import msgspec
 import trio
 from attrs import define, field, frozen
 
-from resources.fence import fence
+from resources.fence import cause_of, fence, note
 from resources.stores.redis import StoreError
 
 from ...channel_state import ChannelState
@@ -88,6 +88,7 @@ class JunebugLink:
     _in_hand: int = field(default=0, init=False)
     _settled: trio.Event = field(factory=trio.Event, init=False)  # the next post is; then replaced
     _nursery: trio.Nursery | None = field(default=None, init=False)
+    _unanswered: set[trio.Event] = field(factory=set, init=False)  # offers; set when this ends
 
     def __attrs_post_init__(self) -> None:
         assert self.channel.http is not None
@@ -153,6 +154,8 @@ class JunebugLink:
             self._lanes.clear()
             self._in_hand = 0
             self.intake = self._nursery = None
+            for answered in self._unanswered:
+                answered.set()
 
     async def message_of(self, theirs: str) -> str | None:
         """Our message_id for Junebug's. An event may be faster than the answer to the post it is
@@ -227,7 +230,11 @@ class JunebugLink:
         base = side.event_url or f"{self._services.base_url()}/channels/{name}/events"
         event_url = f"{base.rstrip('/')}/{parcel.id}"
         token = self._services.ids.token_of(name)
-        body = words.body_of(parcel.message, side.from_addr, event_url, token)
+        try:
+            body = words.body_of(parcel.message, side.from_addr, event_url, token)
+        except Exception as error:  # noqa: BLE001  # else it would hold back its user's for ever
+            note("gateway.http", error, f"channel {name}, message {parcel.id}")
+            return Refused(f"it cannot be put into a post: {cause_of(error)}")
         return await self._poster.post(body)
 
     def _note_failure(self, failed: Failed) -> None:
@@ -291,7 +298,7 @@ class JunebugLink:
 
     async def take_in(self, kind: Any, payload: dict[str, Any], size: int) -> Answer:
         """Offer a message or event to the app; return what became of it, once the journal has
-        it.
+        it. The answer is `unavailable` if this ends before.
         """
         intake, answers = self.intake, []
         answered = trio.Event()
@@ -302,8 +309,10 @@ class JunebugLink:
 
         if intake is not None:
             intake.offer(Offer(kind, payload, size, answer, lambda: None))
+            self._unanswered.add(answered)
             with trio.move_on_after(SECONDS):
                 await answered.wait()
+            self._unanswered.discard(answered)
         if not answers:
             return Rejected("unavailable", "the channel is starting or ending", retry_after=1.0)
         return answers[0]

@@ -9,8 +9,11 @@ from pathlib import Path
 import trio
 import trio.testing
 import trustme
+from attrs import frozen
 
 from resources.fence import tally
+from supervisor.gateway.intake import Offer
+from supervisor.gateway.junebug.link import JunebugLink
 
 from ...gateway_client import connect
 from ...junebug import ask, junebug, message, request
@@ -30,6 +33,42 @@ async def test_a_post_before_the_channel_is_open_is_unavailable(tmp_path: Path) 
         service.gateway.link = find
         await post(service, message("m1"))
         await june.has(1)
+
+
+async def test_a_post_that_waits_while_the_channel_ends_is_answered(tmp_path: Path) -> None:
+    """At once: Junebug posts it again, perhaps to another server."""
+    async with (
+        junebug() as june,
+        running(folder_for(tmp_path, june.url)) as service,
+        trio.open_nursery() as nursery,
+    ):
+        link = service.channels.link("menu")
+        assert isinstance(link, JunebugLink)
+        offered = trio.Event()
+        link.intake = Untaken(offered)
+        answers = []
+
+        async def ask_once() -> None:
+            body = request("/channels/menu/messages", message("m1"))
+            answers.append(await ask(service.gateway.port, body))
+
+        nursery.start_soon(ask_once)
+        await offered.wait()
+        for channel in service.channels._running.values():
+            channel.scope.cancel()
+        await eventually(lambda: answers)
+        assert answers[0].status == 503
+        assert answers[0].headers["retry-after"] == "1"
+
+
+@frozen
+class Untaken:
+    """An intake whose journal never answers."""
+
+    offered: trio.Event
+
+    def offer(self, _: Offer) -> None:
+        self.offered.set()
 
 
 WRONG = [

@@ -13,10 +13,10 @@ import trustme
 from pika.spec import Basic
 
 from resources.stores.redis import Redis
-from supervisor.gateway.amqp import wire
+from supervisor.gateway.amqp import publisher, wire
 
 from ....service import eventually
-from .broker import open_broker
+from .broker import Peer, open_broker
 from .rig import rigged
 from .transport import open_transport, user_message
 
@@ -182,6 +182,24 @@ async def test_a_broker_that_reads_nothing_is_left(
         await rig.post(*["x" * 60_000 for _ in range(150)])
         await eventually(lambda: rig.state.made == 2)
         await rig.settled()
+
+
+async def test_a_broker_that_confirms_nothing_is_a_problem(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it confirms."""
+    monkeypatch.setattr(publisher, "CONFIRM_SECONDS", 0.1)
+    async with open_broker() as broker, rigged(redis, broker.url) as rig:
+        await rig.up()
+        published: list[tuple[Peer, int]] = []
+        broker.on_publish = lambda peer, channel, *_: published.append((peer, channel))
+        await rig.post("a", "b")
+        await eventually(lambda: "has not confirmed any of 2 messages" in rig.state.problem)
+        assert rig.state.state == "up"
+        (peer, channel), _ = published
+        peer.say(channel, Basic.Ack(2, multiple=True))
+        await rig.settled()
+        assert not rig.state.problem
 
 
 @pytest.mark.slow
