@@ -291,6 +291,7 @@ async def open_service(
         folder, accounts = config.data_dir / INDEXES, config.account_names
         opening = open_search(config.search, store.url, folder, accounts, prometheus, cwd=store.cwd)
         search = await enter(opening)
+        search.writes.are_all = store.lease is None
         pool = await enter(
             open_pool(walls, config.node.max_processes, prometheus, config.node.spare)
         )
@@ -299,7 +300,7 @@ async def open_service(
             await probing.must_hold()
             await standby.wait_turn(store.lease)
         deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
-        stores = await enter(open_stores(store, deliveries, systemd.starting))
+        stores = await enter(open_stores(store, deliveries, search.writes, systemd.starting))
         if log_writer is not None:
             log_writer.follow(stores.logbook, config.log.stdout)
         history = History(Traces(), stores.recordings)

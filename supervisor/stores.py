@@ -9,7 +9,7 @@ from functools import partial
 from attrs import frozen
 
 from resources.contract import Resource
-from resources.stores.contacts import Contacts
+from resources.stores.contacts import Contacts, Writes
 from resources.stores.egress import Egress, open_egress
 from resources.stores.graphite import Graphite, open_graphite
 from resources.stores.groups import Groups
@@ -50,16 +50,18 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(
-    store: Store, deliveries: Deliveries, tell: Callable[[str], None]
+    store: Store, deliveries: Deliveries, writes: Writes, tell: Callable[[str], None]
 ) -> AsyncIterator[Stores]:
     """Open all of them; at the end what waits for Graphite is sent.
 
     Args:
         store: Keeps the data.
         deliveries: Hand out what is posted to the outbox.
+        writes: Told of contacts that are written, or that the store may have lost.
         tell: Called with a line while the store is waited for.
     """
     redis, room = store.redis, store.disk.room
+    redis.on_reconnect.append(writes.note_all)
     async with open_graphite() as graphite, open_egress() as egress:
         ids = await until_answered("message ids", partial(open_message_ids, redis), tell)
         statistics = Statistics(redis)
@@ -80,7 +82,7 @@ async def open_stores(
             outbox=outbox,
             logbook=Logbook(redis, room),
             recordings=Recordings(redis, room),
-            contacts=Contacts(redis, room),
+            contacts=Contacts(redis, room, writes),
             groups=Groups(redis, room),
             optouts=OptOuts(redis, room),
             keyspace=Keyspace(redis, room),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 from msgspec import json
 
 from .direct import Command
@@ -30,6 +30,43 @@ TEXTS = (
 DATES = ("created_at", "dob")
 EXTRAS, SUBSCRIPTIONS = "extras-", "subscription-"
 _HIDDEN = "~seq"
+
+
+ACCOUNTS_MAX = 10_000  # whose writes are told apart
+
+
+@define(eq=False)
+class Writes:
+    """When this server last wrote contacts, by account, so that a search knows whether it has to
+    read from the store what has changed.
+
+    A write counts from when its answer came, or will not come: until then nobody was told of it.
+
+    Attributes:
+        are_all: No other program writes contacts to this store.
+    """
+
+    are_all: bool = False
+    _now: int = field(default=0, init=False)
+    _latest: dict[str, int] = field(factory=dict, init=False)
+    _latest_of_others: int = field(default=0, init=False)
+
+    def note(self, account: str) -> None:
+        """Contacts of an account were written, or may have been."""
+        if account not in self._latest and len(self._latest) >= ACCOUNTS_MAX:
+            self.note_all()
+        self._now += 1
+        self._latest[account] = self._now
+
+    def note_all(self) -> None:
+        """Contacts of any account may have changed: the store has lost some, or is another one."""
+        self._latest.clear()
+        self._now += 1
+        self._latest_of_others = self._now
+
+    def latest(self, account: str) -> int:
+        """A number that is greater after each write of the account's contacts."""
+        return self._latest.get(account, self._latest_of_others)
 
 
 class ContactLimit(Exception):
@@ -95,6 +132,7 @@ class Contacts:
 
     redis: Redis
     room: Room = field(factory=Room)
+    writes: Writes = field(factory=Writes)
     _write: Script = field(factory=lambda: script("contact_write"), init=False)
     _find: Script = field(factory=lambda: script("contact_find"), init=False)
     _find_or_create: Script = field(factory=lambda: script("contact_find_or_create"), init=False)
@@ -146,10 +184,17 @@ class Contacts:
 
     async def _run(self, script: Script, account: str, key: str, *args: Any) -> Any:
         self.room.check(sum(len(each) for each in args if isinstance(each, bytes)))
+        is_written = True  # as far as we know; a caller who was cancelled does not learn it
         try:
-            return await self.redis.run(script, [_hash(account, key)], prefix_of(account), *args)
+            answer = await self.redis.run(script, [_hash(account, key)], prefix_of(account), *args)
+            is_written = script is not self._find_or_create or bool(answer[0])
         except StoreRefused as error:
             raise _limit(error) from error
+        else:
+            return answer
+        finally:
+            if is_written:
+                self.writes.note(account)
 
     async def create_many(
         self, account: str, new: Sequence[tuple[str, Change]], most: int
@@ -164,7 +209,10 @@ class Contacts:
             for key, change in new
         ]
         self.room.check(sum(len(command[-2]) + OVERHEAD for command in commands))
-        answers = await self.redis.attempt(commands)
+        try:
+            answers = await self.redis.attempt(commands)
+        finally:
+            self.writes.note(account)
         return {
             n: str(_limit(answer))
             for n, answer in enumerate(answers)

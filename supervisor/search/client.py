@@ -13,13 +13,15 @@ itself any of them may be the cause, so each is asked again alone. If one then e
 the files of its account's index are checked. A damaged index is built anew, and the question asked
 once more; otherwise, or if that does not help, it fails like one past its deadline. What was killed
 from outside is asked again alone, too, but counts as its own doing only after many times.
+
+A question says whether the contacts of its account may have changed since the last answer about
+them (`_news`), as this server knows what it has written itself.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,6 +32,7 @@ import trio
 from attrs import define, field, frozen
 
 from resources.fence import fence
+from resources.stores.contacts import Writes
 from resources.stores.groups import Group
 from resources.stores.redis import Unavailable
 from resources.stores.search import CannotSearch, QueryError, dialogue
@@ -40,8 +43,9 @@ from ..config.model import SearchSettings
 from ..errors import CannotStart
 from ..host.process import SpawnFailed
 from ..observe import Observer, Searched, SearchRestarted
-from .asking import Asking, acquire
+from .asking import Asking, Slots
 from .process import ARGV, Ended, Question, SearchProcess, open_search_process
+from .refusals import Refusals
 
 PER_ACCOUNT = 2  # questions of one account in progress at a time; more wait
 # Seconds between restarts: first, and most, if the process answers nothing before it ends.
@@ -50,22 +54,12 @@ START_TRIES = 3  # for the first process, if it ends by itself each time
 PROCESS_SECONDS = 10.0  # that a question waits for a process
 BUILD_SECONDS = 60.0  # that a question waits for an index to be built, if its command may
 BUILD_PAUSE = (0.02, 0.5)  # seconds between two checks whether it is built: first, most
-REFUSED_SECONDS = 600.0  # for which a query that ended the process is refused
-# After this many such queries, all of an account's queries are refused for this many seconds.
-STRIKES, STRIKES_SECONDS = 3, 60.0
-REFUSED_MAX = 1000  # such queries that are remembered
+TRUST_SECONDS = 1.0  # from an answer, for which only writes of this server count as news
+LOOKED_MAX = 10_000  # accounts of which it is known when they were last looked at
 INSPECT_SECONDS = 120.0  # for the files of an index to be read
 TROUBLES_SHOWN = 3  # accounts whose index cannot be built, in /readyz
 
 log = logging.getLogger(__name__)
-
-
-@frozen
-class _Refused:
-    """A query that is refused for a while."""
-
-    since: float
-    reason: str
 
 
 @frozen
@@ -92,6 +86,7 @@ class Search:
     Attributes:
         settings: May be replaced; the timeout and `while_building` apply from the next query on,
             the rest to the next process.
+        writes: To be told when this server writes contacts; whether nobody else does.
     """
 
     settings: SearchSettings
@@ -101,12 +96,15 @@ class Search:
     _accounts: Sequence[str]
     _argv: Sequence[str]
     _cwd: str = "/"
+    writes: Writes = field(factory=Writes)
     _running: SearchProcess | None = field(default=None, init=False)
     _started: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
-    _slots: trio.CapacityLimiter = field(factory=lambda: trio.CapacityLimiter(WORKERS), init=False)
+    _slots: Slots = field(factory=lambda: Slots(WORKERS), init=False)
     _alone: trio.Lock = field(factory=trio.Lock, init=False)
-    _account_slots: dict[str, trio.CapacityLimiter] = field(factory=dict, init=False)
-    _refused: OrderedDict[tuple[str, str], _Refused] = field(factory=OrderedDict, init=False)
+    _account_slots: dict[str, Slots] = field(factory=dict, init=False)
+    _refusals: Refusals = field(factory=Refusals, init=False)
+    # by account, when an answer had all changes: the number of the latest write, and the time
+    _looked: dict[str, tuple[int, float]] = field(factory=dict, init=False)
     _numbers: itertools.count[int] = field(factory=itertools.count, init=False)
 
     def problem(self) -> str:
@@ -134,7 +132,10 @@ class Search:
 
     async def count(self, account: str, query: str) -> int:
         """See ContactSearch."""
-        (answer,) = await self._ask(dialogue.Count(next(self._numbers), account, query))
+        news, looked = self._news(account)
+        request = dialogue.Count(next(self._numbers), account, query, news)
+        (answer,) = await self._ask(request)
+        self._note_looked(request, looked)
         return cast("dialogue.Number", answer).count
 
     async def groups(self, account: str, query: str) -> list[Group]:
@@ -155,19 +156,46 @@ class Search:
     ) -> list[dialogue.Keys]:
         # A query for no keys is checked, too.
         most = limit or 1 if limit is not None else None
-        pages = await self._ask(dialogue.Find(next(self._numbers), account, query, after, most))
+        news, looked = self._news(account)
+        request = dialogue.Find(next(self._numbers), account, query, after, most, news)
+        pages = await self._ask(request)
+        self._note_looked(request, looked)
         if limit == 0:
             return [dialogue.Keys(0, dialogue.NO_KEYS, after, more=False)]
         return cast("list[dialogue.Keys]", pages)
+
+    def _news(self, account: str) -> tuple[dialogue.News, tuple[int, float]]:
+        """Whether contacts of an account may have changed since the last answer, and what to note
+        if there is an answer now.
+        """
+        latest, now = self.writes.latest(account), trio.current_time()
+        before, since = self._looked.get(account, (-1, now))
+        if before != latest:
+            return "some", (latest, now)
+        is_known = self.writes.are_all and now - since < TRUST_SECONDS
+        return "none" if is_known else "unlikely", (latest, now)
+
+    def _note_looked(self, request: dialogue.Find | dialogue.Count, now: tuple[int, float]) -> None:
+        """There is an answer; if the process read the store for it, it had all changes."""
+        if request.news != "none":
+            if len(self._looked) >= LOOKED_MAX:
+                self._looked.clear()
+            self._looked[request.account] = now
 
     async def _ask(self, request: dialogue.Query) -> list[dialogue.Answer]:
         """Ask until there is an answer, or a reason why there will be none."""
         if not is_clean(request.query):
             raise QueryError(None, "it has half of a surrogate pair, which is no character")
         began, outcome = trio.current_time(), "cancelled"
+        slots = self._account_slots.setdefault(request.account, Slots(PER_ACCOUNT))
         try:
-            async with self._slot_of(request.account):
+            await slots.take()
+            try:
                 answers = await self._ask_until_built(request)
+            finally:
+                slots.give()
+                if slots.is_idle:
+                    self._account_slots.pop(request.account, None)
         except QueryError:
             outcome = "refused"
             raise
@@ -204,7 +232,7 @@ class Search:
         """Ask again if the process ended, and find out whether this question was the cause."""
         request = asking.request
         while True:
-            self._check_refused(request)
+            self._refusals.check(request)
             try:
                 if not asking.crashes and not asking.kills:
                     return await self._ask_once(request, slots=1)
@@ -213,7 +241,7 @@ class Search:
             except Ended as ended:
                 asking.note(ended)  # if its own deadline was the cause, it is refused now
             if asking.is_suspect and (asking.was_inspected or not await self._is_damaged(request)):
-                self._refuse(request, "the query ended the search process")
+                self._refusals.add(request, "the query ended the search process")
             asking.was_inspected = asking.was_inspected or asking.is_suspect
 
     async def _is_damaged(self, request: dialogue.Query) -> bool:
@@ -235,18 +263,17 @@ class Search:
         self, request: dialogue.Question, *, slots: int, seconds: float | None = None
     ) -> list[dialogue.Answer]:
         """Ask a running process, once there are free slots. Raises Ended."""
-        taken: list[object] = []
+        taken = 0
 
         def give_back() -> None:
-            while taken:
-                self._slots.release_on_behalf_of(taken.pop())
+            for _ in range(taken):
+                self._slots.give()
 
         try:
-            for _ in range(slots):
-                slot = object()
-                await acquire(self._slots, slot)
-                taken.append(slot)
-            running = await self._process()
+            while taken < slots:
+                await self._slots.take()
+                taken += 1
+            running = self._running or await self._process()
         except BaseException:
             give_back()
             raise
@@ -255,56 +282,17 @@ class Search:
 
     async def _process(self) -> SearchProcess:
         """Wait for a running process. Raises CannotSearch."""
-        if self._running is not None:
-            return self._running
         with trio.move_on_after(PROCESS_SECONDS):
             while self._running is None:
                 await self._started.park()
             return self._running
         raise CannotSearch("The search process cannot be started at the moment")
 
-    def _check_refused(self, request: dialogue.Query) -> None:
-        if not self._refused:
-            return
-        now = trio.current_time()
-        refused = self._refused.get((request.account, request.query))
-        if refused is not None and now - refused.since < REFUSED_SECONDS:
-            raise QueryError(None, refused.reason)
-        refused_of_all = self._refused.items()
-        strikes = [one.since for (account, _), one in refused_of_all if account == request.account]
-        if len(strikes) < STRIKES or now - strikes[-1] >= STRIKES_SECONDS:
-            return
-        if now - strikes[-STRIKES] < REFUSED_SECONDS:
-            raise CannotSearch(
-                f"{STRIKES} queries ended the search process; this account is refused for a minute"
-            )
-
-    def _refuse(self, request: dialogue.Query, reason: str) -> None:
-        log.warning("account %s: %s: %.200r", request.account, reason, request.query)
-        self._refused[request.account, request.query] = _Refused(trio.current_time(), reason)
-        self._refused.move_to_end((request.account, request.query))
-        if len(self._refused) > REFUSED_MAX:
-            self._refused.popitem(last=False)
-
     def _on_guilty(self, request: dialogue.Question) -> None:
         if isinstance(request, dialogue.Inspect):
             return
         limit = f"search.timeout = {self.settings.timeout:g} s"
-        self._refuse(request, f"the query took longer than {limit}")
-
-    @asynccontextmanager
-    async def _slot_of(self, account: str) -> AsyncIterator[None]:
-        limiter = self._account_slots.setdefault(account, trio.CapacityLimiter(PER_ACCOUNT))
-        slot = object()
-        try:
-            await acquire(limiter, slot)
-            try:
-                yield
-            finally:
-                limiter.release_on_behalf_of(slot)
-        finally:
-            if not limiter.borrowed_tokens and not limiter.statistics().tasks_waiting:
-                self._account_slots.pop(account, None)
+        self._refusals.add(request, f"the query took longer than {limit}")
 
     async def keep_alive(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -1,12 +1,13 @@
 """Lucene's classic query language over contacts.
 
-    text > lexer > lucene > nodes > translate > tantivy        nodes > evaluate    one document at a
-                     time, in plain Python fields, patterns (analysis)               index = tantivy
-                     + what changed since, from Redis
-    engine (all indexes) < process < dialogue < the supervisor
+    text > lexer > lucene > nodes > translate > tantivy: all that is in an index
+                            nodes > evaluate: one contact at a time, in plain Python
+    view = what is in an index on disk + what has changed since, from Redis
+    index (of an account) < engine (all indexes) < process < dialogue < the supervisor
 
-`fields` says what is compared, `words` what the words of a text are, `schema` where an index has
-it, `index` how an index follows Redis. `quotes` knows queries of the old interface.
+`fields` says what is compared, `patterns` what a wildcard or a regular expression matches, `words`
+what the words of a text are, `schema` where an index has it. `quotes` knows queries of the old
+interface.
 """
 
 from __future__ import annotations

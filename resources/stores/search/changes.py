@@ -73,6 +73,19 @@ class Changes:
                 changed.append(Changed(contact["key"], number_of(fields), contact))
         return Page(epoch.decode(), int(newest), int(left), number, changed)
 
+    def state(self, account: str) -> tuple[str, int]:
+        """The epoch of an account's change numbers, and the newest of them."""
+        ((epoch, newest),) = self._exchange(
+            [
+                (
+                    "MGET",
+                    account_key(account, "contacts", "epoch"),
+                    account_key(account, "contacts", "changes"),
+                )
+            ]
+        )
+        return (epoch or b"").decode(), int(newest or 0)
+
     def newest(self, accounts: Sequence[str]) -> list[int]:
         """The newest change number of each account."""
         commands: list[Command] = [

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 KEYS_PAGE = 5000  # keys in one line
+ANSWER_MAX = 128 << 20  # bytes of all keys of one answer
 NO_KEYS = msgspec.Raw(b"[]")
 
 
@@ -20,6 +21,13 @@ class Begin(msgspec.Struct, tag="begin"):
     idle_close: float
 
 
+News = Literal["some", "unlikely", "none"]
+"""Whether an account's contacts have changed since the process last answered about them. `some`:
+perhaps, so it reads what has changed. `unlikely`: only if another host has changed them, so it
+checks that beside the search. `none`: they have not.
+"""
+
+
 class Find(msgspec.Struct, tag="find"):
     """Ask for the keys of the contacts that a query finds, oldest first, after number `after`."""
 
@@ -28,6 +36,7 @@ class Find(msgspec.Struct, tag="find"):
     query: str
     after: int = 0
     limit: int | None = None
+    news: News = "some"
 
 
 class Count(msgspec.Struct, tag="count"):
@@ -36,6 +45,7 @@ class Count(msgspec.Struct, tag="count"):
     id: int
     account: str
     query: str
+    news: News = "some"
 
 
 class FindGroups(msgspec.Struct, tag="groups"):
@@ -139,3 +149,4 @@ decode_begin = msgspec.json.Decoder(Begin).decode
 decode_request = msgspec.json.Decoder(Request).decode
 decode_answer = msgspec.json.Decoder(Answer).decode
 encode = msgspec.json.Encoder().encode
+encode_into = msgspec.json.Encoder().encode_into

@@ -21,6 +21,7 @@ from attrs import define, field, frozen
 from ..groups import Found, Group, GroupsTooLarge
 from .budget import Budget
 from .changes import Changes, StoreGone
+from .dialogue import ANSWER_MAX, News
 from .evaluate import matches
 from .fields import Document
 from .files import Files, Unusable
@@ -102,29 +103,43 @@ class Engine:
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
 
     def find(
-        self, account: str, query: str, after: int, limit: int | None, size: int
+        self,
+        account: str,
+        query: str,
+        after: int,
+        limit: int | None,
+        size: int,
+        news: News = "some",
     ) -> Iterator[Page]:
         """The keys of the contacts that a query finds, oldest first, in pages; at least one page.
 
         Raises:
-            QueryError: The query is not valid, or asks too much.
+            QueryError: The query is not valid, asks too much, or finds too much for one answer.
             Behind: The index has to catch up first, which it does in the background.
             CannotBuild: Building the index failed a moment ago.
             StoreGone: Redis does not answer.
         """
         node = meaning(query)
         with self._searching(account) as index:
-            view = index.refresh()
-            numbers = view.find(node, after, limit)
-            last = numbers[-1] if numbers else after
-            for n, keys in enumerate(view.keys.arrays(numbers, size), 1):
+            table, numbers = index.read(
+                news, lambda view: (view.keys, view.find(node, after, limit))
+            )
+            last, left = numbers[-1] if numbers else after, ANSWER_MAX
+            for n, keys in enumerate(table.arrays(numbers, size), 1):
+                left -= len(keys)
+                if left < 0:
+                    raise QueryError(
+                        None,
+                        f"the keys of the {len(numbers)} contacts that it finds have more than"
+                        f" {ANSWER_MAX} bytes",
+                    )
                 yield Page(keys, last, more=n * size < len(numbers))
 
-    def count(self, account: str, query: str) -> int:
+    def count(self, account: str, query: str, news: News = "some") -> int:
         """How many contacts a query finds. Raises as `find` does."""
         node = meaning(query)
         with self._searching(account) as index:
-            return index.refresh().count(node)
+            return index.read(news, lambda view: view.count(node))
 
     def groups(self, account: str, query: str) -> list[Group]:
         """The groups that a query finds, by name. Raises QueryError and StoreGone."""

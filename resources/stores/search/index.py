@@ -4,13 +4,14 @@ since.
 How it works: Redis numbers the changes of an account. The index on disk has all changes up to
 `applied`; contacts that changed after that, up to `seen`, are in the `overlay`, in memory. Before
 each search `refresh` reads what changed after `seen`, so a search sees every write that was
-answered before it. A search queries the index, leaves out the contacts that are in the overlay, and
-tests those one by one. `flush` moves the overlay into the index while searches go on. If more has
-changed than the overlay may hold (at first, everything has), `catch_up` reads it into the index
-directly; until then there is no search (`Behind`). An index that is missing, broken, of another
-version or of another history of Redis counts as behind from the beginning; there is no other
-rebuild. The engine forgets one that fails. Nothing is lost, whenever the process ends: what was not
-recorded as applied is read again.
+answered before it; whoever asks may know that there were none since the last answer (`read`). A
+search queries the index, leaves out the contacts that are in the overlay, and tests those one by
+one. `flush` moves the overlay into the index while searches go on. If more has changed than the
+overlay may hold (at first, everything has), `catch_up` reads it into the index directly; until then
+there is no search (`Behind`). An index that is missing, broken, of another version or of another
+history of Redis counts as behind from the beginning; there is no other rebuild. The engine forgets
+one that fails. Nothing is lost, whenever the process ends: what was not recorded as applied is read
+again.
 """
 
 from __future__ import annotations
@@ -22,26 +23,27 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import tantivy
-from attrs import define, field, frozen
+from attrs import define, field
 
-from .budget import Budget
 from .changes import Changed, Changes, Page
+from .dialogue import News
 from .dictionary import Dictionary
-from .evaluate import matches
 from .fields import Document
 from .files import WRITER_BYTES, Files, Unusable
 from .key_table import KeyTable
-from .nodes import NOTHING, Node
-from .schema import SCHEMA, SEQ, delete, document_of
-from .translate import Translation
+from .schema import delete, document_of
+from .view import Entry, View
 
 PAGE = 250  # contacts read from Redis at once
 OVERLAY_MAX = 1000  # contacts; if more have changed, the index catches up first
 FLUSH_AT = 250  # contacts in the overlay at which it is flushed
 FLUSH_SOME, FLUSH_SECONDS = 20, 1.0  # or fewer, if the last flush is that long ago
 COMMIT_EVERY = 20_000  # contacts, while catching up
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -52,94 +54,6 @@ class Behind(Exception):
     def __init__(self, left: int) -> None:
         super().__init__(f"{left} contacts are not in the index yet")
         self.left = left
-
-
-@frozen
-class Entry:
-    """A contact that changed after the index was written."""
-
-    key: str
-    document: Document
-
-
-@frozen
-class View:
-    """A snapshot of an account's contacts, to search in. Its `keys` are the index's own, which may
-    grow meanwhile.
-    """
-
-    index: tantivy.Index | None
-    searcher: tantivy.Searcher | None
-    overlay: Sequence[tuple[int, Entry]]
-    keys: KeyTable
-    documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
-    dictionary: Dictionary | None = None
-
-    def find(self, node: Node, after: int = 0, limit: int | None = None) -> list[int]:
-        """The numbers of the contacts that a node finds, ascending, after the number `after`."""
-        if limit == 0 or node == NOTHING:
-            return []
-        hidden = {seq for seq, _ in self.overlay}
-        budget = Budget()
-        more = sorted(
-            seq
-            for seq, entry in self.overlay
-            if seq > after and matches(node, entry.document, budget)
-        )
-        found = self._search(node, after, limit, hidden, budget)
-        if more:
-            found = sorted(found + more)
-        return found if limit is None else found[:limit]
-
-    def _search(
-        self, node: Node, after: int, limit: int | None, hidden: set[int], budget: Budget
-    ) -> list[int]:
-        if self.searcher is None or not (most := self.searcher.num_docs):
-            return []
-        query = self._query(node, budget)
-        if after:
-            later = tantivy.Query.range_query(
-                SCHEMA, SEQ, tantivy.FieldType.Unsigned, after, None, include_lower=False
-            )
-            query = tantivy.Query.boolean_query(
-                [(tantivy.Occur.Must, query), (tantivy.Occur.Must, later)]
-            )
-        if limit is not None:
-            most = min(most, limit + len(hidden))
-        hits = self.searcher.search(
-            query, limit=most, count=False, order_by_field=SEQ, order=tantivy.Order.Asc
-        ).hits
-        if hidden:
-            return [seq for seq, _ in hits if seq not in hidden]
-        return [seq for seq, _ in hits]
-
-    def count(self, node: Node) -> int:
-        """How many contacts a node finds."""
-        if node == NOTHING:
-            return 0
-        budget = Budget()
-        count = sum(matches(node, entry.document, budget) for _, entry in self.overlay)
-        if self.searcher is not None and self.searcher.num_docs:
-            query = self._query(node, budget)
-            count += self._count(query)
-            if self.overlay:
-                hidden = tantivy.Query.term_set_query(SCHEMA, SEQ, [seq for seq, _ in self.overlay])
-                both = [(tantivy.Occur.Must, query), (tantivy.Occur.Must, hidden)]
-                count -= self._count(tantivy.Query.boolean_query(both))
-        return count
-
-    def _count(self, query: tantivy.Query) -> int:
-        assert self.searcher is not None
-        # the stub lacks it
-        return int(self.searcher.search(query, limit=1).count)  # type: ignore[attr-defined]
-
-    def _query(self, node: Node, budget: Budget) -> tantivy.Query:
-        assert self.index is not None
-        assert self.searcher is not None
-        assert self.dictionary is not None
-        return Translation(
-            self.index, self.searcher, self.documents, budget, self.dictionary
-        ).query(node)
 
 
 @define(eq=False)
@@ -159,6 +73,9 @@ class AccountIndex:
     seen: int = field(default=0, init=False)
     # contacts to catch up with; 0 if it can be searched
     left: int = field(default=0, init=False)
+    # a search has read all changes since this was opened
+    _is_current: bool = field(default=False, init=False)
+    _is_changed_elsewhere: bool = field(default=False, init=False)  # lately, by another host
     _index: tantivy.Index | None = field(default=None, init=False)
     _searcher: tantivy.Searcher | None = field(default=None, init=False)
     _dictionary: Dictionary | None = field(default=None, init=False)
@@ -183,6 +100,35 @@ class AccountIndex:
             index._set_searcher(index._index.searcher())
         return index
 
+    def read(self, news: News, look: Callable[[View], T]) -> T:
+        """Return what `look` finds in a snapshot with everything that was written before now. It is
+        called twice if the snapshot turns out to be too old.
+
+        Raises:
+            Behind: It has to catch up first.
+        """
+        view, state = None, ("", 0)
+        if news == "none" or (news == "unlikely" and not self._is_changed_elsewhere):
+            with self._state:
+                if self._is_current and not self.left:
+                    view, state = self._view(), (self.epoch, self.seen)
+        if view is not None:
+            found = look(view)
+            if news == "none" or self.changes.state(self.account) == state:
+                return found
+            self._is_changed_elsewhere = True
+        return look(self.refresh())
+
+    def _view(self) -> View:
+        return View(
+            self._index,
+            self._searcher,
+            list(self.overlay.items()),
+            self.keys,
+            self._documents,
+            self._dictionary,
+        )
+
     def refresh(self) -> View:
         """A snapshot with everything that was written before now.
 
@@ -202,14 +148,9 @@ class AccountIndex:
                     self.overlay[changed.seq] = Entry(changed.key, Document(changed.contact))
                 self.seen = max(page.last, self.seen)
                 if page.left <= len(page.changed):
-                    return View(
-                        self._index,
-                        self._searcher,
-                        list(self.overlay.items()),
-                        self.keys,
-                        self._documents,
-                        self._dictionary,
-                    )
+                    self._is_current = True
+                    self._is_changed_elsewhere = self._is_changed_elsewhere and page.left > 0
+                    return self._view()
             raise Behind(self.left)
 
     def _has_other_history(self, page: Page) -> bool:
@@ -374,4 +315,5 @@ class AccountIndex:
         self.overlay.clear()
         self.keys, self._unsaved = KeyTable(), {}
         self.epoch, self.applied, self.seen, self.left = "", 0, 0, 0
+        self._is_current = False
         self.files.remove()

@@ -61,7 +61,9 @@ class Pipes:
 
     def send(self, answer: dialogue.Answer) -> None:
         """Write a line."""
-        line = dialogue.encode(answer) + b"\n"
+        line = bytearray()
+        dialogue.encode_into(answer, line)
+        line += b"\n"
         with self._writing:
             self._output.write(line)
             self._output.flush()
@@ -84,12 +86,12 @@ def answer(engine: Engine, request: dialogue.Question, pipes: Pipes) -> None:
     match request:
         case dialogue.Inspect(number, account):
             pipes.send(dialogue.Inspected(number, engine.inspect(account)))
-        case dialogue.Count(number, account, query):
-            pipes.send(dialogue.Number(number, engine.count(account, query)))
+        case dialogue.Count(number, account, query, news):
+            pipes.send(dialogue.Number(number, engine.count(account, query, news)))
         case dialogue.FindGroups(number, account, query):
             pipes.send(dialogue.Groups(number, engine.groups(account, query)))
-        case dialogue.Find(number, account, query, after, limit):
-            for page in engine.find(account, query, after, limit, dialogue.KEYS_PAGE):
+        case dialogue.Find(number, account, query, after, limit, news):
+            for page in engine.find(account, query, after, limit, dialogue.KEYS_PAGE, news):
                 pipes.send(dialogue.Keys(number, msgspec.Raw(page.keys), page.last, page.more))
 
 

@@ -20,6 +20,7 @@ class ContactsThatChange:
     newest: int = 0
     # key: when it changed, and the contact
     rows: dict[str, tuple[int, Changed]] = field(factory=dict)
+    asked: int = 0  # how often for what has changed
 
     def write(self, contact: dict[str, Any]) -> None:
         """Make or replace a contact."""
@@ -29,6 +30,7 @@ class ContactsThatChange:
         self.rows[key] = (self.newest, Changed(key, seq, contact))
 
     def after(self, account: str, number: int, limit: int) -> Page:
+        self.asked += 1
         later = sorted(
             (row for row in self.rows.values() if row[0] > number), key=lambda row: row[0]
         )
@@ -40,6 +42,10 @@ class ContactsThatChange:
             some[-1][0] if some else number,
             [changed for _, changed in some],
         )
+
+    def state(self, account: str) -> tuple[str, int]:
+        self.asked += 1
+        return self.epoch, self.newest
 
     def contacts(self, account: str, keys: Sequence[str]) -> list[dict[str, Any]]:
         return [self.rows[key][1].contact for key in keys if key in self.rows]
