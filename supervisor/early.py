@@ -5,8 +5,8 @@ By default SIGHUP ends a process, and SIGTERM ends it with an exit code other th
 imports nothing that takes time.
 """
 
+import os
 import signal
-import sys
 
 _came: list[int] = []
 _held: list[bool] = []  # not empty once the service is being started
@@ -38,5 +38,6 @@ def taken() -> list[int]:
 
 def _note(number: int, frame: object) -> None:  # noqa: ARG001  # the signature of a signal handler
     if number == signal.SIGTERM and not _held:
-        sys.exit(0)
+        # SystemExit would be lost in a callback of a weak reference, of which each import has one
+        os._exit(0)
     _came.append(number)

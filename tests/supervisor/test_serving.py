@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from typing import cast
 
 import trio
@@ -27,3 +29,14 @@ async def test_signals_that_come_while_the_service_ends_change_nothing() -> None
     for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         orders.take(number)
     assert not orders.start.cancel_called
+
+
+def test_sigterm_ends_the_imports_wherever_it_comes() -> None:
+    """Also in a callback of a weak reference, out of which no exception comes."""
+    program = (
+        "import os, signal, weakref; from supervisor import early; early.watch(); held = set();"
+        " gone = weakref.ref(held, lambda _: os.kill(os.getpid(), signal.SIGTERM)); del held;"
+        " os._exit(5)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
