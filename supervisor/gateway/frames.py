@@ -77,7 +77,7 @@ _encode = msgspec.json.Encoder().encode
 _BODIES = {"inbound": "msg", "event": "event"}
 _FIELD = re.compile(r"at `\$\.(\w+)|required field `(\w+)`")
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[\]{},:]|[^\s"\[\]{},:]++', re.DOTALL)
-TOKENS_MAX = 20_000  # of a frame that is not JSON; its type and id are looked for among these
+TOKENS_MAX = 8000  # of a frame that is not JSON; its type and id are looked for among these
 
 
 class BadFrame(Exception):
@@ -144,6 +144,8 @@ def _outermost(data: bytes) -> dict[str, str]:
             depth += 1
         elif token in b"]}":
             depth -= 1
+        if depth <= 0:  # what follows is no part of it
+            break
         before = [*before[1:], token]
     return fields
 

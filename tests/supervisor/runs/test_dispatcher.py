@@ -30,6 +30,7 @@ from supervisor.service import Service
 from ...gateway_client import connect, inbound
 from ...service import ECHO, Folder, eventually, running
 
+CREDIT = 100
 ERRORS: list[Callable[[], Exception]] = [
     lambda: KeyError("no such thing"),
     lambda: RecursionError("too deep"),
@@ -115,7 +116,7 @@ async def test_runs_in_which_anything_fails(
     """Each has one outcome and gives back its credit, lane, turn and process; nothing is left of
     any of them.
     """
-    folder.text += "[gateway]\ncredit = 100\n"
+    folder.text += f"[gateway]\ncredit = {CREDIT}\n"
     folder.app("phone", ECHO, 'limits = { fallback_reply = "sorry" }')
     raised: Counter[str] = Counter()
     places: list[tuple[Any, str, int, bool]] = [
@@ -153,6 +154,7 @@ async def test_runs_in_which_anything_fails(
                 call = failing(real, name, every + seed, raised, after=after)
                 patch.setitem(counting, event, call)
             for number in range(runs):
+                await eventually(lambda: len(service.dispatcher._known) < CREDIT // 3)
                 await client.send(inbound(f"m{number}", f"+{number % 50}"))
                 await client.expect("accepted", 60, message_id=f"m{number}")
             async with httpx2.AsyncClient(base_url=service.admin_url, trust_env=False) as admin:
