@@ -1,8 +1,9 @@
 'use strict';
 // Checks apps without running them. Each line on stdin is a question in JSON, each line on stdout
 // its answer, in the same order:
-//   {"source"}                the text of an app, compiled as the harness does.
-//                             null, or {"line", "column", "text"}: why it does not compile
+//   {"source", "map"}         the text of an app, compiled as the harness does; its source map.
+//                             null, or {"line", "column", "text"}: why it does not compile; "file",
+//                             too, if that is in a source that the map names
 //   {"package", "modules"}    what require() would find in that modules_dir.
 //                             null, or {"kind", "text"}: why an app cannot have it
 
@@ -20,12 +21,15 @@ const NATIVE_DEPTH = 4;     // folders below a package in which compiled code is
 const NATIVE_ENTRIES = 2000;
 let session = null;
 
-function problemOf(source) {
+function problemOf(source, map) {
   try {
     new vm.Script(source, { filename: FILENAME });
     return null;
   } catch (error) {
-    return { line: 0, column: 0, ...placeOf(source, error), text: shorten(`${error}`) };
+    const place = { line: 0, column: 0, ...placeOf(source, error) };
+    const { createStacks } = require('./lib/stacks');
+    const found = createStacks({ source, map }).place(place.line, place.column);
+    return { ...place, ...found, text: shorten(`${error}`) };
   }
 }
 
@@ -123,7 +127,7 @@ function problemOfPackage(name, modules) {
 readLines((text) => {
   const asked = JSON.parse(text);
   let answer = null;
-  if (asked.source !== undefined) answer = problemOf(asked.source);
+  if (asked.source !== undefined) answer = problemOf(asked.source, asked.map);
   else {
     try { answer = problemOfPackage(asked.package, asked.modules); } catch { /* not readable */ }
   }

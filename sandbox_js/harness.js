@@ -29,6 +29,7 @@ let library = null;
 let clock = 0;         // ms that the app's clock is ahead of the real one
 let script = null;     // the app, compiled once
 let broken = null;     // why it could not be compiled
+let stacks = null;     // what shows stacks (lib/stacks.js), once there was one
 // The runs in progress, {run, realm, flushing} by their ids. One of them is active: whatever is
 // called until the event loop goes on belongs to it (its promises, its ticks). It becomes active by
 // a line for it, or by one of its timers. So runs never share a turn of the event loop. What Node
@@ -133,16 +134,20 @@ function describe(error) {
   let text = '';
   try { text = `${error}`; } catch { text = 'an error that cannot be shown'; }
   const isObject = error !== null && typeof error === 'object';
-  const stack = isObject && read('stack') !== 'undefined' ? ownFrames(read('stack')) : '';
+  const stack = isObject && read('stack') !== 'undefined' ? shownStack(read('stack')) : '';
   return { message: text.slice(0, 4000), stack: stack.slice(0, 8000) };
 }
 
-function ownFrames(stack) {
-  // The frames of the app and its libraries; those of this harness and of Node itself would only
-  // puzzle the developer.
-  const foreign = [__dirname + '/lib/', __filename, '(node:', 'at node:', 'jsbox:'];
-  const isOwn = (frame) => !foreign.some((mark) => frame.includes(mark));
-  return stack.split('\n').filter(isOwn).join('\n');
+function shownStack(stack) {
+  // Without the frames of this harness and of Node itself, which would only puzzle the developer.
+  if (!stack.includes('\n    at ')) return stack;
+  if (stacks === null) {
+    const hidden = [__dirname + '/lib/', __filename, '(node:', 'at node:', 'jsbox:'];
+    const { filename, javascript: source, source_map: map, modules_dir } = settings ?? {};
+    const { createStacks } = require('./lib/stacks');   // most processes never need it
+    stacks = createStacks({ hidden, filename, source, map, modulesDir: modules_dir });
+  }
+  return stacks.show(stack);
 }
 
 function enter(kind, call) {
@@ -211,6 +216,7 @@ function say(level, text) {
   // A library's console. What it prints while it is loaded before the first run belongs to that
   // run.
   const entry = runs.get(whose());
+  if (level === 'error') text = shownStack(text);
   if (entry !== undefined) entry.realm.console(level, text);
   else if (lastRun === null && early.length < EARLY_MAX) early.push([level, text]);
 }
@@ -272,6 +278,7 @@ function startRun(command, text) {
     burst,
     clock,
     whyNull,
+    shownStack,
   });
   runs.set(command.run, entry);
   only = command.run;

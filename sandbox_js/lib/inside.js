@@ -9,6 +9,7 @@ function bootstrap(find, startTimer, stopTimer, nextTick, print, version) {
   const FunctionType = Function;
   const call = Function.prototype.call.bind(Function.prototype.call);
   const { exec } = RegExp.prototype, EMPTY = /^/;
+  const SHOWN = 60;   // characters of a message that are shown with an error
   let lastTimer = 0;
 
   function start(fn, ms, again, args) {
@@ -115,21 +116,35 @@ function bootstrap(find, startTimer, stopTimer, nextTick, print, version) {
   // and its app, emit the error itself first: from that the developer learns which line of which
   // state.
   function withErrorStacks(toolkit) {
+    const { stringify } = JSON;
+    const short = (content) => (typeof content === 'string' && content.length > SHOWN
+      ? content.slice(0, SHOWN) + '...' : content);
     const watched = new WeakSet();
     function watch(im) {
       const isMachine = im !== null && typeof im === 'object' && typeof im.on === 'function';
       if (!isMachine || watched.has(im)) return im;
       watched.add(im);
+      const { app } = im, states = app && app.states;
+      let last = '';   // the state that was last made, perhaps not yet entered
       const tell = (event) => {
-        const where = im.state && im.state.name ? 'in state ' + im.state.name : 'outside any state';
-        print('error', where + ': ' + (event.error && event.error.stack || event.error));
+        const state = last || (im.state && im.state.name);
+        const where = state ? 'in state ' + state : 'outside any state';
+        const at = im.msg ? ', message ' + stringify(short(im.msg.content)) : '';
+        print('error', where + at + ': ' + (event.error && event.error.stack || event.error));
       };
       im.on('im:error', tell);
       // For errors while a state is created: the user gets the app's error state, and only the
       // message is logged.
-      const { app } = im;
       if (app !== null && typeof app === 'object' && typeof app.on === 'function') {
         app.on('app:error', tell);
+      }
+      if (states !== null && typeof states === 'object' && typeof states.create === 'function') {
+        const { create } = states;
+        // The machine knows of a state only once it is made.
+        states.create = function (name) {
+          if (name !== '__error__' && states.creators && name in states.creators) last = name;
+          return create.apply(this, arguments);
+        };
       }
       return im;
     }

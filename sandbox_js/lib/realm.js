@@ -12,7 +12,7 @@ const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; beyond it, one 
 // can touch belongs to that realm. It keeps the host's functions in its closure, and takes every
 // primordial it needs before the app's code runs.
 function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, consoleBytes, flushAt,
-  configOf, burst, whyNull) {
+  configOf, burst, whyNull, stackOf) {
   'use strict';
   const { parse, stringify } = JSON;
   const { create, defineProperty, prototype: ObjectPrototype } = Object;
@@ -172,7 +172,8 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     if (typeof value === 'symbol' || typeof value === 'function') return text(value);
     if (value === null || typeof value !== 'object') return text(value);
     try {
-      if (typeof value.stack === 'string') return value.stack;
+      const { stack } = value;
+      if (typeof stack === 'string') return stackOf(stack);
       const json = stringify(value);
       return json === undefined ? text(value) : json;
     } catch { /* it cannot be shown as what it is */ }
@@ -253,7 +254,7 @@ const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' 
  */
 function createRealm({
   run, nextId, flushSoon, writeNow, load, allowed, globals, configOf, burst, clock = 0,
-  whyNull = () => '',
+  whyNull = () => '', shownStack = (stack) => stack,
 }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, {
     name: 'app', codeGeneration: { strings: true, wasm: false },
@@ -262,7 +263,7 @@ function createRealm({
   const list = vm.runInContext('[]', context);   // must belong to the realm in which it is read
   for (const name of allowed) list.push(name);
   const inside = BOOTSTRAP.runInContext(context)(run, nextId, flushSoon, writeNow, load, list,
-    globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, whyNull);
+    globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, whyNull, shownStack);
   return { context, ...inside };
 }
 

@@ -37,6 +37,14 @@ test('code that does not compile has a place and a reason', () => {
     Object.values(bad).map(([line, column, text]) => [line, column, `SyntaxError: ${text}`]));
 });
 
+test('an error has its place in the source that a map names', () => {
+  const source = 'var a;\nfunction ( {', map = '{"sources":["src/b.js"],"mappings":";AAIA"}';
+  const inline = `//# sourceMappingURL=data:application/json,${encodeURIComponent(map)}`;
+  const answers = ask([{ source, map }, { source: `${source}\n${inline}` }, { source, map: '{' }]);
+  assert.deepEqual(answers.map(({ file, line, column }) => [file, line, column]),
+    [['src/b.js', 5, 1], ['src/b.js', 5, 1], [undefined, 2, 1]]);
+});
+
 test('an error that quotes a long text is short, and keeps its reason', () => {
   const [{ text }] = ask([{ source: `/${'('.repeat(2e6)}/` }]);
   assert.ok(text.length < 500, text.length);

@@ -85,7 +85,7 @@ PIECES: dict[str, type] = {
 TABLES: dict[str, type] = {"accounts": Account, "apps": App, "channels": Channel}
 """Tables of named tables."""
 KEY_MAX = 100  # characters; for a longer unknown key no similar one is looked for
-HIDDEN = {"name", "source"}  # fields set by the loader, not the file
+HIDDEN = {"name", "source", "source_map"}  # fields set by the loader, not the file
 
 
 def unknown_key(key: str, known: tuple[str, ...]) -> str:

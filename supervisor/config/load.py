@@ -22,6 +22,7 @@ from .files import FILE_MAX, Unreadable, read_text
 from .json_values import not_json
 from .locate import Path
 from .model import CHANNEL_SIDES, Account, App, Breakage, Channel, Config
+from .source_maps import source_map_of
 from .units import shorten, show
 from .variables import Variables
 
@@ -223,7 +224,10 @@ class _Loader:
     def with_source(self, app: App, path: Path) -> App | None:
         source = self.read(app.javascript, (*path, "javascript"))
         modules = tuple(name.removeprefix(OF_NODE) for name in app.modules)
-        return None if source is None else evolve(app, source=source, modules=modules)
+        if source is None:
+            return None
+        source_map = source_map_of(app.javascript, source)
+        return evolve(app, source=source, source_map=source_map, modules=modules)
 
     def read(self, file: FilePath, path: Path) -> str | None:
         try:

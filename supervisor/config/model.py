@@ -237,6 +237,7 @@ class App:
     trace: Trace = Trace()
     failing: Failing = Failing()
     source: str = field(default="", repr=False)  # the text of `javascript`
+    source_map: str = field(default="", repr=False)  # in JSON, if it is in a file of its own
 
     @property
     def clock(self) -> float | None:
@@ -267,6 +268,7 @@ class App:
         parts = (
             self.account,
             self.source,
+            self.source_map,
             str(self.javascript),
             *self.modules,
             str(self.modules_dir),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import attrs
@@ -12,11 +13,15 @@ from .units import Address
 RESTART = ("data_dir", "listen", "gateway", "redis", "cluster", "node", "isolation")
 SEARCH_LIVE = ("search.timeout", "search.while_building")
 PER_PROCESS = {
-    ("account",), ("javascript",), ("source",), ("modules",), ("modules_dir",), ("timezone",),
-    ("globals",),
+    ("account",), ("javascript",), ("source",), ("source_map",), ("modules",), ("modules_dir",),
+    ("timezone",), ("globals",),
     ("limits", "heap"), ("limits", "memory"), ("limits", "stack"), ("limits", "jit"),
     ("limits", "open_files"), ("limits", "boot"), ("pool", "messages_in_flight"),
 }  # fmt: skip
+SHOWN: Mapping[tuple[str, ...], str] = {
+    ("source",): "javascript (its text)",
+    ("source_map",): "javascript (its source map)",
+}
 
 
 def plan(old: Config, new: Config) -> dict[str, list[str]]:
@@ -39,7 +44,7 @@ def plan(old: Config, new: Config) -> dict[str, list[str]]:
             continue
         for path in _app_differences(before, after):
             bucket = "next_process" if path in PER_PROCESS else "live"
-            shown = "javascript (its text)" if path == ("source",) else ".".join(path)
+            shown = SHOWN.get(path) or ".".join(path)
             changes[bucket].append(f"apps.{name}.{shown}")
     return changes
 

@@ -22,6 +22,7 @@ from resources.fence import fence
 from ..config.document import one_line
 from ..config.model import App, Breakage, Limits
 from ..config.node import BUILTINS, MOST_STACK
+from ..config.source_maps import source_file
 from ..config.units import Size, show
 from ..errors import CannotStart, ProtocolViolation, SandboxGone
 from ..host.lines import LineReader
@@ -63,39 +64,53 @@ class CodeCheck:
     """Remembers what it compiled, so that only new code costs anything."""
 
     _ask: Ask
-    _known: dict[str, Any] = field(factory=dict, init=False)  # answers by the digest of the code
+    _known: dict[tuple[str, str], Any] = field(factory=dict, init=False)  # answers by `_key`
 
     async def breakages(self, apps: Iterable[App]) -> list[Breakage]:
         """What does not compile, a Breakage for each app. Apps that could not be compiled for a
         reason of ours are logged, and count as whole.
         """
         apps = list(apps)
-        by_digest = await trio.to_thread.run_sync(lambda: {app.digest: app for app in apps})
+        by_digest = await trio.to_thread.run_sync(lambda: {_key(app): app for app in apps})
         self._known = {key: self._known[key] for key in by_digest if key in self._known}
         new = [(key, app) for key, app in by_digest.items() if key not in self._known]
         new.sort(key=lambda one: len(one[1].source))  # so that huge apps cost others no time
         with trio.move_on_after(SECONDS):
             while new:
-                answers = await self._ask([{"source": app.source} for _, app in new])
+                answers = await self._ask([_question(app) for _, app in new])
                 if answers is None:
                     break
                 for (key, _), found in zip(new, answers, strict=False):
                     self._known[key] = found
                 new = new[len(answers) + 1 :]  # without the one that it ended or hung at
-        unknown = [app.name for app in apps if app.digest not in self._known]
+        unknown = [app.name for app in apps if _key(app) not in self._known]
         if unknown:
             log.warning("the code of %s could not be checked", ", ".join(unknown))
         return [
             Breakage(
                 app=app.name,
-                file=app.javascript,
+                file=_file(app, found),
                 line=found["line"],
                 column=found["column"],
                 text=one_line(found["text"][:TEXT_MAX]),
             )
             for app in apps
-            if (found := self._known.get(app.digest)) is not None
+            if (found := self._known.get(_key(app))) is not None
         ]
+
+
+def _key(app: App) -> tuple[str, str]:
+    """What an answer belongs to: with another map, an error is at another place."""
+    return app.digest, app.source_map
+
+
+def _question(app: App) -> dict[str, str]:
+    return {"source": app.source} | ({"map": app.source_map} if app.source_map else {})
+
+
+def _file(app: App, found: Mapping[str, Any]) -> Path:
+    name = found.get("file")
+    return source_file(app.javascript, name) if name else app.javascript
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from ..config.document import one_line
 from ..config.model import App, Breakage
 from ..config.node import TOOLKITS
 from ..config.requires import line_of
+from ..config.source_maps import source_file
 from ..config.units import Duration
 from ..errors import AppFailed, BootFailed, CannotStart, LimitHit, SandboxFault
 from ..host.cpus import usable_cpus
@@ -40,6 +41,12 @@ TEXT_MAX = 500  # characters of an error
 NO_HANDLER = "Error: the app sets no api.on_inbound_message, so nothing would handle a message"
 SAYS_WHERE = "--trace-sigint"  # on SIGINT, Node writes the stack of the app and ends
 
+# as sandbox_js/lib/stacks.js writes them: a frame of a source of the app; of a module
+MAPPED = re.compile(
+    r" +at (?:[^/\n]* \()?(?P<source>[^<>()\n]+?):(?P<line>\d{1,9}):(?P<column>\d{1,9})\)?$"
+)
+IN_MODULE = "node_modules/"
+
 # How runs end whose app may be at fault before it has seen the message.
 SUSPECT = {Outcome.CPU, Outcome.HEAP, Outcome.MEMORY, Outcome.WALL, Outcome.OUTPUT, Outcome.CRASHED}
 FULL = {Outcome.HEAP, Outcome.MEMORY}
@@ -47,11 +54,17 @@ FULL = {Outcome.HEAP, Outcome.MEMORY}
 
 @frozen
 class Problem:
-    """Why an app cannot be loaded; `line` and `column` are 0 if they are not known."""
+    """Why an app cannot be loaded.
+
+    Attributes:
+        line: 0 if it is not known, as `column`.
+        source: The file's name in the app's source map; empty: it is the app's text.
+    """
 
     text: str
     line: int = 0
     column: int = 0
+    source: str = ""
 
 
 class _Idle(Exception):
@@ -159,7 +172,7 @@ class LoadCheck:
 def _breakage(app: App, problem: Problem) -> Breakage:
     return Breakage(
         app=app.name,
-        file=app.javascript,
+        file=source_file(app.javascript, problem.source) if problem.source else app.javascript,
         line=problem.line or 1,
         column=problem.column,
         text=f"it cannot be loaded: {one_line(problem.text[:TEXT_MAX])}",
@@ -178,9 +191,9 @@ async def _load(app: App, walls: MakesJails) -> Problem | None:
     if fault is None:
         return None
     detail = fault.detail.removeprefix("the app cannot be loaded: ")
-    line, column = _place(app, detail if isinstance(fault, AppFailed) else said)
-    text = _headline(app, detail) if isinstance(fault, AppFailed) else detail
-    return Problem(text, line, column)
+    place = _place(app, detail if isinstance(fault, AppFailed) else said)
+    text = _headline(detail) if isinstance(fault, AppFailed) else detail
+    return evolve(place, text=text)
 
 
 async def _problem_of_modules(app: App, walls: MakesJails, error: BootFailed) -> Problem:
@@ -272,17 +285,22 @@ class _Watch:
         self._sandbox.end()
 
 
-def _place(app: App, stack: str) -> tuple[int, int]:
-    """The line and column of the app at which it stood; zeros if no frame is of it."""
-    found = _frame_of(app).search(stack)
-    return (0, 0) if found is None else (int(found[1]), int(found[2] or 0))
+def _place(app: App, stack: str) -> Problem:
+    """Where in the app, or in one of its sources, it stood: a Problem without its text."""
+    own = _frame_of(app)
+    for line in stack.split("\n"):
+        if found := own.search(line):
+            return Problem("", int(found[1]), int(found[2] or 0))
+        if (found := MAPPED.match(line)) and IN_MODULE not in found["source"]:
+            return Problem("", int(found["line"]), int(found["column"]), found["source"])
+    return Problem("")
 
 
-def _headline(app: App, stack: str) -> str:
+def _headline(stack: str) -> str:
     """The message of an error, and where it was thrown if that was in a module."""
     message, at, frames = stack.partition("\n    at ")
     first = frames.partition("\n")[0]
-    is_in_module = re.search(r":\d+:\d+\)?$", first) and not _frame_of(app).search(first)
+    is_in_module = re.search(r":\d+:\d+\)?$", first) and IN_MODULE in first
     return f"{message} (at {first})" if at and is_in_module else message
 
 

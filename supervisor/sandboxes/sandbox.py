@@ -227,6 +227,7 @@ class Sandbox:
         self._conversation = open_conversation(app, self._wire, self.cpu)
         fields = {
             "javascript": app.source,
+            "source_map": app.source_map,
             "filename": app.javascript.name,
             "modules": app.modules,
             "modules_dir": modules_dir,

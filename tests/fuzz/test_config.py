@@ -180,7 +180,9 @@ def table(draw: st.DrawFn, kind: type) -> str:
     chosen = draw(st.lists(st.sampled_from(fields_of(kind)), max_size=5, unique=True))
     is_wild = draw(st.integers(0, 7)) == 0
     names = [
-        name for name in chosen if name not in {"name", "source", "certificate", "key", *SECTIONS}
+        name
+        for name in chosen
+        if name not in {"name", "source", "source_map", "certificate", "key", *SECTIONS}
     ]
     return "".join(
         f"{name} = {draw(value if is_wild else fitting(kind, name))}\n" for name in names

@@ -177,7 +177,7 @@ def test_every_key_of_the_config_is_documented() -> None:
         assert set(shown[name]) == _names(type(getattr(Config(), name))), name
     for name, values in shown["defaults"].items():
         assert set(values) == _names(type(getattr(App("", "", Path()), name))), name
-    assert set(app) | {"name", "source", *shown["defaults"]} == _names(App)
+    assert set(app) | {"name", "source", "source_map", *shown["defaults"]} == _names(App)
     assert set(account) == _names(Account)
     assert set(account["kv"]) == _names(KvQuota)
     common = _names(Channel) - {"name", *CHANNEL_SIDES}

@@ -103,7 +103,7 @@ async def test_a_throw_inside_a_state_leaves_a_stack_and_an_answer(
         )
         errors = [message for level, message in await logged(service) if level == "ERROR"]
         assert errors[0].startswith(
-            "in state states:menu: TypeError: content.no_such_method is not a function"
+            'in state states:menu, message "x": TypeError: content.no_such_method is not a function'
         )
         assert "phone.js:6:" in errors[0]
         assert errors[1] == "content.no_such_method is not a function"  # the toolkit's own line

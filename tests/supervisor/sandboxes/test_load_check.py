@@ -88,6 +88,35 @@ async def test_an_app_may_act_as_it_is_loaded(source: str) -> None:
     assert check.notes == []
 
 
+SOURCE_MAP = '{"sources": ["../src/app.ts"], "mappings": "AAAA;AAUA;AACA"}'
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("\nnull.x;", "src/app.ts:11:6: app app: it cannot be loaded: TypeError: Cannot read"),
+        (
+            HANDLER + "\nPromise.resolve().then(function f() { throw new Error('no'); });",
+            "src/app.ts:12:",
+        ),
+    ],
+)
+async def test_an_error_is_at_its_line_of_the_source(
+    source: str, expected: str, tmp_path: Path
+) -> None:
+    """In the folder that has it; with a map that is wrong, in the text that was loaded."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "app.ts").write_text("")
+    built = evolve(app(source), javascript=tmp_path / "dist" / "app.js", source_map=SOURCE_MAP)
+    for one, file in (
+        (built, f"{tmp_path}/{expected}"),
+        (evolve(built, javascript=Path("/apps/app.js")), f"/apps/{expected}"),
+        (evolve(built, source_map="{"), f"{tmp_path}/dist/app.js:"),
+    ):
+        (found,) = await LoadCheck(walls("standard")).breakages([one])
+        assert str(found).startswith(file)
+
+
 async def test_so_it_is_at_level_strict() -> None:
     looping = app(HANDLER + "\n\nwhile (true) { }")
     assert (await text(looping, "strict")).startswith("4:1: app app: it cannot be loaded: limits.c")
