@@ -25,7 +25,18 @@ from .common import (
     screen_option,
     start_logging,
 )
-from .dev_config import TOML, Options, Value, files_of, find_app, find_modules, make_config
+from .dev_config import (
+    TOML,
+    Options,
+    Value,
+    files_of,
+    find_app,
+    find_modules,
+    make_config,
+    no_config,
+)
+from .gruntfile import NAME as GRUNTFILE
+from .gruntfile import Gruntfile, find_gruntfile
 from .peek import Peek
 from .screen import Screen
 from .sizes import SCREENS
@@ -36,6 +47,10 @@ if TYPE_CHECKING:  # it imports everything, which `--help` need not wait for
 
 WATCH = 0.3  # seconds between two looks at the app's files
 NUMBER = "+27820000001"
+SOURCE_ALONE = "ReferenceError: go is not defined"
+ONE_OF_SEVERAL = (
+    "This looks like one of the sources that a Gruntfile.js puts together: try `jsbox dev FOLDER`"
+)
 SERVICE_CODE = "*120*1#"
 
 
@@ -78,6 +93,11 @@ SERVICE_CODE = "*120*1#"
     metavar="HOST=URL",
     help="Where requests to a host go instead, such as hub.example.org=http://127.0.0.1:9000.",
 )
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    help="The port of the web console; by default any that is free.",
+)
 @isolation_option
 @screen_option
 @click.option("--sms", is_flag=True, help="Lines are text messages, not a USSD session.")
@@ -93,6 +113,7 @@ def dev(
     state: Path | None,
     allow: tuple[str, ...],
     instead: tuple[str, ...],
+    port: int | None,
     isolation: Level,
     preset: str,
     sms: bool,
@@ -101,17 +122,20 @@ def dev(
     """Talk to your own app: a phone in the terminal, or one message per line of standard input.
 
     APP is a JavaScript file, a jsbox.toml, or a folder (by default this one) that has a jsbox.toml,
-    a package.json with `main`, or an app.js. The app of a jsbox.toml gets the config that it has
-    when it is served; all its endpoints lead to the phone.
+    a Gruntfile.js whose concat task builds the app, a package.json with `main`, or an app.js. The
+    app of a jsbox.toml gets the config that it has when it is served; all its endpoints lead to the
+    phone. That of a Gruntfile.js is built from its sources, without grunt; nothing is written.
 
     The sandbox and limits are those of production. The app is reloaded when one of its files
     changes, and the conversation goes on.
     """
     start_logging(log_level)
     values = tuple(map(_value, pairs))
-    found = find_app(app)
+    gruntfile = _gruntfile(app)
+    found = gruntfile.file if gruntfile is not None else find_app(app)
     if found is None:
-        fail(f"{app}: expected {TOML}, a package.json with `main`, or app.js in it", 2)
+        expected = f"{TOML}, {GRUNTFILE}, a package.json with `main`, or app.js"
+        fail(f"{app}: expected {expected} in it", 2)
     if modules_dir is None and found.suffix != ".toml":
         modules_dir = find_modules(found)
     with scratch_folder("dev") as folder:
@@ -125,6 +149,8 @@ def dev(
             isolation=isolation,
             name=name,
             connect_to=dict(map(_instead, instead)),
+            gruntfile=gruntfile,
+            port=port or 0,
         )
         try:
             warnings = _check(make_config(options))
@@ -133,6 +159,16 @@ def dev(
         for warning in warnings:
             click.echo(f"jsbox: warning: {warning}", err=True)
         run_or_exit(partial(_dev, options, Screen(SCREENS[preset]), sms=sms))
+
+
+def _gruntfile(given: Path) -> Gruntfile | None:
+    """What builds the app of a folder, or of a Gruntfile.js that was named itself."""
+    from ..host.version import node_path
+
+    if given.is_dir():
+        has_toml = (given / TOML).is_file()
+        return None if has_toml else find_gruntfile(given, node_path(Config()))
+    return Gruntfile(given.absolute(), node_path(Config())) if given.name == GRUNTFILE else None
 
 
 def _check(config: Config) -> list[str]:
@@ -144,7 +180,8 @@ def _check(config: Config) -> list[str]:
     app = evolve(app, modules=tuple(name for name in app.modules if name in called))
     breakages, warnings = look_at_apps(evolve(config, apps={app.name: app}))
     if breakages:
-        fail("\n".join(map(str, breakages)), EXIT_CONFIG)
+        told = "\n".join(map(str, breakages))
+        fail(f"{told}\n{ONE_OF_SEVERAL}" if SOURCE_ALONE in told else told, EXIT_CONFIG)
     return warnings
 
 
@@ -176,14 +213,16 @@ async def _dev(options: Options, screen: Screen, *, sms: bool) -> int:
     read_config = partial(make_config, options)
     watched = _Watched(options)  # before they are read, so that no save is missed
     async with open_service(read_config(), read_config) as service, trio.open_nursery() as nursery:
+        (app,) = service.config.apps.values()
         has_config = options.is_toml or options.config is not None
         if not has_config and not any(one.key == "config" for one in options.values):
-            screen.note(f'note: no --config, so the config is {{"name": "{options.app.stem}"}}')
-        (app,) = service.config.apps.values()
+            screen.note(no_config(options, app.javascript.stem))
         screen.note(
-            f"{options.app.name}: admin {service.admin_url};"
+            f"{app.javascript.name}: console {service.admin_url};"
             f" modules_dir {app.modules_dir or 'none'}; /help for help"
         )
+        if options.gruntfile is not None and (gone := options.gruntfile.missing):
+            screen.note(f"note: {options.app} names {', '.join(gone)}, which is not there")
         nursery.start_soon(_watch, watched, service, screen)
         nursery.start_soon(_show_log, service, screen)
         try:

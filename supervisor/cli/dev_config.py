@@ -21,13 +21,17 @@ from ..config import (
 )
 from ..config.checks import check
 from ..config.document import read_toml
+from ..config.files import FILE_MAX, Unreadable, read_text
 from ..config.json_values import not_json
 from ..config.load import CONFIG_MAX
 from ..config.model import Isolation, Level
 from ..config.node import BUILTINS, TOOLKITS
+from ..config.source_maps import source_map_of
 from ..config.units import Natural
+from .gruntfile import Gruntfile
 
 TOML = "jsbox.toml"
+CONFIGS_SHOWN = 10
 
 
 @frozen
@@ -48,8 +52,10 @@ class Options:
     """The options of the command line.
 
     Attributes:
-        app: The JavaScript file; or the jsbox.toml that has the app.
-        name: Which of the apps of a jsbox.toml; empty: the only one.
+        app: The JavaScript file; or the jsbox.toml or Gruntfile.js that has the app.
+        name: Which of the apps of a jsbox.toml or Gruntfile.js; empty: the only one.
+        port: Of the console; 0: any.
+        gruntfile: What builds the app, if `app` is a Gruntfile.js.
     """
 
     app: Path
@@ -61,6 +67,8 @@ class Options:
     isolation: Level
     name: str = ""
     connect_to: dict[str, str] = field(factory=dict)
+    gruntfile: Gruntfile | None = None
+    port: int = 0
 
     @property
     def is_toml(self) -> bool:
@@ -107,7 +115,7 @@ def make_config(options: Options) -> Config:
         apps={app.name: app},
         channels={"phone": Channel("phone", app=app.name, transport_type="ussd")},
         breakages=tuple(not_json(app, place)),
-    ).with_listen(Address("127.0.0.1", 0), Address("127.0.0.1", 0))
+    ).with_listen(Address("127.0.0.1", 0), Address("127.0.0.1", options.port))
     declared = {"apps": frozenset({app.name}), "channels": frozenset({"phone"})}
     made, problems, _ = check(made, declared)
     if problems:
@@ -152,17 +160,15 @@ def place_in_toml(file: Path, app: str, key: str) -> tuple[Path, int]:
 
 
 def _of_file(options: Options) -> tuple[App, Account]:
-    try:
-        source = options.app.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidConfig(options.app, [Problem(1, f"cannot be read: {error}")]) from error
-    values = {"config": json.dumps({"name": options.app.stem}), **_values(options)}
+    file, source, source_map = _text_of(options)
+    values = {"config": json.dumps({"name": file.stem}), **_values(options)}
     own = _packages(options.modules_dir) if options.modules_dir else ()
     app = App(
         name="app",
         account="dev",
-        javascript=options.app,
+        javascript=file,
         source=source,
+        source_map=source_map,
         modules=(*dict.fromkeys(("vumigo_v01", *TOOLKITS, *BUILTINS, *own)),),
         modules_dir=options.modules_dir,
         config=values,
@@ -170,6 +176,28 @@ def _of_file(options: Options) -> tuple[App, Account]:
         http=Http(allow=options.allow, connect_to=options.connect_to),
     )
     return app, Account(can_manage_optouts=True)
+
+
+def _text_of(options: Options) -> tuple[Path, str, str]:
+    """The file of an app, its text and source map. Raises InvalidConfig."""
+    if options.gruntfile is not None:
+        built = options.gruntfile.bundle(options.name)
+        return options.app.parent / built.dest, built.text, built.map
+    try:
+        source = read_text(options.app, FILE_MAX)
+    except Unreadable as error:
+        raise InvalidConfig(options.app, [Problem(1, f"cannot be read: {error}")]) from error
+    return options.app, source, source_map_of(options.app, source)
+
+
+def no_config(options: Options, name: str) -> str:
+    """A note on which config the app has, as none was given, and which ones there are."""
+    note = f'note: no --config, so the config is {{"name": "{name}"}}'
+    folder = options.app.parent / "config"
+    found = sorted(folder.glob("*.json"))[:CONFIGS_SHOWN]
+    if not found:
+        return note
+    return f"{note}; {folder} has {', '.join(one.name for one in found)}"
 
 
 def _values(options: Options) -> dict[str, str]:
@@ -185,6 +213,10 @@ def files_of(options: Options) -> Iterator[Path]:
     """The files that make the app what it is."""
     given = (options.app, options.config, *(one.file for one in options.values))
     yield from (file for file in given if file is not None)
+    if options.gruntfile is not None:
+        yield from options.gruntfile.watched
+    elif not options.is_toml:
+        yield options.app.with_name(f"{options.app.name}.map")
     if options.is_toml:
         try:
             document, _ = read_toml(options.app, CONFIG_MAX)
@@ -200,6 +232,7 @@ def _named_files(raw: object) -> Iterator[str]:
             continue
         if isinstance(app.get("javascript"), str):
             yield app["javascript"]
+            yield f"{app['javascript']}.map"
         values = app.get("config")
         for value in values.values() if isinstance(values, dict) else ():
             if isinstance(value, dict) and isinstance(value.get("file"), str):

@@ -17,6 +17,8 @@ from supervisor.cli.dev import _dev, _Watched
 from supervisor.cli.dev_config import Options, Value, find_app, make_config
 from supervisor.config import InvalidConfig, load
 
+from ..programs import jsbox
+
 APP = "api.on_inbound_message = function () { api.done(); };"
 
 
@@ -194,3 +196,39 @@ async def test_a_save_while_it_starts_is_not_missed(
     monkeypatch.setattr(dev, "Talk", FakeTalk)
     monkeypatch.setattr(dev.Screen, "note", note)
     assert await _dev(options, dev.Screen(), sms=True) == 0
+
+
+OLD = """\
+module.exports = function (grunt) {
+    grunt.loadNpmTasks('grunt-contrib-concat');
+    grunt.initConfig({concat: {prd: {src: ['src/index.js', 'src/app.js'], dest: 'go-app.js'}}});
+};
+"""
+SOURCE = """\
+go.app = require('vumigo_v02').App.extend(function (self) {
+    require('vumigo_v02').App.call(self, 'states:start');
+    self.states.add('states:start', function (name) {
+        return new EndState(name, {text: 'Hello.'});
+    });
+});
+go.im = require('vumigo_v02').interact(api, go.app);
+"""
+
+
+def test_an_old_repository_talks_after_one_command(tmp_path: Path) -> None:
+    """Nothing is installed, and nothing is written; an error is at its line of the source."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "Gruntfile.js").write_text(OLD)
+    (tmp_path / "src" / "index.js").write_text("var go = {};\n")
+    (tmp_path / "src" / "app.js").write_text(SOURCE)
+    before = sorted(tmp_path.rglob("*"))
+    failed = jsbox("dev", str(tmp_path), input="\n", cwd=tmp_path)
+    assert "states:start, message null: ReferenceError: EndState is not defined" in failed.stdout
+    assert "(src/app.js:4:9)" in failed.stdout
+    (tmp_path / "src" / "app.js").write_text(
+        SOURCE.replace("EndState", "(require('vumigo_v02').states.EndState)")
+    )
+    done = jsbox("dev", str(tmp_path), input="\n", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Hello." in done.stdout
+    assert sorted(tmp_path.rglob("*")) == before
