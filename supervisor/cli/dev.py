@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,12 @@ SERVICE_CODE = "*120*1#"
     help="Where requests to a host go instead, such as hub.example.org=http://127.0.0.1:9000.",
 )
 @click.option(
+    "--stubs",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help='A file with back ends, [stub."URL"], as in a test or a campaign; --connect-to comes'
+    " first.",
+)
+@click.option(
     "--port",
     type=click.IntRange(1, 65535),
     help="The port of the web console; by default any that is free.",
@@ -113,6 +120,7 @@ def dev(
     state: Path | None,
     allow: tuple[str, ...],
     instead: tuple[str, ...],
+    stubs: Path | None,
     port: int | None,
     isolation: Level,
     preset: str,
@@ -151,14 +159,23 @@ def dev(
             connect_to=dict(map(_instead, instead)),
             gruntfile=gruntfile,
             port=port or 0,
+            stubs=stubs,
         )
         try:
+            _check_stubs(stubs)
             warnings = _check(make_config(options))
         except InvalidConfig as error:
             fail(str(error), EXIT_CONFIG)
         for warning in warnings:
             click.echo(f"jsbox: warning: {warning}", err=True)
         run_or_exit(partial(_dev, options, Screen(SCREENS[preset]), sms=sms))
+
+
+def _check_stubs(file: Path | None) -> None:
+    if file is not None:
+        from .back_ends import read_stubs
+
+        read_stubs(file)
 
 
 def _gruntfile(given: Path) -> Gruntfile | None:
@@ -209,10 +226,17 @@ def _instead(text: str) -> tuple[str, str]:
 
 async def _dev(options: Options, screen: Screen, *, sms: bool) -> int:
     from ..service import open_service
+    from .back_ends import open_back_ends
 
-    read_config = partial(make_config, options)
     watched = _Watched(options)  # before they are read, so that no save is missed
-    async with open_service(read_config(), read_config) as service, trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        back_ends = await stack.enter_async_context(open_back_ends(options.stubs))
+
+        def read_config() -> Config:
+            return back_ends.put_into(make_config(options))
+
+        service = await stack.enter_async_context(open_service(read_config(), read_config))
+        nursery = await stack.enter_async_context(trio.open_nursery())
         (app,) = service.config.apps.values()
         has_config = options.is_toml or options.config is not None
         if not has_config and not any(one.key == "config" for one in options.values):

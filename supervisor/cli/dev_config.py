@@ -55,6 +55,7 @@ class Options:
         app: The JavaScript file; or the jsbox.toml or Gruntfile.js that has the app.
         name: Which of the apps of a jsbox.toml or Gruntfile.js; empty: the only one.
         port: Of the console; 0: any.
+        stubs: A file with the stubs of back ends.
         gruntfile: What builds the app, if `app` is a Gruntfile.js.
     """
 
@@ -69,6 +70,7 @@ class Options:
     connect_to: dict[str, str] = field(factory=dict)
     gruntfile: Gruntfile | None = None
     port: int = 0
+    stubs: Path | None = None
 
     @property
     def is_toml(self) -> bool:
@@ -211,7 +213,7 @@ def _values(options: Options) -> dict[str, str]:
 
 def files_of(options: Options) -> Iterator[Path]:
     """The files that make the app what it is."""
-    given = (options.app, options.config, *(one.file for one in options.values))
+    given = (options.app, options.config, options.stubs, *(one.file for one in options.values))
     yield from (file for file in given if file is not None)
     if options.gruntfile is not None:
         yield from options.gruntfile.watched

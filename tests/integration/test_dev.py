@@ -13,9 +13,10 @@ from attrs import evolve
 
 from supervisor import service
 from supervisor.cli import dev
+from supervisor.cli.back_ends import open_back_ends
 from supervisor.cli.dev import _dev, _Watched
 from supervisor.cli.dev_config import Options, Value, find_app, make_config
-from supervisor.config import InvalidConfig, load
+from supervisor.config import App, Config, Http, InvalidConfig, load
 
 from ..programs import jsbox
 
@@ -232,3 +233,53 @@ def test_an_old_repository_talks_after_one_command(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Hello." in done.stdout
     assert sorted(tmp_path.rglob("*")) == before
+
+
+ASKS = """\
+api.on_inbound_message = function (command) {
+    api.request('http.get', {url: 'http://hub.example.org/towns/1'}, function (reply) {
+        api.request('outbound.reply_to', {
+            content: reply.body || reply.reason, in_reply_to: command.msg.message_id,
+            continue_session: false
+        }, function () { api.done(); });
+    });
+};
+"""
+STUB = """\
+[stub."http://hub.example.org/towns/*"]
+reply = { body = "Kuruman" }
+"""
+
+
+def test_back_ends_are_stubs_of_a_file(tmp_path: Path) -> None:
+    """Those of a test or a campaign, whose other tables do not matter."""
+    (tmp_path / "app.js").write_text(ASKS)
+    stubs = tmp_path / "hub.chat.toml"
+    stubs.write_text(STUB + '[[steps]]\ndial = "*120*1#"\n')
+    done = jsbox("dev", str(tmp_path), "--stubs", str(stubs), input="")
+    assert (done.returncode, "Kuruman" in done.stdout) == (0, True), done.stdout + done.stderr
+    stubs.write_text('\n[stub."hub.example.org"]\n')
+    refused = jsbox("dev", str(tmp_path), "--stubs", str(stubs))
+    assert refused.returncode == 3
+    assert f"{stubs}:2: stub.hub.example.org: expected a URL" in refused.stderr
+
+
+async def test_stubs_are_read_again_and_connect_to_comes_first(tmp_path: Path) -> None:
+    stubs = tmp_path / "stubs.toml"
+    stubs.write_text(STUB)
+    http = Http(connect_to={"hub.example.org": "http://127.0.0.1:9"})
+    config = Config(
+        apps={
+            "a": App("a", "acct", Path("a.js")),
+            "b": App("b", "acct", Path("b.js"), http=http),
+        }
+    )
+    async with open_back_ends(stubs) as back_ends:
+        apps = back_ends.put_into(config).apps
+        assert apps["b"].http.connect_to == http.connect_to
+        assert apps["a"].http.connect_to["hub.example.org"].startswith("http://127.0.0.1:")
+        stubs.write_text(STUB.replace("hub", "other"))
+        apps = back_ends.put_into(config).apps
+        assert set(apps["a"].http.connect_to) == {"other.example.org"}
+    async with open_back_ends(None) as nothing:
+        assert nothing.put_into(config) is config
