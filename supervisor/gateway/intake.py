@@ -254,8 +254,11 @@ class Intake:
             note("gateway.intake", error, f"channel {self.channel.name}")
             if len(batch) == 1:
                 self._give_up(batch, "internal error")
-            for work in batch if len(batch) > 1 else ():
+                return
+            for work in batch:
                 await self._journal_all([work])
+            # those that the journal took at the first try are duplicates now, and in no line
+            self._services.dispatcher.settle_soon()
         else:
             for work, answer in zip(batch, answers, strict=True):
                 if isinstance(answer, StoreError):

@@ -105,6 +105,32 @@ async def test_one_entry_that_breaks_the_journal_takes_no_other_with_it(service:
     assert tally["gateway.intake"] > before
 
 
+async def test_entries_that_are_journalled_as_the_journal_fails_are_run(service: Service) -> None:
+    """Their second try finds duplicates: they are accepted, and nothing else would run them."""
+    journal = service.stores.journal
+
+    class Forgetful:
+        async def attempt(self, entries: Any) -> Any:
+            answers = await journal.attempt(entries)
+            if len(entries) > 1:
+                raise TypeError("an error of ours")
+            return answers
+
+    services = evolve(service.gateway.services, journal=Forgetful())
+    way_in = intake.Intake(service.config.channels["phone"], services, None)
+    answers: list[intake.Answer] = []
+    for name in ("a", "b", "c"):
+        msg = {"message_id": name, "content": "x", "from_addr": name, "session_event": "new"}
+        way_in.offer(intake.Offer("message", msg, 10, answers.append, lambda: None))
+    async with connect(service.gateway_url) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(way_in.run)
+        replied = {(await client.expect("outbound"))["msg"]["in_reply_to"] for _ in range(3)}
+        nursery.cancel_scope.cancel()
+    assert replied == {"a", "b", "c"}
+    assert [type(answer) for answer in answers] == [intake.Accepted] * 3
+    assert way_in.held == 0
+
+
 async def test_messages_in_progress_are_bounded_in_bytes(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
