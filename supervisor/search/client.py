@@ -141,7 +141,7 @@ class Search:
     async def groups(self, account: str, query: str) -> list[Group]:
         """See ContactSearch."""
         (answer,) = await self._ask(dialogue.FindGroups(next(self._numbers), account, query))
-        return list(cast("dialogue.Groups", answer).groups)
+        return cast("list[Group]", cast("dialogue.Groups", answer).groups)
 
     async def follow(self, accounts: Sequence[str]) -> None:
         """Set the accounts whose contacts are indexed from now on. The process has

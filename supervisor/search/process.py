@@ -16,6 +16,7 @@ import trio
 from attrs import define, field
 
 from resources.stores.search import dialogue
+from resources.text import visible
 
 from ..errors import SandboxGone
 from ..host import oom
@@ -24,7 +25,12 @@ from ..host.pipes import Wire
 from ..host.process import Process, open_process
 
 ARGV = (sys.executable, "-m", "resources.stores.search.process")
-LINE_MAX = 64 << 20  # bytes of an answer: a page of keys of any length
+LINE_MAX = 64 << 20  # bytes of a line: a page of keys of any length, or groups with their queries
+ANSWER_MAX = dialogue.ANSWER_MAX + LINE_MAX  # bytes of all lines of one answer
+TEXT_MAX = 2000  # characters of a line of its log, or of a reason
+TROUBLES_MAX = 1000  # accounts whose index cannot be built; of more it is not known which
+# lines of its log: at once, and a second in the long run; more are left out
+LOG_LINES, LOG_RATE = 100, 5.0
 READ = 512 << 10  # bytes at a time: answers are long
 START_SECONDS = 15.0  # until it is ready
 REAP_SECONDS = 1.0  # from SIGKILL, or the end of its output, to the end
@@ -32,6 +38,10 @@ STDERR_READ = 4096  # bytes at a time
 STDERR_LINES = 20  # kept, the newest
 
 log = logging.getLogger(__name__)
+
+
+class TooMuch(Exception):
+    """It says more than it ever needs to: somebody else speaks in its place."""
 
 
 class Ended(Exception):
@@ -60,6 +70,7 @@ class Question:
     deadline: float
     on_over: Callable[[], None]
     answers: list[dialogue.Answer] = field(factory=list, init=False)
+    size: int = field(default=0, init=False)  # of the answers so far, in bytes
     ended: Ended | None = field(default=None, init=False)
     _over: trio.Event = field(factory=trio.Event, init=False)
 
@@ -75,6 +86,29 @@ class Question:
         if self.ended is not None:
             raise self.ended
         return self.answers
+
+
+@define
+class _Log:
+    """Passes lines of its log on to ours, if there are not too many."""
+
+    _left: float = LOG_LINES
+    _at: float = field(factory=trio.current_time)
+    _left_out: int = 0
+
+    def add(self, line: dialogue.Log) -> None:
+        now = trio.current_time()
+        self._left = min(self._left + (now - self._at) * LOG_RATE, LOG_LINES)
+        self._at = now
+        if self._left < 1:
+            self._left_out += 1
+            return
+        self._left -= 1
+        if self._left_out:
+            log.warning("%d lines of the search process are left out", self._left_out)
+            self._left_out = 0
+        level = min(max(line.level, logging.DEBUG), logging.CRITICAL)
+        log.log(level, "%s", visible(line.text[:TEXT_MAX], keep="\t\n"))
 
 
 @define(eq=False)
@@ -96,6 +130,7 @@ class SearchProcess:
     _open: OrderedDict[int, Question] = field(factory=OrderedDict, init=False)
     _overdue: Question | None = field(default=None, init=False)
     _asked: trio.Event = field(factory=trio.Event, init=False)
+    _log: _Log = field(factory=_Log, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._wire = Wire(self.process, LineReader(LINE_MAX), READ)
@@ -143,22 +178,28 @@ class SearchProcess:
         for line in await self._wire.receive():
             answer = dialogue.decode_answer(line)
             if isinstance(answer, dialogue.Log):
-                log.log(answer.level, "%s", answer.text)
+                self._log.add(answer)
             elif isinstance(answer, dialogue.Trouble):
                 self._note(answer)
             elif isinstance(answer, dialogue.Ready):
                 self.was_ready = True
             else:
-                self._take(answer)
+                self._take(answer, len(line))
 
     def _note(self, trouble: dialogue.Trouble) -> None:
-        if trouble.reason:
-            self.troubles[trouble.account] = trouble.reason
-        else:
-            self.troubles.pop(trouble.account, None)
+        account = visible(trouble.account[:TEXT_MAX])
+        if not trouble.reason:
+            self.troubles.pop(account, None)
+        elif account in self.troubles or len(self.troubles) < TROUBLES_MAX:
+            self.troubles[account] = visible(trouble.reason[:TEXT_MAX])
 
-    def _take(self, answer: dialogue.Reply) -> None:
+    def _take(self, answer: dialogue.Reply, size: int) -> None:
         question = self._open[answer.id]
+        question.size += size
+        if question.size > ANSWER_MAX:
+            raise TooMuch(f"an answer of more than {ANSWER_MAX} bytes")
+        if isinstance(answer, dialogue.Failed):
+            answer.text = answer.text[:TEXT_MAX]
         question.answers.append(answer)
         self.answered += 1
         if not (isinstance(answer, dialogue.Keys) and answer.more):

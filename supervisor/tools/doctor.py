@@ -7,23 +7,16 @@ import resource
 import shutil
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import redis
-import tantivy
 import trio
-from attrs import frozen
 
 from resources.stores.lease import LEASE, read_holder
 from resources.stores.redis import link_to
-from resources.stores.search import INDEXES
-from resources.stores.search.files import Files
 
 from ..config import Address, Config
 from ..errors import CannotStart
@@ -36,8 +29,8 @@ from ..store.append_only_scan import scan
 from ..store.opening import EMBEDDED
 from ..store.ownership import owner_of
 from ..store.valkey import FOLDER
-
-Status = Literal["ok", "note", "failed"]
+from .doctor_search import check_indexes, check_search
+from .finding import Check, Status
 
 STORE_SECONDS = 3.0
 COMMAND_SECONDS = 10.0
@@ -46,18 +39,7 @@ FILES_READ_MAX = 256 << 20  # bytes; larger files of the store are not scanned (
 CLOCK_OFF = 2.0  # seconds allowed between the host's clock and the store's
 BUILT_AT = 1_764_000_000  # a correct clock is later
 CAP_SYS_RESOURCE = 24
-REBUILT = "the next search builds it anew from the store"
 REDIS_LEAST = 7  # the oldest major version; Valkey 8 reports 7
-
-
-@frozen
-class Check:
-    """One line of the doctor's report."""
-
-    name: str
-    status: Status
-    text: str
-    remedy: str = ""
 
 
 async def examine(config: Config, node: Path, harness: Path) -> AsyncIterator[Check]:
@@ -77,7 +59,7 @@ async def examine(config: Config, node: Path, harness: Path) -> AsyncIterator[Ch
     for slow in (
         partial(check_files, config),
         partial(check_store, config),
-        check_search,
+        partial(check_search, config),
         partial(check_channels, config),
         partial(check_indexes, config),
     ):
@@ -354,37 +336,3 @@ def check_store(config: Config) -> Iterator[Check]:
         yield Check("clock", "failed", text, "timedatectl set-ntp true, on both")
     else:
         yield Check("clock", "ok", f"{off:.3f} s from Redis's")
-
-
-def check_search() -> Iterator[Check]:
-    """Check that the search engine works here."""
-    builder = tantivy.SchemaBuilder()
-    builder.add_text_field("text")
-    with tempfile.TemporaryDirectory() as name:
-        try:
-            index = tantivy.Index(builder.build(), path=name)
-            index.writer(15_000_000, 1).commit()
-        except (ValueError, OSError) as error:
-            text = f"tantivy cannot make an index: {error}"
-            yield Check("search", "failed", text, "free disk and memory")
-            return
-    yield Check("search", "ok", f"tantivy {version('tantivy')}")
-
-
-def check_indexes(config: Config) -> Iterator[Check]:
-    """Check the search indexes of the accounts that have one: that each can be written, and is as
-    it was written.
-    """
-    root = config.data_dir / INDEXES
-    for account in config.account_names:
-        files = Files.of(root, account)
-        if not files.folder.exists():
-            continue
-        name = f"search index of {account}"
-        if not os.access(files.folder, os.R_OK | os.W_OK | os.X_OK):
-            text = f"{files.folder} cannot be written by this user, {os.geteuid()}"
-            yield Check(name, "failed", text, f"chown it, or delete it: {REBUILT}")
-        elif damage := files.damage():
-            yield Check(name, "note", f"it cannot be used: {damage}", REBUILT)
-        else:
-            yield Check(name, "ok", f"{files.folder} is whole")

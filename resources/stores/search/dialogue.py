@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 import msgspec
 
@@ -105,11 +105,25 @@ class Number(msgspec.Struct, tag="number"):
     count: int
 
 
+# As `..groups.Group`; what lacks its fields is not read: a line may have very many empty objects.
+FoundGroup = TypedDict(
+    "FoundGroup",
+    {
+        "key": str,
+        "name": str,
+        "query": str | None,
+        "user_account": str,
+        "created_at": str,
+        "$VERSION": None,
+    },
+)
+
+
 class Groups(msgspec.Struct, tag="found-groups"):
     """The groups found, in their JSON shape."""
 
     id: int
-    groups: list[dict[str, str | None]]
+    groups: list[FoundGroup]
 
 
 class Inspected(msgspec.Struct, tag="inspected"):

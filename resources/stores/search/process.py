@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import cast
 
 import msgspec
 
@@ -89,7 +90,11 @@ def answer(engine: Engine, request: dialogue.Question, pipes: Pipes) -> None:
         case dialogue.Count(number, account, query, news):
             pipes.send(dialogue.Number(number, engine.count(account, query, news)))
         case dialogue.FindGroups(number, account, query):
-            pipes.send(dialogue.Groups(number, engine.groups(account, query)))
+            pipes.send(
+                dialogue.Groups(
+                    number, cast("list[dialogue.FoundGroup]", engine.groups(account, query))
+                )
+            )
         case dialogue.Find(number, account, query, after, limit, news):
             for page in engine.find(account, query, after, limit, dialogue.KEYS_PAGE, news):
                 pipes.send(dialogue.Keys(number, msgspec.Raw(page.keys), page.last, page.more))
@@ -163,12 +168,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[PipeHandler(pipes)])
     folder = Path(begin.folder)
     place = _stand(folder)
-    try:
-        missing = ", ".join(confine(folder, Store.of(begin.redis)))
-    except OSError as error:
-        missing = str(error)
-    if missing:
-        log.warning("the search process lacks some of its walls: %s", missing)
+    lacking = confine(folder, Store.of(begin.redis))
+    if lacking:
+        log.warning("the search process lacks some of its walls: %s", "; ".join(lacking))
 
     def note(account: str, reason: str) -> None:
         if reason and not _stands(folder, place):

@@ -6,6 +6,11 @@ Landlock: files may be written below the folder of indexes; the code may be read
 store's port only (kernel 6.7), signals and abstract sockets to nobody (6.12). The system call
 filter: no programs and no processes, no sockets but those to the store, none that listens, no other
 process's memory, nothing that changes users, mounts, the clock or the kernel.
+
+Each wall stands by itself. What cannot be put up is said, and search goes on without.
+
+`python -m resources.stores.search.walls FOLDER` with the store's URL as its input puts them up and
+prints what is lacking, as a JSON list: for `jsbox doctor`.
 """
 
 from __future__ import annotations
@@ -13,12 +18,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import ipaddress
+import json
 import os
 import platform
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -121,25 +129,27 @@ class Store:
 
 
 def confine(folder: Path, store: Store) -> list[str]:
-    """Put the walls up, for this thread and all that it starts. Return what this kernel lacks.
-
-    Raises:
-        OSError: A wall that the kernel has cannot be put up.
+    """Put the walls up, for this thread and all that it starts: each that can be. Return what is
+    lacking, with the reason where it is not the kernel's age.
     """
-    missing = []
     libc = ctypes.CDLL(None, use_errno=True)
+    walls: Sequence[tuple[str, Callable[[], Iterable[str]]]] = (
+        ("no_new_privs", partial(_give_up_privileges, libc)),
+        ("Landlock", partial(_restrict_files, libc, folder, store)),
+        ("the system call filter", partial(_restrict_calls, libc, store)),
+    )
+    lacking: list[str] = []
+    for name, put_up in walls:
+        try:
+            lacking += put_up()
+        except Exception as error:  # noqa: BLE001  # whatever it is, the next wall can stand
+            lacking.append(f"{name} ({error or type(error).__name__})")
+    return lacking
+
+
+def _give_up_privileges(libc: ctypes.CDLL) -> list[str]:
     _done(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
-    version = landlock_version()
-    if not version:
-        missing.append("Landlock")
-    else:
-        _restrict_files(libc, version, folder, store)
-    machine = platform.machine()
-    if machine in _ARCHITECTURES:
-        _restrict_calls(libc, machine, store)
-    else:
-        missing.append(f"a system call filter for {machine}")
-    return missing
+    return []
 
 
 def landlock_version() -> int:
@@ -157,7 +167,10 @@ def _done(result: int, step: str) -> int:
     return result
 
 
-def _restrict_files(libc: ctypes.CDLL, version: int, folder: Path, store: Store) -> None:
+def _restrict_files(libc: ctypes.CDLL, folder: Path, store: Store) -> list[str]:
+    version = landlock_version()
+    if not version:
+        return ["Landlock (Linux 5.13, and not disabled)"]
     # versions 2, 3 and 5 of the kernel's header each added a bit
     bits = 13 + sum(version >= since for since in (2, 3, 5))
     handled = (1 << bits) - 1
@@ -173,28 +186,37 @@ def _restrict_files(libc: ctypes.CDLL, version: int, folder: Path, store: Store)
         own = (sys.prefix, sys.base_prefix, sys.executable, *sys.path)
         code = (*own, "/usr/lib", "/lib", "/lib64")
         readable = {*code, *store.files, *(_FOR_NAMES if store.needs_names else ())}
-        _allow(libc, ruleset, [str(folder)], handled)
-        _allow(libc, ruleset, filter(os.path.exists, filter(None, readable)), READ_FILE | READ_DIR)
+        _allow(libc, ruleset, str(folder), handled)
+        for path in filter(os.path.exists, filter(None, readable)):
+            with suppress(OSError):  # it cannot be read then, which others notice
+                _allow(libc, ruleset, path, READ_FILE | READ_DIR)
         if ports and store.port:
             rule = struct.pack("QQ", CONNECT_TCP, store.port)
             _done(libc.syscall(LANDLOCK_ADD, ruleset, RULE_PORT, rule, 0), "a rule for the port")
-        _done(libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "Landlock")
+        _done(libc.syscall(LANDLOCK_RESTRICT, ruleset, 0), "the restriction")
     finally:
         os.close(ruleset)
+    return [
+        f"Landlock of {what} (Linux {kernel})"
+        for what, kernel, since in (("TCP ports", "6.7", 4), ("signals", "6.12", 6))
+        if version < since
+    ]
 
 
-def _allow(libc: ctypes.CDLL, ruleset: int, paths: Iterable[str], rights: int) -> None:
-    for path in paths:
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        try:
-            allowed = rights if Path(path).is_dir() else rights & ~READ_DIR
-            rule = struct.pack("=Qi", allowed, place)
-            _done(libc.syscall(LANDLOCK_ADD, ruleset, RULE_PATH, rule, 0), f"a rule for {path}")
-        finally:
-            os.close(place)
+def _allow(libc: ctypes.CDLL, ruleset: int, path: str, rights: int) -> None:
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        allowed = rights if Path(path).is_dir() else rights & ~READ_DIR
+        rule = struct.pack("=Qi", allowed, place)
+        _done(libc.syscall(LANDLOCK_ADD, ruleset, RULE_PATH, rule, 0), f"a rule for {path}")
+    finally:
+        os.close(place)
 
 
-def _restrict_calls(libc: ctypes.CDLL, machine: str, store: Store) -> None:
+def _restrict_calls(libc: ctypes.CDLL, store: Store) -> list[str]:
+    machine = platform.machine()
+    if machine not in _ARCHITECTURES:
+        return [f"a system call filter for {machine}"]
     column, architecture = _ARCHITECTURES[machine]
     code = b"".join(
         struct.pack("HBBI", *step) for step in _filter(column, architecture, os.getpid(), store)
@@ -203,8 +225,9 @@ def _restrict_calls(libc: ctypes.CDLL, machine: str, store: Store) -> None:
     program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(lines))
     _done(
         libc.prctl(PR_SET_SECCOMP, MODE_FILTER, ctypes.c_char_p(program), 0, 0),
-        "the system call filter",
+        "the filter",
     )
+    return []
 
 
 Step = tuple[int, int, int, int]
@@ -254,3 +277,8 @@ def _sockets(store: Store, refuse: int) -> list[Step]:
 def _one_of(values: Sequence[int]) -> list[Step]:
     """Skip the next step if the accumulator has one of some values."""
     return [(_EQUAL, len(values) - n, 0, value) for n, value in enumerate(values)]
+
+
+if __name__ == "__main__":
+    found = confine(Path(sys.argv[1]), Store.of(sys.stdin.read().strip()))
+    sys.stdout.write(json.dumps(found))

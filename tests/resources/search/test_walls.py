@@ -143,3 +143,52 @@ def test_tls_reads_certificates() -> None:
     store = Store.of("rediss://10.0.0.1:6380?ssl_ca_certs=/srv/ca.pem")
     assert {"/etc/ssl", "/srv/ca.pem"} <= set(store.files)
     assert store.port == 6380
+
+
+EACH = """
+import json, os, sys
+from pathlib import Path
+from resources.stores.search import walls
+
+def fail(*arguments):
+    raise OSError(1, "Operation not permitted")
+
+setattr(walls, sys.argv[2], fail)
+lacking = walls.confine(Path(sys.argv[1]), walls.Store.of("unix:///none"))
+try:
+    Path("/etc/passwd").read_text()
+except PermissionError:
+    may_read = False
+else:
+    may_read = True
+try:
+    if not os.fork():
+        os._exit(0)
+except PermissionError:
+    may_fork = False
+else:
+    os.wait()
+    may_fork = True
+print(json.dumps([lacking, may_read, may_fork]))
+"""
+
+
+@NEEDS_ALL
+@pytest.mark.parametrize(
+    ("broken", "name", "may_read", "may_fork"),
+    [
+        ("_restrict_files", "Landlock", True, False),
+        ("_restrict_calls", "the system call filter", False, True),
+    ],
+)
+def test_each_wall_stands_by_itself(
+    broken: str, name: str, tmp_path: Path, *, may_read: bool, may_fork: bool
+) -> None:
+    """And what does not stand is said, with the reason."""
+    done = subprocess.run(
+        [sys.executable, "-c", EACH, tmp_path, broken],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    reason = f"{name} ([Errno 1] Operation not permitted)"
+    assert json.loads(done.stdout.splitlines()[-1]) == [[reason], may_read, may_fork]

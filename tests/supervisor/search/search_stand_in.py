@@ -5,7 +5,9 @@ one who asks.
 `behind-crash`: the index is behind, and when asked again it ends. `killed N`: is killed until N
 processes were. `slow N`: answers after N seconds. `behind N`: the index is behind until asked for
 the Nth time. `garbage FILE`, `unasked FILE`: says what is no answer, or answers what nobody asked,
-as long as there is no FILE, which it makes. `trouble REASON`: first says that the index of account
+as long as there is no FILE, which it makes. `endless FILE`: answers page after page, as long as
+there is no FILE. `troubles N`, `lines N`: first says that the indexes of N accounts cannot be
+built, or N lines for the log. `trouble REASON`: first says that the index of account
 `t` cannot be built. Anything else: answered with one key, the pid.
 
 An index is damaged if there is a file `damaged` in the folder; it is built anew by making a file
@@ -55,6 +57,20 @@ def make_no_sense(verb: str) -> None:
         sys.stdout.buffer.flush()
 
 
+def say_too_much(number: int, verb: str, rest: str) -> None:
+    if verb == "endless" and not Path(rest).exists():
+        Path(rest).touch()
+        page = msgspec.Raw(b'["' + b"x" * (1 << 20) + b'"]')
+        while True:
+            send(dialogue.Keys(number, page, 1, more=True))
+    if verb == "troubles":
+        for n in range(int(rest)):
+            send(dialogue.Trouble(f"{n}" + "a" * 10_000, "\x1b" + "x" * 10_000))
+    if verb == "lines":
+        for n in range(int(rest)):
+            send(dialogue.Log(10**6, f"line {n}\x1b[2J" + "x" * 10_000))
+
+
 def answer(request: dialogue.Find) -> None:
     verb, _, rest = request.query.partition(" ")
     seen[request.query] += 1
@@ -66,6 +82,7 @@ def answer(request: dialogue.Find) -> None:
         Path(rest).touch()
         make_no_sense(verb)
         return
+    say_too_much(request.id, verb, rest)
     if verb == "trouble":
         send(dialogue.Trouble("t", rest))
     if verb == "behind-crash" and seen[request.query] == 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from resources.stores.search import CannotSearch, QueryError
 from supervisor.config.model import SearchSettings
 from supervisor.config.units import Duration
 from supervisor.errors import CannotStart
-from supervisor.search import Search, open_search
+from supervisor.search import Search, open_search, process
 
 from .asking import Restarts, keys, pid_of
 
@@ -154,6 +155,40 @@ async def test_a_process_that_makes_no_sense_ends_alone(verb: str, tmp_path: Pat
         assert await keys(search, f"{verb} {tmp_path / 'said'}")
         assert observer.count == 1
     assert tally["search"] == before + 1
+
+
+async def test_an_answer_without_an_end_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that gives it is ended before it fills our memory."""
+    monkeypatch.setattr(process, "ANSWER_MAX", 8 << 20)
+    before = tally["search"]
+    async with stand_in(tmp_path, PATIENT) as (search, observer):
+        assert await keys(search, f"endless {tmp_path / 'said'}")
+        assert observer.count == 1
+    assert tally["search"] == before + 1
+
+
+async def test_what_the_process_says_of_its_own_accord_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """How many lines for the log and how many accounts, and how long each is."""
+    monkeypatch.setattr(process, "TROUBLES_MAX", 10)
+    async with stand_in(tmp_path, PATIENT) as (search, _):
+        await keys(search, "troubles 30")
+        running = search._running
+        assert running is not None
+        assert len(running.troubles) == 10
+        for account, reason in running.troubles.items():
+            assert len(account) + len(reason) < 3 * process.TEXT_MAX
+            assert reason.isprintable()
+        await keys(search, "lines 300")
+        said = [record for record in caplog.records if record.message.startswith("line ")]
+        assert 0 < len(said) < 200
+        for record in said:
+            assert record.levelno <= logging.CRITICAL
+            assert len(record.message) < 2 * process.TEXT_MAX
+            assert record.message.isprintable()
 
 
 async def test_questions_that_are_over_at_once_do_not_end_the_watch(tmp_path: Path) -> None:

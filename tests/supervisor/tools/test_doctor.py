@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import cast
 
@@ -13,12 +14,13 @@ from resources.stores.redis import open_redis
 from resources.stores.search import INDEXES
 from resources.stores.search.changes import Changes
 from resources.stores.search.index import AccountIndex
+from resources.stores.search.walls import landlock_version
 from supervisor.config import Config
 from supervisor.config.model import Account, RedisServer
 from supervisor.config.units import Size
 from supervisor.store import append_only as aof
 from supervisor.store.valkey import FOLDER, open_valkey
-from supervisor.tools import doctor
+from supervisor.tools import doctor, doctor_search
 
 from ...resources.search.changing import ContactsThatChange
 from ...resources.search.indexes import people
@@ -99,3 +101,24 @@ def test_search_indexes_are_checked(tmp_path: Path) -> None:
     assert (damaged.name, damaged.status) == ("search index of other", "note")
     assert f"{victim} is cut short" in damaged.text
     assert "builds it anew" in damaged.remedy
+
+
+def test_the_walls_of_the_search_process_are_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a process of its own; what is lacking is said."""
+    config = Config(data_dir=tmp_path)
+    engine, walls = doctor_search.check_search(config)
+    assert engine.status == "ok"
+    assert (walls.name, walls.status) == (
+        "search walls",
+        "ok" if landlock_version() > 5 else "note",
+    )
+    lacking = (sys.executable, "-c", "print('[\"Landlock (it is disabled)\"]')")
+    monkeypatch.setattr(doctor_search, "WALLS", lacking)
+    _, walls = doctor_search.check_search(config)
+    assert walls.status == "note"
+    assert walls.text == "the search process lacks Landlock (it is disabled)"
+    monkeypatch.setattr(doctor_search, "WALLS", (sys.executable, "-c", "raise SystemExit(3)"))
+    _, walls = doctor_search.check_search(config)
+    assert walls.status == "failed"
