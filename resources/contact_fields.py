@@ -111,7 +111,7 @@ def _plain(given: Mapping[str, Any], country_code: str) -> tuple[dict[str, Any],
         value = given.get(name)
         if value is not None:
             fields[name] = (
-                _text(name, value, LENGTHS[name]) if name in LENGTHS else _date(name, value)
+                _text(name, value, LENGTHS[name]) if name in LENGTHS else date_field(name, value)
             )
         elif name in given:
             cleared.append(name)
@@ -128,7 +128,8 @@ def _text(name: str, value: Any, most: int | None) -> str:
     return value
 
 
-def _date(name: str, value: Any) -> str:
+def date_field(name: str, value: Any) -> str:
+    """A date as it is stored. Raises Refused."""
     text = value.strip() if isinstance(value, str) else ""
     short = _YEAR_OR_MONTH.fullmatch(text)
     try:

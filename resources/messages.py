@@ -263,12 +263,13 @@ def go_metadata(account: str, app: str) -> dict[str, str]:
     return {"user_account": account, "conversation_type": "jsbox", "conversation_key": app}
 
 
-def push_trigger(address: str, delivery_class: str = "sms") -> Payload:
+def push_trigger(address: str, delivery_class: str = "sms", message_id: str = "") -> Payload:
     """A message that nobody sent: it makes the app start a conversation with an address of that
-    class.
+    class. Without a message_id it gets a new one.
     """
+    own = {"message_id": message_id} if message_id else {}
     trigger = complete_message(
-        {"from_addr": address}, transport_name="", transport_type=None, endpoint="default"
+        {"from_addr": address, **own}, transport_name="", transport_type=None, endpoint="default"
     )
     helper = {"delivery_class": delivery_class}
     return trigger | {

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
-from attrs import define, evolve, field
+from attrs import define, field
 
 from resources.fence import cause_of, fence
 from resources.text import clean
 
 from .config import Config, InvalidConfig
 from .config.model import Breakage
-from .config.plan import RESTART, plan
+from .config.plan import plan, until_restart
 from .errors import CannotStart
 from .gateway import Gateway
 from .gateway.channels import Channels
@@ -140,7 +140,7 @@ class Reloads:
         service = self._service
         old, before = service.config, service.dispatcher.programs
         # What needs a restart stays as it is, so that every reload names it until the restart.
-        new = evolve(new, **{name: getattr(old, name) for name in RESTART})
+        new = until_restart(old, new)
         try:
             self._change_over(new, programs)
         except Exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -17,19 +17,13 @@ from resources.stores.foreign_ids import ForeignIds
 from resources.stores.lease import Lease
 from resources.stores.search import INDEXES
 
-from .admin.app import AdminServices, HasRoutes, admin_app
-from .admin.channels import ChannelsAdmin
-from .admin.console import ConsoleAdmin
-from .admin.contacts import ContactsAdmin
-from .admin.dead_letters import DeadLettersAdmin
-from .admin.gauges import Moment, scrape
-from .admin.health import Health
-from .admin.logs import LogsAdmin
+from .admin.app import admin_app
+from .admin.audit import AuditLog
+from .admin.gauges import scrape
 from .admin.outbox import OutboxAdmin
-from .admin.push import PushAdmin
-from .admin.traces import RunsAdmin
+from .admin.push import Wanted
 from .background import Compiling, LoopLag
-from .config import Account, Address, Config
+from .config import Address, Config
 from .config.model import App, Breakage
 from .conversation_metrics import ConversationReporter
 from .gateway import Deliveries, Gateway, open_gateway
@@ -43,6 +37,7 @@ from .host.version import node_path, node_version
 from .jail.probe import open_probing
 from .jail.walls import Walls, open_isolation
 from .log_output import LogWriter
+from .operating import admin_services, moment_of
 from .ports.http import open_http
 from .ports.listening import listen, tls_of
 from .prometheus import Prometheus
@@ -50,7 +45,7 @@ from .reload import Reloads
 from .runs.dispatcher import Dispatcher, open_dispatcher
 from .runs.history import History
 from .runs.programs import address_class, programs_of
-from .runs.push import Push, Pushed, Pusher
+from .runs.push import Audience, Push, Pushed, Pusher
 from .runs.router import Router, build_table
 from .runs.traces import Traces
 from .sandboxes.code_check import CodeCheck, jailed, open_first_check
@@ -59,7 +54,7 @@ from .sandboxes.pool import Pool, open_pool
 from .search import Search, open_search
 from .standby import Standby
 from .store.disk import Disk
-from .store.opening import EMBEDDED, open_store
+from .store.opening import open_store
 from .store.patience import until_answered
 from .stores import Stores, open_stores, resources_on
 
@@ -100,9 +95,11 @@ class Service:
     is_draining: bool = field(default=False, init=False)
     reloads: Reloads = field(init=False)
     outboxes: OutboxAdmin = field(init=False)
+    audit: AuditLog = field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.reloads = Reloads(self, self.read_config)
+        self.audit = AuditLog(self.config.data_dir)
         outbox = self.stores.outbox
         self.outboxes = OutboxAdmin(outbox, self.deliveries, lambda: self.config.channels)
 
@@ -122,18 +119,32 @@ class Service:
         """See `Reloads.reload`."""
         return await self.reloads.reload()
 
+    async def reload_by_signal(self) -> None:
+        """Reload, and write down that a signal asked for it."""
+        deed = await self.audit.begin("SIGHUP", "", "reload")
+        result = await self.reload()
+        text = "; ".join(result["errors"]) if not result["ok"] else "ok true"
+        await self.audit.end(deed, 200 if result["ok"] else 422, text)
+
     async def metrics(self) -> bytes:
         """The answer of GET /metrics."""
-        return await scrape(self.prometheus.registry, self._moment())
+        return await scrape(self.prometheus.registry, moment_of(self))
 
-    async def push(self, name: str, addresses: Sequence[str] | None, group: str | None) -> Pushed:
-        """Push to addresses, or to a group. Raises as `Pusher.push_group` does."""
+    def _push(self, name: str, push_id: str = "", *, is_dry: bool = False) -> Push:
         app = self.config.apps[name]
         country_code = self.config.account(app.account).country_code
-        push = Push(app, address_class(app) or "sms", country_code)
-        if group is not None:
-            return await self.pusher.push_group(push, group)
-        return await self.pusher.push(push, addresses or ())
+        return Push(app, address_class(app) or "sms", country_code, push_id, is_dry)
+
+    async def push(self, name: str, wanted: Wanted) -> Pushed:
+        """Push to addresses, or to a group. Raises as `Pusher.push_group` does."""
+        push = self._push(name, wanted.id, is_dry=wanted.is_dry)
+        if wanted.group is not None:
+            return await self.pusher.push_group(push, wanted.group)
+        return await self.pusher.push(push, wanted.addresses or ())
+
+    async def audience(self, name: str, group: str, cursor: int) -> Audience:
+        """See `Pusher.audience`."""
+        return await self.pusher.audience(self._push(name), group, cursor)
 
     async def drain(self) -> None:
         """Accept no more messages, let the runs in progress end, and wait until what they sent is
@@ -157,68 +168,6 @@ class Service:
         if reload is None or reload["ok"]:
             return line
         return f"{line}; the last reload was refused: {'; '.join(reload['errors'])}"
-
-    def _account(self, name: str) -> Account | None:
-        return self.config.account(name) if name in self.config.account_names else None
-
-    def _health(self) -> Health:
-        return Health(
-            apps=lambda: self.config.apps,
-            redis=self.stores.redis,
-            dispatcher=self.dispatcher,
-            pool=self.pool,
-            disk=self.disk,
-            is_embedded=self.config.redis.url == EMBEDDED,
-            is_draining=lambda: self.is_draining,
-            search_problem=self.search.problem,
-            lag=lambda: self.loop_lag.seconds,
-            dead_letters=self.dispatcher.box.counts,
-            channels=lambda: self.config.channels,
-            channel_state=self.channels.state,
-            outboxes=lambda: self.outboxes.found,
-        )
-
-    def _moment(self) -> Moment:
-        return Moment(
-            config=lambda: self.config,
-            dispatcher=self.dispatcher,
-            pool=self.pool,
-            redis=self.stores.redis,
-            graphite=self.stores.graphite,
-            logbook=self.stores.logbook,
-            channel_state=self.channels.state,
-            deliveries=self.deliveries,
-            room=self.disk.room,
-            lease=self.lease,
-            dead_letters=self.dispatcher.box.counts,
-            log_writer=self.log_writer,
-            outboxes=lambda: self.outboxes.found,
-        )
-
-    def admin_services(self) -> AdminServices:
-        """What the admin port shows and does."""
-        parts: list[HasRoutes] = [
-            LogsAdmin(self.stores.logbook, lambda: self.dispatcher.programs),
-            PushAdmin(lambda: self.dispatcher.programs, self.push),
-            ContactsAdmin(self.stores.contacts, self.search, self._account),
-            RunsAdmin(self.history, lambda: self.config.apps),
-            DeadLettersAdmin(self.dispatcher.box, self.dispatcher),
-            self.outboxes,
-            ConsoleAdmin(lambda: self.gateway_url),
-            ChannelsAdmin(
-                lambda: self.config.channels, self.channels.state, self.deliveries.unacked
-            ),
-        ]
-        return AdminServices(
-            programs=lambda: self.dispatcher.programs,
-            dispatcher=self.dispatcher,
-            pool=self.pool,
-            parts=parts,
-            reload=self.reload,
-            metrics=self.metrics,
-            health=self._health(),
-            connections=self.channels.connections,
-        )
 
     def gateway_services(self) -> Services:
         """What the gateway works with."""
@@ -388,7 +337,7 @@ async def _open_ports(stack: AsyncExitStack, service: Service, standby: Standby 
     channels = open_channels(services, service.gateway.connections)
     service.channels = await stack.enter_async_context(channels)
     service.gateway.link = service.channels.link
-    admin = admin_app(service.admin_services(), listen_at.admin_tokens)
+    admin = admin_app(admin_services(service), lambda: service.config.listen.admin_tokens)
     if standby is None:
         listeners = await listen("listen.admin", listen_at.admin, systemd)
     else:

@@ -139,7 +139,7 @@ class _Orders:
                 log.info("the start is given up")
                 self.start.cancel()
         elif number == signal.SIGHUP:
-            self._work.start_soon(self._service.reload)
+            self._work.start_soon(self._service.reload_by_signal)
         elif self._is_stopping:
             self.over.set()
         else:

@@ -23,7 +23,7 @@ from resources.stores.lease import Lease
 
 from .admin.bodies import answer, text_answer
 from .admin.gauges import LEASE_HELD
-from .admin.guard import TRUSTED, Guard
+from .admin.guard import TRUSTED, Guard, Tokens
 from .config import Address, Config
 from .host.systemd import Systemd
 from .ports.http import open_http
@@ -104,7 +104,7 @@ class Standby:
 
     async def _serve(self, is_over: trio.Event, is_hidden: trio.Event) -> None:
         listen_at = self._config.listen
-        app = _app(lambda: self.problem, listen_at.admin_tokens)
+        app = _app(lambda: self.problem, lambda: listen_at.admin_tokens)
         context = tls_of(listen_at)
         try:
             async with open_http(app, self.listeners(), "admin", STOP_SECONDS, context):
@@ -142,7 +142,7 @@ def _taken(listener: trio.SocketListener) -> socket.socket:
     return socket.socket(held.family, held.type, held.proto, held.detach())
 
 
-def _app(problem: Callable[[], str], tokens: tuple[str, ...]) -> Starlette:
+def _app(problem: Callable[[], str], tokens: Tokens) -> Starlette:
     """The admin port of a server that waits, as an ASGI app."""
     registry = CollectorRegistry()
     Gauge(*LEASE_HELD, registry=registry).set(0)

@@ -251,6 +251,13 @@ class Contacts:
         """How many contacts are in a group."""
         return int(await self.redis.execute("SCARD", account_key(account, "members", group)))
 
+    async def count_members_of(self, account: str, groups: Sequence[str]) -> list[int]:
+        """How many contacts are in each of several groups."""
+        commands: list[Command] = [
+            ("SCARD", account_key(account, "members", group)) for group in groups
+        ]
+        return list(map(int, await self.redis.execute_many(commands))) if commands else []
+
 
 def _hash(account: str, key: str) -> str:
     return account_key(account, "contact", key)

@@ -9,13 +9,22 @@ from attrs import field, frozen
 
 from .keys import account_key
 from .redis import Redis
-from .room import Room
+from .room import OVERHEAD, Room
 from .scripts import Script, script
 
 
 class OptOut(msgspec.Struct, frozen=True):
     """When an address was opted out, and by which message."""
 
+    message_id: str
+    created_at: str
+
+
+class Row(msgspec.Struct, frozen=True):
+    """An opt-out, with its address."""
+
+    address_type: str
+    address_value: str
     message_id: str
     created_at: str
 
@@ -59,7 +68,38 @@ class OptOuts:
         self.room.check(len(text), is_urgent=True)
         stored = await self.redis.run(self._set, [_hash(account)], _name(kind, value), text, most)
         if not stored:
-            raise TooManyOptOuts(f"an account may have {most} opt-outs")
+            raise TooManyOptOuts(_too_many(most))
+
+    async def set_many(
+        self, account: str, new: Sequence[tuple[str, str, OptOut]], most: int
+    ) -> dict[int, str]:
+        """Opt out addresses, each a type and a value, in order. Return why some are not opted out,
+        by their index.
+        """
+        texts = [(_name(kind, value), msgspec.json.encode(one)) for kind, value, one in new]
+        self.room.check(
+            sum(len(name) + len(text) + OVERHEAD for name, text in texts), is_urgent=True
+        )
+        key = [_hash(account)]
+        commands = [self._set.call(key, name, text, most) for name, text in texts]
+        answers = await self.redis.attempt(commands)
+        found = (
+            str(answer) if isinstance(answer, Exception) else "" if answer else _too_many(most)
+            for answer in answers
+        )
+        return {n: reason for n, reason in enumerate(found) if reason}
+
+    async def page(self, account: str, cursor: int, size: int) -> tuple[list[Row], int | None]:
+        """About `size` opt-outs, and the cursor of the next page; None after the last one. The
+        first cursor is 0. One that is there all the time comes once, or more often.
+        """
+        after, flat = await self.redis.execute("HSCAN", _hash(account), cursor, "COUNT", size)
+        rows = []
+        for name, text in zip(flat[::2], flat[1::2], strict=True):
+            kind, value = msgspec.json.decode(name, type=tuple[str, str])
+            found = msgspec.json.decode(text, type=OptOut)
+            rows.append(Row(kind, value, found.message_id, found.created_at))
+        return rows, int(after) or None
 
     async def cancel(self, account: str, kind: str, value: str) -> None:
         """Opt an address in again; does nothing if it was not out."""
@@ -68,6 +108,10 @@ class OptOuts:
     async def count(self, account: str) -> int:
         """How many opt-outs there are."""
         return int(await self.redis.execute("HLEN", _hash(account)))
+
+
+def _too_many(most: int) -> str:
+    return f"an account may have {most} opt-outs"
 
 
 def _hash(account: str) -> str:

@@ -19,8 +19,9 @@ from resources.stores.redis import StoreError
 from ..runs.dispatcher import Dispatcher, Program
 from ..sandboxes.limit_usage import parse_what_if
 from ..sandboxes.pool import Pool, SandboxStatus
+from .audit import Auditing, AuditLog
 from .bodies import DIGITS_MAX, answer, bad, encoded, is_number, list_answer, text_answer
-from .guard import TRUSTED, Guard
+from .guard import TRUSTED, Guard, Tokens
 from .health import Check, Health
 
 
@@ -43,6 +44,7 @@ class AdminServices:
     metrics: Callable[[], Awaitable[bytes]]
     health: Health
     connections: Callable[[str], int]
+    audit: AuditLog
 
 
 @frozen
@@ -218,7 +220,7 @@ async def _internal(_: Request, error: Exception) -> Response:  # noqa: ARG001
     return answer({"error": "internal error"}, 500)
 
 
-def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
+def admin_app(services: AdminServices, tokens: Tokens) -> Starlette:
     """The admin port as an ASGI app."""
     admin = Admin(services)
     routes = [
@@ -234,7 +236,10 @@ def admin_app(services: AdminServices, tokens: tuple[str, ...]) -> Starlette:
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Guard, tokens=tokens)],
+        middleware=[
+            Middleware(Guard, tokens=tokens),
+            Middleware(Auditing, audit=services.audit),
+        ],
         exception_handlers={
             StoreError: _unavailable,
             HTTPException: _refused,

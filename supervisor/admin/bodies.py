@@ -80,6 +80,18 @@ def number_in(request: Request, name: str, default: int, least: int, most: int) 
     return int(text)
 
 
+def is_dry_run(request: Request) -> bool:
+    """Whether a request asks only what would be done: `dry_run=1`.
+
+    Raises:
+        HTTPException: `dry_run` is something else.
+    """
+    text = request.query_params.get("dry_run", "0")
+    if text not in ("0", "1"):
+        raise bad("dry_run: expected 1 or 0")
+    return text == "1"
+
+
 def is_number(text: str) -> bool:
     """Whether a text from a request is a number without sign, of no more digits than we take."""
     return text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from attrs import evolve, frozen
@@ -20,12 +19,14 @@ from resources.stores.search import ContactSearch, QueryError, SearchError
 from resources.text import clean
 
 from ..config import Account
+from .accounts import AccountOf, account_in
 from .bodies import (
     STEP,
     Allowance,
     answer,
     bad,
     encoded,
+    is_dry_run,
     list_answer,
     number_in,
     off_loop,
@@ -42,15 +43,11 @@ EXPECTED = f'expected {{"contacts": [...]}} with 1 to {IMPORT_MAX} of them'
 
 @frozen
 class ContactsAdmin:
-    """The handlers.
-
-    Attributes:
-        account_of: The settings of an account; None if there is no such account.
-    """
+    """The handlers."""
 
     contacts: Contacts
     search: ContactSearch
-    account_of: Callable[[str], Account | None]
+    account_of: AccountOf
 
     def routes(self) -> list[Route]:
         """The requests that it answers."""
@@ -120,9 +117,11 @@ class ContactsAdmin:
 
     async def write(self, request: Request) -> Response:
         """Write many contacts, each wholly or not at all. `errors` of the answer says what is wrong
-        with those that were not written, by index.
+        with those that were not written, by index. With `dry_run=1` nothing is written, and
+        `written` are those that are right.
         """
         account, settings = self._settings(request)
+        is_dry = is_dry_run(request)
         given = await read_object(request, EXPECTED)
         rows = given.get("contacts")
         if not isinstance(rows, list) or set(given) != {"contacts"}:
@@ -132,7 +131,7 @@ class ContactsAdmin:
         checked = await off_loop(_checked, rows, settings.country_code)
         errors = {index: row for index, row in enumerate(checked) if isinstance(row, str)}
         new = [(index, row) for index, row in enumerate(checked) if not isinstance(row, str)]
-        while new:
+        while new and not is_dry:
             _, settings = self._settings(request)  # a reload may have removed the account
             some: list[tuple[int, _Row]] = []
             size = 0
@@ -149,12 +148,7 @@ class ContactsAdmin:
         return self._settings(request)[0]
 
     def _settings(self, request: Request) -> tuple[str, Account]:
-        """The account that a request names, and its settings."""
-        name = str(request.path_params["account"])
-        settings = self.account_of(name)
-        if settings is None:
-            raise bad(f"there is no account {name!r}", 404)
-        return name, settings
+        return account_in(request, self.account_of)
 
 
 @frozen

@@ -64,6 +64,7 @@ class Health:
     channels: Callable[[], Mapping[str, Channel]]
     channel_state: Callable[[str], ChannelState]
     outboxes: Callable[[], Mapping[str, Waiting]]
+    audit_problem: Callable[[], str]
 
     async def checks(self) -> list[Check]:
         """Make all the checks."""
@@ -75,6 +76,7 @@ class Health:
             self._disk(),
             Check("search", self.search_problem(), is_fatal=False),
             self._loop(),
+            Check("audit", self.audit_problem(), is_fatal=False, is_note=True),
             *apps,
             *self._channels(),
             *self._outboxes(),

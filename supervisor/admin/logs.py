@@ -64,10 +64,10 @@ def _sieve(request: Request) -> Sieve:
     if level not in NUMBERS:
         raise bad(f"level: expected {', '.join(NUMBERS).lower()}")
     number = NUMBERS[level] if "level" in asked else 0
-    return Sieve(number, _moment(since) if since else "", asked.get("grep", "").lower())
+    return Sieve(number, moment(since) if since else "", asked.get("grep", "").lower())
 
 
-def _moment(since: str) -> str:
+def moment(since: str) -> str:
     """A time, or how long ago it was, as entries have it."""
     expected = 'since: expected a time with its zone, such as "2026-02-03T04:05Z", or "10m"'
     try:

@@ -23,9 +23,27 @@ def reachable(address: Address) -> Address:
     return Address(loopback.get(address.host, address.host), address.port)
 
 
+class Unreachable(Exception):
+    """The admin port does not answer; the text says so."""
+
+
 @contextmanager
 def admin_client(config: Config) -> Iterator[httpx2.Client]:
     """Open a client of the admin port; exit with code 4 if it cannot be reached."""
+    try:
+        with reaching(config) as client:
+            yield client
+    except Unreachable as error:
+        fail(f"{error}; is `jsbox serve` running?", EXIT_UNREACHABLE)
+
+
+@contextmanager
+def reaching(config: Config) -> Iterator[httpx2.Client]:
+    """Open a client of the admin port.
+
+    Raises:
+        Unreachable: The port does not answer, now or within the block.
+    """
     token = os.environ.get("JSBOX_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     certificate = config.listen.certificate
@@ -37,10 +55,7 @@ def admin_client(config: Config) -> Iterator[httpx2.Client]:
         ) as client:
             yield client
     except httpx2.TransportError as error:
-        fail(
-            f"the server at {url} cannot be reached: {error}; is `jsbox serve` running?",
-            EXIT_UNREACHABLE,
-        )
+        raise Unreachable(f"the server at {url} cannot be reached: {error}") from error
 
 
 def json_of(response: httpx2.Response) -> Any:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import click
 import httpx2
+from attrs import define, field
 
+from resources.contact_fields import LENGTHS
+from resources.stores.contacts import EXTRAS, SUBSCRIPTIONS
 from resources.text import visible
 
-from .client import admin_client, error_of, json_of
+from .client import admin_client, json_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
-from .imports import Import, ImportChanged, Summary
+from .importing import SECONDS, Asked, Kind, Rows, nothing, options, pages, path_of, run_import
+from .rows import Columns
 
-PAGE = 500  # contacts asked for at once
-SECONDS = 60.0  # for one answer
-REFUSED = frozenset({400, 413, 500})  # status codes that a single line may have caused
+COLUMNS = Columns(
+    ("key", *LENGTHS, "dob", "created_at", "groups"), prefixes=(EXTRAS, SUBSCRIPTIONS)
+)
+CONTACTS = Kind("contacts", COLUMNS, is_keyed=True)
 
 
 @click.group()
@@ -29,88 +33,67 @@ def contacts() -> None:
 
 
 @contacts.command("import")
-@click.argument("account")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option(
-    "--restart", is_flag=True, help="Start over, even if an earlier import was interrupted."
-)
-@config_option
-@json_option
-def import_(account: str, file: Path, restart: bool, config_file: Path, as_json: bool) -> None:
-    """Import contacts from a JSON Lines file, each line wholly or not at all.
+@options
+def import_(**given: Any) -> None:
+    """Import contacts from a CSV or JSON Lines file, each row wholly or not at all.
 
-    A line has the fields of a contact, with `extra` and `subscription` as objects or as
-    `extras-NAME` and `subscription-NAME`. `key`, `created_at` and `groups` are kept; a contact
-    whose key exists already is replaced. Invalid lines are listed in FILE.errors with the reason.
-    Call it again to resume an interrupted import.
+    CSV has a header row: columns are the fields of a contact, and extras-NAME and
+    subscription-NAME. The cell of `groups` has names of groups (or their keys) with semicolons
+    between them; groups that are missing are made. A line of JSON has the same fields, `groups` as
+    a list of keys, and perhaps `extra` and `subscription` as objects.
+
+    `key` and `created_at` are kept; a contact whose key exists already is replaced. Invalid rows
+    are listed in FILE.errors with the reason. Call it again to resume an interrupted import.
     """
-    try:
-        with (
-            admin_client(load_or_exit(config_file)) as client,
-            Import.open(file, account, restart=restart) as work,
-        ):
-            if work.done and not as_json:
-                click.echo(f"{file}: resuming after line {work.lines}", err=True)
-            summary = _run(client, work, quiet=as_json)
-    except ImportChanged as error:
-        fail(str(error))
-    except OSError as error:
-        fail(f"{error.filename or file}: {error.strerror or error}")
-    if as_json:
-        print_json({"written": summary.written, "failed": summary.failed})
-    else:
-        click.echo(
-            f"{summary.written} written, {summary.failed} wrong"
-            + (f", see {file}.errors" if summary.failed else "")
-        )
-    sys.exit(1 if summary.failed else 0)
+    asked = Asked(**given)
+    names = _GroupNames(asked.account, is_dry=asked.dry_run)
+    run_import(CONTACTS, asked, names.to_keys if asked.is_csv else nothing)
 
 
-def _run(client: httpx2.Client, work: Import, *, quiet: bool) -> Summary:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskProgressColumn,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+@define
+class _GroupNames:
+    """Turns names of groups into their keys; makes those that are missing, unless `is_dry`."""
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        bar = progress.add_task("contacts", total=work.size, completed=work.done)
-        for batch in work.batches():
-            if batch.rows:
-                batch.errors |= _write(client, _path(work.account), batch.rows)
-            work.finish(batch)
-            progress.update(
-                bar, completed=work.done, description=f"{work.summary.written} contacts"
+    account: str
+    is_dry: bool
+    _keys: set[str] | None = field(default=None, init=False)
+    _by_name: dict[str, list[str]] = field(factory=dict, init=False)
+
+    def to_keys(self, client: httpx2.Client, rows: Rows) -> Mapping[int, str]:
+        """Replace the names in rows; give what is wrong with some, by line."""
+        keys = self._known(client)
+        wanted = {name for _, row in rows for name in row.get("groups", ())}
+        self._make(client, sorted(wanted - keys - self._by_name.keys()))
+        errors = {}
+        for line, row in rows:
+            names = row.get("groups", ())
+            several = [name for name in names if len(self._by_name.get(name, ())) > 1]
+            if several:
+                errors[line] = f"several groups are named {several[0]!r}: write the key of one"
+            elif names:
+                row["groups"] = [name if name in keys else self._by_name[name][0] for name in names]
+        return errors
+
+    def _known(self, client: httpx2.Client) -> set[str]:
+        if self._keys is None:
+            found = json_of(client.get(path_of(self.account, "groups"), timeout=SECONDS))["groups"]
+            self._keys = {group["key"] for group in found}
+            for group in found:
+                self._by_name.setdefault(group["name"], []).append(group["key"])
+        return self._keys
+
+    def _make(self, client: httpx2.Client, names: list[str]) -> None:
+        if self.is_dry:
+            self._by_name |= {name: [name] for name in names}
+            return
+        for name in names:
+            answer = client.post(
+                path_of(self.account, "groups"), json={"groups": [{"name": name}]}, timeout=SECONDS
             )
-    work.end()
-    return work.summary
-
-
-def _write(client: httpx2.Client, url: str, rows: list[tuple[int, Any]]) -> dict[int, str]:
-    """Write contacts; return what is wrong with those that were not, by their line numbers.
-
-    A batch that the server refuses is sent again in halves, until the line at fault is found.
-    """
-    body = json.dumps(
-        {"contacts": [row for _, row in rows]}, ensure_ascii=False, separators=(",", ":")
-    )
-    answer = client.post(url, content=body.encode(), timeout=SECONDS)
-    if answer.status_code not in REFUSED:
-        found = json_of(answer)
-        return {rows[int(index)][0]: str(reason) for index, reason in found["errors"].items()}
-    if len(rows) == 1:
-        return {rows[0][0]: error_of(answer)}
-    half = len(rows) // 2
-    return _write(client, url, rows[:half]) | _write(client, url, rows[half:])
+            found = json_of(answer)
+            if found.get("errors"):
+                fail(f"the group {name!r} cannot be made: {found['errors']['0']}")
+            self._by_name[name] = [found["keys"]["0"]]
 
 
 @contacts.command()
@@ -128,7 +111,7 @@ def export(account: str, output: BinaryIO, config_file: Path) -> None:
     with admin_client(load_or_exit(config_file)) as client:
         output.writelines(
             json.dumps(contact, ensure_ascii=False).encode() + b"\n"
-            for contact in _pages(client, account, {})
+            for contact in pages(client, account, "contacts")
         )
 
 
@@ -139,7 +122,7 @@ def export(account: str, output: BinaryIO, config_file: Path) -> None:
 def get(account: str, key: str, config_file: Path) -> None:
     """Print the contact with a key."""
     with admin_client(load_or_exit(config_file)) as client:
-        answer = client.get(f"{_path(account)}/{quote(key, safe='')}")
+        answer = client.get(f"{path_of(account, 'contacts')}/{quote(key, safe='')}")
         print_json(json_of(answer)["contact"])
 
 
@@ -151,7 +134,7 @@ def get(account: str, key: str, config_file: Path) -> None:
 def search(account: str, query: str, config_file: Path, as_json: bool) -> None:
     """Print the contacts that match a Lucene query."""
     with admin_client(load_or_exit(config_file)) as client:
-        found = _pages(client, account, {"query": query})
+        found = pages(client, account, "contacts", {"query": query})
         if as_json:
             print_json(list(found))
             return
@@ -159,16 +142,3 @@ def search(account: str, query: str, config_file: Path, as_json: bool) -> None:
             names = " ".join(contact[name] for name in ("name", "surname") if contact[name])
             msisdn = visible(contact["msisdn"] or "-", keep="")
             click.echo(f"{visible(contact['key'])}  {msisdn:16} {visible(names, keep='')}")
-
-
-def _path(account: str) -> str:
-    return f"/v1/accounts/{quote(account, safe='')}/contacts"
-
-
-def _pages(client: httpx2.Client, account: str, params: dict[str, str]) -> Iterator[dict[str, Any]]:
-    cursor: str | None = "0"
-    while cursor is not None:
-        asked = {"limit": str(PAGE), "cursor": cursor, **params}
-        page = json_of(client.get(_path(account), params=asked, timeout=SECONDS))
-        yield from page["contacts"]
-        cursor = page["cursor"]

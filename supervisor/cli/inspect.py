@@ -1,11 +1,10 @@
-"""`jsbox logs`, `ps`, `reload`, `push`: clients of the admin port."""
+"""`jsbox logs`, `ps`, `reload`: clients of the admin port."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import click
@@ -152,28 +151,3 @@ def reload(config_file: Path, as_json: bool) -> None:
             click.echo(visible(error), err=True)
         click.echo("jsbox: the server keeps its old config", err=True)
     sys.exit(0 if body["ok"] else 3)
-
-
-@click.command()
-@click.argument("app")
-@click.argument("addresses", nargs=-1)
-@click.option("--group", help="Push to every contact of this group (its key) instead.")
-@config_option
-@json_option
-def push(
-    app: str, addresses: tuple[str, ...], group: str | None, config_file: Path, as_json: bool
-) -> None:
-    """Make an app start a conversation with each address that has not opted out."""
-    if bool(addresses) is bool(group):
-        raise click.UsageError("expected ADDRESSES, or --group KEY")
-    body: dict[str, Any] = {"group": group} if group else {"addrs": list(addresses)}
-    with admin_client(load_or_exit(config_file)) as client:
-        path = f"/v1/apps/{quote(app, safe='')}/push"
-        answer = json_of(client.post(path, json=body, timeout=None))
-    if as_json:
-        print_json(answer)
-    else:
-        click.echo(
-            f"{answer['queued']} queued, {answer['opted_out']} opted out,"
-            f" {answer['no_address']} without address"
-        )

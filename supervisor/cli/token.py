@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import secrets
 import sys
+from typing import Any
 
 import click
 
+from ..chats.update import toml
+from ..config.tokens import SCOPES, parse_tokens
 from .common import fail, json_option, print_json
 
 BYTES = 32
@@ -21,16 +24,40 @@ def token() -> None:
 
 
 @token.command()
+@click.option("--name", help="An operator's: whose it is, for the audit log.")
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(SCOPES),
+    multiple=True,
+    help="What an operator's is good for: read only, or also to operate (default).",
+)
+@click.option("--expires", metavar="DAY", help="An operator's: its last day, such as 2027-12-31.")
 @json_option
-def new(*, as_json: bool) -> None:
+def new(*, name: str | None, scopes: tuple[str, ...], expires: str | None, as_json: bool) -> None:
     """Make a token. It is shown once and not stored."""
+    if name is None and (scopes or expires):
+        raise click.UsageError("--scope and --expires need --name")
     text = secrets.token_urlsafe(BYTES)
     digest = _digest(text)
+    entry: dict[str, Any] = {"sha256": digest}
+    if name is not None:
+        entry = {"name": name, **entry}
+        entry |= {"scopes": list(scopes)} if scopes else {}
+        entry |= {"expires": expires} if expires else {}
+        try:
+            parse_tokens([entry])
+        except ValueError as error:
+            fail(str(error).partition(": ")[2], 2)
     if as_json:
-        print_json({"token": text, "sha256": digest})
+        print_json({"token": text, **entry})
         return
     click.echo(f"token   {text}")
     click.echo(f"sha256  {digest}")
+    if name is not None:
+        fields = ", ".join(f"{key} = {toml(value)}" for key, value in entry.items())
+        click.echo(f"in [listen] admin_tokens:  {{ {fields} }}")
+        return
     click.echo(
         'for a gateway:  [channels.NAME] tokens = ["SHA256"];'
         " the gateway sends it in hello, or as Authorization: Bearer",

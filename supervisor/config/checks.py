@@ -24,6 +24,7 @@ from .model import App, Channel, Config, Limits, Listen
 from .node import BESIDE_HEAP, BUILTINS, LEAST_FILES, LEAST_HEAP, LEAST_STACK, MOST_STACK
 from .requires import is_available
 from .tls import server_context
+from .tokens import twice
 from .units import Address, show
 from .urls import REDIS_KINDS, origin_problem, proxy_problem, redis_problem
 
@@ -81,7 +82,10 @@ def _host(config: Config) -> Found:
     listen = config.listen
     yield from look(("listen", "admin"), partial(_admin, listen))
     yield from _tls(listen)
-    yield from token_problems(listen.admin_tokens, ("listen", "admin_tokens"))
+    digests = tuple(one.sha256 for one in listen.admin_tokens)
+    yield from token_problems(digests, ("listen", "admin_tokens"))
+    if (name := twice(listen.admin_tokens)) is not None:
+        yield ("listen", "admin_tokens"), f"two tokens are named {show(name)}"
     yield from look(("redis", "url"), partial(_redis, config.redis.url))
     yield from _cluster(config)
     yield from look(("data_dir",), partial(_data_dir, config.data_dir))
@@ -319,6 +323,9 @@ def _allowed(entry: str) -> str | None:
 
 
 def _warnings(config: Config) -> Iterator[str]:
+    for token in config.listen.admin_tokens:
+        if token.is_expired():
+            yield f"listen.admin_tokens: the token {show(token.name)} expired at {token.expires}"
     if not os.access(_nearest(config.data_dir), os.W_OK | os.X_OK):
         yield f"data_dir: this user cannot write to {config.data_dir}"
     for app in config.apps.values():

@@ -39,6 +39,7 @@ from .model import (
     SearchSettings,
 )
 from .observing import Failing, Log, LogOutput, Metrics, Trace
+from .tokens import AdminToken, parse_tokens
 from .units import (
     Address,
     Count,
@@ -183,6 +184,7 @@ def _converter() -> cattrs.Converter:
         FilePath: _path,
         FilePath | None: _optional_path,
         tuple[str, ...]: _strings,
+        tuple[AdminToken, ...]: parse_tokens,
         str | None: _string,
     }
     for kind, parse in parsers.items():

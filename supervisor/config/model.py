@@ -14,6 +14,7 @@ from resources.text import read_json
 
 from .node import TOOLKITS
 from .observing import Failing, Log, LogOutput, Metrics, Trace
+from .tokens import AdminToken
 from .units import Address, Count, CountryCode, Duration, Natural, Size, Urls
 
 Level = Literal["strict", "standard", "none"]
@@ -27,7 +28,8 @@ class Listen:
     gateway: Address = Address("127.0.0.1", 8430)  # WebSocket
     admin: Address = Address("127.0.0.1", 8420)  # HTTP
     # All three are needed if admin is not loopback.
-    admin_tokens: tuple[str, ...] = ()  # SHA-256 hex of bearer tokens
+    # each the SHA-256 hex of a bearer token, or a table that also has name, scopes, expires
+    admin_tokens: tuple[AdminToken, ...] = ()
     certificate: Path | None = None  # PEM, with its chain; with it both ports speak TLS
     key: Path | None = None  # PEM
 

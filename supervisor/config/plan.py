@@ -31,8 +31,12 @@ def plan(old: Config, new: Config) -> dict[str, list[str]]:
     they are idle. `restart`: when the supervisor is restarted.
     """
     changes: dict[str, list[str]] = {"live": [], "next_process": [], "restart": []}
+    tokens = "listen.admin_tokens"
     for name in RESTART:
         changes["restart"] += _differences(getattr(old, name), getattr(new, name), (name,))
+    if tokens in changes["restart"] and old.listen != until_restart(old, new).listen:
+        changes["restart"].remove(tokens)
+        changes["live"].append(tokens)
     for name in _differences(old.search, new.search, ("search",)):
         changes["live" if name in SEARCH_LIVE else "next_process"].append(name)
     for kind in ("journal", "log", "accounts", "channels"):
@@ -47,6 +51,17 @@ def plan(old: Config, new: Config) -> dict[str, list[str]]:
             shown = SHOWN.get(path) or ".".join(path)
             changes[bucket].append(f"apps.{name}.{shown}")
     return changes
+
+
+def until_restart(old: Config, new: Config) -> Config:
+    """The new config with what needs a restart as it was. Tokens of operators hold at once; but not
+    if there are to be none, and the port that listens now can be reached from other hosts.
+    """
+    kept = {name: getattr(old, name) for name in RESTART}
+    tokens = new.listen.admin_tokens
+    if tokens or old.listen.admin.is_loopback:
+        kept["listen"] = attrs.evolve(old.listen, admin_tokens=tokens)
+    return attrs.evolve(new, **kept)
 
 
 def _app_differences(old: App, new: App) -> list[tuple[str, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from uuid import UUID, uuid5
 
 import trio
 from attrs import define, frozen
@@ -31,7 +32,9 @@ from .dispatcher import Dispatcher
 
 BATCH = 100  # addresses put in line at once
 PAGE = 500  # contacts read at once
+SMART = 10**15  # the cursors of an audience from here on are of the group's query
 PAUSE = 0.05  # seconds until a full queue is looked at again
+_NAMES = UUID("0e3f3c04-6c0f-4f0b-9a55-1d1f5b0f6a52")
 
 OPTOUT_TYPES = {
     "sms": ("msisdn",), "ussd": ("msisdn",), "voice": ("msisdn",), "gtalk": ("gtalk", "gtalk_id"),
@@ -47,15 +50,26 @@ class Push:
 
     Attributes:
         country_code: Of the account's national numbers; empty if it has none.
+        id: Names this push: within a day (journal.REMEMBERED) no address gets it twice, so that one
+            that was interrupted can be tried again. Empty: it is a push of its own.
+        is_dry: Only count what would be done.
     """
 
     app: App
     delivery_class: str
     country_code: str
+    id: str = ""
+    is_dry: bool = False
 
     def identity(self, address: str) -> str:
         """A text that is the same for all spellings of an address. Raises Refused."""
         return identity(address_field(self.delivery_class), address, self.country_code)
+
+    def trigger(self, address: str) -> dict[str, object]:
+        """The message that makes the app begin a conversation with an address."""
+        name = f"{self.app.name}/{self.id}/{self.identity(address)}"
+        message_id = uuid5(_NAMES, name).hex if self.id else ""
+        return push_trigger(address, self.delivery_class, message_id)
 
     def optout_names(self, address: str) -> list[tuple[str, str]]:
         """The types and values under which an opt-out of an address may be recorded. Raises
@@ -81,11 +95,29 @@ class Pushed:
         queued: Addresses put in line.
         opted_out: Addresses skipped because they opted out.
         no_address: Contacts without an address.
+        already: Addresses skipped because this push had put them in line before.
     """
 
     queued: int = 0
     opted_out: int = 0
     no_address: int = 0
+    already: int = 0
+
+
+@frozen
+class Audience:
+    """A page of the addresses that a push to a group goes to.
+
+    Attributes:
+        addresses: Each with a text that is the same for all of its spellings. The same person may
+            be on several pages.
+        no_address: Contacts of the page without an address.
+        cursor: Where the next page begins; None after the last one.
+    """
+
+    addresses: list[tuple[str, str]]
+    no_address: int
+    cursor: int | None
 
 
 class PushStopped(Exception):
@@ -143,16 +175,51 @@ class Pusher:
         with _stopped(result):
             async with aclosing(self._members(push.app.account, group)) as pages:
                 async for keys in pages:
-                    contacts = await self.contacts.many(push.app.account, keys)
-                    found = [
-                        contact[name]
-                        for contact in contacts
-                        if contact[name] not in (None, "", UNKNOWN)
-                    ]
-                    result.no_address += len(contacts) - len(found)
+                    found, without = await self._addresses(push.app.account, keys, name)
+                    result.no_address += without
                     for some in _batched(found):
                         await self._push_some(push, _distinct(push, some, seen), result)
         return result
+
+    async def audience(self, push: Push, group: str, cursor: int) -> Audience:
+        """The page of a group's addresses that begins at `cursor`; 0 is the first.
+
+        Raises:
+            NoSuchGroup: The account has no such group.
+            Refused: There is no such delivery class.
+            SearchError: The group's query cannot be answered.
+            StoreError: The store cannot.
+        """
+        account, name = push.app.account, address_field(push.delivery_class)
+        found = await self.groups.get(account, group)
+        if found is None:
+            raise _no_group(account, group)
+        # Pages of the contacts that list the group, then of those that its query finds.
+        members = await self.contacts.members(account, group)
+        query, after = found["query"], None
+        if cursor < SMART:
+            keys = members[cursor : cursor + PAGE]
+            if cursor + PAGE < len(members):
+                after = cursor + PAGE
+            elif query is not None:
+                after = SMART
+        elif query is None:
+            keys = []
+        else:
+            matches, last = await self.search.page(account, query, cursor - SMART, PAGE)
+            after = last + SMART if len(matches) == PAGE else None
+            listed = frozenset(members)
+            keys = [key for key in matches if key not in listed]
+        addresses, without = await self._addresses(account, keys, name)
+        return Audience([(one, push.identity(one)) for one in addresses], without, after)
+
+    async def _addresses(
+        self, account: str, keys: Sequence[str], name: str
+    ) -> tuple[list[str], int]:
+        """The addresses of contacts in a field, and how many contacts have none."""
+        contacts = await self.contacts.many(account, keys)
+        found = [one[name] for one in contacts if one[name] not in (None, "", UNKNOWN)]
+        return found, len(contacts) - len(found)
 
     async def _members(self, account: str, key: str) -> AsyncGenerator[Sequence[str], None]:
         """Yield the keys of a group's contacts in pages: contacts that list the group, then those
@@ -160,7 +227,7 @@ class Pusher:
         """
         group = await self.groups.get(account, key)
         if group is None:
-            raise NoSuchGroup(f"account {account} has no group {key!r}")
+            raise _no_group(account, key)
         members = await self.contacts.members(account, key)
         for start in range(0, len(members), PAGE):
             yield members[start : start + PAGE]
@@ -178,6 +245,9 @@ class Pusher:
         )
         wanted = [address for address, is_out in zip(addresses, out, strict=True) if not is_out]
         result.opted_out += len(addresses) - len(wanted)
+        if push.is_dry:
+            result.queued += len(wanted)
+            return
         while wanted:
             if not self._is_there(app):
                 raise AppGone(f"app {app.name} has left the config")
@@ -186,9 +256,7 @@ class Pusher:
                 await trio.sleep(PAUSE)
                 continue
             batch, wanted = wanted[:fit], wanted[fit:]
-            await self._queue(
-                app, [push_trigger(address, push.delivery_class) for address in batch], result
-            )
+            await self._queue(app, list(map(push.trigger, batch)), result)
 
     def _is_there(self, app: App) -> bool:
         program = self.dispatcher.programs.get(app.name)
@@ -213,11 +281,17 @@ class Pusher:
         for entry, answer in zip(entries, accepted, strict=True):
             if isinstance(answer, StoreError):
                 refused = refused or answer
+            elif answer.duplicate:
+                result.already += 1
             else:
                 result.queued += 1
                 self.dispatcher.submit(entry, answer.place)
         if refused is not None:
             raise refused
+
+
+def _no_group(account: str, key: str) -> NoSuchGroup:
+    return NoSuchGroup(f"account {account} has no group {key!r}")
 
 
 @contextmanager

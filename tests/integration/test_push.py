@@ -60,7 +60,7 @@ async def test_a_group_gets_each_address_once(folder: Folder) -> None:
         await service.stores.optouts.set("acct", "msisdn", "275", OptOut("m", "2014"), 10)
         assert await push(service, {"group": "g1"}) == (
             200,
-            {"queued": 2, "opted_out": 1, "no_address": 1},
+            {"queued": 2, "opted_out": 1, "no_address": 1, "already": 0},
         )
         sent = [(await client.expect("outbound"))["msg"] for _ in range(2)]
         assert sorted((m["to_addr"], m["content"], m["session_event"]) for m in sent) == [
@@ -100,7 +100,10 @@ async def test_a_person_is_pushed_to_once_however_the_number_is_spelt(folder: Fo
             {"addrs": [*numbers, *out, "+27820000003"]},
         ):
             status, answer = await push(service, body)
-            assert (status, answer) == (200, {"queued": 1, "opted_out": 2, "no_address": 0}), body
+            assert (status, answer) == (
+                200,
+                {"queued": 1, "opted_out": 2, "no_address": 0, "already": 0},
+            ), body
             assert (await client.expect("outbound"))["msg"]["to_addr"] in numbers
 
 
@@ -125,7 +128,7 @@ async def test_the_class_of_the_app_chooses_the_address(folder: Folder) -> None:
         await service.stores.optouts.set("acct", "gtalk", "b@x", OptOut("m", "2014"), 10)
         assert await push(service, {"group": "g1"}, "chat") == (
             200,
-            {"queued": 1, "opted_out": 1, "no_address": 1},
+            {"queued": 1, "opted_out": 1, "no_address": 1, "already": 0},
         )
         message = (await client.expect("outbound"))["msg"]
         assert (message["to_addr"], message["content"]) == ("c@x", "gtalk")
@@ -139,7 +142,7 @@ async def test_addresses_are_checked_and_pushed_once(folder: Folder) -> None:
         await service.stores.optouts.set("acct", "msisdn", "+272", OptOut("m", "2014"), 10)
         assert await push(service, {"addrs": ["+271", "272", "+271"]}) == (
             200,
-            {"queued": 1, "opted_out": 1, "no_address": 0},
+            {"queued": 1, "opted_out": 1, "no_address": 0, "already": 0},
         )
         await service.stores.groups.find_or_create("acct", "bad", "bad", "2014", 10)
         await service.stores.groups.update("acct", "bad", "bad", "name:[")
@@ -148,9 +151,55 @@ async def test_addresses_are_checked_and_pushed_once(folder: Folder) -> None:
             ({"group": "bad"}, 409, "Bad query at character 7"),
             ({"group": "g", "addrs": []}, 400, "expected"),
             ({"group": 5}, 400, "expected"),
+            ({"addrs": ["+271"], "id": "x" * 101}, 400, "id: expected"),
+            ({"addrs": ["+271"], "dry_run": 1}, 400, "dry_run: expected"),
         ):
             code, answer = await push(service, body)
             assert (code, text in answer["error"]) == (status, True), answer
+
+
+async def test_a_push_with_an_id_reaches_each_person_once(folder: Folder) -> None:
+    """However often it is tried again; a dry run reaches nobody."""
+    folder.text += '[accounts.acct]\ncountry_code = "27"\n'
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        body = {"addrs": ["+27820000001", "+27820000002"], "id": "monday"}
+        counts = {"queued": 2, "opted_out": 0, "no_address": 0, "already": 0}
+        assert await push(service, body | {"dry_run": True}) == (200, counts)
+        assert await push(service, body) == (200, counts)
+        again = {"addrs": ["0820000002", "+27820000003"], "id": "monday"}
+        assert await push(service, again) == (200, counts | {"queued": 1, "already": 1})
+        other = {"addrs": ["+27820000001"], "id": "tuesday"}
+        assert (await push(service, other))[1]["queued"] == 1
+        sent = [(await client.expect("outbound"))["msg"]["to_addr"][-1] for _ in range(4)]
+        assert sorted(sent) == ["1", "1", "2", "3"]
+
+
+async def test_the_audience_of_a_group_comes_in_pages(folder: Folder) -> None:
+    """Of contacts that list it and of those that its query finds; more than a page of each."""
+    async with running(folder) as service:
+        await service.stores.groups.find_or_create("acct", "g", "g1", "2014", 10)
+        await service.stores.groups.update("acct", "g1", "g", "name:found")
+        new = [
+            (f"k{n}", new_contact({"msisdn": f"+27{n:06}", "name": "found", "groups": groups}))
+            for n in range(1100)
+            for groups in [["g1"] if n < 550 else []]
+        ]
+        assert not await service.stores.contacts.create_many("acct", new, 2000)
+        none = new_contact({"name": "found"})
+        await service.stores.contacts.create("acct", "none", none, 2000)
+        addresses, cursor, without = list[str](), "0", 0
+        async with httpx2.AsyncClient(
+            base_url=service.admin_url, trust_env=False, timeout=PATIENCE
+        ) as admin:
+            while cursor is not None:
+                asked = {"group": "g1", "cursor": cursor}
+                page = (await admin.get("/v1/apps/phone/audience", params=asked)).json()
+                addresses += [address for address, _ in page["addrs"]]
+                without += page["no_address"]
+                cursor = page["cursor"]
+            missing = await admin.get("/v1/apps/phone/audience", params={"group": "g2"})
+        assert (len(addresses), len(set(addresses)), without) == (1100, 1100, 1)
+        assert missing.status_code == 404
 
 
 async def test_an_event_counts_for_the_app_that_sent_the_message(folder: Folder) -> None:

@@ -11,6 +11,7 @@ import trio
 from resources.stores import redis as client_module
 from resources.stores.redis import Redis, Unavailable, open_redis
 from supervisor.config.urls import redis_problem
+from supervisor.operating import health_of
 
 from ..cluster import until
 from ..gateway_client import Client, connect, inbound
@@ -92,7 +93,7 @@ async def test_too_few_replicas(tmp_path: Path, sentinels: Sentinels) -> None:
         assert refused["code"] == "unavailable"
         assert "too few replicas have it (redis.replicas): 1 of 2" in refused["detail"]
         assert refused["retry_after"] > 0
-        (check,) = [one for one in await service._health().checks() if one.name == "redis"]
+        (check,) = [one for one in await health_of(service).checks() if one.name == "redis"]
         assert "too few replicas" in check.problem
         sentinels.start(2)
         await accept(client, "m1")

@@ -369,7 +369,7 @@ async def test_a_push_makes_the_app_begin(folder: Folder) -> None:
             answer = await admin.post("/v1/apps/phone/push", json={"addrs": ["+1", "+2"]})
             assert (answer.status_code, answer.json()) == (
                 200,
-                {"queued": 2, "opted_out": 0, "no_address": 0},
+                {"queued": 2, "opted_out": 0, "no_address": 0, "already": 0},
             )
             for bad in ({}, {"addrs": "x"}, {"addrs": [1]}, {"addrs": [""]}, []):
                 assert (await admin.post("/v1/apps/phone/push", json=bad)).status_code == 400

@@ -9,6 +9,7 @@ import pytest
 
 from supervisor.config import Address, Config
 from supervisor.config.model import Listen
+from supervisor.config.tokens import plain_token
 from supervisor.host.systemd import Systemd
 from supervisor.standby import open_standby
 
@@ -18,7 +19,7 @@ TOKEN = "t0ken"
 @pytest.mark.parametrize("is_guarded", [False, True])
 async def test_it_shows_as_much_as_the_service_would(*, is_guarded: bool) -> None:
     """With tokens: who has the store is for those who have one."""
-    tokens = (hashlib.sha256(TOKEN.encode()).hexdigest(),) if is_guarded else ()
+    tokens = (plain_token(hashlib.sha256(TOKEN.encode()).hexdigest()),) if is_guarded else ()
     listen = Listen(admin=Address("127.0.0.1", 0), admin_tokens=tokens)
     async with open_standby(Config(listen=listen), Systemd()) as standby:
         standby.problem = "the store is held by x"

@@ -18,6 +18,7 @@ from resources.stores.redis import Redis, StoreRefused
 from supervisor.config.model import AmqpSide, Channel
 from supervisor.gateway.amqp.publisher import filled
 from supervisor.gateway.intake import Intake
+from supervisor.operating import health_of
 
 from ....service import Folder, eventually
 from .broker import Peer, open_broker
@@ -40,7 +41,7 @@ async def test_a_service_takes_answers_and_shows_its_state(folder: Folder) -> No
             assert 'jsbox_channel_connections_total{channel="bulk"} 1.0' in metrics
             broker.block("low on memory")
             await eventually(lambda: service.channels.state("bulk").state == "blocked")
-            checks = await service._health().checks()
+            checks = await health_of(service).checks()
             (check,) = [one for one in checks if one.name == "channel bulk"]
             assert (check.app, check.is_fatal) == ("phone", False)
             assert "low on memory" in check.problem

@@ -1,0 +1,146 @@
+"""What operators see of a service and do with it, put together: the admin port, its checks, and
+what the metrics look up.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from resources.stores.lease import Lease
+
+from .admin.app import AdminServices, HasRoutes
+from .admin.audit import AuditAdmin, AuditLog
+from .admin.channels import ChannelsAdmin
+from .admin.console import ConsoleAdmin
+from .admin.contacts import ContactsAdmin
+from .admin.dead_letters import DeadLettersAdmin
+from .admin.gauges import Moment
+from .admin.groups import GroupsAdmin
+from .admin.health import Health
+from .admin.logs import LogsAdmin
+from .admin.optouts import OptOutsAdmin
+from .admin.outbox import OutboxAdmin
+from .admin.push import PushAdmin, Wanted
+from .admin.traces import RunsAdmin
+from .background import LoopLag
+from .config import Account, Config
+from .gateway import Deliveries
+from .gateway.channels import Channels
+from .log_output import LogWriter
+from .runs.dispatcher import Dispatcher
+from .runs.history import History
+from .runs.push import Audience, Pushed
+from .sandboxes.pool import Pool
+from .search import Search
+from .store.disk import Disk
+from .store.opening import EMBEDDED
+from .stores import Stores
+
+
+class Operated(Protocol):
+    """The service, as far as operators have to do with it."""
+
+    config: Config
+    stores: Stores
+    search: Search
+    pool: Pool
+    dispatcher: Dispatcher
+    history: History
+    deliveries: Deliveries
+    disk: Disk
+    lease: Lease | None
+    loop_lag: LoopLag
+    log_writer: LogWriter | None
+    channels: Channels
+    outboxes: OutboxAdmin
+    audit: AuditLog
+    is_draining: bool
+
+    @property
+    def gateway_url(self) -> str:
+        """The URL that gateways connect to."""
+
+    async def push(self, name: str, wanted: Wanted) -> Pushed:
+        """Push to addresses, or to a group."""
+
+    async def audience(self, name: str, group: str, cursor: int) -> Audience:
+        """Give a page of the addresses of a group."""
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the config again and apply it."""
+
+    async def metrics(self) -> bytes:
+        """The answer of GET /metrics."""
+
+
+def health_of(service: Operated) -> Health:
+    """What makes the checks of /readyz."""
+    return Health(
+        apps=lambda: service.config.apps,
+        redis=service.stores.redis,
+        dispatcher=service.dispatcher,
+        pool=service.pool,
+        disk=service.disk,
+        is_embedded=service.config.redis.url == EMBEDDED,
+        is_draining=lambda: service.is_draining,
+        search_problem=service.search.problem,
+        lag=lambda: service.loop_lag.seconds,
+        dead_letters=service.dispatcher.box.counts,
+        channels=lambda: service.config.channels,
+        channel_state=service.channels.state,
+        outboxes=lambda: service.outboxes.found,
+        audit_problem=lambda: service.audit.problem,
+    )
+
+
+def moment_of(service: Operated) -> Moment:
+    """What the metrics look up at each scrape."""
+    return Moment(
+        config=lambda: service.config,
+        dispatcher=service.dispatcher,
+        pool=service.pool,
+        redis=service.stores.redis,
+        graphite=service.stores.graphite,
+        logbook=service.stores.logbook,
+        channel_state=service.channels.state,
+        deliveries=service.deliveries,
+        room=service.disk.room,
+        lease=service.lease,
+        dead_letters=service.dispatcher.box.counts,
+        log_writer=service.log_writer,
+        outboxes=lambda: service.outboxes.found,
+    )
+
+
+def admin_services(service: Operated) -> AdminServices:
+    """What the admin port shows and does."""
+
+    def account_of(name: str) -> Account | None:
+        return service.config.account(name) if name in service.config.account_names else None
+
+    parts: list[HasRoutes] = [
+        LogsAdmin(service.stores.logbook, lambda: service.dispatcher.programs),
+        PushAdmin(lambda: service.dispatcher.programs, service.push, service.audience),
+        ContactsAdmin(service.stores.contacts, service.search, account_of),
+        GroupsAdmin(service.stores.groups, service.stores.contacts, account_of),
+        OptOutsAdmin(service.stores.optouts, account_of),
+        RunsAdmin(service.history, lambda: service.config.apps),
+        DeadLettersAdmin(service.dispatcher.box, service.dispatcher),
+        service.outboxes,
+        AuditAdmin(service.audit),
+        ConsoleAdmin(lambda: service.gateway_url),
+        ChannelsAdmin(
+            lambda: service.config.channels, service.channels.state, service.deliveries.unacked
+        ),
+    ]
+    return AdminServices(
+        programs=lambda: service.dispatcher.programs,
+        dispatcher=service.dispatcher,
+        pool=service.pool,
+        parts=parts,
+        reload=service.reload,
+        metrics=service.metrics,
+        health=health_of(service),
+        connections=service.channels.connections,
+        audit=service.audit,
+    )
