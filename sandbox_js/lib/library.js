@@ -11,6 +11,7 @@ const { setClock } = require('./clock');
 const { bootstrap: bootstrapEvents } = require('./events');
 const { frozenOfHost } = require('./host');
 const { bootstrap: bootstrapInside } = require('./inside');
+const { bootstrap: bootstrapMemory, isForTemplates, isRules } = require('./remember');
 const { BUNDLED_FILE, resolve: resolveFile } = require('./resolve');
 const { isQueue, resetBuffer, resetOf } = require('./toolkits');
 const { createWatch } = require('./watch');
@@ -45,6 +46,7 @@ const { setTimeout: later, clearTimeout: cancel, process: host } = globalThis;
 
 const BOOTSTRAP = new vm.Script(`(${bootstrapInside})`, { filename: 'jsbox:library' });
 const EVENTS = new vm.Script(`(${bootstrapEvents})`, { filename: 'jsbox:events' });
+const MEMORY = new vm.Script(bootstrapMemory, { filename: 'jsbox:remember' });
 
 /**
  * Make the library realm of a process.
@@ -110,6 +112,7 @@ function createLibrary({
     try {
       const script = compile(file);
       inside.run(entry.module, entry.require, script.runInContext(context), path.dirname(file));
+      if (isRules(file, entry.module.exports)) memory.rememberRules(entry.module.exports);
     } catch (error) {
       modules.delete(file);
       throw error;
@@ -182,6 +185,9 @@ function createLibrary({
       const error = `${name} is an ES module; apps need the CommonJS build of it`;
       return { error, code: 'ERR_REQUIRE_ESM' };
     }
+    if (isForTemplates(from, name)) {
+      return { exports: () => memory.rememberTemplates(loadFile(file)) };
+    }
     return { exports: () => loadFile(file) };
   }
 
@@ -193,6 +199,7 @@ function createLibrary({
   }
 
   const emitters = EVENTS.runInContext(context)(isNativeError, inspect);
+  const memory = MEMORY.runInContext(context);
 
   const requirer = modulesDir ? path.join(modulesDir, 'app.js') : BUNDLED_FILE;
   const requireInside = inside.makeRequire(requirer);
