@@ -9,6 +9,7 @@ from .contract import Caller, Refused, Resource, command
 from .messages import shown
 from .parameters import Json, parameter
 from .stores.keyspace import Keyspace, KeyspaceFull, NotAnInteger, Quota, Warn
+from .text import json_line
 
 KEY_MAX = 1024  # characters
 INTEGER = range(-(2**63), 2**63)
@@ -102,7 +103,12 @@ class Kv(Resource):
     async def get(self, caller: Caller, request: Get) -> Value:
         """Retrieve the value of a key; null if it does not exist."""
         value = await self.keyspace.get(caller.account, request.key)
-        return Value(NULL if value is None else Raw(value))
+        if value is None:
+            return Value(NULL)
+        try:  # somebody else may have written it: a line of the wire must not break
+            return Value(Raw(json_line(value)))
+        except ValueError:
+            raise Refused(f"the value of {shown(request.key)} in the store is not JSON") from None
 
     @command("kv.set")
     async def set(self, caller: Caller, request: Set) -> Done:

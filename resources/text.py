@@ -28,6 +28,7 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _STEPS = bytes(1 if byte in b"[{" else 255 for byte in range(256))
 
 _decode = msgspec.json.Decoder().decode
+_look_over = msgspec.json.Decoder(msgspec.Raw).decode  # builds nothing
 
 
 class TooDeep(ValueError):
@@ -82,6 +83,24 @@ def read_json(data: bytes, depth_max: int = DEPTH_MAX) -> Any:
         if cleaned == data:
             raise
         return _decode(cleaned)
+
+
+def json_line(data: bytes) -> bytes:
+    """A JSON text on one line, with U+FFFD for halves of surrogate pairs.
+
+    Raises:
+        ValueError: It is not JSON, not UTF-8, or nested so deep that it cannot be read.
+    """
+    str(data, "utf-8")
+    try:
+        try:
+            _look_over(data)
+        except msgspec.DecodeError:
+            data = clean_json(data)
+            _look_over(data)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    return data.replace(b"\n", b" ").replace(b"\r", b" ")  # in strings they are escaped
 
 
 def visible(text: str, keep: str = "\t") -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import msgspec
 import redis
 import trio
 from attrs import define
@@ -14,6 +13,7 @@ from redis.retry import Retry
 
 from resources.stores.keyspace import Keyspace, KeyspaceFull, Quota
 from resources.stores.redis import Redis, open_redis
+from resources.text import json_line
 
 from ..config import Config
 from ..store.valkey import reach_valkey
@@ -93,9 +93,9 @@ async def _copy_one(
     dry_run: bool,
 ) -> None:
     try:
-        msgspec.json.decode(value)
+        value = json_line(value)
         name.encode()
-    except (msgspec.DecodeError, UnicodeEncodeError):
+    except ValueError:
         done.wrong += 1
         report(f"{name!r} does not hold JSON, and is left out")
         return

@@ -144,6 +144,8 @@ def old(tmp_path: Path) -> Iterator[redis.Redis]:
         client.set(head + "users.public.+27831234567", '{"state": "town"}', ex=3600)
         client.set(head + "count", "41")
         client.set(head + "broken", "{not json")
+        client.set(head + "latin", b'"caf\xe9"')
+        client.set(head + "cut", r'"town \ud83d"')
         client.set("vumi.jsbox.kv:sandboxes#sandbox10#count", "7")
         client.set("vumi.jsbox.kv:count#sandbox1", "3")
         yield client
@@ -182,22 +184,23 @@ async def test_old_data_is_there_for_the_app(old: redis.Redis, tmp_path: Path) -
 
     async def run(*more: str) -> dict[str, int]:
         done = await trio.to_thread.run_sync(lambda: jsbox(*arguments, *more))
-        assert done.returncode == 1, done.stdout + done.stderr  # one value is no JSON
+        assert done.returncode == 1, done.stdout + done.stderr  # two values are no JSON
         assert "'broken' does not hold JSON" in done.stderr
         found: dict[str, int] = json.loads(done.stdout)
         return found
 
     before = sorted(old.keys())
-    assert await run("--dry-run") == {"copied": 2, "kept": 0, "wrong": 1, "full": 0}
+    assert await run("--dry-run") == {"copied": 3, "kept": 0, "wrong": 2, "full": 0}
     with serve(folder.config) as server:
-        assert await run() == {"copied": 2, "kept": 0, "wrong": 1, "full": 0}
+        assert await run() == {"copied": 3, "kept": 0, "wrong": 2, "full": 0}
         async with connect(server.gateway) as client:
             _, (reply,) = await client.say("hi", "new")
         assert reply["content"] == "42 town"
-        assert await run() == {"copied": 0, "kept": 2, "wrong": 1, "full": 0}
+        assert await run() == {"copied": 0, "kept": 3, "wrong": 2, "full": 0}
         ours = redis.Redis(unix_socket_path=str(tmp_path / "jsbox-data" / "valkey" / "valkey.sock"))
         assert 3500_000 < ours.pttl("jsbox:{acct}:kv:users.public.+27831234567") <= 3600_000
-        assert ours.zcard("jsbox:{acct}:kvkeys") == 2
+        assert ours.get("jsbox:{acct}:kv:cut") == rb'"town \ufffd"'
+        assert ours.zcard("jsbox:{acct}:kvkeys") == 3
         ours.close()
     assert sorted(old.keys()) == before
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 import trio
 
+from resources.contract import Caller, Refused
+from resources.kv import Get, Kv
 from resources.stores.keyspace import Keyspace, KeyspaceFull, NotAnInteger, Quota, Warn
 from resources.stores.redis import Redis
 
@@ -302,3 +306,16 @@ async def test_one_account_that_cannot_be_counted_keeps_back_no_other(
     said = [record.getMessage() for record in caplog.records]
     assert sum("kv of account 0wrong cannot be counted: WRONGTYPE" in line for line in said) == 1
     assert any("internal error in keyspace (account 1odd)" in line for line in said)
+
+
+async def test_a_value_that_somebody_else_wrote_breaks_no_reply(redis: Redis) -> None:
+    """JSON in several lines comes as one; what is not JSON is refused, and says so."""
+    kv = Kv(Keyspace(redis))
+    caller = Caller("r", "a", "app", "phone", None, {}, cast("Any", None))
+    await redis.execute("SET", "jsbox:{a}:kv:lines", b'{"a":\n1}')
+    assert bytes((await kv.get(caller, Get("lines"))).value) == b'{"a": 1}'
+    for text in (b"hello", b'1,"success":false', b'1\n{"cmd":"x"}', b'"\xff"'):
+        await redis.execute("SET", "jsbox:{a}:kv:odd", text)
+        with pytest.raises(Refused) as raised:
+            await kv.get(caller, Get("odd"))
+        assert raised.value.reason == "the value of 'odd' in the store is not JSON"

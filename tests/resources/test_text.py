@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resources.text import TooDeep, clean, clean_json, is_clean, is_deeper, read_json
+from resources.text import TooDeep, clean, clean_json, is_clean, is_deeper, json_line, read_json
 
 LINE = 256 << 10
 
@@ -72,3 +72,29 @@ def test_depth_is_bounded_and_brackets_in_strings_do_not_count() -> None:
     ]
     with pytest.raises(TooDeep, match="at most 64"):
         read_json(b"[" * 65 + b"]" * 65)
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b'{"a": [1, "x\\n"]}', b'{"a": [1, "x\\n"]}'),
+        (b'{\r\n "a":\n1}\n', b'{   "a": 1} '),
+        (rb'"cut \ud83d"', rb'"cut \ufffd"'),
+        (rb'"\ud83d\ude00"', rb'"\ud83d\ude00"'),
+        (b"9" * 400, b"9" * 400),
+    ],
+)
+def test_json_of_others_fits_a_line(data: bytes, line: bytes) -> None:
+    """Line breaks are only between its tokens, and nothing else changes but halves."""
+    assert json_line(data) == line
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"hello", b'1,"success":false', b'"a"\n{"cmd":"x"}', b'"\xff"', b'"\xed\xa0\xbd"', b'"\0"',
+        b'"a\nb"', b"NaN", b'{"a":1', b"[" * 100_000 + b"]" * 100_000],
+)  # fmt: skip
+def test_what_is_not_json_is_no_line(data: bytes) -> None:
+    """Whatever it is, it is a ValueError."""
+    with pytest.raises(ValueError, match="."):
+        json_line(data)
