@@ -91,10 +91,10 @@ def test_json_of_others_fits_a_line(data: bytes, line: bytes) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"hello", b'1,"success":false', b'"a"\n{"cmd":"x"}', b'"\xff"', b'"\xed\xa0\xbd"', b'"\0"',
-        b'"a\nb"', b"NaN", b'{"a":1', b"[" * 100_000 + b"]" * 100_000],
+    [b"", b"hello", b'1,"success":false', b'"a"\n{"cmd":"x"}', b'"\xff"', b'"\xed\xa0\xbd"',
+        b'"\0"', b'"a\nb"', b"NaN", b'{"a":1', b"[" * 100_000 + b"]" * 100_000],
 )  # fmt: skip
 def test_what_is_not_json_is_no_line(data: bytes) -> None:
     """Whatever it is, it is a ValueError."""
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         json_line(data)
