@@ -26,6 +26,7 @@ from .common import (
     screen_option,
     start_logging,
 )
+from .debugged import HOST, PAUSE, PORT, debugged
 from .dev_config import (
     TOML,
     Options,
@@ -48,6 +49,10 @@ if TYPE_CHECKING:  # it imports everything, which `--help` need not wait for
 
 WATCH = 0.3  # seconds between two looks at the app's files
 NUMBER = "+27820000001"
+INSPECT = (
+    "debugger: attach to {} (chrome://inspect), then /new; the app runs at isolation level none,"
+    " with hardly any limits"
+)
 SOURCE_ALONE = "ReferenceError: go is not defined"
 ONE_OF_SEVERAL = (
     "This looks like one of the sources that a Gruntfile.js puts together: try `jsbox dev FOLDER`"
@@ -105,6 +110,19 @@ SERVICE_CODE = "*120*1#"
     type=click.IntRange(1, 65535),
     help="The port of the web console; by default any that is free.",
 )
+@click.option(
+    "--inspect",
+    is_flag=True,
+    help="Let a debugger attach (Chrome: chrome://inspect; VS Code: attach), at isolation level"
+    " none: for your own code.",
+)
+@click.option(
+    "--inspect-port",
+    type=click.IntRange(1, 65535),
+    default=PORT,
+    show_default=True,
+    help="Where.",
+)
 @isolation_option
 @screen_option
 @click.option("--sms", is_flag=True, help="Lines are text messages, not a USSD session.")
@@ -122,6 +140,8 @@ def dev(
     instead: tuple[str, ...],
     stubs: Path | None,
     port: int | None,
+    inspect: bool,
+    inspect_port: int,
     isolation: Level,
     preset: str,
     sms: bool,
@@ -138,6 +158,8 @@ def dev(
     changes, and the conversation goes on.
     """
     start_logging(log_level)
+    if inspect:
+        isolation = _level_to_inspect(isolation)
     values = tuple(map(_value, pairs))
     gruntfile = _gruntfile(app)
     found = gruntfile.file if gruntfile is not None else find_app(app)
@@ -160,6 +182,7 @@ def dev(
             gruntfile=gruntfile,
             port=port or 0,
             stubs=stubs,
+            inspect=inspect_port if inspect else None,
         )
         try:
             _check_stubs(stubs)
@@ -169,6 +192,14 @@ def dev(
         for warning in warnings:
             click.echo(f"jsbox: warning: {warning}", err=True)
         run_or_exit(partial(_dev, options, Screen(SCREENS[preset]), sms=sms))
+
+
+def _level_to_inspect(asked: Level) -> Level:
+    source = click.get_current_context().get_parameter_source("isolation")
+    if asked != "none" and source is click.core.ParameterSource.COMMANDLINE:
+        text = f"a debugger needs --isolation none, got {asked}: a jail would keep it out"
+        raise click.UsageError(text)
+    return "none"
 
 
 def _check_stubs(file: Path | None) -> None:
@@ -233,7 +264,8 @@ async def _dev(options: Options, screen: Screen, *, sms: bool) -> int:
         back_ends = await stack.enter_async_context(open_back_ends(options.stubs))
 
         def read_config() -> Config:
-            return back_ends.put_into(make_config(options))
+            config = back_ends.put_into(make_config(options))
+            return config if options.inspect is None else debugged(config, options.inspect)
 
         service = await stack.enter_async_context(open_service(read_config(), read_config))
         nursery = await stack.enter_async_context(trio.open_nursery())
@@ -247,10 +279,13 @@ async def _dev(options: Options, screen: Screen, *, sms: bool) -> int:
         )
         if options.gruntfile is not None and (gone := options.gruntfile.missing):
             screen.note(f"note: {options.app} names {', '.join(gone)}, which is not there")
+        if options.inspect is not None:
+            screen.note(INSPECT.format(f"{HOST}:{options.inspect}"))
         nursery.start_soon(_watch, watched, service, screen)
         nursery.start_soon(_show_log, service, screen)
         try:
             async with open_phone(service.gateway_url, "phone", NUMBER, SERVICE_CODE) as phone:
+                phone.patience = PAUSE if options.inspect is not None else 0.0
                 is_well = await Talk(phone, screen, sms, Peek(service)).run()
                 return 0 if is_well else EXIT_FAILED
         except (Hung, Rejected) as error:

@@ -56,6 +56,7 @@ class Options:
         name: Which of the apps of a jsbox.toml or Gruntfile.js; empty: the only one.
         port: Of the console; 0: any.
         stubs: A file with the stubs of back ends.
+        inspect: The port for a debugger; None: there is none.
         gruntfile: What builds the app, if `app` is a Gruntfile.js.
     """
 
@@ -71,6 +72,7 @@ class Options:
     gruntfile: Gruntfile | None = None
     port: int = 0
     stubs: Path | None = None
+    inspect: int | None = None
 
     @property
     def is_toml(self) -> bool:

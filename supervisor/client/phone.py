@@ -57,6 +57,7 @@ class Phone:
     Attributes:
         last_outbound: The message_id of the app's last message.
         timestamp: Gives the timestamp of a message; None: that of the server.
+        patience: Seconds that an answer may take, if more than a call allows.
     """
 
     socket: WebSocketConnection
@@ -64,6 +65,7 @@ class Phone:
     dials: str
     _frames: trio.MemoryReceiveChannel[dict[str, Any]]
     timestamp: Callable[[], str] | None = None
+    patience: float = 0.0
     in_session: bool = field(default=False, init=False)
     last_outbound: str | None = field(default=None, init=False)
 
@@ -95,7 +97,8 @@ class Phone:
         }  # fmt: skip
         if self.timestamp is not None:
             message["timestamp"] = self.timestamp()
-        return await self._ask({"type": "inbound", "id": message_id, "msg": message}, seconds)
+        most = max(seconds, self.patience)
+        return await self._ask({"type": "inbound", "id": message_id, "msg": message}, most)
 
     async def report(self, status: str, seconds: float = EVENT_SECONDS) -> Turn:
         """Report what became of the app's last message: delivered, failed or pending. Raises Hung

@@ -248,6 +248,13 @@ class App:
         """
         return None
 
+    @property
+    def inspect(self) -> str:
+        """HOST:PORT where a debugger may attach to its process; empty: none may. Only `jsbox dev`
+        sets it (supervisor/cli/debugged.py); no config can.
+        """
+        return ""
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the app's text."""

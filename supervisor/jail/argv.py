@@ -127,6 +127,8 @@ def jail(
     shown = str(shown_as[modules_dir]) if modules_dir is not None else ""
     permissions = ("--permission", *(f"--allow-fs-read={folder}/*" for folder in inside))
     flags = _flags(app) + (() if place.level == "none" else permissions)
+    if app.inspect and place.level == "none":  # an inspector takes over whatever it is attached to
+        flags = (*flags, f"--inspect={app.inspect}")
     node = ("node", *flags, str(inside[0] / place.harness))
     if compiled is not None and place.compiled is not None:
         node = (*node, str(shown_as[place.compiled] / compiled))

@@ -228,7 +228,8 @@ class Sandbox:
         fields = {
             "javascript": app.source,
             "source_map": app.source_map,
-            "filename": app.javascript.name,
+            # A debugger looks for the file.
+            "filename": str(app.javascript) if app.inspect else app.javascript.name,
             "modules": app.modules,
             "modules_dir": modules_dir,
             "globals": app.globals,
