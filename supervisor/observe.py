@@ -13,7 +13,7 @@ import msgspec
 
 from .outcomes import Outcome
 
-PHASES = ("queue", "boot", "app", "calls")
+PHASES = ("queue", "held", "boot", "app", "calls")
 
 
 class Phases(msgspec.Struct, frozen=True, gc=False):
@@ -21,12 +21,14 @@ class Phases(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         queue: Seconds that it waited for its turn.
+        held: Seconds that it was held back, since runs of its app ended their process.
         boot: Seconds that it waited for a process.
         app: Seconds of the app's own.
         calls: Seconds that the app waited for its commands.
     """
 
     queue: float = 0.0
+    held: float = 0.0
     boot: float = 0.0
     app: float = 0.0
     calls: float = 0.0
@@ -34,7 +36,7 @@ class Phases(msgspec.Struct, frozen=True, gc=False):
     @property
     def total(self) -> float:
         """Seconds of all phases."""
-        return self.queue + self.boot + self.app + self.calls
+        return self.queue + self.held + self.boot + self.app + self.calls
 
 
 class RunEnded(msgspec.Struct, frozen=True, gc=False):

@@ -77,8 +77,9 @@ class RunsAdmin:
 
 def summary(trace: Trace) -> dict[str, Any]:
     """A trace without its steps; times in milliseconds."""
-    run = trace.total - trace.queue - trace.boot
-    parts = {"queue": trace.queue, "boot": trace.boot, "run": run, "total": trace.total}
+    run = trace.total - trace.queue - trace.held - trace.boot
+    parts = {"queue": trace.queue, "held": trace.held, "boot": trace.boot, "run": run}
+    parts["total"] = trace.total
     return {
         "message": trace.id,
         "kind": trace.kind,

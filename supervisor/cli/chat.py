@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ from trio_websocket import HandshakeError
 
 from ..client.phone import Hung, Rejected, open_phone
 from ..config import Config
-from .client import reachable
+from .client import reachable, trust
 from .common import (
     EXIT_FAILED,
     EXIT_UNREACHABLE,
@@ -57,6 +58,7 @@ def chat(
     The channel's token, if it has one, is taken from $JSBOX_TOKEN. What the app sends to other
     numbers is left for the channel's own gateway.
     """
+    context = None
     if url is None or channel is None:
         config = load_or_exit(config_file)
         channel = channel or _only_channel(config)
@@ -64,8 +66,10 @@ def chat(
             known = ", ".join(config.channels) or "none"
             fail(f"the config has no channel {channel!r}; it has {known}", 2)
         secure = "" if config.listen.certificate is None else "s"
-        url = url or f"ws{secure}://{reachable(config.listen.gateway)}/v1"
-    run_or_exit(lambda: _chat(url, channel, number, dials, Screen(SCREENS[preset]), sms=sms))
+        if url is None:
+            url, context = f"ws{secure}://{reachable(config.listen.gateway)}/v1", trust(config)
+    screen = Screen(SCREENS[preset])
+    run_or_exit(lambda: _chat(url, context, channel, number, dials, screen, sms=sms))
 
 
 def _only_channel(config: Config) -> str:
@@ -81,11 +85,19 @@ def _only_channel(config: Config) -> str:
 
 
 async def _chat(
-    url: str, channel: str, number: str, dials: str, screen: Screen, *, sms: bool
+    url: str,
+    context: ssl.SSLContext | None,
+    channel: str,
+    number: str,
+    dials: str,
+    screen: Screen,
+    *,
+    sms: bool,
 ) -> int:
+    token = os.environ.get("JSBOX_TOKEN")
     try:
         async with open_phone(
-            url, channel, number, dials, os.environ.get("JSBOX_TOKEN"), only_own=True
+            url, channel, number, dials, token, only_own=True, context=context
         ) as phone:
             screen.note(f"{channel} at {url}; /help for help")
             return 0 if await Talk(phone, screen, sms).run() else EXIT_FAILED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +22,15 @@ def reachable(address: Address) -> Address:
     """The address to connect to for what listens on `address`."""
     loopback = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
     return Address(loopback.get(address.host, address.host), address.port)
+
+
+def trust(config: Config) -> ssl.SSLContext | None:
+    """What a client of the config's own ports trusts: their certificate; None if they have none."""
+    certificate = config.listen.certificate
+    try:
+        return None if certificate is None else pinned_context(certificate)
+    except OSError as error:
+        fail(f"listen.certificate: {certificate}: {getattr(error, 'reason', None) or error}")
 
 
 class Unreachable(Exception):
@@ -48,7 +58,7 @@ def reaching(config: Config) -> Iterator[httpx2.Client]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     certificate = config.listen.certificate
     url = f"{'http' if certificate is None else 'https'}://{reachable(config.listen.admin)}"
-    verify = True if certificate is None else pinned_context(certificate)
+    verify = trust(config) or True
     try:
         with httpx2.Client(
             base_url=url, headers=headers, timeout=SECONDS, trust_env=False, verify=verify

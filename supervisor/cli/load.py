@@ -12,7 +12,7 @@ import trio
 
 from ..config import Config, InvalidConfig
 from ..host.scratch import scratch_folder
-from .client import reachable
+from .client import reachable, trust
 from .common import (
     EXIT_CONFIG,
     EXIT_FAILED,
@@ -175,7 +175,8 @@ def _target(
         return Target(app=app, serve=config_file)
     gateway, own = reachable(config.listen.gateway), reachable(config.listen.admin)
     secure = "" if config.listen.certificate is None else "s"
-    return Target(f"ws{secure}://{gateway}/v1", admin or f"http{secure}://{own}", app)
+    url, context = f"ws{secure}://{gateway}/v1", trust(config)
+    return Target(url, admin or f"http{secure}://{own}", app, context=context)
 
 
 def _broker(

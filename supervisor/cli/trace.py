@@ -46,8 +46,8 @@ def trace(
         print_json(body)
     elif message is None:
         click.echo(
-            f"{'BEGAN':27} {'APP':16} {'OUTCOME':10} {'TOTAL':>9} {'QUEUE':>8} {'BOOT':>8}"
-            f" {'CMDS':>5}  MESSAGE"
+            f"{'BEGAN':27} {'APP':16} {'OUTCOME':10} {'TOTAL':>9} {'QUEUE':>8} {'HELD':>8}"
+            f" {'BOOT':>8} {'CMDS':>5}  MESSAGE"
         )
         for one in body["traces"]:
             click.echo(_row(one))
@@ -60,7 +60,8 @@ def _row(one: dict[str, Any]) -> str:
     outcome = _coloured(one["outcome"], 10)
     return (
         f"{one['began']} {one['app']:16} {outcome} {ms['total']:>7.1f}ms {ms['queue']:>6.1f}ms"
-        f" {ms['boot']:>6.1f}ms {one['commands']:>5}  {visible(one['message'])}"
+        f" {ms['held']:>6.1f}ms {ms['boot']:>6.1f}ms {one['commands']:>5}"
+        f"  {visible(one['message'])}"
     )
 
 
@@ -79,9 +80,13 @@ def _show(one: dict[str, Any]) -> None:
     if one["detail"]:
         click.echo("  " + "\n  ".join(visible(line) for line in one["detail"].splitlines()))
     total = max(ms["total"], 0.001)
-    for name, start in (("queue", 0.0), ("boot", ms["queue"]), ("run", ms["queue"] + ms["boot"])):
-        click.echo(f"{start:>9.1f} {ms[name]:>9.1f}ms {_bar(start, ms[name], total)} {name}")
-    before = ms["queue"] + ms["boot"]
+    start = before = 0.0
+    for name in ("queue", "held", "boot", "run"):
+        before = start
+        if name != "held" or ms["held"]:
+            text = "held back: runs before it ended their process" if name == "held" else name
+            click.echo(f"{start:>9.1f} {ms[name]:>9.1f}ms {_bar(start, ms[name], total)} {text}")
+        start += ms[name]
     for step in one["steps"]:
         start = before + step["at_ms"]
         took = "        - " if step["ms"] is None else f"{step['ms']:>9.1f}ms"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -158,16 +159,18 @@ async def open_phone(
     token: str | None = None,
     *,
     only_own: bool = False,
+    context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Phone]:
     """Connect to a gateway as a client of one channel. With `only_own` the phone gets nothing but
-    replies to what it sends, so it can be used beside the channel's real client.
+    replies to what it sends, so it can be used beside the channel's real client. `context` as in
+    `open_websocket`.
 
     Raises:
         Rejected: The gateway does not let us in.
     """
     hello = {"type": "hello", "channel": channel, "window": 64, "outcomes": True}
     hello |= {"only_own": only_own} | ({"token": token} if token else {})
-    async with open_websocket(url, [SUBPROTOCOL]) as socket:
+    async with open_websocket(url, [SUBPROTOCOL], context=context) as socket:
         await socket.send_message(json.dumps(hello))
         first = json.loads(await socket.get_message())
         if first["type"] != "welcome":

@@ -27,21 +27,28 @@ CONNECT_SECONDS = 10.0  # for the opening one
 
 @asynccontextmanager
 async def open_websocket(
-    url: str, subprotocols: Sequence[str] = (), headers: Sequence[tuple[bytes, bytes]] = ()
+    url: str,
+    subprotocols: Sequence[str] = (),
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[WebSocketConnection]:
-    """Connect to `ws://` or `wss://`.
+    """Connect to `ws://` or `wss://`. `context`: which certificates are trusted; None: those of
+    this host's authorities.
 
     Raises:
-        OSError: Nobody listens there.
+        OSError: Nobody listens there, or its certificate is not trusted.
         trio_websocket.HandshakeError: What listens there does not speak WebSocket, or not with us.
     """
-    async with open_corked(url, subprotocols, headers) as (socket, _):
+    async with open_corked(url, subprotocols, headers, context) as (socket, _):
         yield socket
 
 
 @asynccontextmanager
 async def open_corked(
-    url: str, subprotocols: Sequence[str] = (), headers: Sequence[tuple[bytes, bytes]] = ()
+    url: str,
+    subprotocols: Sequence[str] = (),
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[tuple[WebSocketConnection, Corked]]:
     """As `open_websocket`, but also give the stream beneath, so that it can be corked."""
     parts = urlsplit(url)
@@ -51,8 +58,7 @@ async def open_corked(
     plain = await trio.open_tcp_stream(host, port)
     stream = Corked(plain)
     if secure:
-        context = ssl.create_default_context()
-        stream = Corked(trio.SSLStream(plain, context, server_hostname=host, https_compatible=True))
+        stream = Corked(await _secured(plain, host, context or ssl.create_default_context()))
     failure: Exception | None = None  # of the block; it must not come out in a group
     is_over = False
     try:
@@ -92,3 +98,33 @@ async def open_corked(
         await trio.aclose_forcefully(stream)
     if failure is not None:
         raise failure
+
+
+async def _secured(
+    plain: trio.SocketStream, host: str, context: ssl.SSLContext
+) -> trio.SSLStream[trio.SocketStream]:
+    """Speak TLS over a stream; close it if that fails.
+
+    Raises:
+        OSError: The other side speaks none, or its certificate is not trusted; the text says which.
+    """
+    stream = trio.SSLStream(plain, context, server_hostname=host, https_compatible=True)
+    try:
+        with trio.fail_after(CONNECT_SECONDS):
+            await stream.do_handshake()
+    except BaseException as error:
+        await trio.aclose_forcefully(plain)
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            text = f"its certificate is not trusted: {cause.verify_message}"
+            raise ConnectionError(errno.EPROTO, text) from error
+        if isinstance(error, trio.BrokenResourceError):
+            reason = (getattr(cause, "reason", None) or str(cause or error)).lower()
+            raise ConnectionError(
+                errno.EPROTO, f"it does not speak TLS with us: {reason}"
+            ) from error
+        if isinstance(error, trio.TooSlowError):
+            text = f"it has not answered in TLS for {CONNECT_SECONDS:g} s"
+            raise TimeoutError(errno.ETIMEDOUT, text) from error
+        raise
+    return stream

@@ -5,6 +5,7 @@ and reconnects when the connection is lost.
 from __future__ import annotations
 
 import logging
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -143,6 +144,7 @@ class Client:
     token: str | None
     window: int
     _replies: Replies
+    _context: ssl.SSLContext | None = None
     reconnects: int = field(default=0, init=False)
     redelivered: int = field(default=0, init=False)
     _ids: Any = field(factory=count, init=False)
@@ -213,7 +215,7 @@ class Client:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[WebSocketConnection]:
-        async with open_corked(self.url, [SUBPROTOCOL]) as (socket, stream):
+        async with open_corked(self.url, [SUBPROTOCOL], context=self._context) as (socket, stream):
             hello = {
                 "type": "hello",
                 "channel": self.channel,
@@ -303,16 +305,24 @@ def _first(group: BaseException) -> str:
 
 @asynccontextmanager
 async def open_clients(
-    url: str, channel: str, token: str | None, window: int, connections: int
+    url: str,
+    channel: str,
+    token: str | None,
+    window: int,
+    connections: int,
+    context: ssl.SSLContext | None = None,
 ) -> AsyncIterator[list[Client]]:
-    """Open `connections` connections; all of them stand when the block begins.
+    """Open `connections` connections; all of them stand when the block begins. `context` as in
+    `open_websocket`.
 
     Raises:
         CannotStart: The gateway cannot be reached, or refuses the channel.
     """
     async with trio.open_nursery() as nursery:
         replies = Replies()
-        clients = [Client(url, channel, token, window, replies) for _ in range(connections)]
+        clients = [
+            Client(url, channel, token, window, replies, context) for _ in range(connections)
+        ]
         for client in clients:
             await nursery.start(client.run)
         yield clients

@@ -6,9 +6,11 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 SLICE = 1.0  # seconds of one point of the timeline
+EXAMPLES = 5  # kept of each kind of error
+TEXT_MAX = 500  # characters of a text in one
 
 
 @define
@@ -74,6 +76,23 @@ class Second:
     errors: int = 0
 
 
+@frozen
+class Example:
+    """A session that went wrong: which step of a dialogue, when, what was expected and what came.
+
+    Attributes:
+        at: Seconds since the start.
+        got: None if nothing came.
+    """
+
+    dialogue: str
+    step: int
+    at: float
+    user: str
+    expected: str
+    got: str | None
+
+
 @define
 class Measures:
     """All measures. Times are seconds since the start; what begins before `since` is warm-up."""
@@ -85,6 +104,7 @@ class Measures:
     late: Times = field(factory=Times)
     dialogues: dict[str, DialogueCounts] = field(factory=dict)
     errors: Counter[str] = field(factory=Counter)
+    examples: dict[str, list[Example]] = field(factory=dict)  # the first of each kind of error
     notes: list[tuple[float, str]] = field(factory=list)
     timeline: dict[int, Second] = field(factory=dict)
     missing_replies: int = 0
@@ -104,10 +124,13 @@ class Measures:
         """Whether what was due at that time counts."""
         return due >= self.since
 
-    def error(self, at: float, due: float, reason: str) -> None:
-        """Count a session that failed."""
+    def error(self, at: float, due: float, reason: str, example: Example | None = None) -> None:
+        """Count a session that failed, and keep it as an example if there are few."""
         self.second(at).errors += 1
         if self.is_measured(due):
             self.errors[reason] += 1
+            kept = self.examples.setdefault(reason, [])
+            if example is not None and len(kept) < EXAMPLES:
+                kept.append(example)
             if reason in ("no_reply", "timeout"):
                 self.missing_replies += 1

@@ -1,12 +1,17 @@
-"""The report as files: summary.json, a self-contained HTML page, and JUnit XML for CI."""
+"""The report as files: summary.json, a self-contained HTML page, JUnit XML for CI, and the run's
+seconds as CSV.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
 from html import escape
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
+
+from resources.text import visible
 
 from .compare import Difference, compare
 from .plot import Line, plot
@@ -25,17 +30,22 @@ svg{width:100%;height:auto}
 @media(prefers-color-scheme:dark){body{color:#dfe4ec;background:#14181f}h2{border-color:#333b49}
 th,.note{color:#98a3b5}.passed,.ok{color:#5fd08d}.missed,.void,.bad{color:#ff8a80}}
 """
+TIMELINE = ("at", "target", "offered", "completed", "replies", "errors", "p50", "p99")
 TIMES = ("p50", "p90", "p95", "p99", "p999", "p9999", "max", "mean")
 
 
 def write(folder: Path, summary: Row, baseline: Row | None) -> None:
-    """Write all three files."""
+    """Write all of them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").write_text(
         json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8"
     )
     (folder / "report.html").write_text(page(summary, baseline), "utf-8")
     (folder / "junit.xml").write_bytes(junit(summary))
+    with (folder / "timeline.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = csv.DictWriter(file, TIMELINE)
+        rows.writeheader()
+        rows.writerows(summary["timeline"])
 
 
 def page(summary: Row, baseline: Row | None) -> str:
@@ -50,6 +60,7 @@ def page(summary: Row, baseline: Row | None) -> str:
         _section("Over time", _plots(summary)),
         _section("Conversations", _dialogues(summary)),
         _section("What went wrong", _counts(summary["errors"], "nothing")),
+        _examples(summary),
         _section("Where the time of a run went", _phases(summary)),
         _section("The generator", _generator(summary)),
     ]
@@ -138,10 +149,14 @@ def _plots(summary: Row) -> str:
         Line("errors", "#b3261e", [o["errors"] for o in timeline]),
     ]
     times = [
-        Line("p50", "#3b78e7", [o["p50"] * 1000 for o in timeline]),
-        Line("p99", "#b3261e", [o["p99"] * 1000 for o in timeline]),
+        Line("p50", "#3b78e7", [_in_ms(o["p50"]) for o in timeline]),
+        Line("p99", "#b3261e", [_in_ms(o["p99"]) for o in timeline]),
     ]
     return plot("sessions a second", at, rates) + plot("reply, ms", at, times)
+
+
+def _in_ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000
 
 
 def _dialogues(summary: Row) -> str:
@@ -162,7 +177,7 @@ def _dialogues(summary: Row) -> str:
         "dialogue",
         "begun",
         "completed",
-        "",
+        "of those that stayed",
         "hung up",
         "failed",
         "unfinished",
@@ -177,6 +192,23 @@ def _counts(counts: Row, none: str) -> str:
     return _table(
         ["", ""], [[escape(str(name)), escape(str(value))] for name, value in counts.items()]
     )
+
+
+def _examples(summary: Row) -> str:
+    rows = [
+        [
+            escape(reason),
+            escape(f"{one['dialogue']}, step {one['step']}"),
+            f"{one['at']:.1f} s",
+            escape(visible(one["user"])),
+            escape(visible(one["expected"], keep="\n")),
+            "nothing" if one["got"] is None else escape(visible(one["got"], keep="\n")),
+        ]
+        for reason, examples in summary.get("examples", {}).items()
+        for one in examples
+    ]
+    head = ["", "where", "at", "user", "expected", "received"]
+    return _table(head, rows) if rows else ""
 
 
 def _phases(summary: Row) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -39,6 +40,8 @@ class Target:
 
     Attributes:
         amqp: `gateway` is a broker's URL; the connector and the transport_type of the channel.
+        context: Which certificates of the two ports are trusted; None: those of this host's
+            authorities.
     """
 
     gateway: str = ""
@@ -46,6 +49,7 @@ class Target:
     app: str | None = None
     serve: Path | None = None
     amqp: tuple[AmqpSide, str] | None = None
+    context: ssl.SSLContext | None = None
 
 
 @define(eq=False)
@@ -195,7 +199,9 @@ async def open_run(
             )
             gateway, admin = running.server.ready.gateway, running.server.ready.admin
         if admin is not None and target.app is not None:
-            running.watch = await stack.enter_async_context(open_watch(admin, target.app))
+            running.watch = await stack.enter_async_context(
+                open_watch(admin, target.app, target.context)
+            )
         run = campaign.run
         running.clients = await stack.enter_async_context(_speakers(gateway, target, run))
         running.host["jsbox"] = __version__
@@ -207,7 +213,9 @@ def _speakers(
     gateway: str, target: Target, run: Run
 ) -> AbstractAsyncContextManager[Sequence[Speaker]]:
     if target.amqp is None:
-        return open_clients(gateway, run.channel, run.token, run.window, run.connections)
+        return open_clients(
+            gateway, run.channel, run.token, run.window, run.connections, target.context
+        )
     from .amqp import open_amqp_clients  # it imports pika
 
     return open_amqp_clients(gateway, *target.amqp, run.connections)

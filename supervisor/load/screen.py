@@ -11,12 +11,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from resources.text import visible
+
 from .compare import Difference
 from .measures import percentile
 from .report import ms
 from .run import Running
 from .schedule import rate_at
 
+EXAMPLES_SHOWN = 2  # of each kind of error
 REFRESH = 0.25  # seconds
 LINES = 5.0  # seconds between two lines
 NEWEST = 2000  # samples behind the live percentiles
@@ -147,7 +150,9 @@ def conclude(console: Console, summary: Row, differences: list[Difference]) -> N
         )
     console.print(times)
     for name, one in summary["dialogues"].items():
-        share = "" if one["completed_share"] is None else f" ({one['completed_share']:.1%})"
+        stayed, share = one["completed_share"], ""
+        if stayed is not None:
+            share = f" ({stayed:.1%} of those that stayed)"
         where = ", ".join(f"step {step}: {count}" for step, count in one["stopped_at_step"].items())
         text = (
             f"{name}: {one['completed']} of {one['started']} completed{share},"
@@ -159,6 +164,7 @@ def conclude(console: Console, summary: Row, differences: list[Difference]) -> N
             "errors: " + ", ".join(f"{name} {count}" for name, count in summary["errors"].items()),
             highlight=False,
         )
+    _show_examples(console, summary)
     phases = summary["server"].get("phases") or {}
     if phases:
         console.print(
@@ -190,3 +196,14 @@ def conclude(console: Console, summary: Row, differences: list[Difference]) -> N
         ],
         style=style,
     )
+
+
+def _show_examples(console: Console, summary: Row) -> None:
+    """Print the first sessions that went wrong, of each kind of error."""
+    for reason, examples in summary["examples"].items():
+        for one in examples[:EXAMPLES_SHOWN]:
+            expected = visible(one["expected"], keep="")
+            got = "nothing" if one["got"] is None else f'"{visible(one["got"], keep="")}"'
+            where = f"{one['dialogue']}, step {one['step']}, at {one['at']:.1f} s"
+            text = f'  {reason}: {where}: expected "{expected}", received {got}'
+            console.print(text, highlight=False, markup=False)

@@ -9,7 +9,7 @@ from attrs import frozen
 
 from .campaign import Run, Step
 from .client import Exchange, Speaker
-from .measures import Measures
+from .measures import TEXT_MAX, Example, Measures
 from .schedule import Arrival
 
 # Seconds that a reply may come after the outcome of its run, while the connection stands: it may
@@ -18,11 +18,18 @@ OUTCOME_GRACE = 3.0
 
 
 class WentWrong(Exception):
-    """The conversation cannot go on. `reason` is the error it is counted under."""
+    """The conversation cannot go on. `reason` is the error it is counted under.
 
-    def __init__(self, reason: str) -> None:
+    Attributes:
+        expected: What the step expects.
+        got: What came; None if nothing did.
+    """
+
+    def __init__(self, reason: str, expected: str = "", got: str | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.expected = expected
+        self.got = got
 
 
 class HungUp(Exception):
@@ -48,7 +55,15 @@ class Talk:
         try:
             await self._steps(client, arrival, user, at)
         except WentWrong as wrong:
-            measures.error(self._now(), due, wrong.reason)
+            example = Example(
+                dialogue=arrival.dialogue.name,
+                step=at[0] + 1,
+                at=round(self._now(), 3),
+                user=user,
+                expected=wrong.expected[:TEXT_MAX],
+                got=None if wrong.got is None else wrong.got[:TEXT_MAX],
+            )
+            measures.error(self._now(), due, wrong.reason, example)
             if counts is not None:
                 counts.failed += 1
                 counts.stopped[at[0]] += 1
@@ -85,7 +100,7 @@ class Talk:
                 client.forget(exchange)
             if exchange.replied is None:
                 self._hang_up_if_waiting(client, envelope, exchange)
-                raise WentWrong(exchange.rejected or _outcome(exchange))
+                raise WentWrong(exchange.rejected or _outcome(exchange), step.expect or "a reply")
             self._note_reply(exchange, intended)
             _check(step, exchange, is_last=index == len(steps) - 1)
 
@@ -145,8 +160,8 @@ def _outcome(exchange: Exchange) -> str:
 
 def _check(step: Step, exchange: Exchange, *, is_last: bool) -> None:
     if step.expect is not None and step.expect not in (exchange.content or ""):
-        raise WentWrong("wrong_reply")
+        raise WentWrong("wrong_reply", step.expect, exchange.content)
     if step.expect_end and not exchange.is_end:
-        raise WentWrong("not_ended")
+        raise WentWrong("not_ended", "the end of the session", exchange.content)
     if exchange.is_end and not is_last:
-        raise WentWrong("ended_early")
+        raise WentWrong("ended_early", "a session that goes on", exchange.content)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
-from .measures import DialogueCounts, Measures, Times, percentile
+from .measures import DialogueCounts, Measures, Second, Times, percentile
 from .run import Running
 from .schedule import rate_at
 from .stub import Stubs
@@ -80,6 +80,10 @@ def summarise(running: Running) -> Row:
         "conversations": _times(measures.session, measures),
         "missing_replies": measures.missing_replies,
         "errors": dict(measures.errors.most_common()),
+        "examples": {
+            reason: [asdict(one) for one in measures.examples.get(reason, ())]
+            for reason, _ in measures.errors.most_common()
+        },
         "dialogues": {name: _dialogue(one) for name, one in sorted(measures.dialogues.items())},
         "generator": {
             "late": _times(measures.late, measures),
@@ -223,7 +227,9 @@ def _times(times: Times, measures: Measures) -> Row:
 
 
 def _timeline(running: Running) -> list[Row]:
-    slices = running.measures.reply.slices(1.0)
+    """Every second from the first to the last. Without replies in it, it has no latency."""
+    slices, seconds = running.measures.reply.slices(1.0), running.measures.timeline
+    every = range(min(seconds), max(seconds) + 1) if seconds else range(0)
     return [
         {
             "at": second,
@@ -232,10 +238,11 @@ def _timeline(running: Running) -> list[Row]:
             "completed": one.completed,
             "replies": one.replies,
             "errors": one.errors,
-            "p50": percentile(slices.get(second, ()), 0.5),
-            "p99": percentile(slices.get(second, ()), 0.99),
+            "p50": percentile(found, 0.5) if found else None,
+            "p99": percentile(found, 0.99) if found else None,
         }
-        for second, one in sorted(running.measures.timeline.items())
+        for second in every
+        for one, found in [(seconds.get(second, Second()), slices.get(second, ()))]
     ]
 
 
@@ -280,6 +287,11 @@ def advice(phases: dict[str, float], app: str) -> list[str]:
             f"{share['queue']:.0%} of the time messages wait for their turn: if the host has idle"
             f" cores, raise pool.max_processes ([apps.{app}.pool] max_processes = ...);"
             " if not, this is all it can do"
+        )
+    if share.get("held", 0.0) > BIG_SHARE / 2:
+        lines.append(
+            f"{share['held']:.0%} of the time runs are held back, since runs before them ended"
+            f" their process: jsbox logs {app} --level error"
         )
     if share["boot"] > BIG_SHARE / 2:
         lines.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -156,12 +157,20 @@ def _samples(text: str) -> list[tuple[str, dict[str, str], float]]:
 
 
 @asynccontextmanager
-async def open_watch(admin: str, app: str) -> AsyncIterator[Watch]:
-    """Watch an app through the admin port at URL `admin`; its token is taken from $JSBOX_TOKEN."""
+async def open_watch(
+    admin: str, app: str, context: ssl.SSLContext | None = None
+) -> AsyncIterator[Watch]:
+    """Watch an app through the admin port at URL `admin`; its token is taken from $JSBOX_TOKEN.
+    `context`: which certificates are trusted; None: those of this host's authorities.
+    """
     token = os.environ.get("JSBOX_TOKEN", "")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with httpx2.AsyncClient(
-        base_url=admin, headers=headers, timeout=TIMEOUT, trust_env=False
+        base_url=admin,
+        headers=headers,
+        timeout=TIMEOUT,
+        trust_env=False,
+        verify=context or True,
     ) as client:
         watch = Watch(app, client)
         async with trio.open_nursery() as nursery:

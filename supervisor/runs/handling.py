@@ -57,6 +57,7 @@ class _Run:
     began: float = field(factory=trio.current_time)
     commands: int = 0
     boot: float = 0.0
+    held: float = 0.0
     calls: float = 0.0
     is_counted: bool = False
 
@@ -204,11 +205,12 @@ class Handler:
                 return {"success": False, "reason": INTERNAL}
 
         limits = app.limits
-        asked = trio.current_time()
+        asked, pause = trio.current_time(), self._pool.crashes.pause(app)
         try:
             async with self._pool.lend(app) as sandbox:
                 began = trio.current_time()
-                run.boot = began - asked
+                run.held = min(pause, began - asked)
+                run.boot = began - asked - run.held
                 trace.start(sandbox.process.pid)
                 with trio.move_on_after(limits.wall) as wall:
                     used = await sandbox.deliver(
@@ -247,9 +249,11 @@ class Handler:
 
     def _close(self, app: App, run: _Run, outcome: Outcome | None) -> None:
         """Keep the trace of a run that has ended, and count it."""
-        own = trio.current_time() - run.began - run.boot - run.calls
-        phases = Phases(run.began - run.job.since, run.boot, own, run.calls)
-        run.trace.queue, run.trace.boot, run.trace.total = phases.queue, phases.boot, phases.total
+        own = trio.current_time() - run.began - run.held - run.boot - run.calls
+        queue = run.began - run.job.since
+        phases = Phases(queue=queue, held=run.held, boot=run.boot, app=own, calls=run.calls)
+        run.trace.queue, run.trace.held = phases.queue, phases.held
+        run.trace.boot, run.trace.total = phases.boot, phases.total
         run.trace.outcome = outcome
         self._history.end(run.trace, app)
         run.is_counted = True

@@ -61,8 +61,8 @@ class Step(msgspec.Struct, eq=False, gc=False):
 
 @define(eq=False)
 class Trace:
-    """A run: the seconds it waited for its turn (`queue`) and for a process (`boot`), then its
-    steps, then how it ended.
+    """A run: the seconds it waited for its turn (`queue`), was held back after crashes (`held`) and
+    waited for a process (`boot`), then its steps, then how it ended.
 
     Attributes:
         room: Steps that it keeps; of the others only their number is kept.
@@ -81,6 +81,7 @@ class Trace:
     records: bool
     began: float = field(factory=time.time, init=False)  # seconds since 1970
     queue: float = field(default=0.0, init=False)
+    held: float = field(default=0.0, init=False)
     boot: float = field(default=0.0, init=False)
     total: float = field(default=0.0, init=False)
     pid: int = field(default=0, init=False)
@@ -168,7 +169,7 @@ class Trace:
         self.left_out += max(len(self.steps) - STEPS_MAX, 0)
         del self.steps[STEPS_MAX:]
         self.payload = {}
-        self.detail = self.detail[:DETAIL_MAX]
+        self.detail = without_userinfo(self.detail[: 10 * DETAIL_MAX])[:DETAIL_MAX]
         self._drop_values()
         texts = (text for step in self.steps for text in (step.name, step.note, step.outcome))
         self.weight = (

@@ -141,8 +141,12 @@ def _snapshot(client: redis.Redis, data_dir: Path) -> Iterator[tuple[Path, int]]
 
 def _write(target: Path, manifest: dict[str, Any], snapshot: Path) -> None:
     draft = target.with_name(f"{target.name}.new")
+    # Made anew: what somebody else put there, in a shared folder, is neither followed nor written.
+    draft.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(draft, flags, 0o600)
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             _write_tar(file, manifest, snapshot)
             file.flush()
             os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import httpx2
 import redis
 import trio
 
@@ -19,6 +21,7 @@ from resources.stores.lease import LEASE, read_holder
 from resources.stores.redis import link_to
 
 from ..config import Address, Config
+from ..config.tls import pinned_context
 from ..errors import CannotStart
 from ..host import oom
 from ..jail.argv import NODE_FLAGS, rlimits_of
@@ -33,6 +36,7 @@ from .doctor_search import check_indexes, check_search
 from .finding import Check, Status
 
 STORE_SECONDS = 3.0
+LIVE_SECONDS = 3.0  # for a jsbox that runs here to say that it lives
 COMMAND_SECONDS = 10.0
 DISK_LOW, DISK_EMPTY = 1 << 30, 100 << 20  # bytes free in data_dir
 FILES_READ_MAX = 256 << 20  # bytes; larger files of the store are not scanned (20 s)
@@ -205,11 +209,28 @@ def check_ports(config: Config) -> Iterator[Check]:
                 probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe_socket.bind((address.host, address.port))
         except OSError as error:
+            if error.errno == errno.EADDRINUSE and _is_own(config):
+                yield Check(f"port: {name}", "ok", f"{address} is used by the jsbox that runs here")
+                continue
             text = f"{address} cannot be listened on: {error.strerror}"
             remedy = f"stop what uses it (a running jsbox?), or set listen.{name}"
             yield Check(f"port: {name}", "failed", text, remedy)
         else:
             yield Check(f"port: {name}", "ok", f"{address} is free")
+
+
+def _is_own(config: Config) -> bool:
+    """Whether a jsbox of this config runs: its admin port answers, with its certificate."""
+    address, certificate = config.listen.admin, config.listen.certificate
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
+    scheme = "http" if certificate is None else "https"
+    verify = True if certificate is None else pinned_context(certificate)
+    try:
+        url = f"{scheme}://{Address(host, address.port)}/livez"
+        found = httpx2.get(url, timeout=LIVE_SECONDS, trust_env=False, verify=verify)
+    except (httpx2.HTTPError, OSError):
+        return False
+    return found.status_code == httpx2.codes.OK and found.text == "ok\n"
 
 
 def check_memory() -> Iterator[Check]:

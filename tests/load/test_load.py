@@ -126,6 +126,14 @@ def test_unexpected_behaviour_of_the_app_is_counted_by_reason(folder: Folder) ->
     assert set(summary["errors"]) == {"no_reply", "app_error", "wrong_reply"}
     assert isinstance(summary["dialogues"], dict)
     assert set(summary["dialogues"]["talk"]["stopped_at_step"]) == {"2"}
+    (example, *_) = summary["examples"]["wrong_reply"]
+    assert (example["step"], example["expected"], example["got"]) == (2, "fine", "what?")
+    assert all(one["got"] is None for one in summary["examples"]["no_reply"])
+    assert 'expected "fine", received "what?"' in done.stdout + done.stderr
+    assert "<td>what?</td>" in (folder.path / "out" / "report.html").read_text()
+    rows = (folder.path / "out" / "timeline.csv").read_text().splitlines()
+    assert rows[0] == "at,target,offered,completed,replies,errors,p50,p99"
+    assert len(rows) == 1 + len(summary["timeline"])
     failed = ET.parse(folder.path / "out" / "junit.xml").getroot().find("testcase/failure")
     assert failed is not None
 
@@ -270,7 +278,7 @@ def test_a_running_server_is_loaded_through_its_config(folder: Folder) -> None:
     assert summary["sessions"]["gave_up"] > 0
     assert summary["sessions"]["failed"] == 0
     assert isinstance(summary["server"], dict)
-    assert set(summary["server"]["phases"]) == {"queue", "boot", "app", "calls"}
+    assert set(summary["server"]["phases"]) == {"queue", "held", "boot", "app", "calls"}
     assert again.returncode == 0, again.stdout + again.stderr
     assert "reply p50: " in again.stdout
 

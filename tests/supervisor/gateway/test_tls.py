@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 import ssl
+from functools import partial
 from pathlib import Path
 
 import httpx2 as httpx
@@ -14,6 +15,7 @@ import pytest
 import trio
 import trustme
 
+from supervisor.client.websocket import open_websocket
 from supervisor.config import InvalidConfig, load
 
 from ... import gateway_client
@@ -179,3 +181,34 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> bool:
             except ssl.SSLCertVerificationError:
                 return False
     return True
+
+
+async def test_chat_trusts_the_certificate_of_the_config(folder: Folder) -> None:
+    """Without its authority, as `ps` does; and it says what is wrong with another one, at once."""
+    made = json.loads(jsbox("token", "new", "--json").stdout)
+    folder.text += f'admin_tokens = ["{made["sha256"]}"]\n'
+    folder.app("phone", ECHO)
+    with serve(folder.config) as server:
+        chat = ("chat", "phone", "-c", str(folder.config))
+        talked = jsbox(*chat, input="hello\n")
+        assert (talked.returncode, "you said hello" in talked.stdout) == (0, True), talked.stderr
+        named = jsbox(*chat, "--url", server.gateway, input="hello\n")
+        assert named.returncode == 4
+        assert "its certificate is not trusted: unable to get local issuer" in named.stderr
+
+
+async def test_a_port_that_speaks_no_tls_is_said_to(folder: Folder) -> None:
+    """Not after ten seconds, and the connection is closed."""
+    async with trio.open_nursery() as nursery:
+        serve_plain = partial(trio.serve_tcp, _speak_plain, 0, host="127.0.0.1")
+        (listener,) = await nursery.start(serve_plain)
+        port = listener.socket.getsockname()[1]
+        with pytest.raises(ConnectionError, match="it does not speak TLS with us"):
+            async with open_websocket(f"wss://127.0.0.1:{port}/v1"):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def _speak_plain(stream: trio.SocketStream) -> None:
+    await stream.receive_some(1)
+    await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")

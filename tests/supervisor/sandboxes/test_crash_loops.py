@@ -69,6 +69,10 @@ async def test_an_app_that_keeps_crashing_is_tripped_until_a_reload(
             for _ in range(4):
                 outcome, _ = await client.say("x")
                 assert outcome["outcome"] == "crashed"
+            traces = list(service.history.traces.newest("bad", only_notable=False))
+            # The pause after three crashes is a phase of its own, no slow boot.
+            assert [trace.held > 0 for trace in traces] == [True, False, False, False]
+            assert traces[0].held <= 0.05 < 10 * traces[0].total
             await client.send(
                 {"type": "inbound", "id": "g", "msg": {"from_addr": "+1", "content": "x"}}
             )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 from typing import cast
 
 import pytest
+import trio
 from attrs import evolve
 
 from resources.stores.redis import open_redis
@@ -15,15 +17,17 @@ from resources.stores.search import INDEXES
 from resources.stores.search.changes import Changes
 from resources.stores.search.index import AccountIndex
 from resources.stores.search.walls import landlock_version
-from supervisor.config import Config
+from supervisor.config import Config, load
 from supervisor.config.model import Account, RedisServer
 from supervisor.config.units import Size
 from supervisor.store import append_only as aof
 from supervisor.store.valkey import FOLDER, open_valkey
 from supervisor.tools import doctor, doctor_search
 
+from ...programs import free_ports
 from ...resources.search.changing import ContactsThatChange
 from ...resources.search.indexes import people
+from ...service import ECHO, Folder, running
 
 
 async def stored(folder: Path) -> Config:
@@ -122,3 +126,19 @@ def test_the_walls_of_the_search_process_are_tried(
     monkeypatch.setattr(doctor_search, "WALLS", (sys.executable, "-c", "raise SystemExit(3)"))
     _, walls = doctor_search.check_search(config)
     assert walls.status == "failed"
+
+
+async def test_ports_of_the_jsbox_that_runs_here_are_no_fault(tmp_path: Path) -> None:
+    """Only if it answers at the admin port of the config; any other program in the way is one."""
+    gateway, admin = free_ports(2)
+    folder = Folder(tmp_path)
+    for name, port in (("gateway", gateway), ("admin", admin)):
+        folder.text = folder.text.replace(f'{name} = "127.0.0.1:0"', f'{name} = "127.0.0.1:{port}"')
+    folder.app("phone", ECHO)
+    async with running(folder):
+        checks = await trio.to_thread.run_sync(list, doctor.check_ports(load(folder.config)))
+        assert [check.status for check in checks] == ["ok", "ok"]
+        assert "used by the jsbox that runs here" in checks[0].text
+    with socket.create_server(("127.0.0.1", gateway)):
+        first, second = doctor.check_ports(load(folder.config))
+    assert (first.status, second.status) == ("failed", "ok")
