@@ -185,7 +185,7 @@ async def test_a_save_while_it_starts_is_not_missed(
             pass
 
         async def run(self) -> bool:
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 await is_reloaded.wait()
             return True
 

@@ -172,7 +172,7 @@ async def test_a_cancelled_request_leaves_nothing(
 
 async def settled(egress: Egress) -> None:
     """Wait for look-ups that nobody waits for."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while not is_idle(egress):
             await trio.sleep(0.001)
 
@@ -193,7 +193,7 @@ async def test_a_slice_is_not_given_to_somebody_just_cancelled() -> None:
     or whoever comes later.
     """
     pace = Pace()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         for others in (0, 1):
             await pace.take("first")
             async with trio.open_nursery() as nursery:
@@ -211,7 +211,7 @@ async def test_a_slice_is_not_given_to_somebody_just_cancelled() -> None:
 async def test_a_thread_is_not_given_to_somebody_just_cancelled() -> None:
     """The same for threads that look names up."""
     lookups = Lookups()
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         held = 0
         while lookups._may_start("app"):
             await lookups.acquire("app")

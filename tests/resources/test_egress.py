@@ -44,7 +44,7 @@ LOCAL = policy("127.0.0.0/8")
 async def get(
     egress: Egress, url: str, rules: Policy = LOCAL, method: str = "GET", **fields: Any
 ) -> tuple[int, str]:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         answer = await egress.fetch(
             "app", httpx2.Request(method, url, **fields), rules, verify=True
         )

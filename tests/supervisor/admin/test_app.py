@@ -161,7 +161,7 @@ async def following(
 
         async def entry() -> dict[str, str]:
             nonlocal received
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 while not (found := re.search(rb"^(\{.*\})\n", received, re.MULTILINE)):
                     received += await stream.receive_some()
             received = received[found.end() :]

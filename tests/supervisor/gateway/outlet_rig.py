@@ -81,7 +81,7 @@ class Rig:
 
     async def settled(self) -> None:
         """Wait until everything is acknowledged and struck."""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while not self.outlet.is_settled:
                 await self.outlet.settled.park()
         assert await self.outbox.waiting("phone") == 0

@@ -64,7 +64,7 @@ def masked(opcode: int, payload: bytes = b"", *, last: bool = True) -> bytes:
 async def all_of(stream: trio.SocketStream) -> bytes:
     """Everything until the server closes."""
     data = bytearray()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         try:
             while piece := await stream.receive_some(65536):
                 data += piece

@@ -106,7 +106,7 @@ async def test_messages_come_in_any_pieces(service: Service) -> None:
         for byte in whole:
             await stream.send_all(bytes((byte,)))
         data = b""
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             while data.count(b"rejected") < 3 or data.count(b"\x8a\x05here?") < 3:
                 data += await stream.receive_some(4096)
         await stream.send_all(masked(CLOSE, b"\x03\xe8"))

@@ -272,7 +272,7 @@ async def test_events_reach_the_app_as_configured(folder: Folder) -> None:
                 assert accepted["event_id"] == name
                 if logged == "event ack":
                     assert (await client.expect("outcome"))["event_id"] == name
-                with trio.fail_after(5):
+                with trio.fail_after(60):
                     while not (entries := await service.stores.logbook.newest("acct", name, 10)):
                         await trio.sleep(0.02)
                 assert entries[0].message.startswith(logged)

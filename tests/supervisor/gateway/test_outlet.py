@@ -208,7 +208,7 @@ async def test_a_failover_to_a_replica_that_was_behind(redis: Redis) -> None:
             assert gate.texts[:7] == list("abcdefg")
             assert set(gate.texts[7:]) == {"h", "i"}
             assert client.statistics().reconnects == 2
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while await rig.outbox.waiting("phone"):
                     rig.ack(gate, *gate.numbers)
                     await trio.sleep(0.01)

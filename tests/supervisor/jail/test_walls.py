@@ -318,7 +318,7 @@ async def test_a_sandbox_that_is_not_held_is_ended() -> None:
     """Should the launcher ever do less than it says, no app is run in what it starts."""
     app = make_app("")
     bare = evolve(walls("none").jail(app), must_hold=True)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             with pytest.raises(BootFailed, match="the jail does not hold: "):
                 await nursery.start(hold_sandbox, app, bare)

@@ -29,7 +29,7 @@ async def booted(app: App, jail: Jail | None = None) -> AsyncIterator[Sandbox]:
             yield sandbox
         finally:
             sandbox.end()
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await sandbox.ended.wait()
             nursery.cancel_scope.cancel()
 
