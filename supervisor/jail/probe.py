@@ -29,6 +29,7 @@ from .argv import Jail
 from .walls import Walls
 
 SECONDS = 15.0
+TRIES = 3  # of a probe that ends without a word
 READ = 64 << 10
 ALLOWED = "ALLOWED"
 ENVIRONMENT = {"OPENSSL_CONF", "TZ", "UV_THREADPOOL_SIZE", "PWD"}  # the last is bubblewrap's
@@ -145,7 +146,19 @@ async def probe(walls: Walls) -> list[Finding]:
 
 
 async def _run(jail: Jail, limits: Limits) -> dict[str, Any]:
-    """Run the probe and return its report; only `failed`, with the reason, if there is none."""
+    """Run the probe and return its report; only `failed`, with the reason, if there is none.
+
+    One that ends without a word was killed, or had no time: that proves nothing, so it runs again.
+    """
+    for _ in range(TRIES):
+        report = await _try(jail, limits)
+        if report is not None:
+            return report
+    return {"failed": "the probe said nothing: nothing on stderr either"}
+
+
+async def _try(jail: Jail, limits: Limits) -> dict[str, Any] | None:
+    """Run the probe once; None if it said nothing at all."""
     with open_traps(limits.memory) as traps:
         said = dict[str, bytes]()
         try:
@@ -167,9 +180,7 @@ async def _run(jail: Jail, limits: Limits) -> dict[str, Any]:
             report: dict[str, Any] = json.loads(said.get("stdout", b""))
         except ValueError:
             text = said.get("stderr", b"").decode(errors="replace").strip()
-            return {
-                "failed": f"the probe said nothing: {text[-500:] or 'nothing on stderr either'}"
-            }
+            return {"failed": f"the probe said nothing: {text[-500:]}"} if text else None
         report["udp"] = (
             ALLOWED if traps.packet_arrived() else f"{report.get('udp')}, and nothing arrived"
         )
