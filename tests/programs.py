@@ -84,7 +84,7 @@ def serve(
                 start_new_session=True,
             )
     try:
-        yield _wait_ready(process, log)
+        yield wait_ready(process, log)
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -100,7 +100,8 @@ def serve(
         assert code == expect_code, f"the server exited with {code}; it logged:\n{log.read_text()}"
 
 
-def _wait_ready(process: Process, log: Path) -> Server:
+def wait_ready(process: Process, log: Path) -> Server:
+    """Wait until a server's log says that it is ready."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if found := READY.search(log.read_text()):
@@ -144,6 +145,12 @@ def _shell(command: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
     )
+
+
+def container_tools() -> None:
+    """Install what makes images of containers, and runs them."""
+    for program in ("buildah", "runc", "debootstrap"):
+        debian(program, program)
 
 
 def bubblewrap() -> None:

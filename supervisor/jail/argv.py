@@ -221,7 +221,7 @@ def _namespaces(place: Place, outside: list[Path], inside: list[Path]) -> tuple[
     return (
         str(place.bubblewrap), "--unshare-user", "--unshare-ipc", "--unshare-pid",
         "--unshare-net", "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent",
-        "--uid", str(NOBODY), "--gid", str(NOBODY), "--hostname", "sandbox",
+        "--uid", str(NOBODY), "--gid", str(NOBODY),
         "--cap-drop", "ALL", "--chdir", "/",
         *(word for there, here in bound for word in ("--ro-bind", str(there), here)),
         "--remount-ro", "/",

@@ -2,7 +2,7 @@
  *
  *   jail [-n] [-w] [-u UID] [-p PID] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]...
  *        -e PROGRAM -- ARGV0 [ARG]...
- *   jail --abi              print the kernel's version of Landlock (0: it has none)
+ *   jail --abi              print the kernel's version of Landlock, or minus the error's number
  *
  *   -n  neither Landlock nor the system call filter: resource limits only, for your own code
  *   -w  memory may be written and executed: for a program that compiles at run time
@@ -74,7 +74,7 @@ struct ll_path { uint64_t allowed; int32_t fd; } __attribute__((packed));
 static int landlock_version(void)
 {
 	long version = syscall(SYS_LL_CREATE, NULL, 0, LL_VERSION);
-	return version < 0 ? 0 : (int)version;
+	return version < 0 ? -errno : (int)version;
 }
 
 /* Every right to files that a version knows: what is handled and not granted is denied. */
@@ -215,7 +215,7 @@ static void restrict_files(void)
 		version >= 6 ? LL_SCOPE_SOCKETS_AND_SIGNALS : 0,
 	};
 	size_t size = version >= 6 ? 24 : version >= 4 ? 16 : 8;
-	errno = ENOSYS;
+	errno = -version;
 	need(version > 0, "Landlock");
 	int ruleset = (int)syscall(SYS_LL_CREATE, &handled, size, 0);
 	need(ruleset >= 0, "making a Landlock ruleset");

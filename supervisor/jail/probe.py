@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import socket
+import stat
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -36,6 +37,7 @@ ENVIRONMENT = {"OPENSSL_CONF", "TZ", "UV_THREADPOOL_SIZE", "PWD"}  # the last is
 NO_WRITING, WRITING = (f"{int(resource.RLIMIT_FSIZE)}:{size}:{size}" for size in (0, 1 << 20))
 NODES_OWN = ("--permission", "--allow-fs-read", "--no-experimental-sqlite")
 
+ETC = ("/etc/passwd", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname", "/etc/os-release")
 GUARANTEES = {
     "read_file": "no file of the host's can be read",
     "read_etc": "nothing below /etc can be read",
@@ -115,6 +117,7 @@ def open_traps(memory: int) -> Iterator[Traps]:
         told = {
             "file": f"{folder}/file",
             "folder": str(folder),
+            "etc": str(_file_of_etc() or folder / "file"),
             "parent": os.getpid(),
             "tcp": tcp.getsockname()[1],
             "udp": udp.getsockname()[1],
@@ -123,6 +126,15 @@ def open_traps(memory: int) -> Iterator[Traps]:
             "bytes": memory * 2,
         }
         yield Traps(told, udp)
+
+
+def _file_of_etc() -> Path | None:
+    """A file of /etc that everybody can read; None if there is none, as in a bare container."""
+    for known in ETC:
+        with suppress(OSError):
+            if Path(known).stat().st_mode & stat.S_IROTH:
+                return Path(known)
+    return None
 
 
 async def probe(walls: Walls) -> list[Finding]:

@@ -8,6 +8,7 @@ for as long as we run.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
@@ -40,7 +41,7 @@ class Host:
     """What this host has to make a jail.
 
     Attributes:
-        landlock: The kernel's version of Landlock; 0: it has none.
+        landlock: The kernel's version of Landlock; 0: not needed.
     """
 
     libraries: tuple[Path, ...]
@@ -63,17 +64,33 @@ def inspect_host(level: Level, node: Path) -> Host:
     if level == "none":
         return Host((), LAUNCHER, 0, None)
     landlock = int(_output([str(LAUNCHER), "--abi"]))
-    if not landlock:
+    if landlock <= 0:
         raise CannotStart(
-            f"isolation.level = {level!r} needs Landlock, which this kernel"
-            f" ({platform.release()}) does not have or has not enabled: Linux 5.13 or newer with"
-            " 'landlock' in its lsm= list (or, for your own code only, level 'none')"
+            f"isolation.level = {level!r} needs Landlock, which {_lacks(-landlock)} (or, for your"
+            " own code only, level 'none')"
         )
     bubblewrap = shutil.which("bwrap")
     if level == "strict" and bubblewrap is None:
         raise CannotStart("isolation.level = 'strict' needs bubblewrap: apt-get install bubblewrap")
     return Host(
         _libraries(node), LAUNCHER, landlock, None if bubblewrap is None else Path(bubblewrap)
+    )
+
+
+def _lacks(number: int) -> str:
+    """Why Landlock cannot be had, by the error's number, and what helps."""
+    kernel = f"this kernel ({platform.release()})"
+    if number == errno.EOPNOTSUPP:
+        return f"{kernel} has not enabled: add 'landlock' to its lsm= list"
+    if number == errno.ENOSYS:
+        return (
+            f"{kernel} does not have: Linux 5.13 or newer is needed; if it is that, the container's"
+            " seccomp profile hides the landlock_* system calls"
+        )
+    return (
+        f"is forbidden here ({os.strerror(number)}): the seccomp profile of the container, or of"
+        " the service, has to allow the landlock_* system calls, as those of Docker and containerd"
+        " do since 2022"
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
 import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -46,14 +48,40 @@ def test_strict_without_bubblewrap_is_refused(monkeypatch: pytest.MonkeyPatch) -
     assert inspect_host("standard", NODE).bubblewrap is None
 
 
-def test_a_kernel_without_landlock_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At both levels that need it."""
-    monkeypatch.setattr(isolation, "_output", lambda argv, env=None: "0\n")
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (errno.ENOSYS, r"this kernel .* does not have: Linux 5\.13 or newer"),
+        (errno.EOPNOTSUPP, r"this kernel .* has not enabled: add 'landlock' to its lsm= list"),
+        (errno.EPERM, r"is forbidden here \(Operation not permitted\): the seccomp profile"),
+    ],
+)
+def test_without_landlock_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch, number: int, says: str
+) -> None:
+    """At both levels that need it, with what helps."""
+    monkeypatch.setattr(isolation, "_output", lambda argv, env=None: f"-{number}\n")
     for level in ("standard", "strict"):
-        with pytest.raises(
-            CannotStart, match=r"needs Landlock, which this kernel .* Linux 5\.13 or newer"
-        ):
+        with pytest.raises(CannotStart, match=f"needs Landlock, which {says}"):
             inspect_host(level, NODE)
+
+
+def test_the_launcher_says_why_there_is_no_landlock(tmp_path: Path) -> None:
+    """Behind a filter that refuses its system calls, as an old profile of Docker's does."""
+    program = (
+        "import ctypes, struct, subprocess, sys\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        # load the call's number; landlock_create_ruleset: EPERM; all else: allowed
+        "code = struct.pack('HBBI' * 4, 0x20, 0, 0, 0, 0x15, 0, 1, 444, 6, 0, 0, 0x50001,"
+        " 6, 0, 0, 0x7FFF0000)\n"
+        "held = ctypes.create_string_buffer(code)\n"
+        "filter = struct.pack('HxxxxxxP', 4, ctypes.addressof(held))\n"
+        "assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter, 0, 0) == 0\n"
+        "print(subprocess.check_output([sys.argv[1], '--abi'], text=True))\n"
+    )
+    argv = [sys.executable, "-c", program, isolation.LAUNCHER]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert int(done.stdout) == -errno.EPERM
 
 
 def test_a_missing_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
