@@ -58,8 +58,12 @@ def _number(level: str) -> int:
     return NUMBERS.get(level, int(last) if is_number(last) else logging.CRITICAL)
 
 
-def _sieve(request: Request) -> Sieve:
-    asked = request.query_params
+def sieve_of(asked: Mapping[str, str]) -> Sieve:
+    """The sieve of a request's `level`, `since` and `grep`.
+
+    Raises:
+        HTTPException: One of them is wrong.
+    """
     level, since = asked.get("level", "debug").upper(), asked.get("since", "")
     if level not in NUMBERS:
         raise bad(f"level: expected {', '.join(NUMBERS).lower()}")
@@ -100,7 +104,7 @@ class LogsAdmin:
         object per line. Of these entries only those of `level` or above, not older than `since`,
         and with the text `grep` in them.
         """
-        sieve = _sieve(request)
+        sieve = sieve_of(request.query_params)
         name = request.path_params["app"]
         program = self.programs().get(name)
         if program is None:
@@ -109,10 +113,10 @@ class LogsAdmin:
         limit = min(number_in(request, "limit", 100, 1, LOGS_MAX), app.log.kept)
         if request.query_params.get("follow") in ("1", "true"):
             return Stream(self._follow(app.account, app.name, limit, sieve), "application/x-ndjson")
-        rows = [row async for _, row in self._newest(app.account, app.name, limit, sieve)]
+        rows = [row async for _, row in self.newest(app.account, app.name, limit, sieve)]
         return list_answer("entries", rows)
 
-    async def _newest(
+    async def newest(
         self, account: str, app: str, limit: int, sieve: Sieve
     ) -> AsyncIterator[tuple[LogEntry, bytes]]:
         """The newest entries, each with its JSON, newest first. They are fetched in steps, while
@@ -140,7 +144,7 @@ class LogsAdmin:
     ) -> AsyncGenerator[bytes, None]:
         with self.logbook.follow(account, app) as follower:
             # Entries written from here on are followed. Some of them may be in the list, too.
-            newest = [found async for found in self._newest(account, app, limit, sieve)]
+            newest = [found async for found in self.newest(account, app, limit, sieve)]
             read = {(entry.time, entry.message) for entry, _ in newest}
             while newest:
                 yield newest.pop()[1] + b"\n"

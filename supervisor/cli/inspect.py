@@ -11,7 +11,7 @@ import click
 
 from resources.text import visible, visible_json
 
-from .client import admin_client, json_of
+from .client import Unreachable, admin_client, json_of, reaching
 from .common import (
     EXIT_UNREACHABLE,
     config_option,
@@ -20,6 +20,7 @@ from .common import (
     load_or_exit,
     print_json,
 )
+from .stored_log import stored_log
 
 COLOURS = {
     "ERROR": "red",
@@ -56,17 +57,26 @@ def logs(
     since: str | None,
     grep: str | None,
 ) -> None:
-    """Show an app's log, oldest first; times are in UTC."""
+    """Show an app's log, oldest first; times are in UTC.
+
+    If the server is down, the log is read from the store, where nothing is written.
+    """
     config = load_or_exit(config_file)
     path = f"/v1/apps/{quote(app, safe='')}/logs"
-    given = {"limit": str(lines), "level": level, "since": since, "grep": grep}
-    asked = {name: value for name, value in given.items() if value}
+    given = {"level": level, "since": since, "grep": grep}
+    sieve = {name: value for name, value in given.items() if value}
+    asked = sieve | {"limit": str(lines)}
+    if not follow:
+        try:
+            with reaching(config) as client:
+                entries = json_of(client.get(path, params=asked))["entries"]
+        except Unreachable as error:
+            click.echo(f"jsbox: {error}; the log is read from the store", err=True)
+            entries = stored_log(config, app, lines, sieve)
+        for entry in reversed(entries):
+            _print_entry(entry, as_json=as_json)
+        return
     with admin_client(config) as client:
-        if not follow:
-            body = json_of(client.get(path, params=asked))
-            for entry in reversed(body["entries"]):
-                _print_entry(entry, as_json=as_json)
-            return
         with client.stream("GET", path, params=asked | {"follow": "1"}, timeout=None) as response:
             if response.is_error:
                 response.read()

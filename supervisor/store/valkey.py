@@ -120,6 +120,13 @@ def _socket_path(folder: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextmanager
+def live_url(data_dir: Path) -> Iterator[str]:
+    """Give the URL of the server that uses a data directory, valid while the block runs."""
+    with _socket_path(data_dir / FOLDER) as path:
+        yield f"unix://{path}"
+
+
 @asynccontextmanager
 async def reach_valkey(data_dir: Path, fsync: str) -> AsyncIterator[str]:
     """Give the URL of the server already using a data directory, or of a temporary one that runs
@@ -132,7 +139,7 @@ async def reach_valkey(data_dir: Path, fsync: str) -> AsyncIterator[str]:
         try:
             stack.enter_context(lock_data_dir(data_dir))
         except CannotStart:  # a supervisor has it
-            yield f"unix://{stack.enter_context(_socket_path(data_dir / FOLDER))}"
+            yield stack.enter_context(live_url(data_dir))
         else:
             yield await stack.enter_async_context(open_valkey(data_dir, fsync))
 
