@@ -39,6 +39,8 @@ from .dev_config import (
 )
 from .gruntfile import NAME as GRUNTFILE
 from .gruntfile import Gruntfile, find_gruntfile
+from .installing import folder_for, missing, specifications
+from .installing import install as install_packages
 from .peek import Peek
 from .screen import Screen
 from .sizes import SCREENS
@@ -80,6 +82,11 @@ SERVICE_CODE = "*120*1#"
     "--modules-dir",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="The app's node_modules.",
+)
+@click.option(
+    "--install",
+    is_flag=True,
+    help="Have npm install what the app requires and has not, into a folder of our own.",
 )
 @click.option(
     "--state",
@@ -135,6 +142,7 @@ def dev(
     config_json: Path | None,
     pairs: tuple[str, ...],
     modules_dir: Path | None,
+    install: bool,
     state: Path | None,
     allow: tuple[str, ...],
     instead: tuple[str, ...],
@@ -166,6 +174,9 @@ def dev(
     if found is None:
         expected = f"{TOML}, {GRUNTFILE}, a package.json with `main`, or app.js"
         fail(f"{app}: expected {expected} in it", 2)
+    if install and (modules_dir is not None or found.suffix == ".toml"):
+        text = "--install is for an app without a modules_dir: run npm install there"
+        raise click.UsageError(text)
     if modules_dir is None and found.suffix != ".toml":
         modules_dir = find_modules(found)
     with scratch_folder("dev") as folder:
@@ -186,11 +197,11 @@ def dev(
         )
         try:
             _check_stubs(stubs)
-            warnings = _check(make_config(options))
+            if install:
+                options = _installed(options)
+            _check(make_config(options), may_install=not options.is_toml)
         except InvalidConfig as error:
             fail(str(error), EXIT_CONFIG)
-        for warning in warnings:
-            click.echo(f"jsbox: warning: {warning}", err=True)
         run_or_exit(partial(_dev, options, Screen(SCREENS[preset]), sms=sms))
 
 
@@ -200,6 +211,23 @@ def _level_to_inspect(asked: Level) -> Level:
         text = f"a debugger needs --isolation none, got {asked}: a jail would keep it out"
         raise click.UsageError(text)
     return "none"
+
+
+def _installed(options: Options) -> Options:
+    """Install what the app requires and has not; return the options to find it. Raises
+    InvalidConfig.
+    """
+    from ..host.version import node_path
+
+    (app,) = make_config(options).apps.values()
+    if not missing(app):
+        return options
+    folder = folder_for(app)
+    modules_dir = folder / "node_modules"
+    if missing(evolve(app, modules_dir=modules_dir)):
+        click.echo(f"npm install {' '.join(specifications(app))} into {folder}", err=True)
+        modules_dir = install_packages(app, folder, node_path(Config()))
+    return evolve(options, modules_dir=modules_dir)
 
 
 def _check_stubs(file: Path | None) -> None:
@@ -219,18 +247,21 @@ def _gruntfile(given: Path) -> Gruntfile | None:
     return Gruntfile(given.absolute(), node_path(Config())) if given.name == GRUNTFILE else None
 
 
-def _check(config: Config) -> list[str]:
-    """Look at the app's files before anything is started; return the warnings, and exit if one is
+def _check(config: Config, *, may_install: bool) -> None:
+    """Look at the app's files before anything is started: print the warnings, and exit if one is
     broken.
     """
     (app,) = config.apps.values()
     called = {name.removeprefix("node:") for name in required(app.source)}
     app = evolve(app, modules=tuple(name for name in app.modules if name in called))
     breakages, warnings = look_at_apps(evolve(config, apps={app.name: app}))
+    for warning in warnings:
+        click.echo(f"jsbox: warning: {warning}", err=True)
+    if may_install and missing(app):
+        click.echo("jsbox: --install has npm install what is missing", err=True)
     if breakages:
         told = "\n".join(map(str, breakages))
         fail(f"{told}\n{ONE_OF_SEVERAL}" if SOURCE_ALONE in told else told, EXIT_CONFIG)
-    return warnings
 
 
 def _value(text: str) -> Value:

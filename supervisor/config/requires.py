@@ -60,14 +60,15 @@ def _calls(source: str) -> Iterator[str]:
 
 def is_available(name: str, modules_dir: Path | None) -> bool:
     """Whether apps may have a module: Node's own, bundled, or in `modules_dir`."""
-    package = _package(name)
+    package = package_of(name)
     places = [place for place in (modules_dir, BUNDLED) if place is not None]
     return name in BUILTINS or bool(
         package.strip(".") and any((place / package).exists() for place in places)
     )
 
 
-def _package(name: str) -> str:
+def package_of(name: str) -> str:
+    """The package that a required name is of."""
     return "/".join(name.split("/")[: 2 if name.startswith("@") else 1])
 
 
@@ -97,7 +98,7 @@ def _remedy(app: App, name: str) -> str:
         return "apps cannot have this module of Node's"
     if name.startswith((".", "/")):
         return "an app is one file: put that file into it, with a bundler"
-    package = _package(name)
+    package = package_of(name)
     if (BUNDLED / package).is_dir() or (app.modules_dir and (app.modules_dir / package).is_dir()):
         return f'add "{name}" to its modules'
     if app.modules_dir is None:
