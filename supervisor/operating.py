@@ -27,6 +27,7 @@ from .config import Account, Config
 from .gateway import Deliveries
 from .gateway.channels import Channels
 from .log_output import LogWriter
+from .reload import Reloads
 from .runs.dispatcher import Dispatcher
 from .runs.history import History
 from .runs.push import Audience, Pushed
@@ -54,6 +55,7 @@ class Operated(Protocol):
     channels: Channels
     outboxes: OutboxAdmin
     audit: AuditLog
+    reloads: Reloads
     is_draining: bool
 
     @property
@@ -90,6 +92,7 @@ def health_of(service: Operated) -> Health:
         channel_state=service.channels.state,
         outboxes=lambda: service.outboxes.found,
         audit_problem=lambda: service.audit.problem,
+        reload_refused=lambda: service.reloads.refused,
     )
 
 

@@ -31,6 +31,8 @@ from .search import Search
 
 log = logging.getLogger(__name__)
 
+ERRORS_KEPT = 3  # of a refused reload
+
 Result = dict[str, Any]
 """The answer of POST /v1/reload."""
 
@@ -61,11 +63,13 @@ class Reloads:
 
     Attributes:
         applied: Set by the next reload that succeeds, and replaced.
+        refused: Why the last reload was refused; empty if it was not.
     """
 
     _service: Reloadable
     read_config: Callable[[], Config]
     applied: trio.Event = field(factory=trio.Event, init=False)
+    refused: str = field(default="", init=False)
     _lock: trio.Lock = field(factory=trio.Lock, init=False)
 
     async def reload(self) -> Result:
@@ -86,6 +90,7 @@ class Reloads:
                     result = await self._reload()
                 if caught.error is not None:
                     result = refusal(caught.error)
+                self.refused = "" if result["ok"] else "; ".join(result["errors"][:ERRORS_KEPT])
                 service.prometheus(Reloaded(ok=result["ok"]))
             finally:
                 if not service.is_draining:

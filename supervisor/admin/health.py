@@ -65,6 +65,7 @@ class Health:
     channel_state: Callable[[str], ChannelState]
     outboxes: Callable[[], Mapping[str, Waiting]]
     audit_problem: Callable[[], str]
+    reload_refused: Callable[[], str]  # why the last reload was refused
 
     async def checks(self) -> list[Check]:
         """Make all the checks."""
@@ -76,6 +77,7 @@ class Health:
             self._disk(),
             Check("search", self.search_problem(), is_fatal=False),
             self._loop(),
+            self._config(),
             Check("audit", self.audit_problem(), is_fatal=False, is_note=True),
             *apps,
             *self._channels(),
@@ -92,6 +94,12 @@ class Health:
         if not problem and free is not None and free < DISK_LOW:
             return Check("disk", f"{free >> 20} MiB are free in {self.disk.folder}", is_fatal=False)
         return Check("disk", problem, is_fatal=self.is_embedded)
+
+    def _config(self) -> Check:
+        """The config that runs is not the one in the file: a restart would not start it."""
+        refused = self.reload_refused()
+        problem = f"the last reload was refused (jsbox check): {refused}" if refused else ""
+        return Check("config", problem, is_fatal=False, is_note=True)
 
     def _loop(self) -> Check:
         lag = self.lag()

@@ -101,8 +101,8 @@ def _print_entry(entry: dict[str, str], *, as_json: bool) -> None:
 @config_option
 @json_option
 def ps(config_file: Path, as_json: bool) -> None:
-    """Show the sandbox processes, the apps that do not run well, and the channels that jsbox keeps
-    connected.
+    """Show the sandbox processes, the apps that do not run well, the channels that jsbox keeps
+    connected, and every other problem that /readyz names.
 
     An app is broken (it cannot be loaded), tripped (its processes kept crashing; nothing runs until
     a reload), backing off (its next process is held back for a while) or failing (too many of its
@@ -112,12 +112,16 @@ def ps(config_file: Path, as_json: bool) -> None:
         body = json_of(client.get("/v1/sandboxes"))
         apps = json_of(client.get("/v1/apps"))["apps"]
         channels = json_of(client.get("/v1/channels"))["channels"]
+        problems = client.get("/readyz").text.splitlines()[1:]
     body["not_running"] = [
         {key: one[key] for key in ("name", "state", "last", "queue")}
         for one in apps
         if one["state"] != "running"
     ]
     body["channels"] = [one for one in channels if one["type"] != "websocket"]
+    shown = [f"app {one['name']}: state: " for one in apps]
+    shown += [f"channel {one['name']}: " for one in body["channels"]]
+    body["problems"] = [line for line in problems if not any(one in line for one in shown)]
     if as_json:
         print_json(body)
         return
@@ -135,6 +139,8 @@ def ps(config_file: Path, as_json: bool) -> None:
     for one in body["channels"]:
         problem = f": {visible(one['problem'])}" if one["problem"] else ""
         click.echo(f"{one['name']:20} {one['type']} {one['state']}{problem}")
+    for line in body["problems"]:
+        click.echo(visible(line))
 
 
 @click.command()
