@@ -18,6 +18,7 @@ from resources.text import visible
 
 from ..config import Config
 from ..config.model import App
+from ..config.source_maps import source_map_of
 from .client import admin_client, json_of
 from .common import (
     config_option,
@@ -107,9 +108,11 @@ def _app(config: Config, name: str, source: Path | None) -> App:
     if source is None:
         return app
     try:
-        return attrs.evolve(app, javascript=source, source=source.read_text("utf-8-sig"))
+        text = source.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         fail(f"{source} cannot be read: {error}")
+    source_map = source_map_of(source, text)
+    return attrs.evolve(app, javascript=source, source=text, source_map=source_map)
 
 
 async def _play(recording: Recording, app: App, config: Config, as_json: bool) -> int:

@@ -90,7 +90,17 @@ interface Api {
   on_unknown_command: (command: { [field: string]: any }) => void;
 }
 
+/** Lines in the app's log; an error is shown with the places in its source. */
+interface Console {
+  log(...values: any[]): void;
+  info(...values: any[]): void;
+  debug(...values: any[]): void;
+  warn(...values: any[]): void;
+  error(...values: any[]): void;
+}
+
 declare const api: Api;
+declare var console: Console;
 declare function require(name: string): any;
 """
 

@@ -88,6 +88,19 @@ def test_an_app_in_typescript(tmp_path: Path) -> None:
     passes(made, 1)
     source = made / "src" / "app.ts"
     good = source.read_text()
+    # An error in a promise, which the app catches itself; and one as it is loaded.
+    line = good[: good.index("const name =")].count("\n") + 1
+    wrong = "const name = (msg as any).contents.trim();"
+    source.write_text(good.replace("const name = msg.content ?? '';", wrong))
+    assert npm(made, "run", "build").returncode == 0
+    spoken = jsbox("dev", str(made), input="Thandi\n")
+    assert f"(src/app.ts:{line}:" in spoken.stdout
+    source.write_text(f"{good}\n(null as any).thrown;\n")
+    assert npm(made, "run", "build").returncode == 0
+    checked = jsbox("check", "-c", str(made / "jsbox.toml"))
+    last = good.count("\n") + 2
+    assert f"{source}:{last}:" in checked.stderr
+    assert "Cannot read properties of null (reading 'thrown')" in checked.stderr
     for wrong, named in (
         ("api.dnoe();", "dnoe"),
         ("api.request('kv.gte', {key: 'a'});", "kv.gte"),

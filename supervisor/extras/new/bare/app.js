@@ -33,7 +33,7 @@ async function title() {
 
 api.on_inbound_message = function (command) {
     answer(command.msg)
-        .catch(function (error) { return ask('log.error', {msg: String(error.stack)}); })
+        .catch(function (error) { console.error(error); })
         .then(function () { api.done(); });                  // exactly once, after everything else
 };
 

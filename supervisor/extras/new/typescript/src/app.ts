@@ -31,7 +31,7 @@ function reply(msg: InboundMessage, content: string, goesOn: boolean) {
 
 api.on_inbound_message = (command) => {
   answer(command.msg)
-    .catch((error: Error) => ask('log.error', { msg: String(error.stack) }))
+    .catch((error: Error) => console.error(error))
     .then(() => api.done()); // exactly once, after everything else
 };
 
