@@ -32,6 +32,7 @@ LIBRARIES = (
 )  # fmt: skip
 CONFIG = """
 version = 1
+data_dir = "/var/lib/jsbox"
 [listen]
 gateway = "127.0.0.1:0"
 admin = "127.0.0.1:0"
