@@ -58,7 +58,11 @@ async def test_a_reload_of_code_that_does_not_compile_is_refused(folder: Folder)
             ],
         }
         assert (await client.say("x", "new"))[1][0]["content"] == "you said x"
-        assert (await get(service, "/readyz")).text == "ok\n"
+        ready = await get(service, "/readyz")
+        assert ready.status_code == 200
+        assert ready.text.startswith(
+            "ready, but:\nconfig: the last reload was refused (jsbox check)"
+        )
         (folder.path / "phone.js").write_text(good)
         assert (await service.reload())["next_process"] == ["apps.other.javascript (its text)"]
 
@@ -197,7 +201,11 @@ async def test_a_reload_of_an_app_that_cannot_be_loaded_is_refused(folder: Folde
             f"{other}:3:1: app other: it cannot be loaded: limits.cpu = 0.3 s",
         ]
         assert (await client.say("x", "new"))[1][0]["content"] == "you said x"
-        assert (await get(service, "/readyz")).text == "ok\n"
+        ready = await get(service, "/readyz")
+        assert ready.status_code == 200
+        assert ready.text.startswith(
+            "ready, but:\nconfig: the last reload was refused (jsbox check)"
+        )
         phone.write_text(good.replace("you said", "now you say"))
         other.write_text(good)
         assert (await service.reload())["ok"] is True

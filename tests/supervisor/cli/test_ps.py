@@ -9,6 +9,7 @@ import pytest
 
 from resources.stores.outbox import Waiting
 from supervisor.admin import health
+from supervisor.admin.audit import NAME
 
 from ...service import ECHO
 from .operator import operating
@@ -38,14 +39,17 @@ async def test_each_problem_shows_once_with_its_cause(
         monkeypatch.setattr(type(service.outboxes), "_look", look)
         service.outboxes.found = found
         monkeypatch.setattr(type(service.dispatcher), "waiting", lambda *_: 1000)
-        service.audit.problem = "audit.jsonl cannot be written"
+        await service.audit.begin("me", "", "what was begun before has ended")
+        (service.config.data_dir / NAME).unlink()
+        (service.config.data_dir / NAME).mkdir()
+        await service.audit.begin("me", "", "what cannot be written")
         broken = (await jsbox("ps")).stdout
         for text in (
             "config: the last reload was refused (jsbox check): ",
             "phone.js:1:",
             "outbox phone: 7 messages wait, the oldest for 10 minutes (jsbox outbox)",
             "app phone: queue: 1000 messages wait, of 1000 at most (pool.queue)",
-            "audit: audit.jsonl cannot be written",
+            "audit.jsonl cannot be written: Is a directory",
         ):
             assert broken.count(text) == 1, broken
         (tmp_path / "phone.js").write_text(
