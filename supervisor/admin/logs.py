@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from datetime import UTC, datetime, timedelta
 
 from attrs import frozen
 from starlette.requests import Request
@@ -13,13 +12,22 @@ from starlette.routing import Route
 
 from resources.stores.logbook import LEVELS, Logbook, LogEntry
 
-from ..config.units import parse_duration
 from ..host.slices import in_slices
 from ..runs.dispatcher import Program
-from .bodies import STEP, Allowance, Stream, bad, encode, is_number, list_answer, number_in
+from .bodies import (
+    STEP,
+    TIME,
+    Allowance,
+    Stream,
+    bad,
+    encode,
+    is_number,
+    list_answer,
+    number_in,
+    parse_time,
+)
 
 LOGS_MAX = 10_000
-TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 NUMBERS = {name: number for number, name in LEVELS.items()}
 
 
@@ -73,18 +81,7 @@ def sieve_of(asked: Mapping[str, str]) -> Sieve:
 
 def moment(since: str) -> str:
     """A time, or how long ago it was, as entries have it."""
-    expected = 'since: expected a time with its zone, such as "2026-02-03T04:05Z", or "10m"'
-    try:
-        return (datetime.now(UTC) - timedelta(seconds=parse_duration(since))).strftime(TIME)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        found = datetime.fromisoformat(since)
-        if found.tzinfo is None:
-            raise bad(expected)
-        return found.astimezone(UTC).strftime(TIME)
-    except (ValueError, OverflowError) as error:
-        raise bad(expected) from error
+    return parse_time(since, "since").strftime(TIME)
 
 
 @frozen

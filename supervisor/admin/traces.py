@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -13,11 +14,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..config.model import App
+from ..config.units import parse_duration
+from ..outcomes import Outcome
 from ..runs.history import History
 from ..runs.traces import Step, Trace
-from .bodies import answer, bad, encoded, list_answer, number_in
+from .bodies import TIME, answer, bad, encoded, list_answer, number_in, parse_time
 
 LIST_MAX = 1000
+LOOKED_AT_MAX = 5000  # runs that one request looks at; the answer's cursor goes on from there
+NUMBER_MAX = 1 << 53
+FAILED = "failed"  # of the filter `outcome`
 NAMED_MAX = 20  # apps in a hint
 
 
@@ -38,13 +44,23 @@ class RunsAdmin:
 
     async def traces(self, request: Request) -> Response:
         """The newest runs of `app` or of all apps, newest first; with `notable=1` only those that
-        failed or were slow; at most `limit` (50 by default).
+        failed or were slow; at most `limit` (50 by default). `cursor` begins the next page; an
+        answer has one until everything that is kept was looked at.
         """
         asked = request.query_params
-        app = self._app(request)
+        app, wanted = self._app(request), _wanted(request)
         limit = number_in(request, "limit", 50, 1, LIST_MAX)
-        newest = self.history.traces.newest(app, only_notable=asked.get("notable") in {"1", "true"})
-        return list_answer("traces", await encoded(map(summary, list(islice(newest, limit)))))
+        before = number_in(request, "cursor", NUMBER_MAX, 1, NUMBER_MAX)
+        is_notable = asked.get("notable") in {"1", "true"}
+        newest = self.history.traces.newest(app, only_notable=is_notable, before=before)
+        looked_at = list(islice(newest, LOOKED_AT_MAX))
+        found = list(islice(filter(wanted.takes, looked_at), limit))
+        last = found[-1] if len(found) == limit else looked_at[-1] if looked_at else None
+        is_over = last is None or (
+            len(looked_at) < LOOKED_AT_MAX and last.number == looked_at[-1].number
+        )
+        cursor = None if last is None or is_over else str(last.number)
+        return list_answer("traces", await encoded(map(summary, found)), cursor=cursor)
 
     async def trace(self, request: Request) -> Response:
         """The timeline of the last run of a message or event."""
@@ -75,6 +91,65 @@ class RunsAdmin:
         return app
 
 
+@frozen
+class Wanted:
+    """Which runs are asked for.
+
+    Attributes:
+        outcome: With this outcome; `failed`: with any but ok; empty: with any.
+        user: Of this user.
+        since, until: That began in this time, in seconds since 1970.
+        longer: That took so many seconds at least, with their waiting.
+    """
+
+    outcome: str = ""
+    user: str = ""
+    since: float = 0.0
+    until: float = math.inf
+    longer: float = 0.0
+
+    def takes(self, trace: Trace) -> bool:
+        """Whether a run is asked for."""
+        outcome = trace.outcome
+        return (
+            (not self.outcome or outcome == self.outcome or self._is_failed(outcome))
+            and (not self.user or trace.user == self.user)
+            and self.since <= trace.began <= self.until
+            and trace.total >= self.longer
+        )
+
+    def _is_failed(self, outcome: Outcome | None) -> bool:
+        return self.outcome == FAILED and outcome is not Outcome.OK
+
+
+def _wanted(request: Request) -> Wanted:
+    asked = request.query_params
+    outcome, longer = asked.get("outcome", ""), asked.get("longer", "")
+    if outcome and outcome not in {FAILED, *Outcome}:
+        raise bad(f"outcome: expected {', '.join((FAILED, *Outcome))}")
+    try:
+        seconds = parse_duration(longer) if longer else 0.0
+    except ValueError as error:
+        raise bad(f"longer: {error}") from error
+    return Wanted(
+        outcome=outcome,
+        user=asked.get("user", ""),
+        since=_time(request, "since", 0.0),
+        until=_time(request, "until", math.inf),
+        longer=seconds,
+    )
+
+
+def _time(request: Request, name: str, default: float) -> float:
+    text = request.query_params.get(name, "")
+    return parse_time(text, name).timestamp() if text else default
+
+
+def moment(seconds: float) -> str:
+    """A time (seconds since 1970), as answers have it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime(TIME)
+
+
 def summary(trace: Trace) -> dict[str, Any]:
     """A trace without its steps; times in milliseconds."""
     run = trace.total - trace.queue - trace.held - trace.boot
@@ -85,7 +160,8 @@ def summary(trace: Trace) -> dict[str, Any]:
         "kind": trace.kind,
         "app": trace.app,
         "channel": trace.channel,
-        "began": datetime.fromtimestamp(trace.began, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "user": trace.user,
+        "began": moment(trace.began),
         "outcome": trace.outcome,
         "detail": trace.detail,
         "pid": trace.pid,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -22,6 +23,29 @@ SHOWN: Mapping[tuple[str, ...], str] = {
     ("source",): "javascript (its text)",
     ("source_map",): "javascript (its source map)",
 }
+
+
+PLAIN = {
+    "account", "app", "country_code", "javascript", "level", "mode", "timezone", "transport_type",
+    "type",
+}  # settings whose texts are no secrets  # fmt: skip
+VALUE_MAX = 200  # characters
+
+
+@attrs.frozen
+class Change:
+    """A setting that a reload would change.
+
+    Attributes:
+        when: live, next_process or restart (see `plan`).
+        before: Its value; None if it is not shown, or there is none.
+        after: Likewise.
+    """
+
+    name: str
+    when: str
+    before: str | None
+    after: str | None
 
 
 def plan(old: Config, new: Config) -> dict[str, list[str]]:
@@ -62,6 +86,48 @@ def until_restart(old: Config, new: Config) -> Config:
     if tokens or old.listen.admin.is_loopback:
         kept["listen"] = attrs.evolve(old.listen, admin_tokens=tokens)
     return attrs.evolve(new, **kept)
+
+
+def changes(old: Config, new: Config) -> list[Change]:
+    """The same as `plan`, each setting with its values, as far as they can hold no secret."""
+    found = []
+    for when, names in plan(old, new).items():
+        for name in names:
+            # what follows the path says that the value is not all: a text, a whole app
+            before, after = (
+                (None, None)
+                if " " in name
+                else (_shown(name, _value(old, name)), _shown(name, _value(new, name)))
+            )
+            found.append(Change(name, when, before, after))
+    return found
+
+
+def _value(config: Config, path: str) -> Any:
+    """What a dotted path leads to; None if it leads nowhere. Names of apps may have dots."""
+    found: Any = config
+    left = path
+    while left and found is not None:
+        keys = found if isinstance(found, Mapping) else [a.name for a in attrs.fields(type(found))]
+        fitting = [key for key in keys if left == key or left.startswith(f"{key}.")]
+        if not fitting:
+            return None
+        key = max(fitting, key=len)
+        found = found[key] if isinstance(found, Mapping) else getattr(found, key)
+        left = left[len(key) + 1 :]
+        if left and not (isinstance(found, Mapping) or attrs.has(type(found))):
+            return None
+    return found
+
+
+def _shown(path: str, value: Any) -> str | None:
+    """A value for a person; None if there is none, or if it may hold a secret or is long."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float | Address):
+        return str(value)
+    is_plain = path.rpartition(".")[2] in PLAIN and isinstance(value, str | Path)
+    return str(value)[:VALUE_MAX] if is_plain else None
 
 
 def _app_differences(old: App, new: App) -> list[tuple[str, ...]]:

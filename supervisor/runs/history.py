@@ -10,7 +10,7 @@ from resources.stores.journal import Entry
 from resources.stores.recordings import Exchange, Recording, Recordings
 
 from ..config.model import App
-from .traces import STEPS_MAX, Trace, Traces
+from .traces import STEPS_MAX, USER_MAX, Trace, Traces
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,10 @@ class History:
         room = STEPS_MAX if kept.runs or kept.notable else 0
         if app.record:
             room = app.limits.commands
-        return Trace(entry.app, entry.channel, entry.kind, entry.id, room, app.record)
+        user = (
+            str(entry.payload.get("from_addr") or "")[:USER_MAX] if entry.kind == "message" else ""
+        )
+        return Trace(entry.app, entry.channel, entry.kind, entry.id, room, app.record, user)
 
     def end(self, trace: Trace, app: App) -> None:
         """Keep the trace of a run that has ended; record the run if its app is recorded."""

@@ -11,6 +11,7 @@ import re
 import time
 from collections import OrderedDict, deque
 from collections.abc import Coroutine, Iterator, Mapping
+from itertools import dropwhile
 from operator import itemgetter
 from sys import getsizeof
 from typing import Any
@@ -29,6 +30,7 @@ STEPS_MAX = 250  # of a run that is not recorded
 CONSOLE = "console"  # the name of a step that is a console line
 NOTE_MAX = 200  # characters
 DETAIL_MAX = 4000  # characters
+USER_MAX = 200  # characters of an address
 WEIGHT_MAX = 64 << 20  # bytes, of all apps together
 STEP_BYTES, TRACE_BYTES = 200, 800  # without their texts
 VALUES_MAX = 2 << 20  # bytes of requests and replies that one run may keep for its recording
@@ -68,9 +70,11 @@ class Trace:
         room: Steps that it keeps; of the others only their number is kept.
         records: Requests and replies are kept with the steps.
         payload: What the app was given.
+        user: The address of the user that it is for; empty if it is for none.
         is_too_large: It is too large to be recorded.
         total: Seconds of the whole run, with its waiting.
         weight: Bytes that it takes, when it is kept.
+        number: Its place among all that were kept; newer ones have higher numbers.
     """
 
     app: str
@@ -79,6 +83,7 @@ class Trace:
     id: str
     room: int
     records: bool
+    user: str = ""
     began: float = field(factory=time.time, init=False)  # seconds since 1970
     queue: float = field(default=0.0, init=False)
     held: float = field(default=0.0, init=False)
@@ -92,6 +97,7 @@ class Trace:
     steps: list[Step] = field(factory=list, init=False)
     left_out: int = field(default=0, init=False)
     weight: int = field(default=0, init=False)
+    number: int = field(default=0, init=False)
     _values: int = field(default=0, init=False)  # bytes that are kept for its recording
     _zero: float = field(factory=trio.current_time, init=False)
 
@@ -175,7 +181,7 @@ class Trace:
         self.weight = (
             TRACE_BYTES
             + STEP_BYTES * len(self.steps)
-            + sum(map(getsizeof, (self.detail, self.id, *texts)))
+            + sum(map(getsizeof, (self.detail, self.id, self.user, *texts)))
         )
 
     def _drop_values(self) -> None:
@@ -232,10 +238,15 @@ class _Kept:
     all: OrderedDict[int, Trace] = field(factory=OrderedDict)
     by_app: dict[str, deque[int]] = field(factory=dict)
 
-    def newest(self, app: str | None) -> Iterator[tuple[int, Trace]]:
-        """Return those of an app, or all, the newest first."""
+    def newest(self, app: str | None, before: int | None = None) -> Iterator[tuple[int, Trace]]:
+        """Return those of an app, or all, the newest first; only those with lower numbers than
+        `before`.
+        """
         numbers = self.all if app is None else self.by_app.get(app, deque())
-        return ((number, self.all[number]) for number in reversed(numbers))
+        kept = reversed(numbers)
+        if before is not None:
+            kept = dropwhile(lambda number: number >= before, kept)
+        return ((number, self.all[number]) for number in kept)
 
 
 @define(eq=False)
@@ -264,6 +275,7 @@ class Traces:
         while len(numbers) >= most:
             self._drop(kept, numbers[0])
         self._numbers += 1
+        trace.number = self._numbers
         kept.all[self._numbers] = trace
         kept.by_app.setdefault(app, numbers).append(self._numbers)
         self._by_message.setdefault(trace.id, []).append(trace)
@@ -289,8 +301,12 @@ class Traces:
         same = self._by_message.get(message)
         return same[-1] if same else None
 
-    def newest(self, app: str | None, *, only_notable: bool) -> Iterator[Trace]:
-        """Return the traces of an app, or of all apps, the newest first."""
+    def newest(
+        self, app: str | None, *, only_notable: bool, before: int | None = None
+    ) -> Iterator[Trace]:
+        """Return the traces of an app, or of all apps, the newest first; `before`: only those with
+        a lower number.
+        """
         sources = [self._notable] if only_notable else [self._notable, self._ordinary]
-        newest = [kept.newest(app) for kept in sources]
+        newest = [kept.newest(app, before) for kept in sources]
         return (trace for _, trace in heapq.merge(*newest, key=itemgetter(0), reverse=True))

@@ -17,6 +17,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from supervisor.admin.console import FILES
+
 from ..gateway_client import PATIENCE, connect
 from ..programs import free_ports, serve
 from ..service import Folder
@@ -128,6 +130,8 @@ async def test_a_real_app_runs_with_contacts_and_search(
             assert (outcome["outcome"], reply["content"]) == ("ok", "found 1")
         async with httpx.AsyncClient(base_url=server.admin, timeout=PATIENCE) as admin:
             assert "console.js" in (await admin.get("/")).text
+            for path in FILES:
+                assert (await admin.get(path)).status_code == 200, path
         listed = run(
             binary,
             "contacts",

@@ -87,7 +87,7 @@ async def test_what_it_shows(service: Service) -> None:
         ("GET", "/v1/apps/phone/logs?since=yesterday", 400, "since: expected a time with"),
         ("GET", "/v1/apps/phone/logs?limit=99999", 400, "limit: expected 1 to 10000"),
         ("POST", "/v1/apps/phone/push", 400, "addrs"),
-        ("GET", "/v1/reload", 405, ""),
+        ("PUT", "/v1/reload", 405, ""),
         ("GET", "/nothing", 404, ""),
     ],
 )

@@ -1,0 +1,47 @@
+"""Values of an app's key-value store on the admin port."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+from attrs import frozen
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from ..config import Account
+from .bodies import PAGE_BYTES, answer, bad
+
+KEY_SHOWN = 200  # characters of a key in an error
+
+
+class HasValues(Protocol):
+    """The store of the values."""
+
+    async def get(self, account: str, name: str) -> bytes | None:
+        """The JSON text under a name, or None."""
+
+
+@frozen
+class KvAdmin:
+    """GET /v1/accounts/ACCOUNT/kv/KEY."""
+
+    values: HasValues
+    account_of: Callable[[str], Account | None]
+
+    def routes(self) -> list[Route]:
+        """The requests that it answers."""
+        return [Route("/v1/accounts/{account}/kv/{key:path}", self.get)]
+
+    async def get(self, request: Request) -> Response:
+        """A value, as the account's apps have it; null if there is none."""
+        account, key = request.path_params["account"], request.path_params["key"]
+        if self.account_of(account) is None:
+            raise bad(f"there is no account {account!r}", 404)
+        text = await self.values.get(account, key)
+        if text is not None and len(text) > PAGE_BYTES:
+            raise bad(f"the value of {key[:KEY_SHOWN]!r} has {len(text)} bytes", 413)
+        value: Any = None if text is None else msgspec.Raw(text)
+        return answer({"key": key, "value": value})

@@ -1,0 +1,127 @@
+"""The console in a real browser, against a service in trouble: every page, for everybody."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+import redis
+from attrs import frozen
+
+from supervisor.service import Service
+
+from ..browser import Page, browsing
+from ..programs import axe
+from ..service import Folder
+from .dead_letters import listed
+from .troubles import troubled
+
+pytestmark = pytest.mark.slow
+
+SHOTS = os.environ.get("JSBOX_SHOTS")  # a folder for screenshots, to be looked at
+FIRST_BYTES = 200 << 10
+FIRST_SECONDS = 1.0
+SERIOUS = ("serious", "critical")
+OVERVIEW = (
+    "document.querySelectorAll('.cards canvas').length === 8 &&"
+    " document.querySelector('.troubles') && document.querySelectorAll('tbody tr').length === 5"
+)
+OUTBOX = "document.querySelectorAll('tbody tr').length === 3 && document.querySelector('aside pre')"
+LIMITS = "document.querySelector('.use') && document.querySelector('.problem li')"
+NAMES = (  # every page, and what it shows when it is complete
+    ("overview", "/", OVERVIEW),
+    ("app", "/ui/apps/good", "document.querySelectorAll('tbody tr').length === 50"),
+    ("failing app", "/ui/apps/throws?outcome=failed", "document.querySelector('td .bad')"),
+    ("run", "/ui/apps/good?run={run}", "document.querySelectorAll('.timeline li').length >= 6"),
+    ("log", "/ui/apps/good/log", "document.querySelectorAll('.log .entry').length > 5"),
+    ("limits", "/ui/apps/good/limits?what=wall%3D1ms",
+     LIMITS),
+    ("phone", "/ui/apps/good/phone", "document.querySelector('.handset')"),
+    ("channels", "/ui/channels", "document.querySelectorAll('tbody tr').length === 6"),
+    ("outbox", "/ui/channels/unread?message=1", OUTBOX),
+    ("dead letters", "/ui/deadletters", "document.querySelectorAll('tbody tr').length === 2"),
+    ("dead letter", "/ui/deadletters/{letter}", "document.querySelector('pre')"),
+    ("contacts", "/ui/contacts?account=acct",
+     "document.querySelectorAll('tbody tr').length === 50"),
+    ("contact", "/ui/contacts/acct/{contact}", "document.querySelector('.facts')"),
+    ("groups", "/ui/groups?account=acct", "document.querySelector('tbody tr')"),
+    ("opt-outs", "/ui/optouts?account=acct", "document.querySelector('tbody tr')"),
+    ("hosts", "/ui/hosts", "document.querySelectorAll('tbody button').length >= 2"),
+    ("config", "/ui/config", "document.querySelector('ins')"),
+    ("audit", "/ui/audit", "document.querySelector('tbody time')"),
+    ("no page", "/ui/nothing", "document.querySelector('h1').textContent === 'No such page'"),
+)  # fmt: skip
+
+
+@frozen
+class Rig:
+    """A page in a browser, and the service that it shows."""
+
+    page: Page
+    service: Service
+    admin: httpx.AsyncClient
+    folder: Folder
+
+    async def open(self, path: str, complete: str = "true") -> None:
+        await self.page.open(self.service.admin_url + path)
+        await self.page.until(complete)
+
+
+@asynccontextmanager
+async def rigged(folder: Folder, store: redis.Redis) -> AsyncIterator[Rig]:
+    async with (
+        troubled(folder, store) as (service, admin),
+        browsing() as page,
+    ):
+        yield Rig(page, service, admin, folder)
+
+
+async def names_in(rig: Rig) -> dict[str, str]:
+    """What the paths name: of what there is now."""
+    (run, *_) = (await rig.admin.get("/v1/traces?app=good")).json()["traces"]
+    (letter, *_) = await listed(rig.admin)
+    contacts = (await rig.admin.get("/v1/accounts/acct/contacts?query=surname:0")).json()
+    return {"run": run["message"], "letter": letter["id"], "contact": contacts["keys"][0]}
+
+
+async def check(rig: Rig, name: str, script: str) -> list[str]:
+    """What is wrong with the page that is shown: what axe finds, and what is too wide."""
+    await rig.page.do(script)
+    found = await rig.page.do(
+        "axe.run({resultTypes: ['violations']}).then((found) => found.violations.map((one) =>"
+        " [one.impact, one.id, one.nodes.map((node) => node.html).slice(0, 3)]))"
+    )
+    bad = [f"{name}: {one}" for one in found if one[0] in SERIOUS]
+    width = await rig.page.do("document.documentElement.scrollWidth - innerWidth")
+    if width > 0:
+        bad.append(f"{name}: it is {width} px too wide")
+    bad += [f"{name}: {text}" for text in rig.page.problems]
+    rig.page.problems.clear()
+    return bad
+
+
+@pytest.mark.timeout(900)
+async def test_every_page_in_a_service_in_trouble(
+    folder: Folder, store: redis.Redis, tmp_path: Path
+) -> None:
+    """Each without an error in the browser's console, or a serious finding of axe; wide and narrow,
+    dark and light.
+    """
+    script, wrong = axe(tmp_path / "npm"), list[str]()
+    async with rigged(folder, store) as rig:
+        folder.text = folder.text.replace("trip_after = 3", "trip_after = 4")
+        assert folder.config
+        given = await names_in(rig)
+        for name, path, complete in NAMES:
+            for width, dark in ((1280, False), (1280, True), (390, False), (390, True)):
+                await rig.page.shape(width, dark=dark)
+                await rig.open(path.format(**given), complete)
+                wrong += await check(rig, f"{name}, {width}, {'dark' if dark else 'light'}", script)
+                if SHOTS is not None:
+                    shade = "dark" if dark else "light"
+                    await rig.page.picture(Path(SHOTS, f"{name}-{width}-{shade}.png"))
+    assert not wrong, "\n".join(wrong)
