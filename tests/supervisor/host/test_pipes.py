@@ -33,7 +33,8 @@ async def test_a_sender_that_is_cancelled_leaves_the_rest_to_those_who_wait() ->
 
             nursery.start_soon(write)
             await trio.testing.wait_all_tasks_blocked(0.05)
-            nursery.start_soon(send, second)
+            nursery.start_soon(send, second)  # begins before the third, which would find room
+            await trio.testing.wait_all_tasks_blocked(0.05)
             nursery.start_soon(send, third)
             await trio.testing.wait_all_tasks_blocked(0.05)
             assert done == []
