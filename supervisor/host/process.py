@@ -100,6 +100,13 @@ class Process:
             return SIGNALLED - code
         return code
 
+    @property
+    def is_reaped(self) -> bool:
+        """Whether it is known to have ended; `wait` finds out, so somebody must be waiting. Costs
+        no system call, unlike `returncode`.
+        """
+        return self._popen.returncode is not None
+
     def kill(self) -> None:
         """Send SIGKILL to the whole group; does nothing once the process is reaped."""
         if self._popen.returncode is None:

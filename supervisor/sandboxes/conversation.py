@@ -82,7 +82,10 @@ class Conversation:
             SandboxGone: The process closed its end of a pipe.
         """
         self.runs[run.id] = run
-        await self._wire.send(line)
+        # At once if that is possible: unlike replies, no other line will go out with it.
+        self._wire.push(line)
+        if self._wire.is_full or not self._wire.send_pushed():
+            await self._wire.send(b"")
         while not run.is_settled:
             if self._is_gone:
                 raise SandboxGone("the pipe was closed")

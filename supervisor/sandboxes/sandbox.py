@@ -86,6 +86,7 @@ class Sandbox:
     _is_ending: bool = field(default=False, init=False)
     _config: Mapping[str, str] | None = field(default=None, init=False)  # as the process knows it
     _burst: int = field(default=0, init=False)  # the same
+    _cpu_rlimit: tuple[int, int] | None = field(default=None, init=False)  # as it was last set
 
     def __attrs_post_init__(self) -> None:
         self.cpu = Cpu(self.process)
@@ -93,7 +94,8 @@ class Sandbox:
 
     def is_clean(self) -> bool:
         """Whether it can take a run when it has none: it lives, and has written nothing since."""
-        return self.can_share() and not self._wire.has_stray()
+        # One that has ended has closed its pipe, which counts as stray.
+        return self._takes_more and not self._wire.has_stray()
 
     @property
     def is_ending(self) -> bool:
@@ -102,8 +104,12 @@ class Sandbox:
 
     def can_share(self) -> bool:
         """Whether it can take one more run beside those in progress."""
+        return self._takes_more and self.process.returncode is None
+
+    @property
+    def _takes_more(self) -> bool:
         is_retiring = self._is_ending or self._conversation.is_retiring
-        return not is_retiring and self.process.returncode is None
+        return not is_retiring and not self.process.is_reaped
 
     def retire(self) -> None:
         """Take no more runs; those in progress may end."""
@@ -187,7 +193,10 @@ class Sandbox:
         talk = self._conversation
         talk.begin(limits.line)
         self.runs += 1
-        self.process.set_rlimit(resource.RLIMIT_CPU, cpu_rlimit(self.cpu.seen, limits.cpu))
+        cpu = cpu_rlimit(self.cpu.seen, limits.cpu)
+        if cpu != self._cpu_rlimit:
+            self.process.set_rlimit(resource.RLIMIT_CPU, cpu)
+            self._cpu_rlimit = cpu
         try:
             async with trio.open_nursery() as tasks:
                 run = Run(run_id, self.app.name, limits, answer, tasks, self._wire)

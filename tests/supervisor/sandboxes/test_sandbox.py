@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -342,6 +345,35 @@ async def test_a_process_that_spoke_out_of_turn_is_not_used_again() -> None:
         os.kill(sandbox.process.pid, signal.SIGKILL)
         await sandbox.ended.wait()
         assert not sandbox.is_clean()
+
+
+async def test_whether_a_process_lives_is_not_asked_of_the_kernel_for_each_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its pipe tells, even before it is reaped; its limit of CPU is set when that changes."""
+    calls: list[str] = []
+    for module, name in ((subprocess.Popen, "poll"), (resource, "prlimit")):
+        real = getattr(module, name)
+
+        def counted(*given: Any, real: Any = real, name: str = name) -> Any:
+            calls.append(name)
+            return real(*given)
+
+        monkeypatch.setattr(module, name, counted)
+    async with booted(make_app("require('timers'); api.done();")) as sandbox:
+        calls.clear()
+        for _ in range(3):
+            await deliver(sandbox)
+            assert sandbox.is_clean()
+        assert calls == ["prlimit"]
+        os.kill(sandbox.process.pid, signal.SIGKILL)
+        give_up = time.monotonic() + 60
+        while sandbox.is_clean() and time.monotonic() < give_up:
+            time.sleep(0.001)  # noqa: ASYNC251  # the event loop would reap it
+        assert not sandbox.is_clean()
+        assert not sandbox.process.is_reaped
+        await sandbox.ended.wait()
+        assert sandbox.process.is_reaped
 
 
 async def test_commands_beyond_the_burst_are_answered_in_order_and_not_at_once() -> None:
