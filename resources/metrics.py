@@ -1,4 +1,4 @@
-"""metrics: values that are aggregated in time buckets and shown by Graphite."""
+"""metrics: values that are aggregated in time buckets and shown by Graphite, and by Prometheus."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import math
 import re
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
 from .contract import Caller, Refused, Resource, command
 from .messages import shown
 from .parameters import Json, number_in, parameter
+from .stores.app_metrics import AppMetrics
 from .stores.graphite import AGGREGATORS, Graphite, Target, TooManyMetrics
 
 NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,100}")
@@ -18,7 +19,7 @@ NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]{0,100}")
 
 @frozen
 class MetricsSettings:
-    """Where the app's metrics go; without a target they are checked and dropped."""
+    """Where the app's metrics go; without a target, to Prometheus only."""
 
     target: Target | None
     prefix: str
@@ -81,12 +82,15 @@ class Metrics(Resource):
     """The metrics command."""
 
     graphite: Graphite
+    kept: AppMetrics = field(factory=AppMetrics)
 
     @command("metrics.fire")
     def fire(self, caller: Caller, request: Fire) -> Done:
         """Fire a metric value."""
         settings = caller.setting(MetricsSettings)
         number = _number(request.value)
+        if number is not None:
+            self.kept.fire(caller.app, request.store, request.metric, number)
         if settings.target is not None and number is not None:
             path = f"{settings.prefix}.{caller.account}.stores.{request.store}.{request.metric}"
             try:

@@ -110,6 +110,7 @@ def moment_of(service: Operated) -> Moment:
         pool=service.pool,
         redis=service.stores.redis,
         graphite=service.stores.graphite,
+        app_metrics=service.stores.app_metrics,
         logbook=service.stores.logbook,
         channel_state=service.channels.state,
         deliveries=service.deliveries,

@@ -9,6 +9,7 @@ from functools import partial
 from attrs import frozen
 
 from resources.contract import Resource
+from resources.stores.app_metrics import AppMetrics
 from resources.stores.contacts import Contacts, Writes
 from resources.stores.egress import Egress, open_egress
 from resources.stores.graphite import Graphite, open_graphite
@@ -45,6 +46,7 @@ class Stores:
     keyspace: Keyspace
     statistics: Statistics
     graphite: Graphite
+    app_metrics: AppMetrics
     egress: Egress
 
 
@@ -88,6 +90,7 @@ async def open_stores(
             keyspace=Keyspace(redis, room),
             statistics=statistics,
             graphite=graphite,
+            app_metrics=AppMetrics(),
             egress=egress,
         )
 
@@ -99,6 +102,7 @@ def resources_on(stores: Stores, search: Search) -> Sequence[Resource]:
         outbox=stores.outbox,
         egress=stores.egress,
         graphite=stores.graphite,
+        app_metrics=stores.app_metrics,
         contacts=stores.contacts,
         groups=stores.groups,
         optouts=stores.optouts,

@@ -7,11 +7,17 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from attrs import frozen
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from resources import fence
+from resources.stores.app_metrics import AppMetrics
 from resources.stores.graphite import Graphite
 from resources.stores.lease import Lease
 from resources.stores.logbook import Logbook
@@ -47,6 +53,7 @@ class Moment:
     pool: Pool
     redis: Redis
     graphite: Graphite
+    app_metrics: AppMetrics
     logbook: Logbook
     channel_state: Callable[[str], ChannelState]
     deliveries: HasUnacked
@@ -64,6 +71,7 @@ class Moment:
             *await self._processes(slices),
             *await self._limits(slices),
             *await self._channels(slices),
+            *await self._fired(slices),
             *self._stores(),
         ]
         if (free := self.room.free) is not None:
@@ -121,6 +129,31 @@ class Moment:
             "Lines dropped because Graphite did not take them",
             graphite.dropped,
         )
+
+    async def _fired(self, slices: Slices) -> list[Metric]:
+        """What the apps fired."""
+        labels = ("app", "store", "metric")
+        values = SummaryMetricFamily(
+            "jsbox_app_metric", "Values that an app fired with metrics.fire", labels=labels
+        )
+        last = GaugeMetricFamily(
+            "jsbox_app_metric_last", "The newest value that an app fired", labels=labels
+        )
+        left_out = CounterMetricFamily(
+            "jsbox_app_metric_left_out",
+            "Values that are not here, since the app has too many names of metrics",
+            labels=("app",),
+        )
+        apps = self.config().apps
+        for name, fired in list(self.app_metrics.values.items()):
+            await slices.rest()
+            if name[0] in apps:
+                values.add_metric(name, fired.count, fired.total)
+                last.add_metric(name, fired.last)
+        for app, count in list(self.app_metrics.left_out.items()):
+            if app in apps:
+                left_out.add_metric((app,), count)
+        return [values, last, left_out]
 
     async def _queues(self, slices: Slices) -> list[Metric]:
         depth = GaugeMetricFamily(

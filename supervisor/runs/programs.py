@@ -19,6 +19,7 @@ from resources.metrics import Metrics, MetricsSettings
 from resources.optout import OptoutResource, OptoutSettings
 from resources.outbound import Outbound, OutboundSettings
 from resources.stores.allow import AllowList
+from resources.stores.app_metrics import AppMetrics
 from resources.stores.contacts import Contacts
 from resources.stores.egress import Egress, Policy
 from resources.stores.graphite import Graphite, Target
@@ -40,6 +41,7 @@ def all_resources(
     outbox: Outbox,
     egress: Egress,
     graphite: Graphite,
+    app_metrics: AppMetrics,
     contacts: Contacts,
     groups: Groups,
     optouts: OptOuts,
@@ -53,7 +55,7 @@ def all_resources(
         Kv(keyspace),
         Outbound(outbox),
         Http(egress),
-        Metrics(graphite),
+        Metrics(graphite, app_metrics),
         ContactsResource(contacts, search),
         GroupsResource(groups, contacts, search),
         Messagestore(statistics),
