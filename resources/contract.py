@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 from attrs import define, field, frozen
 
 from .messages import Payload
+from .stores.fencing import Fence
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class Caller:
         origin: Names the journal entry that the run is for, the same whenever it is run again; ""
             if there is none. The ids of what the run sends are derived from it.
         replied: Whether the message has been replied to in this run.
+        fence: What has to hold for the run to write, if several servers share the work.
     """
 
     run: str
@@ -53,6 +55,7 @@ class Caller:
     log: AppLog
     origin: str = ""
     replied: bool = field(default=False)
+    fence: Fence | None = None
     _taken: dict[str, int] = field(factory=dict, init=False)  # outbounds of a name so far
     # slots of outbounds that were not posted
     _free: dict[tuple[str, Any], list[str]] = field(factory=dict, init=False)

@@ -23,6 +23,7 @@ from .admin.gauges import scrape
 from .admin.outbox import OutboxAdmin
 from .admin.push import Wanted
 from .background import Compiling, LoopLag
+from .cluster.sharing import Sharing, open_sharing, peers_of
 from .config import Address, Config
 from .config.model import App, Breakage
 from .conversation_metrics import ConversationReporter
@@ -30,7 +31,7 @@ from .figures import Figures, both
 from .gateway import Deliveries, Gateway, open_gateway
 from .gateway.channels import Channels, open_channels
 from .gateway.delivery import open_deliveries
-from .gateway.intake import Services
+from .gateway.intake import Services, at_once
 from .host import oom
 from .host.process import hide_memory
 from .host.systemd import Systemd
@@ -43,8 +44,9 @@ from .ports.http import open_http
 from .ports.listening import listen, tls_of
 from .prometheus import Prometheus
 from .reload import Reloads
-from .runs.dispatcher import Dispatcher, open_dispatcher
+from .runs.dispatcher import Dispatcher
 from .runs.history import History
+from .runs.opening import open_dispatcher
 from .runs.programs import address_class, programs_of
 from .runs.push import Audience, Push, Pushed, Pusher
 from .runs.router import Router, build_table
@@ -89,6 +91,7 @@ class Service:
     systemd: Systemd
     disk: Disk
     lease: Lease | None
+    sharing: Sharing | None
     loop_lag: LoopLag
     log_writer: LogWriter | None
     gateway: Gateway = field(init=False)
@@ -159,6 +162,8 @@ class Service:
             # systemd holds the socket: a client that connects now waits for the next server
             self.gateway.accept_no_more()
         self.gateway.say_drain(seconds)
+        if self.sharing is not None:
+            await self.sharing.drain()
         with trio.move_on_after(seconds):
             await self.dispatcher.drain(seconds)
             await self.deliveries.settle(seconds)
@@ -185,6 +190,8 @@ class Service:
             base_url=lambda: self.gateway.base_url,
             foreign_ids=ForeignIds(self.stores.redis),
             egress=self.stores.egress,
+            via=self.stores.journal.me,
+            turn=at_once if self.sharing is None else self.sharing.turns.turn,
         )
 
     def _break(self, app: App, breakage: Breakage) -> None:
@@ -192,13 +199,22 @@ class Service:
         if self.dispatcher.set_broken(app, str(breakage)):
             log.error(BROKEN, breakage)
 
+    async def say_ready(self) -> None:
+        """Tell systemd, and the servers that share the store, that this one serves."""
+        if self.sharing is not None:
+            await self.sharing.change(admin=self.admin_url)
+        self.systemd.ready(self.status())
+
+    def _reported_apps(self) -> Mapping[str, App]:
+        """The apps whose totals this server reports to Graphite."""
+        is_ours = self.sharing is None or self.sharing.falls_to_us("conversation metrics")
+        return self.config.apps if is_ours else {}
+
     def start_upkeep(self, nursery: trio.Nursery) -> None:
         """Start the background tasks; one that fails is started again."""
         config, stores, spares = lambda: self.config, self.stores, self.pool.spares
         compiling = Compiling(self.walls, config, spares, lambda: self.reloads.applied)
-        reporter = ConversationReporter(
-            lambda: self.config.apps, stores.statistics, stores.graphite
-        )
+        reporter = ConversationReporter(self._reported_apps, stores.statistics, stores.graphite)
         nursery.start_soon(keep_running, "disk", self.disk.watch)
         nursery.start_soon(keep_running, "load check", partial(self.load_check.run, self._break))
         nursery.start_soon(keep_running, "lag", self.loop_lag.watch)
@@ -254,7 +270,10 @@ async def open_service(
             await probing.must_hold()
             await standby.wait_turn(store.lease)
         deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
-        stores = await enter(open_stores(store, deliveries, search.writes, systemd.starting))
+        peers = await peers_of(config, store)
+        partitions = config.cluster.partitions if peers is not None else 0
+        opening_stores = open_stores(store, deliveries, search.writes, systemd.starting, partitions)
+        stores = await enter(opening_stores)
         if log_writer is not None:
             log_writer.follow(stores.logbook, config.log.stdout)
         history = History(Traces(), stores.recordings)
@@ -269,8 +288,11 @@ async def open_service(
                 observe=both(prometheus, figures),
                 announce=deliveries.run_ended,
                 doubt=load_check.doubt,
+                peers=peers,
             )
         )
+        opening_sharing = open_sharing(config, store, stores.outbox, dispatcher, deliveries)
+        sharing = await enter(opening_sharing)
         service = Service(
             config=config,
             read_config=read_config,
@@ -296,9 +318,12 @@ async def open_service(
             systemd=systemd,
             disk=store.disk,
             lease=store.lease,
+            sharing=sharing,
             loop_lag=LoopLag(prometheus.loop_lag),
             log_writer=log_writer,
         )
+        if sharing is not None:
+            sharing.channels = lambda: service.config.channels
         await _take_up_work(service, breakages)
         nursery = await enter(trio.open_nursery())
         service.start_upkeep(nursery)
@@ -306,7 +331,7 @@ async def open_service(
         # The ports close before anything is cancelled, so that clients are told.
         async with AsyncExitStack() as ports:
             await _open_ports(ports, service, standby)
-            systemd.ready(service.status())
+            await service.say_ready()
             yield service
         nursery.cancel_scope.cancel()
 

@@ -49,8 +49,18 @@ async def run(
 
 
 async def _serve(serving: _Serving) -> None:
-    """Serve until an order ends it; in mode standby, again and again when it is our turn."""
-    if serving.config.cluster.mode == "single":
+    """Serve until an order ends it; in mode standby, again and again when it is our turn; in mode
+    shared, anew whenever the others have taken us for dead.
+    """
+    mode = serving.config.cluster.mode
+    if mode == "shared":
+        while not serving.orders.is_stopping:
+            try:
+                await serving.turn(None)
+            except* LeaseLost as group:
+                log.warning("%s; it begins anew", first_leaf(group))
+        return
+    if mode == "single":
         try:
             await serving.turn(None)
         except* LeaseLost as group:

@@ -52,7 +52,11 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(
-    store: Store, deliveries: Deliveries, writes: Writes, tell: Callable[[str], None]
+    store: Store,
+    deliveries: Deliveries,
+    writes: Writes,
+    tell: Callable[[str], None],
+    partitions: int = 0,
 ) -> AsyncIterator[Stores]:
     """Open all of them; at the end what waits for Graphite is sent.
 
@@ -61,9 +65,13 @@ async def open_stores(
         deliveries: Hand out what is posted to the outbox.
         writes: Told of contacts that are written, or that the store may have lost.
         tell: Called with a line while the store is waited for.
+        partitions: Of each journal, if several servers share the work; else 0.
     """
     redis, room = store.redis, store.disk.room
     redis.on_reconnect.append(writes.note_all)
+    host = process = ""
+    if partitions and store.lease is not None:
+        host, process = store.lease.ours.id, store.lease.ours.nonce
     async with open_graphite() as graphite, open_egress() as egress:
         ids = await until_answered("message ids", partial(open_message_ids, redis), tell)
         statistics = Statistics(redis)
@@ -76,11 +84,12 @@ async def open_stores(
             announce=deliveries.announce,
             room=room,
             is_awaited=deliveries.is_awaited,
+            host=host,
         )
         deliveries.outbox = outbox
         yield Stores(
             redis=redis,
-            journal=Journal(redis, room),
+            journal=Journal(redis, room, partitions, host, process),
             outbox=outbox,
             logbook=Logbook(redis, room),
             recordings=Recordings(redis, room),

@@ -21,6 +21,7 @@ from ..text import NAME
 from .direct import Command
 from .journal import Entry, Left, begun_key, stream_key
 from .keys import account_key
+from .partitions import WHOLE, partition_of, split_place, whole_place
 from .redis import Redis
 from .scripts import Script, script
 
@@ -77,7 +78,7 @@ class Letter:
     @property
     def accepted(self) -> str:
         """When it was accepted, UTC, ISO."""
-        return _time(self.summary.place)
+        return _time(split_place(self.summary.place)[1])
 
 
 def parse_id(text: str) -> tuple[str, str] | None:
@@ -109,6 +110,7 @@ class DeadLetters:
     """The dead letters of all accounts. Every coroutine may raise `redis.StoreError`."""
 
     redis: Redis
+    partitions: int = 0  # of each journal
     _put: Script = field(factory=lambda: script("deadletter_put"), init=False)
     _take: Script = field(factory=lambda: script("deadletter_take"), init=False)
 
@@ -121,10 +123,12 @@ class DeadLetters:
         journal.
         """
         await self.redis.execute("SADD", ACCOUNTS, account)
-        keys = (stream_key(account, summary.app), begun_key(account, summary.app), *_keys(account))
+        part, raw = split_place(left.place)
+        stream = stream_key(account, summary.app, part)
+        keys = (stream, begun_key(account, summary.app, part), *_keys(account))
         text = msgspec.json.encode(summary)
         found = await self.redis.run(
-            self._put, keys, left.place, text, summary.app, left.raw, LETTERS_MAX, BYTES_MAX
+            self._put, keys, raw, text, summary.app, left.raw, LETTERS_MAX, BYTES_MAX
         )
         if not found:
             return None
@@ -133,18 +137,19 @@ class DeadLetters:
 
     async def drop(self, letter: Letter) -> bool:
         """Drop a letter; return whether it existed."""
-        return await self._take_out(letter, b"") is not None
+        return await self._take_out(letter, b"", WHOLE) is not None
 
     async def retry(self, letter: Letter, entry: Entry) -> str | None:
         """Move a letter's entry to the end of the journal, in one step; return its place there, or
         None if there was no such letter.
         """
-        return await self._take_out(letter, msgspec.json.encode(entry))
+        part = partition_of(entry.lane, self.partitions)
+        return await self._take_out(letter, msgspec.json.encode(entry), part)
 
-    async def _take_out(self, letter: Letter, text: bytes) -> str | None:
-        keys = (*_keys(letter.account), stream_key(letter.account, letter.summary.app))
+    async def _take_out(self, letter: Letter, text: bytes, part: str) -> str | None:
+        keys = (*_keys(letter.account), stream_key(letter.account, letter.summary.app, part))
         place: bytes | None = await self.redis.run(self._take, keys, letter.place, text)
-        return None if place is None else place.decode()
+        return None if place is None else whole_place(part, place.decode())
 
     async def find(self, account: str, place: str) -> tuple[Letter, bytes] | None:
         """A letter and its text."""

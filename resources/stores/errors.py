@@ -20,10 +20,12 @@ WIDE = frozenset({*PASSING, "OOM", "MISCONF", "NOPERM", "NOAUTH", "WRONGPASS", "
 """Codes of refusals that are about the server, not about one key or command."""
 
 BEFORE_ALL = frozenset({
-    *PASSING, "OOM", "MISCONF", "NOAUTH", "WRONGPASS", "EXECABORT", "WRONGTYPE",
+    *PASSING, "FENCED", "OOM", "MISCONF", "NOAUTH", "WRONGPASS", "EXECABORT", "WRONGTYPE",
 })  # fmt: skip
 """Codes of refusals that come before anything is written. In a script, too: the server sees to it
 for most, and for WRONGTYPE the script itself (scripts/_checks.lua)."""
+
+FENCED = "FENCED"  # the code of a refusal by scripts/_fence.lua
 
 _CODE = re.compile(r"[A-Z][A-Z0-9]{2,19}(?= |$)")
 _PLACE = re.compile(r",? +script: (?:[0-9a-f]{40},)? ?on @user_script:\d+\.?$")
@@ -77,6 +79,12 @@ class StoreRefused(StoreError):
     def plain(self) -> str:
         """The server's words, without the line of the script."""
         return _PLACE.sub("", str(self))
+
+
+class Fenced(StoreRefused):
+    """Another server owns the partition that a run belongs to: the run must end, and its outcome is
+    the other's to say.
+    """
 
 
 class NotEncodable(StoreError):

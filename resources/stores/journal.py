@@ -1,9 +1,10 @@
 """The journals of inbound messages and events: each is in its app's journal from before the gateway
 says `accepted` until its run has ended.
 
-There is one Redis stream per app. Entries that a killed supervisor leaves are run again by the
-next. A hash beside it counts how often the run of each entry began: entries that still have a count
-at start-up were in progress when a supervisor died.
+There is one Redis stream per app; several if servers share the work (partitions.py). Entries that
+a killed supervisor leaves are run again by the next. A hash beside it counts how often the run of
+each entry began: entries that still have a count at start-up were in progress when a supervisor
+died.
 """
 
 from __future__ import annotations
@@ -11,48 +12,37 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from functools import lru_cache
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import msgspec
 import trio
 from attrs import field, frozen
 
-from ..messages import shown
-from ..text import clean, is_deeper
 from .direct import Command
+from .entries import Entry, raw_of, read_entry
+from .fencing import Fence
 from .keys import account_key
+from .partitions import WHOLE, Part, partition_of, split_place, whole_place
 from .redis import Redis, StoreRefused
 from .room import OVERHEAD, Room
 from .scripts import Script, script
 from .statistics import prefix_of, second_of
 
+__all__ = [
+    "Accepted",
+    "Entry",
+    "Journal",
+    "Left",
+    "Outcome",
+    "begun_key",
+    "read_entry",
+    "stream_key",
+]
+
 REMEMBERED = 24 * 3600  # seconds for which an id that was seen is a duplicate
 PAGE = 100  # entries read at a time
-DEPTH_MAX = 200  # nesting of an entry; gateways may send less
 KEYS_KNOWN = 4096  # apps whose keys are cached
 BURST = 256 << 10  # bytes of entries that are decoded between two checkpoints
-
-
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message or an event (as Vumi's JSON objects) from a channel, for an app of an account."""
-
-    kind: Literal["message", "event"]
-    account: str
-    app: str
-    channel: str
-    payload: dict[str, Any]
-    counted: bool = False  # whether the message statistics count it
-    origin: str = ""  # its first place, if it was a dead letter
-
-    @property
-    def id(self) -> str:
-        """The message_id or event_id."""
-        name = "message_id" if self.kind == "message" else "event_id"
-        return str(self.payload[name])
-
-    def origin_at(self, place: str) -> str:
-        """A name for the entry that is the same in all of its runs; `place` is where it is now."""
-        return f"{self.origin or place}\0{self.kind}\0{self.channel}\0{self.id}"
 
 
 @frozen
@@ -80,13 +70,31 @@ class Left:
     problem: str = ""
 
 
+class Outcome(msgspec.Struct, frozen=True, array_like=True):
+    """How a run ended, as a server tells another: see `Journal.end`."""
+
+    outcome: str
+    ms: float
+    commands: int
+
+
 @frozen
 class Journal:
-    """The journals of all apps. Every method may raise `redis.StoreError`."""
+    """The journals of all apps. Every method may raise `redis.StoreError`.
+
+    Attributes:
+        partitions: How many each journal has; 0: it is not shared.
+        host: Who we are, if it is.
+        process: Which process of the host.
+    """
 
     redis: Redis
     room: Room = field(factory=Room)
+    partitions: int = 0
+    host: str = ""
+    process: str = ""
     _accept: Script = field(factory=lambda: script("journal_accept"), init=False)
+    _end: Script = field(factory=lambda: script("journal_end"), init=False)
 
     async def accept(self, entries: Sequence[Entry]) -> list[Accepted]:
         """Write and count entries in order, except those whose id was seen on their channel in the
@@ -102,14 +110,19 @@ class Journal:
 
     async def attempt(self, entries: Sequence[Entry]) -> list[Accepted | StoreRefused]:
         """As `accept`, but a refused entry has the refusal as its answer."""
-        commands, size = list[Command](), 0
+        commands, parts, size = list[Command](), list[str](), 0
         for entry in entries:
-            seen = account_key(entry.account, "seen", entry.channel, entry.kind, entry.id)
-            stream = stream_key(entry.account, entry.app)
+            part = partition_of(entry.lane, self.partitions)
             text = msgspec.json.encode(entry)
             size += len(text) + OVERHEAD
+            keys: tuple[str, ...] = (_seen_key(entry), stream_key(entry.account, entry.app, part))
             counts = (prefix_of(entry.account), entry.app, *_counts(entry))
-            commands.append(self._accept.call((seen, stream), REMEMBERED, text, *counts))
+            bell: tuple[Any, ...] = ()
+            if part:
+                keys = (*keys, account_key(entry.account, "owner", entry.app, part))
+                bell = (self.host, msgspec.json.encode(("in", entry.account, entry.app, part)))
+            parts.append(part)
+            commands.append(self._accept.call(keys, REMEMBERED, text, *counts, *bell))
         refused = self.room.refusal(size)
         if refused is not None:
             return [refused] * len(entries)
@@ -117,8 +130,8 @@ class Journal:
         return [
             answer
             if isinstance(answer, StoreRefused)
-            else Accepted(answer[0].decode(), bool(answer[1]))
-            for answer in answers
+            else Accepted(whole_place(part, answer[0].decode()), bool(answer[1]))
+            for part, answer in zip(parts, answers, strict=True)
         ]
 
     def begin_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
@@ -152,17 +165,57 @@ class Journal:
         """
         return self.redis.post(_struck(entry, place), failed)
 
-    async def begun(self, account: str, app: str) -> dict[str, int]:
+    async def end(
+        self, entry: Entry, place: str, fence: Fence, outcome: Outcome | None, tell: str
+    ) -> bool:
+        """Strike an entry of a shared journal whose run has ended, and keep its outcome with its
+        id, in one step; `tell` a host of it (if not empty). Return whether nobody listened there.
+
+        Raises:
+            Fenced: Another server owns the partition: the run did not count.
+            StoreError: It may have been done; repeating the call does no harm.
+        """
+        part, raw = split_place(place)
+        keys = (
+            stream_key(entry.account, entry.app, part),
+            begun_key(entry.account, entry.app, part),
+            _seen_key(entry),
+        )
+        text = b"" if outcome is None else msgspec.json.encode(outcome)
+        args = (raw, text, tell, told_end(entry, place, outcome))
+        call = self._end.call_fenced(keys, args, fence.key, fence.owner)
+        return bool(await self.redis.execute(*call) == 0)
+
+    async def ends(self, entries: Sequence[tuple[Entry, str]]) -> list[tuple[bool, Outcome | None]]:
+        """Look whether entries at these places have ended, and how, as far as that is known."""
+        commands = list[Command]()
+        for entry, place in entries:
+            part, raw = split_place(place)
+            stream = stream_key(entry.account, entry.app, part)
+            commands += [("GET", _seen_key(entry)), ("XRANGE", stream, raw, raw)]
+        found = await self.redis.execute_many(commands) if commands else []
+        return [
+            (not there, _outcome_in(seen))
+            for seen, there in zip(found[::2], found[1::2], strict=True)
+        ]
+
+    @property
+    def me(self) -> str:
+        """Our host and process; empty if it is not shared."""
+        return f"{self.host} {self.process}" if self.host else ""
+
+    async def begun(self, account: str, app: str, part: str = WHOLE) -> dict[str, int]:
         """How many runs of the entry at each place began and did not end; places without any are
         left out.
         """
-        found = await self.redis.execute("HGETALL", begun_key(account, app))
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return {place.decode("utf-8", "replace"): _number(count) for place, count in pairs}
+        return _counted(part, await self.redis.execute("HGETALL", begun_key(account, app, part)))
 
-    async def forget_begun(self, account: str, app: str, places: Sequence[str]) -> None:
+    async def forget_begun(
+        self, account: str, app: str, places: Sequence[str], part: str = WHOLE
+    ) -> None:
         """Remove the counts of entries that no longer exist."""
-        await self.redis.execute("HDEL", begun_key(account, app), *places)
+        raw = [split_place(place)[1] for place in places]
+        await self.redis.execute("HDEL", begun_key(account, app, part), *raw)
 
     async def left(self, account: str, app: str) -> AsyncGenerator[Left, None]:
         """All entries of an app's journal, oldest first, readable or not."""
@@ -182,6 +235,35 @@ class Journal:
                 return
             start = "(" + page[-1][0].decode()
 
+    async def pages(
+        self, wanted: Sequence[tuple[Part, str, bool]]
+    ) -> list[tuple[list[Left], bool, dict[str, int]]]:
+        """One page of each partition: its entries after a place ("": from the first), whether there
+        may be more, and, if that is asked for, how often the run of each of all its entries began.
+        """
+        commands = list[Command]()
+        for part, after, _ in wanted:
+            start = f"({split_place(after)[1]}" if after else "-"
+            stream = stream_key(part.account, part.app, part.name)
+            commands.append(("XRANGE", stream, start, "+", "COUNT", PAGE))
+        asked = [part for part, _, is_counted in wanted if is_counted]
+        commands += [("HGETALL", begun_key(one.account, one.app, one.name)) for one in asked]
+        found = await self.redis.execute_many(commands)
+        counts = {
+            part: _counted(part.name, flat)
+            for part, flat in zip(asked, found[len(wanted) :], strict=True)
+        }
+        pages = list[tuple[list[Left], bool, dict[str, int]]]()
+        for (part, _, _), page in zip(wanted, found, strict=False):
+            left = list[Left]()
+            for place, fields in page:
+                raw = raw_of(fields)
+                entry, problem = read_entry(raw, part.account, part.app)
+                left.append(Left(whole_place(part.name, place.decode()), raw, entry, problem))
+            pages.append((left, len(page) == PAGE, counts.get(part, {})))
+            await trio.lowlevel.checkpoint()
+        return pages
+
     async def unfinished(self, account: str, app: str) -> AsyncIterator[tuple[str, Entry]]:
         """All readable entries of an app's journal, oldest first, with their places."""
         async with aclosing(self.left(account, app)) as found:
@@ -191,78 +273,51 @@ class Journal:
 
 
 @lru_cache(KEYS_KNOWN)
-def stream_key(account: str, app: str) -> str:
-    """The key of an app's journal."""
-    return account_key(account, "in", app)
+def stream_key(account: str, app: str, part: str = WHOLE) -> str:
+    """The key of an app's journal, or of a partition of it."""
+    return account_key(account, "in", app, *((part,) if part else ()))
 
 
 @lru_cache(KEYS_KNOWN)
-def begun_key(account: str, app: str) -> str:
+def begun_key(account: str, app: str, part: str = WHOLE) -> str:
     """The key of the counts of begun runs."""
-    return account_key(account, "begun", app)
+    return account_key(account, "begun", app, *((part,) if part else ()))
 
 
-def raw_of(fields: Sequence[bytes]) -> bytes:
-    """The text of an entry from the fields of a stream; other fields are joined as they are."""
-    is_one_field = len(fields) == 2 and fields[0] == b"e"  # noqa: PLR2004  # a name and its value
-    return fields[1] if is_one_field else b" ".join(fields)
+def told_end(entry: Entry, place: str, outcome: Outcome | None) -> bytes:
+    """What the host that took an entry in is told when its run has ended."""
+    return msgspec.json.encode(("ended", entry.account, entry.app, place, outcome))
 
 
-def read_entry(raw: bytes, account: str, app: str) -> tuple[Entry | None, str]:
-    """Decode an entry of an app's journal; return it and why it cannot be run ("" if it can)."""
-    if is_deeper(raw, DEPTH_MAX):
-        return None, f"it is nested deeper than {DEPTH_MAX} levels"
+def _seen_key(entry: Entry) -> str:
+    return account_key(entry.account, "seen", entry.channel, entry.kind, entry.id)
+
+
+def _outcome_in(seen: bytes | None) -> Outcome | None:
+    """The outcome that `journal_end.lua` keeps with an id."""
+    text = (seen or b"").partition(b" ")[2]
     try:
-        entry = msgspec.json.decode(raw, type=Entry)
-    except (ValueError, RecursionError) as error:
-        return None, f"it is not an entry of the journal: {clean(str(error))}"
-    if (entry.account, entry.app) != (account, app):
-        return entry, f"it is for app {shown(entry.app)} of account {shown(entry.account)}"
-    payload = entry.payload
-    wrong = [
-        name
-        for name, check in _NEEDED[entry.kind].items()
-        if name not in payload or not check(payload[name])
-    ]
-    return entry, f"fields are missing or wrong: {', '.join(wrong)}" if wrong else ""
+        return msgspec.json.decode(text, type=Outcome) if text else None
+    except msgspec.MsgspecError:
+        return None
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _text_or_null(value: Any) -> bool:
-    return value is None or isinstance(value, str)
-
-
-def _object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-_TEXTS = (
-    "to_addr", "from_addr", "to_addr_type", "from_addr_type", "transport_name", "transport_type",
-    "session_event",
-    "group", "provider",
-)  # fmt: skip
-# What the code relies on in everything that the gateway let in or a push made.
-_NEEDED: dict[str, dict[str, Callable[[Any], bool]]] = {
-    "message": {
-        "message_id": _text, "helper_metadata": _object, "transport_metadata": _object,
-        "routing_metadata": _object,
-        **dict.fromkeys(_TEXTS, _text_or_null),
-    },
-    "event": {"event_id": _text, "event_type": _text, "user_message_id": _text,
-        "helper_metadata": _object},
-}  # fmt: skip
+def _counted(part: str, flat: Sequence[bytes]) -> dict[str, int]:
+    return {
+        whole_place(part, place.decode("utf-8", "replace")): _number(count)
+        for place, count in zip(flat[::2], flat[1::2], strict=True)
+    }
 
 
 def _struck(entry: Entry, place: str) -> list[Command]:
-    stream, begun = stream_key(entry.account, entry.app), begun_key(entry.account, entry.app)
-    return [("XDEL", stream, place), ("HDEL", begun, place)]
+    part, raw = split_place(place)
+    stream = stream_key(entry.account, entry.app, part)
+    return [("XDEL", stream, raw), ("HDEL", begun_key(entry.account, entry.app, part), raw)]
 
 
 def _begun(entry: Entry, place: str, by: int) -> Command:
-    return ("HINCRBY", begun_key(entry.account, entry.app), place, by)
+    part, raw = split_place(place)
+    return ("HINCRBY", begun_key(entry.account, entry.app, part), raw, by)
 
 
 def _number(text: bytes) -> int:

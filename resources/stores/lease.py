@@ -33,6 +33,8 @@ from .redis import Redis, StoreError, open_redis
 from .scripts import script
 
 LEASE, LAST = "jsbox:lease", "jsbox:{jsbox:lease}:last"  # the tag keeps both on one node
+SHARED = b'{"id":"shared","name":"servers that share it ([cluster] mode = \\"shared\\")"}'
+"""What the lease of the store holds while several servers share it."""
 RENEWALS = 3  # in the time of a lease
 AGAIN = 0.25  # seconds after a renewal that failed
 GIVE_SECONDS = 2.0  # that the end waits for the store to take the lease back
@@ -82,12 +84,18 @@ class Lease:
 
     Attributes:
         seconds: How long it lasts.
+        ours: Who we are to it.
+        keys: Of the lease, and of who took it last.
+        is_shared: It is the lease of one of the servers that share the store: the lease of the
+            store is then held for all of them.
         problem: Why it does not hold at the moment.
     """
 
     client: Redis
     seconds: float
-    _ours: Holder
+    ours: Holder
+    keys: tuple[str, str] = (LEASE, LAST)
+    is_shared: bool = False
     problem: str = field(default="the lease of the store is not taken yet", init=False)
     _value: bytes = field(init=False)
     _held: trio.Event = field(factory=trio.Event, init=False)
@@ -98,7 +106,7 @@ class Lease:
     _was_asked_for: bool = field(default=False, init=False)  # so the store may hold it for us
 
     def __attrs_post_init__(self) -> None:
-        self._value = msgspec.json.encode(self._ours)
+        self._value = msgspec.json.encode(self.ours)
 
     @property
     def was_taken(self) -> bool:
@@ -124,13 +132,13 @@ class Lease:
         """Name the connection, and renew the lease."""
         if not self._held.is_set() or self._lost.is_set():
             return ()
-        name = self._ours.connection
+        name = self.ours.connection
         naming: tuple[Command, ...] = (("CLIENT", "SETNAME", name),) if name else ()
         return (*naming, *self._renewal())
 
     def answered(self, connection: int, asked: float, answers: Sequence[Any]) -> None:
         """Note the answers to `question`."""
-        if self._note(asked, answers[-2:]):
+        if self._note(asked, answers[-len(self._renewal()) :]):
             self._connection = connection
 
     async def take(self) -> Held | None:
@@ -140,14 +148,18 @@ class Lease:
             StoreError: The store did not answer, or refused.
         """
         asked, self._was_asked_for = boot_time(), True
+        if self.is_shared:
+            is_ours, other, left = _verdict(await self.client.execute(*self._sharing()[0]))
+            if not is_ours:
+                return Held(other, left)
         taken = await self.client.run(
-            script("lease_take"), (LEASE, LAST), self._value, self._milliseconds, 0
+            script("lease_take"), self.keys, self._value, self._milliseconds, 0
         )
         is_ours, other, left = _verdict(taken)
         if not is_ours:
             return Held(other, left)
         if other.connection:
-            await self._end_connections(other.connection)
+            await end_connections(self.client, other.connection)
         self._hold(asked)
         self._held.set()
         return None
@@ -172,16 +184,22 @@ class Lease:
         """Give it back, in bounded time, if it is ours."""
         if self._was_asked_for and not self.is_lost:
             with trio.move_on_after(GIVE_SECONDS, shield=True), suppress(StoreError):
-                await self.client.run(script("lease_give"), (LEASE,), self._value)
+                await self.client.run(script("lease_give"), self.keys[:1], self._value)
 
     @property
     def _milliseconds(self) -> int:
         return max(int(self.seconds * 1000), 1)
 
-    def _renewal(self) -> tuple[Command, Command]:
+    def _renewal(self) -> tuple[Command, ...]:
         """Renew it; and look, for a store that refuses to write."""
-        call = script("lease_take").call((LEASE, LAST), self._value, self._milliseconds, 1)
-        return call, ("MGET", LEASE, LAST)
+        call = script("lease_take").call(self.keys, self._value, self._milliseconds, 1)
+        return *self._sharing(), call, ("MGET", *self.keys)
+
+    def _sharing(self) -> tuple[Command, ...]:
+        """Hold the store for all that share it."""
+        if not self.is_shared:
+            return ()
+        return (script("store_share").call((LEASE, LAST), SHARED, self._milliseconds),)
 
     async def _renew(self) -> None:
         asked = boot_time()
@@ -193,13 +211,21 @@ class Lease:
 
     def _note(self, asked: float, answers: Sequence[Any]) -> bool:
         """Note the answers to a renewal; return whether the lease is ours."""
-        taken, found = answers
+        *sharing, taken, found = answers
+        for one in sharing:
+            if isinstance(one, list) and not _verdict(one)[0]:
+                self.lose(f"another server has taken the store: {_verdict(one)[1].name}")
+                return False
         if isinstance(taken, list):
             is_ours, other, _ = _verdict(taken)
             if is_ours:
                 self._hold(asked)
             else:
-                self._lose(other)
+                self.lose(
+                    f"this server counts as dead since its lease ran out, says {other.name}"
+                    if self.is_shared
+                    else f"another server has taken the store: {other.name}"
+                )
             return is_ours
         if isinstance(found, list) and all(one in (None, self._value) for one in found):
             # The store refuses to write: nobody else can take it.
@@ -222,26 +248,33 @@ class Lease:
                 self._warned = True
                 log.warning("%s; until then nothing is sent to the store", self.problem)
 
-    def _lose(self, holder: Holder) -> None:
-        self.problem = f"another server has taken the store: {holder.name}"
-        self._lost.set()
+    def lose(self, reason: str) -> None:
+        """Give it up: nothing is sent to the store any more, and `keep` raises LeaseLost."""
+        if not self._lost.is_set():
+            self.problem = reason
+            self._lost.set()
 
-    async def _end_connections(self, name: str) -> None:
-        """End the connections of the server that had the lease before: what it has sent in part
-        must not be completed.
-        """
-        with fence("lease", "ending the connections of the server that had the store before"):
-            try:
-                listed = await self.client.execute("CLIENT", "LIST")
-                for line in listed.decode(errors="replace").splitlines():
-                    pairs = dict(one.split("=", 1) for one in line.split(" ") if "=" in one)
-                    if pairs.get("name") == name:
-                        await self.client.execute("CLIENT", "KILL", "ID", pairs["id"])
-            except StoreError as error:
-                log.warning(
-                    "the connections of the server that had the store before cannot be ended: %s",
-                    error,
-                )
+
+async def end_connections(client: Redis, name: str) -> None:
+    """End the connections of the server that had a lease before: what it has sent in part must not
+    be completed.
+    """
+    with fence("lease", "ending the connections of a server that had the lease before"):
+        try:
+            listed = await client.execute("CLIENT", "LIST")
+            for line in listed.decode(errors="replace").splitlines():
+                pairs = dict(one.split("=", 1) for one in line.split(" ") if "=" in one)
+                if pairs.get("name") == name:
+                    await client.execute("CLIENT", "KILL", "ID", pairs["id"])
+        except StoreError as error:
+            log.warning(
+                "the connections of a server that had the lease before cannot be ended: %s", error
+            )
+
+
+def keys_of_host(host: str) -> tuple[str, str]:
+    """The keys of the lease of one of the servers that share a store, on one node."""
+    return f"jsbox:host:{host}", f"jsbox:{{jsbox:host:{host}}}:last"
 
 
 def _verdict(answer: Any) -> tuple[bool, Holder, float]:
@@ -277,7 +310,7 @@ def connection_name(url: str, nonce: str) -> str:
 
 @asynccontextmanager
 async def open_lease(
-    url: str, seconds: float, owner: str, boot: str, name: str
+    url: str, seconds: float, owner: str, boot: str, name: str, *, is_shared: bool = False
 ) -> AsyncIterator[Lease]:
     """Open the lease of the store at a URL. It is not taken yet; once it is, it is kept, and given
     back at the end.
@@ -288,6 +321,7 @@ async def open_lease(
         owner: Names the data directory, whose lock is held.
         boot: Names the host's boot.
         name: Our name, for people.
+        is_shared: Other servers have leases of their own on the store.
 
     Raises:
         LeaseLost: Another server has taken it; the block is cancelled.
@@ -297,7 +331,8 @@ async def open_lease(
         id=owner, boot=boot, nonce=nonce, name=name, connection=connection_name(url, nonce)
     )
     async with open_redis(url) as client:
-        lease = Lease(client, seconds, ours)
+        keys = keys_of_host(owner) if is_shared else (LEASE, LAST)
+        lease = Lease(client, seconds, ours, keys, is_shared)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lease.keep)

@@ -42,6 +42,7 @@ class OptOuts:
     redis: Redis
     room: Room = field(factory=Room)
     _set: Script = field(factory=lambda: script("optout_set"), init=False)
+    _clear: Script = field(factory=lambda: script("optout_clear"), init=False)
 
     async def get(self, account: str, kind: str, value: str) -> OptOut | None:
         """The opt-out of an address."""
@@ -103,7 +104,7 @@ class OptOuts:
 
     async def cancel(self, account: str, kind: str, value: str) -> None:
         """Opt an address in again; does nothing if it was not out."""
-        await self.redis.execute("HDEL", _hash(account), _name(kind, value))
+        await self.redis.run(self._clear, [_hash(account)], _name(kind, value))
 
     async def count(self, account: str) -> int:
         """How many opt-outs there are."""

@@ -2,6 +2,10 @@
 client has acknowledged it. There is one Redis stream per channel; a message's delivery number is
 its place in the stream.
 
+If several servers share the work, each has an outbox of its own for every channel, beside one that
+is no server's. A message goes into that of a server which is connected to the channel: the one that
+took in what it replies to, if that is. Else it waits in no server's, until one of them takes it.
+
 After a store went back in time (a failover to a lagging replica, a restart without persistence,
 FLUSHALL), no number that this process has seen is used again: each post names the newest one known,
 and the store continues after it.
@@ -10,21 +14,23 @@ and the store continues after it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 from zlib import crc32
 
 import msgspec
 from attrs import field, frozen
 
-from ..messages import moment_of
 from .direct import Command
+from .fencing import current_fence
 from .identity import MessageIds, Sender
 from .keys import channel_key
+from .parcels import OutboxFull, Page, Parcel, Posted, Slot, Struck, Waiting, made, parcel_of
 from .redis import Redis
 from .room import Room
 from .scripts import Script, script
 from .statistics import Statistics
+
+__all__ = ["Outbox", "OutboxFull", "Page", "Parcel", "Posted", "Slot", "Struck", "Waiting"]
 
 WAITING_MAX = 100_000  # unacknowledged messages of a channel; more are refused
 WAITING_SIZE = 128 << 20  # bytes of them
@@ -34,111 +40,6 @@ REMEMBERED = 24 * 3600  # seconds for which a repeated post is recognised, at le
 REMEMBERED_MAX = 500_000  # newest messages of a channel that are recognised; up to twice as many
 REPLY = "reply"  # the name of the slots of replies
 FIRST_REPLY, FALLBACK = f"0 {REPLY}", "fallback"
-
-
-class OutboxFull(Exception):
-    """No more messages may wait on the channel."""
-
-
-@frozen
-class Parcel:
-    """A message in an outbox.
-
-    Attributes:
-        delivery: Its number.
-        message: Its JSON text; empty if the stored text is not JSON.
-        in_reply_to: What it replies to, if known.
-        attempts: How often it was handed out before it was read from the store.
-        is_noted: Whether the store already counts it as handed out.
-    """
-
-    delivery: int
-    message: bytes
-    in_reply_to: str | None = None
-    attempts: int = 0
-    is_noted: bool = False
-
-
-@frozen
-class Struck:
-    """A message that is no longer needed: its number, its size in bytes (-1: unknown), and whether
-    `note_handed` ever named it.
-    """
-
-    delivery: int
-    size: int = -1
-    is_counted: bool = True
-
-
-@frozen
-class Page:
-    """Some messages of an outbox, whether they are the last, and the newest number handed out in
-    order so far.
-    """
-
-    parcels: Sequence[Parcel]
-    is_last: bool
-    handed: int
-
-
-@frozen
-class Waiting:
-    """What waits in an outbox.
-
-    Attributes:
-        count: Messages.
-        size: Bytes of them.
-        oldest: When the first of them was made, if that can be read.
-        newest: The delivery number of the last; 0 if there is none.
-    """
-
-    count: int = 0
-    size: int = 0
-    oldest: datetime | None = None
-    newest: int = 0
-
-
-class _Times(msgspec.Struct, frozen=True):
-    timestamp: str = ""
-
-
-class _Head(msgspec.Struct, frozen=True):
-    in_reply_to: Any = None
-
-
-_head = msgspec.json.Decoder(_Head).decode
-_times = msgspec.json.Decoder(_Times).decode
-
-
-@frozen
-class Slot:
-    """Identifies one outbound of the run of one inbound.
-
-    Attributes:
-        origin: Names the inbound.
-        name: Names the outbound among those of its run.
-        unless: Names of other outbounds of that run; if one was posted, this one is not.
-    """
-
-    origin: str
-    name: str
-    unless: Sequence[str] = ()
-
-
-@frozen
-class Posted:
-    """The result of posting a message.
-
-    Attributes:
-        delivery: Its delivery number.
-        is_repeat: Whether an earlier run of the same inbound posted it, so that it was not posted
-            again.
-        differs: Whether that earlier message said something else.
-    """
-
-    delivery: int
-    is_repeat: bool = False
-    differs: bool = False
 
 
 def no_one(channel: str, parcel: Parcel | None) -> None:
@@ -167,9 +68,12 @@ class Outbox:
     announce: Callable[[str, Parcel | None], None] = no_one
     room: Room = field(factory=Room)
     is_awaited: Callable[[str], bool] = never
+    host: str = ""  # who we are, if several servers share the work
     _newest: dict[str, int] = field(factory=dict, init=False)  # delivery number known, by channel
     _keys_of: dict[str, tuple[str, ...]] = field(factory=dict, init=False)
     _post: Script = field(factory=lambda: script("outbox_post"), init=False)
+    _send: Script = field(factory=lambda: script("outbox_send"), init=False)
+    _move: Script = field(factory=lambda: script("outbox_move"), init=False)
     _page: Script = field(factory=lambda: script("outbox_page"), init=False)
     _strike: Script = field(factory=lambda: script("outbox_strike"), init=False)
 
@@ -206,10 +110,16 @@ class Outbox:
             "1" if is_awaited else "",
         )
         remembered = (said, REMEMBERED, REMEMBERED_MAX, *map(bytes.fromhex, ids))
+        to = self.host
         try:
-            number, *had = await self.redis.run(
-                self._post, self._keys(channel), text, *bounds, *remembered
-            )
+            if to:
+                to, number, *had = await self._send_shared(
+                    channel, message, (text, *bounds, *remembered)
+                )
+            else:
+                number, *had = await self.redis.run(
+                    self._post, self._keys(channel), text, *bounds, *remembered
+                )
         except BaseException:
             # cancelled or cut off: it may be in the stream nevertheless
             self.announce(channel, None)
@@ -223,8 +133,10 @@ class Outbox:
                 else f"messages of {WAITING_SIZE >> 20} MiB"
             )
             raise OutboxFull(f"{what} wait on channel {channel}")
-        self._know(channel, number)
-        self.announce(channel, Parcel(number, text, message["in_reply_to"], is_noted=is_awaited))
+        if to == self.host:
+            self._know(channel, number)
+            parcel = Parcel(number, text, message["in_reply_to"], is_noted=is_awaited)
+            self.announce(channel, parcel)
         self.statistics.count_outbound(sender, message)
         return Posted(number)
 
@@ -235,6 +147,21 @@ class Outbox:
             names = ("posted", "out", "size", "had", "had:before", "handed")
             keys = self._keys_of[channel] = tuple(channel_key(channel, name) for name in names)
         return keys
+
+    async def _send_shared(
+        self, channel: str, message: Mapping[str, Any], args: Sequence[Any]
+    ) -> list[Any]:
+        """Post to the outbox of a server that is connected; its host, then as `_post` answers."""
+        fence = current_fence()
+        via, partition, epoch = "", "", 0
+        if fence is not None:
+            partition, epoch = fence.partition, fence.epoch
+            via = fence.via if message["in_reply_to"] is not None else ""
+        keys = (*self._keys(channel), channel_key(channel, "takers"), channel_key(channel, "epoch"))
+        to, *answer = await self.redis.run(
+            self._send, keys, self.host, via, partition, epoch, *args
+        )
+        return [to.decode(), *answer]
 
     def _ids(self, channel: str, sender: Sender, slot: Slot | None) -> list[str]:
         """The message_id of a slot, then those of its `unless`; `""` without a slot."""
@@ -255,12 +182,12 @@ class Outbox:
         """As `after`, with how it goes on. Parcels up to `handed_before` count as handed out; the
         default is the store's own count.
         """
-        keys = [channel_key(channel, name) for name in ("out", "handed", "attempts")]
+        keys = self._own(channel, "out", "handed", "attempts")
         start = f"({delivery}-1" if delivery else "-"
         handed, is_last, *rows = await self.redis.run(self._page, keys, start, count, PAGE_SIZE)
         handed = int(handed or 0)
         before = handed if handed_before is None else handed_before
-        parcels = [_parcel(place, message, times, before) for place, message, times in rows]
+        parcels = [parcel_of(place, message, times, before) for place, message, times in rows]
         if parcels:
             self._know(channel, parcels[-1].delivery)
         return Page(parcels, bool(is_last), handed)
@@ -271,7 +198,7 @@ class Outbox:
 
     async def strike(self, channel: str, struck: Sequence[Struck]) -> None:
         """Remove messages, using what is known about them."""
-        keys = [channel_key(channel, name) for name in ("out", "size", "attempts")]
+        keys = self._own(channel, "out", "size", "attempts")
         commands: list[Command] = []
         for start in range(0, len(struck), STRUCK):
             some = struck[start : start + STRUCK]
@@ -292,25 +219,22 @@ class Outbox:
 
         Returns False if nothing can be queued now. `failed` is called if the write fails.
         """
-        commands: list[Command] = (
-            [("SET", channel_key(channel, "handed"), handed)] if handed else []
-        )
+        handed_key, attempts_key = self._own(channel, "handed", "attempts")
+        commands: list[Command] = [("SET", handed_key, handed)] if handed else []
         if attempts:
             pairs = [part for pair in attempts.items() for part in pair]
-            commands.append(("HSET", channel_key(channel, "attempts"), *pairs))
+            commands.append(("HSET", attempts_key, *pairs))
         return not commands or self.redis.post(commands, failed)
 
     async def waiting(self, channel: str) -> int:
         """How many messages nobody has acknowledged."""
-        count: int = await self.redis.execute("XLEN", channel_key(channel, "out"))
+        count: int = await self.redis.execute("XLEN", *self._own(channel, "out"))
         return count
 
     async def waits(self, channel: str) -> Waiting:
         """Look at what nobody has acknowledged."""
-        key = channel_key(channel, "out")
-        count, size = await self.redis.execute_many(
-            [("XLEN", key), ("GET", channel_key(channel, "size"))]
-        )
+        key, size_key = self._own(channel, "out", "size")
+        count, size = await self.redis.execute_many([("XLEN", key), ("GET", size_key)])
         if not count:
             return Waiting()
         first, last = await self.redis.execute_many(
@@ -320,29 +244,56 @@ class Outbox:
             ]
         )
         newest = int(last[0][0].split(b"-")[0]) if last else 0
-        return Waiting(count, int(size or 0), _made(first[0][1][1]) if first else None, newest)
+        return Waiting(count, int(size or 0), made(first[0][1][1]) if first else None, newest)
+
+    async def say_taker(self, channel: str, kind: str) -> None:
+        """Say that we are connected to a channel: "g"; "o" if our connections take only replies to
+        what they brought; "" if we are not.
+        """
+        key = channel_key(channel, "takers")
+        if kind:
+            await self.redis.execute("HSET", key, self.host, kind)
+        else:
+            await self.redis.execute("HDEL", key, self.host)
+
+    async def takers(self, channel: str) -> list[str]:
+        """The hosts that are connected to a channel for messages to anybody."""
+        flat = await self.redis.execute("HGETALL", channel_key(channel, "takers"))
+        return [host.decode() for host, kind in zip(flat[::2], flat[1::2], strict=True)
+                if kind == b"g"]  # fmt: skip
+
+    async def take_over(self, channel: str) -> int:
+        """Move what waits in no server's outbox into ours; return how many messages."""
+        return await self._move_all(channel, "", self.host)
+
+    async def leave(self, channel: str, host: str) -> int:
+        """Have what waits in a host's outbox wait in no server's, and the host be no taker; return
+        how many messages.
+        """
+        await self.redis.execute("HDEL", channel_key(channel, "takers"), host)
+        return await self._move_all(channel, host, "")
+
+    async def _move_all(self, channel: str, source: str, target: str) -> int:
+        names = ("out", "size", "handed", "attempts")
+        keys = [
+            channel_key(channel, name, *((host,) if host else ()))
+            for host in (source, target)
+            for name in names
+        ]
+        keys.append(channel_key(channel, "posted", *((target,) if target else ())))
+        count = 0
+        while moved := await self.redis.run(self._move, keys, STRUCK):
+            count += moved
+        return count
+
+    def _own(self, channel: str, *names: str) -> list[str]:
+        """The keys of the outbox that we hand out."""
+        host = (self.host,) if self.host else ()
+        return [channel_key(channel, name, *host) for name in names]
 
     def _know(self, channel: str, delivery: int) -> None:
         if delivery > self._newest.get(channel, 0):
             self._newest[channel] = delivery
-
-
-def _parcel(place: bytes, message: bytes, times: bytes | None, handed: int) -> Parcel:
-    number = int(place.split(b"-")[0])
-    try:
-        in_reply_to = _head(message).in_reply_to
-    except ValueError:
-        in_reply_to, message = None, b""
-    attempts = int(times or 0) or (1 if number <= handed else 0)
-    return Parcel(number, message, in_reply_to if isinstance(in_reply_to, str) else None, attempts)
-
-
-def _made(message: bytes) -> datetime | None:
-    """When a message was made."""
-    try:
-        return moment_of(_times(message).timestamp)
-    except ValueError:
-        return None
 
 
 def _said(message: Mapping[str, Any]) -> bytes:

@@ -35,7 +35,8 @@ from ..fence import keep_running, note
 from .cluster import ClusterLink
 from .condition import Condition, RedisStatistics
 from .direct import Command, ErrorAnswer, Lost, NotSent, pack
-from .errors import NotEncodable, StoreError, StoreRefused, Unavailable
+from .errors import FENCED, Fenced, NotEncodable, StoreError, StoreRefused, Unavailable
+from .fencing import call_for_run
 from .gate import Gate, OpenGate, boot_time
 from .link import SOCKET_SECONDS, Link, NodeLink, words_of
 from .reconnecting import Reconnecting
@@ -82,6 +83,8 @@ class Redis:
     on_reconnect: list[Callable[[], None]] = field(init=False)
     """What to call when the connection stands again after it was lost: what was in flight then may
     or may not have been carried out."""
+    on_fenced: list[Callable[[], None]] = field(factory=list, init=False)
+    """What to call when a write was refused because another server owns the partition."""
     _line: Line = field(factory=Line, init=False)
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     _is_closed: bool = field(default=False, init=False)
@@ -109,8 +112,8 @@ class Redis:
         return result
 
     async def run(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
-        """Run a Lua script. Raises as `execute` does."""
-        return await self.execute(*script.call(keys, *args))
+        """Run a Lua script, fenced if it is for a run of a partition. Raises as `execute` does."""
+        return await self.execute(*call_for_run(script, keys, args))
 
     async def execute_many(self, commands: Sequence[Command]) -> list[Any]:
         """Send some commands together and in order. Raises the first error, after all have run."""
@@ -308,6 +311,9 @@ class Redis:
             error = results[n]
             if isinstance(error, ErrorAnswer):
                 refusal = results[n] = StoreRefused(str(error))
+                if refusal.code == FENCED:
+                    results[n] = Fenced(str(error))
+                    continue
                 self._condition.refused(commands[n], refusal, now)
                 if refusal.code in MOVE_ON:
                     moves_on = refusal.plain
@@ -316,6 +322,9 @@ class Redis:
                 results[n] = Unavailable(words_of(error), sent=sent)
                 self._condition.unreachable(words_of(error), now)
                 is_unknown |= sent
+        if any(isinstance(results[n], Fenced) for n in bad):
+            for call in self.on_fenced:
+                call()
         if moves_on:
             self._connection.move_on(moves_on)
         if is_unknown:

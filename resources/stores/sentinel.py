@@ -88,6 +88,17 @@ def _host(text: str) -> tuple[str, int]:
     return parts.hostname, parts.port or PORT
 
 
+def master_url(url: str, seconds: float) -> str:
+    """The URL of the server that is the master now.
+
+    Raises:
+        redis.RedisError, OSError: No Sentinel knows one.
+        ValueError: The URL is malformed.
+    """
+    parts = parse(url)
+    return parts.master(*SentinelLink(url, seconds).ask(parts))
+
+
 @define
 class SentinelLink:
     """One connection, to the master."""
@@ -107,7 +118,7 @@ class SentinelLink:
         if self._node is not None and self._node.is_connected:
             return
         parts = parse(self.url)
-        host, port = self._ask(parts)
+        host, port = self.ask(parts)
         node = self._node = NodeLink(parts.master(host, port), self.seconds)
         if self._abandoned:
             raise redis.ConnectionError("the client is closed")
@@ -123,7 +134,7 @@ class SentinelLink:
                 f"{host}:{port} is not the master of {parts.service} (yet): a failover is under way"
             )
 
-    def _ask(self, parts: SentinelUrl) -> tuple[str, int]:
+    def ask(self, parts: SentinelUrl) -> tuple[str, int]:
         """Ask one Sentinel after the other for the address of the master."""
         reasons = []
         for host, port in parts.hosts:

@@ -64,9 +64,13 @@ class RedisServer:
 class Cluster:
     """[cluster]: several servers that can reach one store; not the embedded one."""
 
-    # single: another server on the store is refused; standby: it waits, and takes over
-    mode: Literal["single", "standby"] = "single"
+    # single: another server on the store is refused; standby: it waits, and takes over; shared: all
+    # work
+    mode: Literal["single", "standby", "shared"] = "single"
     lease: Duration = Duration(5.0)  # without a sign of life for so long, another may take over
+    partitions: Count = Count(
+        16
+    )  # of each app's journal, in mode shared; fixed by the first server
 
 
 @frozen

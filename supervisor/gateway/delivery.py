@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -27,6 +27,8 @@ class Deliveries:
     _observe: Observer
     _ack_timeout: float
     outbox: Outbox | None = field(default=None, init=False)
+    on_takers: Callable[[str, str], None] | None = field(default=None, init=False)
+    """Called with a channel and `Outlet.on_takers`' word, if several servers share the work."""
     _outlets: dict[str, Outlet] = field(factory=dict, init=False)
 
     def announce(self, channel: str, parcel: Parcel | None) -> None:
@@ -54,6 +56,8 @@ class Deliveries:
         if outlet is None:
             assert self.outbox is not None
             outlet = Outlet(channel, self.outbox, self._observe, self._ack_timeout)
+            if self.on_takers is not None:
+                outlet.on_takers = partial(self.on_takers, channel)
             self._outlets[channel] = outlet
             self._nursery.start_soon(keep_running, "outlet", outlet.run)
         return outlet

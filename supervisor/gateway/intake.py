@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, Literal
 
 import msgspec
@@ -40,6 +41,11 @@ ENDPOINT_MAX = 200
 log = logging.getLogger(__name__)
 
 
+def at_once(_: str) -> AbstractAsyncContextManager[None]:
+    """The turn of a server that is alone."""
+    return nullcontext()
+
+
 @frozen
 class Services:
     """What every channel works with."""
@@ -55,6 +61,9 @@ class Services:
     base_url: Callable[[], str]  # http: of the gateway's port, as others may reach it
     foreign_ids: ForeignIds
     egress: Egress
+    # Held while what waits at a broker for a channel is taken in: by one server at a time.
+    turn: Callable[[str], AbstractAsyncContextManager[None]] = at_once
+    via: str = ""  # who we are, if several servers share the work
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -205,7 +214,8 @@ class Intake:
         if (refusal := self._refusal(program)) is not None:
             self._answer(offer, refusal)
             return None
-        return Entry(offer.kind, program.app.account, program.app.name, name, payload, counted)
+        account, app, via = program.app.account, program.app.name, self._services.via
+        return Entry(offer.kind, account, app, name, payload, counted, via=via)
 
     def _refusal(self, program: Program) -> Rejected | None:
         """Return why the app cannot take one more message now, if it cannot."""

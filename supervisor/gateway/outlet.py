@@ -51,6 +51,9 @@ class Outlet:
     _outbox: Outbox
     _observe: Observer
     _ack_timeout: float
+    on_takers: Callable[[str], None] = lambda _: None
+    """Called with "g", "o" or "" when connections came or went: some take messages to anybody; none
+    does, but some take replies to what they brought; there is none."""
     settled: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
     """Unparked when `is_settled` may have become true."""
     _takers: Takers = field(factory=Takers, init=False)
@@ -67,6 +70,7 @@ class Outlet:
     _last: int = field(default=0, init=False)  # the newest delivery number taken into memory
     _newest: int = field(default=0, init=False)  # the newest delivery number heard of
     _behind: bool = field(default=True, init=False)
+    _is_closed: bool = field(default=False, init=False)
     _doubts: int = field(default=0, init=False)
     # The second look at the stream has come this far; None: it is over.
     _sweep_from: int | None = field(default=None, init=False)
@@ -113,6 +117,7 @@ class Outlet:
         self._takers.add(receiver)
         while self._kept and receiver.outcomes and not receiver.only_own:
             self.ended(*self._kept.popleft())
+        self.on_takers(self.kind)
         self.wake()
 
     def detach(self, receiver: Receiver) -> None:
@@ -131,7 +136,33 @@ class Outlet:
             self._close(notice, ())
         if not self._takers.general:
             self._drop_notices()
+        self.on_takers(self.kind)
         self.wake()
+
+    @property
+    def kind(self) -> str:
+        """What its connections take: see `on_takers`."""
+        return "g" if self._takers.general else "o" if self._takers.all else ""
+
+    def heard(self, delivery: int) -> None:
+        """Another server has put a message into our outbox, with this number."""
+        if delivery > self._last:
+            self._newest = max(self._newest, delivery)
+            self._fall_behind()
+
+    def close(self) -> None:
+        """All that waits is about to be another server's: forget it, and read no more until `open`.
+        Nobody must be connected.
+        """
+        self._is_closed = True
+        self._items.clear()
+        self._line.take_items()
+        self._fall_behind()
+
+    def open(self) -> None:
+        """Read again."""
+        self._is_closed = False
+        self.doubt()
 
     def wake(self) -> None:
         """Hand out parcels soon: something has changed that may allow it."""
@@ -248,9 +279,11 @@ class Outlet:
         back in time has again what was struck. Strike once more what is known to be acknowledged;
         hand out everything else, which may be a message that another server put there.
         """
-        while self._sweep_from is not None and self._takers.general and self._has_room:
+        while self._sweep_from is not None and self._may_take and self._has_room:
             begun = self._sweep_from
             page = await self._outbox.page(self.channel, begun, PAGE)
+            if self._is_closed:
+                break
             read_before = [parcel for parcel in page.parcels if parcel.delivery <= self._last]
             for parcel in read_before:
                 if parcel in self._acknowledged:
@@ -264,9 +297,11 @@ class Outlet:
 
     async def _catch_up(self) -> None:
         """Read on from the stream while it may hold more, somebody takes it, and there is room."""
-        while self._behind and self._takers.general and self._has_room:
+        while self._behind and self._may_take and self._has_room:
             doubts = self._doubts
             page = await self._outbox.page(self.channel, self._last, PAGE, self._attempts.before)
+            if self._is_closed:
+                break
             self._attempts.know(page.handed)
             for parcel in page.parcels:
                 self._last = parcel.delivery
@@ -277,6 +312,10 @@ class Outlet:
             while self._notices and (self._notices[0].after <= self._last or not self._behind):
                 self._line.append(self._notices.popleft())
             self._assign()
+
+    @property
+    def _may_take(self) -> bool:
+        return bool(self._takers.general) and not self._is_closed
 
     @property
     def _has_room(self) -> bool:

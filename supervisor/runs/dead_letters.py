@@ -43,8 +43,8 @@ class Line(Protocol):
     def has_room(self, app: str, more: int = 1) -> bool:
         """Whether another message may wait for this app."""
 
-    def submit(self, entry: Entry, place: str) -> None:
-        """Put an entry of the journal in line."""
+    def submit_again(self, entry: Entry, place: str) -> None:
+        """Put an entry in line that is in the journal once more."""
 
     def settle_soon(self) -> None:
         """Look in the journals for entries that are in no line."""
@@ -149,7 +149,7 @@ class DeadLetterBox:
                 raise
             if place is not None:
                 self._one_less(letter)
-                line.submit(entry, place)
+                line.submit_again(entry, place)
                 log.info("dead letter %s of app %s is run again", letter.id, app)
         return place
 

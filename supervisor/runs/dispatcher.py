@@ -10,42 +10,30 @@ wait, and a run leaves nothing in it, however it ended.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import trio
 from attrs import define, evolve, field
 
-from resources.fence import fence, keep_running, leaves, note
-from resources.stores.deadletters import DeadLetters
+from resources.fence import fence, note
+from resources.stores.fencing import fenced
 from resources.stores.journal import Entry, Journal
-from resources.stores.logbook import Logbook
-from resources.stores.outbox import Outbox
 
 from ..config.model import App
-from ..errors import SandboxFault
-from ..host.cpus import usable_cpus
-from ..observe import Observer
 from ..outcomes import Outcome
 from ..sandboxes.crash_loops import CrashState
-from ..sandboxes.fairness import Turns
 from ..sandboxes.pool import Pool
-from .aftermath import Words
 from .dead_letters import DeadLetterBox
 from .failures import Failures, explain
 from .handling import Handler
-from .history import History
 from .jobs import Ended, Job, Key, Program, Then, nothing
 from .lanes import Lanes, lane_of
+from .partitions import Partitions
 from .recovery import Recovery
-from .router import Router
-
-TURNS = usable_cpus() + 1  # runs of all apps that begin at the same time; others wait
-TURN_SECONDS = 0.02  # that a run keeps others waiting: several times that of an ordinary run
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Dispatcher", "Ended", "Program", "Then", "nothing", "open_dispatcher"]
+__all__ = ["Dispatcher", "Ended", "Program", "Then", "nothing"]
 
 
 @define(eq=False)
@@ -59,17 +47,25 @@ class Dispatcher:
     box: DeadLetterBox
     failures: Failures
     _announce: Callable[[Ended, Then], None]
+    partitions: Partitions | None = field(default=None, init=False)
+    """If several servers share the work."""
     programs: Mapping[str, Program] = field(factory=dict, init=False)
-    recovery: Recovery = field(init=False)
+    _alone: Recovery = field(init=False)  # keeps a journal that is not shared
     _lanes: dict[str, Lanes[Job]] = field(factory=dict, init=False)
     _by_channel: dict[str, list[Program]] = field(factory=dict, init=False)
     _known: set[Key] = field(factory=set, init=False)  # everything waiting or in progress
     _quiet: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    _ending: int = field(default=0, init=False)  # runs that have ended, which is not recorded yet
     _draining: bool = field(default=False, init=False)
     _is_stopped: bool = field(default=False, init=False)  # by an operator
 
     def __attrs_post_init__(self) -> None:
-        self.recovery = Recovery(self._journal, self.box, self)
+        self._alone = Recovery(self._journal, self.box, self)
+
+    @property
+    def recovery(self) -> Recovery | Partitions:
+        """What keeps the journals and the line in step."""
+        return self._alone if self.partitions is None else self.partitions
 
     def update(self, programs: Mapping[str, Program]) -> None:
         """Change the apps; holds from the next run.
@@ -106,7 +102,8 @@ class Dispatcher:
     def waiting(self, app: str) -> int:
         """Return the number of messages that wait for this app."""
         lanes = self._lanes.get(app)
-        return lanes.waiting if lanes is not None else 0
+        here = lanes.waiting if lanes is not None else 0
+        return here if self.partitions is None else max(here, self.partitions.brought.waiting(app))
 
     def oldest(self, app: str) -> float:
         """Return the seconds that the oldest message of an app has waited; 0 if none waits."""
@@ -121,7 +118,16 @@ class Dispatcher:
         `then` is called once: when its run has ended and what it sent was handed out, or at once if
         its app has left the config meanwhile, so that the entry stays in the journal.
         """
-        self.take_on(Job(entry, place, then))
+        if self.partitions is None:
+            self.take_on(Job(entry, place, then))
+        else:
+            self.partitions.submit(entry, place, then)
+
+    def submit_again(self, entry: Entry, place: str) -> None:
+        """Put an entry in line that is in the journal once more."""
+        self.submit(entry, place)
+        if self.partitions is not None:
+            self.partitions.missed_by_all()
 
     def take_on(self, job: Job) -> None:
         """Put a job in line; see `submit`."""
@@ -130,6 +136,8 @@ class Dispatcher:
             return
         program = self.programs.get(entry.app)
         if program is None or program.app.account != entry.account:
+            if self.partitions is not None:
+                self.partitions.let_go(job)
             self._tell(Ended(entry, Outcome.SHUTDOWN), job)
             return
         lane = lane_of(entry)
@@ -146,6 +154,20 @@ class Dispatcher:
         with fence("run", f"{ended.entry.app}: the end of {ended.entry.kind} {ended.entry.id}"):
             self._announce(ended, nothing)
 
+    def tell_of(self, job: Job, ended: Ended) -> None:
+        """Announce how a job ended that was not run here, or whose end was recorded."""
+        self._tell(ended, job)
+
+    def drop_waiting(self, app: str, matches: Callable[[Job], bool]) -> None:
+        """Leave what waits for an app and matches to the journal."""
+        lanes = self._lanes.get(app)
+        for lane, job in [] if lanes is None else lanes.all():
+            if matches(job) and lanes is not None:
+                lanes.remove(lane, job)
+                self._known.discard(job.key)
+                if self.partitions is not None:
+                    self.partitions.let_go(job)
+
     async def recover(self) -> int:
         """At the start: put in line everything that the journals still have; return the number of
         entries. Waits for the store.
@@ -154,7 +176,10 @@ class Dispatcher:
 
     def settle_soon(self) -> None:
         """Look in the journals for what was accepted while the connection to the store was lost."""
-        self.recovery.look_soon(self.programs)
+        if self.partitions is None:
+            self.recovery.look_soon(self.programs)
+        else:
+            self.partitions.missed_by_all()
 
     async def drain(self, seconds: float) -> None:
         """Start no more runs; wait at most `seconds` for those in progress. What waits stays in the
@@ -162,8 +187,10 @@ class Dispatcher:
         """
         self._draining = self._is_stopped = True
         with trio.move_on_after(seconds):
-            while any(lanes.in_progress for lanes in self._lanes.values()):
+            while self._ending or any(lanes.in_progress for lanes in self._lanes.values()):
                 await self._quiet.park()
+            if self.partitions is not None:
+                await self.partitions.brought.all_ended()
 
     def stop(self) -> None:
         """Start no more runs, and do not count it against those in progress that they are cut off:
@@ -217,7 +244,11 @@ class Dispatcher:
             )
         for job in jobs:
             self._known.discard(job.key)
+            if self.partitions is not None:
+                self.partitions.let_go(job)
             self._tell(Ended(job.entry, Outcome.SHUTDOWN), job)
+        if self.partitions is not None:
+            self.partitions.brought.leave(name)
         self._forget_if_quiet(name)
 
     def _start_some(self, name: str) -> None:
@@ -242,11 +273,15 @@ class Dispatcher:
         """One run, from its turn to its end in the journal."""
         ended = Ended(job.entry, Outcome.SHUTDOWN)
         try:
-            ended = await self._handler.handle(program, job)
+            if job.fence is None:
+                ended = await self._handler.handle(program, job)
+            else:
+                with fenced(job.fence):
+                    ended = await self._handler.handle(program, job)
             if ended.outcome is Outcome.SHUTDOWN:
                 self._hand_back_begun(job)
-            else:
-                self.recovery.ended(job)
+            elif job.fence is None:
+                self._alone.ended(job)
                 self._finish(job)
         except BaseException:
             self._cut_off(job)
@@ -256,14 +291,30 @@ class Dispatcher:
 
     def _let_go(self, lane: Hashable, job: Job, ended: Ended) -> None:
         """Give back all that a run had; it has ended, however it did."""
-        self._known.discard(job.key)
         self._lanes[job.entry.app].finish(lane)
-        self._tell(ended, job)
+        if self.partitions is not None and ended.outcome is not Outcome.SHUTDOWN:
+            # Not waited for here: whatever the user's next message asks the store for comes after.
+            self._ending += 1
+            self._nursery.start_soon(self._record, self.partitions, job, ended)
+        else:
+            self._known.discard(job.key)
+            if self.partitions is not None:
+                self.partitions.let_go(job)
+            self._tell(ended, job)
         if ended.outcome is Outcome.SHUTDOWN and not self._draining:
             self.recovery.look_soon([job.entry.app])  # the app may be back already
         self._start_some(job.entry.app)
         self._forget_if_quiet(job.entry.app)
         self._quiet.unpark_all()
+
+    async def _record(self, partitions: Partitions, job: Job, ended: Ended) -> None:
+        """Record the end of a run of a partition, and announce it."""
+        try:
+            await partitions.end(job, ended)
+        finally:
+            self._known.discard(job.key)
+            self._ending -= 1
+            self._quiet.unpark_all()
 
     def _cut_off(self, job: Job) -> None:
         """Keep a run in the journal that the end of the service cuts off."""
@@ -284,7 +335,7 @@ class Dispatcher:
         """
 
         def failed(_: Exception) -> None:
-            self.recovery.owe(job)
+            self._alone.owe(job)
 
         try:
             is_posted = self._journal.finish_soon(job.entry, job.place, failed)
@@ -292,7 +343,7 @@ class Dispatcher:
             note("run", error, f"app {job.entry.app}, the end of {job.entry.kind} {job.entry.id}")
             is_posted = False
         if not is_posted:
-            self.recovery.owe(job)
+            self._alone.owe(job)
 
     def _tell(self, ended: Ended, job: Job) -> None:
         """Announce how a run ended; whoever waits for it is told once, whatever goes wrong here."""
@@ -337,40 +388,3 @@ def _not_handed_back(error: Exception) -> None:
     log.warning(
         "the journal has not noted that a run was cut off, by no fault of its own: %s", error
     )
-
-
-@asynccontextmanager
-async def open_dispatcher(
-    pool: Pool,
-    router: Router,
-    journal: Journal,
-    logbook: Logbook,
-    outbox: Outbox,
-    history: History,
-    observe: Observer,
-    announce: Callable[[Ended, Then], None],
-    doubt: Callable[[App, SandboxFault], None] = lambda _, __: None,
-) -> AsyncIterator[Dispatcher]:
-    """Open a dispatcher that announces how each run ended. At its end the runs in progress are cut
-    off, and stay in the journal. `doubt` is called for a run that failed.
-    """
-    words = Words(logbook, outbox, observe)
-    turns = Turns(TURNS, TURN_SECONDS)
-    failures = Failures()
-    handler = Handler(
-        pool, router, journal, logbook, words, history, observe, turns, doubt, failures
-    )
-    box = DeadLetterBox(DeadLetters(journal.redis), logbook, words, observe)
-    async with trio.open_nursery() as nursery:
-        dispatcher = Dispatcher(nursery, pool, journal, handler, box, failures, announce)
-        nursery.start_soon(keep_running, "recovery", dispatcher.recovery.run)
-        try:
-            yield dispatcher
-        except BaseException as error:
-            if all(isinstance(leaf, KeyboardInterrupt | SystemExit) for leaf in leaves(error)):
-                dispatcher.stop()
-            raise
-        else:
-            dispatcher.stop()
-        finally:
-            nursery.cancel_scope.cancel()

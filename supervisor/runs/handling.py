@@ -118,6 +118,7 @@ class Handler:
             settings=program.settings,
             log=Pen(self._logbook, app.account, app.name, app.log.kept),
             origin=entry.origin_at(job.place),
+            fence=job.fence,
         )
 
     async def _take_turn(self, program: Program, run: _Run) -> Ended:

@@ -8,6 +8,7 @@ from typing import Any
 import trio
 from attrs import define, field, frozen
 
+from resources.stores.fencing import Fence
 from resources.stores.journal import Entry
 
 from ..config.model import App
@@ -64,6 +65,7 @@ class Job:
         is_recovered: It was found in the journal, so it may have been in progress when a supervisor
             died.
         is_begun: The journal has been asked to note that its run began.
+        fence: What has to hold for its run to write, if several servers share the work.
     """
 
     entry: Entry
@@ -71,6 +73,7 @@ class Job:
     then: Then
     is_recovered: bool = False
     is_begun: bool = False
+    fence: Fence | None = None
     since: float = field(factory=trio.current_time)
 
     @property

@@ -49,6 +49,10 @@ class Lanes(Generic[T]):
         """The first waiting work of each lane."""
         return (queue[0] for queue in self._lanes.values() if queue)
 
+    def all(self) -> list[tuple[Hashable, T]]:
+        """All waiting work with its lane, each lane's in order."""
+        return [(lane, item) for lane, queue in self._lanes.items() for item in queue]
+
     def clear(self) -> list[T]:
         """Take out all waiting work, each lane's in order; work in progress is not touched."""
         items = [item for queue in self._lanes.values() for item in queue]
@@ -59,6 +63,15 @@ class Lanes(Generic[T]):
             queue.clear()
         self.waiting = 0
         return items
+
+    def remove(self, lane: Hashable, item: T) -> None:
+        """Take out waiting work."""
+        queue = self._lanes[lane]
+        queue.remove(item)
+        self.waiting -= 1
+        if not queue and lane in self._ready:
+            self._ready.remove(lane)
+            del self._lanes[lane]
 
     def finish(self, lane: Hashable) -> None:
         """Note that the work taken from this lane is done: the lane goes to the back of the line,

@@ -14,6 +14,7 @@ from attrs import field, frozen
 from resources.contract import Caller, Command, Refused, Resource
 from resources.fence import fence, note
 from resources.parameters import command_converter
+from resources.stores.fencing import Fence, fenced
 from resources.stores.redis import StoreError
 from resources.stores.room import NoRoom
 
@@ -80,6 +81,8 @@ class Router:
                 row.resource, caller, row.structure(request.fields, row.command.request)
             )
             if isinstance(answer, Coroutine):
+                if caller.fence is not None:
+                    answer = _fenced(caller.fence, answer)
                 seconds = limits.command_timeout(request.name, http_timeout)
                 return self._wait(answer, caller, request, seconds, began)
             reply = self._success(answer)
@@ -161,6 +164,12 @@ class Router:
         if names is None:
             names = self._fields[kind] = tuple(a.name for a in attrs.fields(kind))
         return names
+
+
+async def _fenced(fence: Fence, coming: Coroutine[Any, Any, Any]) -> Any:
+    """Wait for an answer; what is written for it is fenced."""
+    with fenced(fence):
+        return await coming
 
 
 def _failure(reason: str) -> dict[str, Any]:

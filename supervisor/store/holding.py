@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 import trio
@@ -23,6 +24,7 @@ from .patience import is_loading, until_answered
 
 ID = "server-id"  # in data_dir
 ID_BYTES = 16
+HOST_BYTES = 6  # of the id of a host that shares the work
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 POLL = 0.5  # seconds between two looks at a lease that another server has
 GRACE = 1.2  # times of a lease that a dead server's may take to run out
@@ -48,15 +50,19 @@ async def hold(config: Config, tell: Callable[[str], None]) -> AsyncIterator[Lea
         LeaseLost: Another server has taken it; the block is cancelled.
     """
     settings = config.cluster
-    owner = owner_id(config.data_dir)
-    opening = open_lease(config.redis.url, settings.lease, owner, _boot(), own_name())
+    owner, is_shared = owner_id(config.data_dir), settings.mode == "shared"
+    if is_shared:
+        owner = blake2b(owner.encode(), digest_size=HOST_BYTES).hexdigest()
+    opening = open_lease(
+        config.redis.url, settings.lease, owner, _boot(), own_name(), is_shared=is_shared
+    )
     async with opening as lease:
         try:
             ping = partial(lease.client.execute, "PING")
             await until_answered("its first answer", ping, tell, is_loading)
             take = partial(until_answered, "its lease", lease.take, tell, _passes)
             held = await take()
-            if held is not None and settings.mode == "single":
+            if held is not None and settings.mode != "standby":
                 await _outlive(held, take, settings.lease)
         except StoreError as error:
             raise CannotStart(f"redis.url: {error}") from error
@@ -102,7 +108,8 @@ async def _outlive(held: Held, take: Take, seconds: float) -> None:
         if is_renewed or (now is not None and trio.current_time() > latest):
             raise CannotStart(
                 f"redis.url: the store is held by {held.name}, another jsbox server; stop that one,"
-                ' or set [cluster] mode = "standby" on both to have one wait for the other'
+                ' or set [cluster] mode = "standby" on both to have one wait for the other, or'
+                ' "shared" on both to have them share the work'
             )
         before = now
 

@@ -73,6 +73,19 @@ GROUP: list[Command] = [
 ]
 NAMED_GROUP = ["{a}:groupname:o", "{a}:group:l", "{a}:groups"]
 
+CHANNEL = [f"{{channel:c}}:{key.partition(':')[2]}" for key in OUTBOX]
+SHARED_OUT = [*CHANNEL, "{channel:c}:takers", "{channel:c}:epoch"]
+MOVED = [
+    *(f"{{a}}:{name}" for name in ("out", "bytes", "handed", "times")),
+    *(f"{{a}}:{name}:h" for name in ("out", "bytes", "handed", "times", "number")),
+]
+
+
+def _send(via: str, epoch: int, name: str) -> Command:
+    args = ("me", via, "a:p:1", epoch, "text", 9, 999, 0, 1, "sum", 60, 9, name)
+    return _run("outbox_send", SHARED_OUT, *args)
+
+
 FOREIGN = ["{a}:foreign", "{a}:foreign:when"]
 
 CASES: dict[str, tuple[list[Command], Command]] = {
@@ -124,6 +137,26 @@ CASES: dict[str, tuple[list[Command], Command]] = {
         GROUP,
         _run("group_update", ["{a}:group:k", "{a}:groupname:m"], "k", "m", 1, "q", ACCOUNT),
     ),
+    "host_bury": (
+        [("SET", LEASE[1], "before")],
+        _run("host_bury", LEASE, "us"),
+    ),
+    "journal_accept shared": (
+        [("SET", "{a}:owner", "1 other process")],
+        _run(
+            "journal_accept",
+            ["{a}:1", "{a}:j", "{a}:owner"],
+            *(60, "entry", ACCOUNT, "app", "message", "+271", NOW, "me", "news"),
+        ),
+    ),
+    "journal_end": (
+        [
+            ("XADD", "{a}:j", "1-1", "e", "entry"),
+            ("HSET", "{a}:begun", "1-1", 1),
+            ("SET", "{a}:seen", "1-1", "EX", 60),
+        ],
+        _run("journal_end", ["{a}:j", "{a}:begun", "{a}:seen"], "1-1", "ok", "via", "news"),
+    ),
     "journal_accept": (
         [_accept("{a}:1", "message", "+271", NOW)],
         _accept("{a}:2", "message", "+272", NOW),
@@ -163,7 +196,17 @@ CASES: dict[str, tuple[list[Command], Command]] = {
         [_run("lease_take", LEASE, "{}", 9000, 0)],
         _run("lease_take", LEASE, "{}", 9000, 1),
     ),
+    "optout_clear": ([("HSET", "{a}:o", "x", 1)], _run("optout_clear", ["{a}:o"], "x")),
     "optout_set": ([("HSET", "{a}:o", "x", 1)], _run("optout_set", ["{a}:o"], "y", "{}", 9)),
+    "outbox_move": (
+        [_post("i"), _post("j"), ("HSET", "{a}:times", 1, 2), ("XADD", MOVED[4], "7-1", "m", "x")],
+        _run("outbox_move", MOVED, 9),
+    ),
+    "outbox_send": (
+        [_send("", 1, "i"), ("HSET", SHARED_OUT[6], "via", "g")],
+        _send("via", 2, "j"),
+    ),
+    "outbox_send nowhere": ([_send("", 1, "i")], _send("", 2, "j")),
     "outbox_page": (
         [_post("i")],
         _run("outbox_page", [OUTBOX[1], OUTBOX[5], "{a}:times"], "-", 9, 999),
@@ -175,6 +218,14 @@ CASES: dict[str, tuple[list[Command], Command]] = {
         [_post("i"), _post("j"), ("HSET", "{a}:times", 1, 2)],
         _run("outbox_strike", [OUTBOX[1], OUTBOX[2], "{a}:times"], "1", 1, 4, 2, -1),
     ),
+    "partition_give": (
+        [("SET", "{a}:owner", "3 me now")],
+        _run("partition_give", ["{a}:owner"], "3 me now"),
+    ),
+    "partition_take": (
+        [("SET", "{a}:owner", "3 dead one")],
+        _run("partition_take", ["{a}:owner"], "me now", "3 dead one"),
+    ),
     "recording_put": (
         [("LPUSH", "{a}:recordings", "{a}:r:1"), ("SET", "{a}:r:1", "old")],
         _run("recording_put", ["{a}:recordings"], "{a}:r:2", "text", 60, 1),
@@ -183,6 +234,7 @@ CASES: dict[str, tuple[list[Command], Command]] = {
         [_run("statistics_outbound", ["{a}:stats:app"], ACCOUNT, "app", "+271", NOW)],
         _run("statistics_outbound", ["{a}:stats:app"], ACCOUNT, "app", "+272", NOW),
     ),
+    "store_share": ([("SET", LEASE[1], "x")], _run("store_share", LEASE, "all", 9000)),
     "statistics_rate": (
         [_run("statistics_outbound", ["{a}:stats:app"], ACCOUNT, "app", "+271", NOW)],
         _run("statistics_rate", ["{a}:stats:app"], ACCOUNT, "app", "out", 60),

@@ -32,7 +32,9 @@ PRELUDES = {
         "kv_delete",
         "kv_incr",
         "kv_set",
+        "outbox_move",
         "outbox_post",
+        "outbox_send",
         "outbox_strike",
         "statistics_outbound",
         "statistics_rate",
@@ -42,9 +44,16 @@ PRELUDES = {
     "_kv": ("kv_set", "kv_incr", "kv_delete"),
     "_statistics": ("journal_accept", "statistics_outbound", "statistics_rate"),
 }
+FENCED = frozenset({
+    "contact_find_or_create", "contact_write", "group_create", "group_update", "journal_end",
+    "kv_delete", "kv_incr", "kv_set", "optout_clear", "optout_set",
+})  # fmt: skip
+"""Scripts that a run writes with. Each has a second form, which writes only while the server that
+runs it owns the partition (_fence.lua)."""
 UNMOVED = frozenset({
     "contact_find", "contact_find_or_create", "contact_write", "contacts_changed", "group_create",
-    "group_list", "group_update", "recording_put", "statistics_outbound", "statistics_rate",
+    "group_list", "group_update", "outbox_send", "recording_put", "statistics_outbound",
+    "statistics_rate",
 })  # fmt: skip
 """Scripts that touch more keys than they can name beforehand. Before a script begins, a cluster
 checks only the keys that it names; in a slot that is being moved, the others may be gone already,
@@ -60,12 +69,24 @@ class Script:
     name: str
     text: str
     digest: str
+    fenced_digest: str = ""  # of its second form, if it is in `FENCED`
 
     def call(self, keys: Sequence[str], *args: Any) -> tuple[Any, ...]:
         """The command that runs it."""
-        if self.name in UNMOVED:
-            keys = (*keys, f"{keys[0][: keys[0].index('}') + 1]}:unmoved")
+        keys = self._all_keys(keys)
         return ("EVALSHA", self.digest, len(keys), *keys, *args)
+
+    def call_fenced(
+        self, keys: Sequence[str], args: Sequence[Any], key: str, owner: bytes
+    ) -> tuple[Any, ...]:
+        """As `call`, if `key` names `owner`; else it is refused as FENCED."""
+        keys = self._all_keys(keys)
+        return ("EVALSHA", self.fenced_digest, len(keys) + 1, *keys, key, *args, owner)
+
+    def _all_keys(self, keys: Sequence[str]) -> Sequence[str]:
+        if self.name not in UNMOVED:
+            return keys
+        return (*keys, f"{keys[0][: keys[0].index('}') + 1]}:unmoved")
 
 
 @cache
@@ -74,16 +95,30 @@ def _all() -> dict[str, Script]:
     preludes = defaultdict[str, str](str)
     for prelude, names in PRELUDES.items():
         for name in names:
-            preludes[name] += (_FOLDER / f"{prelude}.lua").read_text("utf-8")
+            preludes[name] += _read(prelude)
+    preludes["outbox_send"] += f"local function post()\n{_read('outbox_post')}end\n"
     for file in sorted(_FOLDER.glob("[!_]*.lua")):
-        text = preludes[file.stem] + file.read_text("utf-8")
-        digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324
-        scripts[file.stem] = Script(file.stem, text, digest)
+        name = file.stem
+        text = preludes[name] + _read(name)
+        fenced = ""
+        if name in FENCED:
+            second = _read("_fence") + text
+            fenced = _digest(second)
+            scripts[f"{name}, fenced"] = Script(name, second, fenced)
+        scripts[name] = Script(name, text, _digest(text), fenced)
     return scripts
 
 
+def _read(name: str) -> str:
+    return (_FOLDER / f"{name}.lua").read_text("utf-8")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha1(text.encode()).hexdigest()  # noqa: S324
+
+
 def all_scripts() -> list[Script]:
-    """All scripts."""
+    """All scripts, in all their forms."""
     return list(_all().values())
 
 

@@ -1,14 +1,17 @@
 -- Take a message or event into the journal, once per id, and count it.
 -- KEYS  1 seen (string: the entry it became)   2 the app's journal (stream)
+--       3 who owns this partition of the journal (string), if several servers share the work
 -- ARGV  1 seconds to remember the id   2 the entry   3 prefix of the account's keys
 --       4 conversation
 --       5 what to count: 'message', 'event', or '' for nothing
 --       of a message: 6 address or ''   7 its second
 --       of an event: 6 its kind   7 its delivery status or ''
+--       with KEYS 3: 8 our host   9 what to tell the owner, if that is another
 -- Returns {entry id, 0}, or {entry id, 1} if the id was seen before.
 local seen = redis.call('GET', KEYS[1])
-if seen then return {seen, 1} end
+if seen then return {string.match(seen, '^%S*'), 1} end
 redis.call('XLEN', KEYS[2])
+local owner = KEYS[3] and redis.call('GET', KEYS[3])
 if ARGV[5] == 'message' then
   counting(ARGV[3], ARGV[4], 'in', ARGV[6], tonumber(ARGV[7]))()
 elseif ARGV[5] == 'event' then
@@ -21,4 +24,8 @@ elseif ARGV[5] == 'event' then
 end
 local id = redis.call('XADD', KEYS[2], '*', 'e', ARGV[2])
 redis.call('SET', KEYS[1], id, 'EX', ARGV[1])
+if KEYS[3] then
+  local host = string.match(owner or '', '^%d+ (%S+)')
+  if host and host ~= ARGV[8] then redis.call('PUBLISH', 'jsbox:host:' .. host, ARGV[9]) end
+end
 return {id, 0}

@@ -81,7 +81,9 @@ class AmqpLink:
                     self._made += 1
                     self._problems.clear()
                     log.info("channel %s is connected to %s", self.channel.name, shown(url))
-                    await session.consume(messages=bool(self.channel.app))
+                    async with self._services.turn(self.channel.name):
+                        await session.consume(messages=bool(self.channel.app))
+                        await trio.sleep_forever()
             finally:
                 self._session = None
                 self._returned += session.publisher.returned

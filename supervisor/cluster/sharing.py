@@ -1,0 +1,214 @@
+"""The servers that share the work: who they are, what they tell each other, what the dead leave."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import msgspec
+import trio
+from attrs import define, field
+
+from resources.fence import keep_running
+from resources.stores.inbox import open_inbox
+from resources.stores.journal import Outcome
+from resources.stores.lease import Lease
+from resources.stores.outbox import Outbox
+from resources.stores.partitions import Ownership, first_of
+from resources.stores.peers import Peers, Record, channel_of
+from resources.stores.redis import StoreError
+
+from ..config import Config
+from ..errors import CannotStart
+from ..gateway import Deliveries
+from ..host.version import describe
+from ..runs.dispatcher import Dispatcher
+from ..runs.partitions import Partitions
+from ..store.opening import Store
+from .presence import Presence, tell_takers
+from .turns import ChannelTurns
+
+LOOK = 0.5  # seconds between two looks at who lives; at most a sixth of a lease
+LEAVE_SECONDS = 3.0  # that the end waits for the store
+
+log = logging.getLogger(__name__)
+
+
+@define(eq=False)
+class Sharing:
+    """This server among those that share a store. Made by `open_sharing`."""
+
+    _lease: Lease
+    _peers: Peers
+    _outbox: Outbox
+    _partitions: Partitions
+    _deliveries: Deliveries
+    presence: Presence
+    turns: ChannelTurns
+    record: Record
+    channels: Callable[[], Collection[str]]
+    alive: Mapping[str, Record] = field(factory=dict, init=False)
+    """The servers that live, by id, this one included."""
+    _said: Record | None = field(default=None, init=False)
+
+    @property
+    def host(self) -> str:
+        """Our id."""
+        return self.record.id
+
+    def falls_to_us(self, what: str) -> bool:
+        """Whether something that one server is to do falls to this one."""
+        takers = [host for host, record in self.alive.items() if record.takes]
+        return first_of(takers, what) == self.host
+
+    async def start(self) -> None:
+        """Become one of them. Raises StoreError."""
+        await self._outbox.redis.execute("PING")
+        await self.presence.start(self.channels())
+        await self._look()
+
+    async def change(self, **said: Any) -> None:
+        """Say something else of ourselves (fields of `Record`), as soon as the store takes it."""
+        self.record = msgspec.structs.replace(self.record, **said)
+        with suppress(StoreError):
+            await self._look()
+
+    async def drain(self) -> None:
+        """Take no partitions any more, and give ours back when their runs have ended."""
+        await self.change(takes=False)
+
+    async def leave(self) -> None:
+        """Leave what waits in our outboxes to the others, in bounded time."""
+        with trio.move_on_after(LEAVE_SECONDS, shield=True), suppress(StoreError):
+            if self._lease.is_held:
+                await self.presence.leave()
+
+    async def run(self) -> None:
+        """Look who lives, until cancelled."""
+        pause = min(LOOK, self._lease.seconds / 6)
+        while True:
+            await trio.sleep(pause)
+            try:
+                await self._look()
+            except StoreError as error:
+                log.debug("the other servers cannot be looked at: %s", error)
+
+    def heard(self, text: bytes) -> None:
+        """Another server has told us something."""
+        match msgspec.json.decode(text):
+            case ["in", str(account), str(app), str(part)]:
+                self._partitions.ring(account, app, part)
+            case ["ended", str(account), str(app), str(place), outcome]:
+                told = None if outcome is None else msgspec.convert(outcome, Outcome)
+                self._partitions.brought.heard_end((account, app, place), told)
+            case ["out", str(channel), number]:
+                self._deliveries.outlet(channel).heard(int(number))
+            case ["left", str(channel)]:
+                self.presence.left_over(channel)
+            case ["look"]:
+                self._partitions.missed()
+            case other:
+                log.warning("another server says what this one does not know: %.200r", other)
+
+    def missed(self) -> None:
+        """We may not have been told something."""
+        self._partitions.missed()
+        self.presence.missed()
+        self._deliveries.doubt_all()
+
+    async def _look(self) -> None:
+        if self._said != self.record:
+            await self._peers.say(self.record)
+            self._said = self.record
+        seen = await self._peers.look()
+        for host in seen.gone:
+            await self._bury(host, seen.alive)
+        if seen.alive == self.alive:
+            return
+        self._say_who(seen.alive)
+        self.alive = seen.alive
+        takers = sorted(host for host, record in seen.alive.items() if record.takes)
+        alive = frozenset(f"{host} {one.process}" for host, one in seen.alive.items())
+        self._partitions.follow(takers, alive)
+        self._partitions.missed()  # what a dead one has accepted, it could tell nobody
+        self.presence.missed()
+
+    async def _bury(self, host: str, alive: Collection[str]) -> None:
+        if host == self.host or not await self._peers.bury(host):
+            return
+        for channel in self.channels():
+            if await self._outbox.leave(channel, host):
+                await tell_takers(self._outbox, self._peers, channel, alive)
+                self.presence.left_over(channel)
+        await self._peers.forget(host)
+
+    def _say_who(self, alive: Mapping[str, Record]) -> None:
+        for host in alive.keys() - self.alive.keys() - {self.host}:
+            log.info("server %s shares the work", alive[host].name)
+        for host in self.alive.keys() - alive.keys():
+            log.warning("server %s is gone; others take over what it had", self.alive[host].name)
+
+
+@asynccontextmanager
+async def open_sharing(
+    config: Config, store: Store, outbox: Outbox, dispatcher: Dispatcher, deliveries: Deliveries
+) -> AsyncIterator[Sharing | None]:
+    """Be one of the servers that share the store, for as long as the block runs; None: it is not
+    shared.
+
+    Raises:
+        StoreError: At the start.
+    """
+    lease, partitions = store.lease, dispatcher.partitions
+    if lease is None or partitions is None:
+        yield None
+        return
+    ours = lease.ours
+    record = Record(id=ours.id, process=ours.nonce, name=ours.name, version=describe()["version"])
+    peers = Peers(store.redis, ours)
+    presence = Presence(outbox, deliveries, peers, lambda: sharing.alive)
+    sharing = Sharing(
+        lease=lease,
+        peers=peers,
+        outbox=outbox,
+        partitions=partitions,
+        deliveries=deliveries,
+        presence=presence,
+        turns=ChannelTurns(peers, Ownership(store.redis, f"{ours.id} {ours.nonce}")),
+        record=record,
+        channels=lambda: config.channels,
+    )
+    deliveries.on_takers = presence.changed
+    outbox.redis.on_fenced.append(
+        lambda: lease.lose("another server has taken over what this one works on")
+    )
+    async with open_inbox(store.url, channel_of(record.id), sharing.heard, sharing.missed):
+        await sharing.start()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_running, "hosts", sharing.run)
+            nursery.start_soon(keep_running, "presence", presence.run)
+            yield sharing
+            await sharing.leave()
+            nursery.cancel_scope.cancel()
+
+
+async def peers_of(config: Config, store: Store) -> Peers | None:
+    """The servers that share the store with us, if it is shared.
+
+    Raises:
+        CannotStart: They share it in another way.
+        StoreError: It cannot be asked.
+    """
+    if config.cluster.mode != "shared" or store.lease is None:
+        return None
+    peers = Peers(store.redis, store.lease.ours)
+    ours = config.cluster.partitions
+    theirs = await peers.fix_partitions(ours)
+    if theirs != ours:
+        raise CannotStart(
+            f"cluster.partitions: this store has journals of {theirs} partitions, not of {ours};"
+            " their number cannot be changed"
+        )
+    return peers
