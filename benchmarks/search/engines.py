@@ -12,6 +12,8 @@ from typing import Any
 
 import tantivy
 
+from resources.stores.search.budget import Budget
+from resources.stores.search.dictionary import Dictionary
 from resources.stores.search.fields import Document
 from resources.stores.search.lucene import parse
 from resources.stores.search.schema import SCHEMA, SEQ, document_of
@@ -45,7 +47,9 @@ class RawTantivy:
         self.searcher = self.index.searcher()
 
     def ready(self, asked: Asked) -> Ask:
-        query = Translation(self.index, self.searcher, lambda _: ()).query(parse(asked.lucene))
+        query = Translation(
+            self.index, self.searcher, lambda _: (), Budget(), Dictionary(self.searcher)
+        ).query(parse(asked.lucene))
 
         def ask(limit: int | None) -> list[str]:
             most = limit or self.searcher.num_docs

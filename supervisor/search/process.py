@@ -11,6 +11,7 @@ import sys
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import trio
 from attrs import define, field
@@ -215,8 +216,11 @@ class SearchProcess:
             first = min(self._open.values(), key=lambda question: question.deadline)
             await trio.sleep_until(first.deadline)
             if first.request.id in self._open:
-                self._overdue = first
-                self.on_guilty(first.request)
+                if _is_stopped(self.process.pid):
+                    log.warning("the search process was stopped from outside; it is killed")
+                else:
+                    self._overdue = first
+                    self.on_guilty(first.request)
                 self.process.kill()
                 return
 
@@ -239,6 +243,15 @@ class SearchProcess:
                     was_killed=was_killed,
                 )
             )
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal or a debugger has stopped a process."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] in "Tt"
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""2,000 contacts, 360 queries, and what Apache Lucene 8.7 found for each."""
+"""2,000 contacts, 744 queries, and what Apache Lucene 8.7 found for each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from typing import Any
 
 HERE = Path(__file__).parent
 QUERIES: list[dict[str, Any]] = json.loads((HERE / "queries.json").read_text("utf-8"))["queries"]
+BY_KIND: dict[str, dict[str, list[int] | None]] = json.loads(
+    (HERE / "queries_by_kind.json").read_text("utf-8")
+)
+"""More queries, by kind: the places of the contacts found, or null for an error."""
 
 
 def contacts() -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from resources.stores.search.nodes import QueryError
 from ...examples import examples
 from .changing import ContactsThatChange
 from .indexes import caught_up, find
-from .oracle import QUERIES, contacts
+from .oracle import BY_KIND, QUERIES, contacts
 
 
 @pytest.fixture(scope="module", params=["all in the index", "half of them changed since"])
@@ -53,6 +53,21 @@ def test_lucene_agrees(query: dict[str, Any], lucene_index: AccountIndex) -> Non
         return
     assert sorted(find(lucene_index, query["query"])) == sorted(query["keys"])
     assert lucene_index.refresh().count(meaning(query["query"])) == len(query["keys"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BY_KIND)
+def test_lucene_agrees_on_each_kind(kind: str, lucene_index: AccountIndex) -> None:
+    """Made at random from the contacts' own values: scripts, escapes, smart groups, mistakes."""
+    keys = [contact["key"] for contact in contacts()]
+    for query, places in BY_KIND[kind].items():
+        try:
+            found = sorted(find(lucene_index, query))
+        except QueryError:
+            assert places is None, query
+        else:
+            assert places is not None, query
+            assert found == sorted(keys[place] for place in places), query
 
 
 WORDS = [

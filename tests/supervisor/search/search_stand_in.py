@@ -1,14 +1,14 @@
 """Stands in for the search process: speaks its wire, and does what the query says. For tests of the
 one who asks.
 
-`hang`: never answers. `crash`: ends. `crash FILE`: ends as long as there is no FILE.
-`behind-crash`: the index is behind, and when asked again it ends. `killed N`: is killed until N
-processes were. `slow N`: answers after N seconds. `behind N`: the index is behind until asked for
-the Nth time. `garbage FILE`, `unasked FILE`: says what is no answer, or answers what nobody asked,
-as long as there is no FILE, which it makes. `endless FILE`: answers page after page, as long as
-there is no FILE. `troubles N`, `lines N`: first says that the indexes of N accounts cannot be
-built, or N lines for the log. `trouble REASON`: first says that the index of account
-`t` cannot be built. Anything else: answered with one key, the pid.
+`hang`: never answers. `crash`: ends. `crash FILE`: ends as long as there is no FILE. `behind-
+crash`: the index is behind, and when asked again it ends. `killed N`: is killed until N processes
+were. `slow N`: answers after N seconds. `behind N`: the index is behind until asked for the Nth
+time. `garbage FILE`, `unasked FILE`: says what is no answer, or answers what nobody asked, as long
+as there is no FILE, which it makes. `stopped FILE`: is stopped, as long as there is no FILE.
+`endless FILE`: answers page after page, as long as there is no FILE. `troubles N`, `lines N`: first
+says that the indexes of N accounts cannot be built, or N lines for the log. `trouble REASON`: first
+says that the index of account `t` cannot be built. Anything else: answered with one key, the pid.
 
 An index is damaged if there is a file `damaged` in the folder; it is built anew by making a file
 `renewed`.
@@ -58,6 +58,10 @@ def make_no_sense(verb: str) -> None:
 
 
 def say_too_much(number: int, verb: str, rest: str) -> None:
+    if verb == "stopped" and not Path(rest).exists():
+        Path(rest).touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(60)  # the signal may come a moment later
     if verb == "endless" and not Path(rest).exists():
         Path(rest).touch()
         page = msgspec.Raw(b'["' + b"x" * (1 << 20) + b'"]')

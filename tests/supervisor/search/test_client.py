@@ -157,6 +157,14 @@ async def test_a_process_that_makes_no_sense_ends_alone(verb: str, tmp_path: Pat
     assert tally["search"] == before + 1
 
 
+async def test_a_query_is_not_blamed_for_a_stopped_process(tmp_path: Path) -> None:
+    """It is asked again, of another process."""
+    async with stand_in(tmp_path, evolve(QUICK, timeout=Duration(2.0))) as (search, observer):
+        assert await keys(search, f"stopped {tmp_path / 'said'}")
+        assert observer.count == 1
+        assert await keys(search, f"stopped {tmp_path / 'said'}")
+
+
 async def test_an_answer_without_an_end_is_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
