@@ -24,6 +24,7 @@ from .admin.optouts import OptOutsAdmin
 from .admin.outbox import OutboxAdmin
 from .admin.overview import OverviewAdmin
 from .admin.push import PushAdmin, Wanted
+from .admin.refusals import Refusals
 from .admin.traces import RunsAdmin
 from .background import LoopLag
 from .config import Account, Config
@@ -60,6 +61,7 @@ class Operated(Protocol):
     channels: Channels
     outboxes: OutboxAdmin
     audit: AuditLog
+    refusals: Refusals
     figures: Figures
     reloads: Reloads
     is_draining: bool
@@ -99,6 +101,7 @@ def health_of(service: Operated) -> Health:
         outboxes=lambda: service.outboxes.found,
         audit_problem=lambda: service.audit.problem,
         reload_refused=lambda: service.reloads.refused,
+        refusals=service.refusals,
     )
 
 
@@ -119,6 +122,7 @@ def moment_of(service: Operated) -> Moment:
         dead_letters=service.dispatcher.box.counts,
         log_writer=service.log_writer,
         outboxes=lambda: service.outboxes.found,
+        refusals=service.refusals,
     )
 
 
@@ -186,4 +190,5 @@ def admin_services(service: Operated) -> AdminServices:
         health=health,
         connections=service.channels.connections,
         audit=service.audit,
+        refusals=service.refusals,
     )

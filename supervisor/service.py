@@ -22,6 +22,7 @@ from .admin.audit import AuditLog
 from .admin.gauges import scrape
 from .admin.outbox import OutboxAdmin
 from .admin.push import Wanted
+from .admin.refusals import Refusals
 from .background import Compiling, LoopLag
 from .cluster.sharing import Sharing, open_sharing, peers_of
 from .config import Address, Config
@@ -101,6 +102,7 @@ class Service:
     reloads: Reloads = field(init=False)
     outboxes: OutboxAdmin = field(init=False)
     audit: AuditLog = field(init=False)
+    refusals: Refusals = field(factory=Refusals, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.reloads = Reloads(self, self.read_config)

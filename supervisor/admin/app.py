@@ -23,6 +23,7 @@ from .audit import Auditing, AuditLog
 from .bodies import DIGITS_MAX, answer, bad, encoded, is_number, list_answer, text_answer
 from .guard import TRUSTED, Guard, Tokens
 from .health import Check, Health
+from .refusals import Refusals
 
 
 class HasRoutes(Protocol):
@@ -46,6 +47,7 @@ class AdminServices:
     health: Health
     connections: Callable[[str], int]
     audit: AuditLog
+    refusals: Refusals
 
 
 @frozen
@@ -244,7 +246,7 @@ def admin_app(services: AdminServices, tokens: Tokens) -> Starlette:
     app = Starlette(
         routes=routes,
         middleware=[
-            Middleware(Guard, tokens=tokens),
+            Middleware(Guard, tokens=tokens, refusals=services.refusals),
             Middleware(Auditing, audit=services.audit),
         ],
         exception_handlers={

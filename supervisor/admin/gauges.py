@@ -33,6 +33,7 @@ from ..runs.dispatcher import Dispatcher
 from ..sandboxes.limit_usage import limit_of
 from ..sandboxes.pool import Pool
 from .bodies import off_loop
+from .refusals import Refusals
 
 LEASE_HELD = ("jsbox_lease_held", "1 if this server has the store, 0 if it stands by")
 
@@ -62,6 +63,7 @@ class Moment:
     dead_letters: Callable[[], Mapping[str, int]]  # by app
     log_writer: LogWriter | None
     outboxes: Callable[[], Mapping[str, Waiting]]
+    refusals: Refusals
 
     async def gather(self) -> list[Metric]:
         """Collect all gauges, in slices: there may be a thousand apps."""
@@ -121,6 +123,11 @@ class Moment:
         for code, count in store.refused.items():
             refused.add_metric((code,), count)
         yield refused
+        yield CounterMetricFamily(
+            "jsbox_admin_refused",
+            "Requests to the admin port without a valid token, or from a web page",
+            self.refusals.total,
+        )
         yield GaugeMetricFamily(
             "jsbox_graphite_waiting", "Lines that wait for Graphite", graphite.waiting
         )

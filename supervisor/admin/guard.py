@@ -13,6 +13,7 @@ from ..config.tokens import AdminToken
 from ..ports.http import KNOWN
 from .bodies import answer
 from .console import FILES, PAGES
+from .refusals import Refusals
 
 OPEN = ("/livez", "/readyz", *FILES)  # anybody who can reach the port may see these
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -29,9 +30,10 @@ class Guard:
     programs on this host, but no web pages.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
+    def __init__(self, app: ASGIApp, tokens: Tokens, refusals: Refusals | None = None) -> None:
         self.app = app
         self.tokens = tokens
+        self.refusals = refusals or Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it with what is missing (ASGI)."""
@@ -39,6 +41,7 @@ class Guard:
         name, problem = self._look(headers, scope["method"])
         is_open = scope["path"] in OPEN or scope["path"].startswith(PAGES)
         if problem is not None and not is_open:
+            self.refusals.note((scope.get("client") or ("", 0))[0])
             await answer({"error": problem[1]}, problem[0])(scope, receive, send)
             return
         if problem is None and not is_open:

@@ -21,6 +21,7 @@ from ..host.slices import in_slices
 from ..runs.dispatcher import Dispatcher
 from ..sandboxes.pool import Pool
 from ..store.disk import Disk
+from .refusals import Refusals
 
 DISK_LOW = 1 << 30  # bytes
 QUEUE_FULL = 0.9  # of pool.queue
@@ -66,6 +67,7 @@ class Health:
     outboxes: Callable[[], Mapping[str, Waiting]]
     audit_problem: Callable[[], str]
     reload_refused: Callable[[], str]  # why the last reload was refused
+    refusals: Refusals
 
     async def checks(self) -> list[Check]:
         """Make all the checks."""
@@ -78,6 +80,7 @@ class Health:
             Check("search", self.search_problem(), is_fatal=False),
             self._loop(),
             self._config(),
+            Check("access", self.refusals.problem(), is_fatal=False, is_note=True),
             Check("audit", self.audit_problem(), is_fatal=False, is_note=True),
             *apps,
             *self._channels(),

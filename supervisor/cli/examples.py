@@ -53,7 +53,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "optouts export": ("jsbox optouts export acme -o optouts.csv",),
     "optouts import": ("jsbox optouts import acme optouts.csv",),
     "audit": ("jsbox audit --since 24h", "jsbox audit --who thandi --json"),
-    "load": ("jsbox load campaign.toml --serve --out run2 --baseline run1",),
+    "load": (
+        "jsbox load campaign.toml --check",
+        "jsbox load campaign.toml --serve --out run2 --baseline run1",
+    ),
     "backup": ("jsbox backup monday.tar",),
     "restore": ("jsbox restore monday.tar --dry-run",),
     "migrate": ("jsbox migrate vxsandbox config.yaml -o jsbox.toml",),

@@ -24,6 +24,7 @@ from .common import (
 )
 
 if TYPE_CHECKING:
+    from ..load.campaign import Campaign
     from ..load.run import Target
 
 EXIT_MISSED = 99
@@ -70,6 +71,7 @@ EXIT_MISSED = 99
     type=click.Path(path_type=Path),
     help="The --out of an earlier run, to compare with.",
 )
+@click.option("--check", "is_check", is_flag=True, help="Only check the campaign, and run nothing.")
 @click.option("--no-tui", is_flag=True, help="Lines instead of a screen.")
 def load(
     campaign: Path,
@@ -82,6 +84,7 @@ def load(
     seed: int | None,
     out: Path | None,
     baseline: Path | None,
+    is_check: bool,
     no_tui: bool,
 ) -> None:
     """Hold the conversations of a campaign at its rate, and check its thresholds.
@@ -89,9 +92,9 @@ def load(
     Exit codes: 0 all thresholds held, 99 one was missed, 1 the generator was late, so that the run
     is void.
     """
-    from ..load.campaign import Campaign
     from ..load.compare import NoBaseline, compare, read_summary
     from ..load.reading import load_campaign, parse_rate
+    from ..load.schedule import schedule
 
     if serve and target:
         raise click.UsageError("expected --serve or --target, got both")
@@ -108,15 +111,11 @@ def load(
     where = _target(
         config_file, one.run.channel, serve=serve, target=target, admin=admin, app=app_name
     )
-    for fault in one.faults:
-        if fault.kind == "drain" and not serve:
-            fail("the fault `drain` restarts the server, which needs --serve", EXIT_CONFIG)
-    if one.stubs and not serve and not one.run.stubs.port:
-        fail(
-            "the campaign has stubs: give them a port that the app's http.connect_to names"
-            ' ([run] stubs = "127.0.0.1:9000"), or use --serve',
-            EXIT_CONFIG,
-        )
+    _must_fit(one, serve=serve)
+    if is_check:
+        count = len(schedule(one, one.run.seed if seed is None else seed))
+        click.echo(f"{campaign}: ok; {count} conversations in {one.seconds:g} s")
+        return
 
     async def main() -> int:
         from rich.console import Console
@@ -150,6 +149,19 @@ def load(
         return {"passed": 0, "missed": EXIT_MISSED, "void": EXIT_FAILED}[summary["verdict"]]
 
     run_or_exit(main, EXIT_UNREACHABLE)
+
+
+def _must_fit(one: Campaign, *, serve: bool) -> None:
+    """Exit if a campaign needs what the command line does not give."""
+    for fault in one.faults:
+        if fault.kind == "drain" and not serve:
+            fail("the fault `drain` restarts the server, which needs --serve", EXIT_CONFIG)
+    if one.stubs and not serve and not one.run.stubs.port:
+        fail(
+            "the campaign has stubs: give them a port that the app's http.connect_to names"
+            ' ([run] stubs = "127.0.0.1:9000"), or use --serve',
+            EXIT_CONFIG,
+        )
 
 
 def _target(

@@ -311,6 +311,8 @@ def test_a_campaign_that_cannot_run_says_why(folder: Folder) -> None:
     campaign(folder, '{ dial = "*1#" }', '[faults]\n"1s" = "drain"\n')
     assert "which needs --serve" in load(folder)[0].stderr
     campaign(folder, '{ dial = "*1#" }')
+    checked = load(folder, "--check")[0]
+    assert (checked.returncode, "campaign.toml: ok; " in checked.stdout) == (0, True)
     unreachable = load(folder, "--target", "ws://127.0.0.1:9/v1")[0]
     assert unreachable.returncode == 4
     assert "no gateway at ws://127.0.0.1:9/v1" in unreachable.stderr

@@ -141,6 +141,14 @@ async def test_tokens_have_names_scopes_and_an_end(tmp_path: Path) -> None:
         assert await status("reader", "DELETE", "/v1/outbox/phone?until=1") == 403
         assert await status("thandi", "POST", "/v1/sandboxes/1/kill") == 404
         assert await status("old", "POST", "/v1/apps/phone/push") == 400
+        _, well = await ask(service, "GET", "/readyz", authorization="Bearer reader")
+        assert well == "ok\n"  # a few wrong ones are somebody's mistake
+        for _ in range(10):
+            assert await status("guess", "GET", "/v1/apps") == 401
+        _, tried = await ask(service, "GET", "/readyz", authorization="Bearer reader")
+        assert "requests without a valid token in 10 minutes, the last from 127.0.0.1" in tried
+        _, metrics = await ask(service, "GET", "/metrics", authorization="Bearer reader")
+        assert "jsbox_admin_refused_total 15.0" in metrics
         _, said = await ask(service, "GET", "/v1/apps", authorization="Bearer sipho")
         assert "the token sipho expired at 2000-12-31 22:00" in said["error"]
 

@@ -43,7 +43,7 @@ async def test_all_well(folder: Folder) -> None:
         assert code == 200
         assert lines == [
             "ok", "server: ok", "redis: ok", "disk: ok", "search: ok", "loop: ok",
-            "config: ok", "audit: ok",
+            "config: ok", "access: ok", "audit: ok",
             "app phone: state: ok", "app phone: queue: ok", "app phone: age: ok",
         ]  # fmt: skip
 
