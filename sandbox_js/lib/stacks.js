@@ -11,8 +11,11 @@ const LAST_LINES = 4000;      // characters at the end of an app in which a refe
 const REFERENCE = /^[ \t]*\/\/[#@] ?sourceMappingURL=(\S+)[ \t]*$/gm;
 const INLINE = /^data:application\/json(;[^,]*)?,/;
 const DIGITS = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/';
-const COMMA = 44;
+const MARKS = new WeakMap();   // of `segmentOf`, by the map
+const END_OF_SEGMENT = -1, END_OF_LINE = -2;
 const VALUES = new Int8Array(128);   // of the digits, by their character codes
+VALUES[','.charCodeAt(0)] = END_OF_SEGMENT;
+VALUES[';'.charCodeAt(0)] = END_OF_LINE;
 for (let i = 0; i < DIGITS.length; i++) VALUES[DIGITS.charCodeAt(i)] = i;
 
 /**
@@ -134,7 +137,8 @@ function find(map, line, column) {
     return find(section.map, line - offset.line, offset.line === line ? column - offset.column
       : column);
   }
-  const found = segmentOf(map.mappings, line, column);
+  if (!MARKS.has(map)) MARKS.set(map, [{ at: 0, source: 0, sourceLine: 0, sourceColumn: 0 }]);
+  const found = segmentOf(map.mappings, MARKS.get(map), line, column);
   if (found === null || typeof map.sources[found.source] !== 'string') return null;
   // A line with nothing but its beginning was copied as it is.
   const more = found.isWhole ? column : 0;
@@ -147,48 +151,40 @@ function find(map, line, column) {
 
 /**
  * The segment of a source map's mappings that a place falls into, or the next one in its line.
- * This reads them without keeping anything: Node's own SourceMap takes a hundred bytes of the
- * app's heap for each mapping, and a bundle with its libraries has a few hundred thousand.
+ * `marks` has the state at every 64th line that was read before: a stack has many places, and a
+ * pass over a megabyte takes a seventh of a second of CPU without V8's compiler. Node's own
+ * SourceMap takes longer, and a hundred bytes of the app's heap for each mapping.
  */
-function segmentOf(mappings, line, column) {
-  let at = 0, source = 0, sourceLine = 0, sourceColumn = 0, found = null;
-  for (let row = 0; row <= line && at <= mappings.length; row++) {
-    let end = mappings.indexOf(';', at), start = 0, count = 0, length = 0;
-    if (end < 0) end = mappings.length;
-    while (at < end) {
-      const values = [0, 0, 0, 0];
-      [at, length] = readSegment(mappings, at, end, values);
-      start += values[0];
-      count++;
-      if (length < 4) continue;
-      source += values[1];
-      sourceLine += values[2];
-      sourceColumn += values[3];
-      if (row === line && (found === null || start <= column)) {
+function segmentOf(mappings, marks, line, column) {
+  const first = Math.min(line >> 6, marks.length - 1);
+  let { at, source, sourceLine, sourceColumn } = marks[first], found = null;
+  for (let row = first << 6; row <= line && at <= mappings.length; row++) {
+    if (row === marks.length << 6) marks.push({ at, source, sourceLine, sourceColumn });
+    let start = 0, count = 0, length = 0, value = 0, shift = 0, digit = 0;
+    do {
+      digit = at < mappings.length ? VALUES[mappings.charCodeAt(at)] : END_OF_LINE;
+      at++;
+      if (digit >= 0) {
+        value += (digit & 31) << shift;
+        if (digit & 32) { shift += 5; continue; }
+        const delta = value & 1 ? -(value >> 1) : value >> 1;
+        if (length === 0) start += delta;
+        else if (length === 1) source += delta;
+        else if (length === 2) sourceLine += delta;
+        else if (length === 3) sourceColumn += delta;
+        length++;
+        value = shift = 0;
+        continue;
+      }
+      if (length > 0) count++;
+      if (length > 3 && row === line && (found === null || start <= column)) {
         found = { source, line: sourceLine, column: sourceColumn, start, isWhole: false };
       }
-    }
+      length = 0;
+    } while (digit >= 0 || digit === END_OF_SEGMENT);
     if (found !== null && count === 1 && found.start === 0) found.isWhole = found.column === 0;
-    at = end + 1;
   }
   return found;
-}
-
-/** Read one segment into `values`; return where the next one begins, and how many values it has. */
-function readSegment(mappings, at, end, values) {
-  let length = 0, value = 0, shift = 0;
-  for (; at < end; at++) {
-    const code = mappings.charCodeAt(at);
-    if (code === COMMA) return [at + 1, length];
-    const digit = VALUES[code];
-    value += (digit & 31) << shift;
-    shift += 5;
-    if (digit & 32) continue;
-    if (length < values.length) values[length] = value & 1 ? -(value >> 1) : value >> 1;
-    length++;
-    value = shift = 0;
-  }
-  return [at, length];
 }
 
 /** A source's name as a developer knows it: relative to the folder that the map's paths meet in. */
