@@ -19,6 +19,12 @@ export const timesOf = (now, step, length) => {
   return Array.from({ length }, (_, index) => end - (length - 1 - index) * step);
 };
 
+// The places of values without neighbours, to which no line leads: they are drawn as points.
+function alone({ data: [, values] }) {
+  return values.flatMap((value, at) => (
+    value != null && values[at - 1] == null && values[at + 1] == null ? [at] : []));
+}
+
 function plot(element, data, { tone, most, isBar }) {
   const line = colour(tone, element);
   return new uPlot({
@@ -37,7 +43,7 @@ function plot(element, data, { tone, most, isBar }) {
       stroke: line,
       fill: isBar ? line : colour(`${tone}-wash`, element),
       width: 1.25,
-      points: { show: false },
+      points: { size: 4, fill: line, filter: alone },
       spanGaps: false,
       paths: isBar ? uPlot.paths.bars({ size: [1, 20] }) : undefined,
     }],
@@ -49,7 +55,8 @@ export function Line({ label, times, values, show, tone = '--accent', most, isBa
   const place = useRef(null), made = useRef(null);
   const [at, setAt] = useState(null);
   const data = useRef(null);
-  data.current = [times, values];
+  const drawn = isBar ? values.map((value) => value || null) : values;  // 0: no bar
+  data.current = [times, drawn];
   useEffect(() => {
     const element = place.current;
     const draw = () => {
@@ -72,7 +79,7 @@ export function Line({ label, times, values, show, tone = '--accent', most, isBa
       made.current.destroy();
     };
   }, [tone, most, isBar]);
-  useEffect(() => { made.current?.setData([times, values]); }, [times, values]);
+  useEffect(() => { made.current?.setData(data.current); }, [times, values]);
   const known = values.filter((value) => value != null);
   const highest = known.length ? show(Math.max(...known)) : 'none';
   return (

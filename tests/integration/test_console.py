@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +18,7 @@ from supervisor.service import Service
 
 from ..browser import Page, browsing
 from ..programs import axe
-from ..service import Folder
+from ..service import Folder, running
 from .dead_letters import listed
 from .troubles import troubled
 
@@ -24,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 SHOTS = os.environ.get("JSBOX_SHOTS")  # a folder for screenshots, to be looked at
 FIRST_BYTES = 200 << 10
-FIRST_SECONDS = 1.0
+LINES = 10_000  # of the log
 SERIOUS = ("serious", "critical")
 OVERVIEW = (
     "document.querySelectorAll('.cards canvas').length === 8 &&"
@@ -125,3 +127,88 @@ async def test_every_page_in_a_service_in_trouble(
                     shade = "dark" if dark else "light"
                     await rig.page.picture(Path(SHOTS, f"{name}-{width}-{shade}.png"))
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.timeout(900)
+async def test_it_is_small_and_used_with_the_keyboard(folder: Folder, store: redis.Redis) -> None:
+    """The first view is small; what is refreshed keeps the focus; arrow keys move between tabs; the
+    phone talks; texts of apps are text; 10,000 lines of a log follow, or say that they do not.
+    """
+    async with rigged(folder, store) as rig:
+        page = rig.page
+        await page.shape(1280)
+        await rig.open("/", OVERVIEW)
+        assert page.bytes < FIRST_BYTES
+        await _keeps_the_focus(rig)
+        await page.do(
+            "[...document.querySelectorAll('th a')].find((a) => a.text === 'good').click()"
+        )
+        await page.until("location.pathname === '/ui/apps/good'")
+        await page.until("document.querySelector('[role=tab]')")
+        for number in range(LINES):
+            await _log(rig, f"line {number}")
+        await page.do("document.querySelector('[aria-selected=true]').focus()")
+        await page.press("ArrowRight", 39)
+        await page.until("location.pathname === '/ui/apps/good/log'")
+        await page.until("document.activeElement.text === 'Log'")
+        await _follows(rig)
+        await _talks(rig)
+        assert await page.do("document.querySelector('#evil, img, iframe') === null")
+        assert page.problems == []
+
+
+async def _keeps_the_focus(rig: Rig) -> None:
+    """Through several refreshes of the page."""
+    asked = "performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/apps'))"
+    await rig.page.do("document.querySelector('tbody a').focus()")
+    chosen = await rig.page.do("document.activeElement.text")
+    before = await rig.page.do(f"{asked}.length")
+    await rig.page.until(f"{asked}.length >= {before + 3}")
+    assert await rig.page.do("document.activeElement.text") == chosen
+
+
+async def _log(rig: Rig, text: str) -> None:
+    await rig.service.stores.logbook.write("acct", "good", logging.INFO, text, LINES)
+
+
+async def _follows(rig: Rig) -> None:
+    page = rig.page
+    await page.until(f"document.querySelector('.log').innerText.includes('line {LINES - 1}')")
+    assert await page.do("document.querySelectorAll('.log .entry').length") < 200
+    assert "Following." in await page.do("document.body.innerText")
+    await page.do("document.querySelector('.log').focus()")
+    await page.press("Home", 36)
+    await page.until("document.body.innerText.includes('Not following')")
+    await _log(rig, "one more")
+    await page.until("document.body.innerText.includes('1 new lines below')")
+    await page.do(
+        "[...document.querySelectorAll('button')].find((one) =>"
+        " one.textContent.startsWith('Jump')).click()"
+    )
+    await page.until("document.querySelector('.log').innerText.includes('one more')")
+    await page.until("document.body.innerText.includes('Following.')")
+
+
+async def _talks(rig: Rig) -> None:
+    await rig.open("/ui/apps/good/phone", "document.querySelector('.handset button.main')")
+    await rig.page.do("document.querySelector('.handset button.main').click()")
+    await rig.page.until("document.querySelector('.screen').innerText.includes('2. No')")
+    await rig.page.until("document.querySelector('.handset').innerText.includes('states:menu')")
+
+
+async def test_it_asks_for_a_token_until_it_is_right(folder: Folder) -> None:
+    """And says so if one is wrong."""
+    digest = hashlib.sha256(b"secret").hexdigest()
+    folder.text = folder.text.replace("[listen]\n", f'[listen]\nadmin_tokens = ["{digest}"]\n')
+    folder.app("phone", "api.done();")
+    give = (
+        "document.querySelector('#token').value = '{}';"
+        " document.querySelector('dialog[open] form').requestSubmit()"
+    )
+    async with running(folder) as service, browsing() as page:
+        await page.open(service.admin_url)
+        await page.until("document.querySelector('dialog[open] #token')")
+        await page.do(give.format("wrong"))
+        await page.until("document.querySelector('dialog[open] .bad')")
+        await page.do(give.format("secret"))
+        await page.until("document.querySelector('.cards') && !document.querySelector('[open]')")

@@ -56,7 +56,7 @@ CONTACTS = [
 
 def write_apps(folder: Folder) -> None:
     """The apps of a service in trouble, and one that is well."""
-    folder.app("good", GOOD % TRICKS)
+    folder.app("good", GOOD % TRICKS, "log = { kept = 10000 }")
     folder.app("throws", THROWS, "failing = { runs = 3, percent = 20 }")
     folder.app("ends", ENDS, "pool = { trip_after = 3 }")
     folder.app("slow", SLOW)
