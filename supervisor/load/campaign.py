@@ -44,6 +44,7 @@ class Users:
     from_: str = "+2782#######"
     pool: Count = Count(20_000)
     returning: Share = Share(0.3)
+    data: str | None = None  # a CSV file, a row for each user; they are used again in turn
 
 
 @frozen
@@ -148,6 +149,7 @@ class Campaign:
     stubs: Sequence[Stub]
     faults: Sequence[Fault]
     thresholds: Sequence[Threshold]
+    rows: Sequence[Mapping[str, str]] = ()  # of users.data
 
     @property
     def seconds(self) -> float:

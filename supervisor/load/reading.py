@@ -17,6 +17,7 @@ from cattrs.gen import make_dict_structure_fn
 from ..config.convert import CONVERTER as STRICT
 from ..config.convert import leaves, unknown_key
 from ..config.document import InvalidConfig, read_toml
+from ..config.files import Unreadable
 from ..config.locate import Path
 from ..config.units import Duration, parse_duration, show
 from ..config.variables import ENV
@@ -36,6 +37,7 @@ from .campaign import (
     Think,
     Users,
 )
+from .feeding import Row, missing, read_rows
 from .pieces import FILE_MAX, Pieces
 from .thresholds import Threshold, parse_threshold
 
@@ -154,6 +156,7 @@ class _Loader(Pieces):
         stubs = self.stubs(document.get("stub", {}))
         faults = self.named("faults", document.get("faults", {}), self.one_fault)
         thresholds = self.named("thresholds", document.get("thresholds", {}), parse_threshold)
+        rows = self.rows(run.users.data, dialogues) if run and run.users.data else []
         if run is not None:
             self.check_run(run)
             self.check_faults(faults, run)
@@ -161,8 +164,28 @@ class _Loader(Pieces):
         if self.problems or run is None:
             raise InvalidConfig(self.file, self.problems)
         return Campaign(
-            self.file, run, dialogues, stubs, sorted(faults, key=lambda one: one.at), thresholds
+            file=self.file,
+            run=run,
+            dialogues=dialogues,
+            stubs=stubs,
+            faults=sorted(faults, key=lambda one: one.at),
+            thresholds=thresholds,
+            rows=rows,
         )
+
+    def rows(self, name: str, dialogues: Sequence[Dialogue]) -> list[Row]:
+        """The data of users; each `{column}` of a step must be in it."""
+        try:
+            rows = read_rows(self.file.parent / name)
+        except (Unreadable, ValueError) as error:
+            self.fault(("run", "users", "data"), str(error))
+            return []
+        for n, dialogue in enumerate(dialogues):
+            for index, step in enumerate(dialogue.steps):
+                if (column := missing(step, rows[0])) is not None:
+                    text = f"{show(name)} has no column {show(column)}"
+                    self.fault(("dialogue", n, "steps", index), text)
+        return rows
 
     def check_run(self, run: Run) -> None:
         if not run.stages:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import httpx2
 import trio
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from .. import __version__
 from ..config.model import AmqpSide
 from ..errors import CannotStart
 from .campaign import Campaign, Fault, Run
 from .client import Speaker, open_clients
+from .feeding import filled
 from .measures import Measures
 from .schedule import Arrival, UserPool, schedule
 from .server import Server, Settings, open_server
@@ -98,7 +99,8 @@ class Running:
                 await self.watch.end()
 
     async def _sessions(self) -> None:
-        users = UserPool(self.campaign.run.users.from_, self.campaign.run.users.pool)
+        given = self.campaign.run.users
+        users = UserPool(given.from_, given.pool, self.campaign.rows)
         talk = Talk(self.campaign.run, self.measures, self.zero)
         with trio.CancelScope() as finish:
             async with trio.open_nursery() as conversations:
@@ -125,10 +127,13 @@ class Running:
             measures.error(arrival.due, arrival.due, "no_free_user")
             return
 
+        row = users.row_of(user)
+        own = arrival if row is None else evolve(arrival, dialogue=filled(arrival.dialogue, row))
+
         async def converse() -> None:
             measures.open += 1
             try:
-                await talk.hold(client, arrival, user)
+                await talk.hold(client, own, user)
             finally:
                 measures.open -= 1
                 users.give_back(user)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from attrs import frozen
 
 from .campaign import Campaign, Dialogue, Stage, Think
+from .feeding import ADDRESS, Row
 
 
 @frozen
@@ -89,9 +90,12 @@ def _leaves_at(steps: int, chance: float, random_: random.Random) -> int | None:
 class UserPool:
     """The users' addresses: new ones in order, known ones by chance, never one in a session."""
 
-    def __init__(self, pattern: str, size: int) -> None:
+    def __init__(self, pattern: str, size: int, rows: Sequence[Row] = ()) -> None:
         self._pattern = pattern
-        self._size = size
+        self._rows = rows
+        self._has_addresses = bool(rows) and ADDRESS in rows[0]
+        self._size = min(size, len(rows)) if self._has_addresses else size
+        self._numbers: dict[str, int] = {}
         self._known: list[str] = []
         self._talking: set[str] = set()
 
@@ -106,10 +110,18 @@ class UserPool:
                     return user
         if len(self._known) == self._size:
             return None
-        user = address(self._pattern, len(self._known))
+        number = len(self._known)
+        user = address(self._pattern, number)
+        if self._has_addresses:
+            user = self._rows[number][ADDRESS]
+        self._numbers[user] = number
         self._known.append(user)
         self._talking.add(user)
         return user
+
+    def row_of(self, user: str) -> Row | None:
+        """A user's data; None if there is none."""
+        return self._rows[self._numbers[user] % len(self._rows)] if self._rows else None
 
     def give_back(self, user: str) -> None:
         """Free the user of a session that is over."""

