@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from attrs import define, field
 from resources.fence import keep_running
 from resources.stores.foreign_ids import ForeignIds
 from resources.stores.lease import Lease
+from resources.stores.metric_sums import MetricSums
+from resources.stores.redis import StoreError
 from resources.stores.search import INDEXES
 
 from .admin.app import admin_app
@@ -99,6 +101,7 @@ class Service:
     channels: Channels = field(init=False)
     admin_port: int = field(default=0, init=False)
     is_draining: bool = field(default=False, init=False)
+    sums: MetricSums | None = field(default=None, init=False)
     reloads: Reloads = field(init=False)
     outboxes: OutboxAdmin = field(init=False)
     audit: AuditLog = field(init=False)
@@ -169,6 +172,9 @@ class Service:
         with trio.move_on_after(seconds):
             await self.dispatcher.drain(seconds)
             await self.deliveries.settle(seconds)
+            if self.sums is not None:
+                with suppress(StoreError):
+                    await self.sums.finish()
             await self.stores.redis.flush()
 
     def status(self, reload: Mapping[str, Any] | None = None) -> str:
@@ -227,6 +233,11 @@ class Service:
         nursery.start_soon(keep_running, "conversation metrics", reporter.run)
         counting = partial(stores.keyspace.keep_counting, lambda: self.config.account_names)
         nursery.start_soon(keep_running, "kv sizes", counting)
+        if self.sharing is not None:
+            falls_to_us = partial(self.sharing.falls_to_us, "metrics")
+            self.sums = MetricSums(stores.redis, stores.graphite, falls_to_us)
+            stores.graphite.add_up = self.sums.take
+            nursery.start_soon(keep_running, "metrics", self.sums.run)
         if self.systemd.is_there:
             nursery.start_soon(keep_running, "watchdog", self.systemd.show_life)
 

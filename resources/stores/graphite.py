@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -40,7 +40,7 @@ class Target:
 
 
 @define
-class _Values:
+class Values:
     """All values of one metric and aggregator in one bucket."""
 
     count: int = 0
@@ -50,6 +50,7 @@ class _Values:
     last: float = 0.0
 
     def add(self, value: float) -> None:
+        """Add one."""
         self.count += 1
         self.total += value
         self.low = min(self.low, value)
@@ -57,6 +58,7 @@ class _Values:
         self.last = value
 
     def result(self, aggregator: str) -> float:
+        """What Graphite is sent."""
         match aggregator:
             case "sum":
                 return self.total
@@ -71,19 +73,21 @@ class _Values:
 
 
 @define
-class _Bucket:
+class Bucket:
     """One stretch of time for one target: path and aggregator to values."""
 
     target: Target
     start: int
-    values: dict[tuple[str, str], _Values] = field(factory=dict)
+    values: dict[tuple[str, str], Values] = field(factory=dict)
     names: dict[str, int] = field(factory=dict)  # account to its distinct metrics
 
     @property
     def end(self) -> float:
+        """When it ends, as `time.time()` has it."""
         return self.start + self.target.bucket
 
     def lines(self) -> list[str]:
+        """What Graphite is sent."""
         return [
             f"{path}.{agg} {values.result(agg):f} {self.start}\n"
             for (path, agg), values in self.values.items()
@@ -163,7 +167,9 @@ class Graphite:
     """Gathers metrics and sends each bucket when it ends. Made by `open_graphite`."""
 
     _nursery: trio.Nursery
-    _buckets: dict[tuple[Target, int], _Bucket] = field(factory=dict, init=False)
+    add_up: Callable[[Bucket], None] | None = field(default=None, init=False)
+    """Takes what was gathered instead, if it is to be added to what other servers have."""
+    _buckets: dict[tuple[Target, int], Bucket] = field(factory=dict, init=False)
     _senders: dict[tuple[str, int], _Sender] = field(factory=dict, init=False)
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
@@ -176,7 +182,7 @@ class Graphite:
         start = int(time.time() // target.bucket * target.bucket)
         bucket = self._buckets.get((target, start))
         if bucket is None:
-            bucket = self._buckets[target, start] = _Bucket(target, start)
+            bucket = self._buckets[target, start] = Bucket(target, start)
             self._bell.unpark()
         values = bucket.values.get((path, aggregator))
         if values is None:
@@ -187,7 +193,7 @@ class Graphite:
                     "account may fire"
                 )
             bucket.names[account] = names + 1
-            values = bucket.values[path, aggregator] = _Values()
+            values = bucket.values[path, aggregator] = Values()
         values.add(value)
 
     async def _run(self) -> None:
@@ -197,13 +203,21 @@ class Graphite:
             due = min(bucket.end for bucket in self._buckets.values())
             with trio.move_on_after(max(due - time.time(), 0)):
                 await self._bell.park()  # a bucket that ends sooner may be opened
-            self._flush(time.time())
+            self.flush(time.time())
 
-    def _flush(self, until: float) -> None:
+    def flush(self, until: float) -> None:
+        """Send, or have added up, what was gathered until then."""
         for key, bucket in list(self._buckets.items()):
             if bucket.end <= until:
                 del self._buckets[key]
-                self._sender(bucket.target).put(bucket.lines())
+                if self.add_up is None:
+                    self.put(bucket.target, bucket.lines())
+                else:
+                    self.add_up(bucket)
+
+    def put(self, target: Target, lines: list[str]) -> None:
+        """Send lines, as soon as the server takes them."""
+        self._sender(target).put(lines)
 
     def _sender(self, target: Target) -> _Sender:
         sender = self._senders.get((target.host, target.port))
@@ -224,7 +238,7 @@ class Graphite:
 
     async def _close(self) -> None:
         """Send everything, including buckets that have not ended."""
-        self._flush(float("inf"))
+        self.flush(float("inf"))
         with trio.move_on_after(LAST_SECONDS, shield=True) as last:
             for sender in self._senders.values():
                 while sender.lines or sender.sending:

@@ -6,12 +6,15 @@ import json
 
 import pytest
 
+from resources.stores import metric_sums
 from resources.stores.errors import Fenced
 from resources.stores.fencing import fenced
+from resources.stores.graphite import Bucket, Graphite, Target, Values, open_graphite
 from resources.stores.identity import Sender, open_message_ids
 from resources.stores.journal import Entry, Journal, Outcome
 from resources.stores.keyspace import Keyspace, Quota
 from resources.stores.lease import Holder, Lease, keys_of_host
+from resources.stores.metric_sums import MetricSums
 from resources.stores.outbox import Outbox
 from resources.stores.parcels import Slot
 from resources.stores.partitions import Ownership, Part, fence_of, first_of, parts_of
@@ -177,3 +180,29 @@ async def _texts(outbox: Outbox) -> list[str]:
 
 async def _outbox(redis: Redis, host: str) -> Outbox:
     return Outbox(redis, await open_message_ids(redis), Statistics(redis), host=host)
+
+
+async def test_metrics_of_all_servers_add_up(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them sends what all have of a stretch of time, each aggregator in its way."""
+    sent, target = list[str](), Target("graphite", 2003, 60.0)
+    monkeypatch.setattr(Graphite, "put", lambda _, to, lines: sent.extend([to.host, *lines]))
+    async with open_graphite() as graphite:
+        start = 1_600_000_020
+        for values in ((1.5, 7.0), (4.0,)):
+            bucket = Bucket(target, start)
+            for agg in ("sum", "avg", "min", "max", "last"):
+                one = bucket.values["a.b", agg] = Values()
+                for value in values:
+                    one.add(value)
+            sums = MetricSums(redis, graphite, lambda: True)
+            monkeypatch.setattr(metric_sums.time, "time", lambda: start + 61.0)
+            sums.take(bucket)
+            await sums._add()
+            await sums._send()
+        assert sent == []  # others may still add to it
+        monkeypatch.setattr(metric_sums.time, "time", lambda: start + 70.0)
+        await sums._send()
+        await sums._send()
+    numbers = {"sum": 12.5, "avg": 12.5 / 3, "min": 1.5, "max": 7, "last": 4}
+    assert sent[0] == "graphite"
+    assert sorted(sent[1:]) == sorted(f"a.b.{k} {v:f} {start}\n" for k, v in numbers.items())

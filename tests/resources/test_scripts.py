@@ -196,6 +196,10 @@ CASES: dict[str, tuple[list[Command], Command]] = {
         [_run("lease_take", LEASE, "{}", 9000, 0)],
         _run("lease_take", LEASE, "{}", 9000, 1),
     ),
+    "metrics_merge": (
+        [_run("metrics_merge", ["{a}:m"], 60, "p.sum", 1, 2, 2, 2, 2)],
+        _run("metrics_merge", ["{a}:m"], 60, "q.sum", 1, 1, 1, 1, 1, "p.sum", 2, 5, 1, 4, 1),
+    ),
     "optout_clear": ([("HSET", "{a}:o", "x", 1)], _run("optout_clear", ["{a}:o"], "x")),
     "optout_set": ([("HSET", "{a}:o", "x", 1)], _run("optout_set", ["{a}:o"], "y", "{}", 9)),
     "outbox_move": (
