@@ -14,6 +14,7 @@ import trio
 
 from resources import fence
 
+from ..resources.asking import outcome
 from ..store_faults import cut, garbage, half
 from ..store_proxy import StoreProxy
 from .town import SECONDS, after_all, meets, meets_refusal, town
@@ -93,4 +94,28 @@ async def test_replies_come_from_a_store_that_went_back_in_time(
             proxy.go_back(there)
             for _ in range(4):
                 await found.reply_to(await found.send_until_accepted())
+        await found.is_well()
+
+
+async def test_what_is_in_the_outbox_again_after_a_failover_is_struck_again(
+    proxy: StoreProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing comes after it that would make the outlet look; it is known to be acknowledged, so
+    it is not sent again.
+    """
+    async with town(proxy, tmp_path, monkeypatch) as found:
+        redis = found.service.stores.redis
+        found.client.acknowledge = False
+        message_id = await found.send_until_accepted()
+        sent = await found.client.expect("outbound")
+        await found.client.expect("outcome", SECONDS, message_id=message_id)
+        moment = proxy.remember()
+        await found.client.send({"type": "ack", "delivery": sent["delivery"]})
+        with trio.fail_after(SECONDS):
+            await found.nothing_left()
+            proxy.go_back(moment)
+            while await outcome(redis, "XLEN", "jsbox:{channel:app}:out") != 0:
+                await trio.sleep(0.02)
+        assert not [frame for frame in found.client.frames if frame["type"] == "outbound"]
+        found.client.acknowledge = True
         await found.is_well()
