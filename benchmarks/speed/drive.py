@@ -22,6 +22,13 @@ from supervisor.client.corked import Corked
 from supervisor.client.websocket import open_corked
 
 STEPS = ((None, "new"), ("1", "resume"), ("34", "resume"), ("1", "resume"))
+# What the app answers: one in its error state ends its runs as "ok", too, with another text.
+REPLIES = (
+    "Choose your language:\n1. English\n2. Afrikaans",
+    "How old are you?",
+    "Where do you live?\n1. Abel\n2. Baker\n3. Cole\n4. More",
+    "Born about 1986 in Abel. Thank you!",
+)
 SETTLE = 5.0  # seconds for the last messages
 
 
@@ -32,7 +39,8 @@ class Users:
     socket: WebSocketConnection
     stream: Corked
     number: int
-    begun: dict[str, tuple[float, int]] = field(factory=dict)
+    # by message_id: when it was due, its user, and its step
+    begun: dict[str, tuple[float, int, int]] = field(factory=dict)
     steps: dict[int, int] = field(factory=dict)
     latencies: list[float] = field(factory=list)
     outcomes: dict[str, int] = field(factory=dict)
@@ -44,7 +52,7 @@ class Users:
         self.steps[user] = step + 1
         content, event = STEPS[step % len(STEPS)]
         name = f"{self.prefix}-{next(self.ids)}"
-        self.begun[name] = (due, user)
+        self.begun[name] = (due, user, step % len(STEPS))
         message = {
             "message_id": name,
             "from_addr": f"+27{self.prefix}{user}-{step // len(STEPS)}",
@@ -62,6 +70,8 @@ class Users:
                 await self.socket.send_message(f'{{"type":"ack","delivery":{frame["delivery"]}}}')
                 if (known := self.begun.get(frame["msg"]["in_reply_to"])) is not None:
                     self.latencies.append(trio.current_time() - known[0])
+                    if (content := frame["msg"]["content"]) != REPLIES[known[2]]:
+                        raise AssertionError(f"{content!r} came for {REPLIES[known[2]]!r}")
             elif (
                 frame["type"] == "outcome"
                 and (over := self.begun.pop(frame["message_id"], None)) is not None
