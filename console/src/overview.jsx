@@ -49,6 +49,7 @@ function whereOf({ what, app, channel }) {
   if (what === 'dead letters') return '/ui/deadletters';
   if (what === 'config') return '/ui/config';
   if (channel) return `/ui/channels/${encodeURIComponent(channel)}`;
+  if (what === 'slow') return `${appPath(app)}?notable=1`;
   if (app) return what === 'failed' ? `${appPath(app)}?outcome=failed` : appPath(app, 'runs');
   return '/ui/hosts';
 }
@@ -56,7 +57,7 @@ function whereOf({ what, app, channel }) {
 const WORDS = {
   config: 'Reload', unread: 'nobody reads', rejected: 'Rejected', failed: 'failed runs',
   redis: 'Store', disk: 'Disk', search: 'Search', loop: 'Supervisor', server: 'Server',
-  age: 'behind', queue: 'queue', state: '',
+  age: 'behind', slow: 'slow', queue: 'queue', state: '',
 };
 
 function whatOf({ what, app, channel }) {

@@ -132,7 +132,7 @@ class OverviewAdmin:
         seen = {one["app"] for one in found if one["what"] == "state"}
         found += [
             one for name in list(self.config().apps) if name not in seen
-            for one in self._some_failed(name)
+            for one in self._of_app(name)
         ]  # fmt: skip
         return sorted(found, key=lambda one: ("bad", "warn", "note").index(one["level"]))
 
@@ -155,12 +155,16 @@ class OverviewAdmin:
             text = f"{recent.rejected} messages were rejected in the last 5 minutes"
             yield {"level": "warn", "what": "rejected", "app": None, "channel": None, "text": text}
 
-    def _some_failed(self, name: str) -> Iterator[dict[str, Any]]:
-        """Failed runs of an app that does not count as failing yet."""
+    def _of_app(self, name: str) -> Iterator[dict[str, Any]]:
+        """Failed runs of an app that does not count as failing yet; an app that has become slow."""
         series = self.figures.app(name)
         if series is None:
             return
         recent = series.total(trio.current_time(), RECENT // series.step)
+        slow = self.config().apps[name].trace.slow
+        if recent.p50 is not None and recent.p50 >= slow:
+            text = f"half of the runs of the last 5 minutes took {recent.p50:.2f} s or longer"
+            yield {"level": "warn", "what": "slow", "app": name, "channel": None, "text": text}
         if recent.failed:
             error = self._last_error(name)
             why = "" if error is None else f": {error.outcome} {error.detail.split(chr(10))[0]}"

@@ -157,7 +157,7 @@ async def test_what_waits_and_what_was_rejected_is_a_trouble_at_once(folder: Fol
         "sends",
         "api.request('outbound.send_to_endpoint', {endpoint: 'sms', to_addr: '+1', content: 'x'},"
         " function () { api.done(); });",
-        'endpoints = { sms = "unread" }',
+        'endpoints = { sms = "unread" }\ntrace = { slow = "1ms" }',
     )
     folder.text += '[channels.unread]\napp = "sends"\ntransport_type = "sms"\n'
     folder.text += '[channels.lonely]\ntransport_type = "sms"\n'
@@ -174,4 +174,5 @@ async def test_what_waits_and_what_was_rejected_is_a_trouble_at_once(folder: Fol
         found = (await admin.get("/v1/overview")).json()["troubles"]
         by_what = {one["what"]: one for one in found}
         assert by_what["unread"]["channel"] == "unread"
+        assert by_what["slow"]["app"] == "sends"
         assert "1 messages were rejected" in by_what["rejected"]["text"]
