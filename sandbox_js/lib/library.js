@@ -13,12 +13,14 @@ const { frozenOfHost } = require('./host');
 const { bootstrap: bootstrapInside } = require('./inside');
 const { bootstrap: bootstrapMemory, isForTemplates, isRules } = require('./remember');
 const { BUNDLED_FILE, resolve: resolveFile } = require('./resolve');
+const { close, sealBuiltin } = require('./seal');
 const { isQueue, resetBuffer, resetOf } = require('./toolkits');
 const { createWatch } = require('./watch');
 
 const ROOT = path.dirname(__dirname);
 const BEFORE = '(function (exports, require, module, __filename, __dirname) {', AFTER = '\n})';
 const DEEP = 2;                            // levels of properties that are watched
+const DEEP_OURS = 3;                       // the same in packages that are sealed
 const TIMERS = 1000;                       // live timers per process
 // The modules of Node that an app may use: the same as in supervisor/config/node.py. All others are
 // stand-ins that can be loaded but refuse to work.
@@ -31,7 +33,16 @@ const FOR_PACKAGES = new Set(['stream', 'zlib', 'punycode', 'constants', 'stream
 // Of the library realm's own objects, those that are compared after every run.
 const MAIN = ['Object', 'Function', 'Array', 'Promise'];
 const INTRINSICS = ['String', 'Number', 'Boolean', 'Date', 'Error', 'JSON', 'Map', 'Set', 'RegExp',
-  'TypeError', 'Reflect', 'Math'];
+  'TypeError', 'RangeError', 'Reflect', 'Math', 'Symbol', 'BigInt'];
+// Those to which nothing can be added once the app's modules are loaded: no package does.
+const CLOSED = ['ArrayBuffer', 'SharedArrayBuffer', 'DataView', 'Proxy', 'WeakMap', 'WeakSet',
+  'WeakRef', 'FinalizationRegistry', 'Atomics', 'Intl', 'Iterator', 'Int8Array', 'Uint8Array',
+  'Uint8ClampedArray', 'Int16Array', 'Uint16Array', 'Int32Array', 'Uint32Array', 'Float16Array',
+  'Float32Array', 'Float64Array', 'BigInt64Array', 'BigUint64Array', 'EvalError', 'ReferenceError',
+  'SyntaxError', 'URIError', 'AggregateError', 'SuppressedError', 'DisposableStack',
+  'AsyncDisposableStack'];
+// The packages whose functions are sealed: nobody puts properties on them.
+const OURS = /^(vumigo_v0[12]|lodash|underscore|moment|q|jed)(\/|$)/;
 // Those that have no name.
 const NAMELESS = `[
   ['TypedArray', Object.getPrototypeOf(Int8Array)],
@@ -80,6 +91,7 @@ function createLibrary({
     },
   });
   let isWatching = false, turn = 0;
+  let mayBeSealed = true;      // whether functions that nobody changes may be sealed
   let loading = 0;             // calls that load, one inside the other
   let fresh = [];              // files that the run in progress has loaded
   let sizes = null;            // of what is watched, before it did
@@ -135,7 +147,12 @@ function createLibrary({
 
   function watchFresh() {
     if (loading > 0) return;
-    for (const file of fresh) watch.add(modules.get(file)?.module.exports, labelOf(file));
+    for (const file of fresh) addFile(file);
+  }
+
+  function addFile(file, depth) {
+    const name = labelOf(file);
+    watch.add(modules.get(file)?.module.exports, name, depth, mayBeSealed && OURS.test(name));
   }
 
   function labelOf(file) {
@@ -148,7 +165,9 @@ function createLibrary({
     if (!BUILTINS.has(name) && !FOR_PACKAGES.has(name)) return { absent: name };
     if (!handed.has(name)) {
       const own = { timers: inside.clocks, events: emitters.events };
-      handed.set(name, own[name] ?? require(`node:${name}`));
+      const found = own[name] ?? require(`node:${name}`);
+      handed.set(name, found);
+      if (own[name] === undefined) sealBuiltin(found);
       if (isWatching) watchBuiltin(name, handed.get(name), DEEP);
       if (name === 'buffer') resets.push({ found: null, reset: resetBuffer(handed.get(name)) });
     }
@@ -227,24 +246,37 @@ function createLibrary({
     if (isWatching && files.length > sizes.files) watch.retake();
     isWatching = true;
     for (const found of frozenOfHost()) watch.ignore(found);
-    watch.add(context, '', 1);
-    watch.add(context.Intl, 'Intl', 1);
+    // Lodash 1 and 2 put a property on every function that they are given.
+    mayBeSealed &&= !files.some(([, { module }]) => Boolean(module.exports?.createCallback));
+    for (const name of CLOSED) close(context[name]);
+    for (const name of Object.getOwnPropertyNames(context.Intl)) close(context.Intl[name]);
+    const nameless = vm.runInContext(NAMELESS, context);
+    for (const [name, found] of nameless) {
+      close(found);
+      if (name.endsWith('Iterator')) close(Object.getPrototypeOf(found));
+    }
+    watch.add(context, '', 1, mayBeSealed);
+    watch.add(context.Intl, 'Intl', 1, mayBeSealed);
     for (const name of ['process', 'console']) watch.add(context[name], name);
-    for (const [name, found] of vm.runInContext(NAMELESS, context)) watch.add(found, name, 0);
+    for (const [name, found] of nameless) watch.add(found, name, 0, mayBeSealed);
     for (const name of ['Error', 'TypeError', 'RangeError']) watch.add(globalThis[name], name, 0);
-    for (const name of wanted) watch.add(loaded.get(name), name);
+    const isOurs = (name) => OURS.test(name) || handed.has(name.replace(/^node:/, ''));
+    for (const name of wanted.toSorted((a, b) => isOurs(b) - isOurs(a))) {
+      const depth = OURS.test(name) ? DEEP_OURS : DEEP;
+      watch.add(loaded.get(name), name, depth, mayBeSealed && isOurs(name));
+    }
     // What withErrorStacks hands out is a proxy.
     const machine = loaded.get('vumigo_v02')?.InteractionMachine.prototype;
     watch.add(machine, 'InteractionMachine.prototype', 0);
     for (const [file, { module }] of files) {
-      if (isQueue(module.exports)) watch.add(module.exports, labelOf(file));
+      if (isQueue(module.exports)) addFile(file);
     }
     // What no app reaches without going out of its way.
-    for (const [file, { module }] of files) watch.add(module.exports, labelOf(file), 1);
+    for (const [file] of files) addFile(file, 1);
     for (const [name, found] of handed) watchBuiltin(name, found, wanted.includes(name) ? DEEP : 0);
-    watch.add(emitters.events, 'events');
+    watch.add(emitters.events, 'events', DEEP, mayBeSealed);
 
-    for (const name of MAIN) watch.heat(context[name], { depth: 0 });
+    for (const name of MAIN) watch.heat(context[name], { depth: 0, isRoot: false });
     for (const name of wanted) watch.heat(loaded.get(name));
     for (const found of [emitters.events, ...queues]) watch.heat(found);
     const near = { depth: 0, mayBeCore: false };
@@ -255,7 +287,7 @@ function createLibrary({
   }
 
   function watchBuiltin(name, found, depth) {
-    watch.add(found, name, depth);
+    watch.add(found, name, depth, mayBeSealed);
     if (name !== 'util') return;
     watch.add(inspect.defaultOptions, 'util.inspect.defaultOptions', 0);   // behind a getter
     watch.heat(inspect.defaultOptions);

@@ -11,23 +11,26 @@
 //          rests: finds what was defined so as not to be seen, such as a getter that returns the
 //          old value.
 // If a difference is found, the whole of core and near is compared, and put back.
+//
+// Functions of the toolkits and of Node that nobody changes are sealed (lib/seal.js) and need not
+// be compared.
 
 const { types: { isProxy } } = require('node:util');
+const { PLAIN, isPlain, seal } = require('./seal');
 
 const {
   ownKeys, getPrototypeOf, setPrototypeOf, defineProperty, deleteProperty, isExtensible,
   getOwnPropertyDescriptor: describe,
 } = Reflect;
-const { keys: enumerable, values: valuesIn } = Object;
+const { keys: enumerable, values: valuesIn, isFrozen } = Object;
 
 const DEPTH = 2;             // levels of properties below what a module exports
 const MOST = 30000;          // properties that are watched; what comes after is not
 const MOST_CORE = 1500;      // of these, in core
-const NEAR_IN_TURN = 8;      // objects of near that are compared after a run
-const IN_TURN = 12;          // properties that are compared completely after a run
+const NEAR_IN_TURN = 4;      // objects of near that are compared after a run
+const IN_TURN = 4;           // properties that are compared completely after a run
 const FEW = 3;               // properties of an object that is not core
 const PASSES = 3;            // over objects that change again while they are put back
-const PLAIN = new Set(['length', 'name', 'arguments', 'caller', 'prototype']);
 const PLAIN_SIZE = 3;        // what a plain function counts for in IN_TURN
 
 const isObject = (value) => (typeof value === 'object' && value !== null)
@@ -39,22 +42,12 @@ function isSame(now, then) {
     && now.enumerable === then.enumerable && now.configurable === then.configurable;
 }
 
-/** Whether a function has only what every function has, and no methods. */
-function isPlain(value, keys) {
-  if (typeof value !== 'function' || keys.length > PLAIN.size) return false;
-  for (const key of keys) if (!PLAIN.has(key)) return false;
-  const prototype = describe(value, 'prototype')?.value;
-  if (!isObject(prototype)) return true;
-  const parent = isProxy(prototype) ? null : getPrototypeOf(prototype);
-  return ownKeys(prototype).length === 1 && parent !== null && getPrototypeOf(parent) === null;
-}
-
 /** What an object looks like now. */
 function snapshot(object, name, keys) {
   const watched = {
     object, name, keys, how: new Map(), parent: getPrototypeOf(object),
     isExtensible: isExtensible(object), children: new Set(), isHot: false,
-    isPlain: false, size: keys.length, depth: -1,
+    isPlain: false, size: keys.length, depth: -1, heated: -1,
   };
   for (const key of keys) {
     // V8 computes these two, for as long as the function runs.
@@ -182,18 +175,29 @@ function createWatch({ onFunction = () => {} } = {}) {
   /** Leave out objects that are watched elsewhere, or are harmless. */
   function ignore(object) { if (!known.has(object)) known.set(object, null); }
 
-  /** Watch an object and what is below it; one that is known, if that goes deeper than before. */
-  function add(object, name, depth = DEPTH) {
+  /**
+   * Watch an object and what is below it; one that is known, if that goes deeper than before.
+   * @param `isOurs`: whether its functions may be sealed.
+   */
+  function add(object, name, depth = DEPTH, isOurs = false) {
     if (!isObject(object) || size > MOST || isProxy(object)) return;
     let watched = known.get(object);
     if (watched === undefined) {
       if (ArrayBuffer.isView(object)) return;   // bytes are not compared
       const keys = ownKeys(object);
+      // Lodash gives many of its functions a toString.
+      if (isOurs && isPlain(object, keys.filter((key) => key !== 'toString'))) {
+        seal(object);
+        add(describe(object, 'toString')?.value, `${name}.toString`, 0, isOurs);
+        known.set(object, null);
+        return;
+      }
       size += keys.length;
       const look = isPlain(object, keys) ? plain : snapshot;
       watched = look(object, name, keys);
       known.set(object, watched);
-      all.push(watched);
+      watched.isFixed = isFrozen(object);   // what is below it may change
+      if (!watched.isFixed) all.push(watched);
       if (typeof object === 'function' && !watched.isPlain) onFunction(object);
     }
     if (watched === null || watched.isPlain || watched.depth >= depth) return;
@@ -202,11 +206,11 @@ function createWatch({ onFunction = () => {} } = {}) {
       if (!isObject(value)) continue;
       const below = key === 'prototype' ? Math.max(depth, 1) : depth;
       if (below === 0) continue;
-      add(value, nameOf(name, key), below - 1);
+      add(value, nameOf(name, key), below - 1, isOurs);
       if (known.get(value)) watched.children.add(value);
     }
     if (watched.parent === null || known.has(watched.parent)) return;
-    add(watched.parent, `the prototype of ${name}`, 0);
+    add(watched.parent, `the prototype of ${name}`, 0, isOurs);
     if (known.get(watched.parent)) watched.children.add(watched.parent);
   }
 
@@ -219,19 +223,23 @@ function createWatch({ onFunction = () => {} } = {}) {
   }
 
   /** Have an object, and what was found below it, in core and near; or in near alone. */
-  function heat(object, { depth = DEPTH, mayBeCore = true } = {}) {
+  function heat(object, { depth = DEPTH, mayBeCore = true, isRoot = true } = {}) {
     const watched = isObject(object) ? known.get(object) : null;
-    if (!watched || watched.isPlain) return;
+    if (!watched || watched.isPlain || watched.heated >= depth) return;
+    watched.heated = depth;
     if (!watched.isHot) {
-      const isMain = depth === DEPTH || (typeof object === 'object' && watched.size > FEW);
-      const isCore = mayBeCore && isMain && coreSize + watched.size <= MOST_CORE;
+      const isMain = isRoot || (typeof object === 'object' && watched.size > FEW);
+      const isCore = mayBeCore && isMain && !watched.isFixed
+        && coreSize + watched.size <= MOST_CORE;
       if (isCore) coreSize += watched.size;
       watched.isHot = true;
-      join(isCore ? core : near, watched);
+      if (!watched.isFixed) join(isCore ? core : near, watched);
     }
     for (const child of watched.children) {
       const isClose = watched.how.get('prototype')?.value === child || watched.parent === child;
-      if (depth > 0 || isClose) heat(child, { depth: Math.max(depth - 1, 0), mayBeCore });
+      if (depth > 0 || isClose) {
+        heat(child, { depth: Math.max(depth - 1, 0), mayBeCore, isRoot: false });
+      }
     }
   }
 
@@ -309,7 +317,8 @@ function createWatch({ onFunction = () => {} } = {}) {
   /** Forget the objects that came after the first `most`. */
   function shrink(most) {
     for (const { object } of all.splice(most)) known.delete(object);
-    for (const watched of all) watched.depth = -1;   // some of what was below may be forgotten
+    // Some of what was below may be forgotten.
+    for (const watched of all) watched.depth = watched.heated = -1;
     for (const group of [core, near]) {
       const stay = group.watched.filter(({ object }) => known.has(object));
       if (stay.length === group.watched.length) continue;

@@ -1,0 +1,77 @@
+'use strict';
+// Functions and classes that nobody changes are sealed, so that no run leaves anything on them.
+// Nothing is sealed whose methods a class that inherits them may want to replace by assignment:
+// that fails where the one it inherits is read-only.
+
+const { types: { isProxy } } = require('node:util');
+
+const { freeze, preventExtensions } = Object;
+const { ownKeys, getPrototypeOf, getOwnPropertyDescriptor: describe } = Reflect;
+
+const PLAIN = new Set(['length', 'name', 'arguments', 'caller', 'prototype']);
+const DEPTH = 4;        // levels of properties below a module of Node
+const OF_PARENTS = 2;   // and below what its classes inherit
+
+// Node assigns to what errors inherit, and the rest is frozen or watched elsewhere.
+const ERRORS = [Error, EvalError, RangeError, ReferenceError, SyntaxError, TypeError, URIError,
+  AggregateError];
+const LEFT = new Set([globalThis, Object, Function, Array, ...ERRORS,
+  ...[Object, Function, Array, ...ERRORS].map(({ prototype }) => prototype)]);
+
+const isObject = (value) => (typeof value === 'object' && value !== null)
+  || typeof value === 'function';
+
+/** Whether a function has only what every function has, and no methods. */
+function isPlain(value, keys) {
+  if (typeof value !== 'function' || keys.length > PLAIN.size) return false;
+  for (const key of keys) if (!PLAIN.has(key)) return false;
+  const prototype = describe(value, 'prototype')?.value;
+  if (!isObject(prototype)) return true;
+  const parent = isProxy(prototype) ? null : getPrototypeOf(prototype);
+  return ownKeys(prototype).length === 1 && parent !== null && getPrototypeOf(parent) === null;
+}
+
+/** Seal a plain function: nothing can be put on it, nor on the prototype that came with it. */
+function seal(plain) {
+  const prototype = describe(plain, 'prototype')?.value;
+  if (isObject(prototype) && !isProxy(prototype)) preventExtensions(prototype);
+  freeze(plain);
+}
+
+/** Let nothing be added to a class of the language, or to its prototype. */
+function close(found) {
+  if (!isObject(found)) return;
+  preventExtensions(found);
+  const prototype = describe(found, 'prototype')?.value;
+  if (isObject(prototype)) preventExtensions(prototype);
+}
+
+/**
+ * Seal what a module of Node exports, but not the module itself: apps may replace what it exports.
+ */
+function sealBuiltin(found) {
+  const seen = new Set([found, ...LEFT]);
+
+  const below = (object, depth, isParent) => {
+    for (const key of ownKeys(object)) {
+      const { value, get, set } = describe(object, key);
+      for (const each of [value, get, set]) {
+        if (isObject(each)) visit(each, depth, isParent && key === 'prototype');
+      }
+    }
+  };
+
+  const visit = (object, depth, isParent = false) => {
+    if (seen.has(object) || isProxy(object) || ArrayBuffer.isView(object)) return;
+    seen.add(object);
+    const parent = getPrototypeOf(object);
+    if (parent !== null) visit(parent, OF_PARENTS, true);
+    if (depth > 0) below(object, depth - 1, isParent);
+    const isDerived = parent !== null && !LEFT.has(parent);
+    if (isParent || isDerived) preventExtensions(object); else freeze(object);
+  };
+
+  below(found, DEPTH, false);
+}
+
+module.exports = { PLAIN, close, isPlain, seal, sealBuiltin };
