@@ -18,6 +18,7 @@ from .admin.dead_letters import DeadLettersAdmin
 from .admin.gauges import Moment
 from .admin.groups import GroupsAdmin
 from .admin.health import Health
+from .admin.hosts import HostsAdmin
 from .admin.kv import KvAdmin
 from .admin.logs import LogsAdmin
 from .admin.optouts import OptOutsAdmin
@@ -27,6 +28,7 @@ from .admin.push import PushAdmin, Wanted
 from .admin.refusals import Refusals
 from .admin.traces import RunsAdmin
 from .background import LoopLag
+from .cluster.sharing import Sharing
 from .config import Account, Config
 from .figures import Figures
 from .gateway import Deliveries
@@ -56,6 +58,7 @@ class Operated(Protocol):
     deliveries: Deliveries
     disk: Disk
     lease: Lease | None
+    sharing: Sharing | None
     loop_lag: LoopLag
     log_writer: LogWriter | None
     channels: Channels
@@ -102,6 +105,7 @@ def health_of(service: Operated) -> Health:
         audit_problem=lambda: service.audit.problem,
         reload_refused=lambda: service.reloads.refused,
         refusals=service.refusals,
+        hosts_problem=lambda: "" if service.sharing is None else service.sharing.problem,
     )
 
 
@@ -159,6 +163,7 @@ def admin_services(service: Operated) -> AdminServices:
         AuditAdmin(service.audit),
         KvAdmin(service.stores.keyspace, account_of),
         ConsoleAdmin(lambda: service.gateway_url),
+        HostsAdmin(lambda: [] if service.sharing is None else service.sharing.rows()),
         ChannelsAdmin(
             lambda: service.config.channels, service.channels.state, service.deliveries.unacked
         ),

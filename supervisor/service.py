@@ -336,7 +336,7 @@ async def open_service(
             log_writer=log_writer,
         )
         if sharing is not None:
-            sharing.channels = lambda: service.config.channels
+            sharing.config = lambda: service.config
         await _take_up_work(service, breakages)
         nursery = await enter(trio.open_nursery())
         service.start_upkeep(nursery)

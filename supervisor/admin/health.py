@@ -68,6 +68,7 @@ class Health:
     audit_problem: Callable[[], str]
     reload_refused: Callable[[], str]  # why the last reload was refused
     refusals: Refusals
+    hosts_problem: Callable[[], str] = str  # of the servers that share the work
 
     async def checks(self) -> list[Check]:
         """Make all the checks."""
@@ -82,6 +83,7 @@ class Health:
             self._config(),
             Check("access", self.refusals.problem(), is_fatal=False, is_note=True),
             Check("audit", self.audit_problem(), is_fatal=False, is_note=True),
+            *self._hosts(),
             *apps,
             *self._channels(),
             *self._outboxes(),
@@ -103,6 +105,11 @@ class Health:
         refused = self.reload_refused()
         problem = f"the last reload was refused (jsbox check): {refused}" if refused else ""
         return Check("config", problem, is_fatal=False, is_note=True)
+
+    def _hosts(self) -> list[Check]:
+        """The servers that share the work, if something is wrong with them."""
+        problem = self.hosts_problem()
+        return [Check("hosts", problem, is_fatal=False, is_note=True)] if problem else []
 
     def _loop(self) -> Check:
         lag = self.lag()

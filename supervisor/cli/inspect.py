@@ -112,7 +112,9 @@ def ps(config_file: Path, as_json: bool) -> None:
         body = json_of(client.get("/v1/sandboxes"))
         apps = json_of(client.get("/v1/apps"))["apps"]
         channels = json_of(client.get("/v1/channels"))["channels"]
+        hosts = json_of(client.get("/v1/hosts"))["hosts"]
         problems = client.get("/readyz").text.splitlines()[1:]
+    body["hosts"] = hosts
     body["not_running"] = [
         {key: one[key] for key in ("name", "state", "last", "queue")}
         for one in apps
@@ -139,6 +141,12 @@ def ps(config_file: Path, as_json: bool) -> None:
     for one in body["channels"]:
         problem = f": {visible(one['problem'])}" if one["problem"] else ""
         click.echo(f"{one['name']:20} {one['type']} {one['state']}{problem}")
+    for one in body["hosts"]:
+        this = ", this one" if one["is_this"] else ""
+        click.echo(
+            f"host {visible(one['name'])} {one['state']}{this}: admin {one['admin']},"
+            f" config {one['config']}, version {one['version']}"
+        )
     for line in body["problems"]:
         click.echo(visible(line))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
+from hashlib import blake2b
 from typing import Any
 
 import msgspec
@@ -48,10 +49,11 @@ class Sharing:
     presence: Presence
     turns: ChannelTurns
     record: Record
-    channels: Callable[[], Collection[str]]
+    config: Callable[[], Config]
     alive: Mapping[str, Record] = field(factory=dict, init=False)
     """The servers that live, by id, this one included."""
     _said: Record | None = field(default=None, init=False)
+    _summed: Config | None = field(default=None, init=False)  # that `record.config` is of
 
     @property
     def host(self) -> str:
@@ -63,10 +65,36 @@ class Sharing:
         takers = [host for host, record in self.alive.items() if record.takes]
         return first_of(takers, what) == self.host
 
+    @property
+    def problem(self) -> str:
+        """Who runs another config than we do; "" if nobody."""
+        others = [
+            f"{one.name} ({one.config})"
+            for one in self.alive.values()
+            if one.config != self.record.config
+        ]
+        ours = f"not this one's ({self.record.config})"
+        return f"servers run another config, {ours}: {', '.join(others)}" if others else ""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The servers that live, for people."""
+        return [
+            {
+                "id": one.id,
+                "name": one.name,
+                "admin": one.admin,
+                "config": one.config,
+                "version": one.version,
+                "state": "serving" if one.takes else "stopping",
+                "is_this": one.id == self.host,
+            }
+            for _, one in sorted(self.alive.items())
+        ]
+
     async def start(self) -> None:
         """Become one of them. Raises StoreError."""
         await self._outbox.redis.execute("PING")
-        await self.presence.start(self.channels())
+        await self.presence.start(self.config().channels)
         await self._look()
 
     async def change(self, **said: Any) -> None:
@@ -119,6 +147,10 @@ class Sharing:
         self._deliveries.doubt_all()
 
     async def _look(self) -> None:
+        config = self.config()
+        if config is not self._summed:
+            self.record = msgspec.structs.replace(self.record, config=sum_of(config))
+            self._summed = config
         if self._said != self.record:
             await self._peers.say(self.record)
             self._said = self.record
@@ -138,7 +170,7 @@ class Sharing:
     async def _bury(self, host: str, alive: Collection[str]) -> None:
         if host == self.host or not await self._peers.bury(host):
             return
-        for channel in self.channels():
+        for channel in self.config().channels:
             if await self._outbox.leave(channel, host):
                 await tell_takers(self._outbox, self._peers, channel, alive)
                 self.presence.left_over(channel)
@@ -178,7 +210,7 @@ async def open_sharing(
         presence=presence,
         turns=ChannelTurns(peers, Ownership(store.redis, f"{ours.id} {ours.nonce}")),
         record=record,
-        channels=lambda: config.channels,
+        config=lambda: config,
     )
     deliveries.on_takers = presence.changed
     outbox.redis.on_fenced.append(
@@ -192,6 +224,12 @@ async def open_sharing(
             yield sharing
             await sharing.leave()
             nursery.cancel_scope.cancel()
+
+
+def sum_of(config: Config) -> str:
+    """A checksum of what all servers should have in common."""
+    common = (config.accounts, config.apps, config.channels, config.journal, config.search)
+    return blake2b(repr(common).encode("utf-8", "replace"), digest_size=4).hexdigest()
 
 
 async def peers_of(config: Config, store: Store) -> Peers | None:
