@@ -129,7 +129,8 @@ class Crowd:
                 self._answers.pop(name, None)
                 try:
                     await client.send(frame)
-                except ConnectionClosed:
+                except ConnectionClosed:  # its client notices soon
+                    await trio.sleep(AGAIN)
                     continue
                 with trio.move_on_after(ANSWER_SECONDS):
                     while name not in self._answers and self._clients.get(gateway) is client:
