@@ -2,6 +2,8 @@
 // The host realm as an app finds it that got hold of something in it, such as a method of Buffer.
 // Only hygiene: the jail around the process is what holds.
 
+const { replaceable } = require('./seal');
+
 const { freeze, defineProperty } = Object;
 const { ownKeys, getPrototypeOf, getOwnPropertyDescriptor } = Reflect;
 
@@ -35,6 +37,7 @@ function frozenOfHost() {
  * properties of their own: whoever replaces a method of Node's prototypes is not called with them.
  */
 function hardenHost(host) {
+  replaceable(Object.prototype, ['toString', 'toLocaleString', 'valueOf']);
   for (const value of frozenOfHost()) freeze(value);
   for (const emitter of [host, host.stdin]) pin(emitter);
   // Else small buffers share one block of memory, with what other runs wrote there.

@@ -6,7 +6,7 @@
 const { types: { isProxy } } = require('node:util');
 
 const { freeze, preventExtensions } = Object;
-const { ownKeys, getPrototypeOf, getOwnPropertyDescriptor: describe } = Reflect;
+const { defineProperty, ownKeys, getPrototypeOf, getOwnPropertyDescriptor: describe } = Reflect;
 
 const PLAIN = new Set(['length', 'name', 'arguments', 'caller', 'prototype']);
 const DEPTH = 4;        // levels of properties below a module of Node
@@ -47,6 +47,26 @@ function close(found) {
 }
 
 /**
+ * Let what inherits a prototype replace these of its methods by assignment, even once the prototype
+ * is frozen: a read-only property that is inherited would forbid it.
+ */
+function replaceable(prototype, keys) {
+  for (const key of keys) {
+    const { value, writable, enumerable, configurable } = describe(prototype, key);
+    if (!writable || !configurable) continue;
+    defineProperty(prototype, key, {
+      enumerable,
+      configurable,
+      get() { return value; },
+      set(own) {
+        if (this === prototype) return;
+        defineProperty(this, key, { value: own, writable, enumerable: true, configurable });
+      },
+    });
+  }
+}
+
+/**
  * Seal what a module of Node exports, but not the module itself: apps may replace what it exports.
  */
 function sealBuiltin(found) {
@@ -56,22 +76,28 @@ function sealBuiltin(found) {
     for (const key of ownKeys(object)) {
       const { value, get, set } = describe(object, key);
       for (const each of [value, get, set]) {
-        if (isObject(each)) visit(each, depth, isParent && key === 'prototype');
+        if (!isObject(each)) continue;
+        const isPrototype = key === 'prototype' && typeof object === 'function';
+        visit(each, depth, isParent && isPrototype, isPrototype);
       }
     }
   };
 
-  const visit = (object, depth, isParent = false) => {
+  const visit = (object, depth, isParent = false, isPrototype = false) => {
     if (seen.has(object) || isProxy(object) || ArrayBuffer.isView(object)) return;
     seen.add(object);
     const parent = getPrototypeOf(object);
     if (parent !== null) visit(parent, OF_PARENTS, true);
     if (depth > 0) below(object, depth - 1, isParent);
     const isDerived = parent !== null && !LEFT.has(parent);
-    if (isParent || isDerived) preventExtensions(object); else freeze(object);
+    if (isParent || isDerived) preventExtensions(object);
+    else {
+      if (isPrototype) replaceable(object, ownKeys(object));
+      freeze(object);
+    }
   };
 
   below(found, DEPTH, false);
 }
 
-module.exports = { PLAIN, close, isPlain, seal, sealBuiltin };
+module.exports = { PLAIN, close, isPlain, replaceable, seal, sealBuiltin };

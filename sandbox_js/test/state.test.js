@@ -145,6 +145,20 @@ for (const what of ['_.map', '_.assign', '_.assign.toString', '_.prototype.chain
   });
 }
 
+test('a class that inherits a sealed one replaces its methods by assignment', async (t) => {
+  const names = ['require("url").Url', 'require("url").URL', 'require("assert").AssertionError',
+    'require("string_decoder").StringDecoder', 'require("crypto").Hash', 'Buffer', 'events'];
+  const [said] = await talk(t, [`return [${names}].map(function (Base) {
+    function Own() {}
+    require("util").inherits(Own, Base);
+    Own.prototype.toString = Own.prototype.write = function () { return "own"; };
+    Own.prototype.constructor = Own;
+    var own = new Own();
+    return own + own.write() + (own.constructor === Own);
+  }).join()`]);
+  assert.equal(said, names.map(() => 'ownowntrue').join());
+});
+
 // Those that are compared in turn, or when the process rests, are found later: a run with a change
 // of something in core has all the others compared too.
 const SURELY = '; _.planted = 1';

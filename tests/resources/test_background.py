@@ -168,7 +168,7 @@ async def test_conversations_are_reported_when_the_store_is_well_again(
         proxy.cure()
         await eventually(lambda: graphite._buckets)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        graphite._flush(float("inf"))
+        graphite.flush(float("inf"))
         await eventually(lambda: len(server.lines) == 4)
         assert any(
             line.startswith("go.campaigns.acct.conversations.app.messages_sent.avg 1")

@@ -34,6 +34,7 @@ def event(event_id: str, kind: str, status: str | None = None) -> Entry:
     payload = {
         "event_id": event_id,
         "event_type": kind,
+        "user_message_id": "m",
         "delivery_status": status,
         "timestamp": at(0),
     }

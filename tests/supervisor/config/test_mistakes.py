@@ -112,7 +112,7 @@ tokens = ["abc"]
         ),
         (
             '[cluster]\nmode = "shared"',
-            '2: cluster.mode: expected "single" or "standby", got "shared"',
+            '2: cluster.mode: "shared" needs a store that all its servers can reach',
         ),
         (
             '[cluster]\nmode = "standby"',
