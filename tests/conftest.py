@@ -52,8 +52,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give every test its time: past it, the stacks of all threads are printed, and it fails
-    (pytest-timeout). Property tests are slow ones, too, where these are asked for.
+    (pytest-timeout). Property tests are slow ones, too, where these are asked for. The harness's
+    own tests come first: each is long, and at the end one worker would wait for it.
     """
+    items.sort(key=lambda item: item.path.name != "test_harness.py")
     for item in items:
         if examples.are_many() and is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker(pytest.mark.slow)

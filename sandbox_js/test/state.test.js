@@ -131,19 +131,20 @@ const same = [
      require("crypto").Hash.prototype))).push`],
 ];
 
-for (const what of ['_.map', '_.assign', '_.assign.toString', '_.prototype.chain',
-  'moment.fn.format', 'Q.all', 'vumigo.utils', 'events.prototype.emit', 'Buffer',
-  'Buffer.prototype', 'Buffer.from',
-  'util.inspect.styles', 'util.types', 'require("crypto").Hash', 'require("path").win32',
-  'require("crypto").Hash.prototype.update', 'require("url").URL.prototype', 'lib.Uint8Array',
-  'require("url").URLSearchParams', 'lib.Intl', 'lib.Intl.NumberFormat.prototype',
-  'lib.WeakMap.prototype', 'require("querystring").escape', 'require("assert").equal']) {
-  test(`the next run does not find what was put on ${what}`, async (t) => {
-    const lib = 'var lib = _.constructor("return globalThis")();';
-    const [, said] = await talk(t, [`${lib} ${what}.planted = 1`, `${lib} return ${what}.planted`]);
-    assert.equal(said, 'undefined');
-  });
-}
+test('the next run does not find what was put on functions and classes', async (t) => {
+  const sealed = ['_.map', '_.assign', '_.assign.toString', '_.prototype.chain',
+    'moment.fn.format', 'Q.all', 'vumigo.utils', 'events.prototype.emit', 'Buffer',
+    'Buffer.prototype', 'Buffer.from',
+    'util.inspect.styles', 'util.types', 'require("crypto").Hash', 'require("path").win32',
+    'require("crypto").Hash.prototype.update', 'require("url").URL.prototype', 'lib.Uint8Array',
+    'require("url").URLSearchParams', 'lib.Intl', 'lib.Intl.NumberFormat.prototype',
+    'lib.WeakMap.prototype', 'require("querystring").escape', 'require("assert").equal'];
+  const lib = 'var lib = _.constructor("return globalThis")();';
+  const [, said] = await talk(t, [
+    lib + sealed.map((what) => `${what}.planted = 1;`).join(''),
+    `${lib} return [${sealed.map((what) => `${what}.planted`)}].join()`]);
+  assert.equal(said, sealed.map(() => '').join());
+});
 
 test('a class that inherits a sealed one replaces its methods by assignment', async (t) => {
   const names = ['require("url").Url', 'require("url").URL', 'require("assert").AssertionError',
