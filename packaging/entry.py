@@ -5,6 +5,7 @@ import sys
 
 PROCESSES = (
     "resources.stores.search.process",
+    "resources.stores.search.walls",
     "supervisor.load.server",
     "supervisor.host.with_parent",
 )
