@@ -182,8 +182,10 @@ def _restrict_files(libc: ctypes.CDLL, folder: Path, store: Store) -> list[str]:
         libc.syscall(LANDLOCK_CREATE, wanted, ctypes.c_size_t(size), 0), "a Landlock ruleset"
     )
     try:
-        # The one-file jsbox has its modules in the executable, which are read as they are imported.
-        own = (sys.prefix, sys.base_prefix, sys.executable, *sys.path)
+        # The one-file jsbox has its modules in a file beside the executable, from which they are
+        # read as they are imported.
+        modules = f"{sys.executable}.pkg"
+        own = (sys.prefix, sys.base_prefix, modules, *sys.path)
         code = (*own, "/usr/lib", "/lib", "/lib64")
         readable = {*code, *store.files, *(_FOR_NAMES if store.needs_names else ())}
         _allow(libc, ruleset, str(folder), handled)
