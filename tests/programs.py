@@ -158,6 +158,11 @@ def bubblewrap() -> None:
     debian("bwrap", "bubblewrap")
 
 
+def mkfs_ext4() -> None:
+    """Install what makes an ext4 file system."""
+    debian("mkfs.ext4", "e2fsprogs")
+
+
 def chromium() -> str:
     """Install a browser."""
     return debian("chromium", "chromium")

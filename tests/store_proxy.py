@@ -26,7 +26,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
 import redis
 from attrs import define, field
@@ -35,6 +34,7 @@ from resources.stores.scripts import all_scripts
 
 from .resp import Command, read_command
 from .store_faults import Act, Ended, Rule, Session
+from .tcp_proxy import connect_to
 
 
 @define(eq=False)
@@ -139,7 +139,7 @@ class StoreProxy:
             try:
                 if tls is not None:
                     client = stack.enter_context(tls.wrap_socket(client, server_side=True))
-                server = stack.enter_context(_connect(self.upstream))
+                server = stack.enter_context(connect_to(self.upstream))
             except OSError:
                 return
             asked = stack.enter_context(client.makefile("rb"))
@@ -188,15 +188,6 @@ def store_proxy(upstream: str, tls: ssl.SSLContext | None = None) -> Iterator[St
             proxy.stop()
             for one in proxy._threads:
                 one.join()
-
-
-def _connect(url: str) -> socket.socket:
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        server = socket.socket(socket.AF_UNIX)
-        server.connect(parts.path)
-        return server
-    return socket.create_connection((parts.hostname or "localhost", parts.port or 6379))
 
 
 def _name(command: Command) -> str:

@@ -42,7 +42,7 @@ class TcpProxy:
             except OSError:  # the end
                 return
             try:
-                server = _connect(self.upstream)
+                server = connect_to(self.upstream)
             except OSError:
                 client.close()
                 continue
@@ -82,7 +82,8 @@ def tcp_proxy(upstream: str) -> Iterator[TcpProxy]:
             proxy.cut()
 
 
-def _connect(url: str) -> socket.socket:
+def connect_to(url: str) -> socket.socket:
+    """A connection to the server at `unix://PATH` or `redis://HOST:PORT`."""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         server = socket.socket(socket.AF_UNIX)

@@ -20,7 +20,7 @@ import trio
 from attrs import define, field
 
 from ..gateway_client import Client, connect, inbound
-from ..programs import JSBOX, Server, serve
+from ..programs import JSBOX, Server, mkfs_ext4, serve
 from ..service import Folder
 
 PATIENCE = 90.0
@@ -97,6 +97,7 @@ def volume(kind: Literal["tmpfs", "ext4"], path: Path) -> Iterator[Volume]:
     path.mkdir()
     mount = f"mount -t tmpfs -o size=300m,mode=700 tmpfs {path}"
     if kind == "ext4":
+        mkfs_ext4()
         image = path.with_suffix(".img")
         mount = (
             f"truncate -s 330M {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} {path}"
@@ -112,7 +113,9 @@ def volume(kind: Literal["tmpfs", "ext4"], path: Path) -> Iterator[Volume]:
     assert holder.stderr is not None
     try:
         if holder.stdout.readline() != b"there\n":
-            pytest.skip(f"{kind} cannot be mounted here: {holder.stderr.read().decode()}")
+            said = holder.stderr.read().decode()
+            assert said.startswith(("mount: ", "unshare: ")), said
+            pytest.skip(f"{kind} cannot be mounted here: {said}")
         yield Volume(kind, path, holder)
     finally:
         holder.kill()

@@ -1,37 +1,57 @@
-"""A probe that does not report."""
+"""The probe: it finds what a jail keeps, and that there is none."""
 
 from __future__ import annotations
 
+import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
-from supervisor.config.model import Limits
-from supervisor.jail import probe
-from supervisor.jail.argv import Jail
+from supervisor.config.model import Isolation
+from supervisor.errors import CannotStart
+from supervisor.jail.probe import Probing, probe
+from supervisor.jail.walls import open_isolation
+from supervisor.service import HARNESS
 
-
-def saying(script: str) -> Jail:
-    """A probe that is a shell script."""
-    return Jail(("/bin/sh", "-c", script), {"PATH": "/bin:/usr/bin"})
-
-
-async def test_a_probe_that_is_killed_runs_again(tmp_path: Path) -> None:
-    """What somebody killed proves nothing about the jail."""
-    script = f'if mkdir {tmp_path}/was; then kill -9 $$; fi; echo \'{{"tcp": "EPERM"}}\''
-    report = await probe._run(saying(script), Limits())
-    assert report["tcp"] == "EPERM"
-    assert (tmp_path / "was").exists()
+from ...apps import NODE, walls
+from ...programs import bubblewrap
 
 
-@pytest.mark.parametrize(
-    ("script", "said", "runs"),
-    [("kill -9 $$", "nothing on stderr either", probe.TRIES), ("echo no >&2", "no", 1)],
-)
-async def test_a_probe_that_never_reports_has_failed(
-    tmp_path: Path, script: str, said: str, runs: int
-) -> None:
-    """One that says why is believed at once."""
-    report = await probe._run(saying(f"echo x >>{tmp_path}/runs; {script}"), Limits())
-    assert report == {"failed": f"the probe said nothing: {said}"}
-    assert (tmp_path / "runs").read_text() == "x\n" * runs
+@pytest.mark.parametrize("level", ["standard", "strict"])
+async def test_the_probe_finds_every_guarantee_kept(level: str) -> None:
+    """And its control shows that it would have seen a hole."""
+    if level == "strict":
+        bubblewrap()
+    missed = [finding for finding in await probe(walls(level)) if not finding.holds]
+    assert not missed
+
+
+async def test_a_level_that_does_not_hold_is_not_served() -> None:
+    """The walls of level none under another name: every hole is named."""
+    fake = evolve(walls("none"), place=evolve(walls("none").place))
+    probing = Probing("standard")
+    await probing.run(fake)
+    with pytest.raises(CannotStart) as raised:
+        await probing.must_hold()
+    assert (
+        "isolation.level = 'standard' does not hold on this host: no file of the host's "
+        "can be read: ALLOWED" in str(raised.value)
+    )
+    assert "no TCP connection can be made: ALLOWED" in str(raised.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has folders that an app's user cannot use")
+async def test_node_may_lie_where_an_apps_user_does_not_get_to(tmp_path: Path) -> None:
+    """As in an install below /root: the control can start a program all the same."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    node = closed / "node"
+    with suppress(OSError):
+        os.link(NODE, node)
+    if not node.exists():
+        shutil.copy(NODE, node)
+    with open_isolation(Isolation("standard"), node, HARNESS) as made:
+        assert [one for one in await probe(made) if not one.holds] == []

@@ -20,14 +20,13 @@ from supervisor.errors import BootFailed, CannotStart
 from supervisor.host.scratch import Scratch
 from supervisor.jail import walls as isolation
 from supervisor.jail.argv import Place, jail, unheld
-from supervisor.jail.probe import Probing, probe
 from supervisor.jail.walls import LAUNCHER, Stage, Walls, inspect_host, open_isolation
 from supervisor.sandboxes.lifecycle import hold_sandbox
 from supervisor.service import HARNESS
 from supervisor.tools import doctor
 
 from ...apps import NODE, make_app, walls
-from ...programs import bubblewrap, jsbox, zig
+from ...programs import jsbox, zig
 
 PLACE = Place(
     "standard",
@@ -350,29 +349,6 @@ async def test_a_sandbox_that_is_not_held_is_ended() -> None:
         async with trio.open_nursery() as nursery:
             with pytest.raises(BootFailed, match="the jail does not hold: "):
                 await nursery.start(hold_sandbox, app, bare)
-
-
-@pytest.mark.parametrize("level", ["standard", "strict"])
-async def test_the_probe_finds_every_guarantee_kept(level: str) -> None:
-    """And its control shows that it would have seen a hole."""
-    if level == "strict":
-        bubblewrap()
-    missed = [finding for finding in await probe(walls(level)) if not finding.holds]
-    assert not missed
-
-
-async def test_a_level_that_does_not_hold_is_not_served() -> None:
-    """The walls of level none under another name: every hole is named."""
-    fake = evolve(walls("none"), place=evolve(walls("none").place))
-    probing = Probing("standard")
-    await probing.run(fake)
-    with pytest.raises(CannotStart) as raised:
-        await probing.must_hold()
-    assert (
-        "isolation.level = 'standard' does not hold on this host: no file of the host's "
-        "can be read: ALLOWED" in str(raised.value)
-    )
-    assert "no TCP connection can be made: ALLOWED" in str(raised.value)
 
 
 def test_limits_that_the_host_cannot_give_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
