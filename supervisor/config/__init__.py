@@ -1,8 +1,9 @@
 """The config file: `load` reads it into a `Config`."""
 
+from .accounts import Account, KvQuota
 from .document import InvalidConfig, Problem
 from .load import load
-from .model import Account, App, Channel, Config, Http, KvQuota, Limits, Pool
+from .model import App, Channel, Config, Http, Limits, Pool
 from .units import Address
 
 __all__ = [

@@ -20,10 +20,10 @@ from cattrs.gen import make_dict_structure_fn
 from resources.fence import cause_of
 from resources.strict import WrongType, exact_converter, exactly
 
+from .accounts import Account
 from .locate import Path
 from .model import (
     CHANNEL_SIDES,
-    Account,
     App,
     Channel,
     Cluster,

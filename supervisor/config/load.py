@@ -14,6 +14,7 @@ from attrs import define, evolve, field, fields
 
 from resources.fence import cause_of
 
+from .accounts import Account
 from .bounds import DEPTH_MAX, path_too_deep
 from .checks import check, name_problem
 from .convert import CONVERTER, PIECES, SECTIONS, TABLES, leaves, unknown_key
@@ -21,7 +22,7 @@ from .document import InvalidConfig, Problem, one_line, read_toml
 from .files import FILE_MAX, Unreadable, read_text
 from .json_values import not_json
 from .locate import Path
-from .model import CHANNEL_SIDES, Account, App, Breakage, Channel, Config
+from .model import CHANNEL_SIDES, App, Breakage, Channel, Config
 from .source_maps import source_map_of
 from .units import shorten, show
 from .variables import Variables

@@ -18,7 +18,8 @@ from resources.stores.search.changes import Changes
 from resources.stores.search.index import AccountIndex
 from resources.stores.search.walls import landlock_version
 from supervisor.config import Config, load
-from supervisor.config.model import Account, RedisServer
+from supervisor.config.accounts import Account
+from supervisor.config.model import RedisServer
 from supervisor.config.units import Size
 from supervisor.store import append_only as aof
 from supervisor.store.valkey import FOLDER, open_valkey
