@@ -13,6 +13,7 @@ from typing import Any
 from attrs import define, field, frozen
 from msgspec import json
 
+from ..fence import fence
 from .direct import Command
 from .keys import account_key
 from .redis import Redis, StoreRefused
@@ -142,11 +143,10 @@ class Contacts:
         return contact_of(account, key, await self.redis.execute("HGETALL", _hash(account, key)))
 
     async def many(self, account: str, keys: Sequence[str]) -> list[Contact]:
-        """The contacts with those keys that exist, in the same order."""
+        """The contacts with those keys that exist and can be read, in the same order."""
         commands: list[Command] = [("HGETALL", _hash(account, key)) for key in keys]
         answers = await self.redis.execute_many(commands) if commands else []
-        found = (contact_of(account, key, flat) for key, flat in zip(keys, answers, strict=True))
-        return [contact for contact in found if contact is not None]
+        return contacts_of(account, keys, answers)
 
     async def find(self, account: str, name: str, address: str) -> Contact | None:
         """The contact with an address in a field; of several, the one created last."""
@@ -278,6 +278,21 @@ def number_of(flat: Sequence[bytes]) -> int:
     other contact gets it.
     """
     return int(flat[1::2][flat[::2].index(_HIDDEN.encode())])
+
+
+def contacts_of(
+    account: str, keys: Sequence[str], hashes: Sequence[Sequence[bytes]]
+) -> list[Contact]:
+    """The contacts of these hashes that exist. One that cannot be read, since another program has
+    written into it, is left out, and the log says so: the others are whole.
+    """
+    found = []
+    for key, flat in zip(keys, hashes, strict=True):
+        with fence("contacts", f"contact {key!r} of account {account} is left out"):
+            contact = contact_of(account, key, flat)
+            if contact is not None:
+                found.append(contact)
+    return found
 
 
 def contact_of(account: str, key: str, flat: Sequence[bytes] | None) -> Contact | None:

@@ -28,7 +28,9 @@ from resources.stores.contacts import (
     Contacts,
 )
 from resources.stores.groups import Groups
-from resources.stores.redis import Redis, open_redis
+from resources.stores.keys import account_key
+from resources.stores.redis import Redis, link_to, open_redis
+from resources.stores.search.changes import Changes
 
 from ..examples import examples
 
@@ -181,6 +183,27 @@ async def test_pages_hold_every_contact_once_in_the_order_made(redis: Redis) -> 
         page = await contacts.page("acct", page.cursor, 3)
         found += [contact["key"] for contact in page.contacts]
     assert found == [f"k{n}" for n in range(7)]
+
+
+@pytest.mark.parametrize("name", ["name", "groups", "extras-x"])
+async def test_one_that_cannot_be_read_is_left_out_of_many(
+    name: str, redis: Redis, valkey: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another program wrote into it; the log says which one it is, and the others come, also to
+    the search process.
+    """
+    contacts = Contacts(redis)
+    for key in ("before", "broken", "after"):
+        await create(contacts, key)
+    await redis.execute("HSET", account_key("acct", "contact", "broken"), name, b"\xff")
+    page = await contacts.page("acct", 0, 3)
+    assert [one["key"] for one in page.contacts] == ["before", "after"]
+    assert page.cursor is not None
+    assert "contact 'broken' of account acct is left out" in caplog.text
+    changes = Changes(lambda: link_to(valkey))
+    assert [one.key for one in changes.after("acct", 0, 3).changed] == ["before", "after"]
+    assert [one["key"] for one in changes.contacts("acct", ["broken", "after"])] == ["after"]
+    changes._links.link.close()
 
 
 TEXT = st.sampled_from(["a", "b", "", "Zoë", "+27831234567", "27831234567", "x/y", "x/z"])

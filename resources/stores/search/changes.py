@@ -11,7 +11,7 @@ from typing import Any
 import redis
 from attrs import define, field, frozen
 
-from ..contacts import Contact, contact_of, number_of
+from ..contacts import Contact, contacts_of, number_of
 from ..direct import Command
 from ..groups import FIRST, Group, groups_of, listing
 from ..keys import account_key
@@ -65,12 +65,13 @@ class Changes:
             [account_key(account, "contacts", "changed")], prefix, number, limit
         )
         ((epoch, newest, left, flat),) = self._exchange([command])
-        changed = []
+        changed = list[Changed]()
         for key, at, fields in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
             number = int(at)
-            contact = contact_of(account, key.decode(), fields)
-            if contact is not None:
-                changed.append(Changed(contact["key"], number_of(fields), contact))
+            changed += [
+                Changed(contact["key"], number_of(fields), contact)
+                for contact in contacts_of(account, [key.decode()], [fields])
+            ]
         return Page(epoch.decode(), int(newest), int(left), number, changed)
 
     def state(self, account: str) -> tuple[str, int]:
@@ -98,8 +99,7 @@ class Changes:
         answers = self._exchange(
             [("HGETALL", account_key(account, "contact", key)) for key in keys]
         )
-        found = (contact_of(account, key, flat) for key, flat in zip(keys, answers, strict=True))
-        return [contact for contact in found if contact is not None]
+        return contacts_of(account, keys, answers)
 
     def groups(self, account: str) -> Iterator[list[Group]]:
         """Every group, in pages; one may come twice."""
