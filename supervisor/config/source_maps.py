@@ -48,7 +48,7 @@ def source_map_of(javascript: Path, source: str) -> str:
         return ""
     try:
         return slimmed(read_text(file, FILE_MAX))
-    except (Unreadable, ValueError):
+    except (Unreadable, ValueError, RecursionError):  # the last of nesting, even in parts unread
         return ""
 
 
@@ -71,7 +71,12 @@ def source_file(javascript: Path, name: str) -> Path:
 
 
 def slimmed(text: str) -> str:
-    """A source map without the text of its sources. Raises ValueError if it is none."""
+    """A source map without the text of its sources.
+
+    Raises:
+        ValueError: It is none.
+        RecursionError: It is nested too deeply to be one.
+    """
     kept: Any
     try:
         kept = msgspec.json.decode(text, type=_Map)

@@ -53,8 +53,14 @@ def test_only_a_file_in_the_folder_of_the_app_counts(text: str, name: str | None
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "5", '{"mappings": 5}', '{"sources": []}', "\udc80"]
-)
+    "text",
+    [
+        "", "{", "[]", "5", '{"mappings": 5}', '{"sources": []}', "\udc80",
+        '{"mappings": "", "sources": [], "x": ' + "[" * 100_000,
+        '{"sections": [{"offset": {}, "map": ' + '{"x":' * 100_000,
+    ],
+    ids=lambda text: ascii(text[:40]),
+)  # fmt: skip
 def test_what_is_no_map_is_none(text: str, javascript: Path) -> None:
     javascript.with_name("app.js.map").write_bytes(text.encode("utf-8", "surrogateescape"))
     assert source_map_of(javascript, REFERENCE) == ""
