@@ -130,7 +130,10 @@ def _append(folder: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
     try:
-        if os.fstat(descriptor).st_size + len(data) > FILE_BYTES:
+        size = os.fstat(descriptor).st_size
+        if size and not _ends_a_line(path, size):
+            data = b"\n" + data  # a full disk, or a power cut, has left half a line
+        if size + len(data) > FILE_BYTES:
             os.close(descriptor)
             descriptor = -1
             for number in range(OLDER - 1, 0, -1):
@@ -144,6 +147,12 @@ def _append(folder: Path, data: bytes) -> None:
     finally:
         if descriptor >= 0:
             os.close(descriptor)
+
+
+def _ends_a_line(path: Path, size: int) -> bool:
+    with path.open("rb") as file:
+        file.seek(size - 1)
+        return file.read(1) == b"\n"
 
 
 def _older(folder: Path, number: int) -> Path:

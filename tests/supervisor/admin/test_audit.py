@@ -48,6 +48,8 @@ async def test_deeds_come_back_with_what_came_of_them(tmp_path: Path) -> None:
     with path.open("ab") as file:
         file.write(b'{"line":"did","time"')  # as a power cut leaves it
     assert read(tmp_path, 10) == [second, done]
+    third = await log.begin("thandi", "", "POST /v1/after")
+    assert read(tmp_path, 10) == [third, second, done]
 
 
 async def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
