@@ -63,7 +63,7 @@ class Host:
             found = list(pattern.finditer(self.log))
             if len(found) >= times:
                 return found[times - 1]
-                assert self.process.poll() is None, f"it ended:\n{self.log}"
+            assert self.process.poll() is None, f"it ended:\n{self.log}"
             time.sleep(0.01)
         raise AssertionError(f"it did not say {pattern.pattern}:\n{self.log}")
 
