@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ class MetricSums:
     _redis: Redis
     _graphite: Graphite
     _is_ours: Callable[[], bool]
-    _waiting: list[_Part] = field(factory=list, init=False)
+    _waiting: deque[_Part] = field(factory=deque, init=False)
 
     def take(self, bucket: Bucket) -> None:
         """A stretch of time has ended here."""
@@ -54,9 +55,10 @@ class MetricSums:
         for start in range(0, len(rows), AT_ONCE):
             flat = [part for row in rows[start : start + AT_ONCE] for part in row]
             self._waiting.append(_Part(_key(bucket), bucket.end, flat))
-        if len(self._waiting) > PARTS_MAX:
-            log.warning("%d metrics are dropped: the store is away", AT_ONCE)
-            del self._waiting[0]
+        if (dropped := len(self._waiting) - PARTS_MAX) > 0:
+            log.warning("up to %d metrics are dropped: the store is away", dropped * AT_ONCE)
+            for _ in range(dropped):
+                self._waiting.popleft()
 
     async def run(self) -> None:
         """Add and send, until cancelled."""
@@ -77,17 +79,18 @@ class MetricSums:
 
     async def _add(self) -> None:
         while self._waiting:
-            part = self._waiting[0]
+            # Taken out before anything is waited for: `take` may drop the first meanwhile, and
+            # `finish` may add at the same time as `run`.
+            part = self._waiting.popleft()
             try:
                 # First: what is in no list would never be sent.
                 due = max(part.end, time.time()) + GRACE
                 await self._redis.execute("ZADD", DUE, due, part.key)
                 await self._redis.run(script("metrics_merge"), (part.key,), KEPT, *part.rows)
             except StoreError as error:
-                if error.sent:  # it may have been added, and must not be twice
-                    del self._waiting[0]
+                if not error.sent:  # else it may have been added, and must not be twice
+                    self._waiting.appendleft(part)
                 raise
-            del self._waiting[0]
 
     async def _send(self) -> None:
         for key in await self._redis.execute("ZRANGE", DUE, "-inf", time.time(), "BYSCORE"):
