@@ -143,7 +143,7 @@ class DeadLetters:
         """Move a letter's entry to the end of the journal, in one step; return its place there, or
         None if there was no such letter.
         """
-        part = partition_of(entry.lane, self.partitions)
+        part = partition_of(entry, self.partitions)
         return await self._take_out(letter, msgspec.json.encode(entry), part)
 
     async def _take_out(self, letter: Letter, text: bytes, part: str) -> str | None:

@@ -112,7 +112,7 @@ class Journal:
         """As `accept`, but a refused entry has the refusal as its answer."""
         commands, parts, size = list[Command](), list[str](), 0
         for entry in entries:
-            part = partition_of(entry.lane, self.partitions)
+            part = partition_of(entry, self.partitions)
             text = msgspec.json.encode(entry)
             size += len(text) + OVERHEAD
             keys: tuple[str, ...] = (_seen_key(entry), stream_key(entry.account, entry.app, part))

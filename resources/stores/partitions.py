@@ -14,6 +14,7 @@ from zlib import crc32
 
 from attrs import frozen
 
+from .entries import Entry
 from .fencing import Fence
 from .keys import account_key, channel_key
 from .redis import Redis, StoreError
@@ -78,9 +79,9 @@ def parts_of(account: str, app: str, count: int) -> list[Part]:
     return [Part(account, app, name) for name in (WHOLE, *map(str, range(count)))]
 
 
-def partition_of(lane: str, count: int) -> str:
-    """The name of the partition of a lane among `count`; 0: the journal is not shared."""
-    return str(crc32(lane.encode("utf-8", "replace")) % count) if count else WHOLE
+def partition_of(entry: Entry, count: int) -> str:
+    """The name of the partition of an entry among `count`; 0: the journal is not shared."""
+    return str(crc32(entry.lane.encode("utf-8", "replace")) % count) if count else WHOLE
 
 
 def split_place(place: str) -> tuple[str, str]:
@@ -125,7 +126,8 @@ class Ownership:
 
     async def take(self, wanted: Sequence[tuple[Owned, bytes]]) -> list[Taken | StoreError]:
         """Take partitions, each unless another has it, or from an owner that is known to be dead
-        (else b""). An error of the store may be the answer about one.
+        (else b""). What the store already says is ours is taken anew, with the next epoch: the
+        answer may have been lost. An error of the store may be the answer about one.
         """
         command = script("partition_take")
         answers = list[Taken | StoreError]()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from resources.stores.identity import MessageIds, Sender
@@ -27,6 +28,15 @@ async def test_an_id_is_taken_once(redis: Redis) -> None:
     assert again.place == first.place
     (other,) = await journal.accept([entry("m1", channel="sms")])
     assert not other.duplicate
+
+
+async def test_a_journal_that_is_not_shared_asks_for_no_lane(redis: Redis) -> None:
+    """Whatever an entry lacks for one; with partitions it needs one."""
+    event = Entry("event", "acct", "app", "phone", {"event_id": "e", "event_type": "ack"})
+    (accepted,) = await Journal(redis).accept([event])
+    assert not accepted.duplicate
+    with pytest.raises(KeyError):
+        await Journal(redis, partitions=4, host="one", process="a").accept([event])
 
 
 async def test_a_duplicate_stays_one_after_its_run(redis: Redis) -> None:

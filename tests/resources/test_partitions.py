@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import trio
 
 from resources.stores import metric_sums
 from resources.stores.errors import Fenced
@@ -55,6 +56,15 @@ async def test_a_partition_has_one_owner(redis: Redis) -> None:
     assert await redis.execute("GET", PART.owner_key) == b"2 two b"
     await other.give(PART, b"2 two b")
     assert await _take(redis, "one a") == b"3 one a"
+
+
+async def test_a_partition_that_we_took_without_knowing_is_taken_anew(redis: Redis) -> None:
+    """The store's answer was lost; what was begun under the epoch before does not count."""
+    assert await _take(redis, "one a") == b"1 one a"
+    assert await _take(redis, "one a") == b"2 one a"
+    await Ownership(redis, "one a").give(PART, b"1 one a")  # of before
+    (held,) = await Ownership(redis, "one b").take([(PART, b"")])  # the host's next process
+    assert (held.owner, held.is_ours) == (b"2 one a", False)
 
 
 async def test_a_past_owner_writes_nothing(redis: Redis) -> None:
@@ -206,3 +216,27 @@ async def test_metrics_of_all_servers_add_up(redis: Redis, monkeypatch: pytest.M
     numbers = {"sum": 12.5, "avg": 12.5 / 3, "min": 1.5, "max": 7, "last": 4}
     assert sent[0] == "graphite"
     assert sorted(sent[1:]) == sorted(f"a.b.{k} {v:f} {start}\n" for k, v in numbers.items())
+
+
+async def test_metrics_are_added_once_and_those_that_wait_are_bounded(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of a stretch of time there are, and whoever else adds at the same time."""
+    monkeypatch.setattr(metric_sums, "PARTS_MAX", 3)
+    monkeypatch.setattr(metric_sums, "AT_ONCE", 2)
+    target = Target("graphite", 2003, 60.0)
+    async with open_graphite() as graphite:
+        sums = MetricSums(redis, graphite, lambda: False)
+        for start in (60, 120):
+            bucket = Bucket(target, start)
+            for n in range(5):
+                bucket.values[f"m{n}", "sum"] = one = Values()
+                one.add(1.0)
+            sums.take(bucket)
+        assert len(sums._waiting) == 3
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sums._add)
+            nursery.start_soon(sums.finish)
+    rows = await redis.execute("HVALS", metric_sums._key(bucket))
+    assert rows == [b"1 1 1 1 1.0"] * 5
+    assert not await redis.execute("EXISTS", metric_sums._key(Bucket(target, 60)))

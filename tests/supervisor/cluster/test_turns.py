@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from resources.stores.lease import Holder, Lease, keys_of_host
 from resources.stores.partitions import Ownership
 from resources.stores.peers import Peers
-from resources.stores.redis import Redis
+from resources.stores.redis import Redis, Unavailable
 from supervisor.cluster.turns import ChannelTurns
 
 from ...service import eventually
@@ -18,6 +19,26 @@ async def _host(redis: Redis, name: str) -> ChannelTurns:
     holder = Holder(id=name, nonce="p", name=name)
     assert await Lease(redis, 60.0, holder, keys_of_host(name), is_shared=True).take() is None
     return ChannelTurns(Peers(redis, holder), Ownership(redis, f"{name} p"))
+
+
+async def test_a_turn_that_could_not_be_given_back_is_had_again(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection to the broker broke while the store was away: the next one gets the turn."""
+    one = await _host(redis, "one")
+
+    async def away(*_: object) -> None:
+        raise Unavailable("the store is away", sent=False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ownership, "give", away)
+        async with one.turn("bulk"):
+            pass
+    with trio.fail_after(30):
+        async with one.turn("bulk"):
+            pass
+        async with (await _host(redis, "two")).turn("bulk"):
+            pass
 
 
 async def test_another_waits_until_it_ends_or_dies(redis: Redis) -> None:
