@@ -158,7 +158,8 @@ class Partitions:
                 log.warning("app %s: %s %s: %s", entry.app, entry.kind, entry.id, error)
                 return False
             except StoreError as error:
-                log.warning("the end of %s %s is not recorded: %s", entry.kind, entry.id, error)
+                if pause == RETRY[0]:  # else it is logged already
+                    log.warning("the end of %s %s is not recorded: %s", entry.kind, entry.id, error)
             await trio.sleep(pause)
             pause = min(pause * 2, RETRY[1])
         owned = self._close(job)
