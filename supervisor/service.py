@@ -283,7 +283,8 @@ async def open_service(
             await probing.must_hold()
             await standby.wait_turn(store.lease)
         deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
-        peers = await peers_of(config, store)
+        asking = partial(peers_of, config, store)
+        peers = await until_answered("the other servers", asking, systemd.starting)
         partitions = config.cluster.partitions if peers is not None else 0
         opening_stores = open_stores(store, deliveries, search.writes, systemd.starting, partitions)
         stores = await enter(opening_stores)
@@ -304,7 +305,9 @@ async def open_service(
                 peers=peers,
             )
         )
-        opening_sharing = open_sharing(config, store, stores.outbox, dispatcher, deliveries)
+        opening_sharing = open_sharing(
+            config, store, stores.outbox, dispatcher, deliveries, systemd.starting
+        )
         sharing = await enter(opening_sharing)
         service = Service(
             config=config,

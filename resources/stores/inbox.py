@@ -57,7 +57,8 @@ class Inbox:
             try:
                 self._listen_once(token)
                 pause = AGAIN[0]
-            except (redis.RedisError, OSError, ValueError) as error:
+            # whatever it is, it may be over at the next attempt
+            except Exception as error:  # noqa: BLE001
                 if self.is_up:
                     log.warning("what other servers say is not heard: %s", words_of(error))
                 pause = AGAIN[0] if self.is_up else min(pause * 2, AGAIN[1])

@@ -28,6 +28,7 @@ from ..host.version import describe
 from ..runs.dispatcher import Dispatcher
 from ..runs.partitions import Partitions
 from ..store.opening import Store
+from ..store.patience import until_answered
 from .presence import Presence, tell_takers
 from .turns import ChannelTurns
 
@@ -185,13 +186,15 @@ class Sharing:
 
 @asynccontextmanager
 async def open_sharing(
-    config: Config, store: Store, outbox: Outbox, dispatcher: Dispatcher, deliveries: Deliveries
+    config: Config,
+    store: Store,
+    outbox: Outbox,
+    dispatcher: Dispatcher,
+    deliveries: Deliveries,
+    tell: Callable[[str], None],
 ) -> AsyncIterator[Sharing | None]:
     """Be one of the servers that share the store, for as long as the block runs; None: it is not
-    shared.
-
-    Raises:
-        StoreError: At the start.
+    shared. `tell` is called with a line while the store is waited for.
     """
     lease, partitions = store.lease, dispatcher.partitions
     if lease is None or partitions is None:
@@ -217,7 +220,7 @@ async def open_sharing(
         lambda: lease.lose("another server has taken over what this one works on")
     )
     async with open_inbox(store.url, channel_of(record.id), sharing.heard, sharing.missed):
-        await sharing.start()
+        await until_answered("the other servers", sharing.start, tell)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_running, "hosts", sharing.run)
             nursery.start_soon(keep_running, "presence", presence.run)

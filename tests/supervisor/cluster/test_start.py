@@ -1,0 +1,55 @@
+"""A server that begins to share the work while the store has its troubles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from resources.stores import inbox
+from resources.stores.inbox import open_inbox
+from resources.stores.redis import Redis
+
+from ...gateway_client import connect
+from ...service import ECHO, Folder, running
+from ...store_faults import refuse
+from ...store_proxy import StoreProxy
+
+
+async def test_the_start_waits_for_the_store(
+    proxy: StoreProxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It asks how many partitions there are, then who lives: either may not be answered."""
+    folder = Folder(tmp_path)
+    folder.text += f'[redis]\nurl = "{proxy.url}"\n[cluster]\nmode = "shared"\npartitions = 4\n'
+    folder.text += "[accounts.acct]\n"
+    folder.app("phone", ECHO)
+    rules = [proxy.fault(refuse("BUSY"), name, times=1) for name in ("GET", "HGETALL")]
+    async with running(folder) as service, connect(service.gateway_url) as client:
+        assert (await client.say("hello"))[0]["outcome"] == "ok"
+    assert [rule.hits for rule in rules] == [1, 1]
+    assert caplog.text.count("the start waits for the store (the other servers)") == 2
+
+
+async def test_the_inbox_outlives_what_nobody_expects(
+    redis: Redis, valkey: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It connects again, and says that something may have been missed."""
+    make, calls, heard, looked = inbox._client, list[str](), list[bytes](), trio.Event()
+
+    def client(url: str) -> object:
+        calls.append(url)
+        if len(calls) == 1:
+            raise RuntimeError("a bug of the library")
+        return make(url)
+
+    monkeypatch.setattr(inbox, "_client", client)
+    with trio.fail_after(10):
+        async with open_inbox(valkey, "news", heard.append, looked.set):
+            await looked.wait()
+            await redis.execute("PUBLISH", "news", "one")
+            while not heard:
+                await trio.sleep(0.01)
+    assert heard == [b"one"]
+    assert len(calls) == 2
