@@ -12,7 +12,6 @@ its own. It never gets what is for others, never makes others wait, and never wa
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 import trio
@@ -27,13 +26,11 @@ from ..runs.jobs import Then, nothing
 from .acknowledged import Acknowledged
 from .attempts import Attempts
 from .lines import Item, Line, Notice, Receiver, Taker
+from .notices import Notices
 from .takers import Takers, choose
 
 READY_MAX = 1000  # parcels that wait in memory; the rest is read from the store when there is room
 READY_SIZE = 4 << 20  # bytes of them
-KEPT_MAX = 1000  # outcomes that wait for a connection
-# Outcomes of messages that no connection brought (pushes); any more are not sent.
-NOTICES_MAX = 10_000
 HAD_MAX = 8  # connections that may acknowledge a parcel late
 PAGE = 500  # parcels
 TICK = 0.5  # seconds between two looks for parcels whose acknowledgement is late
@@ -61,12 +58,7 @@ class Outlet:
     _items: dict[int, Item] = field(factory=dict, init=False)  # all in memory, by delivery number
     _unacked: int = field(default=0, init=False)
     _acknowledged: Acknowledged = field(init=False)
-    # Notices of runs whose outbounds have still to be read.
-    _notices: deque[Notice] = field(factory=deque, init=False)
-    _kept: deque[tuple[str, Callable[[], bytes]]] = field(
-        factory=lambda: deque(maxlen=KEPT_MAX), init=False
-    )
-    _mere_notices: int = field(default=0, init=False)  # those that nobody's credit depends on
+    _notices: Notices = field(init=False)
     _last: int = field(default=0, init=False)  # the newest delivery number taken into memory
     _newest: int = field(default=0, init=False)  # the newest delivery number heard of
     _behind: bool = field(default=True, init=False)
@@ -79,6 +71,7 @@ class Outlet:
     _attempts: Attempts = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self._notices = Notices(self._line, self._takers)
         self._acknowledged = Acknowledged(self.channel, self._outbox)
         self._attempts = Attempts(self.channel, self._outbox, self._items)
 
@@ -115,8 +108,9 @@ class Outlet:
     def attach(self, receiver: Receiver) -> None:
         """A connection opened."""
         self._takers.add(receiver)
-        while self._kept and receiver.outcomes and not receiver.only_own:
-            self.ended(*self._kept.popleft())
+        if receiver.outcomes and not receiver.only_own:
+            for message_id, frame in self._notices.take_kept():
+                self.ended(message_id, frame)
         self.on_takers(self.kind)
         self.wake()
 
@@ -133,9 +127,9 @@ class Outlet:
                 back.append(item)
         self._put_back(back)
         for notice in taker.line.take_notices():
-            self._close(notice, ())
+            self._notices.close(notice, ())
         if not self._takers.general:
-            self._drop_notices()
+            self._notices.drop()
         self.on_takers(self.kind)
         self.wake()
 
@@ -210,20 +204,14 @@ class Outlet:
         """
         is_wanted = frame is not None and self._takers.want_outcome(message_id)
         if keep and frame is not None and not is_wanted:
-            self._kept.append((message_id, frame))
+            self._notices.keep(message_id, frame)
         encoded = frame() if frame is not None and is_wanted else None
         own = self._takers.own(self._takers.origin_of(message_id))
         if own is not None:
             own.line.append(Notice(0, message_id, encoded, then))
             then = nothing
         notice = Notice(self._newest, message_id, encoded, then)
-        is_empty = encoded is None and then is nothing
-        if not self._takers.general or is_empty or not self._may_queue(notice):
-            self._close(notice, ())
-        elif self._behind:
-            self._notices.append(notice)
-        else:
-            self._line.append(notice)
+        self._notices.add(notice, is_behind=self._behind)
         self._assign()
 
     @property
@@ -309,8 +297,7 @@ class Outlet:
                     self._take(parcel)
             self._newest = max(self._newest, self._last)
             self._behind = not page.is_last or self._doubts != doubts
-            while self._notices and (self._notices[0].after <= self._last or not self._behind):
-                self._line.append(self._notices.popleft())
+            self._notices.line_up(self._last if self._behind else None)
             self._assign()
 
     @property
@@ -382,8 +369,9 @@ class Outlet:
             one = line.first
             if isinstance(one, Notice):
                 line.pop()
-                self._mere_notices -= one.then is nothing and line is self._line
-                self._close(one, takers)
+                if line is self._line:
+                    self._notices.left(one)
+                self._notices.close(one, takers)
             elif one.is_acknowledged:
                 line.pop()
             else:
@@ -410,28 +398,3 @@ class Outlet:
         self._unacked += 1
         self._attempts.count(item, in_order=not taker.receiver.only_own)
         self._observe(Delivered(self.channel, again=attempt > 1))
-
-    def _may_queue(self, notice: Notice) -> bool:
-        """Count a notice that nobody's credit depends on; return False if too many wait."""
-        if notice.then is nothing:
-            if self._mere_notices >= NOTICES_MAX:
-                return False
-            self._mere_notices += 1
-        return True
-
-    def _close(self, notice: Notice, takers: Sequence[Taker]) -> None:
-        """Everything that a run sent was handed out: send its outcome."""
-        self._takers.forget(notice.message_id)
-        if notice.frame is not None:
-            for taker in takers:
-                if taker.receiver.outcomes:
-                    taker.receiver.push(notice.frame)
-        notice.then()
-
-    def _drop_notices(self) -> None:
-        """Nobody is left to send outcomes to; only call `then` of each."""
-        waiting = [*self._notices, *self._line.take_notices()]
-        self._notices.clear()
-        self._mere_notices = 0
-        for notice in waiting:
-            self._close(notice, ())

@@ -9,7 +9,7 @@ from resources.stores.identity import MessageIds
 from resources.stores.outbox import Outbox
 from resources.stores.redis import Redis
 from resources.stores.statistics import Statistics
-from supervisor.gateway import lines
+from supervisor.gateway import lines, notices
 from supervisor.gateway import outlet as outlet_module
 
 from ...service import eventually
@@ -162,14 +162,14 @@ async def test_nothing_is_kept_for_outcomes_that_nobody_waits_for(redis: Redis) 
         gate = rig.gate(outcomes=False, window=1)
         await gate.has(1)
         rig.outlet.ended("push", lambda: pytest.fail("nobody wants it"))
-        assert (list(rig.outlet._notices), rig.outlet._line.take_notices()) == ([], [])
+        assert (list(rig.outlet._notices._behind), rig.outlet._line.take_notices()) == ([], [])
 
 
 async def test_outcomes_of_pushes_are_bounded(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More are not sent; those that a connection's credit depends on always are."""
-    monkeypatch.setattr(outlet_module, "NOTICES_MAX", 5)
+    monkeypatch.setattr(notices, "NOTICES_MAX", 5)
     calls: list[int] = []
     async with rigged(redis) as rig:
         gate = rig.gate(window=1)
