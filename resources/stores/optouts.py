@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 from attrs import field, frozen
 
+from ..fence import fence
 from .keys import account_key
 from .redis import Redis
 from .room import OVERHEAD, Room
@@ -92,14 +93,16 @@ class OptOuts:
 
     async def page(self, account: str, cursor: int, size: int) -> tuple[list[Row], int | None]:
         """About `size` opt-outs, and the cursor of the next page; None after the last one. The
-        first cursor is 0. One that is there all the time comes once, or more often.
+        first cursor is 0. One that is there all the time comes once, or more often; one that cannot
+        be read, since another program has written it, is left out, and the log says so.
         """
         after, flat = await self.redis.execute("HSCAN", _hash(account), cursor, "COUNT", size)
         rows = []
         for name, text in zip(flat[::2], flat[1::2], strict=True):
-            kind, value = msgspec.json.decode(name, type=tuple[str, str])
-            found = msgspec.json.decode(text, type=OptOut)
-            rows.append(Row(kind, value, found.message_id, found.created_at))
+            with fence("optouts", f"one of account {account} is left out of a list"):
+                kind, value = msgspec.json.decode(name, type=tuple[str, str])
+                found = msgspec.json.decode(text, type=OptOut)
+                rows.append(Row(kind, value, found.message_id, found.created_at))
         return rows, int(after) or None
 
     async def cancel(self, account: str, kind: str, value: str) -> None:
