@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ from .groups import all_groups
 
 PART = 100  # addresses in one request
 FILE_MAX = 64 << 20  # bytes of a file of addresses
-RESUMABLE = 23 * 3600  # seconds since its last part; the server knows a push for a day
+RESUMABLE = 23 * 3600  # seconds since it was written; the server knows a push for a day
+KEEP_SECONDS = 1.0  # between two writes of how far it has come: all addresses are in the file
 SECONDS = 120.0  # for one answer: a full queue is waited for
 COUNTS = ("queued", "opted_out", "no_address", "already")
 
@@ -45,7 +46,7 @@ class _State(msgspec.Struct):
     addresses: list[str]
     counts: dict[str, int]
     done: int = 0
-    at: float = 0.0  # of the last part, seconds since 1970
+    at: float = 0.0  # when it was written, seconds since 1970
 
 
 @click.command()
@@ -170,16 +171,23 @@ class _Work:
         elif not self.is_quiet:
             click.echo(f"{self.file}: going on after {state.done} addresses", err=True)
         with self._progress(state) as show:
-            while state.done < len(state.addresses):
-                size = PART if self.rate is None else max(1, min(PART, int(self.rate)))
-                part = state.addresses[state.done : state.done + size]
-                self._pace(len(part))
-                _count(state, self._post(state, part))
-                state.done += len(part)
+            try:
+                self._send(state, show)
+            finally:
                 self._keep(state)
-                show(state.done)
         self.file.unlink()
         return state.counts
+
+    def _send(self, state: _State, show: Callable[[int], None]) -> None:
+        size = PART if self.rate is None else max(1, min(PART, int(self.rate)))
+        while state.done < len(state.addresses):
+            part = state.addresses[state.done : state.done + size]
+            self._pace(len(part))
+            _count(state, self._post(state, part))
+            state.done += len(part)
+            if time.time() - state.at >= KEEP_SECONDS:
+                self._keep(state)
+            show(state.done)
 
     def _begin(self, target: str, given: list[str]) -> _State:
         """A new push: the addresses of a group, each person once, are read now."""
@@ -240,7 +248,7 @@ class _Work:
         return dict(answer.json())
 
     @contextmanager
-    def _progress(self, state: _State) -> Iterator[Any]:
+    def _progress(self, state: _State) -> Iterator[Callable[[int], None]]:
         from rich.console import Console
         from rich.progress import Progress
 

@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 
+import httpx2
 import pytest
 import trio
 
@@ -117,6 +118,7 @@ async def test_a_push_to_a_group_by_its_name_is_resumed(
     """After an answer that was lost, nobody is pushed to twice, and nobody is left out."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(push_command, "PART", 2)
+    monkeypatch.setattr(push_command, "KEEP_SECONDS", 0)
     async with operating(tmp_path, ACCOUNT) as jsbox:
         await seven(jsbox)
         await jsbox("optouts", "import", "acct", _file(tmp_path, "address_value\n0820000001\n"))
@@ -161,6 +163,34 @@ def _file(tmp_path: Path, text: str) -> str:
     file = tmp_path / "given.csv"
     file.write_text(text)
     return str(file)
+
+
+def test_how_far_a_push_has_come_is_not_written_after_every_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million addresses would be written ten thousand times; an interruption is still exact."""
+    monkeypatch.setattr(push_command, "PART", 2)
+    monkeypatch.setattr(push_command, "KEEP_SECONDS", 3600)
+    keep, done = push_command._Work._keep, list[int]()
+
+    def kept(work: push_command._Work, state: push_command._State) -> None:
+        done.append(state.done)
+        keep(work, state)
+
+    def post(_: push_command._Work, state: push_command._State, part: list[str]) -> dict[str, int]:
+        if state.done == 4:
+            raise KeyboardInterrupt
+        return {"queued": len(part)}
+
+    monkeypatch.setattr(push_command._Work, "_keep", kept)
+    monkeypatch.setattr(push_command._Work, "_post", post)
+    with httpx2.Client() as client:
+        work = push_command._Work(client, "phone", tmp_path / "push.json", None, is_quiet=True)
+        with pytest.raises(KeyboardInterrupt):
+            work.run("addresses", list("abcdefg"), restart=False)
+        left = work._left("addresses")
+    assert left is not None
+    assert (left.done, left.counts["queued"], done) == (4, 4, [0, 4])
 
 
 async def test_a_push_keeps_its_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
