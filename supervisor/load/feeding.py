@@ -5,6 +5,7 @@ the steps of dialogues.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ def read_rows(file: Path) -> list[Row]:
         ValueError: It is no CSV with a header row and a cell for each column in every row.
     """
     text = read_text(file, FILE_MAX).removeprefix("\ufeff")
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
         if not all(names) or len(set(names)) != len(names):

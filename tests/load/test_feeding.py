@@ -42,6 +42,18 @@ def test_each_user_has_a_row_and_keeps_it(tmp_path: Path) -> None:
     assert filled(Dialogue("x", steps=(Step(dial="*1#"),)), {}).steps[0].send is None
 
 
+def test_only_line_ends_end_a_row(tmp_path: Path) -> None:
+    """Other characters that some take for line ends are in what people write and spreadsheets
+    export.
+    """
+    file = tmp_path / "people.csv"
+    file.write_text('name,town\nThandi\u2028,a\x0bb\nSipho,"two\nlines"\n', newline="")
+    assert read_rows(file) == [
+        {"name": "Thandi\u2028", "town": "a\x0bb"},
+        {"name": "Sipho", "town": "two\nlines"},
+    ]
+
+
 def test_users_may_have_addresses(tmp_path: Path) -> None:
     """Then there are no more users than rows."""
     (tmp_path / "people.csv").write_text("address,name,town\n+1,a,x\n+2,b,y\n")
