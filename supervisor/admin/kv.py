@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import msgspec
@@ -11,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..config import Account
+from .accounts import AccountOf, account_in
 from .bodies import PAGE_BYTES, answer, bad
 
 KEY_SHOWN = 200  # characters of a key in an error
@@ -29,7 +28,7 @@ class KvAdmin:
     """GET /v1/accounts/ACCOUNT/kv/KEY."""
 
     values: HasValues
-    account_of: Callable[[str], Account | None]
+    account_of: AccountOf
 
     def routes(self) -> list[Route]:
         """The requests that it answers."""
@@ -37,9 +36,8 @@ class KvAdmin:
 
     async def get(self, request: Request) -> Response:
         """A value, as the account's apps have it; null if there is none."""
-        account, key = request.path_params["account"], request.path_params["key"]
-        if self.account_of(account) is None:
-            raise bad(f"there is no account {account!r}", 404)
+        account, _ = account_in(request, self.account_of)
+        key = request.path_params["key"]
         text = await self.values.get(account, key)
         if text is not None and len(text) > PAGE_BYTES:
             raise bad(f"the value of {key[:KEY_SHOWN]!r} has {len(text)} bytes", 413)

@@ -18,6 +18,7 @@ from resources.text import visible
 
 from .client import admin_client, json_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
+from .groups import all_groups
 from .importing import SECONDS, Asked, Kind, Rows, nothing, options, pages, path_of, run_import
 from .rows import Columns
 
@@ -76,7 +77,7 @@ class _GroupNames:
 
     def _known(self, client: httpx2.Client) -> set[str]:
         if self._keys is None:
-            found = json_of(client.get(path_of(self.account, "groups"), timeout=SECONDS))["groups"]
+            found = all_groups(client, self.account)
             self._keys = {group["key"] for group in found}
             for group in found:
                 self._by_name.setdefault(group["name"], []).append(group["key"])
