@@ -77,8 +77,10 @@ export function Contacts() {
   );
 }
 
-// Details: what a person is asked for first, then the rest, then what apps added.
-const PARTS = [['extra', 'Extras'], ['subscription', 'Subscriptions']];
+// What apps added to a contact: fields that begin with these have a part of the page to themselves.
+const PARTS = [['extras-', 'Extras'], ['subscription-', 'Subscriptions']];
+
+const isOwn = (field) => PARTS.some(([prefix]) => field.startsWith(prefix));
 
 export function Contact({ account, id }) {
   const { data, error } = useData(url(['v1', 'accounts', account, 'contacts', id]));
@@ -86,8 +88,10 @@ export function Contact({ account, id }) {
   const names = new Map((groups.data?.groups ?? []).map((one) => [one.key, one.name]));
   const contact = data?.contact;
   const name = [contact?.name, contact?.surname].filter(Boolean).join(' ');
-  const facts = contact && Object.entries(contact).filter(([field, value]) => (
-    value !== null && value !== '' && field !== 'groups' && typeof value !== 'object'));
+  const given = Object.entries(contact ?? {}).filter(([, value]) => value !== null && value !== '');
+  const facts = given.filter(([field]) => field !== 'groups' && !isOwn(field));
+  const parts = PARTS.map(([prefix, title]) => (
+    { prefix, title, own: given.filter(([field]) => field.startsWith(prefix)) }));
   return (
     <>
       <h1>Contact <Said text={name || id} /></h1>
@@ -96,8 +100,8 @@ export function Contact({ account, id }) {
       {contact && (
         <>
           <dl class="facts">
-            {facts.map(([name, value]) => (
-              <div key={name}><dt>{name}</dt><dd><Said text={String(value)} lines /></dd></div>
+            {facts.map(([field, value]) => (
+              <div key={field}><dt>{field}</dt><dd><Said text={value} lines /></dd></div>
             ))}
             <div><dt>groups</dt><dd>
               {(contact.groups ?? []).map((key) => (
@@ -106,13 +110,14 @@ export function Contact({ account, id }) {
               {!contact.groups?.length && 'none'}
             </dd></div>
           </dl>
-          {PARTS.map(([name, title]) => Object.keys(contact[name] ?? {}).length > 0 && (
-            <section key={name}>
+          {parts.map(({ prefix, title, own }) => own.length > 0 && (
+            <section key={prefix}>
               <h2>{title}</h2>
               <dl class="facts">
-                {Object.entries(contact[name]).map(([key, value]) => (
-                  <div key={key}>
-                    <dt><Said text={key} /></dt><dd><Said text={value} lines /></dd>
+                {own.map(([field, value]) => (
+                  <div key={field}>
+                    <dt><Said text={field.slice(prefix.length)} /></dt>
+                    <dd><Said text={value} lines /></dd>
                   </div>
                 ))}
               </dl>

@@ -33,6 +33,10 @@ OVERVIEW = (
     " document.querySelector('.troubles') && document.querySelectorAll('tbody tr').length === 5"
 )
 OUTBOX = "document.querySelectorAll('tbody tr').length === 3 && document.querySelector('aside pre')"
+CONTACT = (
+    "[...document.querySelectorAll('.facts')].length === 2 &&"
+    " [...document.querySelectorAll('section .facts dd')].some((one) => one.innerText === 'Durban')"
+)
 LIMITS = "document.querySelector('.use') && document.querySelector('.problem li')"
 NAMES = (  # every page, and what it shows when it is complete
     ("overview", "/", OVERVIEW),
@@ -49,7 +53,7 @@ NAMES = (  # every page, and what it shows when it is complete
     ("dead letter", "/ui/deadletters/{letter}", "document.querySelector('pre')"),
     ("contacts", "/ui/contacts?account=acct",
      "document.querySelectorAll('tbody tr').length === 50"),
-    ("contact", "/ui/contacts/acct/{contact}", "document.querySelector('.facts')"),
+    ("contact", "/ui/contacts/acct/{contact}", CONTACT),
     ("groups", "/ui/groups?account=acct", "document.querySelector('tbody tr')"),
     ("opt-outs", "/ui/optouts?account=acct", "document.querySelector('tbody tr')"),
     ("hosts", "/ui/hosts", "document.querySelectorAll('tbody button').length >= 2"),
