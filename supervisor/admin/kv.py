@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+
+from resources.text import json_line
 
 from .accounts import AccountOf, account_in
 from .bodies import PAGE_BYTES, answer, bad
@@ -35,11 +37,14 @@ class KvAdmin:
         return [Route("/v1/accounts/{account}/kv/{key:path}", self.get)]
 
     async def get(self, request: Request) -> Response:
-        """A value, as the account's apps have it; null if there is none."""
+        """A value, as kv.get gives it to the account's apps; null if there is none."""
         account, _ = account_in(request, self.account_of)
         key = request.path_params["key"]
         text = await self.values.get(account, key)
         if text is not None and len(text) > PAGE_BYTES:
             raise bad(f"the value of {key[:KEY_SHOWN]!r} has {len(text)} bytes", 413)
-        value: Any = None if text is None else msgspec.Raw(text)
+        try:
+            value = None if text is None else msgspec.Raw(json_line(text))
+        except ValueError as error:  # another program wrote it
+            raise bad(f"the value of {key[:KEY_SHOWN]!r} in the store is not JSON", 409) from error
         return answer({"key": key, "value": value})

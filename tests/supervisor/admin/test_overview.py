@@ -8,6 +8,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from resources.stores.keys import account_key
 from supervisor.admin import traces as traces_module
 from supervisor.figures import HOUR, STEP
 
@@ -54,6 +55,9 @@ async def test_what_the_console_asks_for(folder: Folder, monkeypatch: pytest.Mon
         assert (await get("/v1/accounts/acct/kv/last/%25"))["value"] == ["d"]
         assert await get("/v1/accounts/acct/kv/none") == {"key": "none", "value": None}
         await get("/v1/accounts/nobody/kv/last", 404)
+        await service.stores.redis.execute("SET", account_key("acct", "kv", "x"), b"not JSON")
+        wrong = await get("/v1/accounts/acct/kv/x", 409)
+        assert wrong["error"] == "the value of 'x' in the store is not JSON"
         host = await get("/v1/host")
         assert (host["store"], host["mode"], host["lease_held"]) == ("embedded", "single", None)
         await eventually(lambda: service.figures.gauge("processes")[-1] is not None)
