@@ -64,6 +64,19 @@ async def read_object(request: Request, expected: str) -> dict[str, Any]:
     return found
 
 
+async def read_rows(request: Request, name: str, most: int, expected: str) -> list[Any]:
+    """Read a body `{name: [...]}` with 1 to `most` rows. May have `Wrong` in it.
+
+    Raises:
+        HTTPException: It is none; says what was `expected`.
+    """
+    given = await read_object(request, expected)
+    rows = given.get(name)
+    if not isinstance(rows, list) or set(given) != {name} or not 1 <= len(rows) <= most:
+        raise bad(expected)
+    return rows
+
+
 async def off_loop(work: Callable[..., T], *args: Any) -> T:
     """Run it in one of a few threads."""
     return await trio.to_thread.run_sync(work, *args, limiter=THREADS)

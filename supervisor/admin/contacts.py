@@ -30,7 +30,7 @@ from .bodies import (
     list_answer,
     number_in,
     off_loop,
-    read_object,
+    read_rows,
 )
 from .strict_json import problem_in
 
@@ -122,12 +122,7 @@ class ContactsAdmin:
         """
         account, settings = self._settings(request)
         is_dry = is_dry_run(request)
-        given = await read_object(request, EXPECTED)
-        rows = given.get("contacts")
-        if not isinstance(rows, list) or set(given) != {"contacts"}:
-            raise bad(EXPECTED)
-        if not 1 <= len(rows) <= IMPORT_MAX:
-            raise bad(EXPECTED)
+        rows = await read_rows(request, "contacts", IMPORT_MAX, EXPECTED)
         checked = await off_loop(_checked, rows, settings.country_code)
         errors = {index: row for index, row in enumerate(checked) if isinstance(row, str)}
         new = [(index, row) for index, row in enumerate(checked) if not isinstance(row, str)]

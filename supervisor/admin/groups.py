@@ -16,7 +16,7 @@ from resources.stores.contacts import Contacts
 from resources.stores.groups import Groups, GroupsTooLarge, SeveralGroups, TooManyGroups
 
 from .accounts import AccountOf, account_in
-from .bodies import answer, bad, encoded, is_dry_run, list_answer, off_loop, read_object
+from .bodies import answer, bad, encoded, is_dry_run, list_answer, off_loop, read_rows
 from .strict_json import problem_in
 
 IMPORT_MAX = 1000  # groups in one request
@@ -62,9 +62,7 @@ class GroupsAdmin:
         """
         account, settings = account_in(request, self.account_of)
         is_dry = is_dry_run(request)
-        rows = (await read_object(request, EXPECTED)).get("groups")
-        if not isinstance(rows, list) or not 1 <= len(rows) <= IMPORT_MAX:
-            raise bad(EXPECTED)
+        rows = await read_rows(request, "groups", IMPORT_MAX, EXPECTED)
         problems = await off_loop(lambda: [_problem(row) for row in rows])
         errors, keys = dict[str, str](), dict[str, str]()
         for index, (row, problem) in enumerate(zip(rows, problems, strict=True)):

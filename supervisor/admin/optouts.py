@@ -18,13 +18,12 @@ from .accounts import AccountOf, account_in
 from .bodies import (
     STEP,
     answer,
-    bad,
     encoded,
     is_dry_run,
     list_answer,
     number_in,
     off_loop,
-    read_object,
+    read_rows,
 )
 from .strict_json import problem_in
 
@@ -75,9 +74,7 @@ class OptOutsAdmin:
         """
         account, settings = account_in(request, self.account_of)
         is_dry = is_dry_run(request)
-        rows = (await read_object(request, EXPECTED)).get("optouts")
-        if not isinstance(rows, list) or not 1 <= len(rows) <= IMPORT_MAX:
-            raise bad(EXPECTED)
+        rows = await read_rows(request, "optouts", IMPORT_MAX, EXPECTED)
         checked = await off_loop(lambda: [_row(row) for row in rows])
         errors = {index: row for index, row in enumerate(checked) if isinstance(row, str)}
         new = [(index, row) for index, row in enumerate(checked) if not isinstance(row, str)]
