@@ -5,7 +5,7 @@
 
 const { types: { isProxy } } = require('node:util');
 
-const { freeze, preventExtensions } = Object;
+const { freeze, preventExtensions, seal: keepKeys } = Object;
 const { defineProperty, ownKeys, getPrototypeOf, getOwnPropertyDescriptor: describe } = Reflect;
 
 const PLAIN = new Set(['length', 'name', 'arguments', 'caller', 'prototype']);
@@ -47,23 +47,37 @@ function close(found) {
 }
 
 /**
- * Let what inherits a prototype replace these of its methods by assignment, even once the prototype
- * is frozen: a read-only property that is inherited would forbid it.
+ * Let what inherits a class or a prototype replace these of its methods by assignment, even once
+ * that is frozen: a read-only property that is inherited would forbid it.
  */
-function replaceable(prototype, keys) {
+function replaceable(object, keys) {
   for (const key of keys) {
-    const { value, writable, enumerable, configurable } = describe(prototype, key);
+    const { value, writable, enumerable, configurable } = describe(object, key);
     if (!writable || !configurable) continue;
-    defineProperty(prototype, key, {
+    defineProperty(object, key, {
       enumerable,
       configurable,
       get() { return value; },
       set(own) {
-        if (this === prototype) return;
+        if (this === object) return;
         defineProperty(this, key, { value: own, writable, enumerable: true, configurable });
       },
     });
   }
+}
+
+/** Seal a prototype. Its `constructor` stays as it is: util.inspect looks there for a name. */
+function sealPrototype(prototype) {
+  replaceable(prototype, ownKeys(prototype).filter((key) => key !== 'constructor'));
+  keepKeys(prototype);
+}
+
+/** Freeze a function or an object; if it is a class, its methods are replaceable. */
+function freezeWhole(object) {
+  const prototype = typeof object === 'function' ? describe(object, 'prototype')?.value : null;
+  const isClass = isObject(prototype) && !isProxy(prototype) && ownKeys(prototype).length > 1;
+  if (isClass) replaceable(object, ownKeys(object).filter((key) => !PLAIN.has(key)));
+  freeze(object);
 }
 
 /**
@@ -91,10 +105,8 @@ function sealBuiltin(found) {
     if (depth > 0) below(object, depth - 1, isParent);
     const isDerived = parent !== null && !LEFT.has(parent);
     if (isParent || isDerived) preventExtensions(object);
-    else {
-      if (isPrototype) replaceable(object, ownKeys(object));
-      freeze(object);
-    }
+    else if (isPrototype) sealPrototype(object);
+    else freezeWhole(object);
   };
 
   below(found, DEPTH, false);

@@ -129,8 +129,10 @@ function join(group, watched) {
     if (isOrdinary && !isOfFunction) ordinary.push(key);
   }
   const rest = isWhole ? ordinary.filter((key) => !how.get(key).enumerable) : ordinary;
-  // A prototype's `constructor` is left to the complete comparison.
-  const keys = rest.length === 1 && rest[0] === 'constructor' ? [] : rest;
+  // A prototype's `constructor` is left to the complete comparison, unless it is the only thing
+  // that can change.
+  const isLeft = watched.isExtensible && rest.length === 1 && rest[0] === 'constructor';
+  const keys = isLeft ? [] : rest;
   group.watched.push(watched);
   group.objects.push(object);
   group.shown.push(isWhole ? valuesIn(object) : enumerable(object).length);

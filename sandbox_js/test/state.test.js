@@ -6,6 +6,7 @@ const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { test } = require('node:test');
+const util = require('node:util');
 const { createLibrary } = require('../lib/library');
 const { handler, start } = require('./start');
 
@@ -123,6 +124,9 @@ const same = [
     'return require("querystring").parse("a=%20").a'],
   ['URL', 'require("url").URL.prototype.toJSON = null',
     'return typeof require("url").URL.prototype.toJSON'],
+  ['the constructor that a class of Node names',
+    'require("url").Url.prototype.constructor = function Planted() {}',
+    'return require("util").inspect(new (require("url").Url)()).slice(0, 3)'],
   ['crypto', 'require("crypto").Hash.prototype.update = null',
     'return typeof require("crypto").Hash.prototype.update'],
   ["Node's streams", `Object.getPrototypeOf(Object.getPrototypeOf(Object.getPrototypeOf(
@@ -154,10 +158,25 @@ test('a class that inherits a sealed one replaces its methods by assignment', as
     require("util").inherits(Own, Base);
     Own.prototype.toString = Own.prototype.write = function () { return "own"; };
     Own.prototype.constructor = Own;
+    Object.setPrototypeOf(Own, Base);   // what TypeScript does
+    Own.canParse = 'own';
     var own = new Own();
-    return own + own.write() + (own.constructor === Own);
+    return own + own.write() + (own.constructor === Own) + Own.canParse;
   }).join()`]);
-  assert.equal(said, names.map(() => 'ownowntrue').join());
+  assert.equal(said, names.map(() => 'ownowntrueown').join());
+});
+
+test("what is sealed shows, enumerates and is written as JSON as Node's own", async (t) => {
+  const made = ['url.parse("http://a/b?c")', 'new url.URL("http://a/b")', 'new url.Url()',
+    'new (require("string_decoder").StringDecoder)("utf8")', 'Buffer.from("ab")',
+    'Object.create(url.Url.prototype)', 'new url.URLSearchParams("a=1")'];
+  const code = `var url = require("url"); return [${made}].map(function (each) {
+    var names = [];
+    for (var name in each) names.push(name);
+    return util.inspect(each) + JSON.stringify(each) + names;
+  }).join()`;
+  const own = new Function('require', 'util', 'Buffer', code)(require, util, Buffer);
+  assert.deepEqual(await talk(t, [code]), [own]);
 });
 
 // Those that are compared in turn, or when the process rests, are found later: a run with a change
