@@ -32,16 +32,15 @@ from attrs import define, field
 from outcome import Error
 
 from ..fence import keep_running, note
-from .cluster import ClusterLink
 from .condition import Condition, RedisStatistics
 from .direct import Command, ErrorAnswer, Lost, NotSent, pack
 from .errors import FENCED, Fenced, NotEncodable, StoreError, StoreRefused, Unavailable
 from .fencing import call_for_run
 from .gate import Gate, OpenGate, boot_time
-from .link import SOCKET_SECONDS, Link, NodeLink, words_of
+from .link import words_of
+from .links import link_to
 from .reconnecting import Reconnecting
 from .scripts import Script
-from .sentinel import SentinelLink
 from .waiting import Line, Posted, Waiting, settle_all
 
 __all__ = [
@@ -374,15 +373,6 @@ class Redis:
         """The end: no task works on the queue any more."""
         self._connection.close()
         self._line.dismiss("the client is closed")
-
-
-def link_to(url: str, seconds: float = SOCKET_SECONDS) -> Link:
-    """Make the blocking side for a URL; each answer may take `seconds`."""
-    if url.startswith(("redis+sentinel://", "rediss+sentinel://")):
-        return SentinelLink(url, seconds)
-    if url.startswith("redis+cluster://"):
-        return ClusterLink("redis://" + url.removeprefix("redis+cluster://"), seconds)
-    return NodeLink(url, seconds)
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ import redis
 import trio
 
 from resources.stores.lease import LEASE, read_holder
-from resources.stores.redis import link_to
+from resources.stores.links import link_to
 
 from ..config import Address, Config
 from ..config.tls import pinned_context

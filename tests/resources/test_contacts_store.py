@@ -29,7 +29,8 @@ from resources.stores.contacts import (
 )
 from resources.stores.groups import Groups
 from resources.stores.keys import account_key
-from resources.stores.redis import Redis, link_to, open_redis
+from resources.stores.links import link_to
+from resources.stores.redis import Redis, open_redis
 from resources.stores.search.changes import Changes
 
 from ..examples import examples

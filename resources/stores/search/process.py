@@ -23,7 +23,7 @@ from typing import cast
 
 import msgspec
 
-from ..redis import link_to
+from ..links import link_to
 from . import dialogue
 from .changes import Changes, StoreGone
 from .engine import Behind, CannotBuild, Engine

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from resources.stores.redis import link_to
+from resources.stores.links import link_to
 from resources.stores.search.changes import Changes, StoreGone
 
 from ...store_faults import cut
