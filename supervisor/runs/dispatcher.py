@@ -27,7 +27,7 @@ from .dead_letters import DeadLetterBox
 from .failures import Failures, explain
 from .handling import Handler
 from .jobs import Ended, Job, Key, Program, Then, nothing
-from .lanes import Lanes, lane_of
+from .lanes import Lanes
 from .partitions import Partitions
 from .recovery import Recovery
 
@@ -140,9 +140,8 @@ class Dispatcher:
                 self.partitions.let_go(job)
             self._tell(Ended(entry, Outcome.SHUTDOWN), job)
             return
-        lane = lane_of(entry)
         self._known.add(job.key)
-        self._lanes.setdefault(entry.app, Lanes()).put(lane, job)
+        self._lanes.setdefault(entry.app, Lanes()).put(entry.lane, job)
         self._start_some(entry.app)
 
     def is_known(self, key: Key) -> bool:

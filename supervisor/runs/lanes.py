@@ -10,8 +10,6 @@ from typing import Generic, TypeVar
 
 from attrs import define, field
 
-from resources.stores.journal import Entry
-
 T = TypeVar("T")
 
 
@@ -82,12 +80,3 @@ class Lanes(Generic[T]):
             self._ready.append(lane)
         else:
             del self._lanes[lane]
-
-
-def lane_of(entry: Entry) -> Hashable:
-    """Return the lane of an entry: messages of one user on one channel are handled in order, and so
-    are the events of one outbound message.
-    """
-    if entry.kind == "message":
-        return (entry.channel, entry.payload.get("from_addr"))
-    return (entry.channel, "event", entry.payload["user_message_id"])
