@@ -44,6 +44,11 @@ export function clock(iso) {
 export const ago = (iso, now = Date.now()) => (
   `${duration(Math.max((now - new Date(iso).getTime()) / 1000, 0))} ago`);
 
+// A word of a command that is shown to be copied: in a shell it is no more than a word, whoever
+// wrote it.
+export const word = (text) => (
+  /^[\w@%+=:,./][\w@%+=:,./-]*$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+
 const BYTES = new Set(['heap', 'memory', 'stack', 'line', 'output']);
 const SECONDS = new Set(['wall', 'cpu', 'boot', 'command']);
 

@@ -4,7 +4,7 @@
 import { useEffect, useRef, useState } from 'preact/hooks';
 import { useSearchParams } from 'wouter-preact';
 import { ask, url } from './api.js';
-import { clock } from './format.js';
+import { clock, word } from './format.js';
 import { Said } from './said.jsx';
 import { useVirtual } from './virtual.jsx';
 
@@ -159,7 +159,7 @@ export function Log({ app, limit = LINES, isSmall = false }) {
   if (isFollowing) seen.current = last;
   const change = (values) => setSearch(Object.entries(values).filter(([, value]) => value));
   const command = `jsbox logs ${app.name} -f${Object.entries(given)
-    .filter(([, value]) => value).map(([name, value]) => ` --${name} ${value}`).join('')}`;
+    .filter(([, value]) => value).map(([name, value]) => ` --${name} ${word(value)}`).join('')}`;
   return (
     <>
       {!isSmall && <Controls given={given} change={change} />}
@@ -173,7 +173,7 @@ export function Log({ app, limit = LINES, isSmall = false }) {
         </span>
         {!isFollowing && state.isLive
           && <button onClick={() => setFollowing(true)}>Jump to the newest</button>}
-        {!isSmall && <code class="dim">{command}</code>}
+        {!isSmall && <code class="dim"><Said text={command} /></code>}
       </p>
     </>
   );

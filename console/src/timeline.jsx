@@ -2,7 +2,7 @@
 
 import { Link } from 'wouter-preact';
 import { useData } from './api.js';
-import { duration } from './format.js';
+import { duration, word } from './format.js';
 import { Outcome, Problem, Time } from './parts.jsx';
 import { Said } from './said.jsx';
 
@@ -64,7 +64,7 @@ export function TimeLine({ message, close }) {
             ))}
           </ol>
           {shown.left_out > 0 && <p class="dim">{shown.left_out} further commands are not kept.</p>}
-          <p class="dim"><code>jsbox trace {message}</code></p>
+          <p class="dim"><code><Said text={`jsbox trace ${word(message)}`} /></code></p>
         </>
       )}
     </aside>

@@ -156,6 +156,7 @@ async def test_it_is_small_and_used_with_the_keyboard(folder: Folder, store: red
         await page.until("location.pathname === '/ui/apps/good/log'")
         await page.until("document.activeElement.text === 'Log'")
         await _follows(rig)
+        await _quotes(rig)
         await _talks(rig)
         assert await page.do("document.querySelector('#evil, img, iframe') === null")
         assert page.problems == []
@@ -191,6 +192,13 @@ async def _follows(rig: Rig) -> None:
     )
     await page.until("document.querySelector('.log').innerText.includes('one more')")
     await page.until("document.body.innerText.includes('Following.')")
+
+
+async def _quotes(rig: Rig) -> None:
+    """A command that is shown to be copied has what a link or a client wrote as a word."""
+    shown = "[...document.querySelectorAll('code')].some((one) => one.textContent === {})"
+    command = "jsbox logs good -f --grep 'a; b '\\\\''c'"
+    await rig.open("/ui/apps/good/log?grep=a;%20b%20%27c", shown.format(f'"{command}"'))
 
 
 async def _talks(rig: Rig) -> None:
