@@ -230,8 +230,11 @@ async def open_sharing(
 
 
 def sum_of(config: Config) -> str:
-    """A checksum of what all servers should have in common."""
-    common = (config.accounts, config.apps, config.channels, config.journal, config.search)
+    """A checksum of what all servers should have in common, the text of the apps included."""
+    common = (
+        *(config.accounts, config.apps, config.channels, config.journal, config.search),
+        [app.generation for app in config.apps.values()],
+    )
     return blake2b(repr(common).encode("utf-8", "replace"), digest_size=4).hexdigest()
 
 

@@ -10,9 +10,11 @@ import trio
 from resources.stores import inbox
 from resources.stores.inbox import open_inbox
 from resources.stores.redis import Redis
+from supervisor.cluster.sharing import sum_of
+from supervisor.config import load
 
 from ...gateway_client import connect
-from ...service import ECHO, Folder, running
+from ...service import ECHO, HEAD, Folder, running
 from ...store_faults import refuse
 from ...store_proxy import StoreProxy
 
@@ -30,6 +32,16 @@ async def test_the_start_waits_for_the_store(
         assert (await client.say("hello"))[0]["outcome"] == "ok"
     assert [rule.hits for rule in rules] == [1, 1]
     assert caplog.text.count("the start waits for the store (the other servers)") == 2
+
+
+def test_servers_notice_that_they_run_other_code(tmp_path: Path) -> None:
+    """Not only another config: the text of an app counts."""
+    folder = Folder(tmp_path, HEAD + "[accounts.acct]\n")
+    folder.app("phone", ECHO)
+    before = sum_of(load(folder.config))
+    assert sum_of(load(folder.config)) == before
+    (tmp_path / "phone.js").write_text("api.on_inbound_message = function () { api.done(); };")
+    assert sum_of(load(folder.config)) != before
 
 
 async def test_the_inbox_outlives_what_nobody_expects(
