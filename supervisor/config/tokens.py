@@ -95,13 +95,13 @@ def _expires(number: int, value: Any) -> datetime | None:
     if value is None:
         return None
     found = value
-    if isinstance(value, str):
-        try:
+    try:
+        if isinstance(value, str):
             found = datetime.fromisoformat(value) if ":" in value else date.fromisoformat(value)
-        except ValueError:
-            found = None
-    if isinstance(found, datetime) and found.tzinfo is not None:
-        return found.astimezone(UTC)
+        if isinstance(found, datetime) and found.tzinfo is not None:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):  # the latter: in UTC it is before year 1, or after 9999
+        found = None
     if isinstance(found, date) and not isinstance(found, datetime):
         return datetime.combine(found, time.max, UTC)
     raise ValueError(
