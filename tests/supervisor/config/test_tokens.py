@@ -31,7 +31,8 @@ def test_a_moment_counts_in_its_zone() -> None:
 @pytest.mark.parametrize(
     "expires",
     [
-        "soon", "", 5, True, "2027-02-30", "2027-01-31T12:00:00", datetime(2027, 1, 31),  # noqa: DTZ001
+        "soon", "", 5, True, "2027-02-30",
+        "2027-01-31T12:00:00", datetime(2027, 1, 31),  # noqa: DTZ001
         # not in the years that there are in UTC
         "0001-01-01T00:00:00+12:00", "9999-12-31T23:00:00-09:00",
         datetime(9999, 12, 31, 23, tzinfo=timezone(-timedelta(hours=9))),
