@@ -130,7 +130,10 @@ def _read(file: Path) -> list[str]:
         lines = file.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError:
         fail(f"{file} is not UTF-8")
-    return [line.strip() for line in lines if line.strip()]
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        fail(f"{file} has no addresses: expected one a line")
+    return found
 
 
 def _state_file(app: str, target: str, given: Sequence[str]) -> Path:

@@ -220,6 +220,7 @@ async def test_what_cannot_be_pushed_is_said(tmp_path: Path) -> None:
             (("phone", "--group", "nothing"), "account acct has no group 'nothing'"),
             (("nobody", "--group", "nothing"), "there is no app 'nobody'"),
             (("nobody", "+271"), "there is no app 'nobody'"),
+            (("phone", "--file", _file(tmp_path, " \n\n")), "has no addresses: expected one"),
         ):
             failed = await jsbox("push", *arguments)
             assert (failed.exit_code > 0, text in failed.stderr) == (True, True), failed.output
