@@ -255,7 +255,7 @@ function initialize(command) {
   }
   const calls = settings.javascript.matchAll(/\brequire\s*\(\s*['"]([^'"]+)['"]\s*\)/g);
   const named = [...calls].map(([, name]) => name);
-  const wanted = named.filter((name) => settings.modules.includes(name));
+  const wanted = named.filter((name) => allowed.includes(name));
   library.preload(wanted);
   library.watchAll(wanted, settings.globals);
   library.forgetKept();

@@ -78,6 +78,7 @@ function createLibrary({
   const scripts = new Map();   // file name -> {source, script}
   const resolved = new Map();  // [folder, name] as a key -> file name
   const handed = new Map();    // name -> what is handed out as that module of Node
+  const unsealed = [];         // of these, Node's own that watchAll() is to seal
   let inside = null;
 
   // What to put back after a run; nothing is watched before the app is known.
@@ -167,7 +168,7 @@ function createLibrary({
       const own = { timers: inside.clocks, events: emitters.events };
       const found = own[name] ?? require(`node:${name}`);
       handed.set(name, found);
-      if (own[name] === undefined) sealBuiltin(found);
+      if (own[name] === undefined) unsealed.push(found);
       if (isWatching) watchBuiltin(name, handed.get(name), DEEP);
       if (name === 'buffer') resets.push({ found: null, reset: resetBuffer(handed.get(name)) });
     }
@@ -243,7 +244,10 @@ function createLibrary({
   function watchAll(names, globals) {
     const wanted = names.filter((name) => loaded.has(name));
     const files = [...modules].filter(([, { module }]) => module.loaded);
-    if (isWatching && files.length > sizes.files) watch.retake();
+    // Not as a run loads them: a seal on what is watched would be taken for the run's work.
+    const sealed = unsealed.splice(0);
+    for (const found of sealed) sealBuiltin(found);
+    if (isWatching && (files.length > sizes.files || sealed.length > 0)) watch.retake();
     isWatching = true;
     for (const found of frozenOfHost()) watch.ignore(found);
     // Lodash 1 and 2 put a property on every function that they are given.
@@ -287,7 +291,7 @@ function createLibrary({
   }
 
   function watchBuiltin(name, found, depth) {
-    watch.add(found, name, depth, mayBeSealed);
+    watch.add(found, name, depth, mayBeSealed && !unsealed.includes(found));
     if (name !== 'util') return;
     watch.add(inspect.defaultOptions, 'util.inspect.defaultOptions', 0);   // behind a getter
     watch.heat(inspect.defaultOptions);
