@@ -41,6 +41,8 @@ class Wire:
             ProtocolViolation: A line is too long.
         """
         stdout = self._process.stdout.fileno()
+        if stdout < 0:  # Trio must not wait for such a number
+            raise SandboxGone("stdout was closed")
         while True:
             try:
                 # As FdStream does it, but without first trying to read when nothing is there yet.

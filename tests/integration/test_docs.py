@@ -16,6 +16,7 @@ import trio
 from attrs import fields
 
 from supervisor.cli.types import RESOURCES
+from supervisor.config.accounts import KvQuota
 from supervisor.config.model import (
     CHANNEL_SIDES,
     Account,
@@ -24,7 +25,6 @@ from supervisor.config.model import (
     Channel,
     Config,
     HttpSide,
-    KvQuota,
 )
 from supervisor.operating import admin_services
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import trio
 import trio.testing
 
+from supervisor.errors import SandboxGone
 from supervisor.host.lines import LineReader
 from supervisor.host.pipes import UNSENT_MAX, Wire
 from supervisor.host.process import open_process
@@ -45,3 +47,13 @@ async def test_a_sender_that_is_cancelled_leaves_the_rest_to_those_who_wait() ->
                 received += os.read(process.stdout.fileno(), 1 << 16)
             assert bytes(received) == first + second + third
     assert sorted(done) == [b"2", b"3"]
+
+
+async def test_who_reads_once_the_pipe_is_closed_learns_that_it_is() -> None:
+    """As another run in the same process does after the one that had it ended; again and again."""
+    async with open_process(["/bin/cat"], {}, {}) as process:
+        wire = Wire(process, LineReader(100))
+        await process.stdout.aclose()
+        for _ in range(3):
+            with pytest.raises(SandboxGone, match="stdout was closed"):
+                await wire.receive()
