@@ -249,7 +249,7 @@ def main() -> None:
         say("an environment with jsbox and PyInstaller")
         venv.create(work / "venv", with_pip=True)
         python = work / "venv" / "bin" / "python"
-        pip_install(python, str(ROOT), *TOOLS, ZSTANDARD)
+        pip_install(python, f"{ROOT}[otel]", *TOOLS, ZSTANDARD)
         say("collecting")
         folder = collect(work, python)
         if given.folder is not None:

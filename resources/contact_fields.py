@@ -22,7 +22,7 @@ LENGTHS: dict[str, int | None] = {
     "gtalk_id": None, "mxit_id": None, "wechat_id": None, "email_address": None,
 }  # fmt: skip
 """Text fields, and how many characters each may have."""
-KEY_MAX = 255
+KEY_MAX = 255  # characters
 MAPPINGS = {"extra": EXTRAS, "subscription": SUBSCRIPTIONS}
 
 UNKNOWN = "unknown"

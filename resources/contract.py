@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 from attrs import define, field, frozen
@@ -44,6 +44,7 @@ class Caller:
             if there is none. The ids of what the run sends are derived from it.
         replied: Whether the message has been replied to in this run.
         fence: What has to hold for the run to write, if several servers share the work.
+        posted: What posts each outbound of the run again, which does nothing if the store has it.
     """
 
     run: str
@@ -56,6 +57,7 @@ class Caller:
     origin: str = ""
     replied: bool = field(default=False)
     fence: Fence | None = None
+    posted: list[Callable[[], Awaitable[object]]] = field(factory=list, init=False)
     _taken: dict[str, int] = field(factory=dict, init=False)  # outbounds of a name so far
     # slots of outbounds that were not posted
     _free: dict[tuple[str, Any], list[str]] = field(factory=dict, init=False)

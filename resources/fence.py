@@ -11,14 +11,11 @@ import logging
 import time
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-import trio
 from attrs import define
 
-BACKOFF = (0.1, 10.0)  # seconds until a background task is restarted: first, most
-SETTLED_SECONDS = 60.0  # a background task that ran this long restarts after the first pause
 TEXT_MAX = 500  # characters of an error's text in the log's first line
 # times that the same error is logged within `QUIET_SECONDS`; all of them are counted
 LOGGED_MAX = 20
@@ -62,19 +59,6 @@ def fence(where: str, what: str = "") -> Iterator[Caught]:
             note(where, errors, what)
         if rest is not None:
             raise rest from None
-
-
-async def keep_running(where: str, task: Callable[[], Awaitable[None]]) -> None:
-    """Run a background task for ever: if it fails or returns, restart it after a pause."""
-    pause = BACKOFF[0]
-    while True:
-        began = trio.current_time()
-        with fence(where):
-            await task()
-        if trio.current_time() - began > SETTLED_SECONDS:
-            pause = BACKOFF[0]
-        await trio.sleep(pause)
-        pause = min(pause * 2, BACKOFF[1])
 
 
 def note(where: str, error: BaseException, what: str = "") -> None:

@@ -103,10 +103,8 @@ class Kv(Resource):
     async def get(self, caller: Caller, request: Get) -> Value:
         """Retrieve the value of a key; null if it does not exist."""
         value = await self.keyspace.get(caller.account, request.key)
-        if value is None:
-            return Value(NULL)
-        try:  # somebody else may have written it: a line of the wire must not break
-            return Value(Raw(json_line(value)))
+        try:
+            return Value(reply_of(value))
         except ValueError:
             raise Refused(f"the value of {shown(request.key)} in the store is not JSON") from None
 
@@ -175,6 +173,13 @@ class Kv(Resource):
                 "bytes that it may "
                 "(kv.bytes_max). Nothing that takes more can be written.",
             )
+
+
+def reply_of(value: bytes | None) -> Raw:
+    """The value of a key as an app gets it. Raises ValueError if it is not JSON: somebody else may
+    have written it, and a line of the wire must not break.
+    """
+    return NULL if value is None else Raw(json_line(value))
 
 
 def _reason(full: KeyspaceFull, settings: KvSettings) -> str:

@@ -20,7 +20,7 @@ Payload = dict[str, Any]
 
 VERSION = "20110921"
 ID_MAX = 200  # characters of a message_id or event_id
-ADDRESS_MAX = 400
+ADDRESS_MAX = 400  # characters
 SESSION_EVENTS = (None, "new", "resume", "close")
 EVENT_TYPES = ("ack", "nack", "delivery_report")
 DELIVERY_STATUSES = ("pending", "failed", "delivered")

@@ -5,6 +5,7 @@ endpoints.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from logging import WARNING
 from typing import Any
 
@@ -180,10 +181,11 @@ class Outbound(Resource):
         except Refused:
             caller.replied = before
             raise
-        except StoreError as error:
+        except BaseException as error:  # cancelled, too: the process was killed, say
             # It may be posted or not. A fallback reply has the same slot, and so is posted only if
             # this one is not; without a slot the user had better not get both.
-            caller.replied = before or (error.sent and not caller.origin)
+            may_be_posted = error.sent if isinstance(error, StoreError) else True
+            caller.replied = before or (may_be_posted and not caller.origin)
             raise
         return Done()
 
@@ -200,10 +202,12 @@ class Outbound(Resource):
             return
         slot = caller.take_slot(name, content)
         try:
-            posted = await self._post_in(sender, channel, message, Slot(caller.origin, slot))
+            again = partial(self._post_in, sender, channel, message, Slot(caller.origin, slot))
+            posted = await again()
         except BaseException:
             caller.free_slot(slot, name, content)
             raise
+        caller.posted.append(again)
         if posted.differs:
             caller.log.soon(WARNING, _sent_before(message))
 

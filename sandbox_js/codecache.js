@@ -42,9 +42,9 @@ function converse(number) {
   let waiting = false, isOver = false;
   const later = () => { if (!waiting) { waiting = true; setImmediate(flush); } };
   const realm = createRealm({
-    run, nextId: () => ++lastId, flushSoon: later, writeNow() {}, load: library.load,
-    allowed: MODULES, globals: library.pick(['Buffer']), configOf: () => null, burst: 0,
+    nextId: () => ++lastId, flushSoon: later, writeNow() {}, load: library.load, allowed: MODULES,
   });
+  realm.begin({ run, globals: library.pick(['Buffer']), configOf: () => null, burst: 0 });
   function flush() {
     waiting = false;
     for (const line of realm.flush().split('\n').filter(Boolean)) {

@@ -30,16 +30,19 @@ let clock = 0;         // ms that the app's clock is ahead of the real one
 let script = null;     // the app, compiled once
 let broken = null;     // why it could not be compiled
 let stacks = null;     // what shows stacks (lib/stacks.js), once there was one
-// The runs in progress, {run, realm, flushing} by their ids. One of them is active: whatever is
-// called until the event loop goes on belongs to it (its promises, its ticks). It becomes active by
-// a line for it, or by one of its timers. So runs never share a turn of the event loop. What Node
-// calls later for a run (the callback of crypto.randomBytes, say) belongs to the run in `context`.
+// The runs in progress, {run, realm, flushing, isProbe} by their ids. One of them is active:
+// whatever is called until the event loop goes on belongs to it (its promises, its ticks). It
+// becomes active by a line for it, or by one of its timers. So runs never share a turn of the event
+// loop. What Node calls later for a run (the callback of crypto.randomBytes, say) belongs to the
+// run in `context`.
 const runs = new Map();
 const context = new AsyncLocalStorage();
 let active = null;     // the id of the active run, or of the last that was
 let only = null;       // the run in progress, if there is one at a time
+let coming = null;     // of the next run, made while there was none in progress
 let isWarned = false;  // of `leftover`
 let leftover = '';     // why the process must take no run after those in progress
+let foreseen = '';     // the line with what the next run will probably read first
 let told = null;       // the active run that the supervisor knows of
 let lastRun = null;
 let lastId = 0;        // one counter of cmd_ids a process, never reset
@@ -84,6 +87,7 @@ function fail(kind, report) {
     // the useful one.
     try { write(entry.realm.flush(true)); } catch { /* that failure is the one being reported */ }
     endRun(entry, inbox !== null);
+    defer(forget, entry);
   }
   line({ cmd: 'js.error', cmd_id: 'h', reply: false, run: entry ? run : null, kind, ...report });
 }
@@ -94,15 +98,16 @@ function failLate({ message, stack }) {
   leftover ||= `code that ran on after api.done() failed: ${text}`;
 }
 
-function endRun({ run, realm }, isDrained = false) {
+function endRun({ run }, isDrained = false) {
   lastRun = run;
   runs.delete(run);
-  defer(() => {
-    try { realm.forget(); } catch { /* an app may have frozen its globals; then they stay */ }
-  });
   if (isDrained) library.drainTimers(run);
   library.clearTimers(run);
   if (resting === null) resting = later(rest, REST_AFTER); else resting.refresh();
+}
+
+function forget({ realm }) {
+  try { realm.forget(); } catch { /* an app may have frozen its globals; then they stay */ }
 }
 
 function rest() {
@@ -195,6 +200,9 @@ function finish(entry) {
   const done = { cmd: 'js.done', cmd_id: `${++lastId}`, reply: false, heap: measured, run };
   if (leftover) done.retire = leftover;
   line(done);
+  // Only now, when nobody waits any more.
+  forget(entry);
+  makeAhead();
 }
 
 function settle(isComplete = false) {
@@ -260,26 +268,44 @@ function initialize(command) {
   library.watchAll(wanted, settings.globals);
   library.forgetKept();
   line({ cmd: 'js.ready', cmd_id: 'h', reply: false, run: null });
+  defer(makeAhead);
+}
+
+function makeEntry() {
+  const entry = { run: null, realm: null, flushing: false, isProbe: false };
+  entry.realm = createRealm({
+    nextId: () => ++lastId,
+    flushSoon: () => { if (!entry.isProbe) flushSoon(entry); },
+    writeNow: () => { if (!entry.isProbe) writeNow(entry); },
+    allowed,
+    load: library.load,
+    clock,
+    whyNull,
+    shownStack,
+  });
+  return entry;
+}
+
+function makeAhead() {
+  // Who sends the next message does not wait for it: an eighth of the time until the reply.
+  if (coming === null && runs.size === 0 && broken === null && !leftover) coming = makeEntry();
 }
 
 function startRun(command, text) {
   // A message or an event; or a probe, which only loads the app: what the app asks goes nowhere.
   const isProbe = command.cmd === 'inbound-probe';
-  const values = config, entry = { run: command.run, realm: null, flushing: false };
-  const realm = entry.realm = createRealm({
+  const values = config, entry = coming ?? makeEntry(), { realm } = entry;
+  coming = null;
+  entry.run = command.run;
+  entry.isProbe = isProbe;
+  realm.begin({
     run: command.run,
-    nextId: () => ++lastId,
-    flushSoon: isProbe ? () => {} : () => flushSoon(entry),
-    writeNow: isProbe ? () => {} : () => writeNow(entry),
-    allowed,
-    load: library.load,
     globals: library.pick(settings.globals),
     configOf: (key) => values.get(key) ?? null,
     burst,
-    clock,
-    whyNull,
-    shownStack,
+    foreseen,
   });
+  foreseen = '';
   runs.set(command.run, entry);
   only = command.run;
   turnTo(command.run);
@@ -320,6 +346,7 @@ function takeReply(text) {
 function take(text) {
   // Most lines are replies: they go to the realm unparsed.
   if (text.startsWith('{"reply":true,')) { takeReply(text); return; }
+  if (text.startsWith('{"foreseen":true,')) { foreseen = text; return; }
   const command = parse(text);
   if (command.cmd === 'initialize') initialize(command);
   else if (command.cmd === 'prepare') prepare(command);

@@ -1,4 +1,4 @@
-"""Conversation metrics: sent to Graphite once a bucket for each app, without its doing anything."""
+"""Conversation metrics: sent to Graphite once a bucket for each app, which does nothing for it."""
 
 from __future__ import annotations
 

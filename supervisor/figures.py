@@ -1,5 +1,5 @@
 """The figures of the last hour, for the console: an observer that counts runs by the time of their
-end, and what a look at the moment finds, in memory of a fixed size.
+end and samples the gauges, in a fixed amount of memory.
 
 Prometheus keeps months, and is where alerts belong. These are for somebody who has just opened the
 console, wherever no Prometheus runs.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import trio
@@ -20,6 +20,8 @@ from .outcomes import Outcome
 
 HOUR = 3600
 STEP = 10  # seconds of a step of the whole
+RECENT = 300  # seconds that count as the last minutes
+KEPT = RECENT // STEP  # steps of those
 APP_STEP = 60  # seconds of a step of one app
 APPS_BYTES = 8 << 20  # of all apps together; the app that has been idle longest makes room
 GAUGES = ("queue", "outbox", "processes", "memory")
@@ -92,14 +94,14 @@ class Series:
         self._cells[self.row(now) + REJECTED] += 1
 
     def rows(self, now: float, newest: int | None = None) -> list[Summary]:
-        """The steps, or so many of the newest, the oldest first."""
+        """All steps, or the `newest` ones; the oldest first."""
         self.row(now)
         count = self.length if newest is None else newest
         numbers = range(self.newest - count + 1, self.newest + 1)
         return [_summary(self._of(number)) for number in numbers]
 
     def total(self, now: float, newest: int | None = None) -> Summary:
-        """All steps, or so many of the newest, together."""
+        """All steps, or the `newest` ones, together."""
         self.row(now)
         count = self.length if newest is None else newest
         rows = [self._of(number) for number in range(self.newest - count + 1, self.newest + 1)]
@@ -143,6 +145,8 @@ class Figures:
     gauges: dict[str, array[float]] = field(init=False)
     whole: Series = field(factory=lambda: Series(STEP), init=False)
     _apps: OrderedDict[str, Series] = field(factory=OrderedDict, init=False)
+    # steps and their counts, by channel and code
+    _rejections: dict[tuple[str, str], deque[tuple[int, int]]] = field(factory=dict, init=False)
     _sampled: int = field(default=0, init=False)  # the step of the newest sample
 
     def __attrs_post_init__(self) -> None:
@@ -162,6 +166,28 @@ class Figures:
             assert isinstance(event, InboundAnswered)
             if event.answer not in WELL:
                 self.whole.rejected(trio.current_time())
+                self._reject(event)
+
+    def _reject(self, event: InboundAnswered) -> None:
+        """Count it among those of its channel and kind."""
+        counts = self._rejections.setdefault((event.channel, event.answer), deque(maxlen=KEPT))
+        step = int(trio.current_time() / STEP)
+        if counts and counts[-1][0] == step:
+            step, count = counts.pop()
+            counts.append((step, count + 1))
+        else:
+            counts.append((step, 1))
+
+    def rejections(self) -> dict[tuple[str, str], int]:
+        """How many messages were rejected in the last minutes, by channel and code."""
+        oldest = int(trio.current_time() / STEP) - KEPT
+        found = {
+            key: sum(count for step, count in counts if step > oldest)
+            for key, counts in self._rejections.items()
+        }
+        for key in [key for key, count in found.items() if not count]:
+            del found[key], self._rejections[key]
+        return found
 
     def _series(self, app: str) -> Series:
         known = self._apps.get(app)

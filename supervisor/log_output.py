@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @define
 class _Line:
-    """An entry to be written; with `dropped`, the place of so many that were not taken."""
+    """An entry to be written; with `dropped`, it stands for that many that were not taken."""
 
     form: Form
     account: str

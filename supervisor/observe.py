@@ -116,6 +116,15 @@ class ClientStalled(msgspec.Struct, frozen=True, gc=False):
     channel: str
 
 
+class ClientRefused(msgspec.Struct, frozen=True, gc=False):
+    """A gateway's client was not let in. `channel` is empty if there is none of that name; `reason`
+    is channel, token, or local (the channel has no tokens, so it is for this host only).
+    """
+
+    channel: str
+    reason: str
+
+
 class Searched(msgspec.Struct, frozen=True, gc=False):
     """A search ended. `outcome` is ok, refused, unavailable or cancelled."""
 
@@ -144,6 +153,7 @@ Event = (
     | InboundAnswered
     | Delivered
     | ClientStalled
+    | ClientRefused
     | Searched
     | SearchRestarted
     | Reloaded

@@ -15,7 +15,8 @@ from .admin.channels import ChannelsAdmin
 from .admin.console import ConsoleAdmin
 from .admin.contacts import ContactsAdmin
 from .admin.dead_letters import DeadLettersAdmin
-from .admin.gauges import Moment
+from .admin.elsewhere import Elsewhere
+from .admin.gauges import Moment, scrape
 from .admin.groups import GroupsAdmin
 from .admin.health import Health
 from .admin.hosts import HostsAdmin
@@ -24,6 +25,7 @@ from .admin.logs import LogsAdmin
 from .admin.optouts import OptOutsAdmin
 from .admin.outbox import OutboxAdmin
 from .admin.overview import OverviewAdmin
+from .admin.process_metrics import ProcessMetrics
 from .admin.push import PushAdmin, Wanted
 from .admin.refusals import Refusals
 from .admin.traces import RunsAdmin
@@ -31,10 +33,14 @@ from .background import LoopLag
 from .cluster.sharing import Sharing
 from .config import Account, Config
 from .figures import Figures
-from .gateway import Deliveries
+from .gateway import Deliveries, Gateway
 from .gateway.channels import Channels
 from .host.slices import Slices
 from .log_output import LogWriter
+from .otel.exporter import Exporter
+from .ports.accepting import Door
+from .processes.member import Member
+from .prometheus import Prometheus
 from .reload import Reloads
 from .runs.dispatcher import Dispatcher
 from .runs.history import History
@@ -55,19 +61,24 @@ class Operated(Protocol):
     pool: Pool
     dispatcher: Dispatcher
     history: History
+    exporter: Exporter
     deliveries: Deliveries
     disk: Disk
     lease: Lease | None
     sharing: Sharing | None
     loop_lag: LoopLag
     log_writer: LogWriter | None
+    gateway: Gateway
     channels: Channels
     outboxes: OutboxAdmin
     audit: AuditLog
     refusals: Refusals
+    admin_door: Door
+    prometheus: Prometheus
     figures: Figures
     reloads: Reloads
     is_draining: bool
+    member: Member | None
 
     @property
     def gateway_url(self) -> str:
@@ -89,7 +100,7 @@ class Operated(Protocol):
 def health_of(service: Operated) -> Health:
     """What makes the checks of /readyz."""
     return Health(
-        apps=lambda: service.config.apps,
+        apps=lambda: {name: one.app for name, one in service.dispatcher.programs.items()},
         redis=service.stores.redis,
         dispatcher=service.dispatcher,
         pool=service.pool,
@@ -105,7 +116,12 @@ def health_of(service: Operated) -> Health:
         audit_problem=lambda: service.audit.problem,
         reload_refused=lambda: service.reloads.refused,
         refusals=service.refusals,
+        doors=lambda: (service.gateway.door, service.admin_door),
+        kv_full=service.stores.keyspace.full,
+        refused=lambda: service.gateway.services.refused,
+        traces_problem=lambda: service.exporter.problem,
         hosts_problem=lambda: "" if service.sharing is None else service.sharing.problem,
+        processes_problem=lambda: ("", False) if service.member is None else service.member.problem,
     )
 
 
@@ -127,7 +143,20 @@ def moment_of(service: Operated) -> Moment:
         log_writer=service.log_writer,
         outboxes=lambda: service.outboxes.found,
         refusals=service.refusals,
+        doors=lambda: (service.gateway.door, service.admin_door),
+        exporter=service.exporter,
     )
+
+
+async def metrics_of(service: Operated) -> bytes:
+    """The metrics, in Prometheus's exposition format; of the first of several processes, those of
+    all.
+    """
+    own = await scrape(service.prometheus.registry, moment_of(service))
+    member, sharing = service.member, service.sharing
+    if member is None or sharing is None or not member.is_first:
+        return own
+    return await ProcessMetrics(sharing, member.hosts, lambda: member.table).merged(own)
 
 
 async def gauges_now(service: Operated) -> dict[str, float]:
@@ -151,13 +180,14 @@ def admin_services(service: Operated) -> AdminServices:
     def account_of(name: str) -> Account | None:
         return service.config.account(name) if name in service.config.account_names else None
 
+    elsewhere = Elsewhere(service.sharing)
     parts: list[HasRoutes] = [
-        LogsAdmin(service.stores.logbook, lambda: service.dispatcher.programs),
+        LogsAdmin(service.stores.logbook, lambda: service.dispatcher.programs, elsewhere),
         PushAdmin(lambda: service.dispatcher.programs, service.push, service.audience),
         ContactsAdmin(service.stores.contacts, service.search, account_of),
         GroupsAdmin(service.stores.groups, service.stores.contacts, account_of),
         OptOutsAdmin(service.stores.optouts, account_of),
-        RunsAdmin(service.history, lambda: service.config.apps),
+        RunsAdmin(service.history, lambda: service.config.apps, elsewhere),
         DeadLettersAdmin(service.dispatcher.box, service.dispatcher),
         service.outboxes,
         AuditAdmin(service.audit),
@@ -165,7 +195,10 @@ def admin_services(service: Operated) -> AdminServices:
         ConsoleAdmin(lambda: service.gateway_url),
         HostsAdmin(lambda: [] if service.sharing is None else service.sharing.rows()),
         ChannelsAdmin(
-            lambda: service.config.channels, service.channels.state, service.deliveries.unacked
+            lambda: service.config.channels,
+            service.channels.state,
+            service.deliveries.unacked,
+            lambda: service.gateway.services.refused,
         ),
     ]
     health = health_of(service)
@@ -196,4 +229,5 @@ def admin_services(service: Operated) -> AdminServices:
         connections=service.channels.connections,
         audit=service.audit,
         refusals=service.refusals,
+        elsewhere=elsewhere,
     )

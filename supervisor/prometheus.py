@@ -72,6 +72,9 @@ class Prometheus:
         self._stalls = counter(
             "jsbox_gateway_stalls", "Clients closed because they read nothing", "channel"
         )
+        self._refused = counter(
+            "jsbox_gateway_refused", "Clients that were not let in", "channel", "reason"
+        )
         self.config_time = gauge(
             "jsbox_config_last_success_timestamp_seconds", "When the config in force was read"
         )
@@ -83,7 +86,15 @@ class Prometheus:
         self._of_ended: dict[tuple[str, str, str], tuple[Counter, dict[str, Histogram]]] = {}
         self._of_served: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._of_used: dict[str, Counter] = {}
-        self.counting: dict[type[Event], Callable[[Any], None]] = {
+        self.counting = self._counting()
+
+    def __call__(self, event: Event) -> None:
+        """Count an event."""
+        self.counting[type(event)](event)
+
+    def _counting(self) -> dict[type[Event], Callable[[Any], None]]:
+        """What counts an event, by its type."""
+        return {
             observe.RunEnded: self._run_ended,
             observe.RunUsed: self._run_used,
             observe.LimitNear: self._limit_near,
@@ -94,14 +105,11 @@ class Prometheus:
             observe.InboundAnswered: self._inbound_answered,
             observe.Delivered: self._delivered,
             observe.ClientStalled: self._client_stalled,
+            observe.ClientRefused: self._client_refused,
             observe.Searched: self._searched,
             observe.SearchRestarted: self._search_restarted,
             observe.Reloaded: self._reloaded,
         }
-
-    def __call__(self, event: Event) -> None:
-        """Count an event."""
-        self.counting[type(event)](event)
 
     def expect(self, apps: Iterable[str]) -> None:
         """Begin the counters of these apps at 0, so that Prometheus sees the first one rise."""
@@ -172,6 +180,9 @@ class Prometheus:
 
     def _client_stalled(self, event: observe.ClientStalled) -> None:
         self._stalls.labels(event.channel).inc()
+
+    def _client_refused(self, event: observe.ClientRefused) -> None:
+        self._refused.labels(event.channel, event.reason).inc()
 
     def _searched(self, event: observe.Searched) -> None:
         self._searches.labels(event.outcome).inc()

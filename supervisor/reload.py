@@ -22,6 +22,7 @@ from .host.systemd import Systemd
 from .jail.walls import Walls
 from .log_output import LogWriter
 from .observe import Reloaded
+from .otel.exporter import Exporter
 from .prometheus import Prometheus
 from .runs.dispatcher import Dispatcher, Program
 from .runs.programs import programs_of
@@ -50,8 +51,12 @@ class Reloadable(Protocol):
     channels: Channels
     prometheus: Prometheus
     systemd: Systemd
+    exporter: Exporter
     log_writer: LogWriter | None
     is_draining: bool
+
+    def own(self, config: Config) -> Config:
+        """Return the same config with what this process has of each app's pool."""
 
     def status(self, reload: Result | None = None) -> str:
         """Return a line on how it is doing."""
@@ -68,9 +73,12 @@ class Reloads:
 
     _service: Reloadable
     read_config: Callable[[], Config]
+    is_checked: bool = False  # another process has compiled and loaded the apps
     applied: trio.Event = field(factory=trio.Event, init=False)
     refused: str = field(default="", init=False)
     _lock: trio.Lock = field(factory=trio.Lock, init=False)
+    # However many ask for a preview, a reload waits for one of them.
+    _preview: trio.Lock = field(factory=trio.Lock, init=False)
 
     async def reload(self) -> Result:
         """Read the config again and apply it as a whole, or keep the old one and say what is wrong.
@@ -102,7 +110,7 @@ class Reloads:
         Never raises an Exception.
         """
         result: Result = {}
-        async with self._lock:
+        async with self._preview, self._lock:
             with fence("reload", "a preview") as caught:
                 try:
                     new, _ = await self._prepare()
@@ -144,13 +152,16 @@ class Reloads:
 
         def read() -> tuple[Config, dict[str, Program]]:
             config = self.read_config()
-            return config, programs_of(config)
+            return config, programs_of(service.own(config))
 
         config, programs = await trio.to_thread.run_sync(read)
         apps = tuple(config.apps.values())
-        breakages = [*config.breakages, *await service.code_check.breakages(apps)]
+        breakages = [*config.breakages]
+        if not self.is_checked:
+            breakages += await service.code_check.breakages(apps)
         if not breakages:
             await trio.to_thread.run_sync(service.walls.prepare, apps)
+        if not breakages and not self.is_checked:
             breakages = await service.load_check.breakages(apps)
         if breakages:
             raise Broken(breakages)
@@ -181,6 +192,7 @@ class Reloads:
         service.search.settings = new.search
         if service.log_writer is not None:
             service.log_writer.form = new.log.stdout
+        service.exporter.follow(new.otel.endpoint)
         websocket = {name for name, one in new.channels.items() if one.type == "websocket"}
         service.gateway.drop_channels(websocket)
         service.channels.follow(new.channels)

@@ -1,10 +1,12 @@
-"""The composition root: opens every part in order, and closes them in reverse."""
+"""The composition root: what a running service is, and the order in which its parts are opened, and
+closed in reverse. `opening` opens those that need no service yet, `doors` the ports.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,60 +14,55 @@ from typing import Any
 import trio
 from attrs import define, field
 
-from resources.fence import keep_running
+from resources.forever import keep_running
+from resources.kernel import hide_memory
 from resources.stores.foreign_ids import ForeignIds
 from resources.stores.lease import Lease
 from resources.stores.metric_sums import MetricSums
 from resources.stores.redis import StoreError
-from resources.stores.search import INDEXES
 
-from .admin.app import admin_app
 from .admin.audit import AuditLog
-from .admin.gauges import scrape
+from .admin.elsewhere import reload_at
 from .admin.outbox import OutboxAdmin
 from .admin.push import Wanted
 from .admin.refusals import Refusals
 from .background import Compiling, LoopLag
-from .cluster.sharing import Sharing, open_sharing, peers_of
+from .cluster.sharing import Sharing
 from .config import Address, Config
 from .config.model import App, Breakage
 from .conversation_metrics import ConversationReporter
+from .doors import open_ports
 from .figures import Figures, both
-from .gateway import Deliveries, Gateway, open_gateway
-from .gateway.channels import Channels, open_channels
-from .gateway.delivery import open_deliveries
+from .gateway import Deliveries, Gateway
+from .gateway.channels import Channels
 from .gateway.intake import Services, at_once
 from .host import oom
-from .host.process import hide_memory
 from .host.systemd import Systemd
-from .host.version import node_path, node_version
-from .jail.probe import open_probing
-from .jail.walls import Walls, open_isolation
+from .jail.walls import Walls
 from .log_output import LogWriter
-from .operating import admin_services, gauges_now, moment_of
-from .ports.http import open_http
-from .ports.listening import listen, tls_of
+from .opening import Base, Core, open_base, open_core
+from .operating import gauges_now, metrics_of
+from .otel.exporter import Exporter
+from .ports.accepting import Door
+from .ports.http import door_of
+from .processes.member import Member
 from .prometheus import Prometheus
 from .reload import Reloads
 from .runs.dispatcher import Dispatcher
 from .runs.history import History
-from .runs.opening import open_dispatcher
 from .runs.programs import address_class, programs_of
 from .runs.push import Audience, Push, Pushed, Pusher
-from .runs.router import Router, build_table
-from .runs.traces import Traces
-from .sandboxes.code_check import CodeCheck, jailed, open_first_check
+from .sandboxes.code_check import CodeCheck
 from .sandboxes.load_check import LoadCheck
-from .sandboxes.pool import Pool, open_pool
-from .search import Search, open_search
+from .sandboxes.pool import Pool
+from .search import Search
 from .standby import Standby
 from .store.disk import Disk
-from .store.opening import open_store
 from .store.patience import until_answered
-from .stores import Stores, open_stores, resources_on
+from .stores import Stores
 
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
-ADMIN_STOP_SECONDS = 2.0
+FINISH_SECONDS = 2.0  # after a drain, for the store to have what is to be kept
 BROKEN = "%s; its messages are rejected as broken until a reload"
 
 log = logging.getLogger(__name__)
@@ -73,9 +70,7 @@ log = logging.getLogger(__name__)
 
 @define(eq=False, kw_only=True)
 class Service:
-    """A running jsbox. Made by `open_service`; `gateway`, `channels` and `admin_port` are set
-    last.
-    """
+    """A running jsbox. Made by `open_service`; `gateway`, `channels`, `admin_port` are set last."""
 
     config: Config
     read_config: Callable[[], Config]
@@ -88,6 +83,7 @@ class Service:
     dispatcher: Dispatcher
     pusher: Pusher
     history: History
+    exporter: Exporter
     deliveries: Deliveries
     prometheus: Prometheus
     figures: Figures
@@ -95,6 +91,7 @@ class Service:
     disk: Disk
     lease: Lease | None
     sharing: Sharing | None
+    member: Member | None
     loop_lag: LoopLag
     log_writer: LogWriter | None
     gateway: Gateway = field(init=False)
@@ -106,39 +103,53 @@ class Service:
     outboxes: OutboxAdmin = field(init=False)
     audit: AuditLog = field(init=False)
     refusals: Refusals = field(factory=Refusals, init=False)
+    admin_door: Door = field(factory=partial(door_of, "admin"), init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.reloads = Reloads(self, self.read_config)
-        self.audit = AuditLog(self.config.data_dir)
+        is_checked = self.member is not None and not self.member.is_first
+        self.reloads = Reloads(self, self.read_config, is_checked)
+        self.audit = AuditLog(self.config.data_dir if self.member is None else self.member.audit)
         outbox = self.stores.outbox
         self.outboxes = OutboxAdmin(outbox, self.deliveries, lambda: self.config.channels)
 
     @property
     def gateway_url(self) -> str:
         """The URL that gateways connect to."""
-        scheme = "ws" if self.config.listen.certificate is None else "wss"
-        return f"{scheme}://{Address(self.config.listen.gateway.host, self.gateway.port)}/v1"
+        listen_at = self.config.listen
+        return listen_at.gateway_url(Address(listen_at.gateway.host, self.gateway.port))
 
     @property
     def admin_url(self) -> str:
         """The URL of the admin port."""
-        scheme = "http" if self.config.listen.certificate is None else "https"
-        return f"{scheme}://{Address(self.config.listen.admin.host, self.admin_port)}"
+        listen_at = self.config.listen
+        return listen_at.admin_url(Address(listen_at.admin.host, self.admin_port))
 
     async def reload(self) -> dict[str, Any]:
-        """See `Reloads.reload`."""
-        return await self.reloads.reload()
+        """See `Reloads.reload`. Of several processes the first reloads, whichever is asked, and all
+        of them have the config at the end.
+        """
+        member, sharing = self.member, self.sharing
+        if member is None or member.is_first or sharing is None:
+            return await self._reload()
+        return await reload_at(sharing, member.first)
+
+    async def _reload(self) -> dict[str, Any]:
+        """Reload this process."""
+        if self.member is None:
+            return await self.reloads.reload()
+        return await self.member.reload(self.reloads.reload)
 
     async def reload_by_signal(self) -> None:
         """Reload, and write down that a signal asked for it."""
-        deed = await self.audit.begin("SIGHUP", "", "reload")
-        result = await self.reload()
+        with nullcontext() if self.member is None else self.member.answering():
+            deed = await self.audit.begin("SIGHUP", "", "reload")
+            result = await self._reload()
         text = "; ".join(result["errors"]) if not result["ok"] else "ok true"
         await self.audit.end(deed, 200 if result["ok"] else 422, text)
 
     async def metrics(self) -> bytes:
         """The answer of GET /metrics."""
-        return await scrape(self.prometheus.registry, moment_of(self))
+        return await metrics_of(self)
 
     def _push(self, name: str, push_id: str = "", *, is_dry: bool = False) -> Push:
         app = self.config.apps[name]
@@ -172,6 +183,7 @@ class Service:
         with trio.move_on_after(seconds):
             await self.dispatcher.drain(seconds)
             await self.deliveries.settle(seconds)
+        with trio.move_on_after(FINISH_SECONDS):
             if self.sums is not None:
                 with suppress(StoreError):
                     await self.sums.finish()
@@ -183,6 +195,10 @@ class Service:
         if reload is None or reload["ok"]:
             return line
         return f"{line}; the last reload was refused: {'; '.join(reload['errors'])}"
+
+    def own(self, config: Config) -> Config:
+        """The same config with what this process has of each app's pool."""
+        return config if self.member is None else self.member.share.apps(config)
 
     def gateway_services(self) -> Services:
         """What the gateway works with."""
@@ -249,9 +265,11 @@ async def open_service(
     systemd: Systemd | None = None,
     standby: Standby | None = None,
     log_writer: LogWriter | None = None,
+    member: Member | None = None,
 ) -> AsyncIterator[Service]:
     """Open everything. Yields when what the journals hold is in line, and both ports listen. With
-    `standby` it waits before, as long as another server has the store.
+    `standby` it waits before, as long as another server has the store. With `member` it is one of
+    several processes of a server.
 
     Raises:
         CannotStart: The text says why.
@@ -261,95 +279,70 @@ async def open_service(
     hide_memory()
     systemd = systemd or Systemd()
     async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        node = node_path(config)
-        prometheus = Prometheus(node_version(config))
-        prometheus.config_time.set_to_current_time()
-        figures = Figures()
-        walls = stack.enter_context(open_isolation(config.isolation, node, HARNESS))
-        probing = await enter(open_probing(walls))
-        code_check, load_check = CodeCheck(jailed(walls)), LoadCheck(walls)
-        first_check = await enter(open_first_check(code_check, config.apps.values()))
-        store = await enter(open_store(config, systemd.starting))
-        folder, accounts = config.data_dir / INDEXES, config.account_names
-        opening = open_search(config.search, store.url, folder, accounts, prometheus, cwd=store.cwd)
-        search = await enter(opening)
-        search.writes.are_all = store.lease is None
-        pool = await enter(
-            open_pool(walls, config.node.max_processes, prometheus, config.node.spare)
-        )
-        breakages = await first_check()
-        if standby is not None and store.lease is not None and not store.lease.was_taken:
-            await probing.must_hold()
-            await standby.wait_turn(store.lease)
-        deliveries = await enter(open_deliveries(prometheus, config.gateway.ack_timeout))
-        asking = partial(peers_of, config, store)
-        peers = await until_answered("the other servers", asking, systemd.starting)
-        partitions = config.cluster.partitions if peers is not None else 0
-        opening_stores = open_stores(store, deliveries, search.writes, systemd.starting, partitions)
-        stores = await enter(opening_stores)
-        if log_writer is not None:
-            log_writer.follow(stores.logbook, config.log.stdout)
-        history = History(Traces(), stores.recordings)
-        dispatcher = await enter(
-            open_dispatcher(
-                pool=pool,
-                router=Router(build_table(resources_on(stores, search)), prometheus),
-                journal=stores.journal,
-                logbook=stores.logbook,
-                outbox=stores.outbox,
-                history=history,
-                observe=both(prometheus, figures),
-                announce=deliveries.run_ended,
-                doubt=load_check.doubt,
-                peers=peers,
-            )
-        )
-        opening_sharing = open_sharing(
-            config, store, stores.outbox, dispatcher, deliveries, systemd.starting
-        )
-        sharing = await enter(opening_sharing)
-        service = Service(
-            config=config,
-            read_config=read_config,
-            stores=stores,
-            search=search,
-            walls=walls,
-            code_check=code_check,
-            load_check=load_check,
-            pool=pool,
-            dispatcher=dispatcher,
-            pusher=Pusher(
-                contacts=stores.contacts,
-                groups=stores.groups,
-                optouts=stores.optouts,
-                search=search,
-                journal=stores.journal,
-                dispatcher=dispatcher,
-            ),
-            history=history,
-            deliveries=deliveries,
-            prometheus=prometheus,
-            figures=figures,
-            systemd=systemd,
-            disk=store.disk,
-            lease=store.lease,
-            sharing=sharing,
-            loop_lag=LoopLag(prometheus.loop_lag),
-            log_writer=log_writer,
-        )
-        if sharing is not None:
-            sharing.config = lambda: service.config
-        await _take_up_work(service, breakages)
-        nursery = await enter(trio.open_nursery())
+        base = await open_base(stack, config, systemd, HARNESS)
+        lease = base.store.lease
+        if standby is not None and lease is not None and not lease.was_taken:
+            await base.probing.must_hold()
+            await standby.wait_turn(lease)
+        core = await open_core(stack, config, base, systemd, log_writer)
+        service = _service_of(base, core, config, read_config, systemd, log_writer, member)
+        await _take_up_work(service, base.breakages)
+        nursery = await stack.enter_async_context(trio.open_nursery())
         service.start_upkeep(nursery)
-        await probing.must_hold()
+        await base.probing.must_hold()
         # The ports close before anything is cancelled, so that clients are told.
         async with AsyncExitStack() as ports:
-            await _open_ports(ports, service, standby)
+            await open_ports(ports, service, standby)
             await service.say_ready()
             yield service
         nursery.cancel_scope.cancel()
+
+
+def _service_of(
+    base: Base,
+    core: Core,
+    config: Config,
+    read_config: Callable[[], Config],
+    systemd: Systemd,
+    log_writer: LogWriter | None,
+    member: Member | None,
+) -> Service:
+    """Put what was opened together."""
+    stores, dispatcher = core.stores, core.dispatcher
+    service = Service(
+        config=config,
+        read_config=read_config,
+        stores=stores,
+        search=base.search,
+        walls=base.walls,
+        code_check=base.code_check,
+        load_check=base.load_check,
+        pool=base.pool,
+        dispatcher=dispatcher,
+        pusher=Pusher(
+            contacts=stores.contacts,
+            groups=stores.groups,
+            optouts=stores.optouts,
+            search=base.search,
+            journal=stores.journal,
+            dispatcher=dispatcher,
+        ),
+        history=core.history,
+        exporter=core.exporter,
+        deliveries=core.deliveries,
+        prometheus=base.prometheus,
+        figures=base.figures,
+        systemd=systemd,
+        disk=base.store.disk,
+        lease=base.store.lease,
+        sharing=core.sharing,
+        member=member,
+        loop_lag=LoopLag(base.prometheus.loop_lag),
+        log_writer=log_writer,
+    )
+    if core.sharing is not None:
+        core.sharing.config = lambda: service.config
+    return service
 
 
 async def _take_up_work(service: Service, breakages: Iterable[Breakage]) -> None:
@@ -362,7 +355,7 @@ async def _take_up_work(service: Service, breakages: Iterable[Breakage]) -> None
     breakages = [*config.breakages, *breakages]
     for one in breakages:
         log.error(BROKEN, one)
-    dispatcher.update(programs_of(config, breakages))
+    dispatcher.update(programs_of(service.own(config), breakages))
     broken = {one.app for one in breakages}
     service.load_check.trust(app for app in config.apps.values() if app.name not in broken)
     # What the store did not answer may have happened; what it had no room for is still owed.
@@ -372,25 +365,3 @@ async def _take_up_work(service: Service, breakages: Iterable[Breakage]) -> None
     starting = service.systemd.starting
     if recovered := await until_answered("the journal", dispatcher.recover, starting):
         log.info("%d messages were left in the journal; they are in line again", recovered)
-
-
-async def _open_ports(stack: AsyncExitStack, service: Service, standby: Standby | None) -> None:
-    listen_at, systemd = service.config.listen, service.systemd
-    context = tls_of(listen_at)
-    listeners = await listen("listen.gateway", listen_at.gateway, systemd)
-    services = service.gateway_services()
-    opening = open_gateway(services, listeners, context)
-    service.gateway = await stack.enter_async_context(opening)
-    channels = open_channels(services, service.gateway.connections)
-    service.channels = await stack.enter_async_context(channels)
-    service.gateway.link = service.channels.link
-    admin = admin_app(admin_services(service), lambda: service.config.listen.admin_tokens)
-    if standby is None:
-        listeners = await listen("listen.admin", listen_at.admin, systemd)
-    else:
-        listeners = standby.listeners()
-        await standby.hide()
-    service.admin_port = await stack.enter_async_context(
-        open_http(admin, listeners, "admin", ADMIN_STOP_SECONDS, context)
-    )
-    systemd.close_rest()

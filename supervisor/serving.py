@@ -11,6 +11,7 @@ import trio
 from attrs import define, field
 
 from resources.fence import first_leaf
+from resources.forever import keep_running
 from resources.stores.lease import LeaseLost
 
 from . import early
@@ -18,6 +19,7 @@ from .config import Config
 from .errors import CannotStart
 from .host.systemd import Systemd, from_environment
 from .log_output import LogWriter, open_log_writer
+from .processes.member import Member
 from .service import Service, open_service
 from .standby import Standby, open_standby
 
@@ -25,12 +27,17 @@ log = logging.getLogger(__name__)
 
 
 async def run(
-    config: Config, read_config: Callable[[], Config], ready: Callable[[Service], None]
+    config: Config,
+    read_config: Callable[[], Config],
+    ready: Callable[[Service], None],
+    member: Member | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT: the first lets the runs in progress end, the second does not
     wait for them. SIGHUP reloads the config.
 
     During the start, SIGTERM or SIGINT ends it, and a SIGHUP is obeyed once it is done.
+
+    With `member` this is one of several processes of a server, and obeys its parent as well.
 
     Raises:
         CannotStart: The text says why.
@@ -41,10 +48,13 @@ async def run(
             for number in early.taken():
                 orders.take(number)
             nursery.start_soon(orders.listen, signals)
+            if member is not None:
+                nursery.start_soon(keep_running, "parent", member.run)
             with orders.start:
                 async with open_log_writer() as writer:
-                    systemd = from_environment()
-                    await _serve(_Serving(config, read_config, ready, systemd, orders, writer))
+                    systemd = from_environment() if member is None else member.systemd
+                    serving = _Serving(config, read_config, ready, systemd, orders, writer, member)
+                    await _serve(serving)
             nursery.cancel_scope.cancel()
 
 
@@ -85,6 +95,7 @@ class _Serving:
     systemd: Systemd
     orders: _Orders
     log_writer: LogWriter
+    member: Member | None
 
     async def turn(self, standby: Standby | None) -> None:
         """Serve until an order ends it.
@@ -95,7 +106,12 @@ class _Serving:
         try:
             async with (
                 open_service(
-                    self.config, self.read_config, self.systemd, standby, self.log_writer
+                    self.config,
+                    self.read_config,
+                    self.systemd,
+                    standby,
+                    self.log_writer,
+                    self.member,
                 ) as service,
                 trio.open_nursery() as work,
             ):
@@ -149,7 +165,7 @@ class _Orders:
                 log.info("the start is given up")
                 self.start.cancel()
         elif number == signal.SIGHUP:
-            self._work.start_soon(self._service.reload_by_signal)
+            self._work.start_soon(self._reload, self._service)
         elif self._is_stopping:
             self.over.set()
         else:
@@ -171,7 +187,15 @@ class _Orders:
         """
         self._service, self._work = service, work
         if self._is_to_reload:
+            self._is_to_reload = False
             self.take(signal.SIGHUP)
+
+    async def _reload(self, service: Service) -> None:
+        try:
+            await service.reload_by_signal()
+        except trio.Cancelled:
+            self._is_to_reload = True  # the service may begin anew
+            raise
 
     async def _drain_and_stop(self, service: Service) -> None:
         log.info("stopping: the runs in progress may end")

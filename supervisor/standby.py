@@ -1,5 +1,6 @@
 """What a server of mode standby shows while it does not have the store: only its admin port is
-open, which says that it lives and what it waits for.
+open, which says that it lives and what it waits for. The console says so too, and is there at once
+when the server takes over.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from resources.fence import keep_running
+from resources.forever import keep_running
 from resources.stores.lease import Lease
 
 from .admin.bodies import answer, text_answer
+from .admin.console import file_routes
 from .admin.gauges import LEASE_HELD
 from .admin.guard import TRUSTED, Guard, Tokens
 from .config import Address, Config
@@ -57,8 +59,8 @@ class Standby:
     def url(self) -> str:
         """The URL of the admin port."""
         listen_at = self._config.listen
-        scheme = "http" if listen_at.certificate is None else "https"
-        return f"{scheme}://{Address(listen_at.admin.host, self._sockets[0].getsockname()[1])}"
+        port = self._sockets[0].getsockname()[1]
+        return listen_at.admin_url(Address(listen_at.admin.host, port))
 
     def listeners(self) -> list[trio.SocketListener]:
         """The admin port's listening sockets, to be used and closed by one that serves it."""
@@ -84,7 +86,8 @@ class Standby:
         """Wait for the lease, and say so.
 
         Raises:
-            CannotStart: The gateway's address cannot be used, which is better known now than then.
+            CannotStart: The gateway's address cannot be used; better to fail now than at the
+                take-over.
         """
 
         def tell(line: str) -> None:
@@ -159,12 +162,13 @@ def _app(problem: Callable[[], str], tokens: Tokens) -> Starlette:
         return Response(generate_latest(registry), media_type=kind)
 
     async def other(_: Request) -> Response:
-        return answer({"error": f"this server stands by: {problem()}"}, 503)
+        return answer({"error": f"this server stands by: {problem()}", "standby": True}, 503)
 
     routes = [
         Route("/livez", livez),
         Route("/readyz", readyz),
         Route("/metrics", metrics),
+        *file_routes(),
         Route("/{path:path}", other, methods=METHODS),
     ]
     app = Starlette(routes=routes, middleware=[Middleware(Guard, tokens=tokens)])

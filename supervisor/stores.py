@@ -69,9 +69,10 @@ async def open_stores(
     """
     redis, room = store.redis, store.disk.room
     redis.on_reconnect.append(writes.note_all)
-    host = process = ""
+    host = process = name = ""
     if partitions and store.lease is not None:
-        host, process = store.lease.ours.id, store.lease.ours.nonce
+        ours = store.lease.ours
+        host, process, name = ours.id, ours.nonce, ours.name
     async with open_graphite() as graphite, open_egress() as egress:
         ids = await until_answered("message ids", partial(open_message_ids, redis), tell)
         statistics = Statistics(redis)
@@ -91,7 +92,7 @@ async def open_stores(
             redis=redis,
             journal=Journal(redis, room, partitions, host, process),
             outbox=outbox,
-            logbook=Logbook(redis, room),
+            logbook=Logbook(redis, room, name),
             recordings=Recordings(redis, room),
             contacts=Contacts(redis, room, writes),
             groups=Groups(redis, room),

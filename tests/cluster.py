@@ -79,9 +79,12 @@ class Cluster:
         return all(b"cluster_state:ok" in info for info in infos)
 
     def is_copied(self, n: int) -> bool:
-        """Whether a master's first replica has all that it has."""
-        found = self.nodes[n].info("replication")
-        return bool(found["slave0"]["offset"] >= found["master_repl_offset"])
+        """Whether a replica has what a master had when this was asked; also in traffic."""
+        with self.nodes[n].pipeline(transaction=False) as pipe:
+            pipe.set(f"copied:{{{self.account_on(n)}}}", 1)
+            pipe.execute_command("WAIT", 1, 1000)
+            _, replicas = pipe.execute()
+        return bool(replicas)
 
     def slot(self, key: str) -> int:
         """Where a key lies."""

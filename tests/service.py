@@ -13,7 +13,7 @@ import trio
 from attrs import define
 from attrs import field as attribute
 
-from supervisor import service as service_module
+from supervisor import opening
 from supervisor.config import load
 from supervisor.config.model import Isolation
 from supervisor.jail.probe import Probing, open_probing
@@ -26,6 +26,14 @@ from .gateway_client import PATIENCE
 
 _PROBED: dict[Walls, Probing] = {}
 HEAD = 'version = 1\n[listen]\ngateway = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\n'
+
+
+def app_lines(name: str, more: str = "", account: str = "acct", channel: str | None = None) -> str:
+    """Lines of a config: an app, whose file has its name, and its channel; see `Folder.app`."""
+    return (
+        f'[apps.{name}]\naccount = "{account}"\njavascript = "{name}.js"\n{more}\n'
+        f'[channels.{channel or name}]\napp = "{name}"\ntransport_type = "ussd"\n'
+    )
 
 
 @define
@@ -53,8 +61,7 @@ class Folder:
             else f"api.on_inbound_message = function (command) {{ {javascript} }};"
         )
         (self.path / f"{name}.js").write_text(source)
-        self.text += f'[apps.{name}]\naccount = "{account}"\njavascript = "{name}.js"\n{more}\n'
-        self.text += f'[channels.{channel or name}]\napp = "{name}"\ntransport_type = "ussd"\n'
+        self.text += app_lines(name, more, account, channel)
 
     @property
     def config(self) -> Path:
@@ -69,7 +76,7 @@ async def running(folder: Folder, log_writer: LogWriter | None = None) -> AsyncI
     """The service for a folder's config."""
     file = folder.config
     failure: Exception | None = None
-    shared = patch.multiple(service_module, open_isolation=_shared_walls, open_probing=_probe_once)
+    shared = patch.multiple(opening, open_isolation=_shared_walls, open_probing=_probe_once)
     with shared:
         read = partial(load, file)
         async with open_service(read(), read, log_writer=log_writer) as service:

@@ -23,14 +23,14 @@ class TcpProxy:
     _lock: threading.Lock = field(factory=threading.Lock)
 
     def cut(self) -> None:
-        """Cut all connections, and those that come, until `mend`."""
+        """Cut all connections, and those that come, until `repair`."""
         with self._lock:
             self._is_cut = True
             for one in self._sockets:
                 with contextlib.suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Pass on what comes from now on."""
         with self._lock:
             self._is_cut = False

@@ -1,3 +1,3 @@
 """Message handling against plain Node, its upper bound:
-`python -m benchmarks.speed [rounds N] [throughput|first|memory|curves ...]`.
+`python -m benchmarks.speed [rounds N] [throughput|lag|first|memory|curves ...]`.
 """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -77,6 +79,45 @@ def throughput(rounds: int) -> None:
             )
     for name, values in rows.items():
         print(f"{name:26} {middle(values)}", flush=True)
+
+
+LAG_SECONDS = 30.0  # at each load
+LAG_TICK = 0.25  # seconds: the supervisor looks that often
+LOADS = (0.5, 0.8, 0.95)  # of the rate that it can do
+
+
+def lag(rounds: int) -> None:
+    """How late the supervisor's event loop is, at parts of the rate that it can do."""
+    with survey() as server, ThreadPoolExecutor(1) as thread:
+        drive(server, USERS, 3)
+        for _ in range(rounds):
+            most = drive(server, USERS, SECONDS)
+            rate = most["messages"] / most["seconds"]
+            for load in LOADS:
+                driving = thread.submit(drive, server, 50, LAG_SECONDS, rate * load)
+                seen = []
+                while not driving.done():
+                    time.sleep(LAG_TICK)
+                    seen.append(_lag_of(server) * 1000)
+                seen.sort()
+                found = driving.result()
+                print(
+                    (
+                        f"at {load:.0%} of {rate:.0f} messages/s: loop lag p50"
+                        f" {seen[len(seen) // 2]:.2f} ms, p99 {seen[int(len(seen) * 0.99)]:.1f},"
+                        f" most {seen[-1]:.1f} of {len(seen)}; replies p50"
+                        f" {found['p50'] * 1000:.1f} ms, p99 {found['p99'] * 1000:.1f}"
+                    ),
+                    flush=True,
+                )
+
+
+def _lag_of(server: Server) -> float:
+    """What the supervisor measured last, in seconds."""
+    text = httpx2.get(f"{server.admin}/metrics", trust_env=False).text
+    found = re.search(r"^jsbox_loop_lag_seconds (\S+)", text, re.MULTILINE)
+    assert found is not None, "no jsbox_loop_lag_seconds in /metrics"
+    return float(found[1])
 
 
 def first(rounds: int) -> None:
@@ -214,6 +255,7 @@ def _row(label: str, server: Server, rounds: int) -> None:
 
 PARTS: dict[str, Callable[[int], None]] = {
     "throughput": throughput,
+    "lag": lag,
     "first": first,
     "memory": memory,
     "curves": curves,

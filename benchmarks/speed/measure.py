@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,26 @@ def cpu_of(server: Server) -> dict[str, float]:
         elif parents[pid] == server.process.pid and "valkey" in names[pid]:
             found["valkey"] += own[0] + own[1]
     return found
+
+
+def memory_of(server: Server) -> float:
+    """The memory of the supervisor and all processes below it in MiB (PSS: what several share
+    counts once).
+    """
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+                parents[int(entry.name)] = int(fields[1])
+    ours, found = {server.process.pid}, 0
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    for pid in ours:
+        with suppress(OSError):
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            found += int(text.split("\nPss:")[1].split()[0])
+    return found / 1024
 
 
 def private_dirty(pid: int) -> float:

@@ -33,17 +33,18 @@ const resources = {
 function run(message, over) {
   // Replies come together in a later turn of the event loop, as they would from any store.
   const queue = [];
-  let finishing = false, lastId = 0;
+  let finishing = false, lastId = 0, isDue = false, isOver = false;
   function answer() {
+    isDue = false;
     const batch = queue.splice(0);
     for (const [name, fields, callback] of batch) {
       const reply = { success: true, cmd: name, cmd_id: fields.cmd_id, reply: true };
       if (resources[name]) Object.assign(reply, resources[name](fields));
       if (callback) callback.call(api, reply);
     }
-    if (queue.length) setImmediate(answer); else if (finishing) over();
+    if (finishing && queue.length === 0 && !isOver) { isOver = true; over(); }
   }
-  function later() { if (queue.length === 0) setImmediate(answer); }
+  function later() { if (!isDue) { isDue = true; setImmediate(answer); } }
   const api = {
     request(name, fields, callback) {
       commands += 1;
@@ -52,7 +53,7 @@ function run(message, over) {
       queue.push([name, fields, callback]);
     },
     log_info(msg, callback) { api.request('log.info', { msg }, callback); },
-    done() { finishing = true; later(); if (queue.length === 0) queue.push(['done', {}, null]); },
+    done() { finishing = true; later(); },
     on_unknown_command() {},
   };
   const context = vm.createContext({ api, require: requireApp, console });

@@ -1,5 +1,6 @@
 // Requests to the admin port: with the token if there is one, and asking for it if one is needed.
 
+import { atHost } from './host.js';
 import { useCallback, useEffect, useRef, useState } from 'preact/hooks';
 
 const KEPT = 'token';  // in the session's storage: a tab that is closed forgets it
@@ -30,7 +31,7 @@ export async function ask(path, options = {}) {
   for (;;) {
     const token = sessionStorage.getItem(KEPT);
     const headers = { ...options.headers, ...(token ? { Authorization: `Bearer ${token}` } : {}) };
-    const response = await fetch(path, { ...options, headers });
+    const response = await fetch(atHost(path), { ...options, headers });
     if (response.status !== 401) return response;
     // Several requests may have failed with the old token: one dialog answers all.
     if (sessionStorage.getItem(KEPT) === token) await askToken(Boolean(token));

@@ -27,7 +27,8 @@ export function Channels() {
               <th scope="row"><Link href={channelPath(one.name)}>{one.name}</Link></th>
               <td>{one.type}</td>
               <td>{one.app && <Link href={appPath(one.app)}>{one.app}</Link>}</td>
-              <td><State state={one.state} /> <Said text={one.problem} /></td>
+              <td><State state={one.state} /> <Said text={one.problem} />
+                {one.refused && <span class="warn"><Said text={one.refused} /></span>}</td>
               <td class="n">{count(one.connections)}</td>
               <td class="n">{count(one.unacked)}</td>
               <td class={box?.count ? 'n warn' : 'n'}>{count(box?.count)}</td>

@@ -5,6 +5,7 @@ import { count, duration, size } from './format.js';
 import { Link } from 'wouter-preact';
 import { Came, Problem, Table, appPath, sure } from './parts.jsx';
 import { Said } from './said.jsx';
+import { Servers } from './servers.jsx';
 
 function factsOf(host, info) {
   const lease = { true: 'this server has it', false: 'lost' }[host.lease_held]
@@ -54,6 +55,7 @@ export function Hosts() {
           ))}
         </dl>
       )}
+      <Servers />
       <Processes />
     </>
   );

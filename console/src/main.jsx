@@ -10,12 +10,14 @@ import './pages.css';
 import { useData } from './api.js';
 import { App } from './app.jsx';
 import { Audit } from './audit.jsx';
+import { Boundary } from './boundary.jsx';
 import { Channel, Channels } from './channels.jsx';
 import { Config } from './config.jsx';
 import { Contact, Contacts, Groups, OptOuts } from './contacts.jsx';
 import { DeadLetter, DeadLetters } from './deadletters.jsx';
 import { Hosts } from './hosts.jsx';
 import { Overview } from './overview.jsx';
+import { ServerChoice } from './servers.jsx';
 import { SureDialog, TokenDialog } from './parts.jsx';
 import { Said } from './said.jsx';
 
@@ -47,6 +49,7 @@ function Nav() {
 // Whether the server answers at all; what is wrong is on the overview.
 function Version() {
   const { data, error } = useData('/v1/info', 10000);
+  if (error?.body?.standby) return <span class="warn" role="status">stands by</span>;
   if (error) {
     return <span class="bad" role="alert"><Said text={`no answer: ${error.message}`} /></span>;
   }
@@ -72,31 +75,34 @@ function Shell() {
       <header>
         <Link href="/" class="brand">jsbox</Link>
         <Nav />
+        <ServerChoice />
         <Version />
       </header>
       <main id="main" ref={main} tabIndex={-1}>
-        <Switch>
-          <Route path="/" component={Overview} />
-          <Route path="/ui/apps/:app/:tab?">
-            {({ app, tab }) => <App key={app} name={app} tab={tab ?? 'runs'} />}
-          </Route>
-          <Route path="/ui/channels" component={Channels} />
-          <Route path="/ui/channels/:name">
-            {({ name }) => <Channel key={name} name={name} />}
-          </Route>
-          <Route path="/ui/audit" component={Audit} />
-          <Route path="/ui/deadletters" component={DeadLetters} />
-          <Route path="/ui/deadletters/*">{(found) => <DeadLetter id={found['*']} />}</Route>
-          <Route path="/ui/contacts" component={Contacts} />
-          <Route path="/ui/contacts/:account/*">
-            {(found) => <Contact account={found.account} id={found['*']} />}
-          </Route>
-          <Route path="/ui/groups" component={Groups} />
-          <Route path="/ui/optouts" component={OptOuts} />
-          <Route path="/ui/hosts" component={Hosts} />
-          <Route path="/ui/config" component={Config} />
-          <Route component={NoPage} />
-        </Switch>
+        <Boundary at={location}>
+          <Switch>
+            <Route path="/" component={Overview} />
+            <Route path="/ui/apps/:app/:tab?">
+              {({ app, tab }) => <App key={app} name={app} tab={tab ?? 'runs'} />}
+            </Route>
+            <Route path="/ui/channels" component={Channels} />
+            <Route path="/ui/channels/:name">
+              {({ name }) => <Channel key={name} name={name} />}
+            </Route>
+            <Route path="/ui/audit" component={Audit} />
+            <Route path="/ui/deadletters" component={DeadLetters} />
+            <Route path="/ui/deadletters/*">{(found) => <DeadLetter id={found['*']} />}</Route>
+            <Route path="/ui/contacts" component={Contacts} />
+            <Route path="/ui/contacts/:account/*">
+              {(found) => <Contact account={found.account} id={found['*']} />}
+            </Route>
+            <Route path="/ui/groups" component={Groups} />
+            <Route path="/ui/optouts" component={OptOuts} />
+            <Route path="/ui/hosts" component={Hosts} />
+            <Route path="/ui/config" component={Config} />
+            <Route component={NoPage} />
+          </Switch>
+        </Boundary>
       </main>
       <footer class="dim"><a href="/licences.txt">Licences</a></footer>
       <TokenDialog />

@@ -7,6 +7,7 @@ import { Line, timesOf } from './chart.jsx';
 import { count, duration, percent, rate, size } from './format.js';
 import { appPath, Problem, State, Table, Time } from './parts.jsx';
 import { Said } from './said.jsx';
+import { OtherTrouble, useOtherTroubles } from './servers.jsx';
 
 const share = (failed, runs) => (runs ? failed / runs : null);
 
@@ -48,6 +49,8 @@ function Cards({ data }) {
 function whereOf({ what, app, channel }) {
   if (what === 'dead letters') return '/ui/deadletters';
   if (what === 'config') return '/ui/config';
+  if (what === 'rejected' && app) return appPath(app);
+  if (what === 'clients' && !channel) return '/ui/channels';
   if (channel) return `/ui/channels/${encodeURIComponent(channel)}`;
   if (what === 'slow') return `${appPath(app)}?notable=1`;
   if (app) return what === 'failed' ? `${appPath(app)}?outcome=failed` : appPath(app, 'runs');
@@ -55,7 +58,9 @@ function whereOf({ what, app, channel }) {
 }
 
 const WORDS = {
-  config: 'Reload', unread: 'nobody reads', rejected: 'Rejected', failed: 'failed runs',
+  config: 'Reload', unread: 'nobody reads', clients: 'clients refused',
+  rejected: 'rejected messages', kv: 'Key-value store',
+  failed: 'failed runs',
   redis: 'Store', disk: 'Disk', search: 'Search', loop: 'Supervisor', server: 'Server',
   age: 'behind', slow: 'slow', queue: 'queue', state: '',
 };
@@ -66,18 +71,26 @@ function whatOf({ what, app, channel }) {
   return where && word && what !== 'channel' ? `${where}: ${word}` : where || word;
 }
 
+// The same while its text changes; several accounts may have a full store.
+const keyOf = ({ what, app, channel, text }) => (
+  `${what} ${app} ${channel} ${what === 'kv' ? text : ''}`);
+
 function Troubles({ troubles }) {
-  if (!troubles.length) return <p class="good all-well" role="status">Nothing is wrong.</p>;
+  const others = useOtherTroubles();
+  if (!troubles.length && !others.length) {
+    return <p class="good all-well" role="status">Nothing is wrong.</p>;
+  }
   return (
     <section>
       <h2>What is wrong</h2>
       <ul class="troubles">
         {troubles.map((one) => (
-          <li key={`${one.what} ${one.app} ${one.channel}`} class={one.level}>
+          <li key={keyOf(one)} class={one.level}>
             <Link href={whereOf(one)}>{whatOf(one)}</Link>
             {' '}<Said text={one.text} />
           </li>
         ))}
+        {others.map((one) => <OtherTrouble key={`${one.server} ${one.text}`} one={one} />)}
       </ul>
     </section>
   );

@@ -179,6 +179,19 @@ export function usePages(load) {
   };
 }
 
+// Pages of a list whose newest page is asked for again every so many milliseconds, until somebody
+// looks at older ones.
+export function useNewest(load, size, every) {
+  const pages = usePages(load);
+  const isFirst = pages.rows.length <= size;
+  useEffect(() => {
+    if (!isFirst) return undefined;
+    const timer = setInterval(() => { if (!document.hidden) pages.refresh(); }, every);
+    return () => clearInterval(timer);
+  }, [load, isFirst]);
+  return { ...pages, isFirst };
+}
+
 export function More({ pages }) {
   return (
     <p class="row">

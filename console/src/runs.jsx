@@ -1,10 +1,10 @@
 // An app's runs with filters, and the time line of one of them beside the list.
 
-import { useCallback, useEffect } from 'preact/hooks';
+import { useCallback } from 'preact/hooks';
 import { Link, useSearchParams } from 'wouter-preact';
 import { get, url } from './api.js';
 import { duration } from './format.js';
-import { More, Outcome, Problem, Table, Time, appPath, usePages } from './parts.jsx';
+import { More, Outcome, Problem, Table, Time, appPath, useNewest } from './parts.jsx';
 import { Said } from './said.jsx';
 import { TimeLine } from './timeline.jsx';
 
@@ -14,8 +14,12 @@ const OUTCOMES = ['failed', 'ok', 'no_reply', 'app_error', 'boot', 'wall', 'cpu'
 const FILTERS = ['user', 'outcome', 'since', 'until', 'longer', 'notable'];
 const PAGE = 50;
 
-// Times are typed as the browser has them, without a zone, and asked for with one.
-const zoned = (text) => (/^\d{4}-/.test(text) ? new Date(text).toISOString() : text);
+// Times are typed as the browser has them, without a zone, and asked for with one. What is none, in
+// a URL that somebody has changed, is left to the server's answer.
+function zoned(text) {
+  const time = /^\d{4}-/.test(text) ? new Date(text) : null;
+  return time && !Number.isNaN(time.getTime()) ? time.toISOString() : text;
+}
 
 function Filters({ given, change }) {
   const submitted = (event) => {
@@ -49,7 +53,6 @@ function Filters({ given, change }) {
   );
 }
 
-// The newest page by itself, again and again, until somebody looks at older ones.
 function useRuns(app, given) {
   const query = { app, limit: PAGE };
   for (const name of FILTERS) query[name] = given[name];
@@ -65,14 +68,7 @@ function useRuns(app, given) {
     } while (next !== null && rows.length === 0);
     return { rows, cursor: next };
   }, [path]);
-  const pages = usePages(load);
-  const isFirst = pages.rows.length <= PAGE;
-  useEffect(() => {
-    if (!isFirst) return undefined;
-    const timer = setInterval(() => { if (!document.hidden) pages.refresh(); }, 5000);
-    return () => clearInterval(timer);
-  }, [load, isFirst]);
-  return { ...pages, isFirst };
+  return useNewest(load, PAGE, 5000);
 }
 
 export function Runs({ app }) {

@@ -19,9 +19,9 @@ import redis
 from attrs import define, field, frozen
 from redis.crc import key_slot
 
-from .direct import Command, ErrorAnswer, Lost, NotSent
-from .errors import code_of
+from .errors import NO_WRITES, code_of
 from .link import SOCKET_SECONDS, NodeLink, words_of
+from .resp import Command, ErrorAnswer, Lost, NotSent
 from .scripts import in_full
 
 SLOTS = 16384
@@ -57,6 +57,8 @@ class ClusterLink:
     _nodes: dict[str, NodeLink] = field(factory=dict, init=False)
     # lost nodes: until when, and why
     _resting: dict[str, tuple[float, str]] = field(factory=dict, init=False)
+    # nodes that refused a write as they would any other, and none that they took since
+    _refusing: set[str] = field(factory=set, init=False)
     _is_doubtful: bool = field(default=False, init=False)
     _looked_at: float = field(default=0.0, init=False)
     _abandoned: bool = field(default=False, init=False)
@@ -146,7 +148,17 @@ class ClusterLink:
                 self._is_doubtful = True
                 return [Lost(why, sent=sent)] * len(commands)
             self._resting.pop(name, None)
+            self._look_at(name, commands, answers)
             return answers
+
+    def _look_at(self, name: str, commands: Sequence[Command], answers: list[Any]) -> None:
+        """Note whether a node refuses all writes."""
+        for command, answer in zip(commands, answers, strict=False):
+            if isinstance(answer, ErrorAnswer):
+                if code_of(str(answer)) in NO_WRITES:
+                    self._refusing.add(name)
+            elif self._refusing and command[0] == "SET":
+                self._refusing.discard(name)
 
     def _follow(self, place: _Place, answer: str) -> _Place | None:
         """Return where to send a command after this error; None: the error is its answer."""
@@ -215,6 +227,7 @@ class ClusterLink:
         if not known or len(owners) != SLOTS:
             raise redis.ConnectionError("it has no slots")
         self._owners, self._known = owners, list(known)
+        self._refusing &= known.keys()
         for name in self._nodes.keys() - known.keys():
             self._nodes.pop(name).close()
 
@@ -229,6 +242,12 @@ class ClusterLink:
             )
         return node
 
+    def can_write(self, key: str) -> bool:
+        """Whether the key's node is neither lost nor refuses all writes, as far as known."""
+        owners = self._owners
+        owner = owners[key_slot(key.encode())] if owners else None
+        return owner is not None and owner not in self._resting and owner not in self._refusing
+
     def direct(self) -> None:
         """None: there are several connections, and redirections are followed in a thread."""
 
@@ -237,7 +256,6 @@ class ClusterLink:
         self._owners = []
         for node in self._nodes.values():
             node.close()
-        self._nodes.clear()
 
     def abandon(self) -> None:
         """Shut the sockets down."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from attrs import define, field, frozen
 
-from .direct import Command
-from .errors import PASSING, WIDE, StoreRefused
+from .errors import FENCED, NO_WRITES, PASSING, WIDE, Fenced, StoreRefused, Unavailable
+from .link import words_of
+from .resp import Command, ErrorAnswer, Lost
 
 STANDS_SECONDS = 10.0  # that a refusal stands if nothing disproves it
-PROVED_BY_WRITING = frozenset({*PASSING, "OOM", "MISCONF", "NOAUTH", "WRONGPASS"})
+PROVED_BY_WRITING = PASSING | NO_WRITES
 """Codes of refusals that any write would meet: a write that succeeds ends them."""
+
+MOVE_ON = frozenset({"READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS"})
+"""Codes after which to reconnect: the address may lead to another server by now."""
 
 OURS = "LIMIT"  # code of our own scripts' refusals, which say nothing about the store
 CODES_MAX = 50  # distinct codes that are counted; further ones count as "other"
@@ -49,6 +53,21 @@ class RedisStatistics:
     refused: Mapping[str, int] = field(factory=dict)
 
 
+@define
+class Found:
+    """What errors among answers ask for.
+
+    Attributes:
+        moves_on: Why to reconnect, in the server's words; "" if there is no need.
+        is_unknown: Whether some commands may or may not have been carried out.
+        is_fenced: Whether another server owns the partition of a write.
+    """
+
+    moves_on: str = ""
+    is_unknown: bool = False
+    is_fenced: bool = False
+
+
 @define(eq=False)
 class Condition:
     """The refusals that stand, by code. A success of the same kind of command ends one, or the
@@ -69,10 +88,26 @@ class Condition:
         """Note that a part of the store did not answer."""
         self._standing["UNREACHABLE"] = _Refusal(None, reason, now)
 
+    def replicated(self, answer: Any, wanted: int, now: float) -> Unavailable | None:
+        """Note whether as many replicas as wanted have a batch; return what is wrong if not.
+        `answer`: of WAIT.
+        """
+        if isinstance(answer, int) and answer >= wanted:
+            return None
+        count = f"{answer} of {wanted} replicas" if isinstance(answer, int) else str(answer)
+        reason = f"too few replicas have it (redis.replicas): {count}"
+        self.unreachable(reason, now)
+        return Unavailable(reason, sent=True)
+
     @property
     def is_well(self) -> bool:
         """Whether no refusal stands."""
         return not self._standing
+
+    @property
+    def refuses_writes(self) -> bool:
+        """Whether a refusal stands that any write meets."""
+        return not NO_WRITES.isdisjoint(self._standing)
 
     @property
     def can_be_proved(self) -> bool:
@@ -104,6 +139,35 @@ class Condition:
     def refusals(self) -> Mapping[str, int]:
         """How many commands were refused, by code."""
         return dict(self.counts)
+
+    def look_at(self, commands: Sequence[Command], results: list[Any], now: float) -> Found | None:
+        """Replace errors among the answers by ours, and note what they say about the store; return
+        what else is to be done, None if there are no errors.
+        """
+        bad = [n for n, result in enumerate(results) if isinstance(result, Exception)]
+        if not self.is_well:
+            refused = set(bad)
+            self.succeeded(command for n, command in enumerate(commands) if n not in refused)
+        if not bad:
+            return None
+        found = Found()
+        for n in bad:
+            error = results[n]
+            if not isinstance(error, ErrorAnswer):
+                sent = error.sent if isinstance(error, Lost) else True
+                results[n] = Unavailable(words_of(error), sent=sent)
+                self.unreachable(words_of(error), now)
+                found.is_unknown |= sent
+                continue
+            refusal = results[n] = StoreRefused(str(error))
+            if refusal.code == FENCED:
+                results[n] = Fenced(str(error))
+                found.is_fenced = True
+                continue
+            self.refused(commands[n], refusal, now)
+            if refusal.code in MOVE_ON:
+                found.moves_on = refusal.plain
+        return found
 
 
 def _kind(command: Command) -> Any:

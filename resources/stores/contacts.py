@@ -8,18 +8,20 @@ more for each extra (`extras-<name>`) and subscription (`subscription-<name>`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import define, field, frozen
 from msgspec import json
 
 from ..fence import fence
-from .direct import Command
-from .keys import account_key
-from .redis import Redis, StoreRefused
+from .errors import StoreError, StoreRefused, Unreadable, is_of_one, named
+from .keys import account_key, prefix_of
+from .resp import Command
 from .room import OVERHEAD, Room
 from .scripts import Script, script
-from .statistics import prefix_of
+
+if TYPE_CHECKING:
+    from .redis import Redis
 
 Contact = dict[str, Any]
 
@@ -33,6 +35,8 @@ EXTRAS, SUBSCRIPTIONS = "extras-", "subscription-"
 _HIDDEN = "~seq"
 
 
+COUNTED_AT_ONCE = 500  # groups, of which the members are counted
+NUMBER_END = 2**53  # of contacts; the store's scripts count no further
 ACCOUNTS_MAX = 10_000  # whose writes are told apart
 
 
@@ -139,20 +143,30 @@ class Contacts:
     _find_or_create: Script = field(factory=lambda: script("contact_find_or_create"), init=False)
 
     async def get(self, account: str, key: str) -> Contact | None:
-        """The contact with a key."""
-        return contact_of(account, key, await self.redis.execute("HGETALL", _hash(account, key)))
+        """The contact with a key. Raises Unreadable."""
+        (answer,) = await self.redis.attempt([("HGETALL", _hash(account, key))])
+        return contact_of(account, key, answer)
 
-    async def many(self, account: str, keys: Sequence[str]) -> list[Contact]:
-        """The contacts with those keys that exist and can be read, in the same order."""
+    async def many(
+        self, account: str, keys: Sequence[str], lost: dict[str, str] | None = None
+    ) -> list[Contact]:
+        """The contacts with those keys that exist and can be read, in the same order. Why others
+        cannot be read is added to `lost`, by their keys.
+        """
         commands: list[Command] = [("HGETALL", _hash(account, key)) for key in keys]
-        answers = await self.redis.execute_many(commands) if commands else []
-        return contacts_of(account, keys, answers)
+        return contacts_of(account, keys, await self.redis.attempt(commands), lost)
 
     async def find(self, account: str, name: str, address: str) -> Contact | None:
-        """The contact with an address in a field; of several, the one created last."""
-        found = await self.redis.run(
-            self._find, [_list(account)], prefix_of(account), name, address
-        )
+        """The contact with an address in a field; of several, the one created last. Raises
+        Unreadable.
+        """
+        try:
+            found = await self.redis.run(
+                self._find, [_list(account)], prefix_of(account), name, address
+            )
+        except StoreRefused as error:
+            what = f"the contact of account {account} with {name} {address!r}"
+            raise named(error, what) from error
         return None if found is None else contact_of(account, found[0].decode(), found[1])
 
     async def find_or_create(
@@ -219,8 +233,10 @@ class Contacts:
             if isinstance(answer, Exception)
         }
 
-    async def page(self, account: str, cursor: int, limit: int) -> Page:
-        """The contacts created after the cursor (0: from the first)."""
+    async def page(
+        self, account: str, cursor: int, limit: int, lost: dict[str, str] | None = None
+    ) -> Page:
+        """The contacts created after the cursor (0: from the first). `lost`: as of `many`."""
         flat = await self.redis.execute(
             "ZRANGE",
             _list(account),
@@ -233,7 +249,7 @@ class Contacts:
             "WITHSCORES",
         )
         keys = [key.decode() for key in flat[::2]]
-        contacts = await self.many(account, keys)
+        contacts = await self.many(account, keys, lost)
         return Page(contacts, int(flat[-1]) if len(keys) == limit else None)
 
     async def count(self, account: str) -> int:
@@ -251,12 +267,23 @@ class Contacts:
         """How many contacts are in a group."""
         return int(await self.redis.execute("SCARD", account_key(account, "members", group)))
 
-    async def count_members_of(self, account: str, groups: Sequence[str]) -> list[int]:
-        """How many contacts are in each of several groups."""
+    async def count_members_of(self, account: str, groups: Sequence[str]) -> list[int | Unreadable]:
+        """How many contacts are in each of several groups; or why that cannot be read."""
         commands: list[Command] = [
             ("SCARD", account_key(account, "members", group)) for group in groups
         ]
-        return list(map(int, await self.redis.execute_many(commands))) if commands else []
+        answers, found = list[Any](), list[int | Unreadable]()
+        for start in range(0, len(commands), COUNTED_AT_ONCE):  # others take their turn
+            answers += await self.redis.attempt(commands[start : start + COUNTED_AT_ONCE])
+        for group, answer in zip(groups, answers, strict=True):
+            if isinstance(answer, StoreError):
+                error = named(answer, f"the members of group {group!r} of account {account}")
+                if not isinstance(error, Unreadable):
+                    raise error
+                found.append(error)
+            else:
+                found.append(int(answer))
+        return found
 
 
 def _hash(account: str, key: str) -> str:
@@ -275,35 +302,67 @@ def _limit(error: Exception) -> Exception:
 
 def number_of(flat: Sequence[bytes]) -> int:
     """The number of a contact in its account, from its hash in Redis. It never changes, and no
-    other contact gets it.
+    other contact gets it. Raises ValueError: it has none.
     """
-    return int(flat[1::2][flat[::2].index(_HIDDEN.encode())])
+    number = int(flat[1::2][flat[::2].index(_HIDDEN.encode())])
+    if not 0 < number < NUMBER_END:
+        raise ValueError(f"its number is {number}")
+    return number
 
 
 def contacts_of(
-    account: str, keys: Sequence[str], hashes: Sequence[Sequence[bytes]]
+    account: str,
+    keys: Sequence[str],
+    hashes: Sequence[Sequence[bytes] | StoreError],
+    lost: dict[str, str] | None = None,
 ) -> list[Contact]:
     """The contacts of these hashes that exist. One that cannot be read, since another program has
-    written into it, is left out, and the log says so: the others are whole.
+    written into it, is left out, and the log says so: the others are whole. It is added to `lost`,
+    with the reason.
+
+    Raises:
+        StoreError: The store did not answer for one of them, or refused more than that one.
     """
     found = []
     for key, flat in zip(keys, hashes, strict=True):
+        if isinstance(flat, StoreError) and not is_of_one(flat):
+            raise flat
         with fence("contacts", f"contact {key!r} of account {account} is left out"):
-            contact = contact_of(account, key, flat)
+            try:
+                contact = contact_of(account, key, flat)
+            except Unreadable as error:
+                if lost is not None:
+                    lost[key] = str(error)
+                raise
             if contact is not None:
                 found.append(contact)
     return found
 
 
-def contact_of(account: str, key: str, flat: Sequence[bytes] | None) -> Contact | None:
-    """A contact from its hash in Redis; None if there is none."""
+def contact_of(account: str, key: str, flat: Sequence[bytes] | StoreError | None) -> Contact | None:
+    """A contact from its hash in Redis; None if there is none.
+
+    Raises:
+        Unreadable: Another program has overwritten it.
+        StoreError: `flat` is the error.
+    """
     if not flat:
         return None
+    what = f"contact {key!r} of account {account}"
+    if isinstance(flat, StoreError):
+        raise named(flat, what) from flat
+    try:
+        return _contact(account, key, flat)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(what, str(error)) from error
+
+
+def _contact(account: str, key: str, flat: Sequence[bytes]) -> Contact:
     stored = {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
     contact: Contact = {"key": key, "user_account": account, "$VERSION": VERSION}
     for name in (*TEXTS, *DATES):
         value = stored.pop(name, None)
         contact[name] = None if value is None else value.decode()
-    contact["groups"] = json.decode(stored.pop("groups", b"[]"))
+    contact["groups"] = json.decode(stored.pop("groups", b"[]"), type=list[str])
     stored.pop(_HIDDEN, None)
     return contact | {name: json.decode(value) for name, value in sorted(stored.items())}

@@ -18,16 +18,17 @@ import msgspec
 from attrs import field, frozen
 
 from ..text import NAME
-from .direct import Command
-from .journal import Entry, Left, begun_key, stream_key
+from .journal import Entry, KeptOutcome, Left, begun_key, seen_key, stream_key
 from .keys import account_key
 from .partitions import WHOLE, partition_of, split_place, whole_place
 from .redis import Redis
+from .resp import Command
 from .scripts import Script, script
 
 LETTERS_MAX = 10_000  # of an account
 BYTES_MAX = 64 << 20  # of an account's letters together; the newest is kept whatever its size
 PAGE = 500  # summaries read at a time
+OUTCOME = msgspec.json.encode(KeptOutcome("dead_letter", 0.0, 0))  # kept with the id of its entry
 ACCOUNTS = "jsbox:deadletters"  # the key of the accounts that have had any
 
 _ID = re.compile(rf"([0-9]{{1,20}}-[0-9]{{1,20}})-({NAME.pattern})")
@@ -125,10 +126,12 @@ class DeadLetters:
         await self.redis.execute("SADD", ACCOUNTS, account)
         part, raw = split_place(left.place)
         stream = stream_key(account, summary.app, part)
-        keys = (stream, begun_key(account, summary.app, part), *_keys(account))
+        keys = [stream, begun_key(account, summary.app, part), *_keys(account)]
+        if left.entry is not None and not left.problem:
+            keys.append(seen_key(left.entry))
         text = msgspec.json.encode(summary)
         found = await self.redis.run(
-            self._put, keys, raw, text, summary.app, left.raw, LETTERS_MAX, BYTES_MAX
+            self._put, keys, raw, text, summary.app, left.raw, LETTERS_MAX, BYTES_MAX, OUTCOME
         )
         if not found:
             return None
@@ -144,10 +147,11 @@ class DeadLetters:
         None if there was no such letter.
         """
         part = partition_of(entry, self.partitions)
-        return await self._take_out(letter, msgspec.json.encode(entry), part)
+        return await self._take_out(letter, msgspec.json.encode(entry), part, seen_key(entry))
 
-    async def _take_out(self, letter: Letter, text: bytes, part: str) -> str | None:
-        keys = (*_keys(letter.account), stream_key(letter.account, letter.summary.app, part))
+    async def _take_out(self, letter: Letter, text: bytes, part: str, *seen: str) -> str | None:
+        stream = stream_key(letter.account, letter.summary.app, part)
+        keys = (*_keys(letter.account), stream, *seen)
         place: bytes | None = await self.redis.run(self._take, keys, letter.place, text)
         return None if place is None else whole_place(part, place.decode())
 

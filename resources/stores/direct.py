@@ -7,133 +7,38 @@ worker thread (benchmarks/redis_client.py).
 
 from __future__ import annotations
 
+import math
 import select
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
-import hiredis
 import redis
 import trio
 from attrs import define, field
 
-from .errors import NotEncodable, code_of
-from .scripts import in_full, is_known
-
-READ = 64 << 10
-INTEGER_MAX = 1 << 1024  # larger integers are not sent; Redis itself has 64 bits
-EXCHANGE_TIMES = 6  # a whole batch may take this many times the bound of a single wait
-
-Command = tuple[Any, ...]
-"""A Redis command and its arguments: bytes, str, int or float."""
-
-_MORE = object()
-
-
-class ErrorAnswer(redis.ResponseError):
-    """The server answered a command with an error. The text is its own, with the code."""
-
-
-class NotSent(redis.ConnectionError):
-    """Before anything was sent, the connection was gone or no node answered."""
-
-
-class Lost(redis.ConnectionError):
-    """Stands in for an answer: this command's node did not answer, though others may have.
-
-    Attributes:
-        sent: Whether the command may have run.
-    """
-
-    def __init__(self, text: str, *, sent: bool) -> None:
-        super().__init__(text)
-        self.sent = sent
-
-
-def pack(commands: Sequence[Command]) -> bytes:
-    """Encode commands as the bytes to send.
-
-    Raises:
-        NotEncodable: One of them cannot be encoded, or is empty.
-    """
-    try:
-        wrong = _wrong(commands)
-        packed = b"" if wrong else b"".join(map(hiredis.pack_command, commands))
-    except Exception as error:
-        raise NotEncodable(str(error)) from error
-    if wrong:
-        raise NotEncodable(wrong)
-    return packed
-
-
-def _wrong(commands: Sequence[Command]) -> str:
-    """Describe a mistake that hiredis would not notice; "" if none."""
-    for command in commands:
-        if not command:
-            # servers do not answer it: its caller would get the next command's answer
-            return "it is empty"
-        for part in command:
-            if part.__class__ is int and not -INTEGER_MAX < part < INTEGER_MAX:
-                # more than Python converts to text: hiredis would crash the process
-                return "an integer has too many digits"
-    return ""
-
-
-@define(eq=False)
-class Answers:
-    """Parses what the server sends into answers."""
-
-    _reader: Any = field(
-        factory=lambda: hiredis.Reader(
-            protocolError=redis.InvalidResponse, replyError=ErrorAnswer, notEnoughData=_MORE
-        ),
-        init=False,
-    )
-
-    def feed(self, data: bytes, answers: list[Any], most: int) -> None:
-        """Append the answers that this data completes to a list, until it holds `most`.
-
-        Raises:
-            redis.InvalidResponse: It is not RESP, or there are more answers than commands.
-        """
-        reader = self._reader
-        try:
-            reader.feed(data)
-            while len(answers) < most:
-                answer = reader.gets()
-                if answer is _MORE:
-                    return
-                answers.append(answer)
-        except redis.InvalidResponse as error:
-            raise redis.InvalidResponse(
-                f"the server's answer is not of its protocol: {error}"
-            ) from error
-        except Exception as error:  # hiredis, of answers no server sends: a map with a list as key
-            raise redis.InvalidResponse(f"the server's answer cannot be read: {error}") from error
-        if reader.has_data():  # from here on, nobody knows which answer is whose
-            raise redis.InvalidResponse("the server answered more than it was asked")
-
-
-def forgotten(commands: Sequence[Command], answers: Sequence[Any]) -> list[int]:
-    """Return the places of the commands whose script the server does not know (any more)."""
-    return [
-        n
-        for n, answer in enumerate(answers)
-        if isinstance(answer, ErrorAnswer)
-        and code_of(str(answer)) == "NOSCRIPT"
-        and is_known(commands[n])
-    ]
+from ..clock import clock
+from .resp import EXCHANGE_TIMES, READ, Answers, Command, NotSent, forgotten, pack, socket_of
+from .scripts import in_full
 
 
 @define(eq=False)
 class Direct:
-    """A connection for one task; `seconds` bounds each wait for the server."""
+    """A connection for one task; `seconds` bounds each wait for the server, as far as
+    `end_overdue` is called.
+    """
 
-    _socket: trio.socket.SocketType
+    _socket: socket.socket  # which never blocks
     _seconds: float
     _answers: Answers = field(factory=Answers, init=False)
     _poll: select.poll = field(factory=select.poll, init=False)
+    # when the exchange in progress began, and when it last got on; infinite if there is none
+    _began: float = field(default=math.inf, init=False)
+    _since: float = field(default=math.inf, init=False)
+    _is_overdue: bool = field(default=False, init=False)
+    _now: Callable[[], float] = field(factory=clock, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._poll.register(self._socket.fileno(), select.POLLIN)
@@ -167,31 +72,59 @@ class Direct:
         return answers
 
     async def _pipeline(self, packed: bytes, count: int) -> list[Any]:
+        # Without Trio's own socket: after each call that need not wait it goes through the event
+        # loop, and it tries to read what cannot have come yet. Without a scope for the time: it
+        # would cost more than the rest.
         answers = list[Any]()
-        end = trio.current_time() + EXCHANGE_TIMES * self._seconds
-        with trio.move_on_after(self._seconds) as waiting:
-            left = memoryview(packed)
-            while left:
-                left = left[await self._socket.send(left) :]
-                if left:
-                    self._prolong(waiting, end)
-            while True:
-                data = await self._socket.recv(READ)
-                if not data:
-                    raise redis.ConnectionError("the server closed the connection")
-                self._answers.feed(data, answers, count)
-                if len(answers) == count:
-                    break
-                self._prolong(waiting, end)
-        if waiting.cancelled_caught:
-            raise redis.TimeoutError(f"the server did not answer in {self._seconds:g} s")
+        self._began = self._since = self._now()
+        try:
+            await self._send(packed)
+            while len(answers) < count:
+                self._answers.feed(await self._receive(), answers, count)
+        except (redis.ConnectionError, OSError):
+            if self._is_overdue:
+                text = f"the server did not answer in {self._seconds:g} s"
+                raise redis.TimeoutError(text) from None
+            raise
+        finally:
+            self._began = self._since = math.inf
         return answers
 
-    def _prolong(self, waiting: trio.CancelScope, end: float) -> None:
-        waiting.deadline = min(trio.current_time() + self._seconds, end)
+    async def _send(self, packed: bytes) -> None:
+        left = memoryview(packed)
+        while left:
+            try:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._socket)
+            else:
+                if left:
+                    self._since = self._now()
+
+    async def _receive(self) -> bytes:
+        while True:
+            await trio.lowlevel.wait_readable(self._socket)
+            try:
+                data = self._socket.recv(READ)
+            except BlockingIOError:
+                continue
+            if not data:
+                raise redis.ConnectionError("the server closed the connection")
+            self._since = self._now()
+            return data
+
+    def end_overdue(self) -> None:
+        """End an exchange that has waited too long for the server; to be called now and then."""
+        now = self._now()
+        is_late = now > self._since + self._seconds
+        if is_late or now > self._began + EXCHANGE_TIMES * self._seconds:
+            self._is_overdue = True
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket; who waits for it gets an error."""
+        trio.lowlevel.notify_closing(self._socket)
         self._socket.close()
 
 
@@ -202,19 +135,6 @@ def direct(connection: Any, seconds: float) -> Direct | None:
     plain = socket_of(connection)
     if plain is None or isinstance(plain, ssl.SSLSocket):
         return None
-    return Direct(trio.socket.from_stdlib_socket(plain.dup()), seconds)
-
-
-def socket_of(connection: Any) -> socket.socket | None:
-    """The socket of a redis-py connection: the only one of its internals used here
-    (pyproject.toml bounds the version).
-    """
-    found = getattr(connection, "_sock", None)
-    return found if isinstance(found, socket.socket) else None
-
-
-def is_readable(plain: socket.socket | trio.socket.SocketType) -> bool:
-    """Whether there is something to read, or the end of the stream."""
-    poll = select.poll()
-    poll.register(plain.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
+    own = plain.dup()
+    own.settimeout(0)
+    return Direct(own, seconds)

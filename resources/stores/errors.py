@@ -14,10 +14,16 @@ PASSING = frozenset({
 })  # fmt: skip
 """Codes of refusals that end by themselves, as a rule within seconds."""
 
-WIDE = frozenset({*PASSING, "OOM", "MISCONF", "NOPERM", "NOAUTH", "WRONGPASS", "UNREACHABLE"}) - {
-    "NOSCRIPT"
-}
+WIDE = frozenset({
+    *PASSING, "FENCED", "OOM", "MISCONF", "NOPERM", "NOAUTH", "WRONGPASS", "UNREACHABLE",
+}) - {"NOSCRIPT"}  # fmt: skip
 """Codes of refusals that are about the server, not about one key or command."""
+
+NO_WRITES = frozenset({
+    "READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOREPLICAS", "OOM", "MISCONF",
+    "NOAUTH", "WRONGPASS",
+})  # fmt: skip
+"""Codes of refusals that any other write meets, too."""
 
 BEFORE_ALL = frozenset({
     *PASSING, "FENCED", "OOM", "MISCONF", "NOAUTH", "WRONGPASS", "EXECABORT", "WRONGTYPE",
@@ -43,13 +49,6 @@ class StoreError(Exception):
         super().__init__(reason)
         self.sent = sent
         self.retry_after = retry_after
-
-    @property
-    def may_retry(self) -> bool:
-        """Whether to send the same command again in a moment: it did not run, and the cause will
-        pass.
-        """
-        return not self.sent and self.retry_after <= SOON
 
 
 class Unavailable(StoreError):
@@ -85,6 +84,29 @@ class Fenced(StoreRefused):
     """Another server owns the partition that a run belongs to: the run must end, and its outcome is
     the other's to say.
     """
+
+
+class Unreadable(StoreError):
+    """What the store has under a key is not what we write there: another program has overwritten
+    it. The text names it.
+    """
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what} cannot be read: {why}", sent=False, retry_after=LATER)
+
+
+def is_of_one(error: StoreError) -> bool:
+    """Whether an error is about one key, not about the store."""
+    return isinstance(error, StoreRefused) and not error.is_wide
+
+
+def named(error: StoreError, what: str) -> StoreError:
+    """The error to raise for one that came when `what` was asked for: Unreadable if it is about
+    that alone.
+    """
+    if isinstance(error, StoreRefused) and is_of_one(error):
+        return Unreadable(what, error.plain)
+    return error
 
 
 class NotEncodable(StoreError):

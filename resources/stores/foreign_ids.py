@@ -5,6 +5,7 @@ later is known to be about ours. Kept for two days, the newest of each channel.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from attrs import field, frozen
 
@@ -35,3 +36,8 @@ class ForeignIds:
         """Our message_id for their name; None if it is not known."""
         found = await self.redis.execute("HGET", channel_key(channel, "foreign"), theirs)
         return found.decode() if isinstance(found, bytes) else None
+
+    async def many(self, channel: str, theirs: Sequence[str]) -> list[str | None]:
+        """Our message_id for each of their names, at least one."""
+        found = await self.redis.execute("HMGET", channel_key(channel, "foreign"), *theirs)
+        return [ours.decode() if isinstance(ours, bytes) else None for ours in found]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from .direct import Command
+from .resp import Command
 
 
 def boot_time() -> float:

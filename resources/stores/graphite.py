@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 import trio
 from attrs import define, field, frozen
 
-from ..fence import keep_running, note
-from .direct import is_readable
+from ..fence import note
+from ..forever import keep_running
+from .resp import is_readable
 
 LINES_MAX = 100_000  # that wait for one Graphite; beyond it the oldest are dropped and counted
 NAMES_MAX = 10_000  # distinct metrics of one account in one bucket; more are refused
@@ -145,7 +146,7 @@ class _Sender:
         while True:
             if not self.lines:
                 await self.bell.park()
-            if is_readable(stream.socket) and not await stream.receive_some(1024):
+            if is_readable(stream.socket.fileno()) and not await stream.receive_some(1024):
                 # anything sent now would be lost
                 raise trio.BrokenResourceError("it has closed the connection")
             batch = [self.lines.popleft() for _ in range(min(len(self.lines), BATCH))]
@@ -252,9 +253,9 @@ async def open_graphite() -> AsyncIterator[Graphite]:
     """Gather and send until the block ends, then send the rest within `LAST_SECONDS`."""
     async with trio.open_nursery() as nursery:
         graphite = Graphite(nursery)
-        nursery.start_soon(keep_running, "graphite", graphite._run)  # noqa: SLF001
+        nursery.start_soon(keep_running, "graphite", graphite._run)  # noqa: SLF001  # our own
         try:
             yield graphite
         finally:
-            await graphite._close()  # noqa: SLF001
+            await graphite._close()  # noqa: SLF001  # likewise
             nursery.cancel_scope.cancel()

@@ -124,7 +124,7 @@ def _ipv4(host: str) -> ipaddress.IPv4Address | None:
     if len(parts) > _PARTS_MAX or not all(_NUMBER.fullmatch(part) for part in parts):
         raise ValueError(NEITHER)
     *first, last = [_number(part) for part in parts]
-    is_byte = all(number <= 255 for number in first)  # noqa: PLR2004
+    is_byte = all(number <= 255 for number in first)  # noqa: PLR2004  # of a byte
     if not is_byte or last >= 256 ** (_PARTS_MAX - len(first)):
         raise ValueError(NEITHER)
     return ipaddress.IPv4Address(

@@ -67,7 +67,7 @@ class MessageIds:
         return hmac.compare_digest(raw[_RANDOM:], self._tag(raw[:_RANDOM], channel, sender))
 
     def token_of(self, channel: str) -> str:
-        """A token that shows who has it to be one whom we gave it for this channel."""
+        """A secret for this channel: whoever presents it must have got it from us."""
         text = f"token\0{channel}".encode()
         return blake2b(text, digest_size=_TOKEN, key=self._secret, person=b"token").hexdigest()
 

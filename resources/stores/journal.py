@@ -18,24 +18,26 @@ import msgspec
 import trio
 from attrs import field, frozen
 
-from .direct import Command
 from .entries import Entry, raw_of, read_entry
 from .fencing import Fence
-from .keys import account_key
+from .keys import account_key, prefix_of
 from .partitions import WHOLE, Part, partition_of, split_place, whole_place
-from .redis import Redis, StoreRefused
+from .redis import Redis, StoreError, StoreRefused
+from .resp import Command
 from .room import OVERHEAD, Room
 from .scripts import Script, script
-from .statistics import prefix_of, second_of
+from .statistics import second_of
 
 __all__ = [
     "Accepted",
     "Entry",
     "Journal",
+    "KeptOutcome",
     "Left",
-    "Outcome",
     "begun_key",
+    "outcome_of",
     "read_entry",
+    "seen_key",
     "stream_key",
 ]
 
@@ -45,12 +47,23 @@ KEYS_KNOWN = 4096  # apps whose keys are cached
 BURST = 256 << 10  # bytes of entries that are decoded between two checkpoints
 
 
+class KeptOutcome(msgspec.Struct, frozen=True, array_like=True):
+    """How a run ended, as it is kept with the id of its entry, and as a server tells another."""
+
+    outcome: str
+    ms: float
+    commands: int
+
+
 @frozen
 class Accepted:
-    """The journal's answer: the entry's place, and whether its id had been seen before."""
+    """The journal's answer: the entry's place, and whether its id had been seen before; if so, how
+    its run ended, if it has and that is known.
+    """
 
     place: str
     duplicate: bool
+    outcome: KeptOutcome | None = None
 
 
 @frozen
@@ -68,14 +81,6 @@ class Left:
     raw: bytes
     entry: Entry | None
     problem: str = ""
-
-
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """How a run ended, as a server tells another: see `Journal.end`."""
-
-    outcome: str
-    ms: float
-    commands: int
 
 
 @frozen
@@ -115,7 +120,7 @@ class Journal:
             part = partition_of(entry, self.partitions)
             text = msgspec.json.encode(entry)
             size += len(text) + OVERHEAD
-            keys: tuple[str, ...] = (_seen_key(entry), stream_key(entry.account, entry.app, part))
+            keys: tuple[str, ...] = (seen_key(entry), stream_key(entry.account, entry.app, part))
             counts = (prefix_of(entry.account), entry.app, *_counts(entry))
             bell: tuple[Any, ...] = ()
             if part:
@@ -128,9 +133,7 @@ class Journal:
             return [refused] * len(entries)
         answers = await self.redis.attempt(commands, is_replicated=True)
         return [
-            answer
-            if isinstance(answer, StoreRefused)
-            else Accepted(whole_place(part, answer[0].decode()), bool(answer[1]))
+            answer if isinstance(answer, StoreRefused) else _accepted(part, answer)
             for part, answer in zip(parts, answers, strict=True)
         ]
 
@@ -151,22 +154,36 @@ class Journal:
 
     async def finish(self, entry: Entry, place: str) -> None:
         """Remove an entry whose run has ended."""
-        await self.finish_all([(entry, place)])
+        await self.finish_all([(entry, place, None)])
 
-    async def finish_all(self, ended: Sequence[tuple[Entry, str]]) -> None:
-        """Remove the entries at these places, whose runs have ended."""
-        await self.redis.execute_many(
-            [command for entry, place in ended for command in _struck(entry, place)]
-        )
+    async def finish_all(self, ended: Sequence[tuple[Entry, str, KeptOutcome | None]]) -> None:
+        """Remove the entries at these places, whose runs have ended, and keep their outcomes with
+        their ids, if the store has room for that.
+        """
+        strikes = [command for entry, place, _ in ended for command in _struck(entry, place)]
+        keeps = [_kept(entry, place, told) for entry, place, told in ended if told is not None]
+        answers = await self.redis.attempt([*strikes, *keeps])
+        for answer in answers[: len(strikes)]:
+            if isinstance(answer, StoreError):
+                raise answer
 
-    def finish_soon(self, entry: Entry, place: str, failed: Callable[[Exception], None]) -> bool:
-        """As `finish`, ahead of all later commands, without waiting; return whether it could be
+    def finish_soon(
+        self,
+        entry: Entry,
+        place: str,
+        failed: Callable[[Exception], None],
+        outcome: KeptOutcome | None = None,
+    ) -> bool:
+        """As `finish_all`, ahead of all later commands, without waiting; return whether it could be
         queued.
         """
-        return self.redis.post(_struck(entry, place), failed)
+        commands = _struck(entry, place)
+        if outcome is not None:
+            commands.append(_kept(entry, place, outcome))
+        return self.redis.post(commands, failed)
 
     async def end(
-        self, entry: Entry, place: str, fence: Fence, outcome: Outcome | None, tell: str
+        self, entry: Entry, place: str, fence: Fence, outcome: KeptOutcome | None, tell: str
     ) -> bool:
         """Strike an entry of a shared journal whose run has ended, and keep its outcome with its
         id, in one step; `tell` a host of it (if not empty). Return whether nobody listened there.
@@ -179,25 +196,38 @@ class Journal:
         keys = (
             stream_key(entry.account, entry.app, part),
             begun_key(entry.account, entry.app, part),
-            _seen_key(entry),
+            seen_key(entry),
         )
         text = b"" if outcome is None else msgspec.json.encode(outcome)
         args = (raw, text, tell, told_end(entry, place, outcome))
         call = self._end.call_fenced(keys, args, fence.key, fence.owner)
         return bool(await self.redis.execute(*call) == 0)
 
-    async def ends(self, entries: Sequence[tuple[Entry, str]]) -> list[tuple[bool, Outcome | None]]:
-        """Look whether entries at these places have ended, and how, as far as that is known."""
+    async def ends(
+        self, entries: Sequence[tuple[Entry, str]]
+    ) -> list[tuple[bool, KeptOutcome | None]]:
+        """Look whether entries at these places have ended, and how, as far as that is known; of
+        what the store refuses, it is not.
+        """
         commands = list[Command]()
         for entry, place in entries:
             part, raw = split_place(place)
             stream = stream_key(entry.account, entry.app, part)
-            commands += [("GET", _seen_key(entry)), ("XRANGE", stream, raw, raw)]
-        found = await self.redis.execute_many(commands) if commands else []
+            commands += [("GET", seen_key(entry)), ("XRANGE", stream, raw, raw)]
+        found = await self.redis.attempt(commands) if commands else []
         return [
-            (not there, _outcome_in(seen))
+            (False, None)
+            if isinstance(there, StoreError) or isinstance(seen, StoreError)
+            else (not there, _outcome((seen or b"").partition(b" ")[2]))
             for seen, there in zip(found[::2], found[1::2], strict=True)
         ]
+
+    @property
+    def connection(self) -> int:
+        """A number that is greater after each new connection to the store, which may be another
+        store then: one that lacks the newest of what the last had.
+        """
+        return self.redis.connection
 
     @property
     def me(self) -> str:
@@ -284,22 +314,43 @@ def begun_key(account: str, app: str, part: str = WHOLE) -> str:
     return account_key(account, "begun", app, *((part,) if part else ()))
 
 
-def told_end(entry: Entry, place: str, outcome: Outcome | None) -> bytes:
+def told_end(entry: Entry, place: str, outcome: KeptOutcome | None) -> bytes:
     """What the host that took an entry in is told when its run has ended."""
     return msgspec.json.encode(("ended", entry.account, entry.app, place, outcome))
 
 
-def _seen_key(entry: Entry) -> str:
+def seen_key(entry: Entry) -> str:
+    """The key of what its id became: its place, and its outcome."""
     return account_key(entry.account, "seen", entry.channel, entry.kind, entry.id)
 
 
-def _outcome_in(seen: bytes | None) -> Outcome | None:
-    """The outcome that `journal_end.lua` keeps with an id."""
-    text = (seen or b"").partition(b" ")[2]
+def _accepted(part: str, answer: Sequence[Any]) -> Accepted:
+    """Read an answer of journal_accept.lua."""
+    place, is_duplicate, *outcome = answer
+    place = whole_place(part, place.decode("utf-8", "replace"))
+    return Accepted(place, bool(is_duplicate), _outcome(outcome[0]) if outcome else None)
+
+
+def _outcome(text: bytes) -> KeptOutcome | None:
+    """Read an outcome that is kept with an id."""
     try:
-        return msgspec.json.decode(text, type=Outcome) if text else None
-    except msgspec.MsgspecError:
+        return msgspec.json.decode(text, type=KeptOutcome) if text else None
+    except (ValueError, RecursionError):
         return None
+
+
+def outcome_of(told: Any) -> KeptOutcome | None:
+    """Read an outcome as another server tells it; None if it is none."""
+    try:
+        return msgspec.convert(told, KeptOutcome)
+    except msgspec.ValidationError:
+        return None
+
+
+def _kept(entry: Entry, place: str, outcome: KeptOutcome) -> Command:
+    """Keep an outcome with the id of its entry, for as long as that is remembered."""
+    text = b"%b %b" % (place.encode(), msgspec.json.encode(outcome))
+    return ("SET", seen_key(entry), text, "XX", "KEEPTTL")
 
 
 def _counted(part: str, flat: Sequence[bytes]) -> dict[str, int]:

@@ -12,6 +12,11 @@ def account_key(account: str, *parts: str) -> str:
     return ":".join((f"jsbox:{{{account}}}", *parts))
 
 
+def prefix_of(account: str) -> str:
+    """What every key of an account begins with, for the scripts that touch several."""
+    return account_key(account, "")
+
+
 def channel_key(channel: str, *parts: str) -> str:
     """A key of a channel. The colon keeps its tag apart from every account's."""
     return ":".join((f"jsbox:{{channel:{channel}}}", *parts))

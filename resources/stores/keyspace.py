@@ -63,10 +63,15 @@ class Quota:
 
 @frozen
 class Keyspace:
-    """The key-value stores of all accounts. Every method may raise `redis.StoreError`."""
+    """The key-value stores of all accounts. Every method may raise `redis.StoreError`.
+
+    Attributes:
+        full: When the newest write of an account was refused for its quota, and why.
+    """
 
     redis: Redis
     room: Room = field(factory=Room)
+    full: dict[str, tuple[float, str]] = field(factory=dict, init=False)
     _set: Script = field(factory=lambda: script("kv_set"), init=False)
     _incr: Script = field(factory=lambda: script("kv_incr"), init=False)
     _delete: Script = field(factory=lambda: script("kv_delete"), init=False)
@@ -92,7 +97,7 @@ class Keyspace:
             self._set, script_keys(account, name), name, value, lifetime, *limits
         )
         if code != _STORED:
-            raise KeyspaceFull(Warn(warn), is_bytes=code == _TOO_MANY_BYTES)
+            raise self._full(account, warn, code)
         return Warn(warn)
 
     async def incr(self, account: str, name: str, amount: int, quota: Quota) -> tuple[int, Warn]:
@@ -110,16 +115,18 @@ class Keyspace:
         if code == _NO_INTEGER:
             raise NotAnInteger(value.decode().removeprefix("ERR "))
         if code != _STORED:
-            raise KeyspaceFull(Warn(warn), is_bytes=code == _TOO_MANY_BYTES)
+            raise self._full(account, warn, code)
         return int(value), Warn(warn)
+
+    def _full(self, account: str, warn: int, code: int) -> KeyspaceFull:
+        """The error of a write for which there is no room, which is noted."""
+        full = KeyspaceFull(Warn(warn), is_bytes=code == _TOO_MANY_BYTES)
+        self.full[account] = (trio.current_time(), str(full))
+        return full
 
     async def delete(self, account: str, name: str) -> bool:
         """Delete a key; return whether it existed."""
         return bool(await self.redis.run(self._delete, script_keys(account, name)[:4], name))
-
-    async def bytes_of(self, account: str) -> int:
-        """How many bytes the names and values of an account have, as far as counted."""
-        return int(await self.redis.execute("GET", account_key(account, "kvbytes")) or 0)
 
     async def keep_counting(self, accounts: Callable[[], Iterable[str]]) -> None:
         """Count, in the background, what accounts stored before bytes were counted. Runs for ever:

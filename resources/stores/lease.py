@@ -1,7 +1,7 @@
 """The lease of a store that several servers can reach: only the one that holds it works on it.
 
-The lease is a key that expires. Its holder renews it three times as often; a server that dies
-leaves it to run out. Who took it last is a second key, which stays: a server that was away (frozen,
+The lease is a key that expires. Its holder renews it three times per lease; that of a server that
+dies runs out. Who took it last is a second key, which stays: a server that was away (frozen,
 or cut off) learns from it whether another had the store meanwhile, even if that one has gone.
 
 A past holder cannot write: its client asks `is_open` before each batch, and over each new
@@ -27,9 +27,9 @@ import trio
 from attrs import define, field, frozen
 
 from ..fence import fence
-from .direct import Command
 from .gate import boot_time
 from .redis import Redis, StoreError, open_redis
+from .resp import Command
 from .scripts import script
 
 LEASE, LAST = "jsbox:lease", "jsbox:{jsbox:lease}:last"  # the tag keeps both on one node
@@ -110,7 +110,7 @@ class Lease:
 
     @property
     def was_taken(self) -> bool:
-        """Whether we have taken it, some time."""
+        """Whether we have ever taken it."""
         return self._held.is_set()
 
     @property

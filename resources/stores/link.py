@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import redis
-from attrs import define, field
+from attrs import define, field, frozen
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .direct import (
+from .errors import code_of
+from .resp import (
     EXCHANGE_TIMES,
     READ,
     Answers,
     Command,
-    Direct,
     ErrorAnswer,
     NotSent,
-    direct,
     forgotten,
     is_readable,
     pack,
     socket_of,
 )
-from .errors import code_of
 from .scripts import all_scripts, in_full
+
+if TYPE_CHECKING:
+    from .direct import Direct
 
 SOCKET_SECONDS = 5.0  # to connect, and for each answer: a server that hangs counts as gone
 
 NOT_YET = frozenset({"LOADING", "MASTERDOWN", "BUSY", "NOAUTH"})
 """Codes of a server that answers but takes no commands yet: it counts as not connected, and
 connecting is retried."""
+
+_RUN_ID = re.compile(rb"^run_id:(\w+)\r?$", re.MULTILINE)
 
 
 class Link(Protocol):
@@ -53,13 +57,18 @@ class Link(Protocol):
             packed: The same as bytes, if the caller has them.
 
         Raises:
-            direct.NotSent: The connection was gone before anything was sent.
+            resp.NotSent: The connection was gone before anything was sent.
             redis.RedisError, OSError: The connection broke, or the server does not answer.
         """
 
     def direct(self) -> Direct | None:
         """Hand the connection over for use without a thread; None if it needs one (a cluster, TLS).
         Afterwards `exchange` must not be called.
+        """
+
+    def can_write(self, key: str) -> bool | None:
+        """Whether writes to a key have a chance, if that depends on the key: the node that has it
+        is neither lost nor refuses all. None if there is one server. Can be called from any thread.
         """
 
     def close(self) -> None:
@@ -71,15 +80,32 @@ class Link(Protocol):
         """
 
 
+@frozen
+class Place:
+    """A connection as its server knows it.
+
+    Attributes:
+        server: One start of a server; empty if it does not say.
+        client: The number of the connection there.
+    """
+
+    server: bytes = b""
+    client: int = 0
+
+
 @define
 class NodeLink:
     """One connection to one server. `seconds` bounds each answer, and connecting unless
     `connect_seconds` does.
+
+    Attributes:
+        last: The newest connection that was made.
     """
 
     url: str
     seconds: float = SOCKET_SECONDS
     connect_seconds: float | None = None
+    last: Place = Place()
     _connection: Any = field(default=None, init=False)
     _abandoned: bool = field(default=False, init=False)
 
@@ -89,7 +115,9 @@ class NodeLink:
         return self._connection is not None
 
     def connect(self) -> None:
-        """Connect, and load the scripts."""
+        """Connect, load the scripts, and make sure that nothing comes any more over the connection
+        before.
+        """
         if self._connection is None:
             options: dict[str, Any] = {
                 "socket_timeout": self.seconds,
@@ -102,6 +130,7 @@ class NodeLink:
             try:
                 connection.connect()
                 self._load_scripts(connection)
+                self._end_last(connection)
             except BaseException:
                 connection.disconnect()
                 raise
@@ -116,6 +145,22 @@ class NodeLink:
             if isinstance(answer, ErrorAnswer) and code_of(str(answer)) in NOT_YET:
                 raise redis.ConnectionError(str(answer))
 
+    def _end_last(self, connection: Any) -> None:
+        """Have the server drop the connection before, if it still has it: a store that hung, or a
+        network, may hold commands that were sent over it. They count as failed; carried out after
+        those that come now, they would undo what succeeds.
+        """
+        asked: list[Command] = [("CLIENT", "ID"), ("INFO", "server")]
+        number, about = self._pipeline(connection, pack(asked), len(asked))
+        found = _RUN_ID.search(about) if isinstance(about, bytes) else None
+        if not isinstance(number, int) or found is None:
+            return  # it may not say so
+        place = Place(found[1], number)
+        if self.last.server == place.server:
+            kill = pack([("CLIENT", "KILL", "ID", self.last.client)])
+            self._pipeline(connection, kill, 1)  # if we may
+        self.last = place
+
     def exchange(self, commands: Sequence[Command], packed: bytes | None = None) -> list[Any]:
         """Send all, then read all. Scripts that the server no longer knows are sent again in full,
         after the other commands.
@@ -125,7 +170,7 @@ class NodeLink:
             raise NotSent("there is no connection")
         plain = socket_of(connection)
         # Over TLS, readable data need not be an answer.
-        if plain is None or (not isinstance(plain, ssl.SSLSocket) and is_readable(plain)):
+        if plain is None or (not isinstance(plain, ssl.SSLSocket) and is_readable(plain.fileno())):
             raise NotSent("the server closed the connection")
         answers = self._pipeline(connection, packed or pack(commands), len(commands))
         again = forgotten(commands, answers)
@@ -160,7 +205,12 @@ class NodeLink:
 
     def direct(self) -> Direct | None:
         """The socket itself."""
+        from .direct import direct  # a process without an event loop never asks
+
         return direct(self._connection, self.seconds)
+
+    def can_write(self, key: str) -> None:  # Link's
+        """None: there is one server."""
 
     def close(self) -> None:
         """Close the socket."""

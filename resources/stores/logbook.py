@@ -15,9 +15,9 @@ import trio
 from attrs import define, field, frozen
 
 from ..text import clean
-from .direct import Command
 from .keys import account_key
 from .redis import Redis
+from .resp import Command
 from .room import Room
 
 ENTRY_MAX = 16 << 10  # characters of one message; the rest is replaced by a note
@@ -33,12 +33,15 @@ LEVELS = {
 }
 
 
-class LogEntry(msgspec.Struct, frozen=True):
-    """One entry of an app's log: UTC ISO time with its Z, name of the level, message."""
+class LogEntry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One entry of an app's log: UTC ISO time with its Z, name of the level, message; and the
+    server that wrote it, if several share the work.
+    """
 
     time: str
     level: str
     message: str
+    host: str = ""
 
 
 @define(eq=False)
@@ -68,10 +71,8 @@ class Follower:
                 self._size -= len(entry.message)
                 yield entry
             if self._missed:
-                missed, self._missed = self._missed, 0
-                yield LogEntry(
-                    _now(), "MISSED", f"{missed} entries came faster than they were read"
-                )
+                count, self._missed = self._missed, 0
+                yield missed(f"{count} entries came faster than they were read")
             if not self._entries:
                 await self._bell.park()
 
@@ -103,11 +104,13 @@ class Pen:
 @frozen
 class Logbook:
     """The logs of all apps. Each of `listeners` is called with the account, the app and each new
-    entry; it must not wait and must not raise.
+    entry of this server; it must not wait and must not raise. `host`: the name of this server, if
+    several share the work.
     """
 
     redis: Redis
     room: Room = field(factory=Room)
+    host: str = ""
     # entries since the start, by app and level
     counts: Counter[tuple[str, str]] = field(factory=Counter, init=False)
     listeners: list[Callable[[str, str, LogEntry], None]] = field(factory=list, init=False)
@@ -131,7 +134,7 @@ class Logbook:
         message = clean(message)
         if len(message) > ENTRY_MAX:
             message = f"{message[:ENTRY_MAX]}... [{len(message) - ENTRY_MAX} more characters]"
-        entry = LogEntry(_now(), LEVELS.get(level, f"Level {level}"), message)
+        entry = LogEntry(_now(), LEVELS.get(level, f"Level {level}"), message, self.host)
         self.counts[app, LEVELS.get(level, "other")] += 1
         book = self._book(account, app)
         for follower in book.followers:
@@ -151,11 +154,20 @@ class Logbook:
         texts = await self.redis.execute(
             "LRANGE", self._book(account, app).key, start, start + limit - 1
         )
-        return [_read(text) for text in texts]
+        return [self.read(text) for text in texts]
+
+    @staticmethod
+    def read(text: bytes) -> LogEntry:
+        """Read an entry as it is stored, whatever it is."""
+        return _read(text)
+
+    def key(self, account: str, app: str) -> str:
+        """The list of an app's entries, newest first."""
+        return self._book(account, app).key
 
     @contextmanager
     def follow(self, account: str, app: str) -> Iterator[Follower]:
-        """A live tail from now on."""
+        """A live tail of what this server writes, from now on."""
         followers = self._book(account, app).followers
         follower = Follower()
         followers.append(follower)
@@ -177,8 +189,13 @@ def _read(text: bytes) -> LogEntry:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # somebody else has written it
         return LogEntry("", LEVELS[logging.ERROR], f"[this entry cannot be read: {error}]")
     if entry.time and not entry.time.endswith("Z"):  # an earlier version wrote it
-        return LogEntry(f"{entry.time}Z", entry.level, entry.message)
+        return msgspec.structs.replace(entry, time=f"{entry.time}Z")
     return entry
+
+
+def missed(text: str) -> LogEntry:
+    """What stands for entries that a reader has missed."""
+    return LogEntry(_now(), "MISSED", text)
 
 
 def _not_kept(error: Exception) -> None:
@@ -186,4 +203,5 @@ def _not_kept(error: Exception) -> None:
 
 
 def _now() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # half of what strftime takes
+    return f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"

@@ -15,7 +15,7 @@ from attrs import define, field, frozen
 
 from ..fence import fence
 from .graphite import Bucket, Graphite, Target, Values
-from .redis import Redis, StoreError
+from .redis import Redis, StoreError, StoreRefused
 from .scripts import script
 
 DUE = "jsbox:{metrics}:due"  # stretches of time that are to be sent (sorted set, by their end)
@@ -23,7 +23,7 @@ GRACE = 3.0  # seconds after its end that a server may still add to one
 AT_ONCE = 200  # metrics in one step
 PARTS_MAX = 500  # that wait for the store
 KEPT = 3600  # seconds that what nobody has sent is kept
-TICK = 1.0
+TICK = 1.0  # seconds between two looks
 
 log = logging.getLogger(__name__)
 
@@ -94,11 +94,14 @@ class MetricSums:
 
     async def _send(self) -> None:
         for key in await self._redis.execute("ZRANGE", DUE, "-inf", time.time(), "BYSCORE"):
-            flat = await self._redis.execute("HGETALL", key)
-            found = _read(key.decode())
-            if found is not None:
-                target, start = found
-                self._graphite.put(target, list(_lines(flat, start)))
+            try:
+                flat = await self._redis.execute("HGETALL", key)
+                found = _read(key.decode())
+                if found is not None:
+                    target, start = found
+                    self._graphite.put(target, list(_lines(flat, start)))
+            except (StoreRefused, ValueError) as error:  # others are sent all the same
+                log.warning("metrics in %.100r cannot be read, and are dropped: %s", key, error)
             # What is added later replaces what was sent: so the hash stays until it expires.
             await self._redis.execute("ZREM", DUE, key)
 

@@ -93,8 +93,8 @@ class OptOuts:
 
     async def page(self, account: str, cursor: int, size: int) -> tuple[list[Row], int | None]:
         """About `size` opt-outs, and the cursor of the next page; None after the last one. The
-        first cursor is 0. One that is there all the time comes once, or more often; one that cannot
-        be read, since another program has written it, is left out, and the log says so.
+        first cursor is 0. One that is there throughout is returned at least once. One that cannot
+        be read, because another program wrote it, is left out and logged.
         """
         after, flat = await self.redis.execute("HSCAN", _hash(account), cursor, "COUNT", size)
         rows = []

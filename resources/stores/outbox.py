@@ -2,9 +2,9 @@
 client has acknowledged it. There is one Redis stream per channel; a message's delivery number is
 its place in the stream.
 
-If several servers share the work, each has an outbox of its own for every channel, beside one that
-is no server's. A message goes into that of a server which is connected to the channel: the one that
-took in what it replies to, if that is. Else it waits in no server's, until one of them takes it.
+If several servers share the work, each has an outbox of its own for every channel, beside a common
+one. A message goes into that of a server which is connected to the channel, preferably the server
+that took in the message it replies to. While none is connected, it waits in the common outbox.
 
 After a store went back in time (a failover to a lagging replica, a restart without persistence,
 FLUSHALL), no number that this process has seen is used again: each post names the newest one known,
@@ -13,19 +13,19 @@ and the store continues after it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 from zlib import crc32
 
 import msgspec
 from attrs import field, frozen
 
-from .direct import Command
 from .fencing import current_fence
 from .identity import MessageIds, Sender
 from .keys import channel_key
 from .parcels import OutboxFull, Page, Parcel, Posted, Slot, Struck, Waiting, made, parcel_of
 from .redis import Redis
+from .resp import Command
 from .room import Room
 from .scripts import Script, script
 from .statistics import Statistics
@@ -256,22 +256,56 @@ class Outbox:
         else:
             await self.redis.execute("HDEL", key, self.host)
 
+    async def remind(self, channel: str, kind: str) -> None:
+        """A store that went back in time may have forgotten that we are connected to a channel, and
+        which numbers others have used in our outbox: see to both.
+        """
+        await self.say_taker(channel, kind)
+        newest = self._newest.get(channel, 0)
+        await self.redis.run(script("outbox_raise"), self._own(channel, "posted"), newest)
+
     async def takers(self, channel: str) -> list[str]:
         """The hosts that are connected to a channel for messages to anybody."""
         flat = await self.redis.execute("HGETALL", channel_key(channel, "takers"))
-        return [host.decode() for host, kind in zip(flat[::2], flat[1::2], strict=True)
-                if kind == b"g"]  # fmt: skip
+        return [
+            host.decode("utf-8", "replace")
+            for host, kind in zip(flat[::2], flat[1::2], strict=True)
+            if kind == b"g"
+        ]
+
+    async def all_takers(self, channel: str) -> list[str]:
+        """The hosts that are said to be connected to a channel, for whatever messages."""
+        found = await self.redis.execute("HKEYS", channel_key(channel, "takers"))
+        return [host.decode("utf-8", "replace") for host in found]
 
     async def take_over(self, channel: str) -> int:
-        """Move what waits in no server's outbox into ours; return how many messages."""
+        """Move what waits in the common outbox into ours; return how many messages."""
         return await self._move_all(channel, "", self.host)
 
-    async def leave(self, channel: str, host: str) -> int:
-        """Have what waits in a host's outbox wait in no server's, and the host be no taker; return
-        how many messages.
+    async def leave(self, channel: str, host: str, to: str = "") -> int:
+        """Move a host's waiting messages to the common outbox, or to that of another host, and
+        remove the host from the takers; return how many messages were moved.
         """
         await self.redis.execute("HDEL", channel_key(channel, "takers"), host)
-        return await self._move_all(channel, host, "")
+        return await self._move_all(channel, host, to)
+
+    async def forget(self, channels: Collection[str], host: str) -> None:
+        """Delete what is left of the outboxes of a host that is dead, and whose messages others
+        have: its numbers begin anew if it comes back.
+        """
+        names = ("out", "posted", "size", "handed", "attempts")
+        commands = [
+            script("outbox_forget").call(
+                [
+                    channel_key(channel, "takers"),
+                    *(channel_key(channel, name, host) for name in names),
+                ],
+                host,
+            )
+            for channel in channels
+        ]
+        if commands:
+            await self.redis.execute_many(commands)
 
     async def _move_all(self, channel: str, source: str, target: str) -> int:
         names = ("out", "size", "handed", "attempts")

@@ -1,8 +1,8 @@
 """Partitions of the apps' journals, which several servers share: each has one owner at a time.
 
 An entry's partition follows from its lane, so a user's messages are all in one, and stay in order.
-Without sharing there is one, with the name "". A store that was shared keeps what is in that one
-from before; the servers that share it take it on like any other.
+Without sharing there is one, with the name "". Entries from before sharing stay in it, and the
+servers that share the store own it like any other partition.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Part:
 
 
 @frozen
-class Turn:
+class ChannelTurn:
     """What one server at a time does for a channel: it takes in what waits at a broker."""
 
     channel: str
@@ -53,7 +53,7 @@ class Turn:
         return channel_key(self.channel, "owner")
 
 
-class Owned(Protocol):
+class Ownable(Protocol):
     """What has one owner at a time."""
 
     @property
@@ -75,7 +75,7 @@ class Taken:
 
 
 def parts_of(account: str, app: str, count: int) -> list[Part]:
-    """The partitions of an app's journal, with that of a time when it was not shared."""
+    """The partitions of an app's journal, including the unnamed one from before sharing."""
     return [Part(account, app, name) for name in (WHOLE, *map(str, range(count)))]
 
 
@@ -124,7 +124,7 @@ class Ownership:
     redis: Redis
     me: str
 
-    async def take(self, wanted: Sequence[tuple[Owned, bytes]]) -> list[Taken | StoreError]:
+    async def take(self, wanted: Sequence[tuple[Ownable, bytes]]) -> list[Taken | StoreError]:
         """Take partitions, each unless another has it, or from an owner that is known to be dead
         (else b""). What the store already says is ours is taken anew, with the next epoch: the
         answer may have been lost. An error of the store may be the answer about one.
@@ -139,7 +139,12 @@ class Ownership:
             answers += [one if isinstance(one, StoreError) else _taken(one) for one in found]
         return answers
 
-    async def give(self, part: Owned, owner: bytes) -> None:
+    async def owners(self, parts: Sequence[Ownable]) -> list[bytes]:
+        """Who owns each partition; empty if nobody does, or that cannot be seen."""
+        found = await self.redis.attempt([("GET", part.owner_key) for part in parts])
+        return [one if isinstance(one, bytes) else b"" for one in found]
+
+    async def give(self, part: Ownable, owner: bytes) -> None:
         """Give a partition back that we own as this owner."""
         await self.redis.run(script("partition_give"), (part.owner_key,), owner)
 

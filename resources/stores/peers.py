@@ -7,18 +7,23 @@ What a server says of itself is in the hash `jsbox:hosts`, until what it left is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from attrs import frozen
 
-from .direct import Command
+from ..text import visible
 from .lease import Holder, end_connections, keys_of_host, read_holder
-from .redis import Redis
+from .redis import Redis, StoreError, Unavailable
+from .resp import Command
 from .scripts import script
 
 HOSTS = "jsbox:hosts"
+ID = re.compile(rb"[0-9A-Za-z_-]{1,64}")  # of a host
+TEXT_MAX = 200  # characters of what another server says of itself
+TEXTS = ("name", "admin", "config", "version")
 PARTITIONS = "jsbox:partitions"  # how many each journal has, fixed by the first server
 
 
@@ -42,13 +47,27 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     takes: bool = True
 
+    def is_of(self, host: str, holder: Holder) -> bool:
+        """Whether it is what the process says that holds the lease of a host."""
+        return self.id == host and bool(self.process) and self.process == holder.nonce
+
 
 @frozen
 class Seen:
-    """The servers as they were at one look: those that live, and the ids of the others."""
+    """The servers as they were at one look.
+
+    Attributes:
+        alive: Those that live, by id.
+        gone: The ids of those that do not.
+        unknown: The ids of those of which nobody knows: a node of the cluster is lost.
+        partitions: How many each journal has, as text: "" if the store has forgotten it; None if it
+            does not say.
+    """
 
     alive: Mapping[str, Record]
-    gone: tuple[str, ...]
+    gone: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    partitions: str | None = None
 
 
 @frozen
@@ -58,36 +77,48 @@ class Peers:
     redis: Redis
     ours: Holder
 
-    async def fix_partitions(self, count: int) -> int:
-        """Return how many partitions each journal has; we are the first: `count`."""
+    async def fix_partitions(self, count: int) -> str:
+        """Return how many partitions each journal has, as it stands in the store; the first server
+        to ask sets `count`.
+        """
         _, found = await self.redis.execute_many(
             [("SET", PARTITIONS, count, "NX"), ("GET", PARTITIONS)]
         )
-        return int(found)
+        return _shown(found)
 
     async def say(self, record: Record) -> None:
         """Say something of ourselves."""
         await self.redis.execute("HSET", HOSTS, record.id, msgspec.json.encode(record))
 
     async def look(self) -> Seen:
-        """Look who lives."""
-        flat = await self.redis.execute("HGETALL", HOSTS)
-        records = {key.decode(): text for key, text in zip(flat[::2], flat[1::2], strict=True)}
+        """Look who lives. What is no server's, whoever wrote it there, is passed over."""
+        asked: list[Command] = [("HGETALL", HOSTS), ("GET", PARTITIONS)]
+        flat, partitions = await self.redis.attempt(asked)
+        if isinstance(flat, StoreError):
+            raise flat
+        rows = zip(flat[::2], flat[1::2], strict=True)
+        records = {key.decode(): _record(text) for key, text in rows if ID.fullmatch(key)}
         leases: list[Command] = [("GET", keys_of_host(host)[0]) for host in records]
-        found = await self.redis.execute_many(leases) if leases else []
-        alive, gone = dict[str, Record](), list[str]()
-        for (host, text), lease in zip(records.items(), found, strict=True):
-            record = _record(text)
-            if lease is None:
+        found = await self.redis.attempt(leases) if leases else []
+        alive, gone, unknown = dict[str, Record](), list[str](), list[str]()
+        for (host, record), lease in zip(records.items(), found, strict=True):
+            if isinstance(lease, Unavailable):
+                unknown.append(host)
+            elif lease is None:
                 gone.append(host)
-            elif record.process == read_holder(lease).nonce:  # else it starts, or is dead
-                alive[host] = record
-        return Seen(alive, tuple(gone))
+            elif isinstance(lease, bytes) and record.is_of(host, read_holder(lease)):
+                alive[host] = record  # else it starts, or is dead
+        said = None if isinstance(partitions, StoreError) else _shown(partitions or b"")
+        return Seen(alive, tuple(gone), tuple(unknown), said)
 
     async def lives(self, host: str, process: str) -> bool:
         """Whether a process has the lease of its host."""
         lease = await self.redis.execute("GET", keys_of_host(host)[0])
         return lease is not None and read_holder(lease).nonce == process
+
+    async def is_back(self, host: str) -> bool:
+        """Whether a host has a lease again that was declared dead."""
+        return await self.redis.execute("GET", keys_of_host(host)[0]) is not None
 
     async def bury(self, host: str) -> bool:
         """Declare a host dead, and end its connections; return whether it was: it may have come
@@ -108,6 +139,15 @@ class Peers:
         """Forget a host whose remains are cleared away."""
         await self.redis.execute("HDEL", HOSTS, host)
 
+    async def now(self) -> float:
+        """The time of the store, which is the same for all of them: seconds since 1970."""
+        seconds, micros = await self.redis.execute("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+    async def tell(self, host: str, what: Any) -> None:
+        """Tell a server something (`inbox.py`), and wait until the store has passed it on."""
+        await self.redis.execute("PUBLISH", channel_of(host), msgspec.json.encode(what))
+
     def tell_soon(self, host: str, what: Any) -> None:
         """Tell a server something (`inbox.py`); what is lost on the way, it finds out later."""
         self.redis.post([("PUBLISH", channel_of(host), msgspec.json.encode(what))], _untold)
@@ -120,10 +160,16 @@ def channel_of(host: str) -> str:
 
 def _record(text: bytes) -> Record:
     try:
-        return msgspec.json.decode(text, type=Record)
-    except msgspec.MsgspecError:
+        found = msgspec.json.decode(text, type=Record)
+    except (ValueError, RecursionError):
         return Record()
+    cleaned = {name: visible(getattr(found, name))[:TEXT_MAX] for name in TEXTS}
+    return msgspec.structs.replace(found, **cleaned)
+
+
+def _shown(text: bytes) -> str:
+    return visible(text.decode("utf-8", "replace"))[:TEXT_MAX]
 
 
 def _untold(_: Exception) -> None:
-    """Nothing: see `tell_soon`."""
+    """Do nothing: see `tell_soon`."""

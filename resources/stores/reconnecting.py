@@ -9,14 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from attrs import define, field
 
 from ..fence import note
-from .direct import Command, Direct
 from .link import Link, words_of
+from .resp import Command
+
+if TYPE_CHECKING:
+    from .direct import Direct
 
 BACKOFF = (0.05, 1.0)  # seconds between attempts to connect: first, most
 AGAIN = (1.0, 30.0)  # seconds between new connections to a server that refuses all: first, most
@@ -120,6 +123,17 @@ class Reconnecting:
         return await trio.to_thread.run_sync(
             self._link.exchange, commands, packed, limiter=self._thread
         )
+
+    def can_write(self, key: str) -> bool | None:
+        """Whether writes to a key have a chance, as `Link.can_write` has it."""
+        return self.is_up and self._link.can_write(key)
+
+    def end_overdue(self) -> None:
+        """End an exchange that has waited too long for the server; to be called now and then. One
+        in a thread ends by itself.
+        """
+        if self._direct is not None:
+            self._direct.end_overdue()
 
     async def pause_if_new(self) -> None:
         """After a connection that failed at once: pause, so that no loop spins."""

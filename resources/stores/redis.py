@@ -31,15 +31,17 @@ import trio
 from attrs import define, field
 from outcome import Error
 
-from ..fence import keep_running, note
+from ..clock import clock
+from ..fence import note
+from ..forever import keep_running
 from .condition import Condition, RedisStatistics
-from .direct import Command, ErrorAnswer, Lost, NotSent, pack
-from .errors import FENCED, Fenced, NotEncodable, StoreError, StoreRefused, Unavailable
+from .errors import NotEncodable, StoreError, StoreRefused, Unavailable
 from .fencing import call_for_run
 from .gate import Gate, OpenGate, boot_time
 from .link import words_of
 from .links import link_to
 from .reconnecting import Reconnecting
+from .resp import Command, NotSent, pack
 from .scripts import Script
 from .waiting import Line, Posted, Waiting, settle_all
 
@@ -60,12 +62,9 @@ WAITING_BYTES = 64 << 20  # of commands waiting; beyond it, the next is refused
 POSTED_MAX = 1000  # commands waiting; beyond it, `is_at_hand` is False and callers wait instead
 PATIENCE = 5.0  # seconds that a caller waits for a connection
 FLUSH_SECONDS = 1.0  # that closing waits for what was posted
-TICK = 1.0  # seconds between two checks of an idle connection, and of standing refusals
+TICK = 1.0  # seconds between two checks of the connection, and of standing refusals
 REPLICAS_SECONDS = 1.0  # that a batch waits for replicas
 GATE_PAUSE = 0.25  # seconds until a closed gate is asked again
-
-MOVE_ON = frozenset({"READONLY", "LOADING", "MASTERDOWN", "NOAUTH", "WRONGPASS"})
-"""Codes after which to reconnect: the address may lead to another server by now."""
 
 PROBE: Command = ("SET", "jsbox:probe", "1", "PX", 1000)  # refused whenever other writes are
 
@@ -89,6 +88,7 @@ class Redis:
     _is_closed: bool = field(default=False, init=False)
     _is_busy: bool = field(default=False, init=False)  # a batch is on its way
     _condition: Condition = field(factory=Condition, init=False)
+    _now: Callable[[], float] = field(factory=clock, init=False)
     _batches: int = field(default=0, init=False)
     _commands: int = field(default=0, init=False)
 
@@ -140,10 +140,10 @@ class Redis:
             return []
         if self._is_full():
             raise Unavailable(self._why_full(), sent=False)
-        waiting = Waiting(commands, packed, trio.current_time(), trio.lowlevel.current_task())
+        waiting = Waiting(commands, packed, self._now(), trio.lowlevel.current_task())
         waiting.is_replicated = is_replicated and self._replicas > 0
         self._line.put(waiting)
-        self._bell.unpark()
+        self._ring()
 
         def abort(_: Any) -> trio.lowlevel.Abort:
             waiting.task = None
@@ -153,9 +153,34 @@ class Redis:
         return results
 
     @property
+    def connection(self) -> int:
+        """How often the connection was made."""
+        return self._connection.count
+
+    @property
     def is_at_hand(self) -> bool:
         """Whether the connection stands and few commands wait."""
         return self._connection.is_up and not self._why_shut and len(self._line.queue) < POSTED_MAX
+
+    def is_usable(self, key: str) -> bool:
+        """Whether writes to a key have a chance, as far as known: the connection stands, and the
+        server, or the node that has the key, does not refuse them all. True before first use.
+        """
+        if not self._connection.count:
+            return True
+        if not self._connection.is_up or self._why_shut:
+            return False
+        if (of_node := self._connection.can_write(key)) is not None:
+            return of_node
+        return not self._condition.refuses_writes
+
+    async def try_out(self, key: str) -> None:
+        """Write to a key to which writes had no chance, so that `is_usable` knows whether they have
+        by now; it lasts a second. Raises as `execute` does.
+        """
+        if self._connection.is_up and not self._why_shut and not self.is_usable(key):
+            await self.execute("SET", key, *PROBE[2:])
+            self._condition.proved()
 
     def post(self, commands: Sequence[Command], failed: Callable[[Exception], None]) -> bool:
         """Queue some commands without waiting for them; `failed` is called with the first error.
@@ -170,9 +195,13 @@ class Redis:
         if self._is_full():
             return False
         if packed:
-            self._line.put(Posted(commands, packed, trio.current_time(), failed))
-            self._bell.unpark()
+            self._line.put(Posted(commands, packed, self._now(), failed))
+            self._ring()
         return True
+
+    def _ring(self) -> None:
+        if self._bell:  # else the pump is at work: it looks before it rests
+            self._bell.unpark()
 
     async def flush(self) -> None:
         """Wait until everything posted so far has run; return at once if there is no connection."""
@@ -219,6 +248,7 @@ class Redis:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(keep_running, "store", self._pump)
                 nursery.start_soon(keep_running, "store", self._watch)
+                nursery.start_soon(keep_running, "store", self._end_overdue)
 
     async def _pump(self) -> None:
         while True:
@@ -275,7 +305,10 @@ class Redis:
             self._batches += 1
             self._commands += len(commands)
             self._look_at(commands, results)
-            lacking = self._lacking(results[-1]) if awaited else None
+            lacking = None
+            if awaited:
+                now = time.monotonic()
+                lacking = self._condition.replicated(results[-1], self._replicas, now)
             settle_all(batch, results, lacking)
             if lacking is not None:
                 self._connection.announce()
@@ -297,46 +330,17 @@ class Redis:
                 batch.popleft().settle(Error(Unavailable(reason, sent=True)))
 
     def _look_at(self, commands: Sequence[Command], results: list[Any]) -> None:
-        """Replace errors among the answers by ours, and note what they say about the store."""
-        bad = [n for n, result in enumerate(results) if isinstance(result, Exception)]
-        if not self._condition.is_well:
-            refused = set(bad)
-            self._condition.succeeded(
-                command for n, command in enumerate(commands) if n not in refused
-            )
-        moves_on, is_unknown = "", False
-        now = time.monotonic()
-        for n in bad:
-            error = results[n]
-            if isinstance(error, ErrorAnswer):
-                refusal = results[n] = StoreRefused(str(error))
-                if refusal.code == FENCED:
-                    results[n] = Fenced(str(error))
-                    continue
-                self._condition.refused(commands[n], refusal, now)
-                if refusal.code in MOVE_ON:
-                    moves_on = refusal.plain
-            else:
-                sent = error.sent if isinstance(error, Lost) else True
-                results[n] = Unavailable(words_of(error), sent=sent)
-                self._condition.unreachable(words_of(error), now)
-                is_unknown |= sent
-        if any(isinstance(results[n], Fenced) for n in bad):
+        """Replace errors among the answers by ours, and do what they ask for."""
+        found = self._condition.look_at(commands, results, time.monotonic())
+        if found is None:
+            return
+        if found.is_fenced:
             for call in self.on_fenced:
                 call()
-        if moves_on:
-            self._connection.move_on(moves_on)
-        if is_unknown:
+        if found.moves_on:
+            self._connection.move_on(found.moves_on)
+        if found.is_unknown:
             self._connection.announce()
-
-    def _lacking(self, answer: Any) -> Unavailable | None:
-        """What is wrong if too few replicas have a batch; `answer`: of WAIT."""
-        if isinstance(answer, int) and answer >= self._replicas:
-            return None
-        count = f"{answer} of {self._replicas} replicas" if isinstance(answer, int) else str(answer)
-        reason = f"too few replicas have it (redis.replicas): {count}"
-        self._condition.unreachable(reason, time.monotonic())
-        return Unavailable(reason, sent=True)
 
     def _put_back(self, batch: deque[Waiting | Posted], reason: str) -> None:
         """Requeue a batch of which nothing was sent: it waits for the next connection."""
@@ -364,6 +368,12 @@ class Redis:
                     await self.execute(*PROBE)
                     self._condition.proved()
 
+    async def _end_overdue(self) -> None:
+        """End exchanges that wait too long, for ever."""
+        while True:
+            await trio.sleep(TICK)
+            self._connection.end_overdue()
+
     def _close(self) -> None:
         """Refuse new commands, and release whoever waits for a server."""
         self._is_closed = True
@@ -378,7 +388,8 @@ class Redis:
 @asynccontextmanager
 async def open_redis(url: str, gate: Gate | None = None, replicas: int = 0) -> AsyncIterator[Redis]:
     """Open a client for a URL; it connects when first used, and sends nothing while `gate` is
-    closed. `replicas`: how many must have what `is_replicated`.
+    closed. `replicas`: how many replicas must confirm batches that are sent with
+    `is_replicated`.
     """
     client = Redis(Reconnecting(link_to(url)), gate or OpenGate(), replicas)
     working = trio.CancelScope(shield=True)  # until the end, also if we are cancelled

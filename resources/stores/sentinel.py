@@ -11,7 +11,7 @@ or the server refuses as a replica; either way the client connects again, and as
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import redis
@@ -19,10 +19,14 @@ from attrs import define, field, frozen
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from .direct import Command, Direct, ErrorAnswer, NotSent
-from .link import SOCKET_SECONDS, NodeLink, words_of
+from .link import SOCKET_SECONDS, NodeLink, Place, words_of
+from .resp import Command, ErrorAnswer, NotSent
+
+if TYPE_CHECKING:
+    from .direct import Direct
 
 PORT = 26379
+MALFORMED = "a host or port is malformed"  # Python's own text has what may be a password
 ASK_SECONDS = 2.0  # to connect to one Sentinel, and for its answer: the next may be well
 DOWN = frozenset({"s_down", "o_down", "disconnected"})  # flags of a master that does not answer
 OWN = ("sentinel_username", "sentinel_password")  # options
@@ -58,9 +62,12 @@ def parse(url: str) -> SentinelUrl:
     """Split a URL into its parts.
 
     Raises:
-        ValueError: It is not of this form; the text says why.
+        ValueError: It is not of this form; the text says why, and has nothing of the URL.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(MALFORMED) from None
     if parts.scheme not in ("redis+sentinel", "rediss+sentinel"):
         raise ValueError("it is not a URL of Sentinel")
     login, at, hosts = parts.netloc.rpartition("@")
@@ -80,12 +87,16 @@ def parse(url: str) -> SentinelUrl:
 
 
 def _host(text: str) -> tuple[str, int]:
-    parts = urlsplit(f"//{text}")
+    try:
+        parts = urlsplit(f"//{text}")
+        port = parts.port
+    except ValueError:
+        raise ValueError(MALFORMED) from None
     if not parts.hostname:
         raise ValueError("a host is missing: expected HOST[:PORT],HOST[:PORT] ...")
-    if parts.port == 0:
+    if port == 0:
         raise ValueError("a port is 0")
-    return parts.hostname, parts.port or PORT
+    return parts.hostname, port or PORT
 
 
 def master_url(url: str, seconds: float) -> str:
@@ -119,7 +130,8 @@ class SentinelLink:
             return
         parts = parse(self.url)
         host, port = self.ask(parts)
-        node = self._node = NodeLink(parts.master(host, port), self.seconds)
+        last = Place() if self._node is None else self._node.last
+        node = self._node = NodeLink(parts.master(host, port), self.seconds, last=last)
         if self._abandoned:
             raise redis.ConnectionError("the client is closed")
         node.connect()
@@ -174,6 +186,9 @@ class SentinelLink:
     def direct(self) -> Direct | None:
         """The socket itself."""
         return None if self._node is None else self._node.direct()
+
+    def can_write(self, key: str) -> None:  # Link's
+        """None: there is one master."""
 
     def close(self) -> None:
         """Close the connection."""

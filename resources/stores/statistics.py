@@ -21,10 +21,10 @@ from attrs import field, frozen
 
 from ..fence import fence
 from ..messages import moment_of
-from .direct import Command
 from .identity import Sender
-from .keys import account_key
+from .keys import account_key, prefix_of
 from .redis import Redis, StoreError, Unavailable
+from .resp import Command
 from .scripts import Script, script
 
 log = logging.getLogger(__name__)
@@ -36,11 +36,6 @@ STATUS = (
     "delivery_report_delivered",
 )  # fmt: skip
 SAMPLE_MAX = 7 * 86400  # seconds: the longest window of a throughput
-
-
-def prefix_of(account: str) -> str:
-    """What every key of an account begins with, for the scripts that touch several."""
-    return account_key(account, "")
 
 
 def second_of(timestamp: str) -> int:

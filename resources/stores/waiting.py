@@ -11,8 +11,8 @@ from attrs import define, field
 from outcome import Error, Value
 
 from ..fence import note
-from .direct import Command
 from .errors import Unavailable
+from .resp import Command
 
 Result = Value[list[Any]] | Error
 
@@ -115,7 +115,7 @@ def settle_all(
     Args:
         batch: The callers, in the order of their commands.
         results: Of all their commands; more may follow.
-        lacking: What those get instead whose commands replicas must have, if too few do.
+        lacking: The error for callers that need replication, if too few replicas confirmed.
     """
     end = 0
     while batch:

@@ -35,7 +35,7 @@ function bootstrap(find, startTimer, stopTimer, nextTick, print, version) {
     fd, isTTY: false, write(text) { print(level, String(text)); return true; },
   });
 
-  // Toolkits recognize Node by this object: q schedules with nextTick if it calls itself "process".
+  // Toolkits recognise Node by this object: q schedules with nextTick if it calls itself "process".
   const process = {
     nextTick: (fn, ...args) => { nextTick(() => fn(...args)); },
     env: {}, argv: [], execArgv: [], pid: 1, platform: 'linux', arch: 'x64',

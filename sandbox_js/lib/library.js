@@ -7,6 +7,7 @@ const path = require('node:path');
 const vm = require('node:vm');
 const { isBuiltin } = require('node:module');
 const { inspect, types: { isNativeError } } = require('node:util');
+const { bootstrap: bootstrapClasses, isClasses } = require('./classes');
 const { setClock } = require('./clock');
 const { bootstrap: bootstrapEvents } = require('./events');
 const { frozenOfHost } = require('./host');
@@ -16,6 +17,7 @@ const { BUNDLED_FILE, resolve: resolveFile } = require('./resolve');
 const { close, sealBuiltin } = require('./seal');
 const { isQueue, resetBuffer, resetOf } = require('./toolkits');
 const { createWatch } = require('./watch');
+const { withYoungFunctions } = require('./young');
 
 const ROOT = path.dirname(__dirname);
 const BEFORE = '(function (exports, require, module, __filename, __dirname) {', AFTER = '\n})';
@@ -58,6 +60,7 @@ const { setTimeout: later, clearTimeout: cancel, process: host } = globalThis;
 const BOOTSTRAP = new vm.Script(`(${bootstrapInside})`, { filename: 'jsbox:library' });
 const EVENTS = new vm.Script(`(${bootstrapEvents})`, { filename: 'jsbox:events' });
 const MEMORY = new vm.Script(bootstrapMemory, { filename: 'jsbox:remember' });
+const CLASSES = new vm.Script(`(${bootstrapClasses})`, { filename: 'jsbox:classes' });
 
 /**
  * Make the library realm of a process.
@@ -126,6 +129,7 @@ function createLibrary({
       const script = compile(file);
       inside.run(entry.module, entry.require, script.runInContext(context), path.dirname(file));
       if (isRules(file, entry.module.exports)) memory.rememberRules(entry.module.exports);
+      if (isClasses(file)) CLASSES.runInContext(context)(entry.module.exports);
     } catch (error) {
       modules.delete(file);
       throw error;
@@ -139,7 +143,8 @@ function createLibrary({
   function compile(file) {
     if (scripts.has(file)) return scripts.get(file).script;   // a run before has loaded it
     const known = kept === null ? undefined : kept.files.get(path.relative(ROOT, file));
-    const source = known?.source ?? fs.readFileSync(file, 'utf8').replace(/^#!.*/, '');
+    const source = known?.source
+      ?? withYoungFunctions(file, fs.readFileSync(file, 'utf8').replace(/^#!.*/, ''));
     const options = { filename: file, columnOffset: -BEFORE.length, cachedData: known?.data };
     const script = new vm.Script(BEFORE + source + AFTER, options);
     scripts.set(file, { source, script });

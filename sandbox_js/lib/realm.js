@@ -1,18 +1,19 @@
 'use strict';
 // The realm of one run: a fresh V8 context with `api`, `require` and the granted globals, and
-// nothing else.
+// nothing else. It is made before its run is known, and given to one run (`begin`).
 
 const vm = require('node:vm');
 const { setClock } = require('./clock');
 
 const FLUSH_AT = 200;              // commands that wait until the app returns; more are written
+const FRESH = 100;                 // ms for which what was read ahead may be given
 const CONSOLE_BYTES = 64 * 1024;   // of console lines in a run; beyond it, one line says so
 
 // This function is only used as text: it runs INSIDE the app's realm, so that everything the app
 // can touch belongs to that realm. It keeps the host's functions in its closure, and takes every
 // primordial it needs before the app's code runs.
-function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, consoleBytes, flushAt,
-  configOf, burst, whyNull, stackOf) {
+function bootstrap(nextId, flushSoon, writeNow, load, allowed, consoleBytes, flushAt, isFresh,
+  whyNull, stackOf) {
   'use strict';
   const { parse, stringify } = JSON;
   const { create, defineProperty, prototype: ObjectPrototype } = Object;
@@ -22,10 +23,10 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   const { isArray } = Array;
   const ErrorType = Error, TypeErrorType = TypeError, text = String;
 
+  let run = null, configOf = null, burstLeft = 0, foreseen = '';   // see `begin`
   let queue = [];                 // {message, name, cmd_id, told} or {line}: not yet written
   let urgent = false;             // whether anything in the queue needs the supervisor
   let own = [];                   // replies that are given here, not yet delivered
-  let burstLeft = burst;
   let ready = [];                 // lines of the flush in progress
   const pending = create(null);   // cmd_id -> {callback, slow}: requests not yet answered
   const awaited = create(null);   // cmd_ids whose replies done() still waits for
@@ -46,6 +47,14 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     const reply = { cmd: name, cmd_id, reply: true, success: true };
     if (name === 'config.get' && typeof message.key === 'string') {
       reply.value = configOf(message.key);
+      return reply;
+    }
+    if (name === 'kv.get' && foreseen !== '' && isFresh()) {
+      // The supervisor has read it when it sent the message.
+      const { key, value } = parse(foreseen);
+      if (key !== message.key) return null;
+      foreseen = '';
+      reply.value = value;
       return reply;
     }
     const isPlainLog = LOGS[name] && typeof message.msg === 'string' && message.level === undefined;
@@ -72,7 +81,8 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     const slow = call(startsWith, name, 'http.');
     const entry = { callback: typeof callback === 'function' ? callback : null, slow };
     const reply = ownReply(name, message, cmd_id);
-    if (reply !== null) call(push, own, reply); else urgent = true;
+    if (reply !== null) call(push, own, reply);
+    else { urgent = true; foreseen = ''; }
     call(push, queue, { message, name, cmd_id, told: reply !== null });
     pending[cmd_id] = entry;
     if (queue.length >= flushAt) writeNow(); else flushSoon();
@@ -198,7 +208,7 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
     warn: 'warning', error: 'error', assert: 'error',
   };
   for (const name in LEVELS) {
-    printers[name] = function (...values) {
+    printers[name] = 0 || function (...values) {   // see young.js
       if (name === 'assert') { if (values[0]) return; values[0] = 'Assertion failed'; }
       const parts = [];
       for (let i = 0; i < values.length; i++) call(push, parts, show(values[i]));
@@ -222,7 +232,14 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   };
   define('api', api);
   define('require', require);
-  for (const name in globals) define(name, globals[name]);
+
+  function begin(its, globals, config, burst, ahead) {
+    run = its;
+    configOf = config;
+    burstLeft = burst;
+    foreseen = ahead;
+    for (const name in globals) define(name, globals[name]);
+  }
 
   const { ownKeys, defineProperty: set } = Reflect, self = globalThis;
 
@@ -237,34 +254,46 @@ function bootstrap(run, nextId, flushSoon, writeNow, load, allowed, globals, con
   }
 
   return {
-    deliver, forget, handlesAny, answerOwn, flush, console: consoleLine, isOver: () => over,
+    begin, deliver, forget, handlesAny, answerOwn, flush, console: consoleLine,
+    isOver: () => over,
   };
 }
 
 const BOOTSTRAP = new vm.Script(`(${bootstrap})`, { filename: 'jsbox:bootstrap' });
 
 /**
- * Make the realm of a run.
- * @param `configOf` gives a value of the app's config; `burst`: how many commands of the run may be
- *   answered here; `clock`: ms that its clock is ahead; `whyNull(name)`: what to log when require()
- *   gives null, or ''.
- * @returns {{context, handlesAny(): boolean, deliver(line), answerOwn(): boolean, flush(): string,
- *   forget(), console(level, text), isOver(): boolean}} `handlesAny`: whether the app has set any
- *   handler.
+ * Make a realm for a run.
+ * @param `clock`: ms that its clock is ahead; `whyNull(name)`: what to log when require() gives
+ *   null, or ''.
+ * @returns {{context, begin(options), handlesAny(): boolean, deliver(line), answerOwn(): boolean,
+ *   flush(): string, forget(), console(level, text), isOver(): boolean}} `begin` comes first, and
+ *   gives it to a run: `configOf` gives a value of the app's config; `burst`: how many commands of
+ *   the run may be answered here; `foreseen`: the line with what it probably reads first, or ''.
+ *   `handlesAny`: whether the app has set any handler.
  */
 function createRealm({
-  run, nextId, flushSoon, writeNow, load, allowed, globals, configOf, burst, clock = 0,
-  whyNull = () => '', shownStack = (stack) => stack,
+  nextId, flushSoon, writeNow, load, allowed, clock = 0, whyNull = () => '',
+  shownStack = (stack) => stack,
 }) {
   const context = vm.createContext(vm.constants.DONT_CONTEXTIFY, {
     name: 'app', codeGeneration: { strings: true, wasm: false },
   });
   setClock(context, clock);
+  const { now } = Date;
+  let until = 0;
+  const isFresh = () => now() < until;
   const list = vm.runInContext('[]', context);   // must belong to the realm in which it is read
   for (const name of allowed) list.push(name);
-  const inside = BOOTSTRAP.runInContext(context)(run, nextId, flushSoon, writeNow, load, list,
-    globals, CONSOLE_BYTES, FLUSH_AT, configOf, burst, whyNull, shownStack);
-  return { context, ...inside };
+  const { begin, ...inside } = BOOTSTRAP.runInContext(context)(nextId, flushSoon, writeNow, load,
+    list, CONSOLE_BYTES, FLUSH_AT, isFresh, whyNull, shownStack);
+  return {
+    context,
+    begin({ run, globals, configOf, burst, foreseen = '' }) {
+      until = now() + FRESH;
+      begin(run, globals, configOf, burst, foreseen);
+    },
+    ...inside,
+  };
 }
 
 module.exports = { createRealm };

@@ -1,5 +1,5 @@
 'use strict';
-// The state that moment and Q keep inside, and how to reset it. They are recognized by what they
+// The state that moment and Q keep inside, and how to reset it. They are recognised by what they
 // are: an app's node_modules may bring copies of their own.
 
 const TIMES = 10;   // how often a locale may have been updated

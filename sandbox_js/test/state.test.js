@@ -13,8 +13,7 @@ const { handler, start } = require('./start');
 const MODULES = ['vumigo_v02', 'vumigo_v01', 'lodash', 'moment', 'q', 'events', 'util', 'buffer',
   'url', 'querystring', 'crypto', 'timers', 'string_decoder', 'path', 'assert'];
 const SPARE = ['vumigo_v02', 'lodash', 'moment', 'q', 'jed'];   // TOOLKITS of config/node.py
-// Says what `code` returns; `code` may have come with a message, as in an app that compiles
-// templates.
+// Says what the `code` of a message returns, as an app that compiles templates might.
 const APP = `
   var _ = require('lodash'), moment = require('moment'), Q = require('q');
   var events = require('events'), util = require('util'), vumigo = require('vumigo_v02');
@@ -34,8 +33,7 @@ async function talk(t, codes, options = {}) {
     const log = await harness.next();
     assert.equal(log.cmd, 'log.info', JSON.stringify(log));
     harness.reply(log);
-    let done = await harness.next();
-    let warned = '';
+    let done = await harness.next(), warned = '';
     if (done.cmd === 'js.console') { warned = done.msg; done = await harness.next(); }
     assert.equal(done.cmd, 'js.done', JSON.stringify(done));
     said.push(done.retire ? { said: log.msg, retire: done.retire, warned } : log.msg);
@@ -183,20 +181,22 @@ test("what is sealed shows, enumerates and is written as JSON as Node's own", as
 // of something in core has all the others compared too.
 const SURELY = '; _.planted = 1';
 
-for (const [what, code, look] of same) {
-  test(`a run does not find ${what} as another left it`, async (t) => {
-    const [before, , after] = await talk(t, [look, code + SURELY, look]);
-    assert.equal(after, before);
-  });
-}
-for (const [what, code, look] of same.slice(0, 18)) {
-  test(`nor ${what} if nothing else changed`, async (t) => {
-    const [before, , after] = await talk(t, [look, code, look]);
-    assert.equal(after, before);
-  });
-  test(`nor ${what} in a process that had no app at first`, async (t) => {
-    const [before, , after] = await talk(t, [look, code + SURELY, look], { spare: SPARE });
-    assert.equal(after, before);
+const LATER = same.slice(0, 18);
+
+for (const [how, cases, also, options] of [
+  ['as another left it', same, SURELY, {}],
+  ['if nothing else changed', LATER, '', {}],
+  ['in a process that had no app at first', LATER, SURELY, { spare: SPARE }],
+]) {
+  test(`a run does not find, ${how}`, async (t) => {
+    // One process: what is put back wrongly shows in its own case, or in a later one.
+    const harness = await start(t, APP, { modules: MODULES, ...options });
+    for (const [what, code, look] of cases) {
+      await t.test(what, async () => {
+        const [before, , after] = await talk(t, [look, code + also, look], { harness });
+        assert.equal(after, before);
+      });
+    }
   });
 }
 

@@ -14,13 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from resources.stores.redis import StoreError
+from resources.stores.errors import StoreError, Unreadable
 
 from ..runs.dispatcher import Dispatcher, Program
 from ..sandboxes.limit_usage import parse_what_if
 from ..sandboxes.pool import Pool, SandboxStatus
 from .audit import Auditing, AuditLog
 from .bodies import DIGITS_MAX, answer, bad, encoded, is_number, list_answer, text_answer
+from .elsewhere import Elsewhere
+from .forwarding import Forwarding
 from .guard import TRUSTED, Guard, Tokens
 from .health import Check, Health
 from .refusals import Refusals
@@ -48,6 +50,7 @@ class AdminServices:
     connections: Callable[[str], int]
     audit: AuditLog
     refusals: Refusals
+    elsewhere: Elsewhere
 
 
 @frozen
@@ -216,6 +219,10 @@ async def _unavailable(_: Request, error: Exception) -> Response:
     return answer({"error": f"the store cannot be reached: {error}"}, 503)
 
 
+async def _unreadable(_: Request, error: Exception) -> Response:
+    return answer({"error": str(error)}, 409)
+
+
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     found = answer({"error": error.detail}, error.status_code)
@@ -224,7 +231,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 
 # the request's fence logs it
-async def _internal(_: Request, error: Exception) -> Response:  # noqa: ARG001
+async def _internal(_: Request, error: Exception) -> Response:  # noqa: ARG001  # Starlette's
     return answer({"error": "internal error"}, 500)
 
 
@@ -248,9 +255,11 @@ def admin_app(services: AdminServices, tokens: Tokens) -> Starlette:
         middleware=[
             Middleware(Guard, tokens=tokens, refusals=services.refusals),
             Middleware(Auditing, audit=services.audit),
+            Middleware(Forwarding, elsewhere=services.elsewhere),
         ],
         exception_handlers={
             StoreError: _unavailable,
+            Unreadable: _unreadable,
             HTTPException: _refused,
             Exception: _internal,
         },

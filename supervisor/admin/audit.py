@@ -2,12 +2,13 @@
 
 It is a file in data_dir, so that it can be read when nothing runs, with older ones beside it. What
 is asked for is on disk before it is done; how it ended is a second line. A line that cannot be
-written is in the service's own log, and counted: /readyz says so, and the next line that can be
-written.
+written goes to the service's own log and is counted; /readyz and the next line that can be written
+report the gap.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -126,6 +127,15 @@ class AuditLog:
 def _append(folder: Path, data: bytes) -> None:
     """Append to the file, for good; begin a new one if it is full."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)  # all processes of a server write here
+        _append_held(folder, data)
+    finally:
+        os.close(held)
+
+
+def _append_held(folder: Path, data: bytes) -> None:
     path = folder / NAME
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o600)
@@ -161,13 +171,15 @@ def _older(folder: Path, number: int) -> Path:
 
 @frozen
 class Lost:
-    """So many lines are missing here."""
+    """A gap: the number of lines that are missing here."""
 
     time: str
     count: int
 
 
-def read(folder: Path, limit: int, who: str = "", since: str = "") -> list[Deed | Lost]:
+def read(
+    folder: Path, limit: int, who: str = "", since: str = "", before: str = ""
+) -> list[Deed | Lost]:
     """The newest deeds, newest first; also with no server.
 
     Args:
@@ -175,6 +187,8 @@ def read(folder: Path, limit: int, who: str = "", since: str = "") -> list[Deed 
         limit: How many at most.
         who: Only of this one.
         since: Not older than this time, as deeds have it.
+        before: Only what is older than this row, as `cursor_of` names it; nothing if it is no
+            longer there.
 
     Raises:
         OSError: A file cannot be read.
@@ -185,6 +199,9 @@ def read(folder: Path, limit: int, who: str = "", since: str = "") -> list[Deed 
         one = _line(line)
         if isinstance(one, _End):
             ends[one.end_of] = one
+        elif before:
+            if one is not None and cursor_of(one) == before:
+                before = ""
         elif isinstance(one, _Lost):
             found.append(Lost(one.time, one.lost))
         elif one is not None:
@@ -201,6 +218,11 @@ def read(folder: Path, limit: int, who: str = "", since: str = "") -> list[Deed 
     return found
 
 
+def cursor_of(row: Deed | Lost | _Lost) -> str:
+    """The name of a row, to go on after it."""
+    return f"{row.time} {row.id if isinstance(row, Deed) else ''}"
+
+
 def _backwards(folder: Path) -> Iterator[bytes]:
     """The lines of all files, the newest first."""
     for path in (folder / NAME, *(_older(folder, n) for n in range(1, OLDER + 1))):
@@ -212,7 +234,7 @@ def _backwards(folder: Path) -> Iterator[bytes]:
 
 
 def _line(text: bytes) -> Deed | _End | _Lost | None:
-    """A line; None if it is none, as after a power cut."""
+    """Read a line; None if it cannot be read, as after a power cut."""
     try:
         return msgspec.json.decode(text, type=Deed | _End | _Lost)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -299,18 +321,26 @@ class AuditAdmin:
 
     async def list(self, request: Request) -> Response:
         """The newest deeds, newest first, `limit` at most; only of `who`, and not older than
-        `since`. A row `{"time", "lost"}` stands for lines that could not be written.
+        `since`. A row `{"time", "lost"}` stands for lines that could not be written. `cursor` goes
+        on where the last answer ended; null: there are no more.
         """
         limit = number_in(request, "limit", 100, 1, ROWS_MAX)
         asked = request.query_params
         since = asked.get("since", "")
         try:
             found = await off_loop(
-                read, self.audit.folder, limit, asked.get("who", ""), moment(since) if since else ""
+                read,
+                self.audit.folder,
+                limit + 1,
+                asked.get("who", ""),
+                moment(since) if since else "",
+                asked.get("cursor", ""),
             )
         except OSError as error:
             raise bad(f"the audit log cannot be read: {error.strerror}", 503) from error
-        return list_answer("deeds", await encoded(map(row, found)))
+        page = found[:limit]
+        cursor = cursor_of(page[-1]) if len(found) > limit else None
+        return list_answer("deeds", await encoded(map(row, page)), cursor=cursor)
 
 
 def row(one: Deed | Lost) -> dict[str, Any]:

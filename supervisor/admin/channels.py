@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from ..channel_state import ChannelState
 from ..config.model import Channel
+from ..gateway.refused import Refused
 from .bodies import encoded, list_answer
 
 
@@ -22,6 +23,7 @@ class ChannelsAdmin:
     channels: Callable[[], Mapping[str, Channel]]
     state: Callable[[str], ChannelState]
     unacked: Callable[[str], int]
+    refused: Callable[[], Refused]
 
     def routes(self) -> list[Route]:
         """The requests that it answers."""
@@ -42,4 +44,5 @@ class ChannelsAdmin:
             "problem": state.problem,
             "connections": state.connections,
             "unacked": self.unacked(channel.name),
+            "refused": self.refused().problem(channel.name),
         }

@@ -48,20 +48,25 @@ class ConsoleAdmin:
     def routes(self) -> list[Route]:
         """The requests that it answers."""
         return [
-            *(Route(path, self.file) for path in FILES),
-            Route(f"{PAGES}{{page:path}}", self.file),
+            *file_routes(),
             Route("/v1/info", self.info),
         ]
-
-    async def file(self, request: Request) -> Response:
-        """A file of the page; the page itself for each of its paths."""
-        name, kind = FILES.get(request.scope["path"], FILES["/"])
-        try:
-            data = (FOLDER / name).read_bytes()
-        except FileNotFoundError:
-            return text_answer("the console was not built: pip install builds it\n", 404)
-        return Response(data, media_type=kind, headers=HEADERS)
 
     async def info(self, _: Request) -> Response:
         """The version that runs, and its gateway's URL."""
         return answer({**describe(), "gateway": self.gateway_url()})
+
+
+def file_routes() -> list[Route]:
+    """The requests for the page and its files."""
+    return [*(Route(path, _file) for path in FILES), Route(f"{PAGES}{{page:path}}", _file)]
+
+
+async def _file(request: Request) -> Response:
+    """A file of the page; the page itself for each of its paths."""
+    name, kind = FILES.get(request.scope["path"], FILES["/"])
+    try:
+        data = (FOLDER / name).read_bytes()
+    except FileNotFoundError:
+        return text_answer("the console was not built: pip install builds it\n", 404)
+    return Response(data, media_type=kind, headers=HEADERS)

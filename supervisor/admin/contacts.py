@@ -35,7 +35,7 @@ from .bodies import (
 from .strict_json import problem_in
 
 PAGE, PAGE_MAX = 100, 1000
-CURSOR_MAX = 10**15
+CURSOR_MAX = 10**15  # of a page
 IMPORT_MAX = 1000  # contacts in one request
 STEP_BYTES = 1 << 20  # written at a time, about
 EXPECTED = f'expected {{"contacts": [...]}} with 1 to {IMPORT_MAX} of them'
@@ -59,7 +59,7 @@ class ContactsAdmin:
 
     async def list(self, request: Request) -> Response:
         """A page of the contacts, or of those that a query finds. The answer's `cursor` begins the
-        next page.
+        next page; contacts that cannot be read are in its `unreadable`.
 
         The page has fewer than `limit` contacts if they exceed `bodies.PAGE_BYTES`.
         """
@@ -71,22 +71,24 @@ class ContactsAdmin:
             raise bad(f"expected limit=1 to {PAGE_MAX}, and cursor as an answer gave it") from error
         query = request.query_params.get("query")
         rows: dict[str, bytes] = {}
+        lost: dict[str, str] = {}
         if query is None:
-            after = await self._page(account, cursor, limit, rows)
+            after = await self._page(account, cursor, limit, rows, lost)
         else:
             try:
-                after = await self._found(account, query, cursor, limit, rows)
+                after = await self._found(account, query, cursor, limit, rows, lost)
             except SearchError as error:
                 raise bad(str(error), 400 if isinstance(error, QueryError) else 503) from error
         shown = None if after is None else str(after)
-        return list_answer("contacts", rows.values(), keys=list(rows), cursor=shown)
+        more = {"unreadable": lost} if lost else {}
+        return list_answer("contacts", rows.values(), keys=list(rows), cursor=shown, **more)
 
     async def _page(
-        self, account: str, cursor: int, limit: int, rows: dict[str, bytes]
+        self, account: str, cursor: int, limit: int, rows: dict[str, bytes], lost: dict[str, str]
     ) -> int | None:
         left, after = Allowance(limit), cursor
         while size := left.size:
-            page = await self.contacts.page(account, after, size)
+            page = await self.contacts.page(account, after, size, lost)
             await _add(rows, page.contacts, left)
             if page.cursor is None:
                 return None
@@ -94,12 +96,19 @@ class ContactsAdmin:
         return after
 
     async def _found(
-        self, account: str, query: str, cursor: int, limit: int, rows: dict[str, bytes]
+        self,
+        account: str,
+        query: str,
+        cursor: int,
+        limit: int,
+        rows: dict[str, bytes],
+        lost: dict[str, str],
     ) -> int | None:
         keys, last = await self.search.page(account, query, cursor, limit)
         left, done = Allowance(len(keys)), 0
         while size := left.size:
-            await _add(rows, await self.contacts.many(account, keys[done : done + size]), left)
+            some = keys[done : done + size]
+            await _add(rows, await self.contacts.many(account, some, lost), left)
             done += size
             left.rows = len(keys) - done  # some contacts may be gone
         if done < len(keys):

@@ -16,7 +16,7 @@ from resources.stores.journal import read_entry
 from ..runs.dead_letters import CannotRetry, DeadLetterBox, Line
 from .bodies import answer, bad, number_in
 
-LIST_MAX = 1000
+LIST_MAX = 1000  # letters in one answer
 NAME_SHOWN = 200  # characters of an id in an error
 RAW_MAX = 1 << 20  # bytes shown of one that cannot be read
 

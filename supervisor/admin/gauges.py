@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -29,6 +29,8 @@ from ..channel_state import ChannelState
 from ..config import Config
 from ..host.slices import Slices
 from ..log_output import LogWriter
+from ..otel.exporter import Exporter
+from ..ports.accepting import Door
 from ..runs.dispatcher import Dispatcher
 from ..sandboxes.limit_usage import limit_of
 from ..sandboxes.pool import Pool
@@ -64,6 +66,8 @@ class Moment:
     log_writer: LogWriter | None
     outboxes: Callable[[], Mapping[str, Waiting]]
     refusals: Refusals
+    doors: Callable[[], Iterable[Door]]  # of the ports
+    exporter: Exporter
 
     async def gather(self) -> list[Metric]:
         """Collect all gauges, in slices: there may be a thousand apps."""
@@ -100,7 +104,22 @@ class Moment:
         )
         for where, count in fence.tally.items():
             errors.add_metric((where,), count)
-        return [*found, logs, dropped, errors]
+        return [*found, logs, dropped, errors, *self._spans()]
+
+    def _spans(self) -> Iterator[Metric]:
+        """What was sent to OpenTelemetry's collector."""
+        yield CounterMetricFamily(
+            "jsbox_otel_spans", "Spans that the collector took", self.exporter.exported
+        )
+        dropped = CounterMetricFamily(
+            "jsbox_otel_dropped_spans",
+            "Spans that the collector did not get: too many waited (queue), they could not be sent"
+            " (failed), it refused them (rejected), they waited when it was taken away (off)",
+            labels=("reason",),
+        )
+        for reason in ("queue", "failed", "rejected", "off"):
+            dropped.add_metric((reason,), self.exporter.dropped[reason])
+        yield dropped
 
     def _stores(self) -> Iterator[Metric]:
         store, graphite = self.redis.statistics(), self.graphite
@@ -128,6 +147,14 @@ class Moment:
             "Requests to the admin port without a valid token, or from a web page",
             self.refusals.total,
         )
+        crowded = CounterMetricFamily(
+            "jsbox_connections_turned_away",
+            "Connections that a full port turned away, or that made way for others",
+            labels=("port",),
+        )
+        for door in self.doors():
+            crowded.add_metric((door.where,), door.crowding.total)
+        yield crowded
         yield GaugeMetricFamily(
             "jsbox_graphite_waiting", "Lines that wait for Graphite", graphite.waiting
         )

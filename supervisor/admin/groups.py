@@ -13,6 +13,7 @@ from resources.contact_fields import KEY_MAX, date_field
 from resources.contract import Refused
 from resources.messages import new_id, now, shown
 from resources.stores.contacts import Contacts
+from resources.stores.errors import Unreadable
 from resources.stores.groups import Groups, GroupsTooLarge, SeveralGroups, TooManyGroups
 
 from .accounts import AccountOf, account_in
@@ -43,16 +44,24 @@ class GroupsAdmin:
 
     async def list(self, request: Request) -> Response:
         """Every group by name, each with the number of contacts that list it: what the query of a
-        smart group finds is not among its `members`.
+        smart group finds is not among its `members`. Groups that cannot be read are in
+        `unreadable`.
         """
         account, _ = account_in(request, self.account_of)
+        lost: dict[str, str] = {}
         try:
-            groups = await self.groups.all(account)
+            groups = await self.groups.all(account, lost)
         except GroupsTooLarge as error:
             raise bad(str(error), 409) from error
         counts = await self.contacts.count_members_of(account, [one["key"] for one in groups])
-        rows = [one | {"members": count} for one, count in zip(groups, counts, strict=True)]
-        return list_answer("groups", await encoded(rows))
+        rows = list[dict[str, Any]]()
+        for one, count in zip(groups, counts, strict=True):
+            if isinstance(count, Unreadable):
+                lost[one["key"]] = str(count)
+            else:
+                rows.append(one | {"members": count})
+        more = {"unreadable": lost} if lost else {}
+        return list_answer("groups", await encoded(rows), **more)
 
     async def write(self, request: Request) -> Response:
         """Write many groups. One whose key exists gets the name and the query; else the group of

@@ -18,6 +18,7 @@ from .refusals import Refusals
 OPEN = ("/livez", "/readyz", *FILES)  # anybody who can reach the port may see these
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 TRUSTED = "jsbox.trusted"  # in the ASGI scope: whether the client may see everything
+FORWARDED = "jsbox.forwarded"  # there too: whom another server, which has let them in, asks for
 OPERATOR = "jsbox.operator"  # there too: the name of the client's token
 READING = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
 LOCAL = "local"  # who it is if no tokens are configured
@@ -37,6 +38,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it with what is missing (ASGI)."""
+        if FORWARDED in scope:
+            scope[TRUSTED], scope[OPERATOR] = True, scope[FORWARDED]
+            await self.app(scope, receive, send)
+            return
         headers = {key: value.decode("latin-1") for key, value in scope["headers"]}
         name, problem = self._look(headers, scope["method"])
         is_open = scope["path"] in OPEN or scope["path"].startswith(PAGES)

@@ -7,9 +7,10 @@ anyway, and counts if that app is asked for by name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
+import trio
 from attrs import frozen
 
 from resources.stores.outbox import Waiting
@@ -17,7 +18,9 @@ from resources.stores.redis import Redis
 
 from ..channel_state import ChannelState
 from ..config.model import App, Channel
+from ..gateway.refused import Refused
 from ..host.slices import in_slices
+from ..ports.accepting import Door
 from ..runs.dispatcher import Dispatcher
 from ..sandboxes.pool import Pool
 from ..store.disk import Disk
@@ -27,6 +30,7 @@ DISK_LOW = 1 << 30  # bytes
 QUEUE_FULL = 0.9  # of pool.queue
 QUEUE_OLD = 30.0  # seconds that the oldest message has waited
 LAG_LATE = 1.0  # seconds
+KV_WITHIN = 600.0  # seconds for which an account whose writes were refused is named
 OUTBOX_OLD = 300.0  # seconds since the oldest message of an outbox was made
 
 
@@ -68,7 +72,13 @@ class Health:
     audit_problem: Callable[[], str]
     reload_refused: Callable[[], str]  # why the last reload was refused
     refusals: Refusals
+    doors: Callable[[], Iterable[Door]]  # of the ports
+    kv_full: Mapping[str, tuple[float, str]]  # by account: when a write was refused, and why
+    refused: Callable[[], Refused]  # clients of the gateway
+    traces_problem: Callable[[], str] = str  # why a collector does not get them
     hosts_problem: Callable[[], str] = str  # of the servers that share the work
+    # of the processes of this server; and whether too few of them serve
+    processes_problem: Callable[[], tuple[str, bool]] = lambda: ("", False)
 
     async def checks(self) -> list[Check]:
         """Make all the checks."""
@@ -83,9 +93,14 @@ class Health:
             self._config(),
             Check("access", self.refusals.problem(), is_fatal=False, is_note=True),
             Check("audit", self.audit_problem(), is_fatal=False, is_note=True),
-            *self._hosts(),
+            *self._optional("connections", self._crowding()),
+            *self._processes(),
+            *self._optional("hosts", self.hosts_problem()),
+            *self._optional("traces", self.traces_problem()),
             *apps,
             *self._channels(),
+            *self._clients(),
+            *self._kv(),
             *self._outboxes(),
             *self._dead_letters(),
         ]
@@ -106,10 +121,18 @@ class Health:
         problem = f"the last reload was refused (jsbox check): {refused}" if refused else ""
         return Check("config", problem, is_fatal=False, is_note=True)
 
-    def _hosts(self) -> list[Check]:
-        """The servers that share the work, if something is wrong with them."""
-        problem = self.hosts_problem()
-        return [Check("hosts", problem, is_fatal=False, is_note=True)] if problem else []
+    def _crowding(self) -> str:
+        """Which ports are full, or were a moment ago."""
+        return "; ".join(door.problem for door in self.doors() if door.problem)
+
+    def _processes(self) -> list[Check]:
+        """The processes of this server, if it has several and one of them is away."""
+        problem, is_fatal = self.processes_problem()
+        return [Check("processes", problem, is_fatal=is_fatal)] if problem else []
+
+    def _optional(self, name: str, problem: str) -> list[Check]:
+        """A check of what not every server has: shown only if something is wrong with it."""
+        return [Check(name, problem, is_fatal=False, is_note=True)] if problem else []
 
     def _loop(self) -> Check:
         lag = self.lag()
@@ -128,6 +151,22 @@ class Health:
             for name, channel in self.channels().items()
             if channel.type != "websocket"
         ]
+
+    def _clients(self) -> Iterator[Check]:
+        """Clients of the gateway that keep being refused: their users get no answers."""
+        channels = self.channels()
+        for name, problem in self.refused().problems(channels):
+            app = channels[name].app or None if name in channels else None
+            yield Check(f"clients {name}".rstrip(), problem, is_fatal=False, app=app)
+
+    def _kv(self) -> Iterator[Check]:
+        """Accounts whose apps can store nothing more: they may go on, and forget what users say."""
+        now = trio.current_time()
+        for account, (at, why) in list(self.kv_full.items()):
+            if now - at > KV_WITHIN:
+                continue
+            text = f"writes of account {account} were refused: {why} (accounts.{account}.kv)"
+            yield Check(f"kv {account}", text, is_fatal=False, is_note=True)
 
     def _outboxes(self) -> Iterator[Check]:
         """Nothing is lost, but somebody waits for these: nobody has taken them for long."""

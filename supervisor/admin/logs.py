@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
 
-from attrs import frozen
+from attrs import evolve, frozen
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from resources.stores.log_tail import LogTail
 from resources.stores.logbook import LEVELS, Logbook, LogEntry
 
 from ..host.slices import in_slices
@@ -26,8 +30,9 @@ from .bodies import (
     number_in,
     parse_time,
 )
+from .elsewhere import ALL, Elsewhere
 
-LOGS_MAX = 10_000
+LOGS_MAX = 10_000  # entries in one answer
 NUMBERS = {name: number for number, name in LEVELS.items()}
 
 
@@ -39,11 +44,13 @@ class Sieve:
         level: Of this level, as a number, or above.
         since: Not older than this time, as entries have it.
         text: With this text in them, in small letters.
+        host: Written by the server of this name, or by any of that machine.
     """
 
     level: int = 0
     since: str = ""
     text: str = ""
+    host: str = ""
 
     def takes(self, entry: LogEntry) -> bool:
         """Whether an entry is asked for."""
@@ -53,6 +60,7 @@ class Sieve:
             (not self.level or _number(entry.level) >= self.level)
             and not self.is_before(entry)
             and self.text in entry.message.lower()
+            and (not self.host or self.host in (entry.host, entry.host.partition(" ")[0]))
         )
 
     def is_before(self, entry: LogEntry) -> bool:
@@ -67,7 +75,7 @@ def _number(level: str) -> int:
 
 
 def sieve_of(asked: Mapping[str, str]) -> Sieve:
-    """The sieve of a request's `level`, `since` and `grep`.
+    """The sieve of a request's `level`, `since`, `grep` and `host`.
 
     Raises:
         HTTPException: One of them is wrong.
@@ -76,7 +84,13 @@ def sieve_of(asked: Mapping[str, str]) -> Sieve:
     if level not in NUMBERS:
         raise bad(f"level: expected {', '.join(NUMBERS).lower()}")
     number = NUMBERS[level] if "level" in asked else 0
-    return Sieve(number, moment(since) if since else "", asked.get("grep", "").lower())
+    host = asked.get("host", ALL)
+    return Sieve(
+        level=number,
+        since=moment(since) if since else "",
+        text=asked.get("grep", "").lower(),
+        host="" if host == ALL else host,
+    )
 
 
 def moment(since: str) -> str:
@@ -90,6 +104,7 @@ class LogsAdmin:
 
     logbook: Logbook
     programs: Callable[[], Mapping[str, Program]]
+    elsewhere: Elsewhere | None = None
 
     def routes(self) -> list[Route]:
         """The requests that it answers."""
@@ -99,19 +114,38 @@ class LogsAdmin:
         """The newest entries of an app's log, newest first, as far as they fit into
         `bodies.PAGE_BYTES`. With `follow=1` they are oldest first, and live ones follow: a JSON
         object per line. Of these entries only those of `level` or above, not older than `since`,
-        and with the text `grep` in them.
+        with the text `grep` in them, and of the server `host`.
         """
-        sieve = sieve_of(request.query_params)
+        is_live = request.query_params.get("follow") in ("1", "true")
+        sieve = self._of_host(sieve_of(request.query_params), is_live=is_live)
         name = request.path_params["app"]
         program = self.programs().get(name)
         if program is None:
             raise bad(f"there is no app {name!r}", 404)
         app = program.app
         limit = min(number_in(request, "limit", 100, 1, LOGS_MAX), app.log.kept)
-        if request.query_params.get("follow") in ("1", "true"):
+        if is_live:
             return Stream(self._follow(app.account, app.name, limit, sieve), "application/x-ndjson")
         rows = [row async for _, row in self.newest(app.account, app.name, limit, sieve)]
+        if sieve.host and not rows and self.elsewhere is not None:
+            self.elsewhere.named(sieve.host)  # nothing of a host that nobody knows is a mistake
         return list_answer("entries", rows)
+
+    def _of_host(self, sieve: Sieve, *, is_live: bool) -> Sieve:
+        """The sieve, with the name of a server that is called by its id. Raises HTTPException: no
+        server that lives is called so, and what it writes is to be followed.
+        """
+        if not sieve.host or self.elsewhere is None:
+            return sieve
+        try:
+            found = self.elsewhere.named(sieve.host)
+        except HTTPException as error:
+            # several may share a machine's name; one that is gone has left its entries
+            if is_live and error.status_code == HTTPStatus.NOT_FOUND:
+                raise
+            return sieve
+        is_of_machine = found.name.partition(" ")[0] == sieve.host
+        return sieve if is_of_machine else evolve(sieve, host=found.name)
 
     async def newest(
         self, account: str, app: str, limit: int, sieve: Sieve
@@ -139,7 +173,7 @@ class LogsAdmin:
     async def _follow(
         self, account: str, app: str, limit: int, sieve: Sieve
     ) -> AsyncGenerator[bytes, None]:
-        with self.logbook.follow(account, app) as follower:
+        async with self._live(account, app) as follower:
             # Entries written from here on are followed. Some of them may be in the list, too.
             newest = [found async for found in self.newest(account, app, limit, sieve)]
             read = {(entry.time, entry.message) for entry, _ in newest}
@@ -148,3 +182,14 @@ class LogsAdmin:
             async for entry in follower:
                 if sieve.takes(entry) and (entry.time, entry.message) not in read:
                     yield encode(entry) + b"\n"
+
+    @asynccontextmanager
+    async def _live(self, account: str, app: str) -> AsyncIterator[AsyncIterable[LogEntry]]:
+        """What is written from now on, by all servers that share the work. Raises StoreError."""
+        if self.logbook.host:
+            tail = LogTail(self.logbook, account, app)
+            await tail.start()
+            yield tail
+        else:
+            with self.logbook.follow(account, app) as follower:
+                yield follower

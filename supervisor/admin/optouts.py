@@ -28,7 +28,7 @@ from .bodies import (
 from .strict_json import problem_in
 
 PAGE, PAGE_MAX = 500, 1000
-CURSOR_MAX = 10**18 - 1
+CURSOR_MAX = 10**18 - 1  # of a page
 IMPORT_MAX = 1000  # opt-outs in one request
 TEXTS = {"address_type": 100, "address_value": 1000, "message_id": 1000}  # characters, at most
 FIELDS = (*TEXTS, "created_at")

@@ -20,7 +20,7 @@ from resources.text import read_json
 from ..config.model import Channel
 from .bodies import PAGE_BYTES, answer, bad, encoded, is_number, list_answer, number_in
 
-LIST_MAX = 1000
+LIST_MAX = 1000  # messages in one answer
 LOOK_EVERY = 5.0  # seconds between two looks at all outboxes
 NAME_SHOWN = 200  # characters of a name in an error
 
@@ -113,7 +113,7 @@ class OutboxAdmin:
         return answer({"dropped": parcel.delivery})
 
     async def drop_oldest(self, request: Request) -> Response:
-        """Take out the oldest messages up to the number `until`, so many as fit into a page; `more`
+        """Take out the oldest messages up to the number `until`, as many as fit into a page; `more`
         says whether there are others.
         """
         channel = self._channel(request)

@@ -20,7 +20,7 @@ from resources.stores.outbox import Waiting
 
 from ..channel_state import ChannelState
 from ..config import Config
-from ..figures import APP_STEP, GAUGES, HOUR, STEP, Figures, Series, Summary
+from ..figures import APP_STEP, GAUGES, HOUR, RECENT, STEP, Figures, Series, Summary
 from ..host.cpus import usable_cpus
 from ..host.slices import Slices
 from ..outcomes import Outcome
@@ -32,7 +32,13 @@ from .bodies import answer, bad
 from .health import Check, Health
 from .traces import moment, summary
 
-RECENT = 300  # seconds that count as the last minutes
+REJECTED = {
+    "overloaded": "too many wait (pool.queue), or the client had no credit",
+    "unavailable": "the store did not take them",
+    "bad_message": "they could not be read",
+    "no_app": "the channel has no app",
+}
+"""What codes of rejections mean; the others are states of the app."""
 LOOKED_AT = 50  # notable runs of an app among which its last error is looked for
 
 
@@ -150,10 +156,18 @@ class OverviewAdmin:
                     }  # fmt: skip
 
     def _rejected(self) -> Iterator[dict[str, Any]]:
-        recent = self.figures.whole.total(trio.current_time(), RECENT // STEP)
-        if recent.rejected:
-            text = f"{recent.rejected} messages were rejected in the last 5 minutes"
-            yield {"level": "warn", "what": "rejected", "app": None, "channel": None, "text": text}
+        """Messages that were not accepted, by channel, with the reasons."""
+        by_channel: dict[str, list[str]] = {}
+        for (name, code), count in sorted(self.figures.rejections().items()):
+            hint = f" ({REJECTED[code]})" if code in REJECTED else ""
+            by_channel.setdefault(name, []).append(f"{count} {code}{hint}")
+        for name, counts in by_channel.items():
+            if name in self.config().channels:
+                app = self.config().channels[name].app or None
+                text = f"messages were rejected in the last 5 minutes: {', '.join(counts)}"
+                yield {
+                    "level": "warn", "what": "rejected", "app": app, "channel": name, "text": text,
+                }  # fmt: skip
 
     def _of_app(self, name: str) -> Iterator[dict[str, Any]]:
         """Failed runs of an app that does not count as failing yet; an app that has become slow."""
@@ -164,6 +178,7 @@ class OverviewAdmin:
         slow = self.config().apps[name].trace.slow
         if recent.p50 is not None and recent.p50 >= slow:
             text = f"half of the runs of the last 5 minutes took {recent.p50:.2f} s or longer"
+            text += slow_part(self.traces, name, slow)
             yield {"level": "warn", "what": "slow", "app": name, "channel": None, "text": text}
         if recent.failed:
             error = self._last_error(name)
@@ -172,12 +187,35 @@ class OverviewAdmin:
             yield {"level": "warn", "what": "failed", "app": name, "channel": None, "text": text}
 
 
+def slow_part(traces: Traces, app: str, slow: float) -> str:
+    """Where the newest slow run of an app spent most of its time, once it had its turn; empty
+    if none is kept.
+    """
+    newest = islice(traces.newest(app, only_notable=True), LOOKED_AT)
+    trace = next((one for one in newest if one.total >= slow), None)
+    if trace is None:
+        return ""
+    steps = [(one.seconds or 0.0, f"in {one.name} {one.note}") for one in trace.steps]
+    waited = trace.queue + trace.held + trace.boot
+    parts = [
+        (trace.held, "held back after crashes"),
+        (trace.boot, "waiting for a process"),
+        (trace.total - waited - sum(seconds for seconds, _ in steps), "in the app itself"),
+        *steps,
+    ]
+    seconds, where = max(parts)
+    turn = f"waited {trace.queue:.2f} s for its turn, then " if trace.queue > seconds else ""
+    return f"; the newest {turn}spent {seconds:.2f} s {where.rstrip()}"
+
+
 def _trouble(check: Check) -> dict[str, Any]:
     what, _, channel = check.name.partition(" ")
     is_bad = check.is_fatal or what in {"state", "config"}
     level = "bad" if is_bad else "note" if check.is_note else "warn"
     if what == "dead":
         what, channel = "dead letters", ""
+    if what == "kv":
+        channel = ""  # it was the account, which the text names
     return {
         "level": level,
         "what": what,

@@ -21,9 +21,9 @@ from .strict_json import problem_in
 
 ADDRESSES_MAX = 100_000  # in one request
 ADDRESS_MAX = 1000  # characters
-KEY_MAX = 1000
+KEY_MAX = 1000  # characters, of a group's key
 ID_MAX = 100  # characters
-CURSOR_MAX = 10**18 - 1
+CURSOR_MAX = 10**18 - 1  # of a page of a group's addresses
 EXPECTED = (
     'expected {"addrs": ["+27...", ...]} or {"group": KEY},'
     ' with "dry_run": true and "id": TEXT if wanted'

@@ -1,4 +1,4 @@
-"""Requests to the admin port that were refused for their token or their origin: somebody tries."""
+"""Requests to the admin port that were refused for their token or their origin."""
 
 from __future__ import annotations
 

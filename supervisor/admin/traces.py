@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from http import HTTPStatus
 from itertools import islice
 from typing import Any
 
@@ -13,16 +14,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from ..cluster.asking import Reply
 from ..config.model import App
 from ..config.units import parse_duration
 from ..outcomes import Outcome
 from ..runs.history import History
 from ..runs.traces import Step, Trace
 from .bodies import TIME, answer, bad, encoded, list_answer, number_in, parse_time
+from .elsewhere import ONE_HOST, Elsewhere
 
-LIST_MAX = 1000
+LIST_MAX = 1000  # runs in one answer
 LOOKED_AT_MAX = 5000  # runs that one request looks at; the answer's cursor goes on from there
-NUMBER_MAX = 1 << 53
+NUMBER_MAX = 1 << 53  # of a trace, among all that were kept
 FAILED = "failed"  # of the filter `outcome`
 NAMED_MAX = 20  # apps in a hint
 
@@ -33,6 +36,7 @@ class RunsAdmin:
 
     history: History
     apps: Callable[[], Mapping[str, App]]
+    elsewhere: Elsewhere
 
     def routes(self) -> list[Route]:
         """The requests that it answers."""
@@ -63,12 +67,19 @@ class RunsAdmin:
         return list_answer("traces", await encoded(map(summary, found)), cursor=cursor)
 
     async def trace(self, request: Request) -> Response:
-        """The timeline of the last run of a message or event."""
+        """The timeline of the last run of a message or event; `host`: the server that ran it, if
+        several share the work.
+        """
         message = request.path_params["message"]
         trace = self.history.traces.find(message)
-        if trace is None:
-            raise bad(_missing(message), 404)
-        return answer(in_full(trace))
+        if trace is not None:
+            return answer({"host": self.elsewhere.name} | in_full(trace))
+        found = {} if ONE_HOST in request.scope else await self.elsewhere.ask_others(request.scope)
+        silent = [reply for reply in found.values() if isinstance(reply, str)]
+        for reply in found.values():
+            if isinstance(reply, Reply) and reply.status == HTTPStatus.OK:
+                return Response(reply.body, media_type=reply.kind)
+        raise bad("; ".join([_missing(message), *silent]), 404)
 
     async def recording(self, request: Request) -> Response:
         """The recording of a message or event, of any app, or of `app`."""
@@ -99,7 +110,7 @@ class Wanted:
         outcome: With this outcome; `failed`: with any but ok; empty: with any.
         user: Of this user.
         since, until: That began in this time, in seconds since 1970.
-        longer: That took so many seconds at least, with their waiting.
+        longer: That took at least this many seconds, with their waiting.
     """
 
     outcome: str = ""

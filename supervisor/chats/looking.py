@@ -170,7 +170,7 @@ def _line(value: Any) -> str:
 
 
 def lines_differ(expected: str, got: str | None) -> list[str]:
-    """A reply that has not the expected part, line by line."""
+    """How a reply differs from the expected text, line by line."""
     if got is None:
         return [*(f"- {line}" for line in expected.split("\n")), "+ (no reply)"]
     compared = difflib.ndiff(expected.split("\n"), got.split("\n"))

@@ -118,9 +118,10 @@ class _ChatLoader(Pieces):
 
     def as_json(self, value: Any, path: Path) -> str:
         try:
-            return json.dumps(value, ensure_ascii=False)
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError):
-            self.fault(path, "expected what JSON can hold: no dates; put a date into a string")
+            text = "expected what JSON can hold: no dates, put them into strings, no nan and no inf"
+            self.fault(path, text)
             return "null"
 
     def contacts(self, raw: Any) -> list[tuple[str, Change]]:

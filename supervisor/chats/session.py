@@ -21,7 +21,7 @@ BENCHES_MAX = 8
 
 
 def benches_for(tests: int) -> int:
-    """How many benches so many tests are worth."""
+    """How many benches to start for a number of tests."""
     return max(1, min(usable_cpus(), 1 + tests // TESTS_PER_BENCH, BENCHES_MAX))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from pathlib import Path
 
@@ -10,17 +9,12 @@ import click
 from trio_websocket import HandshakeError
 
 from ..client.phone import Hung, Rejected, open_phone
+from ..client.token import own_token
 from ..config import Config
-from .client import reachable, trust
-from .common import (
-    EXIT_FAILED,
-    EXIT_UNREACHABLE,
-    config_option,
-    fail,
-    load_or_exit,
-    run_or_exit,
-    screen_option,
-)
+from ..config.urls import gateway_problem, shown_url
+from .client import trust
+from .codes import EXIT_FAILED, EXIT_UNREACHABLE
+from .common import config_option, fail, load_or_exit, run_or_exit, screen_option
 from .screen import Screen
 from .sizes import SCREENS
 from .talk import Talk
@@ -59,15 +53,18 @@ def chat(
     numbers is left for the channel's own gateway.
     """
     context = None
+    if url is not None and (problem := gateway_problem(url)):
+        expected = "ws://HOST:PORT/v1"
+        raise click.UsageError(f"--url: expected {expected}, got {shown_url(url)}: {problem}")
     if url is None or channel is None:
         config = load_or_exit(config_file)
         channel = channel or _only_channel(config)
         if channel not in config.channels:
             known = ", ".join(config.channels) or "none"
             fail(f"the config has no channel {channel!r}; it has {known}", 2)
-        secure = "" if config.listen.certificate is None else "s"
         if url is None:
-            url, context = f"ws{secure}://{reachable(config.listen.gateway)}/v1", trust(config)
+            url = config.listen.gateway_url(config.listen.gateway.reachable)
+            context = trust(config)
     screen = Screen(SCREENS[preset])
     run_or_exit(lambda: _chat(url, context, channel, number, dials, screen, sms=sms))
 
@@ -94,7 +91,7 @@ async def _chat(
     *,
     sms: bool,
 ) -> int:
-    token = os.environ.get("JSBOX_TOKEN")
+    token = own_token()
     try:
         async with open_phone(
             url, channel, number, dials, token, only_own=True, context=context

@@ -14,14 +14,8 @@ from ..config import Config, InvalidConfig, load
 from ..config.model import App, Breakage
 from ..config.requires import BUNDLED, unmet
 from ..errors import CannotStart
-from .common import (
-    EXIT_CONFIG,
-    config_option,
-    fail,
-    json_option,
-    load_or_exit,
-    print_json,
-)
+from .codes import EXIT_CONFIG
+from .common import config_option, fail, json_option, load_or_exit, print_json
 
 
 @click.command()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import select
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,8 +23,9 @@ from resources.text import visible, visible_json
 
 from ..config import Config, InvalidConfig, load
 from ..errors import CannotStart
+from .codes import EXIT_CONFIG, EXIT_FAILED, EXIT_INTERRUPTED
 
-EXIT_FAILED, EXIT_CONFIG, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 3, 4, 130
+STDOUT = 1
 TEXT = "\n\t"  # characters that a text of several lines may have on a terminal
 SHOWN_MAX = 3  # tracebacks of unexpected errors
 
@@ -62,6 +68,8 @@ def load_or_exit(file: Path) -> Config:
         config = load(file)
     except InvalidConfig as error:
         click.echo(str(error), err=True)
+        if not file.exists():
+            fail("-c FILE names a config file; `jsbox new DIR` makes an app with one", EXIT_CONFIG)
         count = len(error.problems)
         fail(f"{count} error{'s' if count > 1 else ''} in {file}", EXIT_CONFIG)
     for warning in config.warnings:
@@ -89,19 +97,45 @@ def start_logging(level: str) -> None:
     logging.captureWarnings(capture=True)
 
 
-def run_or_exit(main: Callable[[], Awaitable[int]], cannot: int = EXIT_FAILED) -> NoReturn:
+def run_or_exit(
+    main: Callable[[], Awaitable[int]], cannot: int = EXIT_FAILED, *, ends_on_sigint: bool = True
+) -> NoReturn:
     """Run `main` under Trio and exit with the code it returns.
+
+    The first SIGINT cancels `main`, the second kills this process; but not where `main` receives
+    the signal itself. `ends_on_sigint` False: it does so from the beginning.
 
     CannotStart is printed in one line, with exit code `cannot`. An unexpected error is printed in
     one line with its cause, then with its traceback, without the task groups around it; the exit
     code is then 1.
     """
+    # A shell starts what runs in the background so that it ignores Ctrl-C.
+    ends_on_sigint = ends_on_sigint and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     try:
-        code = trio.run(main)
+        code = trio.run(partial(_until_sigint, main) if ends_on_sigint else main)
     # any error ends the command, with the exit code of its kind
     except BaseException as error:  # noqa: BLE001
         code = _exit_code(error, cannot)
     sys.exit(code)
+
+
+async def _until_sigint(main: Callable[[], Awaitable[int]]) -> int:
+    """Run `main`, and cancel it at SIGINT. KeyboardInterrupt, which Python raises wherever it
+    happens to be, is lost in places that drop what is raised, such as callbacks of weak references.
+    """
+    with trio.open_signal_receiver(signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_on_signal, signals, nursery.cancel_scope)
+            code = await main()
+            nursery.cancel_scope.cancel()
+            return code
+    return EXIT_INTERRUPTED
+
+
+async def _cancel_on_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        scope.cancel()
 
 
 def _exit_code(error: BaseException, cannot: int) -> int:
@@ -110,6 +144,10 @@ def _exit_code(error: BaseException, cannot: int) -> int:
     unexpected = [
         one for one in errors if isinstance(one, Exception) and not isinstance(one, CannotStart)
     ]
+    if any(isinstance(one, BrokenPipeError) for one in unexpected) and _is_unread():
+        # what is left to be printed must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)
+        return EXIT_FAILED
     if unexpected:
         causes = "; ".join(dict.fromkeys(map(cause_of, unexpected)))
         click.echo(f"jsbox: internal error: {causes}", err=True)
@@ -123,3 +161,32 @@ def _exit_code(error: BaseException, cannot: int) -> int:
         return cannot
     code = next((one.code or 0 for one in errors if isinstance(one, SystemExit)), EXIT_INTERRUPTED)
     return code if isinstance(code, int) else EXIT_FAILED
+
+
+def _is_unread(milliseconds: int | None = 0) -> bool:
+    """Whether nobody reads our standard output any more: `jsbox test | head -1`. Waits for that to
+    happen, `milliseconds` at most; None: for ever.
+    """
+    looking = select.poll()
+    looking.register(STDOUT, 0)
+    return any(event & select.POLLERR for _, event in looking.poll(milliseconds))
+
+
+def end_when_unread() -> None:
+    """From now on, end the process when nobody reads its standard output any more, even while there
+    is nothing to print. What is printed must be flushed.
+    """
+
+    def watch() -> None:
+        if _is_unread(None):
+            os._exit(EXIT_FAILED)
+
+    threading.Thread(target=watch, name="unread", daemon=True).start()
+
+
+def must_be_writable(option: str, file: Path) -> None:
+    """Exit if a file that a command writes at its end cannot be written."""
+    if not file.parent.is_dir():
+        fail(f"{option}: there is no folder {file.parent}", 2)
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        fail(f"{option}: {file} cannot be written", 2)

@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 import click
 import httpx2
@@ -16,10 +15,21 @@ from resources.contact_fields import LENGTHS
 from resources.stores.contacts import EXTRAS, SUBSCRIPTIONS
 from resources.text import visible
 
-from .client import admin_client, json_of
+from .client import admin_client, json_of, path_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
 from .groups import all_groups
-from .importing import SECONDS, Asked, Kind, Rows, nothing, options, pages, path_of, run_import
+from .importing import (
+    SECONDS,
+    Asked,
+    Kind,
+    Rows,
+    exit_if_incomplete,
+    list_path,
+    nothing,
+    options,
+    pages,
+    run_import,
+)
 from .rows import Columns
 
 COLUMNS = Columns(
@@ -89,7 +99,9 @@ class _GroupNames:
             return
         for name in names:
             answer = client.post(
-                path_of(self.account, "groups"), json={"groups": [{"name": name}]}, timeout=SECONDS
+                list_path(self.account, "groups"),
+                json={"groups": [{"name": name}]},
+                timeout=SECONDS,
             )
             found = json_of(answer)
             if found.get("errors"):
@@ -109,11 +121,13 @@ class _GroupNames:
 @config_option
 def export(account: str, output: BinaryIO, config_file: Path) -> None:
     """Write every contact as a JSON Lines file that `import` takes."""
+    unreadable: list[str] = []
     with admin_client(load_or_exit(config_file)) as client:
         output.writelines(
             json.dumps(contact, ensure_ascii=False).encode() + b"\n"
-            for contact in pages(client, account, "contacts")
+            for contact in pages(client, account, "contacts", unreadable=unreadable)
         )
+    exit_if_incomplete(unreadable)
 
 
 @contacts.command()
@@ -123,7 +137,7 @@ def export(account: str, output: BinaryIO, config_file: Path) -> None:
 def get(account: str, key: str, config_file: Path) -> None:
     """Print the contact with a key."""
     with admin_client(load_or_exit(config_file)) as client:
-        answer = client.get(f"{path_of(account, 'contacts')}/{quote(key, safe='')}")
+        answer = client.get(list_path(account, "contacts") + path_of(key))
         print_json(json_of(answer)["contact"])
 
 

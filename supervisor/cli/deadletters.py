@@ -5,27 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 import httpx2
 
 from resources.text import visible
 
-from .client import admin_client, json_of
+from .client import admin_client, json_of, path_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
 
-PAGE = 1000
+PAGE = 1000  # letters asked for at a time
 PATH = "/v1/deadletters"
 
 app_option = click.option("--app", help="Only those of this app; it need not be in the config.")
+lines_option = click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How many of the newest to list.",
+)
 
 
 @click.group(invoke_without_command=True)
 @app_option
-@click.option(
-    "-n", "--lines", default=100, show_default=True, help="How many of the newest to list."
-)
+@lines_option
 @config_option
 @json_option
 @click.pass_context
@@ -43,7 +48,7 @@ def deadletters(
 
 @deadletters.command(name="list")
 @app_option
-@click.option("-n", "--lines", default=100, show_default=True, help="How many of the newest.")
+@lines_option
 @config_option
 @json_option
 def list_letters(app: str | None, lines: int, config_file: Path, as_json: bool) -> None:
@@ -105,7 +110,7 @@ def drop(letters: tuple[str, ...], app: str | None, config_file: Path, as_json: 
 
 
 def _path(letter: str) -> str:
-    return f"{PATH}/{quote(letter, safe='')}"
+    return PATH + path_of(letter)
 
 
 def _list(app: str | None, lines: int, config_file: Path, *, as_json: bool) -> None:

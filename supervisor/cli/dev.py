@@ -17,15 +17,8 @@ from ..config.model import Level
 from ..config.requires import required
 from ..host.scratch import scratch_folder
 from .check import look_at_apps
-from .common import (
-    EXIT_CONFIG,
-    EXIT_FAILED,
-    fail,
-    isolation_option,
-    run_or_exit,
-    screen_option,
-    start_logging,
-)
+from .codes import EXIT_CONFIG, EXIT_FAILED
+from .common import fail, isolation_option, run_or_exit, screen_option, start_logging
 from .debugged import HOST, PAUSE, PORT, debugged
 from .dev_config import (
     TOML,
@@ -55,10 +48,20 @@ INSPECT = (
     "debugger: attach to {} (chrome://inspect), then /new; the app runs at isolation level none,"
     " with hardly any limits"
 )
-SOURCE_ALONE = "ReferenceError: go is not defined"
-ONE_OF_SEVERAL = (
-    "This looks like one of the sources that a Gruntfile.js puts together: try `jsbox dev FOLDER`"
+MODULE = (
+    "An app is one script, and no module: it sets api.on_inbound_message (docs/first-app.md). A"
+    " bundler such as esbuild makes a script of modules."
 )
+HINTS = {
+    "ReferenceError: go is not defined": "This looks like one of the sources that a Gruntfile.js"
+    " puts together: try `jsbox dev FOLDER`",
+    "ReferenceError: exports is not defined": MODULE,
+    "ReferenceError: module is not defined": MODULE,
+    "SyntaxError: Cannot use import statement outside a module": MODULE,
+    "SyntaxError: Unexpected token 'export'": MODULE,
+}
+"""What may help, by what an error says."""
+SLACK = 5.0  # seconds beyond its limits that a run's end is waited for
 SERVICE_CODE = "*120*1#"
 
 
@@ -169,11 +172,7 @@ def dev(
     if inspect:
         isolation = _level_to_inspect(isolation)
     values = tuple(map(_value, pairs))
-    gruntfile = _gruntfile(app)
-    found = gruntfile.file if gruntfile is not None else find_app(app)
-    if found is None:
-        expected = f"{TOML}, {GRUNTFILE}, a package.json with `main`, or app.js"
-        fail(f"{app}: expected {expected} in it", 2)
+    found, gruntfile = _find(app)
     if install and (modules_dir is not None or found.suffix == ".toml"):
         text = "--install is for an app without a modules_dir: run npm install there"
         raise click.UsageError(text)
@@ -203,6 +202,18 @@ def dev(
         except InvalidConfig as error:
             fail(str(error), EXIT_CONFIG)
         run_or_exit(partial(_dev, options, Screen(SCREENS[preset]), sms=sms))
+
+
+def _find(app: Path) -> tuple[Path, Gruntfile | None]:
+    """The file of the app that is meant, and the Gruntfile if that builds it; exit if there is
+    none.
+    """
+    gruntfile = _gruntfile(app)
+    found = gruntfile.file if gruntfile is not None else find_app(app)
+    if found is None:
+        expected = f"{TOML}, {GRUNTFILE}, a package.json with `main`, or app.js"
+        fail(f"{app}: expected {expected} in it", 2)
+    return found, gruntfile
 
 
 def _level_to_inspect(asked: Level) -> Level:
@@ -261,7 +272,8 @@ def _check(config: Config, *, may_install: bool) -> None:
         click.echo("jsbox: --install has npm install what is missing", err=True)
     if breakages:
         told = "\n".join(map(str, breakages))
-        fail(f"{told}\n{ONE_OF_SEVERAL}" if SOURCE_ALONE in told else told, EXIT_CONFIG)
+        hints = dict.fromkeys(hint for said, hint in HINTS.items() if said in told)
+        fail("\n".join([told, *hints]), EXIT_CONFIG)
 
 
 def _value(text: str) -> Value:
@@ -316,7 +328,8 @@ async def _dev(options: Options, screen: Screen, *, sms: bool) -> int:
         nursery.start_soon(_show_log, service, screen)
         try:
             async with open_phone(service.gateway_url, "phone", NUMBER, SERVICE_CODE) as phone:
-                phone.patience = PAUSE if options.inspect is not None else 0.0
+                longest = app.limits.boot + app.limits.wall + SLACK
+                phone.patience = PAUSE if options.inspect is not None else longest
                 is_well = await Talk(phone, screen, sms, Peek(service)).run()
                 return 0 if is_well else EXIT_FAILED
         except (Hung, Rejected) as error:

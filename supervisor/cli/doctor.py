@@ -10,13 +10,8 @@ import trio
 from attrs import asdict
 
 from ..config import Config
-from .common import (
-    EXIT_FAILED,
-    config_option,
-    json_option,
-    load_or_exit,
-    print_json,
-)
+from .codes import EXIT_FAILED
+from .common import config_option, json_option, load_or_exit, print_json
 
 MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "failed": ("FAILED", "red")}
 
@@ -26,6 +21,7 @@ MARKS = {"ok": ("ok", "green"), "note": ("note", "yellow"), "failed": ("FAILED",
 @json_option
 def doctor(config_file: Path, as_json: bool) -> None:
     """Check this host: Node.js, every guarantee of the jail, ports, Redis, disk and clock.
+    Channels and OpenTelemetry's collector are asked, if there are any.
 
     Each failure comes with a remedy, and the exit code is then 1. Without a config file, the
     defaults are checked.

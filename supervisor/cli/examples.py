@@ -14,7 +14,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "serve": ("jsbox serve -c /etc/jsbox.toml",),
     "check": ("jsbox check -c /etc/jsbox.toml",),
     "doctor": ("jsbox doctor -c /etc/jsbox.toml",),
-    "ps": ("jsbox ps --json",),
+    "ps": ("jsbox ps --json", "jsbox ps --host all"),
     "logs": ("jsbox logs clinic -f",),
     "trace": ("jsbox trace --app clinic --notable", "jsbox trace 6c0b9a1e"),
     "replay": (
@@ -31,7 +31,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "deadletters retry": ("jsbox deadletters retry --app clinic",),
     "deadletters drop": ("jsbox deadletters drop 17 18",),
     "limits": ("jsbox limits clinic --explain", "jsbox limits clinic --what-if heap=48MiB"),
-    "reload": ("jsbox reload",),
+    "reload": ("jsbox reload", "jsbox reload --all"),
     "push": (
         "jsbox push clinic +27821234567 +27829876543",
         "jsbox push clinic --group 'Clinic mothers' --rate 20 --dry-run",

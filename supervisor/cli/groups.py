@@ -12,7 +12,17 @@ from resources.text import visible
 
 from .client import admin_client, json_of
 from .common import config_option, json_option, load_or_exit, print_json
-from .importing import SECONDS, Asked, Kind, options, path_of, run_import, write_rows
+from .importing import (
+    SECONDS,
+    Asked,
+    Kind,
+    exit_if_incomplete,
+    list_path,
+    options,
+    run_import,
+    warn_unreadable,
+    write_rows,
+)
 from .rows import Columns
 
 FIELDS = ("key", "name", "query", "created_at")
@@ -54,8 +64,10 @@ def list_groups(account: str, config_file: Path, as_json: bool) -> None:
 @config_option
 def export(account: str, output: BinaryIO, config_file: Path) -> None:
     """Write the groups, without their members, as a file that `import` takes."""
+    unreadable: list[str] = []
     with admin_client(load_or_exit(config_file)) as client:
-        write_rows(all_groups(client, account), FIELDS, output)
+        write_rows(all_groups(client, account, unreadable), FIELDS, output)
+    exit_if_incomplete(unreadable)
 
 
 @groups.command("import")
@@ -70,7 +82,10 @@ def import_(**given: Any) -> None:
     run_import(GROUPS, Asked(**given))
 
 
-def all_groups(client: httpx2.Client, account: str) -> list[dict[str, Any]]:
-    """Every group of an account, by name."""
-    found = json_of(client.get(path_of(account, "groups"), timeout=SECONDS))["groups"]
-    return list(found)
+def all_groups(
+    client: httpx2.Client, account: str, unreadable: list[str] | None = None
+) -> list[dict[str, Any]]:
+    """Every group of an account, by name; `unreadable`: as of `pages`."""
+    found = json_of(client.get(list_path(account, "groups"), timeout=SECONDS))
+    warn_unreadable(found, [] if unreadable is None else unreadable)
+    return list(found["groups"])

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote
 
 import click
 import httpx2
@@ -20,7 +19,7 @@ from attrs import frozen
 
 from resources.text import visible
 
-from .client import admin_client, error_of, json_of
+from .client import admin_client, error_of, json_of, path_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
 from .imports import Import, ImportChanged
 from .rows import Columns, Unreadable
@@ -168,7 +167,7 @@ def _run(
         TimeRemainingColumn(),
     )
     errors, most = list[tuple[int, str]](), DRY_ERRORS_SHOWN if asked.dry_run else ERRORS_SHOWN
-    url = path_of(asked.account, kind.name) + ("?dry_run=1" if asked.dry_run else "")
+    url = list_path(asked.account, kind.name) + ("?dry_run=1" if asked.dry_run else "")
     with Progress(*columns, console=Console(stderr=True), disable=asked.as_json) as progress:
         bar = progress.add_task(kind.name, total=work.size, completed=work.done)
         for batch in work.batches():
@@ -201,21 +200,42 @@ def _write(client: httpx2.Client, url: str, name: str, rows: Rows) -> dict[int, 
     return _write(client, url, name, rows[:half]) | _write(client, url, name, rows[half:])
 
 
-def path_of(account: str, name: str) -> str:
+def list_path(account: str, name: str) -> str:
     """The path of a list of an account."""
-    return f"/v1/accounts/{quote(account, safe='')}/{name}"
+    return path_of("v1", "accounts", account, name)
 
 
 def pages(
-    client: httpx2.Client, account: str, name: str, params: Mapping[str, str] | None = None
+    client: httpx2.Client,
+    account: str,
+    name: str,
+    params: Mapping[str, str] | None = None,
+    unreadable: list[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Every row of a list that comes in pages."""
+    """Every row of a list that comes in pages. The keys of those that the server cannot read are
+    added to `unreadable`, with a warning.
+    """
+    unreadable = [] if unreadable is None else unreadable
     cursor: str | None = "0"
     while cursor is not None:
         asked = {"limit": str(PAGE), "cursor": cursor, **(params or {})}
-        page = json_of(client.get(path_of(account, name), params=asked, timeout=SECONDS))
+        page = json_of(client.get(list_path(account, name), params=asked, timeout=SECONDS))
+        warn_unreadable(page, unreadable)
         yield from page[name]
         cursor = page["cursor"]
+
+
+def warn_unreadable(page: Mapping[str, Any], unreadable: list[str]) -> None:
+    """Warn of rows that the server cannot read, and left out; add their keys to a list."""
+    for key, why in page.get("unreadable", {}).items():
+        click.echo(f"jsbox: warning: {visible(why)}; it is left out", err=True)
+        unreadable.append(key)
+
+
+def exit_if_incomplete(unreadable: Sequence[str]) -> None:
+    """Exit with code 1 if an export lacks something."""
+    if unreadable:
+        fail(f"the export is not complete: {len(unreadable)} cannot be read")
 
 
 def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], output: BinaryIO) -> None:

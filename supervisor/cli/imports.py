@@ -78,7 +78,7 @@ class Import:
 
     into: str
     _file: BinaryIO
-    _rows: Callable[[int, int], Iterator[Row]]  # from an offset, behind so many lines
+    _rows: Callable[[int, int], Iterator[Row]]  # from an offset, and the lines before it
     _errors: BinaryIO | None  # None: nothing is to be written
     _note: Path
     _digest: str

@@ -82,7 +82,7 @@ def install(app: App, folder: Path, node: Path) -> Path:
     try:
         done = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            timeout=SECONDS, check=False,
+            errors="replace", timeout=SECONDS, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise _failed(app, f"it was not done in {SECONDS:g} s") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from ..config.locate import locate
 from ..config.model import App, Limits
 from ..config.units import show_duration, show_size
 from ..sandboxes.limit_usage import LIMITS as MEASURED
-from .client import admin_client, json_of
+from .client import admin_client, path_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
+from .hosts import ALL, ask_hosts, exit_if_silent, host_option
 
 SIZES = ("heap", "memory", "stack", "line", "output")
 DURATIONS = ("wall", "cpu", "boot", "command")
@@ -35,6 +37,7 @@ DURATIONS = ("wall", "cpu", "boot", "command")
     help="How many of the newest runs other limits would have ended.",
 )
 @click.argument("more", nargs=-1)
+@host_option
 @config_option
 @json_option
 def limits(
@@ -43,6 +46,7 @@ def limits(
     explain: bool,
     asked: tuple[str, ...],
     more: tuple[str, ...],
+    host: str | None,
     config_file: Path,
     as_json: bool,
 ) -> None:
@@ -50,27 +54,47 @@ def limits(
 
     `jsbox limits APP --what-if heap=48MiB wall=5s` shows how many of those runs such limits would
     have ended.
+
+    If several servers share the work, each has measured its own runs: --host all shows them one by
+    one.
     """
     if more and not asked:
         raise click.UsageError(f"unexpected {' '.join(more)}: LIMIT=VALUE needs --what-if")
     config = load_or_exit(config_file)
     if app not in config.apps:
         fail(f"{config_file} has no app {app!r}; it has {', '.join(config.apps) or 'none'}")
+    path, what_if = path_of("v1", "apps", app, "limits"), {"what_if": [*asked, *more]}
     with admin_client(config) as client:
-        answer = json_of(client.get(f"/v1/apps/{app}/limits", params={"what_if": [*asked, *more]}))
+        found = ask_hosts(client, [path], host, **what_if)
     sources = _sources(config, config.apps[app], config_file)
-    rows = [row | {"source": sources[row["name"]]} for row in answer["limits"]]
+    bodies = [one.bodies[0] if one.bodies else {"limits": []} for one in found]
+    for body in bodies:
+        body["limits"] = [
+            # another server may be of a version that has others
+            row | {"source": sources.get(row["name"], "not known here")}
+            for row in body["limits"]
+        ]
     if as_json:
-        print_json(answer | {"limits": rows})
-        return
-    if asked:
-        _show_what_if(answer["what_if"])
+        rows = [one.row(body) for one, body in zip(found, bodies, strict=True)]
+        print_json({"hosts": rows} if host == ALL else bodies[0])
+    else:
+        for one, body in zip(found, bodies, strict=True):
+            if host == ALL:
+                one.show_name()
+            if not one.error:
+                _show(body, explain=explain)
+    exit_if_silent(found)
+
+
+def _show(body: Mapping[str, Any], *, explain: bool) -> None:
+    if "what_if" in body:
+        _show_what_if(body["what_if"])
         return
     click.echo(
         f"{'LIMIT':20} {'VALUE':>9}  {'P50':>9} {'P99':>9} {'MOST':>9} {'HEADROOM':>9}"
         + ("  FROM" if explain else "")
     )
-    for row in rows:
+    for row in body["limits"]:
         click.echo(_line(row, explain=explain).rstrip())
 
 

@@ -7,15 +7,8 @@ from pathlib import Path
 import attrs
 import click
 
-from .common import (
-    EXIT_CONFIG,
-    config_option,
-    fail,
-    json_option,
-    load_or_exit,
-    print_json,
-    run_or_exit,
-)
+from .codes import EXIT_CONFIG
+from .common import config_option, fail, json_option, load_or_exit, print_json, run_or_exit
 
 
 @click.group()

@@ -94,7 +94,8 @@ def new(folder: Path, bare: bool, typescript: bool) -> None:
         fail(f"cannot write {error.filename or folder}: {error.strerror}")
     click.echo(f"made {folder}: {', '.join(sorted(files))}")
     build = "npm install && npm run build && " if kind == "typescript" else ""
-    click.echo(f"next: cd {shlex.quote(str(folder))} && {build}jsbox test && jsbox dev")
+    there = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
+    click.echo(f"next: {there}{build}jsbox test && jsbox dev")
 
 
 def _name_of(folder: Path) -> str:

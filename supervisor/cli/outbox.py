@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 import httpx2
@@ -12,10 +11,10 @@ import httpx2
 from resources.text import visible
 
 from ..config.units import show_size
-from .client import admin_client, error_of, json_of
+from .client import admin_client, error_of, json_of, path_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
 
-PAGE = 1000
+PAGE = 1000  # messages asked for at a time
 PATH = "/v1/outbox"
 
 
@@ -133,5 +132,5 @@ def _drop_all(client: httpx2.Client, channel: str) -> int:
 
 
 def _path(channel: str, number: int | None = None) -> str:
-    path = f"{PATH}/{quote(channel, safe='')}"
+    path = PATH + path_of(channel)
     return path if number is None else f"{path}/{number}"

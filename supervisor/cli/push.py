@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 from uuid import uuid4
 
 import click
@@ -25,7 +24,7 @@ from attrs import define, field
 from resources.text import visible
 
 from ..config import Config
-from .client import admin_client, error_of, json_of
+from .client import admin_client, error_of, json_of, path_of
 from .common import config_option, fail, json_option, load_or_exit, print_json
 from .groups import all_groups
 
@@ -155,7 +154,7 @@ class _Work:
     @property
     def path(self) -> str:
         """Where pushes are posted."""
-        return f"/v1/apps/{quote(self.app, safe='')}/push"
+        return path_of("v1", "apps", self.app, "push")
 
     def dry_run(self, target: str, given: list[str]) -> dict[str, int]:
         """Count who would get it."""
@@ -176,6 +175,10 @@ class _Work:
         with self._progress(state) as show:
             try:
                 self._send(state, show)
+            except httpx2.TransportError:
+                done = f"{state.done} of {len(state.addresses)} addresses are done"
+                click.echo(f"{self.file}: {done}; call it again to go on", err=True)
+                raise
             finally:
                 self._keep(state)
         self.file.unlink()
@@ -201,7 +204,7 @@ class _Work:
         cursor: str | None = "0"
         while cursor is not None:
             asked = {"group": target.removeprefix("group "), "cursor": cursor}
-            url = f"/v1/apps/{quote(self.app, safe='')}/audience"
+            url = path_of("v1", "apps", self.app, "audience")
             page = json_of(self.client.get(url, params=asked, timeout=SECONDS))
             for address, same in page["addrs"]:
                 seen.setdefault(same, address)
@@ -233,7 +236,7 @@ class _Work:
         draft.replace(self.file)
 
     def _pace(self, count: int) -> None:
-        """Wait until so many more may go."""
+        """Wait until `count` more may go."""
         if self.rate is None:
             return
         now = time.monotonic()

@@ -7,7 +7,6 @@ import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import attrs
 import click
@@ -19,7 +18,7 @@ from resources.text import visible
 from ..config import Config
 from ..config.model import App
 from ..config.source_maps import source_map_of
-from .client import admin_client, json_of
+from .client import admin_client, json_of, path_of
 from .common import (
     config_option,
     fail,
@@ -95,7 +94,7 @@ def _recording_text(message: str, config: Config) -> bytes:
     if Path(message).is_file():
         return Path(message).read_bytes()
     with admin_client(config) as client:
-        response = client.get(f"/v1/recordings/{quote(message, safe='')}")
+        response = client.get(path_of("v1", "recordings", message))
         if response.is_error:
             json_of(response)
         return response.content

@@ -48,7 +48,7 @@ class Row:
 
 
 def json_rows(file: BinaryIO, start: int, lines: int) -> Iterator[Row]:
-    """The rows of JSON Lines from an offset on, behind so many lines. Blank lines are skipped."""
+    """The rows of JSON Lines from `start` on, after `lines` lines. Blank lines are skipped."""
     file.seek(start)
     number = lines
     while line := file.readline(LINE_MAX + 1):
@@ -180,7 +180,7 @@ _TOO_LONG = f"more than {LINE_MAX} bytes or {RECORD_LINES} lines: is a quote not
 
 
 def csv_rows(file: BinaryIO, start: int, lines: int, header: Header) -> Iterator[Row]:
-    """The rows of a CSV file from an offset on, behind so many lines, as objects of texts by
+    """The rows of a CSV file from `start` on, after `lines` lines, as objects of texts by
     column. Empty cells are left out, and empty rows skipped. After a row that cannot be read, the
     next line is taken to begin a row.
     """

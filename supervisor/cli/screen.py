@@ -13,7 +13,7 @@ from resources.text import visible
 from ..client.phone import Turn
 from .sizes import SCREENS, Preset, measure, parts
 
-WIDTH = 44
+WIDTH = 44  # characters of a phone's screen, at least
 
 
 @define(eq=False)
@@ -59,6 +59,8 @@ class Screen:
             self.note(f"a message to {other['to_addr']}: {other['content']}")
         if turn.outcome != "ok":
             self.console.print(f"[red]the run ended as {_markup(turn.outcome)}[/red]")
+            if turn.outcome == "wall":
+                self.note("A run ends with api.done(): is it called, whatever comes back?")
         elif not turn.replies:
             self.note(f"no reply ({turn.ms:.0f} ms)")
 

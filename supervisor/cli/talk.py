@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -62,6 +63,8 @@ class Talk:
         conversation that a person types is.
         """
         is_typed = sys.stdin.isatty()
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # bytes that are no text end nothing
         with _kept_terminal():
             if not self.sms:
                 await self.dial()

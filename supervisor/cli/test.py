@@ -19,7 +19,8 @@ from resources.text import visible
 
 from ..config import Config, InvalidConfig, load
 from ..host.scratch import scratch_folder
-from .common import EXIT_CONFIG, EXIT_FAILED, config_option, fail, run_or_exit, start_logging
+from .codes import EXIT_CONFIG, EXIT_FAILED
+from .common import config_option, fail, must_be_writable, run_or_exit, start_logging
 
 if TYPE_CHECKING:  # it imports everything, which `--help` need not wait for
     from ..chats.chat import Chat
@@ -94,6 +95,8 @@ def test(
     Exit codes: 0 all passed, 1 some did not, 3 errors in the config or in a test file.
     """
     start_logging(log_level)
+    if junit is not None:
+        must_be_writable("--junit", junit)
     options = Options(paths or (config_file.parent,), config_file, junit, update)
     try:
         plan = read(options)
@@ -119,6 +122,9 @@ def read(options: Options) -> Plan:
     except InvalidConfig as error:
         wrong.append(str(error))
     for file in _files(options.paths):
+        if file.suffix not in (".toml", ".json"):
+            wrong.append(f"{file}: expected a test, *{SUFFIX}, or a recording, *{RECORDED}")
+            continue
         try:
             if file.suffix == ".json":
                 recordings.append((file, decode(file.read_bytes())))
@@ -196,12 +202,22 @@ async def _round(options: Options, plan: Plan, benches: Benches) -> int:
     for file, recording in plan.recordings:
         cases.append(await _replayed(file, recording, plan.config, benches))
     seconds = trio.current_time() - began
-    if options.junit is not None:
-        options.junit.write_bytes(junit(cases, seconds))
+    unwritten = "" if options.junit is None else _written(options.junit, junit(cases, seconds))
     failed = sum(bool(one.message) for one in cases)
     text = f"{len(cases) - failed} passed" + (f", {failed} failed" if failed else "")
     click.echo(click.style(f"{text} in {seconds:.1f} s", fg="red" if failed else "green"))
-    return EXIT_FAILED if failed else 0
+    if unwritten:
+        click.echo(f"jsbox: {unwritten}", err=True)
+    return EXIT_FAILED if failed or unwritten else 0
+
+
+def _written(file: Path, data: bytes) -> str:
+    """Write a file; return why it could not be."""
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        return f"{file} cannot be written: {error.strerror}"
+    return ""
 
 
 def _tell(result: Result) -> None:
@@ -303,7 +319,7 @@ class _Files:
             yield from (file for file in _within(folder) if file.suffix in WATCHED)
 
     async def changed(self) -> None:
-        """Wait until one of them is another one than at the last look."""
+        """Wait until one of them has changed since the last look."""
         while True:
             await trio.sleep(WATCH)
             now = await trio.to_thread.run_sync(self._look)

@@ -74,7 +74,10 @@ def new(*, name: str | None, scopes: tuple[str, ...], expires: str | None, as_js
 @json_option
 def hash_(*, as_json: bool) -> None:
     """Print the SHA-256 of a token read from stdin."""
-    text = sys.stdin.read().strip()
+    try:
+        text = sys.stdin.read().strip()
+    except UnicodeDecodeError:
+        fail("expected a token in UTF-8 on stdin", 2)
     if not text:
         fail("expected a token on stdin", 2)
     if as_json:

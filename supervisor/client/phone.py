@@ -132,6 +132,8 @@ class Phone:
                         return turn
                     case "rejected" if frame["id"] == message_id:
                         raise Rejected(f"{frame['code']}: {frame['detail']}")
+                    case "error":
+                        raise Hung(f"the gateway closed the connection: {frame['detail']}")
             raise Hung("the gateway closed the connection")
         raise Hung(f"the app was not done after {seconds:g} s")
 

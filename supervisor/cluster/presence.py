@@ -1,8 +1,9 @@
 """Which channels this server is connected to, as the others know it.
 
-What goes out on a channel waits in the outbox of a server that is connected to it. One that is not
-any more leaves what waits in its own to the others: it moves to the outbox that is no server's, and
-whoever is connected takes it from there. What a dead server leaves is moved by those that bury it.
+What goes out on a channel waits in the outbox of a server that is connected to it. A server that
+loses its connection moves the messages that wait in its own outbox to the common one, from which
+any connected server takes them. Those of a dead server are moved by the server that declares it
+dead.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from collections.abc import Awaitable, Callable, Collection
 import trio
 from attrs import define, field
 
-from resources.fence import keep_running
+from resources.forever import keep_running
 from resources.stores.outbox import Outbox
 from resources.stores.peers import Peers
-from resources.stores.redis import StoreError
+from resources.stores.redis import StoreError, StoreRefused
 
 from ..gateway import Deliveries
 
 LINGER = 1.0  # seconds after the last connection of a channel; a client that comes back finds all
 SETTLE = 1.0  # seconds that the last acknowledgements have to be struck
-RETRY = 0.5  # seconds after the store failed
+RETRY = (0.1, 2.0)  # seconds after the store failed: first, most
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +70,30 @@ class Presence:
         for channel in self._channels:
             self.left_over(channel)
 
+    async def inherit(self, channel: str, host: str) -> None:
+        """A server is dead: what waits in its outbox goes into ours if we are connected to the
+        channel, else to whoever is. Raises StoreError.
+        """
+        one = self._channels.get(channel)
+        if one is None or one.told != "g" or one.wanted != "g":
+            if await self._outbox.leave(channel, host):
+                await tell_takers(self._outbox, self._peers, channel, self._alive())
+                self.left_over(channel)
+            return
+        try:
+            await self._outbox.leave(channel, host, self._outbox.host)
+        finally:  # some may have been moved
+            self._deliveries.outlet(channel).doubt()
+
     async def start(self, channels: Collection[str]) -> None:
-        """Leave what an earlier process of this host had to whoever is connected. Raises
-        StoreError.
+        """Leave what an earlier process of this host had to whoever is connected; what the store
+        refuses waits for our own clients. Raises StoreError.
         """
         for channel in channels:
-            await self._outbox.leave(channel, self._outbox.host)
+            try:
+                await self._outbox.leave(channel, self._outbox.host)
+            except StoreRefused as error:
+                log.warning("channel %s: %s", channel, error)
 
     async def run(self) -> None:
         """Keep the store informed, until cancelled."""
@@ -100,14 +119,18 @@ class Presence:
 
     def _keeper(self, one: _Channel) -> Callable[[], Awaitable[None]]:
         async def keep() -> None:
+            pause = RETRY[0]
             while True:
                 news = one.news
                 try:
                     is_done = await self._settle(one)
                 except StoreError as error:
-                    log.warning("channel %s: %s", one.name, error)
-                    await trio.sleep(RETRY)
+                    if pause == RETRY[0]:  # else it is logged already
+                        log.warning("channel %s: %s", one.name, error)
+                    await trio.sleep(pause)
+                    pause = min(pause * 2, RETRY[1])
                 else:
+                    pause = RETRY[0]
                     if is_done:
                         await news.wait()
 
@@ -137,6 +160,12 @@ class Presence:
     async def _take_over(self, one: _Channel) -> None:
         one.is_doubtful = False
         try:
+            for host in await self._outbox.all_takers(one.name):
+                # Whoever buried it need not have had this channel.
+                if host not in self._alive() and await self._peers.bury(host):
+                    await self._outbox.leave(one.name, host)
+            await self._outbox.remind(one.name, one.told)
+            self._deliveries.outlet(one.name).doubt()
             count = await self._outbox.take_over(one.name)
         except BaseException:
             one.is_doubtful = True

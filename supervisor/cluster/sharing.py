@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 from typing import Any
@@ -12,14 +12,14 @@ import msgspec
 import trio
 from attrs import define, field
 
-from resources.fence import keep_running
+from resources.forever import keep_running
 from resources.stores.inbox import open_inbox
-from resources.stores.journal import Outcome
+from resources.stores.journal import outcome_of
 from resources.stores.lease import Lease
 from resources.stores.outbox import Outbox
 from resources.stores.partitions import Ownership, first_of
 from resources.stores.peers import Peers, Record, channel_of
-from resources.stores.redis import StoreError
+from resources.stores.redis import StoreError, StoreRefused
 
 from ..config import Config
 from ..errors import CannotStart
@@ -29,10 +29,12 @@ from ..runs.dispatcher import Dispatcher
 from ..runs.partitions import Partitions
 from ..store.opening import Store
 from ..store.patience import until_answered
-from .presence import Presence, tell_takers
+from .asking import Asking
+from .presence import Presence
 from .turns import ChannelTurns
 
 LOOK = 0.5  # seconds between two looks at who lives; at most a sixth of a lease
+BURY_SECONDS = 0.5  # that what dead servers left may hold up who takes over their work
 LEAVE_SECONDS = 3.0  # that the end waits for the store
 
 log = logging.getLogger(__name__)
@@ -49,11 +51,16 @@ class Sharing:
     _deliveries: Deliveries
     presence: Presence
     turns: ChannelTurns
+    asking: Asking
     record: Record
     config: Callable[[], Config]
+    is_heard: Callable[[], bool] = lambda: True
+    """Whether we hear what other servers tell us; if not, we look."""
+    _is_blind: bool = field(default=False, init=False)
     alive: Mapping[str, Record] = field(factory=dict, init=False)
     """The servers that live, by id, this one included."""
     _said: Record | None = field(default=None, init=False)
+    _refused: dict[str, str] = field(factory=dict, init=False)  # by host: why it is not buried
     _summed: Config | None = field(default=None, init=False)  # that `record.config` is of
 
     @property
@@ -68,7 +75,7 @@ class Sharing:
 
     @property
     def problem(self) -> str:
-        """Who runs another config than we do; "" if nobody."""
+        """Which servers run a different config; "" if none."""
         others = [
             f"{one.name} ({one.config})"
             for one in self.alive.values()
@@ -99,7 +106,7 @@ class Sharing:
         await self._look()
 
     async def change(self, **said: Any) -> None:
-        """Say something else of ourselves (fields of `Record`), as soon as the store takes it."""
+        """Change fields of our own `Record`, and publish it as soon as the store takes it."""
         self.record = msgspec.structs.replace(self.record, **said)
         with suppress(StoreError):
             await self._look()
@@ -119,21 +126,31 @@ class Sharing:
         pause = min(LOOK, self._lease.seconds / 6)
         while True:
             await trio.sleep(pause)
+            if not self.is_heard():
+                self._partitions.missed()
+                self._deliveries.look_all()
             try:
                 await self._look()
             except StoreError as error:
-                log.debug("the other servers cannot be looked at: %s", error)
+                if not self._is_blind:
+                    log.warning("the other servers cannot be looked at: %s", error)
+                self._is_blind = True
+            else:
+                self._is_blind = False
 
     def heard(self, text: bytes) -> None:
         """Another server has told us something."""
-        match msgspec.json.decode(text):
+        match _said_by_another(text):
+            case ["ask" | "answer", *_] as words:
+                self.asking.heard(words)
             case ["in", str(account), str(app), str(part)]:
                 self._partitions.ring(account, app, part)
             case ["ended", str(account), str(app), str(place), outcome]:
-                told = None if outcome is None else msgspec.convert(outcome, Outcome)
-                self._partitions.brought.heard_end((account, app, place), told)
-            case ["out", str(channel), number]:
-                self._deliveries.outlet(channel).heard(int(number))
+                self._partitions.brought.heard_end((account, app, place), outcome_of(outcome))
+            case ["out", str(channel), int(number)] if channel in self.config().channels:
+                self._deliveries.outlet(channel).heard(number)
+            case ["out", *_]:
+                pass  # of a channel of another config
             case ["left", str(channel)]:
                 self.presence.left_over(channel)
             case ["look"]:
@@ -153,29 +170,69 @@ class Sharing:
             self.record = msgspec.structs.replace(self.record, config=sum_of(config))
             self._summed = config
         if self._said != self.record:
-            await self._peers.say(self.record)
-            self._said = self.record
+            with suppress(StoreRefused):  # it has no memory left, say; what others say is read
+                await self._peers.say(self.record)
+                self._said = self.record
         seen = await self._peers.look()
-        for host in seen.gone:
-            await self._bury(host, seen.alive)
-        if seen.alive == self.alive:
-            return
-        self._say_who(seen.alive)
-        self.alive = seen.alive
-        takers = sorted(host for host, record in seen.alive.items() if record.takes)
-        alive = frozenset(f"{host} {one.process}" for host, one in seen.alive.items())
-        self._partitions.follow(takers, alive)
-        self._partitions.missed()  # what a dead one has accepted, it could tell nobody
-        self.presence.missed()
+        if self.host not in seen.alive:  # a store that went back in time has forgotten it
+            self._said = None
+        if seen.partitions is not None:
+            await self._check_partitions(seen.partitions)
+        self._refused = {host: why for host, why in self._refused.items() if host in seen.gone}
+        with trio.move_on_after(BURY_SECONDS):
+            for host in seen.gone:
+                await self.bury(host)
+        still = {host: self.alive[host] for host in seen.unknown if host in self.alive}
+        self._follow({**still, **seen.alive})
 
-    async def _bury(self, host: str, alive: Collection[str]) -> None:
-        if host == self.host or not await self._peers.bury(host):
+    def _follow(self, alive: Mapping[str, Record]) -> None:
+        """These are the servers that live."""
+        if alive != self.alive:
+            self._say_who(alive)
+            self.alive = alive
+            takers = sorted(host for host, record in alive.items() if record.takes)
+            processes = frozenset(f"{host} {one.process}" for host, one in alive.items())
+            self._partitions.follow(takers, processes)
+            self._partitions.missed()  # what a dead one has accepted, it could tell nobody
+            self.presence.missed()
+
+    async def _check_partitions(self, said: str) -> None:
+        """Whoever emptied the store, or set it back, may have let a server in that divides the
+        journals in another way: then a user's messages would be in two places.
+        """
+        ours = str(self._partitions.parts)
+        if said != ours and await self._peers.fix_partitions(int(ours)) != ours:
+            self._lease.lose(f"the store has journals of {said} partitions now, not of {ours}")
+
+    async def bury(self, host: str) -> None:
+        """Clear away what a dead server left; what the store refuses is tried again. It is done
+        before what fell to the dead one is run: else newer replies would overtake those that wait
+        in its outboxes. Raises StoreError.
+        """
+        if host == self.host:
             return
+        try:
+            if not await self._peers.bury(host):
+                return
+        except StoreRefused as error:
+            self._note_refused(host, error)
+            return
+        is_cleared = True
         for channel in self.config().channels:
-            if await self._outbox.leave(channel, host):
-                await tell_takers(self._outbox, self._peers, channel, alive)
-                self.presence.left_over(channel)
-        await self._peers.forget(host)
+            try:
+                await self.presence.inherit(channel, host)
+            except StoreRefused as error:
+                is_cleared = False
+                self._note_refused(host, error)
+        # In this order, and only now: once it is back, the numbers of its outboxes count on.
+        if is_cleared and not await self._peers.is_back(host):
+            await self._outbox.forget(self.config().channels, host)
+            await self._peers.forget(host)
+
+    def _note_refused(self, host: str, error: StoreRefused) -> None:
+        if host not in self._refused:
+            log.warning("what server %s left cannot be cleared away yet: %s", host, error)
+        self._refused[host] = str(error)
 
     def _say_who(self, alive: Mapping[str, Record]) -> None:
         for host in alive.keys() - self.alive.keys() - {self.host}:
@@ -204,6 +261,10 @@ async def open_sharing(
     record = Record(id=ours.id, process=ours.nonce, name=ours.name, version=describe()["version"])
     peers = Peers(store.redis, ours)
     presence = Presence(outbox, deliveries, peers, lambda: sharing.alive)
+
+    async def bury(host: str) -> None:
+        await sharing.bury(host)
+
     sharing = Sharing(
         lease=lease,
         peers=peers,
@@ -211,29 +272,53 @@ async def open_sharing(
         partitions=partitions,
         deliveries=deliveries,
         presence=presence,
-        turns=ChannelTurns(peers, Ownership(store.redis, f"{ours.id} {ours.nonce}")),
+        turns=ChannelTurns(
+            peers,
+            Ownership(store.redis, f"{ours.id} {ours.nonce}"),
+            bury,
+        ),
+        asking=Asking(peers, ours.id, lambda: sharing.alive),
         record=record,
         config=lambda: config,
     )
+    partitions.bury = bury
     deliveries.on_takers = presence.changed
+    outbox.redis.on_reconnect.append(sharing.missed)
     outbox.redis.on_fenced.append(
         lambda: lease.lose("another server has taken over what this one works on")
     )
-    async with open_inbox(store.url, channel_of(record.id), sharing.heard, sharing.missed):
+    opening = open_inbox(store.own_url, channel_of(record.id), sharing.heard, sharing.missed)
+    async with opening as inbox:
+        sharing.is_heard = lambda: inbox.is_up
         await until_answered("the other servers", sharing.start, tell)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(keep_running, "hosts", sharing.run)
             nursery.start_soon(keep_running, "presence", presence.run)
+            nursery.start_soon(keep_running, "asking", sharing.asking.run)
             yield sharing
             await sharing.leave()
             nursery.cancel_scope.cancel()
 
 
+def _said_by_another(text: bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (ValueError, RecursionError):
+        return text
+
+
 def sum_of(config: Config) -> str:
-    """A checksum of what all servers should have in common, the text of the apps included."""
+    """A checksum of what all servers should have in common, the text of the apps and the tokens of
+    operators included.
+    """
     common = (
         *(config.accounts, config.apps, config.channels, config.journal, config.search),
         [app.generation for app in config.apps.values()],
+        # Who may do something at one server may do it at all, through that one.
+        [
+            (one.sha256, one.name, sorted(one.scopes), one.expires)
+            for one in config.listen.admin_tokens
+        ],
     )
     return blake2b(repr(common).encode("utf-8", "replace"), digest_size=4).hexdigest()
 
@@ -250,7 +335,7 @@ async def peers_of(config: Config, store: Store) -> Peers | None:
     peers = Peers(store.redis, store.lease.ours)
     ours = config.cluster.partitions
     theirs = await peers.fix_partitions(ours)
-    if theirs != ours:
+    if theirs != str(ours):
         raise CannotStart(
             f"cluster.partitions: this store has journals of {theirs} partitions, not of {ours};"
             " their number cannot be changed"

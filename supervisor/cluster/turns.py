@@ -5,13 +5,13 @@ work: two that took by turns would take a user's messages out of order.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
 import trio
 from attrs import frozen
 
-from resources.stores.partitions import Ownership, Taken, Turn, host_of
+from resources.stores.partitions import ChannelTurn, Ownership, Taken, host_of
 from resources.stores.peers import Peers
 from resources.stores.redis import StoreError
 
@@ -27,13 +27,14 @@ class ChannelTurns:
 
     _peers: Peers
     _ownership: Ownership
+    _bury: Callable[[str], Awaitable[None]] | None = None  # clears away what a dead server left
 
     @asynccontextmanager
     async def turn(self, channel: str) -> AsyncIterator[None]:
         """Wait until no other server that lives takes in what comes on a channel; keep it so for as
         long as the block runs.
         """
-        turn = Turn(channel)
+        turn = ChannelTurn(channel)
         while True:
             try:
                 owner = await self._take(turn)
@@ -49,7 +50,7 @@ class ChannelTurns:
             with trio.move_on_after(GIVE_SECONDS, shield=True), suppress(StoreError):
                 await self._ownership.give(turn, owner)
 
-    async def _take(self, turn: Turn) -> bytes | None:
+    async def _take(self, turn: ChannelTurn) -> bytes | None:
         """Take it, also from one that is dead; return who has it now, or None: another has."""
         dead = b""
         while True:
@@ -64,4 +65,6 @@ class ChannelTurns:
             await self._peers.bury(host)
             if await self._peers.lives(host, process):
                 return None
+            if self._bury is not None:  # else our newer replies would overtake those it left
+                await self._bury(host)
             dead = taken.owner

@@ -9,9 +9,8 @@ from urllib.parse import urlsplit
 from .found import Found, look, token_problems
 from .model import AmqpSide, Channel, Config, HttpSide
 from .units import Address, show
-from .urls import amqp_problem, http_problem, junebug_problem
+from .urls import amqp_problem, base_problem, http_problem, shown_url
 
-EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104  # nothing is bound here
 QUEUE_MAX = 200  # bytes of a connector's name; the names of its queues have up to 255
 EXCHANGE_MAX = 127  # bytes
 PREFETCH_MAX = 65_535  # what AMQP can say
@@ -45,7 +44,11 @@ def _amqp(side: AmqpSide) -> Found:
 def _broker(url: str) -> str | None:
     problem = amqp_problem(url)
     form = "amqp://USER:PASSWORD@HOST/VHOST"
-    return f'expected a URL such as "{form}", got {show(url)}: {problem}' if problem else None
+    return (
+        f'expected a URL such as "{form}", got {show(shown_url(url))}: {problem}'
+        if problem
+        else None
+    )
 
 
 def _http(side: HttpSide) -> Found:
@@ -55,14 +58,18 @@ def _http(side: HttpSide) -> Found:
 
 
 def _junebug(url: str) -> str | None:
-    problem = junebug_problem(url)
+    problem = base_problem(url)
     form = "http://junebug:8080/channels/ID"
-    return f'expected a URL such as "{form}", got {show(url)}: {problem}' if problem else None
+    return (
+        f'expected a URL such as "{form}", got {show(shown_url(url))}: {problem}'
+        if problem
+        else None
+    )
 
 
 def _event_url(url: str) -> str | None:
     problem = http_problem(url)
-    return f"expected a URL, got {show(url)}: {problem}" if problem else None
+    return f"expected a URL, got {show(shown_url(url))}: {problem}" if problem else None
 
 
 def channel_warnings(config: Config) -> Iterator[str]:
@@ -83,7 +90,7 @@ def _events(channel: Channel, gateway: Address) -> Iterator[str]:
     if channel.http is None or channel.http.event_url:
         return
     junebug = Address(urlsplit(channel.http.url).hostname or "", 0)
-    if not junebug.is_loopback and (gateway.is_loopback or gateway.host in EVERYWHERE):
+    if not junebug.is_loopback and gateway.reachable.is_loopback:  # where event_url is by default
         yield (
             f"channels.{channel.name}: Junebug at {junebug.host} cannot post events to"
             f" listen.gateway = {gateway}: set event_url"

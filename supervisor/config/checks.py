@@ -8,6 +8,7 @@ import shutil
 import ssl
 from collections.abc import Iterator, Mapping
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path as FilePath
 from zoneinfo import ZoneInfo
 
@@ -20,24 +21,27 @@ from resources.text import NAME
 from .channels import channel_problems, channel_warnings
 from .found import Found, look, token_problems
 from .locate import Path
-from .model import App, Channel, Config, Limits, Listen
+from .model import PROCESS_USERS, App, Channel, Cluster, Config, Limits, Listen
 from .node import BESIDE_HEAP, BUILTINS, LEAST_FILES, LEAST_HEAP, LEAST_STACK, MOST_STACK
 from .requires import is_available
 from .tls import server_context
 from .tokens import twice
 from .units import Address, show
-from .urls import REDIS_KINDS, origin_problem, proxy_problem, redis_problem
+from .urls import REDIS_KINDS, base_problem, origin_problem, proxy_problem, redis_problem, shown_url
 
 GLOBALS = ("Buffer",)
-MOST_FILES = 1 << 20
-HEAP_MAX = 1 << 40
+MOST_FILES = 1 << 20  # descriptors of a process
+HEAP_MAX = 1 << 40  # bytes
 LEASE = (
     1.0,
     300.0,
 )  # seconds: shorter, and a busy host would lose it; longer, and nobody takes over
 USERS_MAX = 1 << 31  # user ids that the kernel and every tool accept
 NAME_MAX = 255  # bytes of a file's name
+PROCESSES_MAX = 64  # of one server
 PATH_MAX = 3800  # bytes of data_dir; Linux allows 4095 for the paths of its files
+OTEL_PACKAGES = ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
+OTEL_OTHERS = ("/v1/metrics", "/v1/logs")  # paths that traces are not sent to
 ALLOW_MAX = 300  # characters of an entry of http.allow
 APP_MAX = 16 << 20  # bytes of an app's config values, which each process gets in one line
 
@@ -90,8 +94,11 @@ def _host(config: Config) -> Found:
     yield from _cluster(config)
     yield from look(("data_dir",), partial(_data_dir, config.data_dir))
     yield from look(("node", "path"), partial(_node, config.node.path))
-    if config.isolation.first_user + len(config.apps) > USERS_MAX:
-        yield ("isolation", "first_user"), f"expected less than {USERS_MAX - len(config.apps)}"
+    yield from look(("otel", "endpoint"), partial(_otel, config.otel.endpoint))
+    processes = min(config.cluster.processes, PROCESSES_MAX)  # more are an error of their own
+    users = len(config.apps) + (processes - 1) * PROCESS_USERS
+    if config.isolation.first_user + users > USERS_MAX:
+        yield ("isolation", "first_user"), f"expected less than {USERS_MAX - users}"
 
 
 def _admin(listen: Listen) -> str | None:
@@ -131,7 +138,7 @@ def _certificate(certificate: FilePath, key: FilePath) -> str | None:
 
 def _redis(url: str) -> str | None:
     problem = "" if url == "embedded" else redis_problem(url)
-    return f"expected {REDIS_KINDS}, got {show(url)}: {problem}" if problem else None
+    return f"expected {REDIS_KINDS}, got {show(shown_url(url))}: {problem}" if problem else None
 
 
 def _cluster(config: Config) -> Found:
@@ -144,10 +151,25 @@ def _cluster(config: Config) -> Found:
             " redis.url first"
         )
         yield ("cluster", "mode"), text
+    if (problem := processes_problem(config.cluster, config.redis.url)) is not None:
+        yield ("cluster", "processes"), problem
     least, most = LEASE
     if not least <= config.cluster.lease <= most:
         given = f"{config.cluster.lease:g}s"
         yield ("cluster", "lease"), f"expected {least:g}s to {most:g}s, got {given}"
+
+
+def processes_problem(cluster: Cluster, url: str) -> str | None:
+    """Why a server cannot have this number of processes on the store at `url`; None if it can."""
+    count = cluster.processes
+    if count > PROCESSES_MAX:
+        return f"expected 1 to {PROCESSES_MAX}, got {count}"
+    if count > 1 and url != "embedded" and cluster.mode != "shared":
+        return (
+            f"{count} processes share the store at redis.url: set cluster.mode to"
+            f' "shared" (it is {show(cluster.mode)})'
+        )
+    return None
 
 
 def _data_dir(folder: FilePath) -> str | None:
@@ -176,6 +198,24 @@ def _node(path: str) -> str | None:
     if path == "bundled" or shutil.which(path) is not None:
         return None
     return f'expected "bundled" or a program, got {show(path)}'
+
+
+def _otel(endpoint: str) -> str | None:
+    """What is wrong with the endpoint, or with this install: the SDK is an extra."""
+    if not endpoint:
+        return None
+    problem = base_problem(endpoint)
+    if endpoint.rstrip("/").endswith(OTEL_OTHERS):
+        problem = problem or "this is not the path of traces; leave it out"
+    if problem:
+        shown = show(shown_url(endpoint))
+        return f'expected a URL such as "http://127.0.0.1:4318", got {shown}: {problem}'
+    for name in OTEL_PACKAGES:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            return f"needs the package {name}: pip install 'jsbox[otel]'"
+    return None
 
 
 def _app(app: App, declared: Mapping[str, frozenset[str]]) -> Found:
@@ -303,13 +343,13 @@ def _http(app: App) -> Found:
         yield from look(("http", "allow", index), partial(_allowed, entry))
     for name, target in http.connect_to.items():
         if problem := origin_problem(target):
-            text = f'expected a URL such as "http://127.0.0.1:9000", got {show(target)}: {problem}'
+            shown = show(shown_url(target))
+            text = f'expected a URL such as "http://127.0.0.1:9000", got {shown}: {problem}'
             yield ("http", "connect_to", name), text
     if http.proxy and (problem := proxy_problem(http.proxy)):
-        yield (
-            ("http", "proxy"),
-            f'expected a URL such as "http://proxy:3128", got {show(http.proxy)}: {problem}',
-        )
+        shown = show(shown_url(http.proxy))
+        text = f'expected a URL such as "http://proxy:3128", got {shown}: {problem}'
+        yield ("http", "proxy"), text
 
 
 def _allowed(entry: str) -> str | None:

@@ -38,7 +38,7 @@ from .model import (
     RedisServer,
     SearchSettings,
 )
-from .observing import Failing, Log, LogOutput, Metrics, Trace
+from .observing import Failing, Log, LogOutput, Metrics, Otel, Trace
 from .tokens import AdminToken, parse_tokens
 from .units import (
     Address,
@@ -81,6 +81,7 @@ PIECES: dict[str, type] = {
     "search": SearchSettings,
     "journal": Journal,
     "log": LogOutput,
+    "otel": Otel,
 }
 """Tables for the whole host."""
 TABLES: dict[str, type] = {"accounts": Account, "apps": App, "channels": Channel}

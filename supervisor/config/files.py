@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes read at a time
 FILE_MAX = 16 << 20  # bytes of an app or a config value
 BOM = b"\xef\xbb\xbf"
 

@@ -85,14 +85,7 @@ class _Loader:
             )
             raise _Enough
         document = self.expand(document, ())
-        version = document.get("version", VERSION)
-        if version != VERSION or isinstance(version, bool):
-            self.fault(("version",), f"expected {VERSION}, got {show(version)}")
-        self.unknown_keys(document, TOP_LEVEL, ())
-        data_dir = document.get("data_dir", "jsbox-data")
-        if not isinstance(data_dir, str) or not data_dir:
-            self.fault(("data_dir",), f"expected a path, got {show(data_dir)}")
-            data_dir = "jsbox-data"
+        data_dir = self.top_level(document)
         if isinstance(document.get("listen"), dict):
             document["listen"] = self.with_paths(document["listen"], "certificate", "key")
         pieces: dict[str, Any] = {
@@ -118,6 +111,18 @@ class _Loader:
         said = {f"apps.{one.app}.{one.text.partition(' ')[0]}" for one in self.breakages}
         warnings = [one_line(text) for text in warnings if text.partition(":")[0] not in said]
         return evolve(config, warnings=tuple(warnings), breakages=tuple(self.breakages))
+
+    def top_level(self, document: dict[str, Any]) -> str:
+        """Check the keys that are in no table; return the data_dir."""
+        version = document.get("version", VERSION)
+        if version != VERSION or isinstance(version, bool):
+            self.fault(("version",), f"expected {VERSION}, got {show(version)}")
+        self.unknown_keys(document, TOP_LEVEL, ())
+        data_dir = document.get("data_dir", "jsbox-data")
+        if not isinstance(data_dir, str) or not data_dir or "\0" in data_dir:
+            self.fault(("data_dir",), f"expected a path, got {show(data_dir)}")
+            return "jsbox-data"
+        return data_dir
 
     def defaults(self, raw: Any) -> dict[str, Any]:
         if not isinstance(raw, dict):

@@ -14,7 +14,7 @@ from resources.text import read_json
 
 from .accounts import Account
 from .node import TOOLKITS
-from .observing import Failing, Log, LogOutput, Metrics, Trace
+from .observing import Failing, Log, LogOutput, Metrics, Otel, Trace
 from .tokens import AdminToken
 from .units import Address, Count, Duration, Natural, Size, Urls
 
@@ -33,6 +33,14 @@ class Listen:
     admin_tokens: tuple[AdminToken, ...] = ()
     certificate: Path | None = None  # PEM, with its chain; with it both ports speak TLS
     key: Path | None = None  # PEM
+
+    def gateway_url(self, at: Address) -> str:
+        """The URL of the gateway's port, which is at this address."""
+        return f"{'ws' if self.certificate is None else 'wss'}://{at}/v1"
+
+    def admin_url(self, at: Address) -> str:
+        """The URL of the admin port, which is at this address."""
+        return f"{'http' if self.certificate is None else 'https'}://{at}"
 
 
 @frozen
@@ -63,15 +71,15 @@ class RedisServer:
 
 @frozen
 class Cluster:
-    """[cluster]: several servers that can reach one store; not the embedded one."""
+    """[cluster]: several servers that can reach one store, or several processes of one server."""
 
     # single: another server on the store is refused; standby: it waits, and takes over; shared: all
     # work
     mode: Literal["single", "standby", "shared"] = "single"
-    lease: Duration = Duration(5.0)  # without a sign of life for so long, another may take over
-    partitions: Count = Count(
-        16
-    )  # of each app's journal, in mode shared; fixed by the first server
+    lease: Duration = Duration(5.0)  # after this long without a sign of life, another may take over
+    # of each app's journal, in mode shared; fixed by the first server
+    partitions: Count = Count(16)
+    processes: Count = Count(1)  # of this server, that share its work: see supervisor/processes
 
 
 @frozen
@@ -81,6 +89,11 @@ class NodeSettings:
     path: str = "bundled"
     max_processes: Count = Count(200)  # on the host; beyond it another app's idle process ends
     spare: Natural = Natural(1)  # processes with the toolkits loaded, for the first app to need one
+
+
+PROCESS_USERS = 100_000  # user ids of the apps of each process of a server
+"""Of the users from isolation.first_user on, those of each of several processes: each numbers its
+apps for itself, and no two apps may share a user."""
 
 
 @frozen
@@ -338,6 +351,7 @@ class Config:
     search: SearchSettings = SearchSettings()
     journal: Journal = Journal()
     log: LogOutput = LogOutput()
+    otel: Otel = Otel()
     accounts: Mapping[str, Account] = field(factory=dict)
     apps: Mapping[str, App] = field(factory=dict)
     channels: Mapping[str, Channel] = field(factory=dict)
@@ -360,11 +374,11 @@ class Config:
         return evolve(self.with_local_channels(), listen=listen)
 
     def with_local_channels(self) -> Config:
-        """This config with channels that only gateway clients use: what its brokers and Junebugs
-        have for real users is for the server that it is made for.
+        """This config with channels that only gateway clients use, and without traces for others.
+        Messages for real users, at its brokers and Junebugs, are left to the production server.
         """
         channels = {
             name: evolve(channel, type="websocket", amqp=None, http=None)
             for name, channel in self.channels.items()
         }
-        return evolve(self, channels=channels)
+        return evolve(self, channels=channels, otel=Otel())

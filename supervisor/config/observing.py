@@ -33,6 +33,13 @@ class Log:
 
 
 @frozen
+class Otel:
+    """[otel]: where the traces of runs are sent, by OTLP over HTTP."""
+
+    endpoint: str = ""  # /v1/traces is added to it; empty: nothing is sent, nor loaded
+
+
+@frozen
 class Metrics:
     """[defaults.metrics]: where the metrics that apps fire go."""
 

@@ -63,7 +63,7 @@ def plan(old: Config, new: Config) -> dict[str, list[str]]:
         changes["live"].append(tokens)
     for name in _differences(old.search, new.search, ("search",)):
         changes["live" if name in SEARCH_LIVE else "next_process"].append(name)
-    for kind in ("journal", "log", "accounts", "channels"):
+    for kind in ("journal", "log", "otel", "accounts", "channels"):
         changes["live"] += _differences(getattr(old, kind), getattr(new, kind), (kind,))
     for name in sorted({*old.apps, *new.apps}):
         before, after = old.apps.get(name), new.apps.get(name)
@@ -78,8 +78,8 @@ def plan(old: Config, new: Config) -> dict[str, list[str]]:
 
 
 def until_restart(old: Config, new: Config) -> Config:
-    """The new config with what needs a restart as it was. Tokens of operators hold at once; but not
-    if there are to be none, and the port that listens now can be reached from other hosts.
+    """The new config, with what needs a restart as it was. Admin tokens change at once, unless
+    that would leave a port that other hosts can reach without any.
     """
     kept = {name: getattr(old, name) for name in RESTART}
     tokens = new.listen.admin_tokens

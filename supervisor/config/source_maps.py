@@ -40,7 +40,7 @@ def source_map_of(javascript: Path, source: str) -> str:
     """The map that an app's text refers to, as JSON; empty if it has none, or one that cannot be
     read, or if the map is in the text itself.
 
-    Only a file in the folder of the app counts: whoever wrote the text may not be one who may read
+    Only a file in the folder of the app counts: the app's author may not be allowed to read
     other files.
     """
     file = map_file(javascript, source)

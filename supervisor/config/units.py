@@ -30,7 +30,7 @@ Urls = NewType("Urls", tuple[str, ...])
 """One URL or more."""
 
 DAYS_MAX = 1_000_000  # fits counters of milliseconds and sums with a clock
-SIZE_MAX = 1 << 50
+SIZE_MAX = 1 << 50  # bytes
 COUNT_MAX = 10**12
 PERCENT_MAX = 100
 SHOWN_MAX = 200  # characters of a value in a message
@@ -152,6 +152,10 @@ def parse_urls(value: Any) -> Urls:
     return Urls(tuple(found))
 
 
+# The addresses that mean every address of this host, each with one to connect to.
+WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
+
+
 @frozen
 class Address:
     """A host and port to listen on or connect to; port 0 means any free one."""
@@ -171,6 +175,11 @@ class Address:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def reachable(self) -> Address:
+        """The address at which this host itself reaches what listens at this one."""
+        return Address(WILDCARDS.get(self.host, self.host), self.port)
 
 
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:\[\]/]+)):([0-9]{1,5})")

@@ -19,6 +19,7 @@ REDIS_OPTIONS = re.compile(
     r"db|username|password|client_name|socket_keepalive|health_check_interval|ssl_\w+"
 )
 SENTINEL_OPTIONS = re.compile(rf"{REDIS_OPTIONS.pattern}|sentinel_username|sentinel_password")
+MALFORMED = "its host or port is malformed"  # Python's own text has what may be a password
 _PLAIN_HOST = re.compile(r"[A-Za-z0-9_.-]+")
 
 Problem = str
@@ -46,8 +47,8 @@ def _url_problem(url: str, plain: str, secure: str) -> Problem:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        return str(error)
+    except ValueError:
+        return MALFORMED
     if parts.scheme not in (plain, secure):
         return f"it is neither {plain} nor {secure}"
     if port == 0:
@@ -71,6 +72,11 @@ def _client_problem(url: str) -> Problem:
     return _problem_of(lambda: httpx2.URL(url))
 
 
+def gateway_problem(url: str) -> Problem:
+    """What is wrong with a ws or wss URL, if it cannot be connected to."""
+    return _url_problem(url, "ws", "wss") or host_problem(urlsplit(url).hostname or "")
+
+
 def origin_problem(url: str) -> Problem:
     """What is wrong with a URL that must be a scheme, a host and a port only."""
     if problem := http_problem(url):
@@ -89,14 +95,29 @@ def proxy_problem(url: str) -> Problem:
     )
 
 
-def junebug_problem(url: str) -> Problem:
-    """What is wrong with the URL of a Junebug channel, which may have a user and a password."""
+def base_problem(url: str) -> Problem:
+    """What is wrong with a URL that paths are added to, and that may have a user and a password: of
+    a Junebug channel, or of a collector.
+    """
     if problem := http_problem(url):
         return problem
     if not url.isascii():
         return "it has characters other than ASCII"
-    parts = urlsplit(url)
-    return "it has a query or a fragment" if parts.query or parts.fragment else ""
+    # Also an empty one: a path that is added would be behind it.
+    return "it has a query or a fragment" if "?" in url or "#" in url else ""
+
+
+def shown_url(url: str) -> str:
+    """A URL for an error about it, whatever is wrong with it: without what may be its user and
+    password, and without its query. Nothing of it is shown from an @ on that may be in either.
+    """
+    scheme, colon, rest = url.partition("://")
+    if not colon:
+        scheme, rest = "", url
+    before, _, plain = rest.rpartition("@")
+    if re.search(r"[?#]", before):
+        return f"{scheme}{colon}..."
+    return scheme + colon + re.split(r"[?#]", plain, maxsplit=1)[0]
 
 
 def without_login(url: str) -> tuple[str, tuple[str, str] | None]:
@@ -127,15 +148,17 @@ def redis_problem(url: str) -> Problem:
 def _one_redis_problem(url: str) -> Problem:
     try:
         parts = urlsplit(url)
-        unknown = [name for name, _ in parse_qsl(parts.query) if not REDIS_OPTIONS.fullmatch(name)]
-        if unknown:
-            return f"it has the option {unknown[0]}, which cannot be changed here"
-        if parts.port == 0:
-            return "its port is 0"
-        if problem := "" if parts.scheme == "unix" else host_problem(parts.hostname or ""):
-            return problem
-    except ValueError as error:
-        return str(error)
+        port = parts.port
+        options = parse_qsl(parts.query)
+    except ValueError:
+        return MALFORMED
+    if port == 0:
+        return "its port is 0"
+    unknown = [name for name, _ in options if not REDIS_OPTIONS.fullmatch(name)]
+    if unknown:
+        return f"it has the option {unknown[0]}, which cannot be changed here"
+    if problem := "" if parts.scheme == "unix" else host_problem(parts.hostname or ""):
+        return problem
     import redis  # takes 0.1 s, which most configs need not spend
 
     plain = url.replace("redis+cluster://", "redis://", 1)

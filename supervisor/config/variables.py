@@ -15,7 +15,9 @@ from .files import FILE_MAX, Unreadable, read_text
 from .locate import Path
 from .units import show
 
-ENV = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+OPEN = "${"
+NO_NAME = "expected ${NAME} with the name of a variable; a dollar sign is $$"
+ENV = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$\{")
 SECRET_LEAST = 4  # characters; shorter values of variables are not hidden in messages
 
 
@@ -44,7 +46,7 @@ class Variables:
 
         def put_in(found: re.Match[str]) -> str:
             nonlocal size
-            text = "$" if found[1] is None else self._variable(found[1], value, path)
+            text = self._text(found, value, path)
             size += len(text)
             if size > FILE_MAX:
                 raise ValueError(
@@ -65,6 +67,12 @@ class Variables:
         for value, name in self._names.items():
             text = text.replace(value, name)
         return text
+
+    def _text(self, found: re.Match[str], value: str, path: Path) -> str:
+        if found[0] == OPEN:  # a mistyped variable must not become a password, say
+            self.fault(path, NO_NAME)
+            self.unset.add(path)
+        return self._variable(found[1], value, path) if found[1] else found[0][0]
 
     def _variable(self, name: str, value: str, path: Path) -> str:
         """The text of a variable; empty, after reporting an error, if it cannot be used."""

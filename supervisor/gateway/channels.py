@@ -16,7 +16,7 @@ from typing import Protocol
 import trio
 from attrs import define, field
 
-from resources.fence import keep_running
+from resources.forever import keep_running
 
 from ..channel_state import ChannelState
 from ..config.model import Channel

@@ -23,7 +23,7 @@ from .socket import STUFFED, Closed, ServerSocket, TooBig, Violation
 # For one write; a slower client is closed, and what it had not acknowledged goes elsewhere.
 WRITE_SECONDS = 5.0
 PING_SECONDS = 20.0  # between two pings
-PONG_SECONDS = 20.0  # a client that sends nothing for so long after a ping counts as gone
+PONG_SECONDS = 20.0  # after a ping; a client that has sent nothing by then counts as gone
 QUEUED_MAX = 4 << 20  # bytes of frames queued to a client; one that lags further behind is closed
 
 log = logging.getLogger(__name__)
@@ -193,6 +193,8 @@ class Connection:
     async def _write(self) -> None:
         while True:
             await self._socket.wait_queued()
+            if self._socket.write_now():
+                continue
             was_free = self.is_free
             try:
                 with trio.fail_after(WRITE_SECONDS):

@@ -9,7 +9,7 @@ from functools import partial
 import trio
 from attrs import define, field
 
-from resources.fence import keep_running
+from resources.forever import keep_running
 from resources.stores.outbox import Outbox, Parcel
 
 from ..observe import Observer
@@ -58,6 +58,7 @@ class Deliveries:
             outlet = Outlet(channel, self.outbox, self._observe, self._ack_timeout)
             if self.on_takers is not None:
                 outlet.on_takers = partial(self.on_takers, channel)
+                outlet.picking.is_shared = True
             self._outlets[channel] = outlet
             self._nursery.start_soon(keep_running, "outlet", outlet.run)
         return outlet
@@ -76,9 +77,14 @@ class Deliveries:
         for outlet in list(self._outlets.values()):
             outlet.doubt()
 
+    def look_all(self) -> None:
+        """Every stream may hold newer messages that nobody announced."""
+        for outlet in list(self._outlets.values()):
+            outlet.announce(None)
+
     async def settle(self, seconds: float) -> None:
-        """Wait, for at most so many seconds, until everything handed out is acknowledged and
-        struck.
+        """Wait until everything handed out is acknowledged and struck, and the ends of all runs are
+        told; `seconds` at most.
         """
         with trio.move_on_after(seconds):
             for outlet in list(self._outlets.values()):

@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 from attrs import frozen
 
-from resources.messages import BadMessage
 from resources.text import DEPTH_MAX, TooDeep, clean_json, is_deeper
 
 SUBPROTOCOL = "jsbox.v1"
-WINDOW_MAX = 10_000
+WINDOW_MAX = 10_000  # parcels that a client may take at a time
 CODE_PROTOCOL, CODE_TOKEN, CODE_CHANNEL, CODE_NO_HELLO = 4400, 4401, 4403, 4408
 CODE_FRAME, CODE_RATE, CODE_INTERNAL, CODE_RESTART, CODE_OVERLOAD = 4413, 4429, 1011, 1012, 1013
 
@@ -179,11 +178,6 @@ def rejected(
             "retry_after": retry_after,
         }
     )
-
-
-def rejected_message(frame_id: str, bad: BadMessage) -> bytes:
-    """The message or event is malformed."""
-    return rejected(frame_id, "bad_message", bad.detail, bad.path)
 
 
 def outbound(delivery: int, attempt: int, message: bytes) -> bytes:

@@ -6,6 +6,7 @@ from ..config.model import Channel
 from . import frames
 from .connection import Connection, Refusal
 from .intake import Services
+from .refused import UNKNOWN
 from .rights import is_known, local_problem, token_in
 from .socket import Request, ServerSocket, TooBig, Violation
 
@@ -26,14 +27,22 @@ async def greet(
     hello = await _hello(socket, min(services.settings.max_frame, HELLO_MAX))
     channel = services.channels().get(hello.channel)
     if channel is None:
-        raise Refusal(frames.CODE_CHANNEL, "channel", f"there is no channel {hello.channel!r}")
+        detail = f"there is no channel {hello.channel!r}"
+        services.refuse(UNKNOWN, "channel", address, detail)
+        raise Refusal(frames.CODE_CHANNEL, "channel", detail)
     if channel.type != "websocket":
         detail = f"channel {channel.name} is of type {channel.type}, so no client may use it"
+        services.refuse(channel.name, "channel", address, detail)
         raise Refusal(frames.CODE_CHANNEL, "channel", detail)
     if channel.tokens:
-        _check_token(token_in(request.headers, (b"bearer",)) or hello.token, channel)
+        token = token_in(request.headers, (b"bearer",)) or hello.token
+        if problem := _token_problem(token, channel):
+            services.refuse(channel.name, "token", address, problem)
+            raise Refusal(frames.CODE_TOKEN, "token", problem)
     elif problem := local_problem(address, request.headers):
+        services.refuse(channel.name, "local", address, f"channel {channel.name}: {problem}")
         raise Refusal(frames.CODE_TOKEN, "token", problem)
+    services.refused.let_in(channel.name, address)
     if not 1 <= hello.window <= frames.WINDOW_MAX:
         detail = f"expected a window of 1 to {frames.WINDOW_MAX}, got {hello.window}"
         raise Refusal(frames.CODE_PROTOCOL, "protocol", detail)
@@ -55,7 +64,9 @@ async def _hello(socket: ServerSocket, most: int) -> frames.Hello:
     return frame
 
 
-def _check_token(token: str | None, channel: Channel) -> None:
-    if not token or not is_known(token, channel.tokens):
-        reason = "a token is needed" if not token else "the token is not known"
-        raise Refusal(frames.CODE_TOKEN, "token", f"channel {channel.name}: {reason}")
+def _token_problem(token: str | None, channel: Channel) -> str:
+    """What is wrong with a client's token; empty if nothing is."""
+    if token and is_known(token, channel.tokens):
+        return ""
+    reason = "a token is needed" if not token else "the token is not known"
+    return f"channel {channel.name}: {reason}"

@@ -25,18 +25,20 @@ from resources.stores.redis import StoreError
 
 from ..config.model import Channel
 from ..config.model import Gateway as GatewaySettings
-from ..observe import InboundAnswered, Observer
+from ..observe import ClientRefused, InboundAnswered, Observer
 from ..runs.dispatcher import Dispatcher
 from ..runs.jobs import Program
+from . import frames
 from .lines import Receiver
 from .outlet import Outlet
+from .refused import Refused
 
 WORK_MAX = 1 << 20  # bytes of messages that wait for the journal; beyond that reading pauses
 HELD_MAX = 8 << 20  # bytes of messages in progress; more are rejected, whatever credit is left
 JOURNAL_SECONDS = 20.0  # for the journal to answer: longer than the store's own timeout
 RETRY_AFTER = 1.0  # seconds after which a client should try again
 RETRY_TRIPPED = 60  # seconds after which a tripped or broken app may be tried again
-ENDPOINT_MAX = 200
+ENDPOINT_MAX = 200  # characters
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,12 @@ class Services:
     # Held while what waits at a broker for a channel is taken in: by one server at a time.
     turn: Callable[[str], AbstractAsyncContextManager[None]] = at_once
     via: str = ""  # who we are, if several servers share the work
+    refused: Refused = field(factory=Refused)
+
+    def refuse(self, channel: str, reason: str, address: str, why: str) -> None:
+        """Count a client that is not let in; `reason` as in `ClientRefused`."""
+        self.observe(ClientRefused(channel, reason))
+        self.refused.note(channel, address, why)
 
 
 class Accepted(msgspec.Struct, frozen=True, gc=False):
@@ -157,7 +165,7 @@ class Intake:
         self._worked.unpark()
 
     async def room(self) -> None:
-        """Wait while so much waits for the journal that no more should be read."""
+        """Wait until there is room for more: while too much waits for the journal, none is read."""
         while self.work_size > WORK_MAX:
             await self._taken.park()
 
@@ -295,7 +303,7 @@ class Intake:
         work.is_answered = True
         self._answer(offer, Accepted(entry.kind, entry.id, answer.duplicate))
         if answer.duplicate:
-            self._end(offer)
+            self._tell_again(work, answer)
             return
         if entry.kind == "message" and self._receiver is not None:
             self._services.outlet(self.channel.name).brought(entry.id, self._receiver)
@@ -304,6 +312,23 @@ class Intake:
             self._end(offer)
 
         self._services.dispatcher.submit(entry, answer.place, ended)
+
+    def _tell_again(self, work: _Work, answer: Journalled) -> None:
+        """See that whoever sends a message again learns how its run ended: it may not have been
+        told, as its connection was gone.
+        """
+        entry, told, receiver = work.entry, answer.outcome, self._receiver
+        if receiver is None or not receiver.outcomes:
+            self._end(work.offer)
+            return
+        outlet = self._services.outlet(self.channel.name)
+        if told is not None:
+            frame = frames.outcome(entry.kind, entry.id, told.outcome, told.ms, told.commands)
+            outlet.tell(entry.id, frame, receiver, lambda: self._end(work.offer))
+            return
+        if self._services.dispatcher.expect(entry, answer.place):
+            outlet.brought(entry.id, receiver)
+        self._end(work.offer)
 
     def _answer(self, offer: Offer, answer: Answer) -> None:
         if isinstance(answer, Rejected):

@@ -14,6 +14,7 @@ from ..runs.jobs import Then
 
 # bytes of parcels that a connection may have unacknowledged, whatever its window
 WINDOW_SIZE = 8 << 20
+REPEAT_MAX = 60.0  # seconds; the waits between attempts double up to this
 
 
 class Receiver(Protocol):
@@ -22,10 +23,10 @@ class Receiver(Protocol):
     Attributes:
         window: Parcels that it holds unacknowledged at a time.
         outcomes: Whether it wants to know how runs ended.
-        only_own: It takes nothing but replies to what it brought.
+        only_own: It takes only replies to messages that it brought.
         repeats: Whether a parcel is handed out again when it is not acknowledged in
-            `gateway.ack_timeout`. If not, it must be acknowledged some time, or the connection be
-            detached.
+            `gateway.ack_timeout`. If not, it must be acknowledged eventually, or the
+            connection detached.
     """
 
     window: int
@@ -40,7 +41,7 @@ class Receiver(Protocol):
         """
 
     def deliver(self, delivery: int, attempt: int, message: bytes) -> None:
-        """Take a parcel: its number, how often it was handed out with this time, and its JSON text.
+        """Take a parcel: its number, the number of this attempt (from 1), and its JSON text.
         Must not wait. `Outlet.acknowledge` says that the other side has it.
         """
 
@@ -77,15 +78,29 @@ class Item:
 
 
 @frozen
-class Notice:
-    """The end of a message's run; it follows the run's outbounds. `after`: the newest delivery
-    number when the run ended.
+class End:
+    """The end of a message's run. `after`: the newest delivery number when it ended; `then`: what
+    is called when its outbounds were handed out.
     """
 
     after: int
     message_id: str
-    frame: bytes | None
     then: Then
+
+
+@frozen
+class Notice:
+    """Tells an end; it follows the run's outbounds.
+
+    Attributes:
+        to: The only connection that is told.
+        is_last: Nothing else tells it, and nothing that replies to the message follows.
+    """
+
+    end: End
+    frame: bytes | None
+    to: Receiver | None = None
+    is_last: bool = True
 
 
 @define(eq=False)
@@ -164,3 +179,10 @@ class Taker:
         """Whether it may be handed one more parcel."""
         is_small = self.size < WINDOW_SIZE or not self.held
         return self.held < self.receiver.window and is_small and self.receiver.is_free
+
+    def patience(self, attempt: int, ack_timeout: float) -> float:
+        """How many seconds an attempt is waited for to be acknowledged."""
+        if not self.receiver.repeats:
+            return float("inf")
+        doubled = ack_timeout * float(1 << min(attempt - 1, 10))
+        return min(doubled, max(REPEAT_MAX, ack_timeout))

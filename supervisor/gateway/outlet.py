@@ -25,8 +25,9 @@ from ..observe import Delivered, Observer
 from ..runs.jobs import Then, nothing
 from .acknowledged import Acknowledged
 from .attempts import Attempts
-from .lines import Item, Line, Notice, Receiver, Taker
+from .lines import End, Item, Line, Notice, Receiver, Taker
 from .notices import Notices
+from .picking import Picking
 from .takers import Takers, choose
 
 READY_MAX = 1000  # parcels that wait in memory; the rest is read from the store when there is room
@@ -34,7 +35,6 @@ READY_SIZE = 4 << 20  # bytes of them
 HAD_MAX = 8  # connections that may acknowledge a parcel late
 PAGE = 500  # parcels
 TICK = 0.5  # seconds between two looks for parcels whose acknowledgement is late
-REPEAT_MAX = 60.0  # seconds; the waits between attempts double up to this
 RETRY = (0.1, 2.0)  # seconds until a store that failed is asked again: first, most
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ class Outlet:
     _unacked: int = field(default=0, init=False)
     _acknowledged: Acknowledged = field(init=False)
     _notices: Notices = field(init=False)
+    picking: Picking = field(init=False)
     _last: int = field(default=0, init=False)  # the newest delivery number taken into memory
     _newest: int = field(default=0, init=False)  # the newest delivery number heard of
     _behind: bool = field(default=True, init=False)
@@ -71,8 +72,10 @@ class Outlet:
     _attempts: Attempts = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._notices = Notices(self._line, self._takers)
-        self._acknowledged = Acknowledged(self.channel, self._outbox)
+        known = self._acknowledged = Acknowledged(self.channel, self._outbox)
+        out = (self.channel, self._outbox, self._takers, self._items, known)
+        self.picking = Picking(*out, self._take)
+        self._notices = Notices(self._line, self._takers, self.picking.end)
         self._attempts = Attempts(self.channel, self._outbox, self._items)
 
     # Called by others. None of this waits or raises: the caller may be an app's command or another
@@ -103,15 +106,17 @@ class Outlet:
         and parcels that were struck from it before.
         """
         self._sweep_from = 0
+        self.picking.doubt()
         self._fall_behind()
 
     def attach(self, receiver: Receiver) -> None:
         """A connection opened."""
         self._takers.add(receiver)
+        self.picking.begin()
         if receiver.outcomes and not receiver.only_own:
             for message_id, frame in self._notices.take_kept():
                 self.ended(message_id, frame)
-        self.on_takers(self.kind)
+        self.on_takers(self._takers.kind)
         self.wake()
 
     def detach(self, receiver: Receiver) -> None:
@@ -126,20 +131,13 @@ class Outlet:
             if item.holder is taker:
                 back.append(item)
         self._put_back(back)
-        for notice in taker.line.take_notices():
-            self._notices.close(notice, ())
-        if not self._takers.general:
-            self._notices.drop()
-        self.on_takers(self.kind)
+        self._notices.detached(taker.line)
+        self.on_takers(self._takers.kind)
         self.wake()
-
-    @property
-    def kind(self) -> str:
-        """What its connections take: see `on_takers`."""
-        return "g" if self._takers.general else "o" if self._takers.all else ""
 
     def heard(self, delivery: int) -> None:
         """Another server has put a message into our outbox, with this number."""
+        self.picking.heard(delivery)
         if delivery > self._last:
             self._newest = max(self._newest, delivery)
             self._fall_behind()
@@ -202,16 +200,14 @@ class Outlet:
         takes that, send `frame` to the connections that want outcomes, and call `then`. With `keep`
         an outcome that nobody wants waits for the first connection that does.
         """
-        is_wanted = frame is not None and self._takers.want_outcome(message_id)
-        if keep and frame is not None and not is_wanted:
-            self._notices.keep(message_id, frame)
-        encoded = frame() if frame is not None and is_wanted else None
-        own = self._takers.own(self._takers.origin_of(message_id))
-        if own is not None:
-            own.line.append(Notice(0, message_id, encoded, then))
-            then = nothing
-        notice = Notice(self._newest, message_id, encoded, then)
-        self._notices.add(notice, is_behind=self._behind)
+        end = End(self._newest, message_id, then)
+        self._notices.ended(end, frame, keep=keep, is_behind=self._behind)
+        self._assign()
+
+    def tell(self, message_id: str, frame: bytes, to: Receiver, then: Then) -> None:
+        """As `ended`, for one connection, which asks again how the run of a message ended."""
+        notice = Notice(End(self._newest, message_id, then), frame, to, is_last=False)
+        self._notices.tell(notice, to, is_behind=self._behind)
         self._assign()
 
     @property
@@ -226,8 +222,9 @@ class Outlet:
 
     @property
     def is_settled(self) -> bool:
-        """Whether everything handed out is acknowledged and struck."""
-        return not self._unacked and self._acknowledged.is_struck
+        """Whether all handed out is acknowledged and struck, and all ends that can be are told."""
+        is_told = not self._notices.waiting or not any(one.has_room for one in self._takers.all)
+        return not self._unacked and self._acknowledged.is_struck and is_told
 
     async def run(self) -> None:
         """Keep parcels moving, for ever; one task per channel."""
@@ -236,6 +233,7 @@ class Outlet:
             try:
                 await self._strike()
                 await self._sweep()
+                await self.picking.run(self._notices.refuse, self._assign)
                 await self._catch_up()
             except StoreError as error:
                 if pause == RETRY[0]:  # else it is logged already
@@ -363,6 +361,10 @@ class Outlet:
         except Exception as error:  # noqa: BLE001
             note("outlet", error, f"channel {self.channel}")
         self._attempts.note()
+        if self.picking.is_due:
+            self.wake()
+        if self.settled and self.is_settled:
+            self.settled.unpark_all()
 
     def _assign_line(self, line: Line, takers: Sequence[Taker]) -> None:
         while line:
@@ -386,11 +388,8 @@ class Outlet:
             self.wake()  # the task must begin to look at the clock
         attempt = item.attempt + 1
         taker.receiver.deliver(item.number, attempt, item.parcel.message)
-        wait = self._ack_timeout * 2 ** min(attempt - 1, 10)
-        wait = min(wait, max(REPEAT_MAX, self._ack_timeout))
-        if not taker.receiver.repeats:
-            wait = float("inf")
-        item.attempt, item.holder, item.due = attempt, taker, trio.current_time() + wait
+        item.attempt, item.holder = attempt, taker
+        item.due = trio.current_time() + taker.patience(attempt, self._ack_timeout)
         if taker.receiver not in item.had:
             item.had = (*item.had[1 - HAD_MAX :], taker.receiver)
         taker.held += 1

@@ -17,6 +17,7 @@ from resources.fence import fence
 
 from ..config import Address
 from ..ports.accepting import Bounds, Door, Visit, affordable, turn_away
+from ..ports.handed import HandedListener
 from ..ports.http import HttpPort
 from . import frames, greeting
 from .connection import Connection, Refusal
@@ -24,9 +25,10 @@ from .intake import Services
 from .socket import Closed, Post, ServerSocket
 
 PATH = "/v1"
+COUNTED = (frames.CODE_CHANNEL, frames.CODE_TOKEN)  # refused.py has them in the log, bounded
 CLOSE_SECONDS = 2.0  # for the closing handshake
-# Every address of this host is no address for others: what they are told instead.
-LOOPBACKS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
+
+Listener = trio.SocketListener | HandedListener
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ class Gateway:
     def base_url(self) -> str:
         """The http URL of this port, for others."""
         scheme = "http" if self._tls is None else "https"
-        return f"{scheme}://{Address(LOOPBACKS.get(self._host, self._host), self.port)}"
+        return f"{scheme}://{Address(self._host, self.port).reachable}"
 
     def connections(self, channel: str) -> int:
         """How many clients a channel has."""
@@ -101,7 +103,7 @@ class Gateway:
 
     async def serve(
         self,
-        listeners: Sequence[trio.SocketListener],
+        listeners: Sequence[Listener],
         *,
         task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
     ) -> None:
@@ -220,7 +222,8 @@ async def _say_goodbye(socket: ServerSocket, refusal: Refusal | None) -> None:
         if refusal is None:
             await socket.finish()
         elif socket.is_open:
-            log.info("closing a gateway client with %d: %s", refusal.code, refusal)
+            if refusal.code not in COUNTED:
+                log.info("closing a gateway client with %d: %s", refusal.code, refusal)
             if refusal.code != frames.CODE_RESTART:
                 socket.push(frames.error(refusal.name, str(refusal), fatal=True))
             await socket.close(refusal.code, str(refusal)[:100])
@@ -232,12 +235,15 @@ async def _say_goodbye(socket: ServerSocket, refusal: Refusal | None) -> None:
 
 @asynccontextmanager
 async def open_gateway(
-    services: Services, listeners: Sequence[trio.SocketListener], tls: ssl.SSLContext | None = None
+    services: Services, listeners: Sequence[Listener], tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway. At the end every client has been closed with a reason, in bounded time."""
     settings = services.settings
     most = affordable("gateway.connections", settings.connections)
     door = Door("gateway", Bounds(most, settings.connections_per_address))
+    for listener in listeners:
+        if isinstance(listener, HandedListener):
+            door.gone = listener.gone
     gateway = Gateway(services, door, tls)
     async with trio.open_nursery() as nursery:
         await nursery.start(gateway.serve, listeners)

@@ -7,6 +7,7 @@ message, and what is in the queue.
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from time import perf_counter
 
@@ -19,7 +20,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from .frames import CODE_PROTOCOL
 
-READ = 64 << 10
+READ = 64 << 10  # bytes read at a time
 READ_FIRST = 4 << 10  # bytes read at a time from a client that has not said hello
 WRITE = 32 << 10  # bytes of frames that are written together
 TURN_SECONDS = 0.005  # of work on what one client sent, until other tasks run
@@ -81,6 +82,9 @@ class ServerSocket:
     )
     queued: int = field(default=0, init=False)
     """Bytes that wait to be written."""
+    # of a stream that is nothing but a socket: it is used without the stream's passes through the
+    # event loop
+    _plain: trio.socket.SocketType | None = field(default=None, init=False)
     received: int = field(default=0, init=False)
     """Bytes received in total."""
     silent_since: float | None = field(default=None, init=False)
@@ -91,6 +95,10 @@ class ServerSocket:
     _text: bytearray = field(factory=bytearray, init=False)  # of a message that is not whole yet
     _is_torn: bool = field(default=False, init=False)  # a write is unfinished: no frame can follow
     _since: float = field(factory=perf_counter, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        if isinstance(self._stream, trio.SocketStream):
+            self._plain = self._stream.socket
 
     @property
     def is_open(self) -> bool:
@@ -163,12 +171,33 @@ class ServerSocket:
     def _push(self, data: bytes) -> None:
         self._queue.append(data)
         self.queued += len(data)
-        self._fuller.unpark()
+        if self._fuller:
+            self._fuller.unpark()
 
     async def wait_queued(self) -> None:
         """Wait until something is to be written."""
         if not self._queue:
             await self._fuller.park()
+
+    def write_now(self) -> bool:
+        """Write what is queued if that takes one call and no waiting; return whether nothing is
+        left. Errors are left to `write`.
+        """
+        if self._plain is None or self._is_torn or self.queued > WRITE:
+            return not self._queue
+        data = b"".join(self._queue)
+        try:
+            written = os.write(self._plain.fileno(), data)
+        except OSError:
+            written = 0
+        self._queue.clear()
+        self.queued -= written
+        if written < len(data):
+            self._queue.append(data[written:])
+            return False
+        if self._emptier:
+            self._emptier.unpark_all()
+        return True
 
     async def write(self) -> None:
         """Write some of what is queued."""
@@ -261,8 +290,8 @@ class ServerSocket:
     async def _receive(self, most: int) -> bytes:
         self.silent_since = trio.current_time()
         try:
-            data = await self._stream.receive_some(most)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            data = await self._read(most)
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise Closed(str(error)) from None
         finally:
             self.silent_since = None
@@ -270,7 +299,18 @@ class ServerSocket:
         if not data:
             raise Closed("the client has gone")
         self.received += len(data)
-        return bytes(data)
+        return data
+
+    async def _read(self, most: int) -> bytes:
+        if self._plain is None:
+            return bytes(await self._stream.receive_some(most))
+        # As the stream does it, but without first trying to read when nothing is there yet.
+        while True:
+            await trio.lowlevel.wait_readable(self._plain)
+            try:
+                return os.read(self._plain.fileno(), most)
+            except BlockingIOError:
+                continue
 
     async def _send(self, data: bytes) -> None:
         if self._is_torn:

@@ -17,11 +17,26 @@ class Takers:
     """Those that take any message, whoever it is for."""
     _all: dict[Receiver, Taker] = field(factory=dict, init=False)
     _origins: dict[str, Receiver] = field(factory=dict, init=False)  # by message_id, in progress
+    _asking: dict[str, dict[Receiver, None]] = field(factory=dict, init=False)  # likewise
 
     @property
     def all(self) -> Collection[Taker]:
         """Every connection."""
         return self._all.values()
+
+    @property
+    def have_own(self) -> bool:
+        """Whether any connection takes only replies to what it brought."""
+        return len(self._all) > len(self.general)
+
+    @property
+    def kind(self) -> str:
+        """What the connections take: see `Outlet.on_takers`."""
+        return "g" if self.general else "o" if self._all else ""
+
+    def has(self, taker: Taker) -> bool:
+        """Whether it is still connected."""
+        return self._all.get(taker.receiver) is taker
 
     @property
     def have_room(self) -> bool:
@@ -43,15 +58,30 @@ class Takers:
             for message_id, origin in self._origins.items()
             if origin is not receiver
         }
+        for message_id, asking in list(self._asking.items()):
+            asking.pop(receiver, None)
+            if not asking:
+                del self._asking[message_id]
         return taker
 
     def brought(self, message_id: str, receiver: Receiver) -> None:
-        """A connection brought this message; `forget` ends that."""
-        self._origins[message_id] = receiver
+        """A connection brought this message; `forget` ends that. Replies go to the first that did;
+        others want to know how it ends, too.
+        """
+        if self._origins.setdefault(message_id, receiver) is not receiver:
+            self._asking.setdefault(message_id, {})[receiver] = None
 
     def forget(self, message_id: str) -> None:
         """Nothing that replies to this message will follow."""
         self._origins.pop(message_id, None)
+        self._asking.pop(message_id, None)
+
+    def asking(self, message_id: str) -> Sequence[Taker]:
+        """The connections that take only replies to what they brought, and brought this message
+        after another.
+        """
+        found = (self.own(receiver) for receiver in self._asking.get(message_id, ()))
+        return [taker for taker in found if taker is not None]
 
     def origin_of(self, message_id: str | None) -> Receiver | None:
         """The connection that brought a message, while it is open and the message in progress."""
@@ -64,6 +94,8 @@ class Takers:
     def want_outcome(self, message_id: str) -> bool:
         """Whether any connection wants to know how the run of a message ended."""
         origin = self._origins.get(message_id)
+        if self.asking(message_id):
+            return True
         return any(taker.receiver.outcomes for taker in self.general) or (
             origin is not None and origin.outcomes
         )

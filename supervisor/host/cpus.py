@@ -9,6 +9,18 @@ from pathlib import Path, PurePosixPath
 GROUPS = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
 
+_sharers = [1]  # the processes of this server
+
+
+def share_with(count: int) -> None:
+    """From now on this is one of `count` processes of a server, which share the CPUs."""
+    _sharers[0] = count
+
+
+def own_cpus(less: int = 0) -> int:
+    """Return this process's share of the CPUs but `less`, at least 1."""
+    return max(1, (usable_cpus() - less) // _sharers[0])
+
 
 def usable_cpus(groups: Path = GROUPS, membership: Path = MEMBERSHIP) -> int:
     """Return the number of CPUs that we may use, at least 1: those of our affinity, or the quota of

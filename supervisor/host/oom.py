@@ -57,6 +57,6 @@ def own_score() -> int:
 
 
 def take_place() -> None:
-    """Set our own score. May be called again; after `process.hide_memory`, only as root."""
+    """Set our own score. May be called again; after `kernel.hide_memory`, only as root."""
     if own_score() != given():
         write_oom_score("self", own_score())

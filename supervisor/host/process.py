@@ -9,7 +9,6 @@ blocks for about half a millisecond. We wait for the child's end on a pidfd.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import logging
 import os
@@ -206,13 +205,6 @@ def write_oom_score(process: str, score: int) -> bool:
     return True
 
 
-def hide_memory() -> None:
-    """Keep processes of the same user from reading our memory, environment or descriptors
-    (PR_SET_DUMPABLE 0).
-    """
-    ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-
-
 @asynccontextmanager
 async def open_process(
     argv: Sequence[str],
@@ -223,6 +215,7 @@ async def open_process(
     user: int | None = None,
     is_wrapped: bool = False,
     oom_score: int | None = OOM_SCORE,
+    pass_fds: Sequence[int] = (),
 ) -> AsyncIterator[Process]:
     """Spawn a child; at the end the whole group is dead and reaped.
 
@@ -238,6 +231,7 @@ async def open_process(
         is_wrapped: The program is a wrapper: its exit code is above 128 if a signal ended the
             program beneath; see `find_inner`.
         oom_score: See `Process.set_oom_score`; None: as ours.
+        pass_fds: Descriptors that it gets under the same numbers.
 
     Raises:
         SpawnFailed: There is no such program, or no room for more processes or descriptors. Nothing
@@ -245,7 +239,7 @@ async def open_process(
     """
     # No checkpoint before the try block below, so that no cancellation can lose the process.
     with contextlib.ExitStack() as closing:
-        process = _spawn(closing, argv, env, cwd, user, is_wrapped=is_wrapped)
+        process = _spawn(closing, argv, env, cwd, user, is_wrapped=is_wrapped, pass_fds=pass_fds)
         try:
             if oom_score is not None:
                 process.set_oom_score(oom_score)
@@ -268,13 +262,14 @@ def _spawn(
     user: int | None,
     *,
     is_wrapped: bool,
+    pass_fds: Sequence[int],
 ) -> Process:
     """Spawn a child; `closing` closes its pipes and pidfd. A lack of descriptors is found before
     the spawn, except for the pidfd's.
     """
     try:
         with contextlib.ExitStack() as theirs:
-            ends = [_pipe(closing, theirs, child_reads=reads) for reads in (True, False, False)]
+            ends = [open_pipe(closing, theirs, child_reads=reads) for reads in (True, False, False)]
             (stdin, to_child), (stdout, from_child), (stderr, errors) = ends
             popen = subprocess.Popen(
                 argv,
@@ -284,6 +279,7 @@ def _spawn(
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
+                pass_fds=pass_fds,
                 umask=0o077,
                 user=user,
                 group=user,
@@ -303,10 +299,12 @@ def _spawn(
     return Process(popen, pidfd, to_child, from_child, errors, is_wrapped)
 
 
-def _pipe(
+def open_pipe(
     ours: contextlib.ExitStack, theirs: contextlib.ExitStack, *, child_reads: bool
 ) -> tuple[int, trio.lowlevel.FdStream]:
-    """Make a pipe; return the child's end, and ours."""
+    """Make a pipe to or from a child; return the child's end, and ours. The stacks close them.
+    Raises OSError.
+    """
     reading, writing = os.pipe()
     child_end, own_end = (reading, writing) if child_reads else (writing, reading)
     theirs.callback(os.close, child_end)

@@ -6,6 +6,7 @@ Without systemd (no NOTIFY_SOCKET, no LISTEN_FDS) none of this does anything.
 from __future__ import annotations
 
 import array
+import errno
 import logging
 import os
 import socket
@@ -20,24 +21,29 @@ from ..config.units import Address
 
 START_MORE_USEC = 60_000_000  # by which each message about a start extends its timeout
 FIRST_FD = 3  # SD_LISTEN_FDS_START
-WAITING_MAX = 64  # datagrams; beyond that the oldest is lost
+WAITING_MAX = 64  # datagrams; beyond that the oldest is lost, but for those that begin with OURS
+OURS = b"JSBOX_"  # to a parent of our own: a few words about each reload, and it waits for them
 VALUE_MAX = 2000  # characters
 RETRY_SECONDS = 1.0
+# of a message that can be sent later: the socket, the memory, or what may be under way is full
+LATER = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS})
 
 log = logging.getLogger(__name__)
 
 
 @define(eq=False)
 class Systemd:
-    """The service manager that started us, if any. Made by `from_environment`."""
+    """The service manager that started us, if any. Made by `from_environment`, or with a connected
+    socket to a parent of our own that stands in for it.
+    """
 
     _path: str = ""
     watchdog: float = 0.0  # seconds, at most, between two signs of life; 0: none are wanted
     _sockets: list[tuple[str, socket.socket]] = field(factory=list)
-    # Messages, each with duplicates of the descriptors that go with it.
+    # Messages, each with the descriptors that go with it.
     _waiting: deque[tuple[bytes, list[int]]] = field(factory=deque, init=False)
     # Kept open, so that the watchdog can be notified when there are no descriptors left.
-    _socket: socket.socket | None = field(default=None, init=False)
+    _socket: socket.socket | None = None
 
     def __attrs_post_init__(self) -> None:
         if self._path:
@@ -47,15 +53,21 @@ class Systemd:
         self.close()
 
     def close(self) -> None:
-        """Close the notify socket; whatever is sent after that is lost."""
+        """Close the notify socket; what waits, and whatever is sent after that, is lost."""
+        while self._waiting:
+            self._drop()
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def tell(self, **words: str) -> None:
         """Send assignments (READY="1"). Never blocks; what cannot be delivered is dropped."""
+        self.say(words)
+
+    def say(self, words: Mapping[str, str], given: Sequence[int] = ()) -> None:
+        """Send assignments, with descriptors that are closed once they are sent, as `tell` does."""
         lines = ((name, " ".join(value.split())[:VALUE_MAX]) for name, value in words.items())
-        self._send("".join(f"{name}={value}\n" for name, value in lines))
+        self._send("".join(f"{name}={value}\n" for name, value in lines), given)
 
     def ready(self, status: str) -> None:
         """Report that we serve, after a start or a reload."""
@@ -80,7 +92,7 @@ class Systemd:
     @property
     def is_there(self) -> bool:
         """Whether a service manager wants to be notified."""
-        return bool(self._path)
+        return self._socket is not None
 
     def take(self, address: Address) -> list[socket.socket]:
         """Take the listening sockets that it held for an address."""
@@ -93,7 +105,12 @@ class Systemd:
         """Have it hold a listening socket while we restart, so that clients wait instead of being
         refused. It holds no socket twice.
         """
-        self._send(f"FDSTORE=1\nFDNAME={name}\n", [descriptor])
+        try:
+            own = os.dup(descriptor)
+        except OSError as error:
+            log.warning("systemd cannot hold a socket for us: %s", error.strerror)
+            return
+        self._send(f"FDSTORE=1\nFDNAME={name}\n", [own])
 
     def drop(self, name: str) -> None:
         """Have it hold a socket no longer; does nothing if it holds none of that name."""
@@ -111,30 +128,31 @@ class Systemd:
         """Notify the watchdog, as often as it wants, while the event loop runs; send what had to
         wait.
         """
-        while self._path:
+        while self._socket is not None:
             self._flush()
             if self.watchdog and not self._waiting:
                 self.tell(WATCHDOG="1")
             await trio.sleep(min(self.watchdog / 3 or RETRY_SECONDS, RETRY_SECONDS))
 
-    def _send(self, text: str, descriptors: Sequence[int] = ()) -> None:
-        """Send a datagram, after those that wait already. Never blocks: if the socket is full,
-        `show_life` sends it later.
+    def _send(self, text: str, given: Sequence[int]) -> None:
+        """Send a datagram, after those that wait already, and close the descriptors that go with
+        it. Never blocks: if the socket is full, `show_life` sends it later.
         """
         if self._socket is None:
+            for descriptor in given:
+                os.close(descriptor)
             return
-        try:
-            held = [os.dup(descriptor) for descriptor in descriptors]
-        except OSError as error:
-            log.warning("systemd cannot hold a socket for us: %s", error.strerror)
-            return
-        self._waiting.append((text.encode("utf-8", "backslashreplace"), held))
+        self._waiting.append((text.encode("utf-8", "backslashreplace"), [*given]))
         self._flush()
         if len(self._waiting) > WAITING_MAX:
-            self._forget(f"{WAITING_MAX} messages wait already")
+            for place, (data, _) in enumerate(self._waiting):
+                if not data.startswith(OURS):
+                    self._forget(f"{WAITING_MAX} messages wait already", place)
+                    return
 
     def _flush(self) -> None:
         path = "\0" + self._path[1:] if self._path.startswith("@") else self._path
+        address = (path,) if path else ()
         while self._waiting and self._socket is not None:
             data, descriptors = self._waiting[0]
             rights = (
@@ -143,21 +161,26 @@ class Systemd:
                 else []
             )
             try:
-                self._socket.sendmsg([data], rights, socket.MSG_DONTWAIT, path)
-            except BlockingIOError:
-                return
+                self._socket.sendmsg([data], rights, socket.MSG_DONTWAIT, *address)
             except OSError as error:
+                if error.errno in LATER:
+                    return
+                if not path:  # a parent of our own, which has gone
+                    self.close()
+                    return
                 self._forget(str(error))
             else:
                 self._drop()
 
-    def _forget(self, reason: str) -> None:
-        line = self._waiting[0][0].partition(b"\n")[0].decode()
-        self._drop()
+    def _forget(self, reason: str, place: int = 0) -> None:
+        line = self._waiting[place][0].partition(b"\n")[0].decode()
+        self._drop(place)
         log.warning("cannot send %r to systemd: %s", line, reason)
 
-    def _drop(self) -> None:
-        for descriptor in self._waiting.popleft()[1]:
+    def _drop(self, place: int = 0) -> None:
+        _, descriptors = self._waiting[place]
+        del self._waiting[place]
+        for descriptor in descriptors:
             os.close(descriptor)
 
 

@@ -31,7 +31,7 @@ from .walls import Walls
 
 SECONDS = 15.0
 TRIES = 3  # of a probe that ends without a word
-READ = 64 << 10
+READ = 64 << 10  # bytes read at a time
 ALLOWED = "ALLOWED"
 ENVIRONMENT = {"OPENSSL_CONF", "TZ", "UV_THREADPOOL_SIZE", "PWD"}  # the last is bubblewrap's
 NO_WRITING, WRITING = (f"{int(resource.RLIMIT_FSIZE)}:{size}:{size}" for size in (0, 1 << 20))
@@ -108,7 +108,7 @@ def open_traps(memory: int) -> Iterator[Traps]:
         (folder / "file").write_text("x")
         (folder / "file").chmod(0o644)
         udp.bind(("127.0.0.1", 0))
-        udp.setblocking(False)  # noqa: FBT003
+        udp.setblocking(False)  # noqa: FBT003  # the socket's own
         path.bind(str(folder / "socket"))
         (folder / "socket").chmod(0o777)
         abstract.bind(f"\0{folder.name}")

@@ -15,8 +15,10 @@ Rate = NewType("Rate", float)
 """Per second, more than zero."""
 Share = NewType("Share", float)
 """From 0 to 1."""
-Plain = NewType("Plain", float)
-"""A number of 0 or more."""
+Sigma = NewType("Sigma", float)
+"""The spread of times to think, 0 or more."""
+Weight = NewType("Weight", float)
+"""How often a dialogue is chosen, beside the others: 0 or more."""
 
 
 @frozen
@@ -52,7 +54,7 @@ class Think:
     """How long users take to answer: lognormal, with this median and sigma."""
 
     lognormal: Duration = Duration(4.0)
-    sigma: Plain = Plain(0.6)
+    sigma: Sigma = Sigma(0.6)
 
 
 @frozen
@@ -69,12 +71,31 @@ class GiveUp:
 
 @frozen
 class Step:
-    """What the user does, and the reply expected. `dial` begins a session, `send` goes on."""
+    """What the user does, and the reply expected. `dial` begins a session, `send` goes on.
+
+    With `branches`, the reply decides: the first branch that expects it is taken. Where the session
+    should end, the conversation does, too.
+    """
 
     dial: str | None = None
     send: str | None = None
     expect: str | None = None
     expect_end: bool = False
+    branches: Sequence[Branch] = ()
+
+
+@frozen
+class Branch:
+    """A reply that is expected, and how the conversation goes on then: with these steps, and after
+    them with those that follow the branches. If the reply should end the session, with none.
+
+    `name` is what the report calls it; by default the expected text.
+    """
+
+    expect: str
+    name: str = ""
+    expect_end: bool = False
+    steps: Sequence[Step] = ()
 
 
 @frozen
@@ -82,9 +103,34 @@ class Dialogue:
     """One kind of conversation, chosen in proportion to its weight."""
 
     name: str
-    weight: Plain = Plain(1.0)
+    weight: Weight = Weight(1.0)
     steps: Sequence[Step] = ()
     file: str | None = None
+
+    @property
+    def longest(self) -> int:
+        """The most steps that a user can come to."""
+        return longest(self.steps)
+
+
+def longest(steps: Sequence[Step], then: int = 0) -> int:
+    """The most steps that a user can come to: the longest of each step's branches counts.
+
+    `then`: how many follow these steps, unless the session ends in them.
+    """
+    for step in reversed(steps):
+        if step.expect_end:
+            then = 0
+        branches = [0 if one.expect_end else longest(one.steps, then) for one in step.branches]
+        then = 1 + max(branches, default=then)
+    return then
+
+
+def ends(step: Step) -> bool:
+    """Whether the session should end there, or in each of its branches."""
+    if not step.branches:
+        return step.expect_end
+    return all(one.expect_end or any(map(ends, one.steps)) for one in step.branches)
 
 
 @frozen

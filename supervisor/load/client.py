@@ -25,7 +25,7 @@ from ..errors import CannotStart
 SUBPROTOCOL = "jsbox.v1"
 RECONNECT_SECONDS = 0.5
 HELLO_SECONDS = 10.0
-WRITE_SIZE = 32 << 10
+WRITE_SIZE = 32 << 10  # bytes that are sent together
 SEEN_MAX = 100_000  # message_ids of replies kept to recognise one that is delivered again
 
 log = logging.getLogger(__name__)

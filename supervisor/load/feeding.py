@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from attrs import evolve
@@ -62,20 +62,31 @@ def missing(step: Step, row: Row) -> str | None:
 def _names(step: Step) -> Iterator[str]:
     for text in (getattr(step, name) for name in TEXTS):
         yield from _NAME.findall(text or "")
+    for branch in step.branches:
+        yield from _NAME.findall(branch.expect)
+        for inner in branch.steps:
+            yield from _names(inner)
 
 
 def filled(dialogue: Dialogue, row: Row) -> Dialogue:
     """A dialogue as one user holds it."""
-    steps = tuple(
+    return evolve(dialogue, steps=_filled(dialogue.steps, row))
+
+
+def _filled(steps: Sequence[Step], row: Row) -> tuple[Step, ...]:
+    return tuple(
         evolve(
             step,
             dial=_fill(step.dial, row),
             send=_fill(step.send, row),
             expect=_fill(step.expect, row),
+            branches=tuple(
+                evolve(one, expect=_fill(one.expect, row) or "", steps=_filled(one.steps, row))
+                for one in step.branches
+            ),
         )
-        for step in dialogue.steps
+        for step in steps
     )
-    return evolve(dialogue, steps=steps)
 
 
 def _fill(text: str | None, row: Row) -> str | None:

@@ -5,12 +5,24 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from attrs import define, field, frozen
 
 SLICE = 1.0  # seconds of one point of the timeline
 EXAMPLES = 5  # kept of each kind of error
 TEXT_MAX = 500  # characters of a text in one
+
+Place = tuple[Any, ...]
+"""A step of a dialogue in its file: its number from 1, or within a branch that of the step before,
+the branch's name, and its number there: `(2, "OK", 3)`. A branch: its step, and its name. Places
+can be sorted: numbers and names take turns.
+"""
+
+
+def place_text(place: Place) -> str:
+    """As the report shows a place: `2/OK/3`."""
+    return "/".join(map(str, place))
 
 
 @define
@@ -39,11 +51,14 @@ class Times:
         """The last `count` latencies, sorted."""
         return sorted(self.took[-count:])
 
-    def slices(self, width: float) -> dict[int, list[float]]:
-        """The latencies by stretch of `width` seconds, each sorted."""
+    def slices(self, width: float, since: float = 0.0) -> dict[int, list[float]]:
+        """The latencies of samples due at or after second `since` by stretch of `width` seconds,
+        each sorted.
+        """
         found: dict[int, list[float]] = {}
         for at, took in zip(self.at, self.took, strict=True):
-            found.setdefault(int(at // width), []).append(took)
+            if at >= since:
+                found.setdefault(int(at // width), []).append(took)
         return {key: sorted(values) for key, values in sorted(found.items())}
 
 
@@ -56,14 +71,17 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 @define
 class DialogueCounts:
-    """What became of one dialogue's sessions; `stopped` counts failed and left ones by step."""
+    """What became of one dialogue's sessions; `stopped` counts failed and left ones by step,
+    `branches` how often each branch was taken.
+    """
 
     started: int = 0
     completed: int = 0
     gave_up: int = 0
     failed: int = 0
     unfinished: int = 0
-    stopped: Counter[int] = field(factory=Counter)
+    stopped: Counter[Place] = field(factory=Counter)
+    branches: Counter[Place] = field(factory=Counter)
 
 
 @define
@@ -81,12 +99,13 @@ class Example:
     """A session that went wrong: which step of a dialogue, when, what was expected and what came.
 
     Attributes:
+        step: As `place_text` shows it.
         at: Seconds since the start.
         got: None if nothing came.
     """
 
     dialogue: str
-    step: int
+    step: str
     at: float
     user: str
     expected: str

@@ -14,6 +14,7 @@ from attrs import define, evolve, field
 
 from ..config.convert import leaves, unknown_key
 from ..config.document import Problem
+from ..config.files import Unreadable, read_text
 from ..config.locate import Path
 from ..config.units import show
 from .campaign import Reply, Stub
@@ -64,10 +65,8 @@ class Pieces:
     def text(self, file: FilePath, path: Path) -> str:
         """The text of a file that the value at a path names; empty if it cannot be read."""
         try:
-            if file.stat().st_size <= FILE_MAX:
-                return file.read_text("utf-8")
-            self.fault(path, f"{file} is larger than {FILE_MAX} bytes")
-        except (OSError, UnicodeDecodeError) as error:
+            return read_text(file, FILE_MAX)
+        except Unreadable as error:
             self.fault(path, f"cannot read {file}: {error}")
         return ""
 

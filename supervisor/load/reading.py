@@ -20,29 +20,35 @@ from ..config.document import InvalidConfig, read_toml
 from ..config.files import Unreadable
 from ..config.locate import Path
 from ..config.units import Duration, parse_duration, show
-from ..config.variables import ENV
+from ..config.variables import ENV, NO_NAME, OPEN
 from .campaign import (
+    Branch,
     Campaign,
     Dialogue,
     Fault,
     FaultKind,
     GiveUp,
-    Plain,
     Rate,
     Reply,
     Run,
     Share,
+    Sigma,
     Stage,
     Step,
     Think,
     Users,
+    Weight,
+    ends,
 )
 from .feeding import Row, missing, read_rows
+from .measures import Place, place_text
 from .pieces import FILE_MAX, Pieces
 from .thresholds import Threshold, parse_threshold
 
 SESSIONS_MAX = 2_000_000  # of one run: its schedule is drawn before the start and kept in memory
 STEPS_MAX = 200  # of one dialogue
+WEIGHT_MAX = 1_000_000.0  # of a dialogue
+SIGMA_MAX = 10.0  # of times to think: with 3, one user in a hundred takes a thousand medians
 EXPECTATIONS = ("http", "metric", "kv", "contact", "sms", "log")  # of a test: `expect_http` ...
 ONLY_TESTS = ("expect_outcome", *(f"expect_{kind}" for kind in EXPECTATIONS))
 """Keys of a step that only `jsbox test` looks at."""
@@ -59,16 +65,23 @@ def parse_rate(value: Any) -> Rate:
     return Rate(float(found[1]) / _PER[found[2]])
 
 
+def _number(value: Any, most: float) -> float:
+    """A number from 0 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"expected a number from 0 to {most:,.0f}, got {show(value)}")
+    return float(value)
+
+
 def _share(value: Any) -> Share:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"expected a number from 0 to 1, got {show(value)}")
-    return Share(float(value))
+    return Share(_number(value, 1))
 
 
-def _plain(value: Any) -> Plain:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise ValueError(f"expected a number of 0 or more, got {show(value)}")
-    return Plain(float(value))
+def _sigma(value: Any) -> Sigma:
+    return Sigma(_number(value, SIGMA_MAX))
+
+
+def _weight(value: Any) -> Weight:
+    return Weight(_number(value, WEIGHT_MAX))
 
 
 def _stage(raw: Any, _: Any) -> Stage:
@@ -103,12 +116,15 @@ def _stage(raw: Any, _: Any) -> Stage:
 def _converter() -> cattrs.Converter:
     converter = STRICT.copy()
     simple: dict[Any, Callable[[Any], Any]] = {
-        Rate: parse_rate, Share: _share, Plain: _plain, Duration | None: parse_duration,
+        Rate: parse_rate, Share: _share, Sigma: _sigma, Weight: _weight,
+        Duration | None: parse_duration,
     }  # fmt: skip
     for kind, parse in simple.items():
         converter.register_structure_hook_func(partial(operator.eq, kind), partial(_parsed, parse))
     converter.register_structure_hook(Stage, _stage)
-    tables: tuple[type[Any], ...] = (Users, Think, GiveUp, Step, Dialogue, Reply, Run)
+    tables: tuple[type[Any], ...] = (
+        Users, Think, GiveUp, Branch, Step, Dialogue, Reply, Run,
+    )  # fmt: skip
     for table in tables:
         renames: dict[str, Any] = (
             {"from_": cattrs.override(rename="from")} if table is Users else {}
@@ -133,6 +149,13 @@ def _without_tests(step: Any) -> Any:
     if not isinstance(step, dict):
         return step
     return {key: value for key, value in step.items() if key not in ONLY_TESTS}
+
+
+def too_many(stages: Sequence[Stage]) -> str:
+    """What is wrong with the number of sessions of a run; empty if nothing is."""
+    sessions = sum(stage.sessions for stage in stages)
+    most = SESSIONS_MAX
+    return f"{sessions:.0f} sessions; a run may have {most}" if not sessions <= most else ""
 
 
 def load_campaign(file: FilePath) -> Campaign:
@@ -190,9 +213,8 @@ class _Loader(Pieces):
     def check_run(self, run: Run) -> None:
         if not run.stages:
             self.fault(("run", "stages"), "expected at least one stage")
-        sessions = sum(stage.sessions for stage in run.stages)
-        if sessions > SESSIONS_MAX:
-            self.fault(("run", "stages"), f"{sessions:.0f} sessions; a run may have {SESSIONS_MAX}")
+        if problem := too_many(run.stages):
+            self.fault(("run", "stages"), problem)
         if 10 ** run.users.from_.count("#") < run.users.pool:
             pattern, pool = show(run.users.from_), run.users.pool
             detail = f"{pattern} makes fewer than {pool} addresses; put more # in it"
@@ -240,13 +262,65 @@ class _Loader(Pieces):
             one = evolve(one, steps=chat)
         if not 0 < len(one.steps) <= STEPS_MAX:
             self.fault((*path, "steps"), f"expected 1 to {STEPS_MAX} steps, got {len(one.steps)}")
-        for index, step in enumerate(one.steps):
-            where = (*path, "steps", index)
-            if (step.dial is None) is (step.send is None):
-                self.fault(where, "expected one of `dial` and `send`")
-            elif step.dial is not None and index:
-                self.fault(where, "`dial` begins a conversation; here it has begun")
-        return one
+        elif (most := one.longest) > STEPS_MAX:
+            text = f"expected at most {STEPS_MAX} steps in a conversation, got {most}"
+            self.fault((*path, "steps"), text)
+        return evolve(one, steps=self.named_branches(one.steps, (*path, "steps"), (), set()))
+
+    def named_branches(
+        self, steps: Sequence[Step], path: Path, branch: Place, known: set[str]
+    ) -> Sequence[Step]:
+        """Check steps and those of their branches; return them with a name for each branch.
+
+        `branch` is the one that has these steps, () if none; `known`, all so far as they are shown.
+        """
+        found = []
+        for index, step in enumerate(steps):
+            where = (*path, index)
+            self.check_step(step, where, is_first=not branch and index == 0)
+            if index and ends(steps[index - 1]):
+                self.fault(where, "is never reached: the step before it ends the session")
+            self.check_order(step.branches, (*where, "branches"))
+            place = (*branch, index + 1)
+            branches = tuple(
+                self.named_branch(one, (*where, "branches", number), place, known)
+                for number, one in enumerate(step.branches)
+            )
+            found.append(evolve(step, branches=branches))
+        return tuple(found)
+
+    def check_step(self, step: Step, path: Path, *, is_first: bool) -> None:
+        if (step.dial is None) is (step.send is None):
+            self.fault(path, "expected one of `dial` and `send`")
+        elif step.dial is not None and not is_first:
+            self.fault(path, "`dial` begins a conversation; here it has begun")
+        if step.branches and (step.expect is not None or step.expect_end):
+            self.fault(path, "expected `expect` in each of its branches, not beside them")
+
+    def named_branch(self, one: Branch, path: Path, step: Place, known: set[str]) -> Branch:
+        """Check a branch of a step, and its own steps; return it with a name."""
+        if one.expect_end and one.steps:
+            self.fault(path, "expected `steps` or `expect_end`, got both")
+        name = one.name or one.expect
+        place = (*step, name)
+        if (shown := place_text(place)) in known:
+            text = f"two branches are called {show(shown)}; give one another `name`"
+            self.fault((*path, "name" if one.name else "expect"), text)
+        known.add(shown)
+        steps = self.named_branches(one.steps, (*path, "steps"), place, known)
+        return evolve(one, name=name, steps=steps)
+
+    def check_order(self, branches: Sequence[Branch], path: Path) -> None:
+        """The first branch that expects a reply is taken: each must be left something."""
+        for number, one in enumerate(branches):
+            first = next((two for two in branches[:number] if two.expect in one.expect), None)
+            if first is not None:
+                self.fault(
+                    (*path, number, "expect"),
+                    f"is never reached: every reply with {show(one.expect)} has"
+                    f" {show(first.expect)}, which a branch before expects;"
+                    " put the longer text first",
+                )
 
     def chat(self, file: FilePath, path: Path) -> Sequence[Step]:
         try:
@@ -293,6 +367,8 @@ class _Loader(Pieces):
 
     def expand(self, text: str) -> str:
         def put_in(found: re.Match[str]) -> str:
+            if found[0] == OPEN:
+                self.fault(("run", "token"), NO_NAME)
             if found[1] is None:
                 return "$"
             if found[1] not in os.environ:

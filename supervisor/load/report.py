@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import json
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from xml.etree import ElementTree as ET
 from resources.text import visible
 
 from .compare import Difference, compare
+from .hdr import write_histograms
+from .measures import Measures
 from .plot import Line, plot
 
 Row = dict[str, Any]
@@ -34,8 +37,8 @@ TIMELINE = ("at", "target", "offered", "completed", "replies", "errors", "p50", 
 TIMES = ("p50", "p90", "p95", "p99", "p999", "p9999", "max", "mean")
 
 
-def write(folder: Path, summary: Row, baseline: Row | None) -> None:
-    """Write all of them."""
+def write(folder: Path, summary: Row, baseline: Row | None, measures: Measures) -> None:
+    """Write all of them, and the latencies as HDR histograms in a folder of their own."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "summary.json").write_text(
         json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "utf-8"
@@ -46,6 +49,7 @@ def write(folder: Path, summary: Row, baseline: Row | None) -> None:
         rows = csv.DictWriter(file, TIMELINE)
         rows.writeheader()
         rows.writerows(summary["timeline"])
+    write_histograms(folder / "hdr", measures, datetime.fromisoformat(summary["began"]))
 
 
 def page(summary: Row, baseline: Row | None) -> str:
@@ -169,7 +173,7 @@ def _dialogues(summary: Row) -> str:
             str(one["gave_up"]),
             str(one["failed"]),
             str(one["unfinished"]),
-            escape(", ".join(f"{step}: {n}" for step, n in one["stopped_at_step"].items())),
+            escape(visible(", ".join(f"{at}: {n}" for at, n in one["stopped_at_step"].items()))),
         ]
         for name, one in summary["dialogues"].items()
     ]
@@ -183,7 +187,16 @@ def _dialogues(summary: Row) -> str:
         "unfinished",
         "stopped at step",
     )
-    return _table([*head], rows)
+    return _table([*head], rows) + _branches(summary)
+
+
+def _branches(summary: Row) -> str:
+    rows = [
+        [*map(escape, (name, visible(one["step"]), visible(one["name"]))), str(one["taken"])]
+        for name, dialogue in summary["dialogues"].items()
+        for one in dialogue["branches"]
+    ]
+    return _table(["dialogue", "step", "branch", "taken"], rows) if rows else ""
 
 
 def _counts(counts: Row, none: str) -> str:

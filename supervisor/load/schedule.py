@@ -20,8 +20,8 @@ class Arrival:
 
     Attributes:
         due: Seconds after the start.
-        thinks: Seconds before each further step.
-        leaves_at: The step at which the user hangs up; None if they stay.
+        thinks: Seconds before each further step of the longest path through the dialogue.
+        leaves_at: The step at which the user hangs up, if they come that far; None if they stay.
         returning: Whether it is by a user who called before, if one is free.
         draw: From 0 to 1; chooses that user.
     """
@@ -48,8 +48,8 @@ def schedule(campaign: Campaign, seed: int) -> list[Arrival]:
                 Arrival(
                     began + offset,
                     dialogue,
-                    [_think(run.think, random_) for _ in dialogue.steps[1:]],
-                    _leaves_at(len(dialogue.steps), run.give_up.rate_per_step, random_),
+                    [_think(run.think, random_) for _ in range(dialogue.longest - 1)],
+                    _leaves_at(dialogue.longest, run.give_up.rate_per_step, random_),
                     random_.random() < run.users.returning,
                     random_.random(),
                 )

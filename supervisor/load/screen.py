@@ -25,6 +25,8 @@ LINES = 5.0  # seconds between two lines
 NEWEST = 2000  # samples behind the live percentiles
 SPARKS = "▁▂▃▄▅▆▇█"
 LATE_BAD = 0.02  # seconds; if the generator is later, its figures cannot be trusted
+VERDICTS = {"passed": "passed", "missed": "missed", "void": "void: the generator was late"}
+
 Row = dict[str, Any]
 
 
@@ -129,26 +131,55 @@ def _rate(running: Running, name: str) -> float:
 
 def conclude(console: Console, summary: Row, differences: list[Difference]) -> None:
     """Print the thresholds first, then the figures behind them, and the verdict last."""
+    console.print(_thresholds(summary))
+    console.print(_times(summary))
+    _show_dialogues(console, summary)
+    if summary["errors"]:
+        counts = ", ".join(f"{name} {count}" for name, count in summary["errors"].items())
+        console.print(f"errors: {counts}", highlight=False)
+    _show_examples(console, summary)
+    if phases := summary["server"].get("phases"):
+        means = ", ".join(f"{name} {ms(value)}" for name, value in phases.items())
+        console.print(f"a run, on average: {means}", highlight=False)
+    if held := summary["knee"]:
+        more = "" if held["reached"] else " (and no sign of more being too much)"
+        text = f"held {held['replies_per_second']:.1f} replies/s at p99 {ms(held['p99'])}{more}"
+        console.print(text, highlight=False)
+    for one in differences:
+        text = f"{one.name}: {one.before} -> {one.after} {one.change}"
+        console.print(text, style="red" if one.is_worse else "", highlight=False)
+    notes = [f"{note['at']:.0f} s  {note['text']}" for note in summary["notes"]]
+    for text in (*notes, *summary["advice"]):
+        console.print(text, highlight=False)
+    style = "bold green" if summary["verdict"] == "passed" else "bold red"
+    console.print(VERDICTS[summary["verdict"]], style=style)
+
+
+def _thresholds(summary: Row) -> Table:
     table = Table("", "measure", "limit", "found", "margin", "first breach", box=None)
     for one in summary["thresholds"]:
         mark = Text("ok", style="green") if one["ok"] else Text("MISSED", style="bold red")
         margin = "" if one["margin"] is None else f"{one['margin']:+.0%}"
         breach = "" if one["first_breach"] is None else f"{one['first_breach']:.0f} s"
         table.add_row(mark, one["name"], one["limit"], one["got"], margin, breach)
-    console.print(table)
-    times = Table("", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max", box=None)
+    return table
+
+
+def _times(summary: Row) -> Table:
+    table = Table("", "count", "p50", "p90", "p99", "p99.9", "p99.99", "max", box=None)
     for name, key in (
         ("reply, from due", "replies"),
         ("service, from sent", "service"),
         ("conversation", "conversations"),
     ):
         found = summary[key]
-        times.add_row(
-            name,
-            str(found["count"]),
-            *(ms(found[p]) for p in ("p50", "p90", "p99", "p999", "p9999", "max")),
-        )
-    console.print(times)
+        times = (ms(found[p]) for p in ("p50", "p90", "p99", "p999", "p9999", "max"))
+        table.add_row(name, str(found["count"]), *times)
+    return table
+
+
+def _show_dialogues(console: Console, summary: Row) -> None:
+    """Print what became of each dialogue's sessions, and which branches they took."""
     for name, one in summary["dialogues"].items():
         stayed, share = one["completed_share"], ""
         if stayed is not None:
@@ -158,44 +189,12 @@ def conclude(console: Console, summary: Row, differences: list[Difference]) -> N
             f"{name}: {one['completed']} of {one['started']} completed{share},"
             f" {one['gave_up']} hung up, {one['failed']} failed"
         )
-        console.print(text + (f"; stopped at {where}" if where else ""), highlight=False)
-    if summary["errors"]:
-        console.print(
-            "errors: " + ", ".join(f"{name} {count}" for name, count in summary["errors"].items()),
-            highlight=False,
-        )
-    _show_examples(console, summary)
-    phases = summary["server"].get("phases") or {}
-    if phases:
-        console.print(
-            "a run, on average: "
-            + ", ".join(f"{name} {ms(value)}" for name, value in phases.items()),
-            highlight=False,
-        )
-    if summary["knee"]:
-        held = summary["knee"]
-        more = "" if held["reached"] else " (and no sign of more being too much)"
-        console.print(
-            f"held {held['replies_per_second']:.1f} replies/s at p99 {ms(held['p99'])}{more}",
-            highlight=False,
-        )
-    for one in differences:
-        console.print(
-            f"{one.name}: {one.before} -> {one.after} {one.change}",
-            style="red" if one.is_worse else "",
-            highlight=False,
-        )
-    for text in [f"{note['at']:.0f} s  {note['text']}" for note in summary["notes"]] + summary[
-        "advice"
-    ]:
-        console.print(text, highlight=False)
-    style = "bold green" if summary["verdict"] == "passed" else "bold red"
-    console.print(
-        {"passed": "passed", "missed": "missed", "void": "void: the generator was late"}[
-            summary["verdict"]
-        ],
-        style=style,
-    )
+        text += f"; stopped at {visible(where, keep='')}" if where else ""
+        console.print(text, highlight=False, markup=False)
+        for branch in one["branches"]:
+            step, took = (visible(branch[key], keep="") for key in ("step", "name"))
+            line = f'  step {step}: {branch["taken"]} took "{took}"'
+            console.print(line, highlight=False, markup=False)
 
 
 def _show_examples(console: Console, summary: Row) -> None:
@@ -204,6 +203,7 @@ def _show_examples(console: Console, summary: Row) -> None:
         for one in examples[:EXAMPLES_SHOWN]:
             expected = visible(one["expected"], keep="")
             got = "nothing" if one["got"] is None else f'"{visible(one["got"], keep="")}"'
-            where = f"{one['dialogue']}, step {one['step']}, at {one['at']:.1f} s"
+            step = visible(one["step"], keep="")
+            where = f"{one['dialogue']}, step {step}, at {one['at']:.1f} s"
             text = f'  {reason}: {where}: expected "{expected}", received {got}'
             console.print(text, highlight=False, markup=False)

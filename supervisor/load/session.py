@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import trio
 from attrs import frozen
 
-from .campaign import Run, Step
+from .campaign import Branch, Run, Step
 from .client import Exchange, Speaker
-from .measures import TEXT_MAX, Example, Measures
+from .measures import TEXT_MAX, DialogueCounts, Example, Measures, Place, place_text
 from .schedule import Arrival
 
 # Seconds that a reply may come after the outcome of its run, while the connection stands: it may
@@ -51,13 +54,13 @@ class Talk:
         if counts is not None:
             counts.started += 1
             counts.unfinished += 1
-        at = [0]
+        at: list[Place] = [(1,)]
         try:
-            await self._steps(client, arrival, user, at)
+            await self._steps(client, arrival, user, at, counts)
         except WentWrong as wrong:
             example = Example(
                 dialogue=arrival.dialogue.name,
-                step=at[0] + 1,
+                step=place_text(at[0]),
                 at=round(self._now(), 3),
                 user=user,
                 expected=wrong.expected[:TEXT_MAX],
@@ -79,12 +82,21 @@ class Talk:
         if counts is not None:
             counts.unfinished -= 1
 
-    async def _steps(self, client: Speaker, arrival: Arrival, user: str, at: list[int]) -> None:
+    async def _steps(
+        self,
+        client: Speaker,
+        arrival: Arrival,
+        user: str,
+        at: list[Place],
+        counts: DialogueCounts | None,
+    ) -> None:
         dials = arrival.dialogue.steps[0].dial
         envelope = {"from_addr": user, "to_addr": dials or self.run.to}
-        intended, steps = arrival.due, arrival.dialogue.steps
-        for index, step in enumerate(steps):
-            at[0] = index
+        intended, left = arrival.due, deque(_placed(arrival.dialogue.steps, ()))
+        for index in itertools.count():
+            if not left:
+                return
+            at[0], step = left.popleft()
             if index:
                 intended = self._now() + arrival.thinks[index - 1]
                 await trio.sleep_until(self.zero + intended)
@@ -99,10 +111,19 @@ class Talk:
             finally:
                 client.forget(exchange)
             if exchange.replied is None:
-                self._hang_up_if_waiting(client, envelope, exchange)
-                raise WentWrong(exchange.rejected or _outcome(exchange), step.expect or "a reply")
+                self._hang_up_if_waiting(client, envelope, exchange, intended)
+                raise WentWrong(exchange.rejected or _outcome(exchange), _expected(step))
             self._note_reply(exchange, intended)
-            _check(step, exchange, is_last=index == len(steps) - 1)
+            branch = _branch(step, exchange)
+            if branch is not None:
+                taken = (*at[0], branch.name)
+                if counts is not None:
+                    counts.branches[taken] += 1
+                left.extendleft(reversed(_placed(branch.steps, taken)))
+            expected = branch or step
+            if expected.expect_end:
+                left.clear()
+            _check(expected, exchange, is_last=not left)
 
     async def _await(self, client: Speaker, exchange: Exchange, intended: float) -> None:
         """Wait for the reply, until there will be none or the user gives up."""
@@ -126,11 +147,12 @@ class Talk:
             self.measures.service.add(intended, exchange.replied - exchange.sent)
 
     def _hang_up_if_waiting(
-        self, client: Speaker, envelope: dict[str, Any], exchange: Exchange
+        self, client: Speaker, envelope: dict[str, Any], exchange: Exchange, intended: float
     ) -> None:
         """Hang up if no reply came in time, and count the time waited: it took at least that."""
         if exchange.rejected is None and exchange.outcome is None:
-            self.measures.reply.add(self._now() - self.run.give_up.after, self.run.give_up.after)
+            if self.measures.is_measured(intended):
+                self.measures.reply.add(intended, self.run.give_up.after)
             self._hang_up(client, envelope)
 
     def _hang_up(self, client: Speaker, envelope: dict[str, Any]) -> None:
@@ -158,7 +180,28 @@ def _outcome(exchange: Exchange) -> str:
     return "no_reply" if exchange.outcome == "ok" else exchange.outcome
 
 
-def _check(step: Step, exchange: Exchange, *, is_last: bool) -> None:
+def _placed(steps: Sequence[Step], branch: Place) -> list[tuple[Place, Step]]:
+    """Steps with their places; `branch`: that of the branch which has them, or ()."""
+    return [((*branch, number), step) for number, step in enumerate(steps, 1)]
+
+
+def _expected(step: Step) -> str:
+    """What a step expects, in words."""
+    return " or ".join(one.expect for one in step.branches) or step.expect or "a reply"
+
+
+def _branch(step: Step, exchange: Exchange) -> Branch | None:
+    """The branch that a reply takes; None if the step has no branches. Raises WentWrong."""
+    if not step.branches:
+        return None
+    content = exchange.content or ""
+    for one in step.branches:
+        if one.expect in content:
+            return one
+    raise WentWrong("wrong_reply", _expected(step), exchange.content)
+
+
+def _check(step: Step | Branch, exchange: Exchange, *, is_last: bool) -> None:
     if step.expect is not None and step.expect not in (exchange.content or ""):
         raise WentWrong("wrong_reply", step.expect, exchange.content)
     if step.expect_end and not exchange.is_end:

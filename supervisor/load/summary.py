@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from .measures import DialogueCounts, Measures, Second, Times, percentile
+from .measures import DialogueCounts, Measures, Second, Times, percentile, place_text
 from .run import Running
 from .schedule import rate_at
 from .stub import Stubs
@@ -84,7 +84,7 @@ def summarise(running: Running) -> Row:
             reason: [asdict(one) for one in measures.examples.get(reason, ())]
             for reason, _ in measures.errors.most_common()
         },
-        "dialogues": {name: _dialogue(one) for name, one in sorted(measures.dialogues.items())},
+        "dialogues": {name: of_dialogue(one) for name, one in sorted(measures.dialogues.items())},
         "generator": {
             "late": _times(measures.late, measures),
             "cpu": running.cpu / max(running.ended, 0.001),
@@ -214,9 +214,14 @@ def _counts(counts: DialogueCounts) -> Row:
     }
 
 
-def _dialogue(counts: DialogueCounts) -> Row:
+def of_dialogue(counts: DialogueCounts) -> Row:
+    """What became of its sessions, with the places in it as they are shown."""
     return _counts(counts) | {
-        "stopped_at_step": {str(step + 1): n for step, n in sorted(counts.stopped.items())}
+        "stopped_at_step": {place_text(step): n for step, n in sorted(counts.stopped.items())},
+        "branches": [
+            {"step": place_text(place[:-1]), "name": place[-1], "taken": n}
+            for place, n in sorted(counts.branches.items())
+        ],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -117,6 +118,9 @@ def _value(limit: str, unit: str) -> tuple[float, str]:
 
 def _number(text: str, given: str, what: str) -> float:
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise ValueError(f"expected {what}, got {show(given)}") from None
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"expected {what}, got {show(given)}")
+    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import ssl
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ import httpx2
 import trio
 from attrs import define, field
 
+from ..client.token import own_token
 from ..observe import PHASES
 
 SECONDS = 1.0  # between two looks
@@ -161,9 +161,10 @@ async def open_watch(
     admin: str, app: str, context: ssl.SSLContext | None = None
 ) -> AsyncIterator[Watch]:
     """Watch an app through the admin port at URL `admin`; its token is taken from $JSBOX_TOKEN.
-    `context`: which certificates are trusted; None: those of this host's authorities.
+    `context`: which certificates are trusted; None: those of this host's authorities. Raises
+    CannotStart.
     """
-    token = os.environ.get("JSBOX_TOKEN", "")
+    token = own_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with httpx2.AsyncClient(
         base_url=admin,

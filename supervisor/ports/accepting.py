@@ -3,7 +3,8 @@ address, each inside a fence.
 
 A client that connects while the port is full is turned away at once, in plain HTTP, and costs no
 descriptor. After `GRACE_SECONDS`, a connection that has not yet shown that it is more than an open
-socket makes way for a newer one. No error of one connection, or of accepting one, ends the port.
+socket makes way for a newer one; if there is none, one that is kept open between two requests. No
+error of one connection, or of accepting one, ends the port.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import logging
 import os
 import resource
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import trio
 from attrs import define, field, frozen
 
 from resources.fence import fence, note
+
+from .crowding import WITHIN, Crowding
 
 GRACE_SECONDS = 1.0  # in which a new connection does not have to make way
 # Connections beyond the bound, while all others are known; they are refused in the port's own
@@ -40,13 +43,18 @@ log = logging.getLogger(__name__)
 
 @frozen
 class Bounds:
-    """How many connections a port takes, and how many of them from one address.
+    """How many connections a port takes.
 
-    Loopback is exempt from the second: behind a proxy on this host every client comes from there.
+    Attributes:
+        most: In all.
+        per_address: From one address. Loopback is exempt: behind a proxy on this host every client
+            comes from there.
+        part: They take this part of our file descriptors at most.
     """
 
     most: int
     per_address: int
+    part: float = 1 / 2
 
 
 @define(eq=False)
@@ -73,18 +81,46 @@ class Visit:
         """The client has shown who it is: from now on it does not have to make way."""
         self.door.strangers.pop(self, None)
 
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """The client asks for nothing in this block. A known one makes way then, if there is nobody
+        else who must.
+        """
+        if self in self.door.strangers or not self.has_answered:
+            yield
+            return
+        self.since = trio.current_time()
+        self.door.resting[self] = None
+        try:
+            yield
+        finally:
+            self.door.resting.pop(self, None)
+
 
 Serve = Callable[[Visit], Awaitable[None]]
 
 
+def _unnoticed(_: trio.SocketStream) -> None:
+    """Do nothing: nobody else counts these connections."""
+
+
 @define(eq=False)
 class Door:
-    """The connections of one port. `where` is the name of the port's fence."""
+    """The connections of one port.
+
+    Attributes:
+        where: The name of the port's fence.
+        gone: Called with each connection that was accepted, once it is closed.
+    """
 
     where: str
     bounds: Bounds
+    gone: Callable[[trio.SocketStream], None] = _unnoticed
     strangers: dict[Visit, None] = field(factory=dict, init=False)
     """Connections that are not known yet, oldest first."""
+    resting: dict[Visit, None] = field(factory=dict, init=False)
+    """Known connections whose clients ask for nothing now, longest first."""
+    crowding: Crowding = field(factory=Crowding, init=False)
     _inside: set[Visit] = field(factory=set, init=False)
     _by_address: Counter[str] = field(factory=Counter, init=False)
 
@@ -92,6 +128,18 @@ class Door:
     def open(self) -> int:
         """How many connections are open."""
         return len(self._inside)
+
+    @property
+    def problem(self) -> str:
+        """What a person should know of a port that is, or was, full; empty if it was not."""
+        count = self.crowding.lately()
+        if not count:
+            return ""
+        return (
+            f"{self.where}: {count} connections were turned away, or made way for others, in the"
+            f" last {WITHIN} s, the last from {self.crowding.address}; {self.open} are open, of"
+            f" {self.bounds.most} at most; {len(self.strangers)} have not shown who they are"
+        )
 
     async def accept(
         self, listener: trio.abc.Listener[trio.SocketStream], serve: Serve, clients: trio.Nursery
@@ -123,6 +171,7 @@ class Door:
             visit = self.admit(stream, str(stream.socket.getpeername()[0]))
         if visit is None:
             turn_away(stream)
+            self.gone(stream)
         else:
             clients.start_soon(self._visit, visit, serve)
 
@@ -131,8 +180,10 @@ class Door:
         visit = Visit(stream, address, self)
         name = counted_as(address)
         if name and self._by_address[name] >= self.bounds.per_address and not self._make_way(name):
+            self.crowding.note(address)
             return None
         if len(self._inside) >= self.bounds.most and not self._make_way():
+            self.crowding.note(address)
             if self.strangers or len(self._inside) >= self.bounds.most + SURPLUS:
                 return None
             visit.is_surplus = True
@@ -146,23 +197,27 @@ class Door:
         if visit in self._inside:
             self._inside.discard(visit)
             self.strangers.pop(visit, None)
+            self.resting.pop(visit, None)
             name = counted_as(visit.address)
             self._by_address[name] -= 1
             if not self._by_address[name]:
                 del self._by_address[name]
 
     def _make_way(self, name: str | None = None) -> bool:
-        """End the oldest stranger (of one address, if given) whose grace is over; return whether
-        there was one.
+        """End the oldest stranger (of one address, if given) whose grace is over, or, if all are
+        known, the one that rests longest; return whether there was one.
         """
         latest = trio.current_time() - GRACE_SECONDS
-        for visit in self.strangers:
-            if visit.since > latest:
-                break
-            if name is None or counted_as(visit.address) == name:
-                self.leave(visit)
-                visit.scope.cancel()
-                return True
+        resting = {} if self.strangers and name is None else self.resting
+        for visits in (self.strangers, resting):
+            for visit in visits:
+                if visit.since > latest:
+                    break
+                if name is None or counted_as(visit.address) == name:
+                    self.crowding.note(visit.address)
+                    self.leave(visit)
+                    visit.scope.cancel()
+                    return True
         return False
 
     async def _visit(self, visit: Visit, serve: Serve) -> None:
@@ -174,6 +229,7 @@ class Door:
         finally:
             self.leave(visit)
             visit.stream.socket.close()
+            self.gone(visit.stream)
 
 
 def turn_away(stream: trio.SocketStream, answer: bytes = REFUSAL) -> None:
@@ -216,14 +272,15 @@ def _ip(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return mapped or ip
 
 
-def affordable(setting: str, most: int) -> int:
-    """Lower a number of connections to half of this process's file descriptors, if it is higher:
-    sandboxes, the store and the other port need theirs.
+def affordable(setting: str, most: int, part: float = 1 / 2) -> int:
+    """Lower a number of connections to `part` of our file descriptors, if it is higher: sandboxes,
+    the store and the other port need theirs.
     """
     descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if descriptors == resource.RLIM_INFINITY or most <= descriptors // 2:
+    share = int(descriptors * part)
+    if descriptors == resource.RLIM_INFINITY or most <= share:
         return most
-    fewer = max(descriptors // 2, LEAST)
+    fewer = max(share, LEAST)
     log.warning(
         "%s is %d, but this process may open only %d files: at most %d connections are taken",
         setting, most, descriptors, fewer,

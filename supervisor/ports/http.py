@@ -27,7 +27,7 @@ from .accepting import Bounds, Door, Visit, affordable, turn_away
 from .http_connection import HEAD_SECONDS, Body, Gone, HttpConnection
 from .http_head import Head, Unacceptable
 
-BOUNDS = Bounds(256, 64)
+BOUNDS = Bounds(256, 64, part=1 / 4)  # the gateway may take half of the descriptors
 # Bytes of a body that the application left unread, and that are read so that the connection can be
 # used again.
 LEFT_MAX = 64 << 10
@@ -173,7 +173,10 @@ class HttpPort:
     async def _request(self, visit: Visit, connection: HttpConnection) -> bool:
         """Answer the next request; return whether another may follow."""
         try:
-            head = await self._head(connection)
+            with visit.at_rest():
+                head = await self._head(connection)
+            if visit.scope.cancel_called:  # it made way, just as it asked
+                return False
         except Unacceptable as error:
             await connection.send(_bare_answer(error))
             return False
@@ -256,6 +259,12 @@ def _bare_answer(error: Unacceptable) -> bytes:
     return head.encode() + data
 
 
+def door_of(where: str, bounds: Bounds = BOUNDS) -> Door:
+    """The door of a port, for as many connections as we have descriptors for."""
+    most = affordable(f"the connections of port {where}", bounds.most, bounds.part)
+    return Door(where, Bounds(most, bounds.per_address))
+
+
 @asynccontextmanager
 async def open_http(
     app: ASGIApp,
@@ -264,13 +273,14 @@ async def open_http(
     stop_seconds: float,
     tls: ssl.SSLContext | None = None,
     bounds: Bounds = BOUNDS,
+    door: Door | None = None,
 ) -> AsyncIterator[int]:
     """Serve an application; gives the port number. At the end, answers in progress have
-    `stop_seconds` to finish. `where`: as in `fence`.
+    `stop_seconds` to finish. `where`: as in `fence`. `door`: counts the connections; by default one
+    with these `bounds`.
     """
     port = HttpPort(app, where, tls)
-    most = affordable(f"the connections of port {where}", bounds.most)
-    door = Door(where, Bounds(most, bounds.per_address))
+    door = door or door_of(where, bounds)
     async with trio.open_nursery() as clients, trio.open_nursery() as accepting:
         for listener in listeners:
             accepting.start_soon(door.accept, listener, port.client, clients)

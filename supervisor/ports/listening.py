@@ -12,7 +12,9 @@ from ..config.units import Address
 from ..errors import CannotStart
 from ..host.systemd import Systemd
 
-BACKLOG = 512  # clients that wait while nobody accepts: during a restart, for example
+# Clients that wait to be accepted: during a restart, or a flood. The kernel has a bound of its own;
+# one beyond it is not refused, but tries again after 1, 3 and 7 s.
+BACKLOG = 4096
 
 
 async def listen(setting: str, address: Address, systemd: Systemd) -> list[trio.SocketListener]:

@@ -5,6 +5,7 @@ to the user who waits for one.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from logging import ERROR
 
 from attrs import frozen
@@ -29,9 +30,9 @@ log = logging.getLogger(__name__)
 
 
 @frozen
-class Words:
-    """Writes to the app's log, or to the supervisor's log if the store is away. Methods raise
-    nothing unless they say so.
+class Aftermath:
+    """Writes to the app's log, or to the supervisor's log if the store is away, and sends fallback
+    replies. Methods raise nothing unless they say so.
     """
 
     logbook: Logbook
@@ -72,7 +73,10 @@ class Words:
         is_sent = False
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                is_sent = await self._answer(app, caller, Slot(caller.origin, FIRST_REPLY))
+                answer = partial(self._answer, app, caller, Slot(caller.origin, FIRST_REPLY))
+                is_sent = await answer()
+                if is_sent and caller.origin:
+                    caller.posted.append(answer)
                 break
             except (StoreError, OutboxFull) as error:
                 # The store answers each attempt at once, or after it had time to come back.

@@ -23,7 +23,7 @@ from resources.stores.redis import StoreError
 
 from ..observe import Observer, Phases, ReplyMissing, RunEnded
 from ..outcomes import Outcome
-from .aftermath import Words
+from .aftermath import Aftermath
 from .jobs import Ended, Program
 
 SHOWN_MAX = 1000  # characters of a reason
@@ -56,7 +56,7 @@ class DeadLetterBox:
 
     store: DeadLetters
     _logbook: Logbook
-    _words: Words
+    _aftermath: Aftermath
     _observe: Observer
     _counts: Counter[tuple[str, str]] = field(factory=Counter, init=False)
 
@@ -85,7 +85,9 @@ class DeadLetterBox:
         waits, is_sent = False, False
         if entry is not None and entry.kind == "message" and is_session_start(entry.payload):
             waits = True
-            is_sent = await self._words.fall_back_for(app, self._caller(program, left.place, entry))
+            is_sent = await self._aftermath.fall_back_for(
+                app, self._caller(program, left.place, entry)
+            )
         put = await self.store.put(app.account, left, summary)
         if put is None:
             return None  # it is a dead letter already
@@ -99,7 +101,7 @@ class DeadLetterBox:
         log.error("app %s: %s", app.name, text)
         for one in dropped:
             self._dropped(app.account, one)
-        await self._words.say_for(app, ERROR, text)
+        await self._aftermath.say_for(app, ERROR, text)
         if entry is None:
             return None
         if waits:

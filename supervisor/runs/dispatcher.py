@@ -17,17 +17,19 @@ from attrs import define, evolve, field
 
 from resources.fence import fence, note
 from resources.stores.fencing import fenced
-from resources.stores.journal import Entry, Journal
+from resources.stores.journal import Entry, Journal, KeptOutcome
 
 from ..config.model import App
 from ..outcomes import Outcome
 from ..sandboxes.crash_loops import CrashState
 from ..sandboxes.pool import Pool
+from .brought import told_of
 from .dead_letters import DeadLetterBox
 from .failures import Failures, explain
 from .handling import Handler
 from .jobs import Ended, Job, Key, Program, Then, nothing
 from .lanes import Lanes
+from .outages import Outages
 from .partitions import Partitions
 from .recovery import Recovery
 
@@ -50,6 +52,7 @@ class Dispatcher:
     partitions: Partitions | None = field(default=None, init=False)
     """If several servers share the work."""
     programs: Mapping[str, Program] = field(factory=dict, init=False)
+    outages: Outages = field(init=False)
     _alone: Recovery = field(init=False)  # keeps a journal that is not shared
     _lanes: dict[str, Lanes[Job]] = field(factory=dict, init=False)
     _by_channel: dict[str, list[Program]] = field(factory=dict, init=False)
@@ -61,6 +64,7 @@ class Dispatcher:
 
     def __attrs_post_init__(self) -> None:
         self._alone = Recovery(self._journal, self.box, self)
+        self.outages = Outages(self._journal.redis, self._resume)
 
     @property
     def recovery(self) -> Recovery | Partitions:
@@ -148,6 +152,14 @@ class Dispatcher:
         """Whether an entry waits or is in progress."""
         return key in self._known
 
+    def expect(self, entry: Entry, place: str) -> bool:
+        """Whether an entry of the journal that was accepted before has still to end, as far as we
+        know. If another server runs it, its end is announced here too, unless too much is expected.
+        """
+        key = (entry.account, entry.app, place)
+        others = self.partitions
+        return others.brought.expect(key, entry) if others is not None else self.is_known(key)
+
     def tell(self, ended: Ended) -> None:
         """Announce how an entry ended that was not run."""
         with fence("run", f"{ended.entry.app}: the end of {ended.entry.kind} {ended.entry.id}"):
@@ -178,7 +190,7 @@ class Dispatcher:
         if self.partitions is None:
             self.recovery.look_soon(self.programs)
         else:
-            self.partitions.missed_by_all()
+            self.partitions.doubt()
 
     async def drain(self, seconds: float) -> None:
         """Start no more runs; wait at most `seconds` for those in progress. What waits stays in the
@@ -255,6 +267,7 @@ class Dispatcher:
         while (
             program is not None
             and lanes is not None
+            and lanes.waiting
             and not program.broken
             and self._may_start(program.app, lanes.in_progress)
         ):
@@ -266,7 +279,18 @@ class Dispatcher:
 
     def _may_start(self, app: App, in_progress: int) -> bool:
         most = app.pool.max_processes * app.pool.messages_in_flight
-        return not self._draining and in_progress < most and not self.is_tripped(app.name)
+        return (
+            not self._draining
+            and in_progress < most
+            and not self.is_tripped(app.name)
+            and not self.outages.holds(app.account)
+        )
+
+    def _resume(self, account: str) -> None:
+        """Start what waits for the apps of an account that is no longer held back."""
+        for name, program in self.programs.items():
+            if program.app.account == account:
+                self._start_some(name)
 
     async def _run_job(self, program: Program, lane: Hashable, job: Job) -> None:
         """One run, from its turn to its end in the journal."""
@@ -280,8 +304,9 @@ class Dispatcher:
             if ended.outcome is Outcome.SHUTDOWN:
                 self._hand_back_begun(job)
             elif job.fence is None:
+                await job.try_post_again(self._journal.connection)
                 self._alone.ended(job)
-                self._finish(job)
+                self._finish(job, told_of(ended))
         except BaseException:
             self._cut_off(job)
             raise
@@ -309,7 +334,7 @@ class Dispatcher:
     async def _record(self, partitions: Partitions, job: Job, ended: Ended) -> None:
         """Record the end of a run of a partition, and announce it."""
         try:
-            await partitions.end(job, ended)
+            await partitions.record(job, ended)
         finally:
             self._known.discard(job.key)
             self._ending -= 1
@@ -326,7 +351,7 @@ class Dispatcher:
         if job.is_begun:
             self._journal.hand_back_soon(job.entry, job.place, _not_handed_back)
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: Job, outcome: KeptOutcome | None) -> None:
         """Strike the entry from the journal; if that cannot be done now, have it done later.
 
         Not waited for: whatever the store is asked from now on, for example by the user's next
@@ -334,19 +359,19 @@ class Dispatcher:
         """
 
         def failed(_: Exception) -> None:
-            self._alone.owe(job)
+            self._alone.owe(job, outcome)
 
         try:
-            is_posted = self._journal.finish_soon(job.entry, job.place, failed)
+            is_posted = self._journal.finish_soon(job.entry, job.place, failed, outcome)
         except Exception as error:  # noqa: BLE001  # a fence, without the cost of one for each run
             note("run", error, f"app {job.entry.app}, the end of {job.entry.kind} {job.entry.id}")
             is_posted = False
         if not is_posted:
-            self._alone.owe(job)
+            self._alone.owe(job, outcome)
 
     def _tell(self, ended: Ended, job: Job) -> None:
         """Announce how a run ended; whoever waits for it is told once, whatever goes wrong here."""
-        then = job.then if job.then is nothing else _once(job)
+        then = job.then if job.then is nothing else job.then_once
         try:
             self._announce(ended, then)
         except Exception as error:  # noqa: BLE001  # a fence, without the cost of one for each run
@@ -368,19 +393,6 @@ class Dispatcher:
 def _is_same(old: Program | None, new: Program | None) -> bool:
     """Whether what waits for an app may still be run: the app is there, and of the same account."""
     return old is not None and new is not None and old.app.account == new.app.account
-
-
-def _once(job: Job) -> Then:
-    """Return a `then` that calls the job's at most once, and keeps its errors to itself."""
-
-    def then() -> None:
-        waiting, job.then = job.then, nothing
-        try:
-            waiting()
-        except Exception as error:  # noqa: BLE001  # a fence, likewise
-            note("run", error, f"app {job.entry.app}, after {job.entry.kind} {job.entry.id}")
-
-    return then
 
 
 def _not_handed_back(error: Exception) -> None:

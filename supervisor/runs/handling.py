@@ -22,15 +22,16 @@ from resources.stores.redis import StoreError
 
 from ..config.model import App
 from ..errors import AppRemoved, InternalError, LimitHit, SandboxFault
-from ..observe import LimitNear, Observer, Phases, RunEnded, RunUsed
+from ..observe import CommandServed, LimitNear, Observer, Phases, RunEnded, RunUsed
 from ..outcomes import Outcome
 from ..sandboxes.fairness import Turns
 from ..sandboxes.pool import Pool
 from ..sandboxes.protocol import ConsoleLine, Request
 from ..sandboxes.run import Reply, RunUse
 from ..sandboxes.sandbox import HEAPS, Sandbox
-from .aftermath import Words
+from .aftermath import Aftermath
 from .failures import Failures
+from .foresight import READ, Foreseen, Foresight
 from .history import History
 from .jobs import Ended, Job, Program
 from .router import INTERNAL, Router
@@ -49,6 +50,8 @@ class _Run:
         boot: Seconds that it waited for a process.
         calls: Seconds that it waited for its commands.
         is_counted: Its end has been counted.
+        foreseen: What was read before the app asked, and not asked for yet.
+        is_known: What it first waited for has been noted.
     """
 
     job: Job
@@ -60,6 +63,8 @@ class _Run:
     held: float = 0.0
     calls: float = 0.0
     is_counted: bool = False
+    foreseen: Foreseen | None = None
+    is_known: bool = False
 
     @property
     def unanswered(self) -> bool:
@@ -78,12 +83,13 @@ class Handler:
     _router: Router
     _journal: Journal
     _logbook: Logbook
-    _words: Words
+    _aftermath: Aftermath
     _history: History
     _observe: Observer
     _turns: Turns
     _doubt: Callable[[App, SandboxFault], None]
     _failures: Failures
+    _foresight: Foresight
     _run_ids: Any = field(factory=lambda: count(1), init=False)
 
     async def handle(self, program: Program, job: Job) -> Ended:
@@ -109,7 +115,7 @@ class Handler:
 
     def _caller(self, program: Program, job: Job) -> Caller:
         app, entry = program.app, job.entry
-        return Caller(
+        caller = Caller(
             run=f"r{next(self._run_ids)}",
             account=app.account,
             app=app.name,
@@ -120,6 +126,8 @@ class Handler:
             origin=entry.origin_at(job.place),
             fence=job.fence,
         )
+        job.connection, job.posted = self._journal.connection, caller.posted
+        return caller
 
     async def _take_turn(self, program: Program, run: _Run) -> Ended:
         turn = await self._turns.take(program.app.name)
@@ -158,6 +166,8 @@ class Handler:
         run.trace.payload = payload
         fault = await self._execute(app, run, payload, turn)
         ms = (trio.current_time() - began) * 1000
+        if not run.is_known and fault is None:
+            self._foresight.learn(app, run.trace.user, None)
         outcome = Outcome.NO_REPLY if run.unanswered else Outcome.OK
         if fault is not None:
             outcome = fault.outcome
@@ -167,7 +177,7 @@ class Handler:
         if fault is not None:
             self._doubt(app, fault)
         if outcome is not Outcome.OK:
-            await self._words.report(caller, entry, outcome, fault)
+            await self._aftermath.report(caller, entry, outcome, fault)
         self._failures.note(app, outcome, detail)
         if self._pool.crashes.note(app, outcome, detail):
             text = (
@@ -175,32 +185,20 @@ class Handler:
                 " (pool.trip_after): none is started until a reload"
             )
             log.error("app %s: %s", app.name, text)
-            await self._words.say(caller, ERROR, text)
+            await self._aftermath.say(caller, ERROR, text)
         if run.unanswered:
-            await self._words.fall_back(app, caller)
+            await self._aftermath.fall_back(app, caller)
         return Ended(entry, outcome, round(ms, 1), run.commands)
 
     async def _execute(
         self, app: App, run: _Run, payload: dict[str, Any], turn: object
     ) -> SandboxFault | None:
         """Run it in a sandbox; return what went wrong, or None."""
-        caller, trace = run.caller, run.trace
-
-        def ask(asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
-            step = trace.begin(asked)
-            if isinstance(asked, ConsoleLine):
-                if caller.log.soon(asked.level, asked.text):
-                    return None
-                return self._words.say(caller, asked.level, asked.text)
-            run.commands += 1
-            if asked.name.startswith("http."):
-                self._turns.give_back(turn)  # from here on it mostly waits for others
-            reply = self._router.route(caller, asked, app.limits, app.http.timeout)
-            return reply if step is None else trace.answered(step, reply)
+        caller = run.caller
 
         def answer(asked: Request | ConsoleLine) -> Reply | Coroutine[Any, Any, Reply]:
             try:
-                return ask(asked)
+                return self._ask(app, run, turn, asked)
             except Exception as error:  # noqa: BLE001  # a fence that costs a command nothing
                 note("command", error, f"app {app.name}")
                 return {"success": False, "reason": INTERNAL}
@@ -212,22 +210,64 @@ class Handler:
                 began = trio.current_time()
                 run.held = min(pause, began - asked)
                 run.boot = began - asked - run.held
-                trace.start(sandbox.process.pid)
+                run.trace.start(sandbox.process.pid)
                 with trio.move_on_after(limits.wall) as wall:
+                    foreseen = await self._foresee(app, run)
                     used = await sandbox.deliver(
-                        caller.run, run.job.entry.kind, payload, limits, answer, app.config
-                    )
-                    run.calls = used.calls_seconds
+                        caller.run, run.job.entry.kind, payload, limits, answer, app.config,
+                        foreseen,
+                    )  # fmt: skip
+                    run.calls += used.calls_seconds
                 ran = trio.current_time() - began
                 said = sandbox.take_stderr()
                 if said:
-                    await self._words.say(caller, WARNING, said)
+                    await self._aftermath.say(caller, WARNING, said)
                 if wall.cancelled_caught:
                     raise _wall_hit(limits.wall)  # inside `lend`, so that its process ends
                 await self._note_use(app, caller, sandbox, used, ran)
         except SandboxFault as fault:
             return fault
         return None
+
+    def _ask(
+        self, app: App, run: _Run, turn: object, asked: Request | ConsoleLine
+    ) -> Reply | Coroutine[Any, Any, Reply]:
+        """Do what an app asks for."""
+        caller, trace = run.caller, run.trace
+        step = trace.begin(asked)
+        if isinstance(asked, ConsoleLine):
+            if caller.log.soon(asked.level, asked.text):
+                return None
+            return self._aftermath.say(caller, asked.level, asked.text)
+        run.commands += 1
+        if not run.is_known and (not asked.is_told or asked.name == READ):
+            run.is_known = True
+            self._foresight.learn(app, trace.user, asked)
+            if (foreseen := self._was_foreseen(run, asked)) is not None:
+                return trace.was_known(step, foreseen.reply, foreseen.seconds)
+        if asked.name.startswith("http."):
+            self._turns.give_back(turn)  # from here on it mostly waits for others
+        reply = self._router.route(caller, asked, app.limits, app.http.timeout)
+        return reply if step is None else trace.answered(step, reply)
+
+    async def _foresee(self, app: App, run: _Run) -> tuple[str, Any] | None:
+        """Read what the app will probably ask for first; return its key and value."""
+        if run.job.entry.kind != "message" or app.pool.messages_in_flight > 1:
+            run.is_known = True
+            return None
+        began = trio.current_time()
+        run.foreseen = found = await self._foresight.read(app, run.trace.user)
+        run.calls = trio.current_time() - began
+        return None if found is None else (found.key, found.reply["value"])
+
+    def _was_foreseen(self, run: _Run, asked: Request) -> Foreseen | None:
+        """What was read for a command that the harness has answered. Counts the command."""
+        foreseen, run.foreseen = run.foreseen, None
+        if foreseen is None or not asked.is_told or asked.fields.get("key") != foreseen.key:
+            return None
+        app = run.job.entry.app
+        self._observe(CommandServed(app, asked.name, "success", foreseen.seconds))
+        return foreseen
 
     async def _note_use(
         self, app: App, caller: Caller, sandbox: Sandbox, used: RunUse, wall: float
@@ -246,7 +286,7 @@ class Handler:
         self._observe(RunUsed(app.name, used.cpu_seconds))
         for name, line in self._pool.usage.note(app, values).items():
             self._observe(LimitNear(app.name, name))
-            await self._words.say(caller, WARNING, line)
+            await self._aftermath.say(caller, WARNING, line)
 
     def _close(self, app: App, run: _Run, outcome: Outcome | None) -> None:
         """Keep the trace of a run that has ended, and count it."""
@@ -268,10 +308,10 @@ class Handler:
         run.trace.detail = INTERNAL
         run.trace.forget_values()  # a recording may be what it failed at
         with fence("run", what):
-            await self._words.report(run.caller, entry, Outcome.CRASHED, InternalError())
+            await self._aftermath.report(run.caller, entry, Outcome.CRASHED, InternalError())
         with fence("run", what):
             if run.unanswered:
-                await self._words.fall_back(app, run.caller)
+                await self._aftermath.fall_back(app, run.caller)
         with fence("run", what):
             if not run.is_counted:
                 self._close(app, run, Outcome.CRASHED)
@@ -290,14 +330,14 @@ class Handler:
                 config = app.own_config()
                 wants = isinstance(config, dict) and bool(config.get("process_events"))
             except ValueError as error:
-                await self._words.say_for(
+                await self._aftermath.say_for(
                     app,
                     ERROR,
                     f"The config key 'config' is not JSON ({error}); an event is ignored.",
                 )
                 return False
         if not wants:
-            await self._words.say_for(app, INFO, f"Ignoring event for conversation: {app.name}")
+            await self._aftermath.say_for(app, INFO, f"Ignoring event for conversation: {app.name}")
         return wants
 
 

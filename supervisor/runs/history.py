@@ -1,8 +1,11 @@
-"""What is kept of a run after its end: its trace and, if the operator wants one, a recording."""
+"""What is kept of a run after its end: its trace and, if the operator wants one, a recording. Its
+trace is also sent to a collector, if there is one.
+"""
 
 from __future__ import annotations
 
 import logging
+from typing import Protocol
 
 from attrs import frozen
 
@@ -15,17 +18,29 @@ from .traces import STEPS_MAX, USER_MAX, Trace, Traces
 log = logging.getLogger(__name__)
 
 
+class Exports(Protocol):
+    """Where traces are sent to, if anywhere."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether traces are wanted."""
+
+    def take(self, trace: Trace, app: App) -> None:
+        """Take the trace of a run that has ended. Must not wait and must not raise."""
+
+
 @frozen
 class History:
     """The traces and recordings of all apps."""
 
     traces: Traces
     recordings: Recordings
+    exports: Exports
 
     def begin(self, entry: Entry, app: App) -> Trace:
         """Begin the trace of a run."""
         kept = app.trace
-        room = STEPS_MAX if kept.runs or kept.notable else 0
+        room = STEPS_MAX if kept.runs or kept.notable or self.exports.is_on else 0
         if app.record:
             room = app.limits.commands
         user = (
@@ -48,6 +63,7 @@ class History:
             )
         trace.forget_values()
         self.traces.keep(trace, app.trace)
+        self.exports.take(trace, app)
 
     def _recording(self, trace: Trace, app: App) -> Recording:
         return Recording(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from attrs import define, field
 
 from resources.stores.partitions import Part, split_place
@@ -23,10 +25,12 @@ class Owned:
     ended: set[str] = field(factory=set)  # since it is read for the first time
     begun: dict[str, int] = field(factory=dict)  # of what is read for the first time
     rewound: int = 0  # how often it is to be read again from the first
+    problem: str = ""  # what the store has refused of it
+    again: float = inf  # when it is read again, because of that
 
     def rewind(self) -> None:
         """Have it read again from the first."""
-        self.last, self.is_first, self.is_rung = "", True, True
+        self.last, self.is_first, self.is_rung, self.again = "", True, True, inf
         self.ended.clear()
         self.begun.clear()
         self.rewound += 1

@@ -1,5 +1,5 @@
-"""The partitions of the journals that fall to this server, if several share the work: takes them,
-reads them, gives them back.
+"""The partitions of the journals that fall to this server, if several share the work: reads them,
+and records how what they hold has ended.
 
 A partition falls to one of the servers that live, by rendezvous hashing. Whoever takes it reads all
 that it holds, in order; from then on it reads on whenever something was accepted there, whichever
@@ -11,34 +11,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from math import inf
 from typing import Protocol
 
 import trio
 from attrs import define, field
 
 from resources.fence import fence
-from resources.stores.errors import Fenced, StoreError
+from resources.stores.errors import Fenced, StoreError, StoreRefused
 from resources.stores.journal import Entry, Journal, Left
-from resources.stores.partitions import (
-    Ownership,
-    Part,
-    Taken,
-    fence_of,
-    first_of,
-    host_of,
-    parts_of,
-    split_place,
-)
+from resources.stores.partitions import Ownership, Part, fence_of, split_place
 from resources.stores.peers import Peers
 
 from .brought import Brought, told_of
 from .dead_letters import DeadLetterBox
+from .holdings import REFUSED_AGAIN, Bury, Holdings
 from .jobs import Ended, Job, Key, Program, Then, nothing
 from .owned import Owned, part_of
 
 RETRY = (0.1, 2.0)  # seconds between attempts: first, most
-AGAIN = 0.2  # seconds until a partition that another server still has is asked for again
 READ_AT_ONCE = 50  # partitions
+TRIES = 3  # to record the end of a run, if errors of ours prevent it
 
 log = logging.getLogger(__name__)
 
@@ -72,20 +65,27 @@ class Partitions:
     _line: Line
     attempts: int = 3
     """How often a server may die while an entry is in progress; then it is not run again."""
-    # that live and take partitions
-    _hosts: Sequence[str] = field(factory=tuple, init=False)
+    _holdings: Holdings = field(init=False)
     _alive: Collection[str] = field(factory=tuple, init=False)  # hosts and processes
-    _owned: dict[Part, Owned] = field(factory=dict, init=False)
     brought: Brought = field(init=False)
     """What we accepted."""
     _found: int = field(default=0, init=False)
     _is_counted: bool = field(default=False, init=False)  # the dead letters
+    _is_told: bool = field(default=False, init=False)  # that they cannot be
     _started: trio.Event = field(factory=trio.Event, init=False)
     _work: trio.Event = field(factory=trio.Event, init=False)
     _bell: trio.Event = field(factory=trio.Event, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.brought = Brought(self._journal, self._line)
+        self._holdings = Holdings(
+            peers=self._peers,
+            ownership=self._ownership,
+            line=self._line,
+            host=self.host,
+            count=self._journal.partitions,
+            taken=self._ring,
+        )
 
     @property
     def host(self) -> str:
@@ -97,11 +97,29 @@ class Partitions:
         """How many partitions we own."""
         return len(self._owned)
 
+    @property
+    def bury(self) -> Bury:
+        """See `Holdings.bury`."""
+        return self._holdings.bury
+
+    @bury.setter
+    def bury(self, bury: Bury) -> None:
+        self._holdings.bury = bury
+
+    @property
+    def parts(self) -> int:
+        """How many partitions each journal has."""
+        return self._journal.partitions
+
+    @property
+    def _owned(self) -> dict[Part, Owned]:
+        return self._holdings.all
+
     def follow(self, takers: Sequence[str], alive: Collection[str]) -> None:
         """Divide the partitions among these hosts from now on. `alive`: the hosts and processes of
         all that live.
         """
-        self._hosts, self._alive = takers, alive
+        self._holdings.hosts, self._alive = takers, alive
         self._work.set()
 
     def submit(self, entry: Entry, place: str, then: Then) -> None:
@@ -116,6 +134,9 @@ class Partitions:
             owned.is_rung = True
             self._bell.set()
 
+    def _ring(self) -> None:
+        self._bell.set()
+
     def missed(self) -> None:
         """We may have missed that something was accepted, or has ended."""
         for owned in self._owned.values():
@@ -123,8 +144,16 @@ class Partitions:
         self._bell.set()
         self.brought.look_soon()
 
+    def doubt(self) -> None:
+        """The connection to the store was lost: it may be another now, to which not all had come
+        that was struck, taken or given back.
+        """
+        self._holdings.is_doubtful = True
+        self.look_soon([owned.part.app for owned in self._owned.values()])
+        self.missed_by_all()
+
     def missed_by_all(self) -> None:
-        """So may all others."""
+        """Every server may have missed something: have all of them look."""
         self.missed()
         for one in self._alive:
             if one != self._journal.me:
@@ -142,21 +171,35 @@ class Partitions:
         """A job is in line no more, and has not ended: it stays in the journal."""
         self._close(job)
 
-    async def end(self, job: Job, ended: Ended) -> bool:
-        """Record how a run ended, however long that takes, and tell who accepted its entry; return
-        False if another server owns the partition: then it is for that one to say.
+    async def record(self, job: Job, ended: Ended) -> None:
+        """Record how a run ended, however long that takes, and tell who accepted its entry, unless
+        another server owns the partition: then it is for that one to say. If an error of ours
+        prevents that each time, the entry stays in the journal, and its end is announced here.
         """
+        entry = job.entry
+        for _ in range(TRIES):  # doing it twice does no harm
+            with fence("run", f"{entry.app}: the end of {entry.kind} {entry.id}") as caught:
+                await self._end(job, ended)
+            if caught.error is None:
+                return
+        self._close(job)
+        self._line.tell_of(job, ended)
+
+    async def _end(self, job: Job, ended: Ended) -> None:
         entry, pause = job.entry, RETRY[0]
         assert job.fence is not None
         told = told_of(ended)
         tell = self._to_tell(entry)
+        is_unheard = False
         while True:
             try:
-                is_unheard = await self._journal.end(entry, job.place, job.fence, told, tell)
-                break
+                await job.post_again(self._journal.connection)
+                is_unheard |= await self._journal.end(entry, job.place, job.fence, told, tell)
+                if job.connection == self._journal.connection:
+                    break  # else it may have become another store meanwhile
             except Fenced as error:
                 log.warning("app %s: %s %s: %s", entry.app, entry.kind, entry.id, error)
-                return False
+                return
             except StoreError as error:
                 if pause == RETRY[0]:  # else it is logged already
                     log.warning("the end of %s %s is not recorded: %s", entry.kind, entry.id, error)
@@ -167,16 +210,16 @@ class Partitions:
             owned.ended.add(job.place)
         if not tell or is_unheard:
             self._announce(job, ended)
-        return True
 
     async def start(self) -> int:
-        """Take what falls to us, and put in line what it holds; return the number of entries."""
+        """Take what falls to us, and put in line what it holds; return the number of entries. What
+        the store refuses is asked for again by `run`.
+        """
         pause = RETRY[0]
         while True:
             try:
                 await self._settle()
                 await self._read()
-                await self._count_letters()
             except StoreError as error:
                 log.warning("the journals cannot be read: %s", error)
                 await trio.sleep(pause)
@@ -208,86 +251,32 @@ class Partitions:
             pause = min(pause * 2, RETRY[1])
 
     async def _settle_often(self) -> None:
-        await self._count_letters()
-        if await self._settle():
+        with trio.move_on_after(await self._settle()):
             await self._work.wait()
-        else:
-            with trio.move_on_after(AGAIN):
-                await self._work.wait()
         self._work = trio.Event()
 
-    async def _count_letters(self) -> None:
+    async def _settle(self) -> float:
+        """See `Holdings.settle`."""
+        programs = list(self._line.programs.values())
+        again = await self._holdings.settle([(one.app.account, one.app.name) for one in programs])
         if not self._is_counted:
-            await self._box.refresh()
-            self._is_counted = True
-
-    async def _settle(self) -> bool:
-        """Give back what does not fall to us, and take what does; return whether that is done."""
-        mine = await self._fallen()
-        for part, owned in list(self._owned.items()):
-            if part not in mine:
-                await self._leave(owned)
-            elif owned.is_leaving:
-                owned.is_leaving = False
-                self.look_soon([part.app])
-        wanted = [(part, b"") for part in mine if part not in self._owned]
-        left = await self._take(wanted)
-        dead = [(part, owner) for part, owner in left if not await self._lives(owner)]
-        if dead:
-            left = await self._take(dead) + [one for one in left if one not in dead]
-        return not left and not any(owned.is_leaving for owned in self._owned.values())
-
-    async def _fallen(self) -> set[Part]:
-        """The partitions that fall to us."""
-        mine, count = set[Part](), self._journal.partitions
-        for number, program in enumerate(list(self._line.programs.values())):
-            app = program.app
-            for part in parts_of(app.account, app.name, count):
-                if first_of(self._hosts, str(part)) == self.host:
-                    mine.add(part)
-            if number % READ_AT_ONCE == 0:
-                await trio.lowlevel.checkpoint()
-        return mine
-
-    async def _take(self, wanted: Sequence[tuple[Part, bytes]]) -> list[tuple[Part, bytes]]:
-        """Take partitions; return those that others have, with their owners."""
-        left = list[tuple[Part, bytes]]()
-        refused: StoreError | None = None
-        answers = await self._ownership.take(wanted)
-        for (part, _), answer in zip(wanted, answers, strict=True):
-            match answer:
-                case Taken(owner, True):
-                    self._owned[part] = Owned(part, owner)
-                    self._bell.set()
-                case Taken(owner, False):
-                    left.append((part, owner))
-                case StoreError():
-                    refused = answer
-        if refused is not None:
-            raise refused
-        return left
-
-    async def _lives(self, owner: bytes) -> bool:
-        """Whether an owner lives; if not, it is made sure that it never does again."""
-        host, process = host_of(owner)
-        if await self._peers.lives(host, process):
-            return True
-        await self._peers.bury(host)
-        return await self._peers.lives(host, process)
-
-    async def _leave(self, owned: Owned) -> None:
-        """Begin no more runs of a partition, and give it back when those in progress have ended."""
-        part = owned.part
-        if not owned.is_leaving:
-            owned.is_leaving = True
-            self._line.drop_waiting(part.app, lambda job: part_of(job) == part)
-        if not owned.open:
-            await self._ownership.give(part, owned.owner)
-            del self._owned[part]
+            try:
+                await self._box.refresh()
+                self._is_counted = True
+            except StoreRefused as error:
+                if not self._is_told:
+                    log.warning("the dead letters cannot be counted: %s", error)
+                self._is_told = True
+                again = min(again, REFUSED_AGAIN)
+        return again
 
     async def _read_when_rung(self) -> None:
-        await self._bell.wait()
+        with trio.move_on_at(min((one.again for one in self._owned.values()), default=inf)):
+            await self._bell.wait()
         self._bell = trio.Event()
+        for owned in self._owned.values():
+            if owned.again <= trio.current_time():
+                owned.rewind()
         try:
             await self._read()
         except BaseException:
@@ -300,22 +289,42 @@ class Partitions:
             each for each in self._owned.values() if each.is_rung and not each.is_leaving
         ]:
             some = rung[:READ_AT_ONCE]
-            for each in some:
-                each.is_rung = False
-            rewound = [each.rewound for each in some]
             try:
-                pages = await self._journal.pages(
-                    [(each.part, each.last, each.is_first and not each.last) for each in some]
-                )
-                for each, (left, is_full, begun), before in zip(some, pages, rewound, strict=True):
-                    if await self._take_on(each, left, begun, before):
-                        each.is_rung = each.is_rung or is_full
-                        if not is_full and each.is_first:
-                            await self._read_through(each)
-            except BaseException:
+                await self._read_some(some)
+            except StoreRefused:
                 for each in some:
-                    each.is_rung = True
-                raise
+                    try:
+                        await self._read_some([each])
+                    except StoreRefused as error:
+                        each.is_rung = False
+                        self._doubt(each, error)
+
+    async def _read_some(self, some: Sequence[Owned]) -> None:
+        """Read a page of each."""
+        for each in some:
+            each.is_rung = False
+        rewound = [each.rewound for each in some]
+        try:
+            pages = await self._journal.pages(
+                [(each.part, each.last, each.is_first and not each.last) for each in some]
+            )
+            for each, (left, is_full, begun), before in zip(some, pages, rewound, strict=True):
+                if await self._take_on(each, left, begun, before):
+                    each.is_rung = each.is_rung or is_full
+                    if not is_full and each.is_first:
+                        await self._read_through(each)
+        except BaseException:
+            for each in some:
+                each.is_rung = True
+            raise
+
+    def _doubt(self, owned: Owned, error: StoreRefused) -> None:
+        """The store refuses something of a partition, which is read again later."""
+        owned.again = trio.current_time() + REFUSED_AGAIN
+        if owned.problem != str(error):
+            part = owned.part
+            log.warning("app %s: partition %r of its journal: %s", part.app, part.name, error)
+        owned.problem = str(error)
 
     async def _take_on(
         self, owned: Owned, page: Sequence[Left], begun: Mapping[str, int], rewound: int
@@ -332,7 +341,10 @@ class Partitions:
             if self._line.is_known(key) or left.place in owned.ended:
                 pass
             elif left.entry is None or left.problem or deaths >= self.attempts:
-                await self._set_aside(left, part, deaths)
+                try:
+                    await self._set_aside(left, part, deaths)
+                except StoreRefused as error:  # what comes after it is run all the same
+                    self._doubt(owned, error)
             else:
                 job = Job(left.entry, left.place, nothing, is_recovered=owned.is_first)
                 via = left.entry.via.partition(" ")[0]
@@ -348,6 +360,8 @@ class Partitions:
         """All that a partition held when we took it is in line."""
         gone, owned.begun = list(owned.begun), {}
         owned.is_first = False
+        if owned.again == inf:
+            owned.problem = ""
         owned.ended.clear()
         part = owned.part
         if gone:

@@ -267,8 +267,10 @@ class Pusher:
         StoreError after the others are in line.
         """
         channel = app.endpoints["default"]
+        ours = self.journal.me  # whoever runs them tells us the end: what waits is bounded here
         entries = [
-            Entry("message", app.account, app.name, channel, trigger) for trigger in triggers
+            Entry("message", app.account, app.name, channel, trigger, via=ours)
+            for trigger in triggers
         ]
         # No longer than the store's patience: what gets into the journal must be run.
         with trio.CancelScope(shield=True):

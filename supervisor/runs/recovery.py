@@ -17,7 +17,7 @@ import trio
 from attrs import define, field
 
 from resources.fence import fence
-from resources.stores.journal import Entry, Journal, Left
+from resources.stores.journal import Entry, Journal, KeptOutcome, Left
 from resources.stores.redis import StoreError, Unavailable
 
 from .dead_letters import DeadLetterBox
@@ -59,7 +59,7 @@ class Recovery:
     attempts: int = 3
     """How often a supervisor may die while an entry is in progress; then it is not run again."""
     # entries whose runs ended, and that could not be struck from the journal
-    _owed: dict[Key, Entry] = field(factory=dict, init=False)
+    _owed: dict[Key, tuple[Entry, KeptOutcome | None]] = field(factory=dict, init=False)
     _due: set[str] = field(factory=set, init=False)  # apps whose journals are to be read
     _ended: set[Key] | None = field(default=None, init=False)  # since a journal is being read
     _uncounted: bool = field(default=True, init=False)  # the dead letters are to be counted
@@ -69,9 +69,9 @@ class Recovery:
     _work: trio.Event = field(factory=trio.Event, init=False)
     _lock: trio.Lock = field(factory=trio.Lock, init=False)
 
-    def owe(self, job: Job) -> None:
+    def owe(self, job: Job, outcome: KeptOutcome | None) -> None:
         """Have an entry struck later: its run has ended, and it could not be struck."""
-        self._owed[job.key] = job.entry
+        self._owed[job.key] = job.entry, outcome
         self._work.set()
 
     def ended(self, job: Job) -> None:
@@ -142,7 +142,10 @@ class Recovery:
             try:
                 for start in range(0, len(keys), STRUCK_AT_ONCE):
                     some = keys[start : start + STRUCK_AT_ONCE]
-                    await self._journal.finish_all([(self._owed[key], key[2]) for key in some])
+                    owed = [(key[2], *self._owed[key]) for key in some]
+                    await self._journal.finish_all(
+                        [(entry, place, outcome) for place, entry, outcome in owed]
+                    )
                     for key in some:
                         del self._owed[key]
             except Unavailable:

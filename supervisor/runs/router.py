@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from logging import ERROR
 from typing import Any
 
@@ -11,11 +11,12 @@ import attrs
 import trio
 from attrs import field, frozen
 
+from resources.clock import clock
 from resources.contract import Caller, Command, Refused, Resource
 from resources.fence import fence, note
 from resources.parameters import command_converter
+from resources.stores.errors import StoreError, Unreadable
 from resources.stores.fencing import Fence, fenced
-from resources.stores.redis import StoreError
 from resources.stores.room import NoRoom
 
 from ..config.model import Limits
@@ -65,6 +66,7 @@ class Router:
     table: Mapping[str, Row]
     observe: Observer
     _fields: dict[type, tuple[str, ...]] = field(factory=dict, init=False)
+    _now: Callable[[], float] = field(factory=clock, init=False)
 
     def route(
         self, caller: Caller, request: Request, limits: Limits, http_timeout: float
@@ -72,7 +74,7 @@ class Router:
         """Answer a command: return the fields of the reply or, if it must be waited for, a
         coroutine that returns them.
         """
-        began = trio.current_time()
+        began = self._now()
         row = self.table.get(request.name)
         if row is None:
             return self._unknown(caller, request, began)
@@ -101,17 +103,17 @@ class Router:
         began: float,
     ) -> dict[str, Any]:
         try:
-            with trio.fail_after(seconds):
+            with trio.CancelScope(deadline=self._now() + seconds) as scope:
                 reply = self._success(await coming)
+            if scope.cancelled_caught:
+                reason = f"{request.name} took longer than limits.command allows ({seconds:g} s)"
+                await _tell(caller, reason)
+                return self._served(caller, request, "timeout", _failure(reason), began)
         except Refused as refused:
             return self._served(caller, request, "refused", _failure(refused.reason), began)
-        except trio.TooSlowError:
-            reason = f"{request.name} took longer than limits.command allows ({seconds:g} s)"
-            await _tell(caller, reason)
-            return self._served(caller, request, "timeout", _failure(reason), began)
         except StoreError as error:
             log.warning("app %s: %s: %s", caller.app, request.name, error)
-            reason = str(error) if isinstance(error, NoRoom) else UNAVAILABLE
+            reason = str(error) if isinstance(error, NoRoom | Unreadable) else UNAVAILABLE
             await _tell(caller, f"{request.name}: {reason}")
             return self._served(caller, request, "unavailable", _failure(reason), began)
         except Exception as error:  # noqa: BLE001  # likewise
@@ -137,7 +139,7 @@ class Router:
         self, caller: Caller, request: Request, outcome: str, reply: dict[str, Any], began: float
     ) -> dict[str, Any]:
         try:
-            seconds = trio.current_time() - began
+            seconds = self._now() - began
             self.observe(CommandServed(caller.app, request.name, outcome, seconds))
         except Exception as error:  # noqa: BLE001  # a reply is worth more than a count
             note("command", error, _what(caller, request))

@@ -10,16 +10,16 @@ import heapq
 import re
 import time
 from collections import OrderedDict, deque
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from itertools import dropwhile
 from operator import itemgetter
 from sys import getsizeof
 from typing import Any
 
 import msgspec
-import trio
 from attrs import define, field
 
+from resources.clock import clock
 from resources.fence import note
 
 from ..config.observing import Trace as Settings
@@ -99,12 +99,16 @@ class Trace:
     weight: int = field(default=0, init=False)
     number: int = field(default=0, init=False)
     _values: int = field(default=0, init=False)  # bytes that are kept for its recording
-    _zero: float = field(factory=trio.current_time, init=False)
+    _now: Callable[[], float] = field(factory=clock, init=False)
+    _zero: float = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._zero = self._now()
 
     def start(self, pid: int) -> None:
         """Note that the app gets the message now, in this process."""
         self.pid = pid
-        self._zero = trio.current_time()
+        self._zero = self._now()
 
     def begin(self, asked: Request | ConsoleLine) -> Step | None:
         """Begin a step: the app asks for something. Return None if the trace is full. Raises
@@ -120,7 +124,7 @@ class Trace:
         if len(self.steps) >= self.room:
             self.left_out += 1
             return None
-        at = trio.current_time() - self._zero
+        at = self._now() - self._zero
         if isinstance(asked, ConsoleLine):
             step = Step(
                 CONSOLE,
@@ -146,7 +150,7 @@ class Trace:
             note("trace", error, f"app {self.app}, {step.name}")
 
     def _end(self, step: Step, reply: dict[str, Any]) -> None:
-        step.seconds = trio.current_time() - self._zero - step.at
+        step.seconds = self._now() - self._zero - step.at
         reason = "ok" if reply.get("success") else str(reply.get("reason", "refused"))
         step.outcome = without_userinfo(reason[: 10 * NOTE_MAX])[:NOTE_MAX]
         if self.records:
@@ -161,6 +165,15 @@ class Trace:
         if isinstance(reply, Coroutine):
             return self._follow(step, reply)
         self.end(step, reply)
+        return reply
+
+    def was_known(self, step: Step | None, reply: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Return the same reply, and note it: it took that long to get it, before it was asked
+        for.
+        """
+        if step is not None:
+            self.end(step, reply)
+            step.seconds = seconds
         return reply
 
     async def _follow(
@@ -207,6 +220,8 @@ def _length(value: Any) -> int:
 
 
 _USERINFO = re.compile(r"//[^/?#\s\\]*@")  # of a URL, whatever is in it
+_BEYOND, _BEHIND = re.compile(r"[/?#\\]"), re.compile(r"[?#]")  # the host; the path
+_PORT = re.compile(r":\d+\Z|\]\Z")
 _TELLING = ("msg", "key", "query", "to_addr", "metric", "addr", "conversation_key")
 
 
@@ -215,14 +230,26 @@ def without_userinfo(text: str) -> str:
     return _USERINFO.sub("//", text) if "@" in text else text
 
 
+def _shown_url(url: str) -> str:
+    """A URL without user, password, query and fragment, which often hold a secret. Little is left
+    of one whose password may be cut in two: by a / ? # or @ that is not escaped.
+    """
+    scheme, colon, rest = url.partition("://")
+    host = _BEYOND.split(rest, maxsplit=1)[0]
+    behind = rest[len(host) :]
+    shown = _BEHIND.split(behind, maxsplit=1)[0]
+    is_half = "@" in behind and ":" in host and "@" not in host and not _PORT.search(host)
+    if is_half or ("@" in host and "@" in behind[len(shown) :]):
+        return f"{scheme}{colon}..."
+    return without_userinfo(_BEHIND.split(url, maxsplit=1)[0])
+
+
 def note_of(name: str, fields: Mapping[str, Any]) -> str:
     """Describe a request in a few words: enough to tell it from its neighbours, and never a
     message's content or a header.
     """
     if name.startswith("http."):
-        # The query often holds a secret.
-        url = without_userinfo(str(fields.get("url", ""))).split("?")[0]
-        return f"{name[5:].upper()} {url}"[:NOTE_MAX]
+        return f"{name[5:].upper()} {_shown_url(str(fields.get('url', '')))}"[:NOTE_MAX]
     for key in _TELLING:
         value = fields.get(key)
         if type(value) is str:

@@ -67,8 +67,8 @@ class CodeCheck:
     _known: dict[tuple[str, str], Any] = field(factory=dict, init=False)  # answers by `_key`
 
     async def breakages(self, apps: Iterable[App]) -> list[Breakage]:
-        """What does not compile, a Breakage for each app. Apps that could not be compiled for a
-        reason of ours are logged, and count as whole.
+        """What does not compile, a Breakage for each app. Apps that could not be checked because
+        of a failure on our side are logged, and treated as sound.
         """
         apps = list(apps)
         by_digest = await trio.to_thread.run_sync(lambda: {_key(app): app for app in apps})

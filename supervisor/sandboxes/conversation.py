@@ -7,6 +7,7 @@ There is one run at a time (`Conversation`), or several if the app wants that
 from __future__ import annotations
 
 from collections import deque
+from typing import ClassVar
 
 import trio
 from attrs import define, field
@@ -50,7 +51,10 @@ class Conversation:
     _past: deque[str] = field(factory=lambda: deque(maxlen=PAST), init=False)
     _is_reading: bool = field(default=False, init=False)
     _is_gone: bool = field(default=False, init=False)  # there is nothing more to read
+    _has_ended: bool = field(default=False, init=False)  # the process; there may be lines to read
     _has_read: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
+    # Whether the task that reads may wait for a command: no other run needs it.
+    _may_wait: ClassVar[bool] = True
 
     @property
     def blamed(self) -> Run:
@@ -100,7 +104,17 @@ class Conversation:
                 raise
             finally:
                 self._is_reading = False
-                self._has_read.unpark_all()
+                if self._has_read:
+                    self._has_read.unpark_all()
+
+    def cut_waiting(self) -> None:
+        """The process has ended: a run that waits for a command, and not for the next line, is to
+        learn of that now. From now on none does: the end of the pipe is near.
+        """
+        self._has_ended = True
+        for run in self.runs.values():
+            if run.due is not None:
+                run.tasks.cancel_scope.cancel()
 
     def finish(self, run_id: str) -> None:
         """The run is over, well or not; lines for it are not expected any more."""
@@ -112,13 +126,21 @@ class Conversation:
         lines = await self._wire.receive()
         self._note_received(reader)
         has_begun_task = False
+        most = len(lines) if self._may_wait and not self._has_ended else 0
         for number, line in enumerate(lines, 1):
             if has_begun_task or number % LINES_AT_ONCE == 0:
                 # Trio starts tasks in no particular order. The checkpoint lets the last command
                 # take its place in the store's queue before the next begins: they are carried out
                 # in the order in which the app asked.
                 await trio.lowlevel.checkpoint()
-            has_begun_task = self._take(line, reader.limits.json_depth)
+            is_last = number == most
+            has_begun_task = self._take(line, reader.limits.json_depth, is_last=is_last)
+        self._send_pushed(reader)
+        if reader.due is not None:
+            await reader.answer_due()
+            self._send_pushed(reader)
+
+    def _send_pushed(self, reader: Run) -> None:
         if not self._wire.send_pushed():
             # In a task: an app that does not read must still be read.
             reader.tasks.start_soon(reader.send, b"")
@@ -128,8 +150,8 @@ class Conversation:
         if self._wire.received > reader.limits.output:
             reader.count(self._wire.received - reader.output)  # including a line not yet complete
 
-    def _take(self, line: bytes, depth_max: int) -> bool:
-        """Act on a line. Returns whether a task was begun."""
+    def _take(self, line: bytes, depth_max: int, *, is_last: bool) -> bool:
+        """Act on a line; `is_last`: see `Run.act`. Returns whether a task was begun."""
         named, frame = parse_named(line, depth_max)
         run = self.runs.get(named) if isinstance(named, str) else None
         if run is None and named in self._past:
@@ -149,7 +171,7 @@ class Conversation:
                 self.is_retiring = self.is_retiring or frame.must_retire
                 run.settle()
                 return False
-            return run.act(frame)
+            return run.act(frame, is_last=is_last)
         except SandboxFault as fault:
             run.settle(fault)
         # the reader may be another run: only this one ends
@@ -164,6 +186,8 @@ class SharedConversation(Conversation):
     """Several runs at a time. Nobody can tell from outside which of them uses the CPU; the process
     says which one it works for (`ActiveRun`).
     """
+
+    _may_wait: ClassVar[bool] = False
 
     def cpu_used(self) -> float:
         """Seconds of CPU since the process last wrote something."""

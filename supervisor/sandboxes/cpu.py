@@ -24,7 +24,7 @@ class Cpu:
     Attributes:
         seen: Seconds that the process has used, as of the last call of `share`.
         stands_back: Whether it runs in the background.
-        is_hungry: Whether it does, and used the CPU when it last could.
+        is_hungry: Whether it runs in the background, and used the CPU on its last turn.
     """
 
     _process: Process

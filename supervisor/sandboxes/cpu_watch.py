@@ -12,15 +12,18 @@ from attrs import define, field
 from resources.fence import fence
 
 from ..errors import SandboxFault
-from ..host.cpus import usable_cpus
+from ..host.cpus import own_cpus
 from ..outcomes import Outcome
 from .run import INTERNAL
 from .sandbox import Sandbox
 
-# that starts of processes, and runs that use much CPU, may occupy
-CORES_FOR_HEAVY = max(1, usable_cpus() - 1)
 HEAVY_TURN = 0.2  # seconds for which such a run goes on before it is the next one's turn
 TICK = 0.05  # seconds between two looks
+
+
+def cores_for_heavy() -> int:
+    """How many cores starts of processes, and runs that use much CPU, may occupy."""
+    return own_cpus(less=1)
 
 
 @define(eq=False)
@@ -28,6 +31,7 @@ class CpuWatch:
     """The watch over the processes that `busy` returns. One that cannot be looked at is ended."""
 
     _busy: Callable[[], Sequence[Sandbox]]
+    _cores: int = field(factory=cores_for_heavy, init=False)
     _bell: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot, init=False)
 
     def wake(self) -> None:
@@ -52,6 +56,6 @@ class CpuWatch:
         """Let only some of the runs that use much CPU go on, so that they never have all cores; the
         others are stopped until it is their turn.
         """
-        turn = int(trio.current_time() / HEAVY_TURN)
+        turn, cores = int(trio.current_time() / HEAVY_TURN), self._cores
         for place, sandbox in enumerate(heavy):
-            sandbox.cpu.pause(on=(place - turn * CORES_FOR_HEAVY) % len(heavy) >= CORES_FOR_HEAVY)
+            sandbox.cpu.pause(on=(place - turn * cores) % len(heavy) >= cores)

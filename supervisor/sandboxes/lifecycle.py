@@ -82,7 +82,7 @@ async def hold(
         raise BootFailed(str(error)) from error
     finally:
         if sandbox is not None:
-            sandbox.ended.set()  # also after an error here: runs may be waiting for it
+            sandbox.note_ended()  # also after an error here: runs may be waiting for it
     if failure is not None:
         raise failure
 

@@ -72,7 +72,7 @@ class _Idle(Exception):
 
 
 class Unknown(Exception):
-    """Whether an app can be loaded was not found out, for the reason in the text."""
+    """It could not be determined whether an app loads; the text says why."""
 
 
 def is_suspect(fault: SandboxFault) -> bool:

@@ -14,7 +14,8 @@ from contextlib import asynccontextmanager
 import trio
 from attrs import define, evolve, field, frozen
 
-from resources.fence import fence, keep_running
+from resources.fence import fence
+from resources.forever import keep_running
 
 from ..config.model import App
 from ..errors import AppFailed, BootFailed, NotDelivered, SandboxFault

@@ -19,7 +19,7 @@ from ..jail.argv import Jail
 from ..observe import Observer, ProcessEnded, ProcessStarted
 from ..outcomes import Outcome
 from .assignment import Assignment
-from .cpu_watch import CORES_FOR_HEAVY
+from .cpu_watch import cores_for_heavy
 from .crash_loops import CrashLoops
 from .fairness import Turns
 from .lifecycle import CAN_STAND_BACK, adopt, hold
@@ -43,7 +43,7 @@ class MakesJails(Protocol):
         """For a spare process, which will get an app of the kind of `like`."""
 
     def kind(self, app: App) -> object:
-        """What apps have in common that can take the same spare process."""
+        """A key that is equal for apps that can use the same spare processes."""
 
 
 @define(eq=False)
@@ -79,7 +79,7 @@ class ProcessTasks:
     _usage: Usage
     _spares_changed: Callable[[], None]
     _tasks: dict[Slot[Sandbox], ProcessTask] = field(factory=dict, init=False)
-    _boots: Turns = field(factory=lambda: Turns(CORES_FOR_HEAVY, BOOT_SECONDS), init=False)
+    _boots: Turns = field(factory=lambda: Turns(cores_for_heavy(), BOOT_SECONDS), init=False)
     _is_closed: bool = field(default=False, init=False)
 
     def close(self) -> None:

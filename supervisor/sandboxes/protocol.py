@@ -237,6 +237,13 @@ def encode_delivery(run: str, kind: str, payload: dict[str, Any]) -> bytes:
     return _encode(envelope | {"msg": payload}) + b"\n"
 
 
+def encode_foreseen(key: str, value: Any) -> bytes:
+    """The line before a message, if it is known what the app will read first. `foreseen` comes
+    first: the harness hands the line on without parsing it.
+    """
+    return _encode({"foreseen": True, "key": key, "value": value}) + b"\n"
+
+
 def encode_reply(run: str, request: Request, answer: dict[str, Any]) -> bytes:
     """The reply to a command. `reply` comes first: the harness recognizes a reply by it without
     parsing the line.

@@ -26,6 +26,8 @@ from .protocol import ConsoleLine, Failed, Frame, Request, encode_reply
 
 BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
 INTERNAL = "internal error"
+BRIEF = ("kv.", "outbound.", "log.")
+"""Commands that are one exchange with the store: the task that reads may wait for them itself."""
 
 Reply = dict[str, Any] | None
 """The fields of the reply to what an app asks; None if it gets no reply."""
@@ -54,6 +56,7 @@ class Run:
         heap: Bytes in V8's heap at its end, garbage included; 0: not measured.
         is_settled: Whether it is done, or at fault: it takes no more lines.
         over: Whether its replies are of no use any more.
+        due: A command, and its answer to come, that the task which reads is to wait for.
     """
 
     id: str
@@ -70,6 +73,7 @@ class Run:
     commands: int = 0
     calls_seconds: float = 0.0
     over: bool = False
+    due: tuple[Request, Coroutine[Any, Any, Reply]] | None = field(default=None, init=False)
     _in_flight: int = field(default=0, init=False)
     _calls_since: float = field(default=0.0, init=False)  # since when any is in flight
     _waiting: deque[Request] = field(factory=deque, init=False)
@@ -86,15 +90,16 @@ class Run:
             allowed, measured = f"{self.limits.output} bytes", f"{self.output} bytes"
             raise LimitHit(Outcome.OUTPUT, "output", allowed, measured)
 
-    def act(self, frame: Frame) -> bool:
-        """Act on a line. Returns whether a task was begun.
+    def act(self, frame: Frame, *, is_last: bool = False) -> bool:
+        """Act on a line; `is_last`: nothing else is to be done before the next is read, so that a
+        command may be left to `answer_due`. Returns whether a task was begun.
 
         Raises:
             SandboxFault: The run cannot go on.
         """
         match frame:
             case Request():
-                return self._begin(frame)
+                return self._begin(frame, may_wait=is_last)
             case ConsoleLine():
                 coming = self._ask(frame)
                 if not isinstance(coming, Coroutine):
@@ -108,7 +113,7 @@ class Run:
                 )
         raise ProtocolViolation("a line that belongs to the boot")
 
-    def _begin(self, request: Request) -> bool:
+    def _begin(self, request: Request, *, may_wait: bool) -> bool:
         """Answer a command now if that takes no waiting; else begin it, or let it wait."""
         self.commands += 1
         if self.commands > self.limits.commands:
@@ -125,9 +130,26 @@ class Run:
             return False
         if not self._in_flight:
             self._calls_since = trio.current_time()
+            if may_wait and coming is not None and request.name.startswith(BRIEF):
+                self.due = (request, coming)
+                return False
         self._in_flight += 1
         self.tasks.start_soon(self._answer, request, coming)
         return True
+
+    async def answer_due(self) -> None:
+        """Answer the command in `due`, without a task for it: most apps wait for each reply before
+        they ask again. The reply is pushed.
+        """
+        assert self.due is not None
+        request, coming = self.due
+        try:
+            reply = await self._finish(request, coming)
+        finally:
+            self.due = None
+        self.calls_seconds += trio.current_time() - self._calls_since
+        if reply is not None and not request.is_told:
+            self._wire.push(self._line(request, reply))
 
     async def _answer(self, request: Request, coming: Reply | Coroutine[Any, Any, Reply]) -> None:
         """Answer a command (`coming`: its answer, if begun), then those that had to wait."""

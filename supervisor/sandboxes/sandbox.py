@@ -14,6 +14,7 @@ from __future__ import annotations
 import resource
 from collections import deque
 from collections.abc import Mapping
+from typing import Any
 
 import trio
 from attrs import define, field
@@ -42,6 +43,7 @@ from .protocol import (
     Ready,
     encode_config,
     encode_delivery,
+    encode_foreseen,
     encode_initialize,
     encode_prepare,
     parse,
@@ -124,6 +126,11 @@ class Sandbox:
         self._is_ending = True
         self.process.kill()
 
+    def note_ended(self) -> None:
+        """The process is reaped, or given up."""
+        self.ended.set()
+        self._conversation.cut_waiting()
+
     def check_cpu(self) -> None:
         """Look at the CPU time used: end a process that used it up, and move one that used much to
         the background.
@@ -155,9 +162,12 @@ class Sandbox:
         limits: Limits,
         answer: Answer,
         config: Mapping[str, str] | None = None,
+        foreseen: tuple[str, Any] | None = None,
     ) -> RunUse:
         """Give the app one message or event and answer its commands until it says done.
 
+        If `foreseen` is given, a key and its value, the harness answers kv.get of that key by
+        itself, if the app waits for nothing else before. There must be one run at a time.
         If `config` is given, the harness answers config.get and the like by itself and reports it.
         If cancelled, the process is of no more use.
 
@@ -169,6 +179,8 @@ class Sandbox:
         with fence("run", what) as caught:
             news = self._news(config, limits)
             line = encode_delivery(run_id, kind, payload)
+            if foreseen is not None:
+                line = encode_foreseen(*foreseen) + line
         if caught.error is not None:
             raise NotDelivered(INTERNAL)
         if news:
@@ -210,6 +222,8 @@ class Sandbox:
                     # what an app asked for before it failed is still carried out
                     tasks.cancel_scope.cancel()
                 run.over = True
+            if not run.is_settled:  # the process ended while the run waited for a command
+                run.settle(await self._why_gone(run))
             if run.heap:
                 self.heaps.append(run.heap)
         finally:

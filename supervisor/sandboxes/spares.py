@@ -30,7 +30,7 @@ class Spares:
     """Decides their kind and keeps `count` of them ready.
 
     Attributes:
-        kind: What apps have in common that can take the same process.
+        kind: A key that is equal for apps that can use the same spare processes.
         have: How many there are, including those that boot.
         start: Starts one for an app of the kind. Returns when it is ready; False if there was no
             room. May raise BootFailed.

@@ -40,8 +40,8 @@ class Asking:
 
 @define(eq=False)
 class Slots:
-    """Slots that questions take in turn. Trio's own limiters cost a short query a tenth of its
-    time: they pass through the event loop, and note who has taken what.
+    """Slots that questions take in turn. trio.CapacityLimiter would add a tenth to the time of a
+    short query: it yields to the event loop, and keeps track of who has taken what.
     """
 
     count: int

@@ -133,14 +133,17 @@ class Search:
     async def count(self, account: str, query: str) -> int:
         """See ContactSearch."""
         news, looked = self._news(account)
-        request = dialogue.Count(next(self._numbers), account, query, news)
+        seconds = self.settings.timeout
+        request = dialogue.Count(next(self._numbers), account, query, seconds, news)
         (answer,) = await self._ask(request)
         self._note_looked(request, looked)
         return cast("dialogue.Number", answer).count
 
     async def groups(self, account: str, query: str) -> list[Group]:
         """See ContactSearch."""
-        (answer,) = await self._ask(dialogue.FindGroups(next(self._numbers), account, query))
+        seconds = self.settings.timeout
+        request = dialogue.FindGroups(next(self._numbers), account, query, seconds)
+        (answer,) = await self._ask(request)
         return cast("list[Group]", cast("dialogue.Groups", answer).groups)
 
     async def follow(self, accounts: Sequence[str]) -> None:
@@ -149,7 +152,7 @@ class Search:
         """
         self._accounts = accounts
         if self._running is not None:
-            await self._running.send(dialogue.Follow(list(accounts)), self.settings.timeout)
+            await self._running.follow(accounts, self.settings.timeout)
 
     async def _find(
         self, account: str, query: str, after: int, limit: int | None
@@ -157,7 +160,8 @@ class Search:
         # A query for no keys is checked, too.
         most = limit or 1 if limit is not None else None
         news, looked = self._news(account)
-        request = dialogue.Find(next(self._numbers), account, query, after, most, news)
+        number, seconds = next(self._numbers), self.settings.timeout
+        request = dialogue.Find(number, account, query, seconds, after, most, news)
         pages = await self._ask(request)
         self._note_looked(request, looked)
         if limit == 0:
@@ -182,7 +186,7 @@ class Search:
                 self._looked.clear()
             self._looked[request.account] = now
 
-    async def _ask(self, request: dialogue.Query) -> list[dialogue.Answer]:
+    async def _ask(self, request: dialogue.Query) -> list[dialogue.Reply]:
         """Ask until there is an answer, or a reason why there will be none."""
         if not is_clean(request.query):
             raise QueryError(None, "it has half of a surrogate pair, which is no character")
@@ -208,7 +212,7 @@ class Search:
         finally:
             self._observe(Searched(outcome, trio.current_time() - began))
 
-    async def _ask_until_built(self, request: dialogue.Query) -> list[dialogue.Answer]:
+    async def _ask_until_built(self, request: dialogue.Query) -> list[dialogue.Reply]:
         asking = Asking(request)
         latest, pause = trio.current_time() + BUILD_SECONDS, BUILD_PAUSE[0]
         while True:
@@ -228,7 +232,7 @@ class Search:
             await trio.sleep(pause)
             pause = min(pause * 1.5, BUILD_PAUSE[1])
 
-    async def _ask_until_answered(self, asking: Asking) -> list[dialogue.Answer]:
+    async def _ask_until_answered(self, asking: Asking) -> list[dialogue.Reply]:
         """Ask again if the process ended, and find out whether this question was the cause."""
         request = asking.request
         while True:
@@ -261,7 +265,7 @@ class Search:
 
     async def _ask_once(
         self, request: dialogue.Question, *, slots: int, seconds: float | None = None
-    ) -> list[dialogue.Answer]:
+    ) -> list[dialogue.Reply]:
         """Ask a running process, once there are free slots. Raises Ended."""
         taken = 0
 
@@ -359,6 +363,7 @@ class Search:
             list(self._accounts),
             settings.open_indexes,
             settings.idle_close,
+            [],  # made with the process
         )
 
 

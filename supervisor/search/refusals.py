@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import OrderedDict
 
@@ -30,21 +31,22 @@ class _Refused:
 class Refusals:
     """Queries that ended the process, by account."""
 
-    _refused: OrderedDict[tuple[str, str], _Refused] = field(factory=OrderedDict, init=False)
+    # by the digest of the query, which may be long; the oldest first
+    _refused: OrderedDict[tuple[str, bytes], _Refused] = field(factory=OrderedDict, init=False)
 
     def check(self, request: dialogue.Query) -> None:
         """Raise QueryError if this query is refused, CannotSearch if all of its account are."""
+        now = trio.current_time()
+        while self._refused and now - next(iter(self._refused.values())).since >= REFUSED_SECONDS:
+            self._refused.popitem(last=False)
         if not self._refused:
             return
-        now = trio.current_time()
-        refused = self._refused.get((request.account, request.query))
-        if refused is not None and now - refused.since < REFUSED_SECONDS:
+        refused = self._refused.get(_key(request))
+        if refused is not None:
             raise QueryError(None, refused.reason)
         refused_of_all = self._refused.items()
         strikes = [one.since for (account, _), one in refused_of_all if account == request.account]
-        if len(strikes) < STRIKES or now - strikes[-1] >= STRIKES_SECONDS:
-            return
-        if now - strikes[-STRIKES] < REFUSED_SECONDS:
+        if len(strikes) >= STRIKES and now - strikes[-1] < STRIKES_SECONDS:
             raise CannotSearch(
                 f"{STRIKES} queries ended the search process; this account is refused for a minute"
             )
@@ -52,7 +54,12 @@ class Refusals:
     def add(self, request: dialogue.Query, reason: str) -> None:
         """Refuse a query from now on."""
         log.warning("account %s: %s: %.200r", request.account, reason, request.query)
-        self._refused[request.account, request.query] = _Refused(trio.current_time(), reason)
-        self._refused.move_to_end((request.account, request.query))
+        key = _key(request)
+        self._refused[key] = _Refused(trio.current_time(), reason)
+        self._refused.move_to_end(key)
         if len(self._refused) > REFUSED_MAX:
             self._refused.popitem(last=False)
+
+
+def _key(request: dialogue.Query) -> tuple[str, bytes]:
+    return request.account, hashlib.blake2b(request.query.encode()).digest()

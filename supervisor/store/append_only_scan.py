@@ -23,8 +23,8 @@ from attrs import frozen
 MULTI, EXEC = b"*1\r\n$5\r\nMULTI\r\n", b"*1\r\n$4\r\nEXEC\r\n"
 LINE_MAX = 1024  # bytes of an annotation
 NUMBER_MAX = 24  # bytes of a line with a length
-ARGUMENTS_MAX = 1 << 20
-CHUNK = 1 << 20
+ARGUMENTS_MAX = 1 << 20  # of one command
+CHUNK = 1 << 20  # bytes read at a time
 
 
 @frozen

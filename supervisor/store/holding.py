@@ -20,7 +20,7 @@ from resources.stores.redis import StoreError
 from ..config import Config
 from ..errors import CannotStart
 from .ownership import LOCK
-from .patience import is_loading, until_answered
+from .patience import until_answered
 
 ID = "server-id"  # in data_dir
 ID_BYTES = 16
@@ -37,29 +37,33 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def hold(config: Config, tell: Callable[[str], None]) -> AsyncIterator[Lease]:
+async def hold(
+    config: Config,
+    tell: Callable[[str], None],
+    url: str,
+    is_awaited: Callable[[StoreError], bool],
+) -> AsyncIterator[Lease]:
     """Take the lease of the store, and keep it for as long as the block runs. In mode standby it
     may not be taken yet: see `wait_turn`.
 
     Args:
-        config: Names the store and the data directory, whose lock is held.
+        config: Names the data directory, whose lock is held.
         tell: Called with a line now and then while we wait.
+        url: Of the store.
+        is_awaited: Whether the store's first answer is still waited for after an error.
 
     Raises:
         CannotStart: The store does not answer, or another server has it (mode single).
         LeaseLost: Another server has taken it; the block is cancelled.
     """
     settings = config.cluster
-    owner, is_shared = owner_id(config.data_dir), settings.mode == "shared"
-    if is_shared:
-        owner = blake2b(owner.encode(), digest_size=HOST_BYTES).hexdigest()
-    opening = open_lease(
-        config.redis.url, settings.lease, owner, _boot(), own_name(), is_shared=is_shared
-    )
+    is_shared = settings.mode == "shared"
+    owner = (host_id if is_shared else owner_id)(config.data_dir)
+    opening = open_lease(url, settings.lease, owner, _boot(), own_name(), is_shared=is_shared)
     async with opening as lease:
         try:
             ping = partial(lease.client.execute, "PING")
-            await until_answered("its first answer", ping, tell, is_loading)
+            await until_answered("its first answer", ping, tell, is_awaited)
             take = partial(until_answered, "its lease", lease.take, tell, _passes)
             held = await take()
             if held is not None and settings.mode != "standby":
@@ -74,7 +78,7 @@ async def wait_turn(lease: Lease, tell: Callable[[str], None]) -> None:
 
     Args:
         lease: Not ours yet.
-        tell: Called with a line on what we wait for, each time that it is another one.
+        tell: Called with a line that says what we wait for, whenever it changes.
     """
     said = ""
     while True:
@@ -136,10 +140,15 @@ def owner_id(folder: Path) -> str:
             draft = file.with_suffix(".new")
             draft.write_text(token, "ascii")
             draft.replace(file)
-        except OSError as error:  # a restart waits for the lease, then
+        except OSError as error:  # then a restart waits for the lease
             log.warning("%s cannot be written: %s", file, error.strerror)
     lock = (folder / LOCK).stat()
     return f"{token}:{lock.st_dev}:{lock.st_ino}"
+
+
+def host_id(folder: Path) -> str:
+    """What names the server of a data directory among those that share a store."""
+    return blake2b(owner_id(folder).encode(), digest_size=HOST_BYTES).hexdigest()
 
 
 def _boot() -> str:

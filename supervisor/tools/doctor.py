@@ -74,6 +74,10 @@ async def examine(config: Config, node: Path, harness: Path) -> AsyncIterator[Ch
 
         async for one in check_amqp(config):
             yield Check(f"channel {one.channel}", one.status, one.text, one.remedy)
+    if config.otel.endpoint:
+        from .doctor_otel import check_collector
+
+        yield await check_collector(config.otel.endpoint)
 
 
 def _all_of(checks: Callable[[], Iterator[Check]]) -> list[Check]:
@@ -221,12 +225,10 @@ def check_ports(config: Config) -> Iterator[Check]:
 
 def _is_own(config: Config) -> bool:
     """Whether a jsbox of this config runs: its admin port answers, with its certificate."""
-    address, certificate = config.listen.admin, config.listen.certificate
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
-    scheme = "http" if certificate is None else "https"
+    certificate = config.listen.certificate
     verify = True if certificate is None else pinned_context(certificate)
     try:
-        url = f"{scheme}://{Address(host, address.port)}/livez"
+        url = config.listen.admin_url(config.listen.admin.reachable) + "/livez"
         found = httpx2.get(url, timeout=LIVE_SECONDS, trust_env=False, verify=verify)
     except (httpx2.HTTPError, OSError):
         return False

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
+from itertools import product
 
 import tantivy
 
@@ -17,6 +18,7 @@ from resources.stores.search.files import Files
 
 from ..config import Config
 from ..store.opening import EMBEDDED
+from ..store.ownership import OWN_FOLDERS
 from ..store.valkey import FROM_WITHIN
 from .finding import Check
 
@@ -64,9 +66,9 @@ def check_indexes(config: Config) -> Iterator[Check]:
     """Check the search indexes of the accounts that have one: that each can be written, and is as
     it was written.
     """
-    root = config.data_dir / INDEXES
-    for account in config.account_names:
-        files = Files.of(root, account)
+    owners = [config.data_dir, *sorted(config.data_dir.glob(OWN_FOLDERS))]
+    for owner, account in product(owners, config.account_names):
+        files = Files.of(owner / INDEXES, account)
         if not files.folder.exists():
             continue
         name = f"search index of {account}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -69,6 +70,19 @@ def test_every_error_is_named_with_its_line_and_what_was_expected(tmp_path: Path
     ):
         assert any(at == line and all(part in text for part in parts) for at, text in said), parts
     assert len(said) == 16
+
+
+def test_what_no_app_could_be_given_is_an_error(tmp_path: Path) -> None:
+    """A number that JSON lacks; a pipe, which nobody may wait for; a file that is not text."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    text = '[config]\na = { file = "pipe" }\nb = { file = "bytes" }\nc = inf\n[kv]\nd = [nan]\n'
+    with pytest.raises(InvalidConfig) as found:
+        load_chat(chat(tmp_path, text + '[[steps]]\ndial = "*1#"\n'))
+    wrong = ("not a regular file", "not UTF-8 text", "no nan and no inf", "no nan and no inf")
+    problems = found.value.problems
+    assert [one.line for one in problems] == [2, 3, 4, 6]
+    assert all(one.text.endswith(text) for one, text in zip(problems, wrong, strict=True))
 
 
 @pytest.mark.parametrize("steps", ["", "steps = []", 'steps = "dial"', "steps = [1]"])

@@ -74,8 +74,8 @@ class Graphite:
     lines: list[str] = field(factory=list)
 
     async def wait_for(self, prefix: str, count: int) -> list[tuple[str, str, str, float]]:
-        """The (store, metric, agg, value) published under a prefix; waits for so many, and then for
-        no more.
+        """The (store, metric, agg, value) published under a prefix, once there are `count`; if that
+        is 0, after a second in which some could come.
         """
         with trio.move_on_after(6):
             while len(self.find(prefix)) < count:

@@ -94,7 +94,7 @@ payload = (
 
 @st.composite
 def request(draw: st.DrawFn) -> bytes:
-    """A request that is nearly one."""
+    """A request that is almost valid."""
     path = draw(st.sampled_from(PATHS)).replace("{}", draw(word))
     query = "&".join(
         f"{draw(st.sampled_from(QUERIES))}={draw(word)}" for _ in range(draw(st.integers(0, 2)))
@@ -169,7 +169,7 @@ def lives(service: Living, data: bytes, cuts: int = 1) -> None:
 
 
 def fuzz(tmp_path: Path, examples: int) -> None:
-    """So many conversations with one service."""
+    """Hold a number of conversations with one service."""
     with living(folder_in(tmp_path)) as service:
 
         @settings(

@@ -207,7 +207,7 @@ def some(of: Iterable[Any]) -> st.SearchStrategy[list[Any]]:
 
 @st.composite
 def document(draw: st.DrawFn) -> str:
-    """A file that is nearly one."""
+    """A file that is almost valid."""
     parts = [
         draw(st.sampled_from(("version = 1\n", "", 'data_dir = "data"\n', 'data_dir = "x.js/x"\n')))
     ]
@@ -306,7 +306,7 @@ def takes_or_refuses(folder: Path, content: bytes) -> None:
 
 
 def fuzz(examples: int) -> Any:
-    """So many examples, however long each takes, and nothing kept on disk."""
+    """Settings for a number of examples, however long each takes, with nothing kept on disk."""
     return settings(
         max_examples=examples, deadline=None, database=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -41,8 +42,8 @@ def _alive(pid: int) -> bool:
 
 @pytest.mark.parametrize("level", ["standard", "strict"])
 async def test_a_killed_supervisor_leaves_no_sandbox(level: str, tmp_path: Path) -> None:
-    """kill -9: idle and spinning sandboxes, the search process and what wraps them are gone, long
-    before a limit would end them.
+    """kill -9: idle, spinning and stopped sandboxes, the search process and what wraps them are
+    gone, long before a limit would end them. What is stopped takes no notice of a closed pipe.
     """
     if level == "strict":
         bubblewrap()
@@ -57,6 +58,8 @@ async def test_a_killed_supervisor_leaves_no_sandbox(level: str, tmp_path: Path)
             )
             await client.expect("accepted")
             processes = await _three_sandboxes(server)
+            for pid in sorted(processes)[::2]:
+                os.kill(pid, signal.SIGSTOP)
             server.process.send_signal(signal.SIGKILL)
             server.process.wait()
     with trio.fail_after(PATIENCE):

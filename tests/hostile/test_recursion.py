@@ -131,5 +131,5 @@ async def test_recursion_is_the_apps_own_error(sandbox: Sandbox) -> None:
 
 
 def test_there_are_many_ways() -> None:
-    """So that none is lost by accident."""
+    """No way to recurse is lost from the list by accident."""
     assert len(WAYS) >= 31

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -13,7 +14,7 @@ import trio
 from attrs import define, field
 from trio_websocket import ConnectionClosed, HandshakeError
 
-from ..gateway_client import Frame, connect, inbound
+from ..gateway_client import Client, Frame, connect, inbound
 
 AGAIN = 0.2  # seconds after a message was not accepted
 ANSWER_SECONDS = 4.0  # for a message to be accepted, until it is sent to another server
@@ -42,8 +43,11 @@ class Crowd:
 
     Attributes:
         accepted: Ids of messages that were.
+        sent: By message id, how often it was sent.
         outcomes: By message id, all outcomes that clients were told.
-        replies: By message id, the ids of the messages that replied to it.
+        replies: By message id, the ids of the messages that replied to it; by address, of those
+            that replied to none.
+        said: Likewise, their contents.
     """
 
     gateways: Sequence[str]
@@ -51,9 +55,11 @@ class Crowd:
     each: int  # messages of a user
     pause: float = 0.0  # seconds between two of a user's
     accepted: set[str] = field(factory=set)
-    outcomes: dict[str, list[str]] = field(factory=lambda: defaultdict(list))
+    sent: Counter[str] = field(factory=Counter)
+    outcomes: dict[str, list[Frame]] = field(factory=lambda: defaultdict(list))
     replies: dict[str, set[str]] = field(factory=lambda: defaultdict(set))
-    _clients: dict[str, object] = field(factory=dict)
+    said: dict[str, set[str]] = field(factory=lambda: defaultdict(set))
+    _clients: dict[str, Client] = field(factory=dict)
     _answers: dict[str, Frame] = field(factory=dict)
     _news: trio.lowlevel.ParkingLot = field(factory=trio.lowlevel.ParkingLot)
 
@@ -61,8 +67,18 @@ class Crowd:
     def total(self) -> int:
         return self.users * self.each
 
+    @property
+    def waiting(self) -> int:
+        """How many messages were accepted whose outcome nobody was told yet."""
+        return sum(not self.outcomes.get(one) for one in self.accepted)
+
     async def wait_accepted(self, count: int) -> None:
         while len(self.accepted) < count:
+            await self._news.park()
+
+    async def has_replies(self, count: int) -> None:
+        """Wait until `count` messages, or addresses, have a reply."""
+        while len(self.replies) < count:
             await self._news.park()
 
     async def stay(self) -> None:
@@ -108,36 +124,62 @@ class Crowd:
             case "rejected":
                 self._answers[frame["id"]] = frame
             case "outcome":
-                self.outcomes[frame["message_id"]].append(frame["outcome"])
+                self.outcomes[frame["message_id"]].append(frame)
             case "outbound":
-                self.replies[frame["msg"]["in_reply_to"]].add(frame["msg"]["message_id"])
+                msg = frame["msg"]
+                about = msg["in_reply_to"] or msg["to_addr"]
+                self.replies[about].add(msg["message_id"])
+                self.said[about].add(msg["content"])
         self._news.unpark_all()
 
     async def _user(self, user: int) -> None:
         for number in range(self.each):
-            name = f"{user}.{number}"
-            attempt = 0
-            while name not in self.accepted:
-                gateway = self.gateways[(user + number + attempt) % len(self.gateways)]
+            attempt = user + number
+            while f"{user}.{number}" not in self.accepted:
+                gateway = self.gateways[attempt % len(self.gateways)]
                 attempt += 1
-                client = self._clients.get(gateway)
-                if client is None:
-                    await trio.sleep(AGAIN / 10)
-                    continue
-                frame = inbound(name, f"+{user}")
-                frame["msg"]["content"] = str(number)
-                self._answers.pop(name, None)
-                try:
-                    await client.send(frame)
-                except ConnectionClosed:  # its client notices soon
-                    await trio.sleep(AGAIN)
-                    continue
-                with trio.move_on_after(ANSWER_SECONDS):
-                    while name not in self._answers and self._clients.get(gateway) is client:
-                        await self._news.park()
-                if name not in self.accepted:
-                    await trio.sleep(AGAIN)
+                await self._send(gateway, user, number)
             await trio.sleep(self.pause)
+
+    async def _send(self, gateway: str, user: int, number: int) -> None:
+        """Send a message to a server; wait for its answer, or for a while."""
+        name, client = f"{user}.{number}", self._clients.get(gateway)
+        if client is None:
+            await trio.sleep(AGAIN / 10)
+            return
+        frame = inbound(name, f"+{user}")
+        frame["msg"]["content"] = str(number)
+        self._answers.pop(name, None)
+        self.sent[name] += 1
+        try:
+            await client.send(frame)
+        except ConnectionClosed:  # its client notices soon
+            await trio.sleep(AGAIN)
+            return
+        with trio.move_on_after(ANSWER_SECONDS):
+            while name not in self._answers and self._clients.get(gateway) is client:
+                await self._news.park()
+        if self._answers.get(name, {}).get("type") != "accepted":
+            await trio.sleep(AGAIN)
+
+    @property
+    def untold(self) -> list[tuple[int, int]]:
+        """The messages whose outcome nobody was told: user and number."""
+        all_of_them = itertools.product(range(self.users), range(self.each))
+        return [one for one in all_of_them if not self.outcomes["{}.{}".format(*one)]]
+
+    async def ask(self) -> int:
+        """When all has ended: send every message again whose outcome was on its way to a connection
+        that closed, each to some server. Return how many there were.
+        """
+        first = len(self.untold)
+        with trio.move_on_after(END_SECONDS):
+            while untold := self.untold:
+                for n, (user, number) in enumerate(untold):
+                    await self._send(self.gateways[n % len(self.gateways)], user, number)
+                await trio.sleep(AGAIN)
+            return first
+        raise AssertionError(f"{len(self.untold)} outcomes are not told: {self.untold[:20]}")
 
     async def all_has_ended(self, store: redis.Redis) -> None:
         """Wait until the journals and outboxes are empty."""
@@ -147,14 +189,13 @@ class Crowd:
             return
         raise AssertionError(f"not done: {left}")
 
-    def check(self, store: redis.Redis, in_hand: int, most_untold: int) -> None:
+    def check(self, store: redis.Redis, cut_off: int) -> None:
         """Check what everybody has.
 
         Args:
             store: Where the outcomes are kept, and what the apps wrote.
-            in_hand: How many runs may have been in progress when servers died: each may have run
+            cut_off: How many runs may have been in progress when servers died: each may have run
                 a second time.
-            most_untold: How many outcomes may have been on their way to a client that was cut off.
         """
         assert len(self.accepted) == self.total
         prefix = "jsbox:{acct}:"
@@ -167,20 +208,21 @@ class Crowd:
             runs = int(store.get(f"{prefix}kv:runs +{user}"))
             assert self.each <= len(had) <= runs
             twice += runs - self.each
-        assert twice <= in_hand, f"{twice} effects twice, of at most {in_hand} runs in hand"
+        assert twice <= cut_off, f"{twice} effects twice, of at most {cut_off} runs cut off"
         ids = [f"{user}.{n}" for user in range(self.users) for n in range(self.each)]
         ended = store.mget([f"{prefix}seen:phone:message:{one}" for one in ids])
         for one, text in zip(ids, ended, strict=True):
             assert re.fullmatch(rb'\d+-\d+ \["ok",[0-9.]+,4\]', text), (one, text)
-        again = {one: told for one, told in self.outcomes.items() if len(told) > 1}
-        assert not again, f"outcomes told twice: {again}"
-        assert not {one: told for one, told in self.outcomes.items() if told != ["ok"]}
+            kept = json.loads(text.partition(b" ")[2])
+            for frame in self.outcomes[one]:
+                assert [frame["outcome"], frame["ms"], frame["commands"]] == kept, frame
+        again = {one: told for one, told in self.outcomes.items() if len(told) > self.sent[one]}
+        assert not again, f"outcomes told again that nobody asked for: {again}"
         lost = [one for one in ids if not self.replies[one]]
         assert not lost, f"{len(lost)} replies lost: {lost[:20]}"
         ambiguous = {one: found for one, found in self.replies.items() if len(found) > 1}
         assert not ambiguous, f"under two ids: {ambiguous}"
-        untold = [one for one in ids if not self.outcomes[one]]
-        assert len(untold) <= most_untold, f"{len(untold)} outcomes not told: {untold[:20]}"
+        assert not self.untold, f"outcomes not told: {self.untold[:20]}"
 
 
 def _left_in(store: redis.Redis) -> dict[str, int]:

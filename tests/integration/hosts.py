@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 import redis
 from attrs import define
 
 from ..programs import FORKS, READY, START_SECONDS, STOP_SECONDS, Process
-from ..service import ECHO
+from ..service import ECHO, app_lines
 from ..valkey_server import ValkeyServer, valkey_server
 
 STANDING = re.compile(r"standing by: admin (\S+), the store is held by (.+)")
@@ -58,12 +59,14 @@ class Host:
 
     def says(self, pattern: re.Pattern[str], times: int = 1) -> re.Match[str]:
         """Wait for the n-th such line in its log."""
-        deadline = time.monotonic() + START_SECONDS
+        deadline, has_ended = time.monotonic() + START_SECONDS, False
         while time.monotonic() < deadline:
             found = list(pattern.finditer(self.log))
             if len(found) >= times:
                 return found[times - 1]
-            assert self.process.poll() is None, f"it ended:\n{self.log}"
+            if has_ended:
+                raise AssertionError(f"it ended without {pattern.pattern}:\n{self.log}")
+            has_ended = self.process.poll() is not None  # what it said last is looked at once more
             time.sleep(0.01)
         raise AssertionError(f"it did not say {pattern.pattern}:\n{self.log}")
 
@@ -71,6 +74,12 @@ class Host:
         """Wait until it serves; its gateway and its admin port."""
         found = self.says(READY, times)
         return found[1], found[2]
+
+    def id(self) -> str:
+        """Wait until it serves; what the servers that share the work call it."""
+        _, admin = self.ready()
+        found = httpx2.get(f"{admin}/v1/hosts", trust_env=False, timeout=30).json()["hosts"]
+        return next(str(each["id"]) for each in found if each["is_this"])
 
     def stands_by(self, times: int = 1) -> tuple[str, str]:
         """Wait until it stands by; its admin port, and who has the store."""
@@ -101,19 +110,21 @@ def hosts(tmp_path: Path, shared: ValkeyServer) -> Iterator[Make]:
         gateway: str = "127.0.0.1:0",
         admin: str = "127.0.0.1:0",
         url: str = "",
+        redis_more: str = "",
+        channel_more: str = "",
         env: dict[str, str] | None = None,
     ) -> Host:
         folder = tmp_path / name
         folder.mkdir()
-        source = f"api.on_inbound_message = function (command) {{ {app} }};"
+        source = app
+        if "api.on_" not in app:
+            source = f"api.on_inbound_message = function (command) {{ {app} }};"
         (folder / "phone.js").write_text(source)
         (folder / "jsbox.toml").write_text(
             f'version = 1\n[listen]\ngateway = "{gateway}"\nadmin = "{admin}"\n'
-            f'[redis]\nurl = "{url or shared.url}"\n'
+            f'[redis]\nurl = "{url or shared.url}"\n{redis_more}'
             f'[cluster]\nmode = "{mode}"\nlease = "{lease}"\n'
-            '[accounts.acct]\n[apps.phone]\naccount = "acct"\njavascript = "phone.js"\n'
-            f"{more}\n"
-            '[channels.phone]\napp = "phone"\ntransport_type = "ussd"\n'
+            f"[accounts.acct]\n{app_lines('phone', more)}{channel_more}"
         )
         host = Host(folder, os.environ | (env or {}))
         host.start()

@@ -119,7 +119,7 @@ class Traffic:
                 return
 
     async def progress(self, more: int) -> None:
-        """Wait until so many more messages are accepted and answered."""
+        """Wait until `more` messages are accepted and answered."""
         wanted = len(self.replies) + more
         with trio.fail_after(STALL):
             while len(self.replies) < wanted:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -112,18 +113,22 @@ def test_a_server_that_is_not_there_is_4(folder: Folder) -> None:
         assert "127.0.0.1:1" in done.stderr
 
 
+async def _run(folder: Folder, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with the folder's config as it is now."""
+    return await trio.to_thread.run_sync(partial(jsbox, *command, "-c", str(folder.config)))
+
+
 async def test_logs_ps_reload_and_push(folder: Folder) -> None:
     """Against a running server."""
-    folder.text = folder.text.replace(
-        'admin = "127.0.0.1:0"', f'admin = "127.0.0.1:{free_ports(1)[0]}"'
-    )
+    admin = f'admin = "127.0.0.1:{free_ports(1)[0]}"'
+    folder.text = folder.text.replace('admin = "127.0.0.1:0"', admin)
     folder.app(
         "phone", "api.log_info('first\\nsecond \\u001b[31mred', function () { " + ECHO + " });"
     )
-    config = str(folder.config)
     # Of its own, since on a busy machine it may be read after the other has been changed.
     other = folder.path / "follow.toml"
     other.write_text(folder.config.read_text())
+    run = partial(_run, folder)
     with serve(folder.config) as server:
         follow = subprocess.Popen(  # noqa: ASYNC220
             [sys.executable, "-m", "supervisor", "logs", "phone", "-f", "-c", str(other)],
@@ -132,44 +137,29 @@ async def test_logs_ps_reload_and_push(folder: Folder) -> None:
         )
         async with connect(server.gateway) as client:
             await client.say("x", "new")
-            pushed = await trio.to_thread.run_sync(jsbox, "push", "phone", "+1", "-c", config)
-            assert (pushed.returncode, pushed.stdout) == (
-                0,
-                "1 queued, 0 opted out, 0 without address\n",
-            )
+            pushed = await run("push", "phone", "+1")
+            text = "1 queued, 0 opted out, 0 without address\n"
+            assert (pushed.returncode, pushed.stdout) == (0, text)
             await client.expect("outcome")
-            shown = await trio.to_thread.run_sync(jsbox, "logs", "phone", "-n", "1", "-c", config)
-            assert shown.stdout.splitlines()[0].endswith("INFO     first")
-            assert shown.stdout.splitlines()[1] == "    second \\x1b[31mred"
-            rows = json.loads(
-                (
-                    await trio.to_thread.run_sync(jsbox, "logs", "phone", "--json", "-c", config)
-                ).stdout.splitlines()[0]
-            )
-            assert rows["level"] == "INFO"
-            processes = await trio.to_thread.run_sync(jsbox, "ps", "-c", config)
-            assert processes.stdout.splitlines()[1].startswith("phone")
-            assert (
-                await trio.to_thread.run_sync(jsbox, "reload", "-c", config)
-            ).stdout == "nothing has changed\n"
+            first, second, *_ = (await run("logs", "phone", "-n", "1")).stdout.splitlines()
+            assert first.endswith("INFO     first")
+            assert second == "    second \\x1b[31mred"
+            row, *_ = (await run("logs", "phone", "--json")).stdout.splitlines()
+            assert json.loads(row)["level"] == "INFO"
+            assert (await run("ps")).stdout.splitlines()[1].startswith("phone")
+            assert (await run("reload")).stdout == "nothing has changed\n"
             folder.text += "[apps.phone.limits]\nwall = '9s'\n"
-            assert (
-                "live             apps.phone.limits.wall"
-                in (await trio.to_thread.run_sync(_reload, folder)).stdout
-            )
+            changed = await run("reload")
+            assert "live             apps.phone.limits.wall" in changed.stdout
             folder.text += "[broken]\n"
-            refused = await trio.to_thread.run_sync(
-                jsbox, "logs", "phone", "-c", str(folder.config)
-            )
-            assert refused.returncode == 3
+            assert (await run("logs", "phone")).returncode == 3
             server.process.send_signal(signal.SIGHUP)
             with trio.fail_after(PATIENCE):
                 while "the config was not reloaded" not in server.log.read_text():
                     await trio.sleep(0.05)
+            folder.text = folder.text.replace("[broken]\n", "")
             for name in ("nobody", "phone?x"):
-                unknown = await trio.to_thread.run_sync(
-                    jsbox, "logs", name, "-c", str(_good(folder))
-                )
+                unknown = await run("logs", name)
                 last = unknown.stderr.strip().splitlines()[-1]
                 assert (unknown.returncode, last) == (1, f"jsbox: there is no app {name!r}")
             assert follow.stdout is not None
@@ -177,15 +167,6 @@ async def test_logs_ps_reload_and_push(folder: Folder) -> None:
             follow.terminate()
             follow.communicate(timeout=10)
             assert followed.endswith("INFO     first\n")
-
-
-def _reload(folder: Folder) -> subprocess.CompletedProcess[str]:
-    return jsbox("reload", "-c", str(folder.config))
-
-
-def _good(folder: Folder) -> Path:
-    folder.text = folder.text.replace("[broken]\n", "")
-    return folder.config
 
 
 def test_dev_reads_lines_where_there_is_no_terminal() -> None:

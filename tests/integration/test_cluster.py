@@ -5,6 +5,7 @@ is followed.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import trio
 
 from resources.contact_fields import changed_contact, new_contact
 from resources.stores.contacts import Contacts
+from resources.stores.errors import SOON
 from resources.stores.groups import Groups
 from resources.stores.identity import Sender, open_message_ids
 from resources.stores.journal import Entry, Journal
@@ -37,66 +39,63 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield made
 
 
+async def _people_and_values(client: Redis, account: str) -> None:
+    """The stores of what an account has of its own."""
+    contacts, groups = Contacts(client), Groups(client)
+    keyspace, optouts = Keyspace(client), OptOuts(client)
+    fields = {"name": "a", "msisdn": "+27", "groups": ["g"], "created_at": "2014"}
+    await contacts.create(account, "k", new_contact(fields), 10)
+    await contacts.change(account, "k", changed_contact({"surname": "b", "gtalk_id": "a@b/c"}))
+    assert (await contacts.find(account, "gtalk_id", "a@b") or {})["key"] == "k"
+    found, created = await contacts.find_or_create(
+        account, "msisdn", "+28", "k2", new_contact({"msisdn": "+28"}), 10
+    )
+    assert (found["key"], created) == ("k2", True)
+    assert len((await contacts.page(account, 0, 10)).contacts) == 2
+    many = [("k3", new_contact({})), ("k4", new_contact({}))]
+    wrong = await contacts.create_many(account, many, 3)
+    assert wrong == {1: "an account may have 3 contacts"}
+    assert await contacts.members(account, "g") == ["k"]
+    await groups.find_or_create(account, "name", "g", "2014", 10)
+    await groups.update(account, "g", "other", "q")
+    assert [group["name"] for group in await groups.all(account)] == ["other"]
+    assert await keyspace.incr(account, "n", 5, Quota(10, 10))
+    await keyspace.set(account, "n", b"1", None, Quota(10, 10))
+    assert await keyspace.delete(account, "n")
+    await optouts.set(account, "msisdn", "+27", OptOut("m", "2014"), 10)
+    are_out = await optouts.which(account, [[("msisdn", "+27")], [("msisdn", "+1")]])
+    assert are_out == [True, False]
+
+
+async def _messages(client: Redis, outbox: Outbox, account: str) -> None:
+    """The stores of what comes in, goes out and is kept of it."""
+    journal, recordings, statistics = Journal(client), Recordings(client), Statistics(client)
+    came = {"message_id": "m", "from_addr": "+1", "timestamp": "2014-01-01 00:00:00"}
+    entry = Entry("message", account, "app", "phone", came, counted=True)
+    (accepted,) = await journal.accept([entry])
+    unfinished = [place async for place, _ in journal.unfinished(account, "app")]
+    assert unfinished == [accepted.place]
+    await journal.finish(entry, accepted.place)
+    sender = Sender(account, "app")
+    message = {"to_addr": "+1", "in_reply_to": None, "timestamp": "2014-01-01 00:00:00"}
+    assert await outbox.post(f"channel-{account}", sender, message) == 1
+    assert await statistics.throughput(sender, "in", 60) == 1
+    assert (await statistics.totals([sender]))[0].sent == 1
+    for name in ("r1", "r2", "r3"):
+        recorded = Recording(account, "app", "phone", "message", name, {}, 0.0, "ok", "", "", [])
+        recordings.keep_soon(recorded, 2, 60)
+    assert await recordings.find([(account, "app")], "r1") is None
+
+
 async def test_every_store_works_on_a_cluster(cluster: Cluster) -> None:
     """Each script of each store, for accounts whose keys lie on different nodes."""
     async with open_redis(cluster.url) as client:
-        contacts, groups, statistics = Contacts(client), Groups(client), Statistics(client)
-        keyspace, optouts, journal = Keyspace(client), OptOuts(client), Journal(client)
-        recordings = Recordings(client)
-        outbox = Outbox(client, await open_message_ids(client), statistics)
+        outbox = Outbox(client, await open_message_ids(client), Statistics(client))
         for account in (f"account{n}" for n in range(12)):
-            fields = {"name": "a", "msisdn": "+27", "groups": ["g"], "created_at": "2014"}
-            await contacts.create(account, "k", new_contact(fields), 10)
-            await contacts.change(
-                account, "k", changed_contact({"surname": "b", "gtalk_id": "a@b/c"})
-            )
-            assert (await contacts.find(account, "gtalk_id", "a@b") or {})["key"] == "k"
-            found, created = await contacts.find_or_create(
-                account, "msisdn", "+28", "k2", new_contact({"msisdn": "+28"}), 10
-            )
-            assert (found["key"], created) == ("k2", True)
-            assert len((await contacts.page(account, 0, 10)).contacts) == 2
-            assert await contacts.create_many(
-                account, [("k3", new_contact({})), ("k4", new_contact({}))], 3
-            ) == {1: "an account may have 3 contacts"}
-            assert await contacts.members(account, "g") == ["k"]
-            await groups.find_or_create(account, "name", "g", "2014", 10)
-            await groups.update(account, "g", "other", "q")
-            assert [group["name"] for group in await groups.all(account)] == ["other"]
-            assert await keyspace.incr(account, "n", 5, Quota(10, 10))
-            await keyspace.set(account, "n", b"1", None, Quota(10, 10))
-            assert await keyspace.delete(account, "n")
-            await optouts.set(account, "msisdn", "+27", OptOut("m", "2014"), 10)
-            assert await optouts.which(account, [[("msisdn", "+27")], [("msisdn", "+1")]]) == [
-                True,
-                False,
-            ]
-            entry = Entry(
-                "message",
-                account,
-                "app",
-                "phone",
-                {"message_id": "m", "from_addr": "+1", "timestamp": "2014-01-01 00:00:00"},
-                counted=True,
-            )
-            (accepted,) = await journal.accept([entry])
-            assert [place async for place, _ in journal.unfinished(account, "app")] == [
-                accepted.place
-            ]
-            await journal.finish(entry, accepted.place)
-            sender = Sender(account, "app")
-            message = {"to_addr": "+1", "in_reply_to": None, "timestamp": "2014-01-01 00:00:00"}
-            assert await outbox.post(f"channel-{account}", sender, message) == 1
-            assert await statistics.throughput(sender, "in", 60) == 1
-            assert (await statistics.totals([sender]))[0].sent == 1
-            for name in ("r1", "r2", "r3"):
-                recorded = Recording(
-                    account, "app", "phone", "message", name, {}, 0.0, "ok", "", "", []
-                )
-                recordings.keep_soon(recorded, 2, 60)
-            assert await recordings.find([(account, "app")], "r1") is None
+            await _people_and_values(client, account)
+            await _messages(client, outbox, account)
         apps = [(f"account{n}", "app") for n in range(12)]
-        found = await recordings.find([("nobody", "app"), *apps[5:]], "r3")
+        found = await Recordings(client).find([("nobody", "app"), *apps[5:]], "r3")
         assert found is not None
         assert decode(found).account == "account5"
         used = [node.dbsize() for node in cluster.nodes]
@@ -157,6 +156,14 @@ async def _until_answered(client: Redis, *command: object) -> object:
     return found
 
 
+async def _until_usable(client: Redis, key: str) -> None:
+    with trio.fail_after(60):
+        while not client.is_usable(key):
+            with suppress(StoreError):
+                await client.try_out(key)
+            await trio.sleep(0.05)
+
+
 async def test_a_lost_node_fails_its_own_only(tmp_path: Path) -> None:
     """The others answer all the while, also when it was the one in the URL; what was lost is told,
     and when the node is back all is well.
@@ -181,8 +188,11 @@ async def test_a_lost_node_fails_its_own_only(tmp_path: Path) -> None:
                     assert (
                         isinstance(result, Unavailable) if n == lost else isinstance(result, int)
                     ), (n, result)
+                assert [client.is_usable(key) for key in keys] == [n != lost for n in range(3)]
                 await trio.to_thread.run_sync(cluster.start, lost)
                 assert await _until_answered(client, "INCR", keys[lost])
+                for key in keys:
+                    await _until_usable(client, key)
                 await eventually(lambda: client.statistics().problem == "", 30)
 
 
@@ -199,8 +209,11 @@ async def test_a_cluster_that_is_down_is_waited_for(cluster: Cluster) -> None:
             while not isinstance(error := await _outcome(client, "INCR", keys[0]), StoreError):
                 await trio.sleep(0.05)
         assert isinstance(error, StoreRefused)
-        assert (error.code, error.may_retry) == ("CLUSTERDOWN", True)
+        assert (error.code, error.sent, error.retry_after) == ("CLUSTERDOWN", False, SOON)
         assert client.statistics().concerns_all
+        assert not client.is_usable(keys[0])
+        with pytest.raises(StoreRefused):
+            await client.try_out(keys[0])
         for n in (0, 2):
             await trio.to_thread.run_sync(cluster.kill, n)
         for _ in range(3):
@@ -212,6 +225,7 @@ async def test_a_cluster_that_is_down_is_waited_for(cluster: Cluster) -> None:
             await trio.to_thread.run_sync(cluster.start, n)
         for key in keys:
             await _until_answered(client, "INCR", key)
+            await _until_usable(client, key)
         await eventually(lambda: client.statistics().problem == "", 30)
 
 
@@ -256,7 +270,7 @@ async def test_a_slot_on_the_move_has_no_half_written_contact(cluster: Cluster) 
                     done += 1
                 except StoreRefused as error:
                     assert error.code == "TRYAGAIN", error
-                    assert error.may_retry
+                    assert (error.sent, error.retry_after) == (False, SOON)
                     refused += 1
             keys = await trio.to_thread.run_sync(
                 cluster.nodes[source].execute_command, "CLUSTER", "COUNTKEYSINSLOT", slot

@@ -38,10 +38,16 @@ CONTACT = (
     " [...document.querySelectorAll('section .facts dd')].some((one) => one.innerText === 'Durban')"
 )
 LIMITS = "document.querySelector('.use') && document.querySelector('.problem li')"
+TRIPPED = (
+    "document.querySelector('.state.bad')?.textContent === 'tripped' &&"
+    " document.querySelector('.problem.bad')?.innerText.includes('exited with code 3') &&"
+    " document.querySelectorAll('tbody tr').length >= 3"
+)
 NAMES = (  # every page, and what it shows when it is complete
     ("overview", "/", OVERVIEW),
     ("app", "/ui/apps/good", "document.querySelectorAll('tbody tr').length === 50"),
     ("failing app", "/ui/apps/throws?outcome=failed", "document.querySelector('td .bad')"),
+    ("tripped app", "/ui/apps/ends", TRIPPED),
     ("run", "/ui/apps/good?run={run}", "document.querySelectorAll('.timeline li').length >= 6"),
     ("log", "/ui/apps/good/log", "document.querySelectorAll('.log .entry').length > 5"),
     ("limits", "/ui/apps/good/limits?what=wall%3D1ms",
@@ -162,6 +168,28 @@ async def test_it_is_small_and_used_with_the_keyboard(folder: Folder, store: red
         assert page.problems == []
 
 
+async def test_an_app_in_trouble_is_found_from_the_overview(
+    folder: Folder, store: redis.Redis
+) -> None:
+    """Named with its reason; a click leads to the app, and another to the run that shows why."""
+    link = "[...document.querySelectorAll('.troubles a')].find((one) => one.text === 'App {}')"
+    async with rigged(folder, store) as rig:
+        page = rig.page
+        await page.shape(1280)
+        # what keeps throwing also keeps ending its process
+        for app, why in (("ends", "it is tripped: "), ("throws", "it is backing off: Error: the")):
+            await rig.open("/", OVERVIEW)
+            said = await page.do(link.format(app) + ".closest('li').innerText")
+            assert why in said
+            await page.do(link.format(app) + ".click()")
+            await page.until(f"location.pathname.startsWith('/ui/apps/{app}')")
+            await page.until("document.querySelector('td.id a')")
+            await page.do("document.querySelector('td.id a').click()")
+            await page.until("document.querySelectorAll('.timeline li').length >= 1")
+        await page.until("document.querySelector('aside').innerText.includes('database is')")
+        assert page.problems == []
+
+
 async def _keeps_the_focus(rig: Rig) -> None:
     """Through several refreshes of the page."""
     asked = "performance.getEntriesByType('resource').filter((one) => one.name.endsWith('/apps'))"
@@ -206,6 +234,31 @@ async def _talks(rig: Rig) -> None:
     await rig.page.do("document.querySelector('.handset button.main').click()")
     await rig.page.until("document.querySelector('.screen').innerText.includes('2. No')")
     await rig.page.until("document.querySelector('.handset').innerText.includes('states:menu')")
+
+
+async def test_what_a_page_cannot_show_ends_that_page(folder: Folder) -> None:
+    """A server of another version may answer otherwise: the other pages, and the choice of another
+    server, are still there.
+    """
+    folder.app("phone", "api.done();")
+    odd = (
+        "window.fetch = ((real) => (path, ...more) => (path.startsWith('/v1/channels')"
+        " ? Promise.resolve(new Response('{\"channels\": 7}'))"
+        " : real(path, ...more)))(window.fetch)"
+    )
+    click = "[...document.querySelectorAll('nav a')].find((one) => one.text === '{}').click()"
+    title = "document.querySelector('h1').textContent === '{}'"
+    async with running(folder) as service, browsing() as page:
+        await page.open(service.admin_url)
+        await page.until("document.querySelector('tbody')")
+        await page.do(odd)
+        await page.do(click.format("Channels"))
+        await page.until(title.format("This page cannot be shown"))
+        await page.do(click.format("Audit"))
+        await page.until(title.format("Audit"))
+        # a time in the URL that is none
+        await page.open(f"{service.admin_url}/ui/apps/phone?since=2026-99-99")
+        await page.until("document.querySelector('.problem.bad')?.innerText.includes('since: ')")
 
 
 async def test_it_asks_for_a_token_until_it_is_right(folder: Folder) -> None:

@@ -14,7 +14,7 @@ import trio
 from resources.stores import deadletters
 from supervisor.service import Service
 
-from ..gateway_client import connect
+from ..gateway_client import connect, inbound
 from ..programs import jsbox
 from ..service import ECHO, Folder, eventually, running
 from .dead_letters import admin_of, an_event, entry, journal, listed
@@ -257,3 +257,24 @@ def test_ids_are_parsed_exactly() -> None:
         "5-1-é",
     ):
         assert deadletters.parse_id(text) is None
+
+
+async def test_its_outcome_is_kept_with_its_id(folder: Folder, store: redis.Redis) -> None:
+    """As any other is: the gateway that sends it again is told, also after it was run again."""
+    folder.app("phone", ECHO)
+    (place,) = journal(store, entry("m1"), begun=3)
+    store.set("jsbox:{acct}:seen:phone:message:m1", place, ex=1000)
+    async with (
+        running(folder) as service,
+        connect(service.gateway_url) as client,
+        admin_of(service) as admin,
+    ):
+        await client.expect("outcome", message_id="m1")
+        for outcome in ("dead_letter", "ok"):
+            await client.send(inbound("m1"))
+            await client.expect("accepted", message_id="m1", duplicate=True)
+            await client.expect("outcome", message_id="m1", outcome=outcome)
+            for one in await listed(admin):
+                await admin.post(f"/v1/deadletters/{one['id']}/retry")
+                await client.expect("outcome", message_id="m1", outcome="ok")
+    assert 0 < store.ttl("jsbox:{acct}:seen:phone:message:m1") <= 1000

@@ -4,158 +4,31 @@ service and from outside.
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-import httpx2 as httpx
 import pytest
 import trio
-from attrs import define, field
 
-from ..gateway_client import Client, connect, inbound
-from ..programs import JSBOX, Server, mkfs_ext4, serve
+from ..gateway_client import Client, connect
+from ..programs import serve
 from ..service import Folder
-
-PATIENCE = 90.0
-MIB = 1 << 20
-
-# Writes ten values of 60,000 random characters under keys of its own, and replies with what came of
-# it.
-WRITER = """
-var text = function () {
-    var parts = [];
-    while (parts.length < 6000) { parts.push(Math.random().toString(36).slice(2, 12)); }
-    return parts.join('').slice(0, 60000);
-};
-api.on_inbound_message = function (command) {
-    var left = 10, failed = '';
-    var next = function (reply) {
-        if (reply && !reply.success) { failed = failed || reply.reason; }
-        if (left === 0 || failed) {
-            api.request('outbound.reply_to', {content: failed || 'stored',
-                in_reply_to: command.msg.message_id},
-                function () { api.done(); });
-            return;
-        }
-        left -= 1;
-        api.request('kv.set', {key: command.msg.content + ':' + left, value: text()}, next);
-    };
-    next();
-};
-"""
-
-
-@define
-class Volume:
-    """A file system of 300 MiB that nobody else sees, kept by a process. A file takes half of
-    it.
-    """
-
-    kind: Literal["tmpfs", "ext4"]
-    path: Path
-    holder: subprocess.Popen[bytes]
-
-    @property
-    def program(self) -> tuple[str, ...]:
-        """`jsbox`, where the file system is to be seen."""
-        return ("nsenter", "-m", "-t", str(self.holder.pid), *JSBOX)
-
-    @property
-    def inside(self) -> Path:
-        """The folder, seen from here."""
-        return Path(f"/proc/{self.holder.pid}/root{self.path}")
-
-    def fill(self) -> None:
-        """To the last byte."""
-        with (self.inside / "filler").open("ab", buffering=0) as file:
-            for size in (MIB, 4096, 512, 1):
-                try:
-                    while file.write(b"x" * size):
-                        pass
-                except OSError:
-                    continue
-
-    def clear(self) -> None:
-        (self.inside / "filler").unlink()
-
-    def make_room(self) -> None:
-        """As an operator would."""
-        (self.inside / "ballast").unlink()
-
-
-@contextmanager
-def volume(kind: Literal["tmpfs", "ext4"], path: Path) -> Iterator[Volume]:
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    path.mkdir()
-    mount = f"mount -t tmpfs -o size=300m,mode=700 tmpfs {path}"
-    if kind == "ext4":
-        mkfs_ext4()
-        image = path.with_suffix(".img")
-        mount = (
-            f"truncate -s 330M {image} && mkfs.ext4 -q -m 0 {image} && mount -o loop {image} {path}"
-        )
-    script = (
-        f"mount --make-rprivate / && {mount} && head -c 150M /dev/zero >{path}/ballast &&"
-        f" echo there && exec sleep infinity"
-    )
-    holder = subprocess.Popen(
-        ["unshare", "-m", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    assert holder.stdout is not None
-    assert holder.stderr is not None
-    try:
-        if holder.stdout.readline() != b"there\n":
-            said = holder.stderr.read().decode()
-            assert said.startswith(("mount: ", "unshare: ")), said
-            pytest.skip(f"{kind} cannot be mounted here: {said}")
-        yield Volume(kind, path, holder)
-    finally:
-        holder.kill()
-        holder.wait()
-        holder.stdout.close()
-        holder.stderr.close()
-
-
-@define
-class Traffic:
-    """What was sent, and what came of it."""
-
-    accepted: set[str] = field(factory=set)
-    rejected: dict[str, str] = field(factory=dict)
-    outcomes: dict[str, str] = field(factory=dict)
-    replies: dict[str, str] = field(factory=dict)
-
-    async def send(self, client: Client, name: str) -> None:
-        """One message of a user of its own, and its answer."""
-        await client.send(inbound(name, name))
-        answer = await client.expect_that(lambda frame: frame.get("id") == name, PATIENCE)
-        if answer["type"] == "accepted":
-            self.accepted.add(name)
-        else:
-            self.rejected[name] = f"{answer['code']}: {answer['detail']}"
-            assert answer["retry_after"], answer
-
-    async def end(self, client: Client) -> None:
-        """Wait until all that was accepted has an outcome, and take it in."""
-        with trio.fail_after(PATIENCE):
-            while True:
-                for frame in [*client.frames]:
-                    client.frames.remove(frame)
-                    if frame["type"] == "outcome":
-                        self.outcomes[frame["message_id"]] = frame["outcome"]
-                    elif frame["type"] == "outbound":
-                        self.replies[frame["msg"]["in_reply_to"]] = frame["msg"]["content"]
-                if self.accepted <= set(self.outcomes):
-                    return
-                await trio.sleep(0.05)
+from .disks import (
+    MIB,
+    PATIENCE,
+    WRITER,
+    Traffic,
+    free_bytes,
+    keys_there,
+    kill_all,
+    until,
+    values_of,
+    volume,
+)
 
 
 @pytest.fixture
@@ -175,72 +48,24 @@ def folder() -> Iterator[Folder]:
         shutil.rmtree(path)
 
 
-async def admin(server: Server, path: str) -> httpx.Response:
-    async with httpx.AsyncClient() as client:
-        return await client.get(server.admin + path, timeout=PATIENCE)
-
-
-async def until(server: Server, code: int) -> str:
-    """What /readyz says, once it answers with this code."""
-    with trio.fail_after(PATIENCE):
-        while (answer := await admin(server, "/readyz")).status_code != code:
-            assert server.process.poll() is None, server.log.read_text()
-            await trio.sleep(0.05)
-    return answer.text
-
-
-async def free_bytes(server: Server) -> float:
-    (line,) = (
-        one
-        for one in (await admin(server, "/metrics")).text.splitlines()
-        if one.startswith("jsbox_disk_free")
-    )
-    return float(line.split()[1])
-
-
-def keys_there(volume: Volume, wanted: set[str]) -> set[str]:
-    """Which of the values that were stored the store's files have, read by a server of their
-    own.
-    """
-    code = (
-        "import sys, trio\nfrom pathlib import Path\nfrom resources.stores.redis import"
-        " open_redis\n"
-        "from supervisor.store.valkey import reach_valkey\n"
-        "async def main():\n"
-        "    async with reach_valkey(Path(sys.argv[1]), 'everysec') as url, open_redis(url) as"
-        " client:\n"
-        "        print(*[key.decode() for key in await client.execute('ZRANGE',"
-        " 'jsbox:{acme}:kvkeys', 0, -1)])\n"
-        "trio.run(main)\n"
-    )
-    enter = ("nsenter", "-m", "-t", str(volume.holder.pid))
-    done = subprocess.run(
-        [*enter, JSBOX[0], "-c", code, str(volume.path)], capture_output=True, text=True, check=True
-    )
-    return wanted & {f"{name}" for name in done.stdout.split()}
-
-
-def values_of(names: set[str]) -> set[str]:
-    return {f"{name}:{n}" for name in names for n in range(10)}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "fsync"),
+    ("kind", "fsync", "processes"),
     [
-        ("tmpfs", "everysec"),
-        pytest.param("ext4", "everysec", marks=pytest.mark.slow),
-        pytest.param("ext4", "always", marks=pytest.mark.slow),
+        ("tmpfs", "everysec", 1),
+        ("tmpfs", "everysec", 3),
+        ("ext4", "everysec", 1),
+        ("ext4", "always", 1),
     ],
 )
 async def test_an_app_cannot_fill_the_disk(
-    folder: Folder, kind: Literal["tmpfs", "ext4"], fsync: str
+    folder: Folder, kind: Literal["tmpfs", "ext4"], fsync: str, processes: int
 ) -> None:
     """It writes until there is only the reserve left: then it is told so, and so are gateways,
     /readyz and the log. The store never meets a full disk. When there is room again all goes on by
     itself, and a restart finds everything.
     """
-    folder.text += f'[redis]\nfsync = "{fsync}"\n'
+    folder.text += f'[redis]\nfsync = "{fsync}"\n[cluster]\nprocesses = {processes}\n'
     traffic = Traffic()
     with volume(kind, folder.path / "data") as disk:
         with serve(folder.config, program=disk.program) as server:
@@ -284,23 +109,25 @@ async def test_an_app_cannot_fill_the_disk(
         assert keys_there(disk, values_of(stored)) == values_of(stored)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "fsync"),
+    ("kind", "fsync", "processes"),
     [
-        pytest.param("ext4", "everysec", marks=pytest.mark.slow),
-        pytest.param("tmpfs", "everysec", marks=pytest.mark.slow),
-        pytest.param("tmpfs", "always", marks=pytest.mark.slow),
-        pytest.param("ext4", "always", marks=pytest.mark.slow),
+        ("ext4", "everysec", 1),
+        ("tmpfs", "everysec", 1),
+        ("tmpfs", "always", 1),
+        ("ext4", "always", 1),
+        ("tmpfs", "everysec", 3),
     ],
 )
 async def test_a_disk_that_somebody_else_fills(
-    folder: Folder, kind: Literal["tmpfs", "ext4"], fsync: str
+    folder: Folder, kind: Literal["tmpfs", "ext4"], fsync: str, processes: int
 ) -> None:
     """To the last byte, at once, while messages are handled: the service lives and says so, and
     goes on when there is room; what was accepted is run to its end, and what apps were told is
     stored is there after a restart. Three times.
     """
-    folder.text += f'[redis]\nfsync = "{fsync}"\n'
+    folder.text += f'[redis]\nfsync = "{fsync}"\n[cluster]\nprocesses = {processes}\n'
     traffic = Traffic()
 
     async def keep_sending(client: Client, over: trio.Event) -> None:
@@ -338,7 +165,7 @@ async def test_a_disk_that_somebody_else_fills(
                     await traffic.end(client)
                 # not an orderly end: whatever the files look like now is what the next one finds
                 if round_ == 1:
-                    os.killpg(server.process.pid, signal.SIGKILL)
+                    kill_all(server.process.pid)
                     server.process.wait()
         stored = {name for name, reply in traffic.replies.items() if reply == "stored"}
         assert traffic.accepted <= set(traffic.outcomes)
@@ -355,9 +182,7 @@ async def test_a_start_on_a_full_disk_is_patient(folder: Folder) -> None:
     traffic = Traffic()
     with volume("tmpfs", folder.path / "data") as disk:
         with serve(folder.config, program=disk.program) as server:
-            async with connect(server.gateway) as client:
-                await traffic.send(client, "before")
-                await traffic.end(client)
+            await traffic.talk(server, "before")
         disk.fill()
         with serve(folder.config, program=disk.program) as server:
             assert "disk is nearly full" in await until(server, 503)
@@ -368,5 +193,38 @@ async def test_a_start_on_a_full_disk_is_patient(folder: Folder) -> None:
                 await until(server, 200)
                 await traffic.send(client, "after")
                 await traffic.end(client)
+        assert traffic.accepted == {"before", "after"}
+        assert keys_there(disk, values_of(traffic.accepted)) == values_of(traffic.accepted)
+
+
+@pytest.mark.slow
+async def test_a_start_of_several_processes_waits_until_there_is_room(folder: Folder) -> None:
+    """Each needs its lease, which a store on a full disk does not write."""
+    folder.text += "[cluster]\nprocesses = 3\n"
+    traffic = Traffic()
+    with volume("tmpfs", folder.path / "data") as disk:
+        with serve(folder.config, program=disk.program) as server:
+            await traffic.talk(server, "before")
+        disk.fill()
+        log = server.log
+        log.write_text("")
+
+        async def make_room() -> None:
+            with trio.fail_after(PATIENCE):
+                while "the start waits for the store" not in log.read_text():
+                    await trio.sleep(0.05)
+            assert "No space left on device" in log.read_text()
+            assert "ready: gateway" not in log.read_text()
+            disk.clear()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make_room)
+            serving = serve(folder.config, program=disk.program)
+            server = await trio.to_thread.run_sync(serving.__enter__)
+        try:
+            await until(server, 200)
+            await traffic.talk(server, "after")
+        finally:
+            await trio.to_thread.run_sync(serving.__exit__, None, None, None)
         assert traffic.accepted == {"before", "after"}
         assert keys_there(disk, values_of(traffic.accepted)) == values_of(traffic.accepted)

@@ -140,6 +140,22 @@ NAMES = (
 )
 
 
+COMMANDS = """
+    config.get log.info metrics.fire http.get
+    kv.get kv.set kv.incr kv.delete
+    outbound.reply_to outbound.reply_to_group
+    outbound.send_to outbound.send_to_endpoint outbound.send_to_tag
+    contacts.get contacts.get_by_key contacts.get_or_create
+    contacts.new contacts.save contacts.update contacts.search
+    groups.get groups.get_by_name groups.get_or_create_by_name
+    groups.update groups.count_members groups.list groups.search
+    messagestore.progress_status messagestore.count_replies messagestore.count_sent_messages
+    messagestore.count_inbound_uniques messagestore.count_outbound_uniques
+    messagestore.inbound_throughput messagestore.outbound_throughput
+    optout.status optout.optout optout.count optout.cancel_optout
+"""
+
+
 def attempts(value: str) -> list[tuple[str, dict[str, Any]]]:
     """Every command with a foreign value in every field that takes one."""
     fields: dict[str, Any] = dict.fromkeys(NAMES, value) | {
@@ -160,47 +176,7 @@ def attempts(value: str) -> list[tuple[str, dict[str, Any]]]:
         "url": "http://127.0.0.1:1/",
     }
     strings = {**fields, "fields": {"name": "stolen"}}
-    commands = [
-        "config.get",
-        "log.info",
-        "kv.get",
-        "kv.set",
-        "kv.incr",
-        "kv.delete",
-        "outbound.reply_to",
-        "outbound.reply_to_group",
-        "outbound.send_to",
-        "outbound.send_to_endpoint",
-        "outbound.send_to_tag",
-        "metrics.fire",
-        "http.get",
-        "contacts.get",
-        "contacts.get_by_key",
-        "contacts.get_or_create",
-        "contacts.new",
-        "contacts.save",
-        "contacts.update",
-        "contacts.search",
-        "groups.get",
-        "groups.get_by_name",
-        "groups.get_or_create_by_name",
-        "groups.update",
-        "groups.count_members",
-        "groups.list",
-        "groups.search",
-        "messagestore.progress_status",
-        "messagestore.count_replies",
-        "messagestore.count_sent_messages",
-        "messagestore.count_inbound_uniques",
-        "messagestore.count_outbound_uniques",
-        "messagestore.inbound_throughput",
-        "messagestore.outbound_throughput",
-        "optout.status",
-        "optout.optout",
-        "optout.count",
-        "optout.cancel_optout",
-    ]
-    tried = [(command, fields) for command in commands]
+    tried = [(command, fields) for command in COMMANDS.split()]
     return [*tried, ("contacts.update_extras", strings), ("contacts.update_subscriptions", strings)]
 
 

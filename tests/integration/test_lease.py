@@ -89,9 +89,11 @@ async def looks_like_one_that_waits(two: Host, waiting: str, holder: str) -> Non
     held = f"the store is held by {holder}"
     assert get(waiting, "/readyz") == (503, f"not ready:\nstandby: {held}\n")
     assert "jsbox_lease_held 0.0" in get(waiting, "/metrics")[1]
-    for path in ("/v1/sandboxes", "/v1/apps/phone/logs?limit=1", "/", "/nothing"):
+    for path in ("/v1/sandboxes", "/v1/apps/phone/logs?limit=1", "/nothing"):
         code, text = get(waiting, path)
-        assert (code, json.loads(text)) == (503, {"error": f"this server stands by: {held}"})
+        refusal = {"error": f"this server stands by: {held}", "standby": True}
+        assert (code, json.loads(text)) == (503, refusal)
+    assert "<title>" in get(waiting, "/")[1]  # the console, which says so, too
     file = two.folder / "jsbox.toml"
     own = file.read_text()
     file.write_text(own.replace('admin = "127.0.0.1:0"', f'admin = "{waiting[7:]}"'))

@@ -57,50 +57,22 @@ def test_a_worker_becomes_a_config_that_loads(tmp_path: Path) -> None:
     (tmp_path / "config" / "public.json").write_text('{"name": "public"}')
     (tmp_path / "config" / "zul.json").write_text("{}")
     (tmp_path / "env").write_text("# the container's\nVUMI_OPT_TIMEOUT=25\nAMQP_HOST=rabbit\n")
-    done = jsbox(
-        "migrate",
-        "vxsandbox",
-        "public.yaml",
-        "--env-file",
-        "env",
-        "-o",
-        "public.toml",
-        cwd=tmp_path,
-    )
+    command = ("migrate", "vxsandbox", "public.yaml", "--env-file", "env", "-o", "public.toml")
+    done = jsbox(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "worker_name: dropped: it named a heartbeat" in done.stdout
-    assert (
-        "jsbox migrate kv sandbox1 --redis URL --prefix vumi.jsbox.kv --sandbox-id sandbox1"
-        in done.stdout
-    )
+    copying = "jsbox migrate kv sandbox1 --redis URL --prefix vumi.jsbox.kv --sandbox-id sandbox1"
+    assert copying in done.stdout
     config = load(tmp_path / "public.toml")
     app = config.apps["public"]
-    assert (app.account, app.javascript.name, app.modules, app.globals) == (
-        "sandbox1",
-        "go-app-ussd.js",
-        ("vumigo_v02", "moment", "url"),
-        ("Buffer",),
-    )
+    assert (app.account, app.javascript.name) == ("sandbox1", "go-app-ussd.js")
+    assert (app.modules, app.globals) == (("vumigo_v02", "moment", "url"), ("Buffer",))
     assert app.config == {"config": '{"name": "public"}', "translation.zul": "{}"}
     limits = app.limits
-    assert (limits.wall, limits.cpu, limits.memory, limits.stack, limits.open_files) == (
-        25.0,
-        60.0,
-        160 << 20,
-        1920 << 10,
-        22,
-    )
-    assert (
-        app.http.timeout,
-        app.http.response_max,
-        app.allowed_helper_metadata,
-        app.metrics.prefix,
-    ) == (
-        20.0,
-        262144,
-        ("voice",),
-        "mcza",
-    )
+    assert (limits.wall, limits.cpu, limits.open_files) == (25.0, 60.0, 22)
+    assert (limits.memory, limits.stack) == (160 << 20, 1920 << 10)
+    assert (app.http.timeout, app.http.response_max) == (20.0, 262144)
+    assert (app.allowed_helper_metadata, app.metrics.prefix) == (("voice",), "mcza")
     assert config.account("sandbox1").kv.keys_hard == 550000
     assert app.endpoints == {"default": "jsbox_public_ussd"}
     channel = config.channels["jsbox_public_ussd"]

@@ -149,3 +149,29 @@ def test_the_end_may_be_typed_before_it_is_asked_for(app: Path) -> None:
         phone.until("you said hello")
         assert phone.process.wait(COMMAND_SECONDS) == 0
         assert termios.tcgetattr(phone.inside)[3] == phone.modes[3]
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_is_said_with_what_may_help(app: Path) -> None:
+    """A run that never ends, bytes that are no text, and a line that no gateway takes."""
+    app.write_text(APP.replace("var text", "if (said === 'wait') return;\n    var text"))
+    toml = app.parent / "jsbox.toml"
+    toml.write_text(toml.read_text().replace("[apps.app]\n", '[apps.app]\nlimits.wall = "1s"\n'))
+    given = b"wait\n\xff\n" + 100_000 * b"1" + b"\n"
+    done = subprocess.run(
+        [*JSBOX, "dev"], cwd=app.parent, input=given, capture_output=True, timeout=COMMAND_SECONDS,
+        check=False,
+    )  # fmt: skip
+    said = done.stdout.decode()
+    assert done.returncode == 1, said
+    for part in (
+        "the run ended as wall\nA run ends with api.done(): is it called, whatever comes back?",
+        "you said \ufffd",
+        "the gateway closed the connection: expected a frame of at most 65536 bytes",
+    ):
+        assert part in said, said
+    assert not done.stderr
+    app.write_text("module.exports = {};")
+    done = jsbox("dev", str(app), cwd=app.parent)
+    assert done.returncode == 3
+    assert "An app is one script, and no module" in done.stderr

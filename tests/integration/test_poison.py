@@ -48,7 +48,7 @@ class BackEnd:
     _news: trio.Condition = field(factory=trio.Condition)
 
     async def wait_for(self, path: str, times: int) -> None:
-        """Until it was asked for so often."""
+        """Wait until a path was asked for `times` times."""
         with trio.fail_after(30):
             async with self._news:
                 while self.called.count(path) < times:
@@ -210,7 +210,7 @@ SENDS_AND_HANGS = COUNTED % (
 
 async def test_what_was_sent_before_a_kill_is_not_sent_again(folder: Folder) -> None:
     """Killed after a reply and two sends: the run that follows sends them under the same ids, also
-    in other words and an other order.
+    in other words and another order.
     """
     async with back_end() as stub:
         stub.silent.add("m1")

@@ -103,6 +103,7 @@ async def test_an_app_that_moves_to_another_account_gets_new_processes(folder: F
         assert before.pid not in [one.pid for one in service.pool.sandboxes()]
 
 
+@pytest.mark.slow
 async def test_reloads_under_load_disturb_nothing(folder: Folder) -> None:
     """Limits that are live, limits of the next process and code, changed again and again while
     twenty users talk: every message is answered once, in the old way or the new.

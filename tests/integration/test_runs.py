@@ -225,7 +225,7 @@ async def test_replies_come_in_the_order_in_which_they_came(folder: Folder) -> N
         assert line["now"]["content"] == reply["content"]
 
 
-async def test_what_varies_by_itself_is_no_difference_and_the_clock_is_the_old_one(
+async def test_what_varies_by_itself_is_no_difference_and_the_clock_is_that_of_the_recording(
     folder: Folder, tmp_path: Path
 ) -> None:
     """A random number says nothing about the app; the year is that of the recording."""

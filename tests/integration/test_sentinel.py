@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from redis import Redis as StoreClient
+from redis import ResponseError
 
 from resources.stores import redis as client_module
 from resources.stores.redis import Redis, Unavailable, open_redis
@@ -18,8 +20,20 @@ from ..gateway_client import Client, connect, inbound
 from ..sentinels import Sentinels, valkey_sentinels
 from ..service import Folder, eventually, running
 
+ENDED, FAILED = "no_reply", "app_error"  # outcomes
 JOURNAL = "jsbox:{acct}:in:phone"
 COUNT = "api.request('kv.incr', {key: command.msg.message_id}, api.done);"
+# Waits while there is the key `wait`; then counts, and is not content with less.
+COUNT_LATER = """
+    (function look() {
+        api.request('kv.get', {key: 'wait'}, function (found) {
+            if (found.value) { return require('timers').setTimeout(look, 20); }
+            api.request('kv.incr', {key: command.msg.message_id}, function (reply) {
+                if (!reply.success) { throw new Error(reply.reason); }
+                api.done();
+            });
+        });
+    })();"""
 
 
 @pytest.fixture
@@ -101,6 +115,54 @@ async def test_too_few_replicas(tmp_path: Path, sentinels: Sentinels) -> None:
         assert store.get("jsbox:{acct}:kv:m1") == b"1"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_no_replica_is_left(tmp_path: Path, sentinels: Sentinels, refuses: bool) -> None:
+    """Nothing is accepted. If the master takes writes alone, runs in progress end, and what was
+    refused is run even so; with min-replicas-to-write the runs fail.
+    """
+    folder = Folder(tmp_path)
+    folder.text += f'[redis]\nurl = "{sentinels.url}"\nreplicas = 1\n'
+    folder.app("phone", COUNT_LATER, 'modules = ["timers"]')
+    store = sentinels.nodes[0]
+    store.config_set("min-replicas-to-write", int(refuses))
+    store.config_set("min-replicas-max-lag", 1)
+    store.set("jsbox:{acct}:kv:wait", "1")
+    async with running(folder) as service, connect(service.gateway_url, window=1000) as client:
+        await accept(client, "held")
+        sentinels.kill(1)
+        sentinels.kill(2)
+        await eventually(lambda: not refuses or refuses_writes(store))
+        await client.send(inbound("m1", "+m1"))
+        refused = await client.expect("rejected", id="m1")
+        assert refused["code"] == "unavailable"
+        assert "too few replicas have it (redis.replicas): 0 of 1" in refused["detail"]
+        (check,) = [one for one in await health_of(service).checks() if one.name == "redis"]
+        assert "replicas" in check.problem
+        with store.pipeline(transaction=False) as together:
+            together.config_set("min-replicas-to-write", 0)
+            together.delete("jsbox:{acct}:kv:wait")
+            together.config_set("min-replicas-to-write", int(refuses))
+            together.execute()
+        if not refuses:
+            await eventually(lambda: store.get("jsbox:{acct}:kv:m1") == b"1")
+        sentinels.start(1)
+        await client.expect("outcome", message_id="held", outcome=FAILED if refuses else ENDED)
+        await accept(client, "m1")
+        await client.expect("outcome", message_id="m1", outcome=ENDED)
+        await eventually(lambda: store.xlen(JOURNAL) == 0)
+        counts = store.mget("jsbox:{acct}:kv:held", "jsbox:{acct}:kv:m1")
+        assert counts == [None if refuses else b"1", b"1"]
+
+
+def refuses_writes(store: StoreClient) -> bool:
+    try:
+        store.set("probe", "1")
+    except ResponseError as error:
+        return "NOREPLICAS" in str(error)
+    return False
+
+
 async def test_one_wait_for_all_that_goes_out_together(
     tmp_path: Path, sentinels: Sentinels
 ) -> None:
@@ -135,12 +197,12 @@ async def _replicated(client: Redis, n: int) -> None:
         ("redis+sentinel:///s", "a host is missing"),
         ("redis+sentinel://h,,i/s", "a host is missing"),
         ("redis+sentinel://h:0/s", "a port is 0"),
-        ("redis+sentinel://h:x/s", "Port could not be cast"),
-        ("redis+sentinel://h:99999/s", "Port out of range"),
+        ("redis+sentinel://h:x/s", "a host or port is malformed"),
+        ("redis+sentinel://h:99999/s", "a host or port is malformed"),
         ("redis+sentinel://h/s/x", "expected /DATABASE"),
         ("redis+sentinel://h/s/1/2", "expected /DATABASE"),
         ("redis+sentinel://h/s?protocol=3", "it has the option protocol"),
-        ("redis+sentinel://[::1/s", "Invalid IPv6 URL"),
+        ("redis+sentinel://[::1/s", "a host or port is malformed"),
         ("redis+sentinel://a..b/s", "each part of a host name"),
     ],
 )

@@ -96,7 +96,7 @@ async def cut_off(fleet: Fleet, crowd: Crowd) -> int:
         await crowd.wait_accepted(crowd.total * (n + 1) // (len(fleet.hosts) + 2))
         proxy.cut()
         await trio.sleep(3 * LEASE)
-        proxy.mend()
+        proxy.repair()
         await fleet.ready(n, 2)
     return len(fleet.hosts) * PROCESSES
 
@@ -124,7 +124,8 @@ async def test_nothing_is_lost_and_nothing_done_twice(
             nursery.start_soon(crowd.stay)
             async with trio.open_nursery() as work:
                 work.start_soon(crowd.speak)
-                in_hand = await trouble(found, crowd)
+                cut_off = await trouble(found, crowd)
             await crowd.all_has_ended(found.store)
+            await crowd.ask()
             nursery.cancel_scope.cancel()
-        crowd.check(found.store, in_hand, crowd.total)
+        crowd.check(found.store, cut_off)

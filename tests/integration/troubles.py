@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from unittest.mock import patch
 
 import httpx2 as httpx
 import redis
@@ -13,6 +14,7 @@ import redis
 from supervisor.service import Service
 
 from ..gateway_client import Client, connect
+from ..hostile.granted import granted_harness
 from ..service import Folder, eventually, running
 from .dead_letters import admin_of, entry, journal
 
@@ -34,7 +36,7 @@ api.on_inbound_message = function (command) {
 };
 """
 THROWS = "throw new Error('the database is <i>away</i> \u202e');"
-ENDS = "process.exit(3);"
+ENDS = "__test_host.process.exit(3);"  # see `granted_harness`
 SLOW = (
     "var end = Date.now() + 300; while (Date.now() < end) {}"
     " api.request('outbound.reply_to', {content: 'late', in_reply_to: command.msg.message_id},"
@@ -92,6 +94,13 @@ async def troubled(
     write_apps(folder)
     for name in ("d1", "d2"):
         journal(store, entry(name, app="good"), app="good", begun=3)
+    with granted_harness() as harness, patch("supervisor.service.HARNESS", harness):
+        async with _running(folder) as found:
+            yield found
+
+
+@asynccontextmanager
+async def _running(folder: Folder) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
     async with running(folder) as service, admin_of(service) as admin:
         for channel, count in (("good", 70), ("throws", 5), ("slow", 2), ("sends", 3)):
             await ask_all(service, channel, count)

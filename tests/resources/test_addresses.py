@@ -1,4 +1,4 @@
-"""Addresses that are one person's, and what a contact has that nobody gave a number."""
+"""Spellings of one person's address, and the msisdn of a contact that was given none."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import trio
 import trio.testing
 from attrs import define, evolve, field
 
-from resources import fence
+from resources import fence, forever
 from resources.stores import graphite as module
 from resources.stores import logbook as logbook_module
 from resources.stores.graphite import Graphite, Target, open_graphite
@@ -196,7 +196,7 @@ async def test_one_conversation_that_cannot_be_told_hides_no_other(
 
     async with open_graphite() as graphite, trio.open_nursery() as nursery:
         reporter = ConversationReporter(apps, Statistics(redis), graphite)
-        nursery.start_soon(fence.keep_running, "conversation metrics", reporter.run)
+        nursery.start_soon(forever.keep_running, "conversation metrics", reporter.run)
         await eventually(lambda: len(looks) > 5)
         (bucket,) = graphite._buckets.values()
         assert len(bucket.values) == 4

@@ -8,7 +8,8 @@ import logging
 import pytest
 import trio
 
-from resources.fence import cause_of, fence, keep_running, tally
+from resources.fence import cause_of, fence, tally
+from resources.forever import keep_running
 
 
 def test_an_error_is_held_counted_and_logged_cause_first(caplog: pytest.LogCaptureFixture) -> None:

@@ -57,3 +57,10 @@ async def test_after_two_days_a_name_is_forgotten(
     await ids.remember("c", "new", "ours")
     assert await ids.ours("c", "old") is None
     assert await kept(redis) == 1
+
+
+async def test_many_names_at_once(redis: Redis) -> None:
+    ids = ForeignIds(redis)
+    await ids.remember("c", "theirs", "ours")
+    assert await ids.many("c", ["x", "theirs", "y"]) == [None, "ours", None]
+    assert await ids.many("d", ["theirs"]) == [None]

@@ -77,7 +77,7 @@ def test_addresses_are_those_of_the_c_library(written: str) -> None:
 
 @given(st.text(max_size=40))
 def test_any_text_is_a_host_or_refused(written: str) -> None:
-    """And what is one is in ASCII and stays what it is."""
+    """A host comes out in ASCII, and is its own canonical spelling."""
     try:
         host = canonical(written)
     except ValueError:

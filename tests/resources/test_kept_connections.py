@@ -103,7 +103,7 @@ async def test_a_server_that_hangs_up_when_it_is_asked_again(egress: Egress) -> 
         assert server.connections == 1
 
 
-async def test_a_request_that_was_begun_to_be_answered_is_not_sent_again(egress: Egress) -> None:
+async def test_a_request_whose_answer_has_begun_is_not_sent_again(egress: Egress) -> None:
     """One byte is enough: the server has taken it."""
     async with raw_server(
         lambda _, index: Reply(ANSWER) if index == 0 else Reply(b"H", "close")

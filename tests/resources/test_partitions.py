@@ -8,23 +8,24 @@ import pytest
 import trio
 
 from resources.stores import metric_sums
-from resources.stores.errors import Fenced
+from resources.stores.errors import Fenced, StoreRefused
 from resources.stores.fencing import fenced
 from resources.stores.graphite import Bucket, Graphite, Target, Values, open_graphite
 from resources.stores.identity import Sender, open_message_ids
-from resources.stores.journal import Entry, Journal, Outcome
+from resources.stores.journal import Entry, Journal, KeptOutcome
 from resources.stores.keyspace import Keyspace, Quota
 from resources.stores.lease import Holder, Lease, keys_of_host
 from resources.stores.metric_sums import MetricSums
 from resources.stores.outbox import Outbox
 from resources.stores.parcels import Slot
-from resources.stores.partitions import Ownership, Part, fence_of, first_of, parts_of
+from resources.stores.partitions import Ownership, Part, Taken, fence_of, first_of, parts_of
 from resources.stores.peers import Peers, Record
 from resources.stores.redis import Redis
 from resources.stores.statistics import Statistics
 
 PART = Part("acme", "survey", "3")
 SENDER = Sender("acme", "survey")
+OK = KeptOutcome("ok", 1.5, 2)
 
 
 async def _take(redis: Redis, me: str, dead: bytes = b"") -> bytes:
@@ -67,6 +68,28 @@ async def test_a_partition_that_we_took_without_knowing_is_taken_anew(redis: Red
     assert (held.owner, held.is_ours) == (b"2 one a", False)
 
 
+async def test_a_store_without_memory_lets_another_take_over(redis: Redis) -> None:
+    """Else nothing would be run, and so nothing be freed; the end of a run frees what it held."""
+    journal, peers = Journal(redis, partitions=16, host="two"), Peers(redis, Holder(id="two"))
+    entry = _message("m1", "+1")
+    (accepted,) = await journal.accept([entry])
+    part = Part("acme", "survey", accepted.place.partition(":")[0])
+    await Ownership(redis, "one a").take([(part, b"")])
+    await redis.execute("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with pytest.raises(StoreRefused, match="OOM"):
+            await redis.execute("SET", "x", 1)
+        assert await peers.bury("one")
+        (taken,) = await Ownership(redis, "two b").take([(part, b"1 one a")])
+        assert isinstance(taken, Taken)
+        assert taken.is_ours
+        await journal.end(entry, accepted.place, fence_of(part, taken.owner), OK, "")
+        assert await journal.ends([(entry, accepted.place)]) == [(True, OK)]
+        await Ownership(redis, "two b").give(part, taken.owner)
+    finally:
+        await redis.execute("CONFIG", "SET", "maxmemory", 0)
+
+
 async def test_a_past_owner_writes_nothing(redis: Redis) -> None:
     """Neither values nor the end of its run; whoever asks is told that it was fenced off."""
     journal = Journal(redis, partitions=16, host="one", process="a")
@@ -83,14 +106,14 @@ async def test_a_past_owner_writes_nothing(redis: Redis) -> None:
         with pytest.raises(Fenced):
             await _incr(keyspace)
         with pytest.raises(Fenced):
-            await journal.end(entry, accepted.place, fence, Outcome("ok", 1.5, 2), "")
+            await journal.end(entry, accepted.place, fence, KeptOutcome("ok", 1.5, 2), "")
     assert told
     assert not redis.statistics().problem  # nothing is wrong with the store
     assert await _incr(keyspace) == 2  # of nobody's run
     assert await journal.ends([(entry, accepted.place)]) == [(False, None)]
     newer = fence_of(part, stolen.owner)
-    await journal.end(entry, accepted.place, newer, Outcome("ok", 1.5, 2), "")
-    assert await journal.ends([(entry, accepted.place)]) == [(True, Outcome("ok", 1.5, 2))]
+    await journal.end(entry, accepted.place, newer, KeptOutcome("ok", 1.5, 2), "")
+    assert await journal.ends([(entry, accepted.place)]) == [(True, KeptOutcome("ok", 1.5, 2))]
     (again,) = await journal.accept([entry])
     assert again.duplicate
     assert again.place == accepted.place
@@ -165,6 +188,43 @@ async def test_a_reply_goes_where_the_message_came_in(redis: Redis) -> None:
     assert [_text(one.message) for one in page.parcels] == ["r1", "r2", "r3", "r4"]
     assert [parcel.attempts for parcel in page.parcels] == [1, 0, 0, 0]
     assert (await two.waits("phone")).count == 4
+
+
+async def test_a_dead_server_leaves_no_keys(redis: Redis) -> None:
+    """Of a channel that it is connected to again, or where messages of it wait, all stays."""
+    one, two = await _outbox(redis, "one"), await _outbox(redis, "two")
+    channels = ("phone", "sms", "chat")
+    for channel in channels:
+        await two.say_taker(channel, "g")
+        await two.post(channel, SENDER, _reply("r"))
+        two.note_handed(channel, 1, {1: 2}, lambda _: None)
+        if channel != "chat":
+            await one.leave(channel, "two")
+    await two.say_taker("sms", "g")  # it is back there
+    await redis.execute("HDEL", "jsbox:{channel:chat}:takers", "two")
+    await one.forget(channels, "two")
+    left = await redis.execute("KEYS", "*:two")
+    assert {key.split(b"}")[0] for key in left} == {b"jsbox:{channel:sms", b"jsbox:{channel:chat"}
+    assert len(left) == 9
+    await two.say_taker("phone", "g")
+    await two.post("phone", SENDER, _reply("again"))
+    assert await _texts(two) == ["again"]
+
+
+async def test_a_server_that_was_declared_dead_is_forgotten_in_time(redis: Redis) -> None:
+    """When it takes its lease again, it is remembered as before."""
+    lease = Lease(redis, 60.0, Holder(id="two", nonce="p"), keys_of_host("two"), is_shared=True)
+    peers, last = Peers(redis, Holder(id="one")), keys_of_host("two")[1]
+    assert await lease.take() is None
+    assert await peers.is_back("two")
+    assert await redis.execute("TTL", last) == -1
+    await redis.execute("DEL", keys_of_host("two")[0])
+    assert not await peers.is_back("two")
+    assert await peers.bury("two")
+    assert await redis.execute("TTL", last) > 86400
+    again = Lease(redis, 60.0, Holder(id="two", nonce="q"), keys_of_host("two"), is_shared=True)
+    assert await again.take() is None
+    assert await redis.execute("TTL", last) == -1
 
 
 async def _incr(keyspace: Keyspace) -> int:

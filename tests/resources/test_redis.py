@@ -10,11 +10,11 @@ import trio.testing
 from attrs import define, field
 
 from resources.stores import redis as module
-from resources.stores.direct import Command
 from resources.stores.keyspace import script_keys
 from resources.stores.links import link_to
 from resources.stores.reconnecting import Reconnecting
 from resources.stores.redis import Redis, StoreRefused, Unavailable, open_redis
+from resources.stores.resp import Command
 from resources.stores.scripts import script
 
 from ..valkey_server import valkey_server

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from resources.stores import redis as module
+from resources.stores.errors import SOON
 from resources.stores.redis import Redis, StoreRefused, Unavailable, open_redis
 
 from ..service import eventually
@@ -67,7 +68,7 @@ async def test_patience_ends_while_a_connection_is_being_made(
         with trio.fail_after(5):
             error = await outcome(client, "GET", "x")
         assert isinstance(error, Unavailable)
-        assert error.may_retry
+        assert (error.sent, error.retry_after) == (False, SOON)
 
 
 @pytest.mark.parametrize(

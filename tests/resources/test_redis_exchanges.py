@@ -116,3 +116,20 @@ async def test_the_loop_turns_while_the_store_hangs(plain_or_tls: StoreProxy) ->
                     await trio.sleep(0.01)
                     worst = max(worst, time.monotonic() - now)
     assert worst < 0.4
+
+
+async def test_what_hung_on_its_way_is_not_carried_out_after_what_came_later(
+    plain_or_tls: StoreProxy, quick: None
+) -> None:
+    """A write whose caller was told that it failed, which the store gets to only after the next
+    one, over another connection.
+    """
+    async with open_redis(plain_or_tls.url) as client:
+        await client.execute("SET", "x", "before")
+        with plain_or_tls.fault(late(float("inf")), "SET", times=1), trio.fail_after(20):
+            (hung,) = plain_or_tls._sessions
+            error = await outcome(client, "SET", "x", "failed")
+            assert isinstance(error, Unavailable), error
+            await client.execute("SET", "x", "succeeded")
+        await eventually(lambda: hung not in plain_or_tls._sessions)  # it has been let through
+        assert await client.execute("GET", "x") == b"succeeded"

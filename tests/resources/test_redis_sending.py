@@ -6,10 +6,10 @@ import pytest
 import trio
 
 from resources.stores import redis as module
-from resources.stores.direct import Command
 from resources.stores.keyspace import script_keys
 from resources.stores.reconnecting import Reconnecting
 from resources.stores.redis import NotEncodable, Redis, StoreRefused, Unavailable, open_redis
+from resources.stores.resp import Command
 from resources.stores.scripts import script
 
 from ..service import eventually

@@ -122,6 +122,7 @@ async def test_a_clock_far_ahead_does_not_end_the_throughput(redis: Redis) -> No
     assert await statistics.throughput(SENDER, "in", 60) == 2
 
 
+@pytest.mark.slow
 async def test_memory_does_not_grow_with_the_traffic(redis: Redis) -> None:
     """After 11,000 messages of as many addresses over a week the same keys hold as many cells, and
     as many bytes, as after as many again: what the store makes of them is its own business.

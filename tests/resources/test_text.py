@@ -94,7 +94,6 @@ def test_json_of_others_fits_a_line(data: bytes, line: bytes) -> None:
     [b"", b"hello", b'1,"success":false', b'"a"\n{"cmd":"x"}', b'"\xff"', b'"\xed\xa0\xbd"',
         b'"\0"', b'"a\nb"', b"NaN", b'{"a":1', b"[" * 100_000 + b"]" * 100_000],
 )  # fmt: skip
-def test_what_is_not_json_is_no_line(data: bytes) -> None:
-    """Whatever it is, it is a ValueError."""
+def test_a_line_that_is_not_json_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         json_line(data)

@@ -109,7 +109,7 @@ def test_unknown_encodings_are_refused(encoding: str) -> None:
 
 
 def test_encodings_have_a_bound() -> None:
-    """So many inside one another, not more."""
+    """`ENCODINGS_MAX` of them inside one another, and no more."""
     body = TEXT
     for _ in range(ENCODINGS_MAX):
         body = gzip.compress(body)

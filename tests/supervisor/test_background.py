@@ -13,7 +13,7 @@ import pytest
 import trio
 from attrs import define, field
 
-from resources import fence
+from resources import fence, forever
 from resources.stores.keyspace import Keyspace
 from resources.stores.room import Room
 from supervisor import background
@@ -69,7 +69,7 @@ class Fault:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
-    monkeypatch.setattr(fence, "BACKOFF", (0.001, 0.01))
+    monkeypatch.setattr(forever, "BACKOFF", (0.001, 0.01))
     monkeypatch.setattr(background, "COMPILE_AFTER", 0.01)
     monkeypatch.setattr(background, "LAG_TICK", 0.01)
     monkeypatch.setattr(disk, "EVERY", 0.01)

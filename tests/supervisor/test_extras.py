@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
+from supervisor.admin.process_metrics import RESTARTS, UP
 from supervisor.cli.extras import FILES, FOLDER
 
 from ..gateway_client import PATIENCE, connect
@@ -42,7 +43,7 @@ async def test_they_name_metrics_that_there_are(tmp_path: Path) -> None:
         await client.say("hi", "new")
         async with httpx.AsyncClient(base_url=service.admin_url, timeout=PATIENCE) as admin:
             text = (await admin.get("/metrics")).text
-    there = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
+    there = {*re.findall(r"^# TYPE (\S+)", text, re.MULTILINE), UP[0], RESTARTS[0]}
     dashboard = json.loads((FOLDER / "dashboard.json").read_text())
     used = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     for expression in (*used, (FOLDER / "alerts.yml").read_text()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from trio.testing import MockClock
 
-from supervisor.figures import APP_STEP, BOUNDS, GAUGES, HOUR, STEP, Figures, Series, both
+from supervisor.figures import APP_STEP, BOUNDS, GAUGES, HOUR, RECENT, STEP, Figures, Series, both
 from supervisor.observe import InboundAnswered, LimitNear, Phases, RunEnded
 from supervisor.outcomes import Outcome
 
@@ -42,6 +42,23 @@ async def test_runs_are_counted_in_the_step_of_their_end(mock_clock: MockClock) 
     assert series is not None
     assert series.total(now).failed == 1
     assert figures.app("c") is None
+
+
+async def test_rejected_messages_are_told_apart_for_some_minutes(mock_clock: MockClock) -> None:
+    """By channel and code; what is kept is bounded."""
+    figures = Figures()
+    for _ in range(2 * RECENT // STEP):
+        figures(InboundAnswered("phone", "overloaded"))
+        figures(InboundAnswered("phone", "accepted"))
+        mock_clock.jump(STEP)
+    figures(InboundAnswered("bulk", "no_app"))
+    figures(InboundAnswered("bulk", "no_app"))
+    assert figures.rejections() == {
+        ("phone", "overloaded"): RECENT // STEP - 1, ("bulk", "no_app"): 2,
+    }  # fmt: skip
+    mock_clock.jump(RECENT)
+    assert figures.rejections() == {}
+    assert not figures._rejections
 
 
 async def test_what_is_older_than_an_hour_is_forgotten(mock_clock: MockClock) -> None:

@@ -191,7 +191,7 @@ async def test_the_service_prints_what_apps_log(tmp_path: Path) -> None:
 async def test_without_a_thread_entries_are_dropped(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever logs does not notice; that it is so is logged once."""
+    """Whoever logs does not notice; the service logs it, once."""
 
     def no_thread(_: object) -> None:
         raise RuntimeError("can't start new thread")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from supervisor.cli.common import run_or_exit
 from supervisor.errors import CannotStart
@@ -96,3 +102,121 @@ def test_an_error_whose_text_cannot_be_printed_is_named_all_the_same(
     code, said = ended(deep(lambda: ValueError("a\ud83d\x1b[31m")), capsys)
     assert code == 1
     assert said.splitlines()[0].startswith("jsbox: internal error: ValueError: a\\ud83d\\x1b[31m")
+
+
+class Thing:
+    """Can be weakly referenced."""
+
+
+def interrupt(_: object) -> None:
+    """Interrupt this process in a callback of a weak reference, where Python drops what is raised;
+    Trio's own handler takes care of __del__ alone.
+    """
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def in_foreground() -> Iterator[None]:
+    """Where Ctrl-C is not ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("in_foreground")
+def test_ctrl_c_is_never_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    """Wherever Python is when it comes: a --watch went on for ever. What is open is closed."""
+    closed = []
+
+    async def main() -> int:
+        try:
+            with trio.fail_after(60):
+                thing = Thing()
+                reference = weakref.ref(thing, interrupt)
+                del thing
+                assert reference() is None
+                await trio.sleep_forever()
+            raise AssertionError
+        finally:
+            closed.append(True)
+
+    assert ended(main, capsys) == (130, "")
+    assert closed == [True]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("in_foreground")
+def test_ctrl_c_is_ignored_where_the_shell_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    """In the background of a script."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    async def main() -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        await trio.testing.wait_all_tasks_blocked()
+        return 0
+
+    assert ended(main, capsys) == (0, "")
+
+
+STUBBORN = """
+import sys, trio
+from supervisor.cli.common import run_or_exit
+
+async def main():
+    try:
+        print("running", flush=True)
+        await trio.sleep_forever()
+    finally:
+        with trio.CancelScope(shield=True):
+            print("closing", flush=True)
+            await trio.sleep_forever()
+
+run_or_exit(main)
+"""
+
+
+@pytest.mark.usefixtures("in_foreground")
+def test_the_second_ctrl_c_ends_a_command_that_cannot_close() -> None:
+    """At once."""
+    argv = [sys.executable, "-c", STUBBORN]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as command:
+        assert command.stdout is not None
+        for word in ("running", "closing"):
+            assert command.stdout.readline() == f"{word}\n"
+            command.send_signal(signal.SIGINT)
+        assert command.wait(60) == -signal.SIGINT
+
+
+PRINTING = """
+import trio
+from supervisor.cli.common import run_or_exit
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(print_on)
+
+async def print_on():
+    while True:
+        print("a line", flush=True)
+
+run_or_exit(main)
+"""
+
+
+def test_a_reader_that_leaves_ends_a_command_in_silence() -> None:
+    """`jsbox test | head -1`: no traceback, and none from what is flushed at the end."""
+    argv = [sys.executable, "-c", PRINTING]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        assert command.stdout.readline() == b"a line\n"
+        command.stdout.close()
+        assert command.stderr.read() == b""
+        assert command.wait(60) == 1
+
+
+def test_another_pipe_that_breaks_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """It has an owner, who did not expect it."""
+    code, said = ended(deep(BrokenPipeError), capsys)
+    assert code == 1
+    assert said.startswith("jsbox: internal error: BrokenPipeError")

@@ -7,6 +7,7 @@ import hashlib
 import httpx2
 import pytest
 
+from supervisor.admin.console import POLICY
 from supervisor.config import Address, Config
 from supervisor.config.model import Listen
 from supervisor.config.tokens import plain_token
@@ -25,6 +26,10 @@ async def test_it_shows_as_much_as_the_service_would(*, is_guarded: bool) -> Non
         standby.problem = "the store is held by x"
         async with httpx2.AsyncClient(base_url=standby.url, trust_env=False) as http:
             assert (await http.get("/livez")).text == "ok\n"
+            for path in ("/", "/ui/hosts", "/console.js"):
+                page = await http.get(path)
+                assert (page.status_code, "held by x" in page.text) == (200, False)
+                assert page.headers["content-security-policy"] == POLICY
             shown = "not ok" if is_guarded else "the store is held by x"
             answer = await http.get("/readyz")
             assert (answer.status_code, answer.text) == (503, f"not ready:\nstandby: {shown}\n")
@@ -33,7 +38,8 @@ async def test_it_shows_as_much_as_the_service_would(*, is_guarded: bool) -> Non
             for method in ("GET", "POST", "DELETE"):
                 answer = await http.request(method, "/v1/reload")
                 assert answer.status_code == 503
-                assert answer.json() == {"error": "this server stands by: the store is held by x"}
+                text = "this server stands by: the store is held by x"
+                assert answer.json() == {"error": text, "standby": True}
             assert "held by x" in (await http.get("/readyz")).text
             assert "jsbox_lease_held 0.0" in (await http.get("/metrics")).text
 

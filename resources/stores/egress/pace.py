@@ -14,8 +14,8 @@ from types import TracebackType
 import trio
 from attrs import define, field
 
-FREE = 0.0005
-SLICE = 0.002
+FREE = 0.0005  # seconds
+SLICE = 0.002  # seconds
 
 
 @define(eq=False)

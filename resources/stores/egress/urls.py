@@ -64,5 +64,5 @@ def location_text(value: bytes) -> str:
 def _escaped(found: re.Match[str]) -> str:
     data = found[0].encode()
     # Control characters are left to be refused.
-    is_control = min(data) < 0x20 or 0x7F in data  # noqa: PLR2004
+    is_control = min(data) < 0x20 or 0x7F in data  # noqa: PLR2004  # ASCII's
     return found[0] if is_control else "%" + data.hex("%").upper()

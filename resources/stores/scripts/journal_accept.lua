@@ -1,5 +1,6 @@
 -- Take a message or event into the journal, once per id, and count it.
--- KEYS  1 seen (string: the entry it became)   2 the app's journal (stream)
+-- KEYS  1 seen (string: the entry it became, and its outcome once that is known)
+--       2 the app's journal (stream)
 --       3 who owns this partition of the journal (string), if several servers share the work
 -- ARGV  1 seconds to remember the id   2 the entry   3 prefix of the account's keys
 --       4 conversation
@@ -7,9 +8,12 @@
 --       of a message: 6 address or ''   7 its second
 --       of an event: 6 its kind   7 its delivery status or ''
 --       with KEYS 3: 8 our host   9 what to tell the owner, if that is another
--- Returns {entry id, 0}, or {entry id, 1} if the id was seen before.
+-- Returns {entry id, 0}, or {entry id, 1, outcome or ''} if the id was seen before.
 local seen = redis.call('GET', KEYS[1])
-if seen then return {string.match(seen, '^%S*'), 1} end
+if seen then
+  local before, outcome = string.match(seen, '^(%S*) ?(.*)$')
+  return {before, 1, outcome}
+end
 redis.call('XLEN', KEYS[2])
 local owner = KEYS[3] and redis.call('GET', KEYS[3])
 if ARGV[5] == 'message' then

@@ -6,7 +6,7 @@
 --       3 the server to tell, or ''   4 what to tell it
 -- Returns how many heard that; -1 if nobody was to be told, or the entry was not there.
 redis.call('HLEN', KEYS[2])
-local seen = redis.call('GET', KEYS[3])
+local seen = redis.pcall('GET', KEYS[3])
 local struck = redis.call('XDEL', KEYS[1], ARGV[1])
 redis.call('HDEL', KEYS[2], ARGV[1])
 local heard = -1

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Give a partition back, if it is ours; its epoch stays.
 -- KEYS  1 its owner (string)   ARGV  1 the owner that we are
 -- Returns 1 if it was ours.

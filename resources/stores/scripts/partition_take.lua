@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Take a partition of an app's journal, unless another server has it. If we have it already, we do
 -- not know: the answer when we took it was lost, or we could not give it back.
 -- KEYS  1 its owner (string: epoch, host and process, or epoch alone)

@@ -6,8 +6,8 @@
     index (of an account) < engine (all indexes) < process < dialogue < the supervisor
 
 `fields` says what is compared, `patterns` what a wildcard or a regular expression matches, `words`
-what the words of a text are, `schema` where an index has it. `quotes` knows queries of the old
-interface.
+what the words of a text are, `schema` where an index has it, `grams` how addresses are found by a
+piece. `quotes` knows queries of the old interface, `group_search` finds groups.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What goes over the pipes of the search process: JSON lines, each a request or an answer."""
+"""What goes over the pipes of the search process: JSON lines. Questions and their answers have
+pipes of their own, a pair for each worker; everything else goes over the standard input and output.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,18 @@ NO_KEYS = msgspec.Raw(b"[]")
 
 
 class Begin(msgspec.Struct, tag="begin"):
-    """The first line to the process: where Redis and the indexes are, and whom to follow."""
+    """The first line to the process: where Redis and the indexes are, and whom to follow.
+
+    Attributes:
+        lanes: For each worker, the descriptors from which it reads and to which it writes.
+    """
 
     redis: str
     folder: str
     accounts: list[str]
     open_indexes: int
     idle_close: float
+    lanes: list[tuple[int, int]]
 
 
 News = Literal["some", "unlikely", "none"]
@@ -34,6 +41,7 @@ class Find(msgspec.Struct, tag="find"):
     id: int
     account: str
     query: str
+    seconds: float  # after which the process is killed for it
     after: int = 0
     limit: int | None = None
     news: News = "some"
@@ -45,6 +53,7 @@ class Count(msgspec.Struct, tag="count"):
     id: int
     account: str
     query: str
+    seconds: float
     news: News = "some"
 
 
@@ -54,6 +63,7 @@ class FindGroups(msgspec.Struct, tag="groups"):
     id: int
     account: str
     query: str
+    seconds: float
 
 
 class Inspect(msgspec.Struct, tag="inspect"):
@@ -73,7 +83,6 @@ class Follow(msgspec.Struct, tag="follow"):
 
 Query = Find | Count | FindGroups
 Question = Query | Inspect
-Request = Question | Follow
 
 
 class Ready(msgspec.Struct, tag="ready"):
@@ -157,10 +166,12 @@ class Failed(msgspec.Struct, tag="failed"):
 
 
 Reply = Keys | Number | Groups | Inspected | Failed
-Answer = Ready | Log | Trouble | Reply
+Told = Ready | Log | Trouble  # of its own accord
 
 decode_begin = msgspec.json.Decoder(Begin).decode
-decode_request = msgspec.json.Decoder(Request).decode
-decode_answer = msgspec.json.Decoder(Answer).decode
+decode_follow = msgspec.json.Decoder(Follow).decode
+decode_question = msgspec.json.Decoder(Question).decode
+decode_told = msgspec.json.Decoder(Told).decode
+decode_reply = msgspec.json.Decoder(Reply).decode
 encode = msgspec.json.Encoder().encode
 encode_into = msgspec.json.Encoder().encode_into

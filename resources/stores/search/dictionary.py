@@ -9,6 +9,7 @@ same state of the index.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 
 import tantivy
@@ -16,9 +17,34 @@ from attrs import define, field
 
 CONTACTS_MAX = 250_000  # with more, laying out would take too much memory, and others wait
 BYTES_MAX = 32 << 20  # of the terms of one field
+ALL_BYTES_MAX = 128 << 20  # of all accounts; what comes later has to do with the automaton
 FIELDS_MAX = 8  # laid out at a time
 LOOKS_MAX = 3_000  # terms that contain a text; with more, the automaton is as good
 END = b"\xff"  # of a term; in no text in UTF-8
+
+
+@define(eq=False)
+class _Room:
+    """The bytes that may still be laid out, for any number of threads."""
+
+    left: int
+    _lock: threading.Lock = field(factory=threading.Lock, init=False)
+
+    def take(self, size: int) -> bool:
+        """Take some; return whether there were as many."""
+        with self._lock:
+            if size > self.left:
+                return False
+            self.left -= size
+            return True
+
+    def give(self, size: int) -> None:
+        """Give some back."""
+        with self._lock:
+            self.left += size
+
+
+_room = _Room(ALL_BYTES_MAX)
 
 
 @define(eq=False)
@@ -64,6 +90,10 @@ class Dictionary:
             terms = b""
             if self.searcher.num_docs <= CONTACTS_MAX:
                 terms = self._lay_out(name, prefix)
+                if _room.take(len(terms)):
+                    weakref.finalize(self, _room.give, len(terms)).atexit = False
+                else:
+                    terms = b""
             self._laid_out[place] = terms
             return terms or None
 

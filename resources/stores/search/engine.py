@@ -4,40 +4,37 @@ the background.
 
 from __future__ import annotations
 
-import errno
 import logging
+import math
 import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
+from queue import Empty
 
 from attrs import define, field, frozen
 
-from ..groups import Found, Group, GroupsTooLarge
+from .account_queue import AccountQueue
 from .budget import Budget
 from .changes import Changes, StoreGone
 from .dialogue import ANSWER_MAX, News
-from .evaluate import matches
-from .fields import Document
-from .files import Files, Unusable
+from .files import Files, Unusable, is_for_want_of_means, is_for_want_of_room
 from .index import AccountIndex, Behind
 from .key_table import NoKey
-from .lucene import parse
-from .nodes import Node, QueryError
+from .lucene import meaning
+from .nodes import QueryError
+from .progress import catch_up
+from .troubles import Troubles
 
 FOLLOW_SECONDS = 5.0  # between two checks of how far behind the accounts are
 # changes; an index that is further behind catches up before anybody asks
 FOLLOW_BEHIND = 1000
 RENEW_SECONDS = 600.0  # in which an index that looks whole is built anew once if the engine fails
-RETRY_SECONDS = 10.0  # after an index could not be built
-PROGRESS_SECONDS = 2.0  # between two log lines about one index that catches up
-CACHED_QUERY = 1000  # characters; shorter queries are cached parsed
-GROUP_FIELDS = ("query",)  # of a group, besides those that contacts also have
+SET_BACK = "the store has fewer changes than are in it"
+KEPT = "it could not be deleted when that was due"
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +65,6 @@ class _Slot:
 
 
 @define(eq=False)
-class _Line:
-    """A queue of accounts, each in it at most once."""
-
-    queue: SimpleQueue[str] = field(factory=SimpleQueue)
-    waiting: set[str] = field(factory=set)
-
-
-@define(eq=False)
 class Engine:
     """All indexes below one folder. Any number of threads may query; others do the background work
     (`keep_up`, `keep_flushed`).
@@ -94,13 +83,20 @@ class Engine:
     idle_close: float
     accounts: Sequence[str]
     on_trouble: Callable[[str, str], None] = lambda account, reason: None  # noqa: ARG005
+    _troubles: Troubles = field(init=False)
     _renewed: dict[str, float] = field(factory=dict, init=False)
     _slots: OrderedDict[str, _Slot] = field(factory=OrderedDict, init=False)
-    _behind: _Line = field(factory=_Line, init=False)
-    _full: _Line = field(factory=_Line, init=False)
-    _failures: dict[str, tuple[float, str]] = field(factory=dict, init=False)
+    # the last change in each index that is closed, if it was looked at
+    _closed: dict[str, int] = field(factory=dict, init=False)
+    # accounts that have to catch up, and why from the beginning, if so
+    _far: dict[str, str] = field(factory=dict, init=False)
+    _behind: AccountQueue = field(factory=AccountQueue, init=False)
+    _full: AccountQueue = field(factory=AccountQueue, init=False)
     _followed_at: float = field(default=0.0, init=False)
     _lock: threading.Lock = field(factory=threading.Lock, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._troubles = Troubles(self.on_trouble)
 
     def find(
         self,
@@ -110,8 +106,10 @@ class Engine:
         limit: int | None,
         size: int,
         news: News = "some",
+        allowed: float = math.inf,
     ) -> Iterator[Page]:
         """The keys of the contacts that a query finds, oldest first, in pages; at least one page.
+        The query may take `allowed` seconds.
 
         Raises:
             QueryError: The query is not valid, asks too much, or finds too much for one answer.
@@ -119,10 +117,11 @@ class Engine:
             CannotBuild: Building the index failed a moment ago.
             StoreGone: Redis does not answer.
         """
+        budget = Budget(allowed=allowed)
         node = meaning(query)
         with self._searching(account) as index:
             table, numbers = index.read(
-                news, lambda view: (view.keys, view.find(node, after, limit))
+                news, lambda view: (view.keys, view.find(node, after, limit, budget))
             )
             last, left = numbers[-1] if numbers else after, ANSWER_MAX
             for n, keys in enumerate(table.arrays(numbers, size), 1):
@@ -135,23 +134,14 @@ class Engine:
                     )
                 yield Page(keys, last, more=n * size < len(numbers))
 
-    def count(self, account: str, query: str, news: News = "some") -> int:
+    def count(
+        self, account: str, query: str, news: News = "some", allowed: float = math.inf
+    ) -> int:
         """How many contacts a query finds. Raises as `find` does."""
+        budget = Budget(allowed=allowed)
         node = meaning(query)
         with self._searching(account) as index:
-            return index.read(news, lambda view: view.count(node))
-
-    def groups(self, account: str, query: str) -> list[Group]:
-        """The groups that a query finds, by name. Raises QueryError and StoreGone."""
-        node, budget, found = meaning(query), Budget(), Found()
-        for page in self.changes.groups(account):
-            try:
-                found.add(
-                    group for group in page if matches(node, Document(group, GROUP_FIELDS), budget)
-                )
-            except GroupsTooLarge as error:
-                raise QueryError(None, str(error)) from error
-        return found.in_order()
+            return index.read(news, lambda view: view.count(node, budget))
 
     def inspect(self, account: str) -> str:
         """Read an account's files after something that they may have caused. If something is wrong
@@ -169,14 +159,16 @@ class Engine:
         """After a search: have new contacts moved into the index if there are enough."""
         slot = self._slots.get(account)
         if slot is not None and slot.index is not None and slot.index.wants_flush:
-            self._put(self._full, account)
+            self._full.put(account)
 
     @contextmanager
     def _searching(self, account: str) -> Iterator[AccountIndex]:
         """The index of an account for a search. If the engine fails the index is built anew, once;
         raises Behind then.
         """
-        with self._using(account) as index:
+        slot = self._enter(account)  # not `_using`: it would cost a point query a tenth of its time
+        try:
+            index = self._index_in(slot, account)
             try:
                 yield index
             except Behind:
@@ -190,11 +182,15 @@ class Engine:
                 self._begin_anew(index, f"{type(error).__name__}: {error}")
                 self._schedule(account)
                 raise Behind(1) from error
+        finally:
+            self._leave(slot)
 
     def _is_suspect(self, index: AccountIndex, error: BaseException) -> bool:
         """Whether an index may be the cause of an error: it is damaged, or looks whole and was not
         built anew for such a reason lately.
         """
+        if is_for_want_of_means(error):
+            return False
         now = time.monotonic()
         if isinstance(error, NoKey) or (index.is_on_disk and index.files.damage()):
             return True
@@ -211,45 +207,52 @@ class Engine:
 
     @contextmanager
     def _using(self, account: str) -> Iterator[AccountIndex]:
+        slot = self._enter(account)
+        try:
+            yield self._index_in(slot, account)
+        finally:
+            self._leave(slot)
+
+    def _enter(self, account: str) -> _Slot:
         with self._lock:
-            slot = self._slots.setdefault(account, _Slot())
+            slot = self._slots.get(account)
+            if slot is None:
+                slot = self._slots[account] = _Slot()
             self._slots.move_to_end(account)
             slot.users += 1
-        try:
-            with slot.opening:
-                if slot.index is None:
-                    slot.index = AccountIndex.open(self.root, account, self.changes)
-            yield slot.index
-        finally:
-            with self._lock:
-                slot.users -= 1
-                slot.used_at = time.monotonic()
-                if len(self._slots) > self.open_max:
-                    self._close_one()
+        return slot
+
+    def _index_in(self, slot: _Slot, account: str) -> AccountIndex:
+        with slot.opening:
+            if slot.index is None:
+                index = AccountIndex.open(self.root, account, self.changes)
+                if account in self._far:
+                    index.fall_behind()
+                slot.index = index
+        return slot.index
+
+    def _leave(self, slot: _Slot) -> None:
+        with self._lock:
+            slot.users -= 1
+            slot.used_at = time.monotonic()
+            if len(self._slots) > self.open_max:
+                self._close_one()
 
     def _close_one(self) -> None:
         idle = next((account for account, slot in self._slots.items() if not slot.users), None)
         if idle is not None:
-            del self._slots[idle]
+            self._close(idle)
+
+    def _close(self, account: str) -> None:
+        del self._slots[account]
+        self._closed.pop(account, None)
 
     def _schedule(self, account: str) -> None:
         """Have an index catch up in the background. Raises CannotBuild."""
-        reason = self._failure(account)
+        reason = self._troubles.failure(account)
         if reason is not None:
             raise CannotBuild(f"the index cannot be built: {reason}")
-        self._put(self._behind, account)
-
-    def _failure(self, account: str) -> str | None:
-        """Why the index of an account could not be written a moment ago."""
-        failed_at, reason = self._failures.get(account, (-RETRY_SECONDS, ""))
-        return reason if time.monotonic() - failed_at < RETRY_SECONDS else None
-
-    def _put(self, line: _Line, account: str) -> None:
-        with self._lock:
-            if account in line.waiting:
-                return
-            line.waiting.add(account)
-        line.queue.put(account)
+        self._behind.put(account)
 
     def keep_up(self) -> None:
         """Let indexes catch up, and check for idle ones; for ever. Several threads may run it."""
@@ -266,14 +269,14 @@ class Engine:
 
     def work_behind(self, timeout: float | None = 0.0) -> None:
         """Let the next index catch up. Raises Empty if there is none within a time in seconds."""
-        account = self._behind.queue.get(timeout=timeout)
+        account = self._behind.get(timeout)
         self._work(self._behind, account, self._catch_up)
 
     def work_full(self, timeout: float | None = 0.0) -> None:
         """Move new contacts into the next index. Raises as `work_behind` does."""
-        self._work(self._full, self._full.queue.get(timeout=timeout), self._flush)
+        self._work(self._full, self._full.get(timeout), self._flush)
 
-    def _work(self, line: _Line, account: str, step: Callable[[AccountIndex], None]) -> None:
+    def _work(self, line: AccountQueue, account: str, step: Callable[[AccountIndex], None]) -> None:
         try:
             with self._using(account) as index:
                 try:
@@ -281,104 +284,113 @@ class Engine:
                 except StoreGone:
                     raise
                 except BaseException as error:  # panics of tantivy, too
-                    if _is_for_want_of_room(error):  # what there is can still be searched
-                        raise
+                    if is_for_want_of_room(error) or is_for_want_of_means(error):
+                        raise  # what there is can still be searched
+                    index.files.check_room()
                     self._begin_anew(index, f"it cannot be written: {error}")
                     self._catch_up(index)
-            if self._failures.pop(account, None) is not None:
-                self.on_trouble(account, "")
+            self._troubles.note_built(account)
         except StoreGone as error:
             log.warning("account %s: its index cannot follow: %s", account, error)
         except BaseException as error:  # whatever it is, the next account follows
             log.exception("account %s: its index cannot be written", account)
-            self._failures[account] = (time.monotonic(), str(error))
-            self.on_trouble(account, str(error))
+            self._troubles.note_failure(account, str(error))
         finally:
-            with self._lock:
-                line.waiting.discard(account)
+            line.done(account)
 
     def _flush(self, index: AccountIndex) -> None:
         if index.wants_flush:
             index.flush()
 
     def _catch_up(self, index: AccountIndex) -> None:
-        began = reported = time.monotonic()
-
-        def progress(done: int, left: int) -> None:
-            nonlocal reported
-            now = time.monotonic()
-            if now - reported >= PROGRESS_SECONDS:
-                reported = now
-                rate = done / (now - began)
-                log.info(
-                    "account %s: %d contacts are in the index, %d to go (%.0f/s)",
-                    index.account,
-                    done,
-                    left,
-                    rate,
-                )
-
-        if index.left:
-            index.catch_up(progress)
-            log.info(
-                "account %s: the index is up to date after %.1f s",
-                index.account,
-                time.monotonic() - began,
-            )
+        reason = self._far.pop(index.account, "")
+        try:
+            if reason:
+                self._begin_anew(index, reason)
+            if index.left:
+                catch_up(index)
+        except BaseException:
+            if not index.is_on_disk and index.files.remain:
+                self._far[index.account] = reason or KEPT  # whoever opens it next has to know
+            raise
 
     def _look_around(self) -> None:
-        """Close idle indexes, and find accounts that are far behind."""
+        """Close idle indexes; find accounts that are far behind, and files that are not whole."""
         now = time.monotonic()
         with self._lock:
-            if now - self._followed_at < FOLLOW_SECONDS:
+            before = self._followed_at
+            if now - before < FOLLOW_SECONDS:
                 return
             self._followed_at = now
+            used = [account for account, slot in self._slots.items() if slot.used_at > before]
             idle = [(account, slot) for account, slot in self._slots.items() if not slot.users]
             for account, slot in idle:
                 if now - slot.used_at > self.idle_close:
-                    del self._slots[account]
+                    self._close(account)
         try:
-            self._follow()
+            for account in used:
+                self._look_at_files(account)
+            self.follow()
         except StoreGone as error:
             log.warning("the indexes cannot follow: %s", error)
         except Exception:
             log.exception("the indexes cannot follow")
 
-    def _follow(self) -> None:
-        accounts = list(self.accounts)
-        for account, newest in zip(accounts, self.changes.newest(accounts), strict=True):
-            is_far = newest > FOLLOW_BEHIND and newest - self._applied(account) > FOLLOW_BEHIND
-            if is_far and self._failure(account) is None:
-                with self._using(account) as index:
-                    index.fall_behind()
-                self._put(self._behind, account)
+    def _look_at_files(self, account: str) -> None:
+        """Have an index built anew if it has lost a file, or the end of one, while it is open."""
+        with self._lock:
+            slot = self._slots.get(account)
+            if slot is None or slot.index is None:
+                return
+            slot.users += 1  # not `_using`: an index that nobody searches is idle
+        try:
+            damage = slot.index.short_file()
+            if damage:
+                self._begin_anew(slot.index, damage)
+                self._behind.put(account)
+        finally:
+            with self._lock:
+                slot.users -= 1
 
-    def _applied(self, account: str) -> int:
+    def follow(self) -> None:
+        """Have accounts that are far behind catch up. So have those whose store has fewer changes
+        than their index: it was restored, or has lost the last ones. Once it has as many again,
+        with others among them, nobody can tell. Raises StoreGone.
+        """
+        accounts = list(self.accounts)
+        before = [self._progress(account) for account in accounts]  # first: writes go on
+        now = self.changes.newest(accounts)
+        unreadable = dict[str, str]()
+        for account, (applied, seen), newest in zip(accounts, before, now, strict=True):
+            if isinstance(newest, StoreGone):
+                unreadable[account] = str(newest)
+                continue
+            can_write = self._troubles.failure(account) is None
+            if newest < seen:
+                self._far[account] = SET_BACK  # also if it cannot be written: soon nobody can tell
+            elif can_write and newest - applied > FOLLOW_BEHIND:
+                self._far.setdefault(account, "")
+            if account in self._far:
+                slot = self._slots.get(account)
+                if slot is not None and slot.index is not None:
+                    slot.index.fall_behind()
+                if can_write:
+                    self._behind.put(account)
+        self._troubles.note_unreadable(unreadable)
+
+    def _progress(self, account: str) -> tuple[int, int]:
+        """The last change that is in an account's index, and the last that was read for it."""
         slot = self._slots.get(account)
         if slot is not None and slot.index is not None:
-            return slot.index.applied
-        try:
-            return Files.of(self.root, account).state().applied
-        except Unusable:
-            return 0
+            return slot.index.applied, slot.index.seen
+        applied = self._closed.get(account)
+        if applied is None:
+            applied, files = 0, Files.of(self.root, account)
+            if os.path.exists(files.folder):  # noqa: PTH110  # most have none: half of the time
+                with suppress(Unusable):
+                    applied = files.state().applied
+            self._closed[account] = applied
+        return applied, applied
 
 
-def _is_for_want_of_room(error: BaseException) -> bool:
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return (isinstance(error, OSError) and error.errno in full) or any(
-        os.strerror(number) in str(error)
-        for number in full  # tantivy has only texts
-    )
-
-
-def meaning(query: str) -> Node:
-    """Parse a query; short ones are cached. Raises QueryError."""
-    return _remembered(query) if len(query) <= CACHED_QUERY else parse(query)
-
-
-@lru_cache(2048)
-def _remembered(query: str) -> Node:
-    return parse(query)
-
-
-__all__ = ["Behind", "CannotBuild", "Engine", "QueryError", "StoreGone"]
+__all__ = ["Behind", "CannotBuild", "Engine", "QueryError", "StoreGone", "meaning"]

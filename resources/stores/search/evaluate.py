@@ -170,10 +170,13 @@ def distance(one: str, other: str, most: int) -> int:
 def _phrase(tokens: Sequence[str], words: Sequence[str], slop: int, budget: Budget) -> bool:
     if slop:
         return sloppy(tokens, words, slop, budget)
-    count = len(words)
-    return any(
-        tuple(tokens[start : start + count]) == words for start in range(len(tokens) - count + 1)
-    )
+    count, first = len(words), words[0]
+    for start in range(len(tokens) - count + 1):
+        if tokens[start] == first:
+            budget.check()
+            if tuple(tokens[start : start + count]) == words:
+                return True
+    return False
 
 
 def sloppy(tokens: Sequence[str], words: Sequence[str], slop: int, budget: Budget) -> bool:

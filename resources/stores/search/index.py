@@ -41,6 +41,9 @@ PAGE = 250  # contacts read from Redis at once
 OVERLAY_MAX = 1000  # contacts; if more have changed, the index catches up first
 FLUSH_AT = 250  # contacts in the overlay at which it is flushed
 FLUSH_SOME, FLUSH_SECONDS = 20, 1.0  # or fewer, if the last flush is that long ago
+# bytes of the overlay's contacts, of which each takes up to twenty times as much in memory: at
+# which it is flushed, and at which the index catches up first
+FLUSH_BYTES, OVERLAY_BYTES = 1 << 20, 4 << 20
 COMMIT_EVERY = 20_000  # contacts, while catching up
 
 T = TypeVar("T")
@@ -67,6 +70,7 @@ class AccountIndex:
     changes: Changes
     files: Files
     overlay: dict[int, Entry] = field(factory=dict, init=False)
+    _overlay_bytes: int = field(default=0, init=False)  # of its contacts in the store
     keys: KeyTable = field(factory=KeyTable, init=False)
     epoch: str = field(default="", init=False)
     applied: int = field(default=0, init=False)
@@ -138,14 +142,13 @@ class AccountIndex:
         with self._state:
             while not self.left:
                 page = self.changes.after(self.account, self.seen, PAGE)
-                most = FLUSH_AT if self._index is None else OVERLAY_MAX
-                if self._has_other_history(page) or len(self.overlay) + page.left > most:
+                if self._has_other_history(page) or not self._has_room(page):
                     self.left = max(page.left, 1)
                     break
                 self.epoch = page.epoch
                 for changed in page.changed:
                     self._note_key(changed)
-                    self.overlay[changed.seq] = Entry(changed.key, Document(changed.contact))
+                    self._lay_over(changed)
                 self.seen = max(page.last, self.seen)
                 if page.left <= len(page.changed):
                     self._is_current = True
@@ -158,6 +161,18 @@ class AccountIndex:
         or restored.
         """
         return bool(self.epoch) and (page.epoch != self.epoch or page.newest < self.seen)
+
+    def _has_room(self, page: Page) -> bool:
+        """Whether the overlay may have a page, and as many contacts as follow."""
+        most = FLUSH_AT if self._index is None else OVERLAY_MAX
+        size = self._overlay_bytes + sum(changed.size for changed in page.changed)
+        return len(self.overlay) + page.left <= most and size <= OVERLAY_BYTES
+
+    def _lay_over(self, changed: Changed) -> None:
+        before = self.overlay.get(changed.seq)
+        self._overlay_bytes += changed.size - (before.size if before is not None else 0)
+        entry = Entry(changed.key, Document(changed.contact), changed.size)
+        self.overlay[changed.seq] = entry
 
     def _note_key(self, changed: Changed) -> None:
         if changed.seq not in self.keys:
@@ -174,10 +189,24 @@ class AccountIndex:
         """Whether there are files."""
         return self._index is not None
 
+    def short_file(self) -> str:
+        """See `Files.short_file`; nothing while somebody writes.
+
+        The engine maps its files, and would find a page of zeros where one was cut.
+        """
+        if not self._writing.acquire(blocking=False):
+            return ""
+        try:
+            return self.files.short_file() if self.is_on_disk else ""
+        finally:
+            self._writing.release()
+
     @property
     def wants_flush(self) -> bool:
         """Whether the overlay is large, or has waited long, and nobody is flushing it."""
         waiting = len(self.overlay)
+        if self._overlay_bytes >= FLUSH_BYTES:
+            return True
         if self._index is None:  # an account of a few contacts needs no files
             return waiting >= FLUSH_AT
         is_late = time.monotonic() - self._flushed_at > FLUSH_SECONDS
@@ -260,7 +289,7 @@ class AccountIndex:
                 log.warning("account %s: its contacts in Redis have another history", self.account)
                 self._forget()
                 page = self.changes.after(self.account, 0, PAGE)
-            self.overlay.clear()
+            self._clear_overlay()
             self.left = max(page.left, 1)
             self.epoch, self.seen = page.epoch, self.applied
             return page
@@ -299,6 +328,7 @@ class AccountIndex:
             for seq, entry in batch.items():
                 if self.overlay.get(seq) is entry:
                     del self.overlay[seq]
+                    self._overlay_bytes -= entry.size
             self._set_searcher(searcher)
             self.applied = upto
 
@@ -312,8 +342,12 @@ class AccountIndex:
 
     def _forget(self) -> None:
         self._index = self._searcher = self._dictionary = None
-        self.overlay.clear()
+        self._clear_overlay()
         self.keys, self._unsaved = KeyTable(), {}
         self.epoch, self.applied, self.seen, self.left = "", 0, 0, 0
         self._is_current = False
         self.files.remove()
+
+    def _clear_overlay(self) -> None:
+        self.overlay.clear()
+        self._overlay_bytes = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import struct
+from functools import lru_cache
 
 from attrs import define, field
 
@@ -46,6 +47,7 @@ _DECIMAL = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)[
 _HEXADECIMAL = re.compile(
     r"([+-]?0[xX](?:[0-9a-fA-F]+\.?[0-9a-fA-F]*|\.[0-9a-fA-F]+)[pP][+-]?[0-9]+)[fFdD]?"
 )
+CACHED_QUERY = 1000  # characters; shorter queries are cached parsed
 _NO_NUMBER = re.compile(r"[+-]?(?:NaN|Infinity)")
 _CONTROLS = "".join(map(chr, range(33)))  # and the space: what Java strips
 _SINGLE = struct.Struct("f")
@@ -65,6 +67,16 @@ def parse(query: str) -> Node:
     node = parser.group(DEFAULT, 0)
     parser.expect("END", "the end of the query")
     return NOTHING if node is None else node
+
+
+def meaning(query: str) -> Node:
+    """Parse a query; short ones are cached. Raises QueryError."""
+    return _remembered(query) if len(query) <= CACHED_QUERY else parse(query)
+
+
+@lru_cache(2048)
+def _remembered(query: str) -> Node:
+    return parse(query)
 
 
 @define
@@ -174,7 +186,9 @@ class _Parser:
         if self.next.kind != "^":
             return False
         self.take()
-        self.expect("NUMBER", "a number")
+        token = self.expect("NUMBER", "a number")
+        if math.isinf(_number(token.text, 0.0)):
+            raise QueryError(token.position, f"expected a boost below {_SINGLE_MAX:.2g}")
         return True
 
     def fuzz_and_boost(self) -> str | None:

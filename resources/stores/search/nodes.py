@@ -155,3 +155,13 @@ Node = (
     | Boolean
 )
 NOTHING = Boolean(())
+
+
+def fields_of(node: Node) -> frozenset[str]:
+    """The fields that a query asks about."""
+    match node:
+        case Boolean(clauses):
+            return frozenset[str]().union(*(fields_of(clause) for _, clause in clauses))
+        case Everything():
+            return frozenset()
+    return frozenset((node.field,))

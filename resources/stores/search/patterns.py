@@ -61,7 +61,7 @@ def wildcard_of(name: str, raw: str) -> tuple[str | Any, ...]:
 
 
 def least_length(pattern: Sequence[str | Any]) -> int:
-    """How many characters a token has at least that a wildcard matches."""
+    """The length of the shortest token that a wildcard can match, in characters."""
     return sum(part is not Any.MANY for part in pattern)
 
 

@@ -1,144 +1,161 @@
-"""The search process: owns every index, and answers the supervisor over its standard input and
-output.
+"""The search process: owns every index, and answers the supervisor.
 
 It is a process of its own because a hostile query can make the engine hold Python's lock or crash
-the process: the supervisor then kills it and starts another. Its workers take turns at reading a
-request; the one that has read it answers it, while the next one reads. So a slow query delays
-nobody as long as there are workers, and a request costs no switch of threads.
+the process: the supervisor then kills it and starts another. Each of its workers has two pipes to
+the supervisor, which gives a question to a worker that is free. So a slow query delays nobody as
+long as there are workers, and a question wakes up one thread only: with one pair of pipes, at which
+the workers took turns, they passed Python's lock on eight times a question.
 
-It ends when its standard input does, and with its parent.
+Over the standard input the supervisor says whose contacts to follow; over the standard output it is
+told what belongs to no question. The process ends when its standard input does, and with its
+parent.
 """
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
+import gc
 import logging
 import os
-import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
 import msgspec
+from attrs import frozen
 
+if __name__ == "__main__":
+    # redis-py would load OpenTelemetry's SDK wherever that is installed (supervisor/__main__.py).
+    sys.modules.setdefault("opentelemetry", None)  # type: ignore[arg-type]  # "not found"
+
+from ...fence import fence
+from ...kernel import protect
 from ..links import link_to
 from . import dialogue
 from .changes import Changes, StoreGone
 from .engine import Behind, CannotBuild, Engine
+from .group_search import find_groups
 from .nodes import QueryError
 from .walls import Store, confine
 
-WORKERS = 4
+WORKERS = 4  # each with a lane
 KEEPERS = 2  # threads that let indexes catch up; one more flushes new contacts into them
 STACK_BYTES = 1 << 20  # of each thread; groups are nested 100 deep at most
 STORE_SECONDS = 2.0  # for an answer of Redis: less than any query may take
+READ = 64 << 10  # bytes of a question at a time
 PIPE_BYTES = 1 << 20
 EXIT_NO_FOLDER = 4
+GARBAGE = 20_000  # objects more than before, at which Python looks for garbage
 SWITCH_SECONDS = 0.001  # after which a computing thread lets another one run
-
-PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 
 log = logging.getLogger(__name__)
 
 
-class Pipes:
-    """The standard input and output, for several threads."""
+class Control:
+    """The standard input and output. Any thread may tell something."""
 
     def __init__(self) -> None:
         self._input = sys.stdin.buffer
         self._output = sys.stdout.buffer
-        self._reading = threading.Lock()
         self._writing = threading.Lock()
 
     def receive(self) -> bytes:
         """The next line; the process ends if there is none."""
-        with self._reading:
-            line = self._input.readline()
+        line = self._input.readline()
         if not line:
             os._exit(0)  # the supervisor is gone; nothing here is worth keeping
         return line
 
-    def send(self, answer: dialogue.Answer) -> None:
+    def tell(self, what: dialogue.Told) -> None:
         """Write a line."""
-        line = bytearray()
-        dialogue.encode_into(answer, line)
-        line += b"\n"
         with self._writing:
-            self._output.write(line)
+            self._output.write(dialogue.encode(what) + b"\n")
             self._output.flush()
+
+
+@frozen
+class Lane:
+    """A worker's own pipes."""
+
+    reads: int
+    writes: int
+
+    def receive(self) -> bytes:
+        """The next question; the process ends if there will be none."""
+        pieces: list[bytes] = []
+        while not pieces or pieces[-1][-1:] != b"\n":  # each comes when the last is answered
+            data = os.read(self.reads, READ)
+            if not data:
+                os._exit(0)
+            pieces.append(data)
+        return b"".join(pieces)
+
+    def send(self, reply: dialogue.Reply) -> None:
+        """Write a line, in one call if the pipe has room for it."""
+        line = bytearray()
+        dialogue.encode_into(reply, line)
+        line += b"\n"
+        rest = memoryview(line)
+        while rest:
+            try:
+                rest = rest[os.write(self.writes, rest) :]
+            except OSError:
+                os._exit(0)
 
 
 class PipeHandler(logging.Handler):
     """Log records become lines for the supervisor's log."""
 
-    def __init__(self, pipes: Pipes) -> None:
+    def __init__(self, control: Control) -> None:
         super().__init__(logging.INFO)
-        self._pipes = pipes
+        self._control = control
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send it."""
-        self._pipes.send(dialogue.Log(record.levelno, self.format(record)))
+        self._control.tell(dialogue.Log(record.levelno, self.format(record)))
 
 
-def answer(engine: Engine, request: dialogue.Question, pipes: Pipes) -> None:
-    """Answer a request, in pages if the answer is long."""
-    match request:
-        case dialogue.Inspect(number, account):
-            pipes.send(dialogue.Inspected(number, engine.inspect(account)))
-        case dialogue.Count(number, account, query, news):
-            pipes.send(dialogue.Number(number, engine.count(account, query, news)))
-        case dialogue.FindGroups(number, account, query):
-            pipes.send(
-                dialogue.Groups(
-                    number, cast("list[dialogue.FoundGroup]", engine.groups(account, query))
-                )
+def answer(engine: Engine, question: dialogue.Question, lane: Lane) -> None:
+    """Answer a question, in pages if the answer is long."""
+    match question:
+        case dialogue.Find(number, account, query, seconds, after, limit, news):
+            size = dialogue.KEYS_PAGE
+            for page in engine.find(account, query, after, limit, size, news, seconds):
+                lane.send(dialogue.Keys(number, msgspec.Raw(page.keys), page.last, page.more))
+        case dialogue.Count(number, account, query, seconds, news):
+            lane.send(dialogue.Number(number, engine.count(account, query, news, seconds)))
+        case dialogue.FindGroups(number, account, query, seconds):
+            found = cast(
+                "list[dialogue.FoundGroup]", find_groups(engine.changes, account, query, seconds)
             )
-        case dialogue.Find(number, account, query, after, limit, news):
-            for page in engine.find(account, query, after, limit, dialogue.KEYS_PAGE, news):
-                pipes.send(dialogue.Keys(number, msgspec.Raw(page.keys), page.last, page.more))
+            lane.send(dialogue.Groups(number, found))
+        case dialogue.Inspect(number, account):
+            lane.send(dialogue.Inspected(number, engine.inspect(account)))
 
 
-def work(engine: Engine, pipes: Pipes) -> None:
-    """Read requests and answer them, for ever."""
+def work(engine: Engine, lane: Lane) -> None:
+    """Read questions and answer them, for ever."""
     while True:
-        request = dialogue.decode_request(pipes.receive())
-        match request:
-            case dialogue.Follow(accounts):
-                engine.accounts = accounts
-            case _:
-                try:
-                    answer(engine, request, pipes)
-                except QueryError as error:
-                    pipes.send(
-                        dialogue.Failed(request.id, "query", error.detail, position=error.position)
-                    )
-                except Behind as error:
-                    pipes.send(dialogue.Failed(request.id, "behind", str(error), error.left))
-                except CannotBuild as error:
-                    pipes.send(dialogue.Failed(request.id, "index", str(error)))
-                except StoreGone as error:
-                    pipes.send(dialogue.Failed(request.id, "store", str(error)))
-                except BaseException as error:
-                    # Panics of the engine are BaseExceptions. Whatever it is, the caller gets an
-                    # answer, and the rest goes on.
-                    log.exception("account %s: the engine failed on a query", request.account)
-                    pipes.send(
-                        dialogue.Failed(
-                            request.id,
-                            "engine",
-                            f"the engine failed on this query ({type(error).__name__})",
-                        )
-                    )
-                engine.tidy(request.account)
-
-
-def protect() -> None:
-    """End with the parent, and let no other process of this user read our memory."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+        question = dialogue.decode_question(lane.receive())
+        try:
+            answer(engine, question, lane)
+        except QueryError as error:
+            lane.send(dialogue.Failed(question.id, "query", error.detail, position=error.position))
+        except Behind as error:
+            lane.send(dialogue.Failed(question.id, "behind", str(error), error.left))
+        except CannotBuild as error:
+            lane.send(dialogue.Failed(question.id, "index", str(error)))
+        except StoreGone as error:
+            lane.send(dialogue.Failed(question.id, "store", str(error)))
+        except BaseException as error:
+            # Panics of the engine are BaseExceptions. Whatever it is, the caller gets an answer,
+            # and the rest goes on.
+            log.exception("account %s: the engine failed on a query", question.account)
+            text = f"the engine failed on this query ({type(error).__name__})"
+            lane.send(dialogue.Failed(question.id, "engine", text))
+        engine.tidy(question.account)
 
 
 def _stand(folder: Path) -> tuple[int, int]:
@@ -162,10 +179,13 @@ def main() -> None:
     """Serve until the standard input ends."""
     protect()
     sys.setswitchinterval(SWITCH_SECONDS)
-    fcntl.fcntl(sys.stdout.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    pipes = Pipes()
-    begin = dialogue.decode_begin(pipes.receive())
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[PipeHandler(pipes)])
+    control = Control()
+    begin = dialogue.decode_begin(control.receive())
+    lanes = [Lane(*ends) for ends in begin.lanes]
+    for lane in lanes:
+        with suppress(OSError):  # a user may have only so much in pipes; smaller ones do as well
+            fcntl.fcntl(lane.writes, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[PipeHandler(control)])
     folder = Path(begin.folder)
     place = _stand(folder)
     lacking = confine(folder, Store.of(begin.redis))
@@ -176,7 +196,7 @@ def main() -> None:
         if reason and not _stands(folder, place):
             log.warning("%s was deleted; the search process makes it again as it starts", folder)
             os._exit(EXIT_NO_FOLDER)
-        pipes.send(dialogue.Trouble(account, reason))
+        control.tell(dialogue.Trouble(account, reason))
 
     changes = Changes(lambda: link_to(begin.redis, STORE_SECONDS))
     engine = Engine(
@@ -187,15 +207,19 @@ def main() -> None:
         begin.accounts,
         note,
     )
-    pipes.send(dialogue.Ready())
+    with fence("search", "the indexes cannot follow"), suppress(StoreGone):
+        engine.follow()  # now, before anything is written to a store that was set back
+    # What is loaded stays; indexes have few objects that refer to others.
+    gc.freeze()
+    gc.set_threshold(GARBAGE)
+    control.tell(dialogue.Ready())
     threading.stack_size(STACK_BYTES)
     for keep in (*[engine.keep_up] * KEEPERS, engine.keep_flushed):
         threading.Thread(target=keep, daemon=True).start()
-    workers = [threading.Thread(target=work, args=(engine, pipes)) for _ in range(WORKERS)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    for lane in lanes:
+        threading.Thread(target=work, args=(engine, lane), daemon=True).start()
+    while True:
+        engine.accounts = dialogue.decode_follow(control.receive()).accounts
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ document.
 A search returns the contact's own number (`seq`), so that is stored as a column; the text of the
 fields is not stored. All extras and subscriptions share one field, in which each token carries a
 hash of its field's name, so that the fields that apps invent cost nothing. `has` lists the fields
-that a contact has.
+that a contact has, and `grams` its addresses once more, for `*x*`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import tantivy
 from attrs import frozen
 
 from .fields import DYNAMIC, FIELDS, Document, Kind, fold
+from .grams import code_of, grams_of
 
-VERSION = 2
-"""Of the schema, and of the analysis in `fields` and `words`. An index of another version is
-rebuilt.
+VERSION = 4
+"""Of the schema, of the analysis in `fields` and `words`, and of the other files beside. An index
+of another version is rebuilt.
 """
 
-SEQ, HAS, OTHERS = "seq", "has", "others"
+SEQ, HAS, OTHERS, GRAMS = "seq", "has", "others", "grams"
 # hexadecimal digits; two names of one account meet with a chance of one in 10^14 / names^2
 _DIGEST = 12
 
@@ -54,6 +55,7 @@ def _make_schema() -> tantivy.Schema:
                 builder.add_text_field(_text_of(name), tokenizer_name="raw", index_option="basic")
     builder.add_text_field(OTHERS, tokenizer_name="whitespace", index_option="position")
     builder.add_text_field(HAS, tokenizer_name="raw", index_option="basic")
+    builder.add_text_field(GRAMS, tokenizer_name="whitespace", index_option="position")
     return builder.build()
 
 
@@ -89,14 +91,19 @@ def delete(writer: tantivy.IndexWriter, key: str) -> None:
 def document_of(seq: int, contact: Document) -> tantivy.Document:
     """A contact as a document of the index."""
     values: dict[str, Any] = {SEQ: seq, HAS: [has_of(name) for name in contact.tokens]}
-    others = []
+    others, grams = [], []
     for name, tokens in contact.tokens.items():
         column = column_of(name)
         assert column is not None
+        code = code_of(name)
+        if code is not None:
+            grams += [" ".join(grams_of(code, token)) for token in tokens]
         if column.prefix:
             others.append(" ".join([column.prefix + token for token in tokens]))
         else:
             values[column.field] = " ".join(tokens) if FIELDS[name] is Kind.WORDS else tokens
     if others:
         values[OTHERS] = others
+    if grams:
+        values[GRAMS] = grams
     return tantivy.Document.from_dict(values | contact.dates, SCHEMA)

@@ -20,6 +20,7 @@ from .budget import Budget
 from .dictionary import Dictionary
 from .evaluate import range_matches, regex_matches, sloppy, wildcard_matches
 from .fields import WHOLE_MAX, Document
+from .grams import LENGTH_MAX, code_of, mark_of_long, phrase_of
 from .nodes import (
     NOTHING,
     Any,
@@ -39,7 +40,7 @@ from .nodes import (
     Wildcard,
 )  # fmt: skip
 from .patterns import ANY, least_length, literal
-from .schema import HAS, SCHEMA, SEQ, Column, column_of, has_of
+from .schema import GRAMS, HAS, SCHEMA, SEQ, Column, column_of, has_of
 
 PATTERNS_MAX = 64  # wildcards and regular expressions in one query: each builds an automaton
 CANDIDATES_MAX = 20_000  # contacts that have all words of a sloppy phrase
@@ -51,6 +52,9 @@ LOOKS_MAX, LOOKS_FREE = 8_000_000, 8
 LOOK_FROM = (1.0, 0.5, 0.2, 0.05)  # of a pattern that begins with so many characters
 LOOK_FOR_FUZZY = (0.0, 0.05, 0.3)  # with so many edits
 LOOK_AT_DATES = 0.5
+# Words of a query that are free; what the engine may compute for the others, about, and for one of
+# them in one contact, by itself and in a phrase. All in nanoseconds, as measured.
+WORDS_FREE, WORK_MAX, READ, READ_IN_PHRASE = 64, 2_000_000_000, 1, 30
 CHECK_EVERY = 1000  # terms of the dictionary between two looks at the budget
 TEXT_MIN = 3  # plain characters of a wildcard for which terms are looked for by them
 SLOP_MAX = 1_000_000
@@ -83,6 +87,8 @@ class Translation:
     patterns: int = 0
     walked: int = 0
     looks: float = 0.0  # at the terms of a field, one after the other
+    words: int = 0
+    work: int = 0  # for the words that are not free, in nanoseconds
 
     def query(self, node: Node) -> Query:  # noqa: C901, PLR0911  # one row a kind of node
         """The query that finds what the node finds.
@@ -105,6 +111,7 @@ class Translation:
             return Query.empty_query()
         match node:
             case Term(_, text):
+                self._count_words(column, (text,), READ)
                 return self._term(column, text)
             case Phrase():
                 return self._phrase(column, node)
@@ -143,6 +150,7 @@ class Translation:
         return Query.range_query(SCHEMA, name, tantivy.FieldType.Integer, first, last)
 
     def _phrase(self, column: Column, node: Phrase) -> Query:
+        self._count_words(column, node.tokens, READ_IN_PHRASE)
         tokens: list[str | tuple[int, str]] = [column.prefix + token for token in node.tokens]
         if not node.slop or (len(tokens) == 2 and tokens[0] != tokens[1]):  # noqa: PLR2004
             return Query.phrase_query(SCHEMA, column.field, tokens, min(node.slop, SLOP_MAX))
@@ -170,9 +178,13 @@ class Translation:
         fixed = [part if isinstance(part, str) else None for part in node.pattern]
         start = "".join(part for part in fixed[: fixed.index(None)] if part is not None)
         text = _longest_text(node.pattern)
+        found = self._grams(node)
+        if found is not None:
+            self._look_from("")
+            return found
         if not start and len(text) >= TEXT_MIN:
             ends = node.pattern[0] is node.pattern[-1] is Any.MANY
-            found = self.dictionary.containing(
+            terms = self.dictionary.containing(
                 column.field,
                 column.prefix,
                 text,
@@ -180,8 +192,8 @@ class Translation:
                 if ends and len(text) == len(node.pattern) - 2
                 else (lambda token: wildcard_matches(node.pattern, token, self.budget)),
             )
-            if found is not None:
-                return Query.term_set_query(SCHEMA, column.field, found)
+            if terms is not None:
+                return Query.term_set_query(SCHEMA, column.field, terms)
         self._look_from(start)
         pattern = "".join(
             f"{ANY}*" if part is Any.MANY else ANY if part is Any.ONE else literal(part)
@@ -190,6 +202,39 @@ class Translation:
         return self._pattern(
             column, pattern, lambda token: wildcard_matches(node.pattern, token, self.budget), start
         )
+
+    def _grams(self, node: Wildcard) -> Query | None:
+        """Addresses that contain a text, or end with it (`*x*`, `*x`); None if it is none of those,
+        too short, or some addresses are too long.
+        """
+        code, [first, *rest] = code_of(node.field), node.pattern
+        to_end = bool(rest) and rest[-1] is not Any.MANY
+        text = [part for part in (rest if to_end else rest[:-1]) if isinstance(part, str)]
+        if code is None or first is not Any.MANY or len(text) < len(rest) - (not to_end):
+            return None
+        grams = phrase_of(code, "".join(text), to_end=to_end)
+        if not grams or self.searcher.terms_with_prefix(GRAMS, mark_of_long(code)):
+            return None
+        if len(text) > LENGTH_MAX:
+            return Query.empty_query()
+        if len(grams) == 1:
+            return self._term(Column(GRAMS), grams[0])
+        self._count_words(Column(GRAMS), grams, READ_IN_PHRASE)
+        return Query.phrase_query(SCHEMA, GRAMS, list[str | tuple[int, str]](grams))
+
+    def _count_words(self, column: Column, tokens: Sequence[str], nanoseconds: int) -> None:
+        """Count what the engine computes for words that contacts have to have together."""
+        self.words += len(tokens)
+        if self.words <= WORDS_FREE:
+            return
+        rarest = min(
+            self.searcher.doc_freq(column.field, column.prefix + token) for token in set(tokens)
+        )
+        self.work += rarest * len(tokens) * nanoseconds
+        if self.work > WORK_MAX:
+            raise QueryError(
+                None, "it has too many words, and too many contacts have them: fewer would do"
+            )
 
     def _count_pattern(self) -> None:
         self.patterns += 1

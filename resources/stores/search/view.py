@@ -23,6 +23,7 @@ class Entry:
 
     key: str
     document: Document
+    size: int  # of its values in the store, in bytes
 
 
 @frozen
@@ -38,12 +39,14 @@ class View:
     documents: Callable[[Sequence[int]], Iterable[tuple[int, Document]]]
     dictionary: Dictionary | None = None
 
-    def find(self, node: Node, after: int = 0, limit: int | None = None) -> list[int]:
+    def find(
+        self, node: Node, after: int = 0, limit: int | None = None, budget: Budget | None = None
+    ) -> list[int]:
         """The numbers of the contacts that a node finds, ascending, after the number `after`."""
         if limit == 0 or node == NOTHING:
             return []
         hidden = {seq for seq, _ in self.overlay}
-        budget = Budget()
+        budget = budget or Budget()
         more = sorted(
             seq
             for seq, entry in self.overlay
@@ -76,11 +79,11 @@ class View:
             return [seq for seq, _ in hits if seq not in hidden]
         return [seq for seq, _ in hits]
 
-    def count(self, node: Node) -> int:
+    def count(self, node: Node, budget: Budget | None = None) -> int:
         """How many contacts a node finds."""
         if node == NOTHING:
             return 0
-        budget = Budget()
+        budget = budget or Budget()
         count = sum(matches(node, entry.document, budget) for _, entry in self.overlay)
         if self.searcher is not None and self.searcher.num_docs:
             query = self._query(node, budget)

@@ -7,7 +7,7 @@ store's port only (kernel 6.7), signals and abstract sockets to nobody (6.12). T
 filter: no programs and no processes, no sockets but those to the store, none that listens, no other
 process's memory, nothing that changes users, mounts, the clock or the kernel.
 
-Each wall stands by itself. What cannot be put up is said, and search goes on without.
+Each wall stands by itself. One that cannot be put up is reported, and search goes on without it.
 
 `python -m resources.stores.search.walls FOLDER` with the store's URL as its input puts them up and
 prints what is lacking, as a JSON list: for `jsbox doctor`.
@@ -130,7 +130,7 @@ class Store:
 
 def confine(folder: Path, store: Store) -> list[str]:
     """Put the walls up, for this thread and all that it starts: each that can be. Return what is
-    lacking, with the reason where it is not the kernel's age.
+    lacking, with the reason unless the kernel is merely too old.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     walls: Sequence[tuple[str, Callable[[], Iterable[str]]]] = (

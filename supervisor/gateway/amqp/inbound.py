@@ -41,7 +41,7 @@ Kind = Literal["message", "event"]
 
 
 class _Item(msgspec.Struct, frozen=True):
-    """A delivery of the broker's. `user`: of whom nothing may overtake it."""
+    """A delivery of the broker's. `user`: whose later messages must not overtake it."""
 
     kind: Kind
     tag: int

@@ -22,7 +22,7 @@ from .wire import Wire
 WINDOW = 256  # parcels that the broker has not confirmed
 CONFIRM_SECONDS = 30.0  # without a confirmation; then that is a problem to be shown
 STUFFED = 1 << 20  # bytes that wait to be sent; then the broker gets no more parcels for now
-PERSISTENT = 2
+PERSISTENT = 2  # AMQP's delivery_mode
 # vumi2 refuses messages with another one.
 ADDRESS_TYPES = frozenset(
     {
@@ -35,7 +35,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def filled(message: bytes, channel: Channel, side: AmqpSide) -> tuple[str, bytes]:
-    """An app's message as transports take it: with what a send, in reply to nothing, does not have.
+    """An app's message as transports take it, with the fields that only replies have filled in.
     Routers of Vumi and vumi2 go by transport_name; vumi2 refuses null in the others. Returns its
     message_id, too.
     """
@@ -93,7 +93,7 @@ class Publisher:
 
     @property
     def silence(self) -> str:
-        """That the broker should have confirmed something and has not; else empty."""
+        """A description of overdue confirmations; empty if none is overdue."""
         seconds = trio.current_time() - self._confirmed_at
         if not self._open or seconds < CONFIRM_SECONDS:
             return ""

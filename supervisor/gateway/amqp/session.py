@@ -98,7 +98,7 @@ async def open_session(
     wire: Wire, services: Services, channel: Channel, side: AmqpSide, intake: Intake
 ) -> Session:
     """Declare everything, so that nothing is lost that is sent before the transport's first start.
-    A broker that refuses that is lost.
+    If the broker refuses, the connection counts as lost.
     """
     raw = await wire.channel()
     for suffix in ("inbound", "event", "outbound"):
@@ -120,8 +120,8 @@ async def open_session(
 
 
 async def declare(wire: Wire, raw: RawChannel, exchange: str, queue: str) -> None:
-    """Declare the exchange and a queue as Vumi's workers do, without arguments: any other would be
-    an error for whoever declares them next. They are what they are by the broker's policies.
+    """Declare the exchange and a queue as Vumi's workers do, without arguments: with any, the next
+    client's declaration would fail. Properties are set by the broker's policies.
     """
     await wire.ask(
         f"exchange {exchange}",

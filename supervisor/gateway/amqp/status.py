@@ -8,7 +8,7 @@ from resources.text import read_json
 
 from ...config.document import one_line
 
-COMPONENTS_MAX = 20
+COMPONENTS_MAX = 20  # of a transport, whose status is kept
 TEXT_MAX = 200  # characters
 BODY_MAX = 64 << 10  # bytes of a status message
 OK = "ok"

@@ -56,7 +56,7 @@ class Wire:
         blocked: Why the broker takes no messages for now; None if it does.
         on_change: Called when `blocked` has changed.
         reason: Why the connection was lost; empty while it is open.
-        completed: To be changed with each message that came whole.
+        completed: Messages received completely; whoever receives one increments it.
         writing: Around the present write; a blocked broker may take its time for it.
     """
 
@@ -95,7 +95,7 @@ class Wire:
         raise AssertionError
 
     def end(self, reason: str) -> None:
-        """There is no stream any more: the engine may know better why."""
+        """The stream has ended; use the engine's reason if it has one."""
         try:
             self.raw.end(errors.StreamLostError(reason))
         except Exception as error:  # noqa: BLE001  # it has ended anyway
@@ -220,9 +220,9 @@ class _Adapter(RawConnection):
         timeout_id.cancel()
 
     def _adapter_disconnect_stream(self) -> None:
-        """The engine is done with the stream; it is told of the end from the outside of itself."""
+        """The engine is done with the stream: report the end of the stream to it, but later."""
 
-        async def end() -> None:  # a task, so that the engine is not called by itself
+        async def end() -> None:  # a task, since the engine is in the middle of this call
             self._guarded(partial(self.end, None))
 
         self._timers.start_soon(end)

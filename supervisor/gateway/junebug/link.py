@@ -24,6 +24,7 @@ from ...config.model import Channel, HttpSide
 from ..intake import Answer, Intake, Offer, Rejected, Services
 from ..outlet import Outlet
 from . import words
+from .names import Names
 from .poster import (
     CONNECTIONS,
     SECONDS,
@@ -41,7 +42,6 @@ BACKOFF = (0.5, 20.0)  # seconds between two tries: first, most
 GIVE_UP_SECONDS = 3600.0
 FINISH_SECONDS = 4.0  # for posts in progress, when the link ends
 NACK_TRIES = 10  # to journal a nack
-FOUND_SECONDS = 2.0  # to learn Junebug's name of a message whose event is here already
 
 log = logging.getLogger(__name__)
 
@@ -85,14 +85,15 @@ class JunebugLink:
     _retried: int = field(default=0, init=False)
     _last: Failed | None = field(default=None, init=False)  # the newest answer, if it was no good
     _is_nameless: bool = field(default=False, init=False)  # it took a message and gave no id
-    _in_hand: int = field(default=0, init=False)
-    _settled: trio.Event = field(factory=trio.Event, init=False)  # the next post is; then replaced
+    _names: Names = field(init=False)
     _nursery: trio.Nursery | None = field(default=None, init=False)
     _unanswered: set[trio.Event] = field(factory=set, init=False)  # offers; set when this ends
 
     def __attrs_post_init__(self) -> None:
         assert self.channel.http is not None
         self._side = self.channel.http
+        services = self._services
+        self._names = Names(self.channel.name, services.foreign_ids, is_shared=bool(services.via))
         self._poster = Poster.of(self._services.egress, self.channel.name, self._side.url)
 
     @property
@@ -126,7 +127,7 @@ class JunebugLink:
         assert self._nursery is not None
         parcel = _Parcel(delivery, msgspec.json.decode(message, type=dict[str, Any]))
         address = parcel.message.get("to_addr") or parcel.message.get("group") or ""
-        self._in_hand += 1
+        self._names.posts += 1
         lane = self._lanes.get(str(address))
         if lane is not None:
             lane.append(parcel)
@@ -141,6 +142,8 @@ class JunebugLink:
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self.intake.run)
+                if self._names.is_shared:
+                    self._nursery.start_soon(self._names.keep_looking)
                 outlet.attach(self)
                 try:
                     await trio.sleep_forever()
@@ -152,33 +155,23 @@ class JunebugLink:
             # what is in hand goes out again, by the next link
             outlet.detach(self)
             self._lanes.clear()
-            self._in_hand = 0
+            self._names.end()
             self.intake = self._nursery = None
             for answered in self._unanswered:
                 answered.set()
 
     async def message_of(self, theirs: str) -> str | None:
         """Our message_id for Junebug's. An event may be faster than the answer to the post it is
-        about, so this waits for posts in progress. Raises StoreError.
+        about, so this waits for posts in progress, and for those that another server may have.
+        Raises StoreError.
         """
-        name = self.channel.name
-        with trio.move_on_after(FOUND_SECONDS):
-            while True:
-                # What is settled while the store is asked may be missing from its answer.
-                settled, is_last = self._settled, not self._in_hand
-                ours = await self._services.foreign_ids.ours(name, theirs)
-                if ours is not None or is_last:
-                    return ours
-                await settled.wait()
-        return None
+        return await self._names.find(theirs)
 
     async def _run_lane(self, address: str, lane: deque[_Parcel]) -> None:
         while lane:
             await self._send(lane[0])
             lane.popleft()
-            self._in_hand -= 1
-            self._settled.set()
-            self._settled = trio.Event()
+            self._names.end_post()
         if self._lanes.get(address) is lane:
             del self._lanes[address]
 
@@ -266,9 +259,7 @@ class JunebugLink:
             self._is_nameless = True
             return
         try:
-            await self._services.foreign_ids.remember(
-                self.channel.name, verdict.message_id, parcel.id
-            )
+            await self._names.note(verdict.message_id, parcel.id)
         except StoreError as error:
             log.warning(
                 "channel %s: the id that Junebug gave to message %s is not kept: %s",

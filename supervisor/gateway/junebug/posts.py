@@ -111,16 +111,20 @@ class Posts:
         """Let in who has a token of the channel, or, with an event, the token that the message was
         sent with.
         """
+        name, address = channel.name, scope["client"][0]
         token = token_in(scope["headers"], SCHEMES)
         own = self.services.ids.token_of(channel.name)
         if is_event and token and hmac.compare_digest(token.encode(), own.encode()):
             return
         if not channel.tokens:
-            if problem := local_problem(scope["client"][0], scope["headers"]):
+            if problem := local_problem(address, scope["headers"]):
+                self.services.refuse(name, "local", address, f"channel {name}: {problem}")
                 raise _Wrong(403, "Forbidden", problem)
         elif not token or not is_known(token, channel.tokens):
             reason = "the token is not known" if token else "a token is needed"
+            self.services.refuse(name, "token", address, f"channel {name}: {reason}")
             raise _Wrong(401, "Unauthorized", reason, {"www-authenticate": "Token"})
+        self.services.refused.let_in(name, address)
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         most = self.services.settings.max_frame

@@ -4,6 +4,7 @@ in order.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ class ContactsThatChange:
     """What `Changes` reads; each write gets the next change number."""
 
     epoch: str = "e1"
-    newest: int = 0
+    latest: int = 0
     # key: when it changed, and the contact
     rows: dict[str, tuple[int, Changed]] = field(factory=dict)
     asked: int = 0  # how often for what has changed
@@ -26,8 +27,9 @@ class ContactsThatChange:
         """Make or replace a contact."""
         key = contact["key"]
         seq = self.rows[key][1].seq if key in self.rows else len(self.rows) + 1
-        self.newest += 1
-        self.rows[key] = (self.newest, Changed(key, seq, contact))
+        size = len(json.dumps(contact))
+        self.latest += 1
+        self.rows[key] = (self.latest, Changed(key, seq, contact, size))
 
     def after(self, account: str, number: int, limit: int) -> Page:
         self.asked += 1
@@ -37,7 +39,7 @@ class ContactsThatChange:
         some = later[:limit]
         return Page(
             self.epoch,
-            self.newest,
+            self.latest,
             len(later),
             some[-1][0] if some else number,
             [changed for _, changed in some],
@@ -45,7 +47,10 @@ class ContactsThatChange:
 
     def state(self, account: str) -> tuple[str, int]:
         self.asked += 1
-        return self.epoch, self.newest
+        return self.epoch, self.latest
+
+    def newest(self, accounts: Sequence[str]) -> list[int]:
+        return [self.latest for _ in accounts]
 
     def contacts(self, account: str, keys: Sequence[str]) -> list[dict[str, Any]]:
         return [self.rows[key][1].contact for key in keys if key in self.rows]

@@ -5,16 +5,25 @@ from __future__ import annotations
 import random
 import string
 import time
+from collections.abc import Iterator
+from math import inf
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from resources.stores.groups import Group
+from resources.stores.search.budget import SHARE, Budget
+from resources.stores.search.changes import Changes
 from resources.stores.search.engine import meaning
 from resources.stores.search.evaluate import distance, matches
 from resources.stores.search.fields import Document
+from resources.stores.search.group_search import find_groups
 from resources.stores.search.index import AccountIndex
 from resources.stores.search.lucene import parse
 from resources.stores.search.nodes import QueryError
+from resources.stores.search.words import words
 
 from .changing import ContactsThatChange
 from .indexes import caught_up, find, people
@@ -116,6 +125,106 @@ def test_looks_at_many_terms_are_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     assert not find(index, " ".join(f"groups:abc{n}*" for n in range(150)))
     with pytest.raises(QueryError):
         find(index, " ".join(f"groups:*{n}" for n in range(9)))
+
+
+def test_words_that_many_contacts_have_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long phrase of one common word took the engine half a minute in 40,000 contacts. Some words
+    are always free; rare ones cost nothing.
+    """
+    contacts = ContactsThatChange()
+    for contact in people(300):
+        contacts.write(contact | {"email_address": "a" * 100})
+    index = caught_up(tmp_path, contacts)
+    often, rarely = "other " * 100, " ".join(f"key:k{n}" for n in range(300))
+    for query, nanoseconds in (
+        (f'"{often}"', 100 * 300 * 30),
+        (f'"{often}"~3', 100 * 300 * 30),
+        (f"{often} name1", 300 * (100 - 64)),
+        (f"email_address:*{'a' * 72}* OR email_address:*{'a' * 72}b", 70 * 300 * 30),
+        (rarely, 300 - 64),
+        ('"other b" ' * 200, 0),
+    ):
+        monkeypatch.setattr("resources.stores.search.translate.WORK_MAX", 2 * nanoseconds)
+        find(index, query)
+        if nanoseconds:
+            monkeypatch.setattr("resources.stores.search.translate.WORK_MAX", nanoseconds // 2)
+            with pytest.raises(QueryError, match="too many words, and too many contacts"):
+                find(index, query)
+    monkeypatch.setattr("resources.stores.search.translate.WORK_MAX", 0)
+    assert len(find(index, "other " * 64)) == 300
+
+
+@pytest.mark.parametrize(
+    "query", ["*:*", 'query:"a b"', "name:*", "query:[a TO c]", "created_at:2015"]
+)
+def test_the_time_for_all_groups_is_bounded(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever each is asked, and however large it is."""
+    monkeypatch.setattr("resources.stores.search.budget.Budget.__init__.__defaults__", (0.02, inf))
+    asked = 0
+
+    class Many:
+        def groups(self, account: str) -> Iterator[list[Group]]:
+            nonlocal asked
+            for n in range(200_000):
+                asked += 1
+                name, date = "x" * 60, "2014-01-02 03:04:05.000000"
+                yield [{"key": f"k{n}", "name": name, "query": "b a " * 5000, "created_at": date}]
+
+    with pytest.raises(QueryError, match=r"of computing|more than 8388608 bytes"):
+        find_groups(cast("Changes", Many()), "acct", query)
+    assert asked < 50_000
+
+
+def test_only_what_a_query_asks_about_is_analysed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search by name takes no time for queries of any length."""
+    row = {"key": "k", "name": "x y", "query": "long", "created_at": "2014-01-02 03:04:05.000000"}
+
+    class One:
+        def groups(self, account: str) -> Iterator[list[Group]]:
+            yield [row]
+
+    def not_asked(text: str) -> list[str]:
+        assert text != "long"
+        return words(text)
+
+    monkeypatch.setattr("resources.stores.search.fields.words", not_asked)
+    for query in ("name:y", "*:*", "+created_at:2014 -name:z", "(key:k (name:[a TO b]))", "y"):
+        assert find_groups(cast("Changes", One()), "acct", query) == [row], query
+    with pytest.raises(AssertionError):
+        find_groups(cast("Changes", One()), "acct", "name:y OR (name:z AND query:long)")
+
+
+def test_a_search_beside_others_ends_before_the_process_is_ended_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others compute in turns with it: by the clock it may take long for what takes little of the
+    processor.
+    """
+    now = 100.0
+    clocks = SimpleNamespace(thread_time=time.thread_time, monotonic=lambda: now)
+    monkeypatch.setattr("resources.stores.search.budget.time", clocks)
+    budget = Budget(allowed=10.0)
+    now += 10.0 * SHARE
+    budget.check()
+    now += 0.1
+    with pytest.raises(QueryError, match="too long beside other searches"):
+        budget.check()
+    with pytest.raises(QueryError, match="too long beside other searches"):
+        matches(parse("name:x"), Document({"name": "x"}), budget)
+
+
+def test_the_time_for_a_long_phrase_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One contact is enough to compute for long: each of its words may begin the phrase."""
+    monkeypatch.setattr("resources.stores.search.budget.Budget.__init__.__defaults__", (0.02, inf))
+    text = "a " * 30_000
+    person = Document({"name": text + text})
+    assert matches(parse(f'"{text}"'), person)
+    began = time.process_time()
+    with pytest.raises(QueryError, match="of computing"):
+        matches(parse(f'"{text}b"'), person)
+    assert time.process_time() - began < 2
 
 
 def test_few_edits_are_found_wherever_they_are() -> None:

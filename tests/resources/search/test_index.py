@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -63,7 +64,7 @@ def test_a_flush_moves_what_is_new_into_the_index(tmp_path: Path) -> None:
     assert not index.overlay
     assert len(find(index, "name:later")) == FLUSH_AT
     again = open_index(tmp_path, changes)
-    assert again.applied == index.applied == changes.newest
+    assert again.applied == index.applied == changes.latest
     assert find(again, "name:later") == find(index, "name:later")
 
 
@@ -85,6 +86,37 @@ def test_more_than_the_overlay_holds_is_caught_up_with(tmp_path: Path) -> None:
     index.catch_up(lambda done, left: steps.append((done, left)))
     assert steps[-1] == (OVERLAY_MAX + 1, 0)
     assert len(find(index, "name:later")) == OVERLAY_MAX + 1
+
+
+def test_large_contacts_wait_in_memory_within_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are moved into the index sooner, and more of them are caught up with at once."""
+    monkeypatch.setattr("resources.stores.search.index.FLUSH_BYTES", 10_000)
+    monkeypatch.setattr("resources.stores.search.index.OVERLAY_BYTES", 40_000)
+    changes = ContactsThatChange()
+    index, most = open_index(tmp_path, changes), 0
+    for n in range(40):
+        for contact in people(1, n):
+            changes.write({**contact, "name": "ab " * 700})
+        with suppress(Behind):
+            assert len(find(index, "ab")) == n + 1
+        most = max(most, len(index.overlay))
+        assert index.wants_flush is (len(index.overlay) >= 5)
+        if n == 8:
+            index.flush()
+            assert not index.overlay
+            assert not index.wants_flush
+    assert most == 18
+    with pytest.raises(Behind):
+        index.refresh()
+    index.catch_up(lambda done, left: None)
+    assert len(find(index, "ab")) == 40
+    changes.write({**people(1)[0], "name": "ab " * 700})
+    for _ in range(40):
+        assert len(find(index, "ab")) == 40  # the same one again and again is one
+        changes.write({**people(1)[0], "name": "ab " * 700})
+    assert not index.wants_flush
 
 
 def test_another_history_is_noticed(tmp_path: Path) -> None:

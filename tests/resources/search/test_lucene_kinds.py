@@ -100,6 +100,9 @@ def test_an_escaped_letter_of_a_wildcard_is_not_folded() -> None:
         ("/a{,2}/", 3, "expected {n}, {n,} or {n,m}"),
         (r"?\unsub*", 2, "expected four hexadecimal digits"),
         (r"/\unsub/", 2, "expected four hexadecimal digits"),
+        ("mpho^" + "9" * 39, 6, "expected a boost below 3.4e+38"),
+        ("a (mpho mpo)^" + "9" * 400, 14, "expected a boost below 3.4e+38"),
+        ("name:[a TO b]^340282360000000000000000000000000000000", 15, "expected a boost below"),
         ("dob:9999-12-32", 5, "there is no date"),
         ("dob:0000", 5, "there is no date"),
     ],
@@ -116,6 +119,12 @@ def test_refused_as_lucene_does(query: str, position: int, text: str) -> None:
 def test_moves_count_only_in_phrases(query: str) -> None:
     """Of two words; a fraction of a move is none, and more moves than there are words are all."""
     parse(query)
+
+
+@pytest.mark.parametrize("query", ["mpho^0", "mpho^0.0", "mpho^" + "3" * 39, "mpho~1^007"])
+def test_boosts_that_are_none_for_us(query: str) -> None:
+    """Any other is read, and changes nothing about what is found."""
+    assert matches(parse(query), Document({"name": "mpho"}))
 
 
 def test_the_end_of_time_is_a_date() -> None:

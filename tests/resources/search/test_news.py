@@ -93,6 +93,6 @@ def test_a_store_that_was_emptied_is_noticed(tmp_path: Path) -> None:
     index = open_index(tmp_path, contacts)
     assert search(index, "some") == ["k0"]
     contacts.rows.clear()
-    contacts.epoch, contacts.newest = "e2", 0
+    contacts.epoch, contacts.latest = "e2", 0
     contacts.write(person(1))  # the same change number, in another history
     assert search(index, "unlikely") == ["k1"]

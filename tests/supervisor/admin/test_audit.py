@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from supervisor.admin import audit
-from supervisor.admin.audit import AuditLog, Deed, Lost, read
+from supervisor.admin.audit import AuditLog, Deed, Lost, cursor_of, read
 
+from ...gateway_client import PATIENCE
 from ...service import ECHO, Folder, running
 from ..cli.operator import operating
 from .admin_client import ask
@@ -50,6 +51,31 @@ async def test_deeds_come_back_with_what_came_of_them(tmp_path: Path) -> None:
     assert read(tmp_path, 10) == [second, done]
     third = await log.begin("thandi", "", "POST /v1/after")
     assert read(tmp_path, 10) == [third, second, done]
+
+
+async def test_it_is_read_page_by_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row once, whatever is written meanwhile, gaps too; over several files; deeds keep their
+    ends; a page whose beginning is no longer there is empty.
+    """
+    monkeypatch.setattr(audit, "FILE_BYTES", 3000)
+    log = AuditLog(tmp_path)
+    for n in range(20):
+        log.lost = int(n == 10)  # as if a line had been lost just before
+        await log.end(await log.begin("who", "", f"POST /{n}"), 200, f"n {n}")
+    seen, cursor = list[Deed | Lost](), ""
+    while page := read(tmp_path, 3, before=cursor):
+        seen += page
+        cursor = cursor_of(page[-1])
+        await log.begin("other", "", "POST /meanwhile")
+    assert len(list(tmp_path.iterdir())) > 1
+    deeds = [(one.what, one.result) for one in seen if isinstance(one, Deed)]
+    assert deeds == [(f"POST /{n}", f"n {n}") for n in range(19, -1, -1)]
+    assert sum(isinstance(one, Lost) for one in seen) == 1
+    assert read(tmp_path, 3, before="2026-01-01T00:00:00.000000Z gone") == []
+    paged = read(tmp_path, 100, who="who", before=cursor_of(seen[4]))
+    assert [one for one in seen[5:] if isinstance(one, Deed)] == [
+        one for one in paged if isinstance(one, Deed)
+    ]
 
 
 async def test_it_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +189,11 @@ async def test_tokens_have_names_scopes_and_an_end(tmp_path: Path) -> None:
         assert (code, result["live"], result["restart"]) == (200, ["listen.admin_tokens"], [])
         assert await status("reader", "POST", "/v1/sandboxes/2/kill") == 404
 
-        _, found = await ask(service, "GET", "/v1/audit", authorization="Bearer reader")
+        with trio.fail_after(PATIENCE):
+            while True:  # the end of a deed is written after its answer
+                _, found = await ask(service, "GET", "/v1/audit", authorization="Bearer reader")
+                if found["deeds"][0]["status"]:
+                    break
         deeds = [(one["who"], one["what"], one["status"]) for one in found["deeds"]]
         assert deeds == [
             ("prometheus", "POST /v1/sandboxes/2/kill", 404),
@@ -192,3 +222,26 @@ async def test_audit_reads_with_and_without_a_server(tmp_path: Path) -> None:
     offline = await jsbox("audit", "--since", "1h")
     assert offline.stdout == shown.stdout
     assert "cannot be reached" in offline.stderr
+
+
+def test_processes_that_write_at_the_same_time_lose_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where each begins a new file: the files are those of one server."""
+    monkeypatch.setattr(audit, "FILE_BYTES", 4000)
+    monkeypatch.setattr(audit, "OLDER", 40)
+    pids = []
+    for name in ("one", "two", "three"):
+        if not (pid := os.fork()):
+            code = 1
+            try:
+                for n in range(40):
+                    audit._append(tmp_path, f"{name} {n} {'x' * 100}\n".encode())
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0, 0, 0]
+    text = "".join(file.read_text() for file in tmp_path.iterdir())
+    lines = [line.rsplit(" ", 1)[0] for line in text.splitlines()]
+    assert sorted(lines) == sorted(f"{a} {n}" for a in ("one", "two", "three") for n in range(40))

@@ -43,7 +43,7 @@ ODD = [
 ]
 
 
-async def test_a_contact_that_cannot_be_is_an_error_by_its_index(service: Service) -> None:
+async def test_an_impossible_contact_is_an_error_by_its_index(service: Service) -> None:
     """The others of its request are written."""
     for wrong in (*map(json.dumps, HALVES), *ODD):
         body = (

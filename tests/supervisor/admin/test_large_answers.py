@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from resources.stores.contacts import Change
@@ -38,6 +39,7 @@ def get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
+@pytest.mark.slow
 async def test_large_contacts_come_in_pages_of_a_bounded_size(service: Service) -> None:
     """Fewer than were asked for; all of them, each once, by the cursor; by a query too. The loop
     goes on meanwhile.
@@ -112,6 +114,7 @@ async def test_a_long_log_is_cut_to_a_bounded_size(service: Service) -> None:
     assert numbers[0] == "0899"
 
 
+@pytest.mark.slow
 async def test_a_large_import_does_not_stop_the_loop(service: Service) -> None:
     """16 MiB of contacts, and bodies that take long to parse."""
     rows = [

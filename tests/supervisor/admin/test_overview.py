@@ -10,7 +10,10 @@ import pytest
 
 from resources.stores.keys import account_key
 from supervisor.admin import traces as traces_module
+from supervisor.admin.overview import slow_part
+from supervisor.config.observing import Trace as TraceSettings
 from supervisor.figures import HOUR, STEP
+from supervisor.runs.traces import STEPS_MAX, Step, Trace, Traces
 
 from ...gateway_client import PATIENCE, connect, inbound
 from ...service import REPLY, Folder, eventually, running
@@ -155,6 +158,22 @@ async def troubles(get: Any) -> list[dict[str, Any]]:
     return rows
 
 
+async def test_a_slow_app_is_shown_with_what_it_waits_for() -> None:
+    """The queue is a result of it: said, but not taken for the cause."""
+    trace = Trace("a", "phone", "message", "m1", STEPS_MAX, records=False)
+    trace.steps.append(Step("http.get", 0.1, "GET http://hub/x", seconds=4.0))
+    trace.queue, trace.total = 6.0, 10.5
+    trace.forget_values()
+    traces = Traces()
+    traces.keep(trace, TraceSettings(slow=2.0))
+    assert slow_part(traces, "a", 2.0) == (
+        "; the newest waited 6.00 s for its turn, then spent 4.00 s in http.get GET http://hub/x"
+    )
+    trace.queue, trace.boot = 0.1, 9.0
+    assert slow_part(traces, "a", 2.0) == "; the newest spent 9.00 s waiting for a process"
+    assert slow_part(traces, "b", 2.0) == ""
+
+
 async def test_what_waits_and_what_was_rejected_is_a_trouble_at_once(folder: Folder) -> None:
     """Not only when it is old: somebody looks now."""
     folder.app(
@@ -163,6 +182,11 @@ async def test_what_waits_and_what_was_rejected_is_a_trouble_at_once(folder: Fol
         " function () { api.done(); });",
         'endpoints = { sms = "unread" }\ntrace = { slow = "1ms" }',
     )
+    folder.app(
+        "stores",
+        "api.request('kv.set', {key: command.msg.content, value: 1}, function () { api.done(); });",
+    )
+    folder.text += "[accounts.acct.kv]\nkeys_hard = 1\n"
     folder.text += '[channels.unread]\napp = "sends"\ntransport_type = "sms"\n'
     folder.text += '[channels.lonely]\ntransport_type = "sms"\n'
     async with (
@@ -171,6 +195,9 @@ async def test_what_waits_and_what_was_rejected_is_a_trouble_at_once(folder: Fol
     ):
         async with connect(service.gateway_url, "sends") as client:
             await client.say("a", "new")
+        async with connect(service.gateway_url, "stores") as client:
+            await client.say("first", "new")
+            await client.say("second", "new")
         async with connect(service.gateway_url, "lonely") as client:
             await client.send(inbound("x"))
             await client.expect("rejected", id="x", code="no_app")
@@ -179,4 +206,11 @@ async def test_what_waits_and_what_was_rejected_is_a_trouble_at_once(folder: Fol
         by_what = {one["what"]: one for one in found}
         assert by_what["unread"]["channel"] == "unread"
         assert by_what["slow"]["app"] == "sends"
-        assert "1 messages were rejected" in by_what["rejected"]["text"]
+        assert "; the newest " in by_what["slow"]["text"]
+        assert " spent 0." in by_what["slow"]["text"]
+        assert by_what["rejected"]["channel"] == "lonely"
+        assert by_what["rejected"]["text"].endswith(": 1 no_app (the channel has no app)")
+        assert by_what["kv"]["text"] == (
+            "writes of account acct were refused: too many keys (accounts.acct.kv)"
+        )
+        assert (by_what["kv"]["level"], by_what["kv"]["channel"]) == ("note", None)

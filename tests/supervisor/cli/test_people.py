@@ -138,7 +138,7 @@ async def test_a_push_to_a_group_by_its_name_is_resumed(
             lost(work, state)
 
         monkeypatch.setattr(push_command._Work, "_keep", lose)
-        assert (await jsbox(*group)).exit_code == 1
+        assert (await jsbox(*group)).exit_code == 130
         monkeypatch.setattr(push_command._Work, "_keep", lost)
         assert len(list(tmp_path.glob("push-*.json"))) == 1
         done = await jsbox(*group)

@@ -48,6 +48,7 @@ async def test_each_problem_shows_once_with_its_cause(
             "config: the last reload was refused (jsbox check): ",
             "phone.js:1:",
             "outbox phone: 7 messages wait, the oldest for 10 minutes (jsbox outbox)",
+            "channel phone: unread: 7 messages wait, and nobody is connected to take them",
             "app phone: queue: 1000 messages wait, of 1000 at most (pool.queue)",
             "audit.jsonl cannot be written: Is a directory",
         ):

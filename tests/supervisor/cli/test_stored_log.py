@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import trio
 from resources.stores.redis import open_redis
 from supervisor.config import Config
 from supervisor.config.model import RedisServer
+from supervisor.store.copies import open_copy, remove_copies
 from supervisor.store.ownership import lock_data_dir, owner_of
 from supervisor.store.reading import open_reading
 from supervisor.store.valkey import FOLDER, open_valkey
@@ -76,6 +79,45 @@ async def test_a_live_server_is_asked_and_no_second_one_started(tmp_path: Path) 
         assert f"process_id:{owner}\r" in info
     async with open_reading(Config(redis=RedisServer("redis://example.org:1"))) as read:
         assert read == "redis://example.org:1"
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from supervisor.store.copies import open_copy
+with open_copy(Path(sys.argv[1])) as copy:
+    (copy / "file").write_text("x")
+    print(copy.name, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_what_a_killed_reader_leaves_is_removed(tmp_path: Path) -> None:
+    """By the next one and by a start of the service; what is in use, or is no folder, stays."""
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    (tmp_path / "reading-link").symlink_to(target)
+    (tmp_path / "reading-file").touch()
+
+    def copies() -> set[str]:
+        return {one.name for one in tmp_path.glob("reading-*")} - {"reading-link", "reading-file"}
+
+    argv = [sys.executable, "-c", KILLED, str(tmp_path)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout is not None
+        name = reader.stdout.readline().strip()
+        with open_copy(tmp_path) as mine:
+            remove_copies(tmp_path)
+            assert copies() == {name, mine.name}, "both are in use"
+        assert copies() == {name}
+        reader.kill()
+    remove_copies(tmp_path)
+    assert copies() == set()
+    (tmp_path / "reading-left").mkdir()
+    with open_copy(tmp_path) as mine:
+        assert copies() == {mine.name}
+    assert target.is_dir()
+    assert (tmp_path / "reading-file").exists()
 
 
 @pytest.mark.parametrize("end", [b"*3\r\n$3\r\nSET\r\n$1\r\n", b"\0" * 50])

@@ -25,52 +25,24 @@ def test_the_smallest_config_has_the_documented_defaults(folder: Path) -> None:
     assert str(config.listen.gateway) == "127.0.0.1:8430"
     assert str(config.listen.admin) == "127.0.0.1:8420"
     assert config.data_dir == folder / "jsbox-data"
-    assert (config.redis.url, config.redis.fsync, config.isolation.level) == (
-        "embedded",
-        "everysec",
-        "standard",
-    )
-    pool, limits, http = app.pool, app.limits, app.http
-    assert (pool.min_idle, pool.max_processes, pool.max_messages, pool.max_age) == (
-        0,
-        4,
-        1000,
-        3600,
-    )
+    redis, pool, limits, http = config.redis, app.pool, app.limits, app.http
+    assert (redis.url, redis.fsync) == ("embedded", "everysec")
+    assert config.isolation.level == "standard"
+    assert (pool.min_idle, pool.max_processes) == (0, 4)
+    assert (pool.max_messages, pool.max_age) == (1000, 3600)
     assert (pool.idle_stop, pool.queue) == (600, 1000)
     assert (limits.wall, limits.cpu, limits.boot, limits.command) == (60, 5, 10, 30)
     assert (limits.heap, limits.memory, limits.stack) == (64 << 20, 256 << 20, 864 << 10)
-    assert (limits.jit, limits.json_depth, limits.line, limits.output) == (
-        False,
-        64,
-        256 << 10,
-        1 << 20,
-    )
-    assert (
-        limits.commands,
-        limits.commands_in_flight,
-        limits.open_files,
-        limits.fallback_reply,
-    ) == (
-        1000,
-        32,
-        64,
-        "",
-    )
+    assert (limits.jit, limits.json_depth) == (False, 64)
+    assert (limits.line, limits.output) == (256 << 10, 1 << 20)
+    assert (limits.commands, limits.commands_in_flight) == (1000, 32)
+    assert (limits.open_files, limits.fallback_reply) == (64, "")
     assert (http.allow, http.timeout, http.response_max, http.redirects) == ((), 30, 128 << 10, 20)
-    assert (app.log.kept, app.metrics.graphite, app.metrics.prefix, app.metrics.bucket) == (
-        1000,
-        None,
-        "go.campaigns",
-        60,
-    )
+    assert (app.log.kept, app.metrics.graphite) == (1000, None)
+    assert (app.metrics.prefix, app.metrics.bucket) == ("go.campaigns", 60)
     assert app.modules == ("vumigo_v02", "lodash", "moment", "q", "jed")
-    assert (app.timezone, app.globals, app.events, app.delivery_class) == (
-        "UTC",
-        ("Buffer",),
-        "app",
-        "",
-    )
+    assert (app.timezone, app.globals) == ("UTC", ("Buffer",))
+    assert (app.events, app.delivery_class) == ("app", "")
     quota = config.account("acme").kv
     assert (quota.keys_hard, quota.soft, quota.value_max) == (10000, 8000, 64 << 10)
     assert app.endpoints == {"default": "phone"}
@@ -202,6 +174,9 @@ def test_addresses() -> None:
     assert parse_address("localhost:0").is_loopback
     assert not parse_address("10.0.0.1:80").is_loopback
     assert not parse_address("example.org:80").is_loopback
+    assert str(parse_address("0.0.0.0:80").reachable) == "127.0.0.1:80"
+    assert str(parse_address("[::]:80").reachable) == "[::1]:80"
+    assert str(parse_address("10.0.0.1:80").reachable) == "10.0.0.1:80"
     for bad in ("", ":80", "host", "host:99999", "::1:80", "a b:80", "host:80/x", 80):
         with pytest.raises(ValueError, match="expected"):
             parse_address(bad)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
-from .reading import APP, CHANNEL, errors
+from supervisor.config import checks
 
+from .reading import APP, CHANNEL, errors, read
 
-def test_every_error_at_once_with_its_line(folder: Path) -> None:
-    """One check reports everything wrong: where, what was given and what is expected."""
-    text = """version = 1
+WRONG = """version = 1
 data_dirr = "x"
 [listen]
 gateway = "nowhere"
@@ -42,26 +42,26 @@ app = "nobody"
 tokens = ["abc"]
 [channels."bad name"]
 """
-    found = errors(folder, text)
+
+
+def test_every_error_at_once_with_its_line(folder: Path) -> None:
+    """One check reports everything wrong: where, what was given and what is expected."""
+    duration = 'a duration with its unit, such as "250ms", "10s", "10m", "1h" or "7d"'
+    name = "may have letters, digits, '.', '_' and '-', 100 at most"
     bundled = (
         "(assert, buffer, crypto, events, path, querystring, string_decoder, timers, url, util)"
     )
-    assert found == [
+    host = 'a host, "*.host", an address or a CIDR, with an optional ":port"'
+    assert errors(folder, WRONG) == [
         "2: data_dirr: unknown key `data_dirr`; did you mean `data_dir`?",
         (
-            '4: listen.gateway: expected "host:port", such as "127.0.0.1:8430" or "[::1]:8430", got'
-            ' "nowhere"'
+            '4: listen.gateway: expected "host:port", such as "127.0.0.1:8430" or "[::1]:8430",'
+            ' got "nowhere"'
         ),
-        (
-            '6: defaults.limits.wall: expected a duration with its unit, such as "250ms", "10s",'
-            ' "10m", "1h" or "7d", got 10'
-        ),
+        f"6: defaults.limits.wall: expected {duration}, got 10",
         "8: defaults.pool.max_processes: expected an integer of 1 or more, got 0",
         f"11: apps.survey.javascript: cannot read {folder}/nope.js: No such file or directory",
-        (
-            "13: apps.second.account: the name \"ac me\" may have letters, digits, '.', '_' and"
-            " '-', 100 at most"
-        ),
+        f'13: apps.second.account: the name "ac me" {name}',
         (
             '17: apps.second.modules.1: "fs" is neither in modules_dir nor bundled, nor one of'
             f" Node's that apps may have {bundled}"
@@ -70,20 +70,14 @@ tokens = ["abc"]
         '19: apps.second.limits.jit: expected true or false, got "yes"',
         '20: apps.second.config.n: expected a string or { file = "path" }, got 5',
         (
-            '24: apps.third.timezone: expected a time zone such as "Africa/Johannesburg", got'
-            ' "Mars/Olympus"'
+            '24: apps.third.timezone: expected a time zone such as "Africa/Johannesburg",'
+            ' got "Mars/Olympus"'
         ),
         "25: apps.third.endpoints.sms: there is no [channels.bulk]",
-        (
-            '26: apps.third.http.allow.1: expected a host, "*.host", an address or a CIDR, with an'
-            ' optional ":port", got "http://x"'
-        ),
+        f'26: apps.third.http.allow.1: expected {host}, got "http://x"',
         "28: channels.phone.app: there is no [apps.nobody]",
         "29: channels.phone.tokens.0: expected the SHA-256 of a token as 64 lower-case hex digits",
-        (
-            "30: channels.bad name: the name \"bad name\" may have letters, digits, '.', '_' and"
-            " '-', 100 at most"
-        ),
+        f'30: channels.bad name: the name "bad name" {name}',
     ]
 
 
@@ -120,6 +114,18 @@ tokens = ["abc"]
                 '2: cluster.mode: "standby" needs a store that all its servers can reach:'
                 " set redis.url first"
             ),
+        ),
+        (
+            '[redis]\nurl = "redis://x"\n[cluster]\nprocesses = 2',
+            (
+                "4: cluster.processes: 2 processes share the store at redis.url: set cluster.mode"
+                ' to "shared" (it is "single")'
+            ),
+        ),
+        ("[cluster]\nprocesses = 65", "2: cluster.processes: expected 1 to 64, got 65"),
+        (
+            "[cluster]\nprocesses = 2\n[isolation]\nfirst_user = 2147483600",
+            "4: isolation.first_user: expected less than 2147383648",
         ),
         (
             '[cluster]\nlease = "500ms"',
@@ -304,3 +310,64 @@ def test_a_country_code_is_a_few_digits(folder: Path, code: str) -> None:
     line = text.count("\n")
     expected = f'expected 1 to 3 digits, such as "27", or "", got {code}'
     assert errors(folder, text) == [f"{line}: accounts.acme.country_code: {expected}"]
+
+
+def test_a_collector_needs_a_url_and_the_package(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK is an extra of the package: without it, a check says what to install."""
+    text = 'version = 1\n[otel]\nendpoint = "%s"\n' + APP + CHANNEL
+    (wrong,) = errors(folder, text % "collector:4318")
+    assert wrong.startswith('3: otel.endpoint: expected a URL such as "http://127.0.0.1:4318"')
+    read(folder, text % "https://collector/otlp")
+    for odd in ("http://c/a?", "http://c/#", "http://c:4318/v1/metrics", "http://c/v1/logs/"):
+        (wrong,) = errors(folder, text % odd)
+        assert "otel.endpoint: expected a URL" in wrong, odd
+    for form in ("http://ann:%s@c:4318/?x=1", "http://ann:%s/x@c", "http://ann:x@%s#@c", "c:%s@x"):
+        (wrong,) = errors(folder, text % (form % "hush"))
+        assert "hush" not in wrong, form
+
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(checks, "version", version)
+    read(folder, text % "")
+    (missing,) = errors(folder, text % "http://127.0.0.1:4318")
+    assert missing == (
+        "3: otel.endpoint: needs the package opentelemetry-sdk: pip install 'jsbox[otel]'"
+    )
+
+
+PASSWORDS = (
+    "redis://:%s#x@h:6379/0",
+    "redis://u:x#%s@h",
+    "redis://u:%s?x=1@h",
+    "redis://u:%s/x@h",
+    "redis://u:%s@h:99999",
+    "redis://u:%s\u2100@h",  # Python's own error would have all before the path
+    "redis://h?password=x@%s&x=1",
+    "redis+sentinel://u:%s/x@h/s",
+    "redis+sentinel://u:%s@h:x/s",
+    "redis+sentinel://u:%s\u2100@h/s",
+    "redis+sentinel://h/s?sentinel_passwd=%s",
+    "redis+cluster://u:%s@h/0/",
+    "unix://u:%s@/x?db=y",
+    "postgres://u:%s@h",
+)
+
+
+@pytest.mark.parametrize("form", PASSWORDS)
+def test_no_error_about_the_store_has_its_password(folder: Path, form: str) -> None:
+    """Nor a half of one that is not escaped."""
+    (wrong,) = errors(folder, f'[redis]\nurl = "{form % "hush"}"\n' + APP + CHANNEL)
+    assert wrong.startswith("2: redis.url: expected embedded, ")
+    assert "hush" not in wrong
+
+
+@pytest.mark.parametrize("setting", ["proxy = %s", "connect_to = { h = %s }"])
+@pytest.mark.parametrize("url", ["http://u:hush@h:0", "ftp://u:hush@h", "http://u:hush#@h"])
+def test_no_error_about_a_proxy_has_its_password(folder: Path, setting: str, url: str) -> None:
+    shown = setting % f'"{url}"'
+    (wrong,) = errors(folder, APP + f"http = {{ {shown} }}\n" + CHANNEL)
+    assert "expected a URL such as" in wrong
+    assert "hush" not in wrong

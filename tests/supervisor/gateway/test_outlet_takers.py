@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from resources.messages import send
@@ -9,7 +11,7 @@ from resources.stores.identity import MessageIds
 from resources.stores.outbox import Outbox
 from resources.stores.redis import Redis
 from resources.stores.statistics import Statistics
-from supervisor.gateway import lines, notices
+from supervisor.gateway import frames, lines, notices
 from supervisor.gateway import outlet as outlet_module
 
 from ...service import eventually
@@ -63,6 +65,22 @@ async def test_a_phone_alone_takes_nothing_of_others_and_is_not_held_up(redis: R
         rig.ack(phone, 6)
         rig.ack(gate, 1, 2, 3, 4, 5)
         await rig.settled()
+
+
+async def test_who_leaves_is_not_remembered_as_asking(redis: Redis) -> None:
+    """A client that sends a message again and goes, again and again: each connection was kept until
+    the run ended.
+    """
+    async with rigged(redis) as rig:
+        gate = rig.gate()
+        rig.outlet.brought("m1", gate)
+        for _ in range(3):
+            phone = rig.gate(only_own=True)
+            rig.outlet.brought("m1", phone)
+            assert [taker.receiver for taker in rig.outlet._takers.asking("m1")] == [phone]
+            rig.outlet.detach(phone)
+        assert not rig.outlet._takers._asking
+        assert rig.outlet._takers._origins == {"m1": gate}
 
 
 async def test_what_a_phone_leaves_goes_to_the_gateway(redis: Redis) -> None:
@@ -211,3 +229,48 @@ async def test_when_the_last_client_leaves_credit_is_given_back(
         assert calls == []
         rig.outlet.detach(gate)
         assert calls == [1]
+
+
+@pytest.mark.parametrize("has_gateway", [True, False])
+@pytest.mark.parametrize("end_first", [True, False])
+async def test_what_another_server_posts_for_a_phone_is_picked_out(
+    redis: Redis, has_gateway: bool, end_first: bool
+) -> None:
+    """Its reply comes before its outcome, whichever is heard first, to nobody else, and past what
+    waits for others; also if no gateway is connected.
+    """
+    async with rigged(redis) as rig:
+        outlet = rig.outlet
+        outlet.picking.is_shared = True
+        others = Outbox(redis, MessageIds(b"s"), Statistics(redis))  # as another server has it
+        gateway = rig.gate(window=1) if has_gateway else None
+        await _post(others, "for anybody", "for anybody, too")
+        phone = rig.gate(only_own=True)
+        await eventually(lambda: not outlet.picking.is_due)
+        outlet.brought("m1", phone)
+        number = await _post(others, "for the phone", in_reply_to="m1")
+        end = partial(frames.outcome, "message", "m1", "ok", 1.0, 2)
+        if end_first:
+            outlet.ended("m1", end)
+            outlet.heard(number)
+        else:
+            outlet.heard(number)
+            outlet.ended("m1", end)
+        await eventually(lambda: len(phone.frames) == 2)
+        assert [frame["type"] for frame in phone.frames] == ["outbound", "outcome"]
+        assert phone.texts == ["for the phone"]
+        assert not outlet._takers._origins
+        rig.ack(phone, number)
+        if gateway is not None:
+            await eventually(lambda: gateway.texts == ["for anybody"])
+            rig.ack(gateway, number - 2)
+            await eventually(lambda: gateway.texts == ["for anybody", "for anybody, too"])
+            rig.ack(gateway, number - 1)
+            await rig.settled()
+
+
+async def _post(outbox: Outbox, *texts: str, in_reply_to: str | None = None) -> int:
+    for text in texts:
+        message = send("+27", text, endpoint="default", helper_metadata={})
+        number = await outbox.post("phone", SENDER, message | {"in_reply_to": in_reply_to})
+    return number

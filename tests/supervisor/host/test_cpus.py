@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.host.cpus import usable_cpus
+from supervisor.host import cpus as module
+from supervisor.host.cpus import own_cpus, share_with, usable_cpus
 
 
 @pytest.mark.parametrize(
@@ -54,3 +55,16 @@ def test_without_a_group_only_affinity_counts(text: str, tmp_path: Path) -> None
 
 def test_here_it_is_at_least_one() -> None:
     assert 1 <= usable_cpus() <= len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("usable", "processes", "own", "own_but_one"),
+    [(8, 1, 8, 7), (8, 2, 4, 3), (8, 3, 2, 2), (2, 3, 1, 1), (1, 1, 1, 1)],
+)
+def test_several_processes_share_them(
+    usable: int, processes: int, own: int, own_but_one: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "usable_cpus", lambda: usable)
+    monkeypatch.setattr(module, "_sharers", [1])
+    share_with(processes)
+    assert (own_cpus(), own_cpus(less=1)) == (own, own_but_one)

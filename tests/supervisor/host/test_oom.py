@@ -20,7 +20,8 @@ PLACES = """
 import ctypes, os, sys, trio
 sys.path.insert(0, sys.argv[1])
 from supervisor.host import oom
-from supervisor.host.process import hide_memory, open_process
+from resources.kernel import hide_memory
+from supervisor.host.process import open_process
 from supervisor.store.ownership import LOCK
 from supervisor.store.valkey import WITH_PARENT
 

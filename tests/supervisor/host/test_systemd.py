@@ -5,6 +5,7 @@ notify socket, real listening sockets.
 from __future__ import annotations
 
 import array
+import errno
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -49,7 +51,7 @@ class StandIn:
         words = dict(line.split("=", 1) for line in data.decode().splitlines())
         for _, _, rights in ancillary:
             (descriptor,) = array.array("i", rights)
-            if words["FDNAME"] in self.stored:  # what it has already it does not keep twice
+            if words["FDNAME"] in self.stored:  # systemd keeps no socket twice
                 os.close(descriptor)
             else:
                 self.stored[words["FDNAME"]] = descriptor
@@ -280,6 +282,76 @@ async def test_a_manager_that_does_not_read_holds_nobody_up(tmp_path: Path) -> N
         assert len(messages[-1].splitlines()) == 2
         (one,) = given
         os.close(one)
+
+
+async def test_what_a_parent_of_ours_waits_for_is_never_lost() -> None:
+    """However much else has to wait; what is lost is the oldest of that."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        manager = Systemd(socket=theirs)
+        theirs.settimeout(0)
+        filler = 0
+        while not manager._waiting:
+            manager.tell(STATUS=f"{(filler := filler + 1)}")
+        manager.say({"JSBOX_CONFIG": "1"}, [os.memfd_create("config")])
+        for number in range(200):
+            manager.tell(STATUS=f"later {number}")
+        ours.settimeout(0)
+        found: list[bytes] = []
+        given: list[int] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(manager.show_life)
+            with trio.fail_after(PATIENCE):
+                while b"STATUS=later 199\n" not in found:
+                    await trio.lowlevel.wait_readable(ours)
+                    data, fds, _, _ = socket.recv_fds(ours, 1 << 16, 4)
+                    found.append(data)
+                    given += fds
+            nursery.cancel_scope.cancel()
+        waited = found[filler - 1 :]
+        assert waited[0] == b"JSBOX_CONFIG=1\n"
+        assert waited[1:] == [b"STATUS=later %d\n" % number for number in range(137, 200)]
+        assert len(given) == 1
+        os.close(given[0])
+        manager.close()
+
+
+class Refusing(socket.socket):
+    """Takes nothing for now: the kernel has no memory, or too many descriptors are under way."""
+
+    refuses: int = errno.ENOBUFS
+
+    def sendmsg(self, *args: Any) -> int:
+        if self.refuses:
+            raise OSError(self.refuses, os.strerror(self.refuses))
+        return super().sendmsg(*args)
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS])
+async def test_what_the_kernel_cannot_send_for_the_moment_waits(
+    number: int, autojump_clock: MockClock
+) -> None:
+    """A parent is not taken for gone; what waits when it has gone is closed."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    refusing = Refusing(fileno=theirs.detach())
+    refusing.refuses = number
+    manager = Systemd(socket=refusing)
+    manager.say({"JSBOX_CONFIG": "1"}, [os.memfd_create("config")])
+    manager.say({"JSBOX_CONFIG": "2"}, [os.memfd_create("config")])
+    refusing.refuses = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(manager.show_life)
+        for n in (1, 2):
+            await trio.lowlevel.wait_readable(ours)
+            data, fds, _, _ = socket.recv_fds(ours, 1 << 16, 4)
+            assert data == b"JSBOX_CONFIG=%d\n" % n
+            os.close(*fds)
+        refusing.refuses = number
+        for _ in range(2):
+            manager.say({"JSBOX_CONFIG": "3"}, [os.memfd_create("config")])
+        refusing.refuses = 0
+        ours.close()  # `show_life` ends with it; nothing is left open
+    assert not manager._waiting
 
 
 async def test_the_watchdog_is_told_without_descriptors_to_spare(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from supervisor.ports.accepting import (
     is_loopback,
     turn_away,
 )
+from supervisor.ports.crowding import STEP, WITHIN
+from supervisor.ports.http import BOUNDS
 
 
 @pytest.fixture
@@ -88,6 +90,39 @@ async def test_strangers_make_way_for_who_comes_when_they_had_their_grace(
     assert door.admit(stream, "10.0.0.1") is None  # both of that address are known
 
 
+async def test_who_is_known_and_rests_makes_way_if_no_stranger_can(
+    sockets: ExitStack, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Between two requests only, after its grace, longest first: never in the middle of one, and
+    never for as long as there are strangers, of which anybody can open as many as he likes.
+    """
+    door = Door("test", Bounds(most=3, per_address=9))
+    stream = a_stream(sockets)
+    visits = [door.admit(stream, "127.0.0.1") for _ in range(3)]
+    first, second, busy = (visit for visit in visits if visit is not None)
+    for visit in (first, second, busy):
+        visit.become_known()
+        visit.has_answered = True
+    with second.at_rest(), first.at_rest(), busy.at_rest():
+        pass
+    with second.at_rest(), first.at_rest():
+        surplus = door.admit(stream, "127.0.0.1")
+        assert surplus is not None
+        assert surplus.is_surplus  # both have rested for less than the grace
+        door.leave(surplus)
+        await trio.sleep(GRACE_SECONDS)
+        third = door.admit(stream, "127.0.0.1")
+        assert third is not None
+        assert not third.is_surplus
+        assert second.scope.cancel_called
+        assert door.admit(stream, "127.0.0.1") is None  # there is a stranger, though a new one
+        third.become_known()
+        assert door.admit(stream, "127.0.0.1") is not None
+        assert first.scope.cancel_called
+    assert not busy.scope.cancel_called
+    assert not door.resting
+
+
 async def test_when_all_are_known_some_more_are_told_so(sockets: ExitStack) -> None:
     """In the port's own protocol: they are surplus. Any more get a 503."""
     door = Door("test", Bounds(most=2, per_address=9))
@@ -101,6 +136,34 @@ async def test_when_all_are_known_some_more_are_told_so(sockets: ExitStack) -> N
     assert surplus is not None
     assert surplus.is_surplus
     assert door.admit(stream, "127.0.0.1") is None
+
+
+async def test_a_full_port_says_so_for_a_minute(
+    sockets: ExitStack, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Who was turned away, who made way, and who was told in the port's own protocol."""
+    door = Door("test", Bounds(most=1, per_address=9))
+    stream = a_stream(sockets)
+    first = door.admit(stream, "10.0.0.1")
+    assert not door.problem
+    door.admit(stream, "10.0.0.2")
+    assert door.problem == (
+        "test: 1 connections were turned away, or made way for others, in the last 60 s, the last"
+        " from 10.0.0.2; 1 are open, of 1 at most; 1 have not shown who they are"
+    )
+    await trio.sleep(GRACE_SECONDS)
+    second = door.admit(stream, "10.0.0.3")
+    assert first is not None
+    assert first.scope.cancel_called
+    assert second is not None
+    second.become_known()
+    assert door.admit(stream, "10.0.0.4") is not None
+    assert (door.crowding.total, door.crowding.lately()) == (3, 3)
+    await trio.sleep(WITHIN - STEP)
+    assert door.crowding.lately() == 3
+    await trio.sleep(2 * STEP)
+    assert not door.problem
+    assert door.crowding.total == 3
 
 
 def test_what_an_address_is_counted_as() -> None:
@@ -222,5 +285,8 @@ def test_a_port_takes_half_of_the_descriptors(
     assert not caplog.records
     assert affordable("gateway.connections", 1000) == 512
     assert "gateway.connections is 1000" in caplog.text
+    monkeypatch.setattr(accepting.resource, "getrlimit", lambda _: (256, 256))
+    both = affordable("gateway.connections", 1000) + affordable("admin", BOUNDS.most, BOUNDS.part)
+    assert both == 192  # a quarter is left for sandboxes and the store
     monkeypatch.setattr(accepting.resource, "getrlimit", lambda _: (4, 4))
     assert affordable("gateway.connections", 1000) == 8

@@ -137,8 +137,8 @@ async def test_operators_see_it_everywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["-1", "101", "true", '"20%"', "20.5"])
-def test_a_percentage_is_one(tmp_path: Path, wrong: str) -> None:
-    """What is none is refused, with its line and what is expected."""
+def test_a_percentage_is_an_integer_up_to_100(tmp_path: Path, wrong: str) -> None:
+    """Anything else is refused."""
     folder = Folder(tmp_path)
     folder.app("moody", ECHO, f"failing = {{ percent = {wrong} }}")
     with pytest.raises(InvalidConfig) as caught:

@@ -269,7 +269,7 @@ async def test_many_apps_on_a_small_host(seed: int) -> None:
                     answers["raised"] += 1
             answers["cancelled"] += scope.cancelled_caught
 
-    with trio.fail_after(120):
+    with trio.fail_after(280):
         async with open_pool(Quick(), 4, ignore, 1) as pool:
             pool.update(apps)
             async with trio.open_nursery() as nursery:

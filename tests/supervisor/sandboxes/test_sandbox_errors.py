@@ -11,6 +11,7 @@ import trio
 from resources.fence import tally
 from supervisor.config.model import Isolation
 from supervisor.errors import NotDelivered, SandboxFault
+from supervisor.host.pipes import Wire
 from supervisor.jail.walls import open_isolation
 from supervisor.outcomes import Outcome
 from supervisor.sandboxes.conversation import LINES_AT_ONCE
@@ -243,7 +244,7 @@ async def test_an_error_nobody_expected_in_the_reading_ends_the_run_as_crashed(
 ) -> None:
     """With its process; whatever the error is, and wherever it arises."""
     app = make_app(ASKS_TWICE)
-    for name in ("receive", "send", "begin_run"):
+    for name in ("receive", "send_pushed", "begin_run"):
         async with booted(app) as sandbox:
             with monkeypatch.context() as patched:
 
@@ -255,6 +256,51 @@ async def test_an_error_nobody_expected_in_the_reading_ends_the_run_as_crashed(
                 with pytest.raises(SandboxFault, match="internal error") as raised:
                     await deliver(sandbox)
                 assert (raised.value.outcome, tally["run"]) == (Outcome.CRASHED, before + 1)
+
+
+async def test_a_run_that_waits_for_a_command_learns_of_its_process_s_end() -> None:
+    """At once, and for what it was ended, though the store does not answer."""
+    app = make_app(ASKS_TWICE)
+    began = trio.Event()
+
+    async def answer(_: object) -> Any:
+        began.set()
+        await trio.sleep_forever()
+
+    async with booted(app) as sandbox, trio.open_nursery() as nursery:
+
+        async def end() -> None:
+            await began.wait()
+            sandbox.end(SandboxFault(Outcome.KILLED_BY_OPERATOR, "by hand"))
+
+        nursery.start_soon(end)
+        with trio.fail_after(60), pytest.raises(SandboxFault, match="by hand") as raised:
+            await sandbox.deliver("r1", "message", {"message_id": "m"}, app.limits, answer)
+        assert raised.value.outcome is Outcome.KILLED_BY_OPERATOR
+        assert not sandbox.is_clean()
+
+
+async def test_a_command_that_is_read_after_its_process_has_ended_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the store does not answer: the next read finds the end."""
+    app = make_app(ASKS_TWICE)
+    receive = Wire.receive
+
+    async def answer(_: object) -> Any:
+        await trio.sleep_forever()
+
+    async with booted(app) as sandbox:
+
+        async def receive_late(wire: Wire) -> list[bytes]:
+            lines = await receive(wire)
+            sandbox.end(SandboxFault(Outcome.KILLED_BY_OPERATOR, "by hand"))
+            await sandbox.ended.wait()
+            return lines
+
+        monkeypatch.setattr(Wire, "receive", receive_late)
+        with trio.fail_after(20), pytest.raises(SandboxFault, match="by hand"):
+            await sandbox.deliver("r1", "message", {"message_id": "m"}, app.limits, answer)
 
 
 async def test_half_a_line_after_a_run_is_not_the_next_ones(granted: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
+import trio
 from attrs import define
 
 from supervisor.observe import Event, SearchRestarted
@@ -26,3 +29,9 @@ async def keys(search: Search, query: str, account: str = "a") -> list[str]:
 def pid_of(search: Search) -> int:
     assert search._running is not None
     return search._running.process.pid
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something; the test's own limit bounds it."""
+    while not condition():
+        await trio.sleep(0.005)

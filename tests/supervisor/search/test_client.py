@@ -24,7 +24,7 @@ from supervisor.config.units import Duration
 from supervisor.errors import CannotStart
 from supervisor.search import Search, open_search, process
 
-from .asking import Restarts, keys, pid_of
+from .asking import Restarts, keys, pid_of, until
 
 STAND_IN = (sys.executable, str(Path(__file__).with_name("search_stand_in.py")))
 QUICK = SearchSettings(timeout=Duration(0.3))
@@ -147,7 +147,7 @@ async def test_a_process_that_is_killed_from_outside_is_no_crash(tmp_path: Path)
         assert observer.count == 4
 
 
-@pytest.mark.parametrize("verb", ["garbage", "unasked"])
+@pytest.mark.parametrize("verb", ["garbage", "unasked", "twice", "babbles"])
 async def test_a_process_that_makes_no_sense_ends_alone(verb: str, tmp_path: Path) -> None:
     """Counted and logged; another is started, and the query is answered."""
     before = tally["search"]
@@ -218,11 +218,12 @@ async def test_an_index_that_cannot_be_built_is_reported(tmp_path: Path) -> None
     async with stand_in(tmp_path) as (search, _):
         assert not search.problem()
         await keys(search, "trouble the disk is read-only")
+        await until(lambda: bool(search.problem()))  # it is told beside the answer
         assert search.problem() == (
             "the contacts of account t cannot be searched: the disk is read-only"
         )
         await keys(search, "trouble ")
-        assert not search.problem()
+        await until(lambda: not search.problem())
 
 
 async def test_an_account_that_keeps_ending_the_process_is_refused(tmp_path: Path) -> None:

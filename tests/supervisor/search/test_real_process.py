@@ -18,6 +18,7 @@ import trio.testing
 
 from resources.stores.contacts import Change, Contacts
 from resources.stores.groups import Groups
+from resources.stores.keys import account_key
 from resources.stores.redis import Redis
 from resources.stores.search import QueryError
 from supervisor.config.model import SearchSettings
@@ -63,6 +64,32 @@ async def test_a_search_sees_every_write_before_it(
         assert await keys(search, "renamed", "acct") == ["k5"]
 
 
+async def test_a_store_that_was_set_back_is_noticed_before_the_process_is_ready(
+    redis: Redis, valkey: str, tmp_path: Path
+) -> None:
+    """Later it may have as many changes again, and nobody could tell."""
+    await write(redis, 0, 600)
+    async with real(valkey, tmp_path) as search:
+        assert await keys(search, "name:name595", "acct") == ["k595"]
+    changes, changed = (account_key("acct", "contacts", part) for part in ("changes", "changed"))
+    await redis.execute("SET", changes, 590)
+    await redis.execute("ZREMRANGEBYSCORE", changed, 591, "+inf")
+    async with real(valkey, tmp_path) as search:
+        await write(redis, 600, 20)
+        assert await keys(search, "name:name595", "acct") == []
+        assert await keys(search, "name:name605", "acct") == ["k605"]
+
+
+async def test_an_account_whose_changes_cannot_be_read_stops_no_other(
+    redis: Redis, valkey: str, tmp_path: Path
+) -> None:
+    """Another program has written something else in place of their number."""
+    await redis.execute("SET", account_key("acct", "contacts", "changes"), "x")
+    await write(redis, 0, 1, "other")
+    async with real(valkey, tmp_path) as search:
+        assert await search.count("other", "*:*") == 1
+
+
 @pytest.mark.slow
 async def test_groups_are_found_among_many(redis: Redis, valkey: str, tmp_path: Path) -> None:
     """Read in pages; those that are found have to fit into one answer, the others may be large."""
@@ -80,7 +107,7 @@ async def test_groups_are_found_among_many(redis: Redis, valkey: str, tmp_path: 
         for n in range(1, 150, 2):
             await groups.update("acct", f"key-{n}", f"large g{n}", "x" * 65_536)
             await groups.update("acct", f"key-{n + 1}", f"large g{n + 1}", "x" * 65_536)
-        with pytest.raises(QueryError, match="the groups have more than 8388608 characters"):
+        with pytest.raises(QueryError, match="the groups have more than 8388608 bytes"):
             await search.groups("acct", "name:large")
         assert len(await search.groups("acct", "name:large AND name:g3")) == 1
 

@@ -256,7 +256,7 @@ def test_a_manifest_is_made_again_from_the_files(
     assert aof.repair(folder, 0) == []
 
 
-def test_of_two_bases_the_one_that_is_not_in_the_manifest_yet_is_not_taken(folder: Path) -> None:
+def test_a_base_that_is_not_in_the_manifest_yet_is_not_taken(folder: Path) -> None:
     """After an unfinished rewrite the older base and all increments are complete, whether the
     manifest says so or is gone.
     """

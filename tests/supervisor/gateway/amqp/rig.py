@@ -10,7 +10,7 @@ from typing import Any
 import trio
 from attrs import define, field
 
-from resources.fence import keep_running
+from resources.forever import keep_running
 from resources.messages import reply, send
 from resources.stores.identity import MessageIds, Sender
 from resources.stores.journal import Entry, Journal

@@ -151,7 +151,9 @@ async def test_what_is_malformed_is_refused_without_requeue(
 async def test_an_error_of_ours_costs_one_message(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is refused, so that it does not come again and again; counted; others are answered."""
+    """It is refused, so that it does not come again and again, and counted. The others are
+    answered.
+    """
     offer = Intake.offer
 
     def failing(self: Intake, one: Any) -> None:

@@ -1,0 +1,1 @@
+"""The same app elsewhere: what others would do with a message."""
