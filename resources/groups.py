@@ -155,7 +155,7 @@ class GroupsResource(Resource):
             raise Refused(str(error)) from error
 
     @command("groups.list")
-    async def list(self, caller: Caller, request: Nothing) -> Several:  # noqa: ARG002
+    async def list(self, caller: Caller, request: Nothing) -> Several:  # noqa: ARG002  # as all
         """Every group; refused if they are too large for one answer."""
         try:
             return Several(await self.groups.all(caller.account))

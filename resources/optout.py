@@ -96,10 +96,10 @@ class OptoutResource(Resource):
         found = await self.optouts.get(caller.account, request.address_type, request.address_value)
         if found is None:
             return NotOut()
-        return Status(True, found.created_at, found.message_id)  # noqa: FBT003
+        return Status(True, found.created_at, found.message_id)  # noqa: FBT003  # opted out
 
     @command("optout.count")
-    async def count(self, caller: Caller, request: Nothing) -> Count:  # noqa: ARG002
+    async def count(self, caller: Caller, request: Nothing) -> Count:  # noqa: ARG002  # as all
         """How many addresses are opted out."""
         _check_allowed(caller)
         return Count(await self.optouts.count(caller.account))
@@ -115,7 +115,7 @@ class OptoutResource(Resource):
             )
         except TooManyOptOuts as error:
             raise Refused(str(error)) from error
-        return Status(True, new.created_at, new.message_id)  # noqa: FBT003
+        return Status(True, new.created_at, new.message_id)  # noqa: FBT003  # opted out
 
     @command("optout.cancel_optout")
     async def cancel_optout(self, caller: Caller, request: Address) -> NotOut:

@@ -401,7 +401,7 @@ async def open_redis(url: str, gate: Gate | None = None, replicas: int = 0) -> A
             finally:
                 with trio.move_on_after(FLUSH_SECONDS, shield=True):
                     await client.flush()
-                client._close()  # noqa: SLF001
+                client._close()  # noqa: SLF001  # of this file
                 working.cancel()
     finally:
-        client._settle_all()  # noqa: SLF001
+        client._settle_all()  # noqa: SLF001  # as above

@@ -234,8 +234,9 @@ def unheld(pid: int) -> str:
     Raises:
         OSError: It has ended, or cannot be looked at.
     """
-    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123
-        status = {name: value.split() for name, _, value in (line.partition(":") for line in file)}
+    text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    lines = (line.partition(":") for line in text.splitlines())
+    status = {name: value.split() for name, _, value in lines}
     wanted = {"NoNewPrivs": ["1"], "Seccomp": ["2"], "CapEff": ["0" * 16]}
     missing = [
         f"{name} is {status.get(name)}, not {value}"

@@ -296,6 +296,7 @@ class Parent:
         try:
             self._handover.listen(socket.SOMAXCONN, keep)
         except OSError as error:  # another server has begun to listen meanwhile
+            # what is wrong is the host's, not ours: no traceback
             log.error("listen.gateway: cannot listen: %s", error.strerror)  # noqa: TRY400
             self._code = 1
             self._stop()

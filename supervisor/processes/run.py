@@ -118,14 +118,11 @@ class _Together:
 
     def ready(self) -> None:
         """All processes serve."""
-        scheme = "" if self.config.listen.certificate is None else "s"
         listen = self.config.listen
         log.info(
-            "ready: gateway ws%s://%s/v1, admin http%s://%s, %d apps, %d processes",
-            scheme,
-            Address(listen.gateway.host, self._gateway_at[1]),
-            scheme,
-            Address(listen.admin.host, self._admin_at[1]),
+            "ready: gateway %s, admin %s, %d apps, %d processes",
+            listen.gateway_url(Address(listen.gateway.host, self._gateway_at[1])),
+            listen.admin_url(Address(listen.admin.host, self._admin_at[1])),
             len(self.config.apps),
             len(self.parent.servers),
         )

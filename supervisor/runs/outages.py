@@ -13,6 +13,7 @@ from contextlib import suppress
 import trio
 from attrs import define, field
 
+from resources.fence import fence
 from resources.stores.keys import account_key
 from resources.stores.redis import Redis, StoreError
 
@@ -58,15 +59,23 @@ class Outages:
             await self._look()
 
     async def _look(self) -> None:
-        for account, since in list(self._held.items()):
-            # A node of a cluster that is back is noticed by asking it.
-            with suppress(StoreError):
-                await self._redis.try_out(_key(account))
-            if self._redis.is_usable(_key(account)):
-                del self._held[account]
-                if not self._held:
-                    log.info("runs are started again, after %.1f s", trio.current_time() - since)
+        for account in list(self._held):
+            with fence("outages", f"account {account}"):  # what fails is looked at again
+                await self._look_at(account)
+
+    async def _look_at(self, account: str) -> None:
+        # A node of a cluster that is back is noticed by asking it.
+        with suppress(StoreError):
+            await self._redis.try_out(_key(account))
+        if self._redis.is_usable(_key(account)):
+            since = self._held.pop(account)
+            try:
                 self.resume(account)
+            except BaseException:
+                self._held.setdefault(account, since)
+                raise
+            if not self._held:
+                log.info("runs are started again, after %.1f s", trio.current_time() - since)
 
 
 def _key(account: str) -> str:

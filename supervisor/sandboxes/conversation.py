@@ -22,7 +22,7 @@ from .cpu import Cpu
 from .protocol import ActiveRun, Done, parse_named, wrong_run
 from .run import INTERNAL, Run
 
-PAST = 64  # ended runs whose late lines are recognized, if there may be several runs
+PAST = 64  # ended runs whose late lines are still known, if there may be several runs
 # lines acted on before other tasks get their turn: about 20 us each, if they are short
 LINES_AT_ONCE = 32
 

@@ -245,7 +245,7 @@ def encode_foreseen(key: str, value: Any) -> bytes:
 
 
 def encode_reply(run: str, request: Request, answer: dict[str, Any]) -> bytes:
-    """The reply to a command. `reply` comes first: the harness recognizes a reply by it without
+    """The reply to a command. `reply` comes first: the harness knows a reply by it without
     parsing the line.
     """
     envelope = {"reply": True, "cmd": request.name, "cmd_id": request.id, "run": run}

@@ -75,6 +75,7 @@ class Connector:
 
 
 async def _connect_to(address: IPAddress, port: int) -> Connection:
+    # IP's own numbers
     family = trio.socket.AF_INET if address.version == 4 else trio.socket.AF_INET6  # noqa: PLR2004
     socket = trio.socket.socket(family, trio.socket.SOCK_STREAM)
     try:

@@ -82,6 +82,7 @@ class Engine:
     open_max: int
     idle_close: float
     accounts: Sequence[str]
+    # named, as callers pass them
     on_trouble: Callable[[str, str], None] = lambda account, reason: None  # noqa: ARG005
     _troubles: Troubles = field(init=False)
     _renewed: dict[str, float] = field(factory=dict, init=False)

@@ -152,6 +152,7 @@ class Translation:
     def _phrase(self, column: Column, node: Phrase) -> Query:
         self._count_words(column, node.tokens, READ_IN_PHRASE)
         tokens: list[str | tuple[int, str]] = [column.prefix + token for token in node.tokens]
+        # the engine's slop is exact for two words that differ
         if not node.slop or (len(tokens) == 2 and tokens[0] != tokens[1]):  # noqa: PLR2004
             return Query.phrase_query(SCHEMA, column.field, tokens, min(node.slop, SLOP_MAX))
         self.budget.check()

@@ -174,6 +174,7 @@ def _restrict_files(libc: ctypes.CDLL, folder: Path, store: Store) -> list[str]:
     # versions 2, 3 and 5 of the kernel's header each added a bit
     bits = 13 + sum(version >= since for since in (2, 3, 5))
     handled = (1 << bits) - 1
+    # the kernel's numbers, as above
     ports = version >= 4 and (store.is_unix or store.port)  # noqa: PLR2004
     scopes = SCOPES if version >= 6 else 0  # noqa: PLR2004
     wanted = struct.pack("QQQ", handled, TCP if ports else 0, scopes)

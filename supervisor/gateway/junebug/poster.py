@@ -116,7 +116,7 @@ class Poster:
         if 200 <= status < 300:  # noqa: PLR2004  # HTTP's
             return Taken(_message_id(text))
         said = f"it answered {status}{_said(text)}"
-        if 400 <= status < 500 and status not in _NOT_ABOUT_IT:  # noqa: PLR2004
+        if 400 <= status < 500 and status not in _NOT_ABOUT_IT:  # noqa: PLR2004  # HTTP's
             return Refused(said)
         if status == NOT_FOUND:
             self._slash = "" if self._slash else "/"

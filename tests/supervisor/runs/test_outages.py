@@ -10,6 +10,7 @@ import pytest
 import trio
 from attrs import define, field
 
+from resources import fence
 from resources.stores.redis import Redis, Unavailable
 from supervisor.runs.outages import AGAIN, Outages
 
@@ -96,6 +97,35 @@ async def test_only_the_accounts_of_a_lost_part_are_held(
         "runs are started again",
     ] * 2
     assert "node three does not answer (account a)" in lines[0]
+
+
+async def test_an_account_that_cannot_be_resumed_stays_held_and_holds_up_no_other(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It is counted as an internal error, and resumed at a later look."""
+    del autojump_clock
+    store = Store({"jsbox:{a}:probe", "jsbox:{b}:probe"})
+    resumed = list[str]()
+
+    def resume(account: str) -> None:
+        resumed.append(account)
+        if resumed == ["a"]:
+            raise RuntimeError("no nursery")
+
+    found = Outages(cast("Redis", store), resume)
+    before = fence.tally["outages"]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(found.run)
+        assert found.holds("a")
+        assert found.holds("b")
+        store.lost.clear()
+        await trio.sleep(AGAIN * 1.5)
+        assert resumed == ["a", "b"]
+        await trio.sleep(AGAIN * 10)
+        assert resumed == ["a", "b", "a"]
+        assert not found._held
+        nursery.cancel_scope.cancel()
+    assert fence.tally["outages"] == before + 1
 
 
 @pytest.mark.parametrize(
