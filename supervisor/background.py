@@ -7,7 +7,7 @@ from functools import partial
 
 import trio
 from attrs import define, field, frozen
-from prometheus_client import Gauge
+from prometheus_client import Gauge, Histogram
 
 from .config import Config
 from .jail.walls import Walls
@@ -28,6 +28,7 @@ class LoopLag:
     """
 
     _gauge: Gauge
+    _histogram: Histogram
     seconds: float = field(default=0.0, init=False)
 
     async def watch(self) -> None:
@@ -37,6 +38,7 @@ class LoopLag:
             await trio.sleep_until(due)
             self.seconds = trio.current_time() - due
             self._gauge.set(self.seconds)
+            self._histogram.observe(self.seconds)
 
 
 @frozen(eq=False)

@@ -32,7 +32,8 @@ class Prometheus:
     Attributes:
         registry: All of its metrics.
         config_time: When the config in force was read.
-        loop_lag: How late the supervisor's own timer was.
+        loop_lag: How late the supervisor's own timer was the last time.
+        loop_lateness: How late it was each time.
         counting: What counts an event, by its type.
     """
 
@@ -81,6 +82,9 @@ class Prometheus:
         gauge("jsbox_build_info", "What runs", "version", "node").labels(__version__, node).set(1)
         ProcessCollector(registry=self.registry)
         self.loop_lag = gauge("jsbox_loop_lag_seconds", "How late the supervisor's own timer was")
+        self.loop_lateness = histogram(
+            "jsbox_loop_lateness_seconds", "How late that timer was each time, four times a second"
+        )
 
         # Finding a metric by its labels costs more than counting: those of each run are kept.
         self._of_ended: dict[tuple[str, str, str], tuple[Counter, dict[str, Histogram]]] = {}

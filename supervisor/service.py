@@ -5,6 +5,7 @@ closed in reverse. `opening` opens those that need no service yet, `doors` the p
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
@@ -62,6 +63,7 @@ from .store.patience import until_answered
 from .stores import Stores
 
 HARNESS = Path(__file__).parent.parent / "sandbox_js" / "harness.js"
+SWITCH_SECONDS = 0.001  # after which a thread that computes lets the event loop run
 FINISH_SECONDS = 2.0  # after a drain, for the store to have what is to be kept
 BROKEN = "%s; its messages are rejected as broken until a reload"
 
@@ -277,6 +279,7 @@ async def open_service(
     """
     oom.take_place()
     hide_memory()
+    sys.setswitchinterval(SWITCH_SECONDS)
     systemd = systemd or Systemd()
     async with AsyncExitStack() as stack:
         base = await open_base(stack, config, systemd, HARNESS)
@@ -337,7 +340,7 @@ def _service_of(
         lease=base.store.lease,
         sharing=core.sharing,
         member=member,
-        loop_lag=LoopLag(base.prometheus.loop_lag),
+        loop_lag=LoopLag(base.prometheus.loop_lag, base.prometheus.loop_lateness),
         log_writer=log_writer,
     )
     if core.sharing is not None:
