@@ -82,7 +82,7 @@ async def open_base(stack: AsyncExitStack, config: Config, systemd: Systemd, har
     prometheus = Prometheus(node_version(config))
     prometheus.config_time.set_to_current_time()
     figures = Figures()
-    walls = stack.enter_context(open_isolation(config.isolation, node, harness))
+    walls = stack.enter_context(open_isolation(config.isolation, node, harness, config.node.nice))
     probing = await enter(open_probing(walls))
     code_check, load_check = CodeCheck(jailed(walls)), LoadCheck(walls)
     first_check = await enter(open_first_check(code_check, config.apps.values()))

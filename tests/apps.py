@@ -17,6 +17,7 @@ from supervisor.jail.walls import Walls, open_isolation
 from supervisor.service import HARNESS
 
 NODE = node_path(Config())
+NICE = Config().node.nice
 _OPEN = ExitStack()  # until the tests end
 
 
@@ -49,4 +50,4 @@ def jail_of(app: App) -> Jail:
 @cache
 def walls(level: Level = "standard") -> Walls:
     """Those of a level, for as long as the tests run."""
-    return _OPEN.enter_context(open_isolation(Isolation(level), NODE, HARNESS))
+    return _OPEN.enter_context(open_isolation(Isolation(level), NODE, HARNESS, NICE))

@@ -21,7 +21,7 @@ from supervisor.jail.walls import Walls, open_isolation
 from supervisor.log_output import LogWriter
 from supervisor.service import HARNESS, Service, open_service
 
-from .apps import NODE, walls
+from .apps import NICE, NODE, walls
 from .gateway_client import PATIENCE
 
 _PROBED: dict[Walls, Probing] = {}
@@ -91,14 +91,14 @@ async def running(folder: Folder, log_writer: LogWriter | None = None) -> AsyncI
 
 
 @contextmanager
-def _shared_walls(settings: Isolation, node: Path, harness: Path) -> Iterator[Walls]:
+def _shared_walls(settings: Isolation, node: Path, harness: Path, nice: int) -> Iterator[Walls]:
     """The walls of the default settings are the same for all tests of a worker; others are made as
     the product makes them.
     """
-    if (settings, node, harness) == (Isolation(settings.level), NODE, HARNESS):
+    if (settings, node, harness, nice) == (Isolation(settings.level), NODE, HARNESS, NICE):
         yield walls(settings.level)
     else:
-        with open_isolation(settings, node, harness) as made:
+        with open_isolation(settings, node, harness, nice) as made:
             yield made
 
 

@@ -16,7 +16,7 @@ from .accounts import Account
 from .node import TOOLKITS
 from .observing import Failing, Log, LogOutput, Metrics, Otel, Trace
 from .tokens import AdminToken
-from .units import Address, Count, Duration, Natural, Size, Urls
+from .units import Address, Count, Duration, Natural, Nice, Size, Urls
 
 Level = Literal["strict", "standard", "none"]
 Events = Literal["app", "always", "never"]
@@ -89,6 +89,7 @@ class NodeSettings:
     path: str = "bundled"
     max_processes: Count = Count(200)  # on the host; beyond it another app's idle process ends
     spare: Natural = Natural(1)  # processes with the toolkits loaded, for the first app to need one
+    nice: Nice = Nice(5)  # how far sandboxes stand back when the host is short of CPU
 
 
 PROCESS_USERS = 100_000  # user ids of the apps of each process of a server

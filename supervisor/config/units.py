@@ -24,6 +24,8 @@ Natural = NewType("Natural", int)
 """An integer, 0 or more."""
 Percent = NewType("Percent", int)
 """An integer from 0 to 100."""
+Nice = NewType("Nice", int)
+"""An integer from 0 to 19: what is added to the niceness of a process."""
 CountryCode = NewType("CountryCode", str)
 """What national numbers begin with in other countries, without plus; or empty."""
 Urls = NewType("Urls", tuple[str, ...])
@@ -33,6 +35,7 @@ DAYS_MAX = 1_000_000  # fits counters of milliseconds and sums with a clock
 SIZE_MAX = 1 << 50  # bytes
 COUNT_MAX = 10**12
 PERCENT_MAX = 100
+NICE_MAX = 19
 SHOWN_MAX = 200  # characters of a value in a message
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -129,6 +132,13 @@ def parse_percent(value: Any) -> Percent:
     if type(value) is not int or not 0 <= value <= PERCENT_MAX:
         raise ValueError(f"expected an integer from 0 to 100 (percent), got {show(value)}")
     return Percent(value)
+
+
+def parse_nice(value: Any) -> Nice:
+    """Check an integer from 0 to 19."""
+    if type(value) is not int or not 0 <= value <= NICE_MAX:
+        raise ValueError(f"expected an integer from 0 to {NICE_MAX}, got {show(value)}")
+    return Nice(value)
 
 
 def _bounded(value: int) -> int:

@@ -163,6 +163,15 @@ class Process:
             else:
                 time.sleep(0.001)
 
+    def stand_back(self, nice: int) -> None:
+        """Lower the share of CPU of its session, if the kernel schedules by sessions (autogroup):
+        it looks at a process's own niceness only within one. The kernel may refuse it: without
+        CAP_SYS_ADMIN it allows one such change in 0.1 s.
+        """
+        if nice:
+            with contextlib.suppress(OSError):
+                Path(f"/proc/{self.pid}/autogroup").write_text(str(nice), encoding="ascii")
+
     def set_background(self, *, on: bool) -> bool:
         """Move it to the idle scheduling class, or back; return whether the kernel allowed it."""
         policy = os.SCHED_IDLE if on else os.SCHED_OTHER
@@ -216,6 +225,7 @@ async def open_process(
     is_wrapped: bool = False,
     oom_score: int | None = OOM_SCORE,
     pass_fds: Sequence[int] = (),
+    nice: int = 0,
 ) -> AsyncIterator[Process]:
     """Spawn a child; at the end the whole group is dead and reaped.
 
@@ -232,6 +242,7 @@ async def open_process(
             program beneath; see `find_inner`.
         oom_score: See `Process.set_oom_score`; None: as ours.
         pass_fds: Descriptors that it gets under the same numbers.
+        nice: See `Process.stand_back`.
 
     Raises:
         SpawnFailed: There is no such program, or no room for more processes or descriptors. Nothing
@@ -245,6 +256,7 @@ async def open_process(
                 process.set_oom_score(oom_score)
             for kind, limit in rlimits.items():
                 process.set_rlimit(kind, limit)
+            process.stand_back(nice)
             yield process
         finally:
             process.kill()

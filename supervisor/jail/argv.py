@@ -53,6 +53,7 @@ class Place:
     Attributes:
         code: The folder with the harness and the toolkits.
         compiled: The folder with what V8 made of the toolkits, a file for each kind of flags.
+        nice: How far below us the kernel's scheduler should put it, 0 to 19.
         libraries: What the dynamic loader maps for node, and the loader itself.
         bubblewrap: Needed at level strict only.
     """
@@ -65,6 +66,7 @@ class Place:
     launcher: Path | None = None
     bubblewrap: Path | None = None
     compiled: Path | None = None
+    nice: int = 0
 
 
 @frozen
@@ -77,6 +79,7 @@ class Jail:
             none.
         is_wrapped: Whether the program is a wrapper, with node in a process below it.
         must_hold: Whether to end a process that the jail is not seen to hold.
+        nice: That of the process's session, where the kernel schedules by sessions.
     """
 
     argv: tuple[str, ...]
@@ -85,6 +88,7 @@ class Jail:
     modules_dir: str = ""
     is_wrapped: bool = False
     must_hold: bool = False
+    nice: int = 0
 
 
 def compiled_name(app: App) -> str:
@@ -134,6 +138,8 @@ def jail(
         node = (*node, str(shown_as[place.compiled] / compiled))
     limits = rlimits_of(app)
     code = ("-w",) if app.limits.jit else ()
+    if place.nice:
+        code = (*code, "-N", str(place.nice))
     match place.level:
         case "none" | "standard":
             how = code if user is None else (*code, "-u", str(user))
@@ -142,16 +148,24 @@ def jail(
                 limits[resource.RLIMIT_NPROC] = (tasks, tasks)
             how = (*how, "-p", str(parent), *_held(place.node, outside, place.libraries, limits))
             if place.level == "none":
-                return Jail((str(place.launcher), "-n", *how, "--", *node), env, modules_dir=shown)
-            return Jail(
-                (str(place.launcher), *how, "--", *node), env, modules_dir=shown, must_hold=True
-            )
+                argv: tuple[str, ...] = (str(place.launcher), "-n", *how, "--", *node)
+                return Jail(argv, env, modules_dir=shown, nice=place.nice)
+            argv = (str(place.launcher), *how, "--", *node)
+            return Jail(argv, env, modules_dir=shown, must_hold=True, nice=place.nice)
         case "strict":
             limits[resource.RLIMIT_NPROC] = (TASKS, TASKS)
             held = _held(Path("/sb/node"), inside, place.libraries, limits)
             argv = (*_namespaces(place, outside, inside), "--", "/sb/jail", *code, *held)
             argv = (*argv, "--", *node)
-            return Jail(argv, env, user=user, modules_dir=shown, is_wrapped=True, must_hold=True)
+            return Jail(
+                argv,
+                env,
+                user=user,
+                modules_dir=shown,
+                is_wrapped=True,
+                must_hold=True,
+                nice=place.nice,
+            )
 
 
 def with_flag(jail: Jail, flag: str) -> Jail:

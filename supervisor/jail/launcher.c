@@ -1,6 +1,6 @@
 /* The launcher: puts itself under the limits of a sandbox, then becomes Node.js.
  *
- *   jail [-n] [-w] [-u UID] [-p PID] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]...
+ *   jail [-n] [-w] [-u UID] [-p PID] [-N NUMBER] [-r RESOURCE:SOFT:HARD]... [-R PATH]... [-X PATH]...
  *        -e PROGRAM -- ARGV0 [ARG]...
  *   jail --abi              print the kernel's version of Landlock, or minus the error's number
  *
@@ -8,13 +8,14 @@
  *   -w  memory may be written and executed: for a program that compiles at run time
  *   -u  become this user and group, with no supplementary groups
  *   -p  the parent's process id; if that parent is gone, do not start
+ *   -N  add this to our niceness: what else runs here, the supervisor above all, goes first
  *   -r  a resource limit, by its number; RLIMIT_NOFILE is required
  *   -R  files below PATH may be read
  *   -X  files below PATH may be read, executed and mapped as code
  *   -e  the program to become
  *
- * Every step must succeed. If one fails, its name goes to stderr and the exit code is 126: nothing
- * runs under only some of its limits.
+ * Every step must succeed, except for -N, which holds nobody. If one fails, its name goes to
+ * stderr and the exit code is 126: nothing runs under only some of its limits.
  *
  * How it works. First we open what we need, as the user who started us. Then we change the user.
  * Then we give up everything else: we die with the parent, gain no privileges, and are held to the
@@ -89,7 +90,7 @@ static uint64_t all_file_rights(int version)
 static struct { int fd; uint64_t rights; } paths[PATHS_MAX];
 static struct { int resource; struct rlimit limit; } limits[LIMITS_MAX];
 static int path_count, limit_count, program = -1, exec_fd = -1;
-static long uid = -1, parent = -1;
+static long uid = -1, parent = -1, niceness;
 static int only_limits, writable_code;
 
 static void __attribute__((noreturn)) fail(const char *step)
@@ -152,12 +153,13 @@ static long number(const char *text, const char *option)
 static char **read_arguments(int argc, char **argv)
 {
 	int option;
-	while ((option = getopt(argc, argv, "+nwu:p:r:R:X:e:")) != -1) {
+	while ((option = getopt(argc, argv, "+nwu:p:N:r:R:X:e:")) != -1) {
 		switch (option) {
 		case 'n': only_limits = 1; break;
 		case 'w': writable_code = 1; break;
 		case 'u': uid = number(optarg, "-u"); break;
 		case 'p': parent = number(optarg, "-p"); break;
+		case 'N': niceness = number(optarg, "-N"); break;
 		case 'r': add_limit(optarg); break;
 		case 'R': add_path(optarg, LL_READ_FILE | LL_READ_DIR); break;
 		case 'X': add_path(optarg, LL_READ_FILE | LL_READ_DIR | LL_EXECUTE); break;
@@ -204,6 +206,13 @@ static void set_limits(void)
 	for (int n = 0; n < limit_count; n++)
 		need(setrlimit(limits[n].resource, &limits[n].limit) == 0,
 		     "setting a resource limit");
+}
+
+static void stand_back(void)
+{
+	/* A container's own filter may refuse it. Then the limits hold all the same. */
+	if (nice((int)niceness) < 0)
+		errno = 0;
 }
 
 static void restrict_files(void)
@@ -380,6 +389,7 @@ int main(int argc, char **argv)
 		restrict_files();
 	close_others();
 	set_limits();
+	stand_back();
 	if (!only_limits)
 		restrict_calls();
 	syscall(SYS_execveat, exec_fd, "", command, environ, AT_EMPTY_PATH);

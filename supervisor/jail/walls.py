@@ -316,8 +316,10 @@ class Walls:
 
 
 @contextmanager
-def open_isolation(settings: Isolation, node: Path, harness: Path) -> Iterator[Walls]:
-    """Everything that jails of a level need.
+def open_isolation(
+    settings: Isolation, node: Path, harness: Path, nice: int = 0
+) -> Iterator[Walls]:
+    """Everything that jails of a level need. `nice`: see `Place`.
 
     Raises:
         CannotStart: The host cannot give the level.
@@ -336,6 +338,7 @@ def open_isolation(settings: Isolation, node: Path, harness: Path) -> Iterator[W
             launcher=stage.reachable(host.launcher) if is_strict else host.launcher,
             bubblewrap=host.bubblewrap,
             compiled=None if compiled is None else compiled.path,
+            nice=nice,
         )
         users = itertools.count(settings.first_user).__next__ if os.geteuid() == 0 else None
         yield Walls(place, host, stage, users, compiled)

@@ -95,7 +95,9 @@ async def _drain_stderr(sandbox: Sandbox) -> None:
 
 
 def _open(jail: Jail) -> AbstractAsyncContextManager[Process]:
-    return open_process(jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped)
+    return open_process(
+        jail.argv, jail.env, {}, user=jail.user, is_wrapped=jail.is_wrapped, nice=jail.nice
+    )
 
 
 async def _boot(

@@ -238,6 +238,14 @@ def test_every_error_at_once_with_its_line(folder: Path) -> None:
             "5: apps.survey.pool.min_idle: expected an integer of 0 or more, got -1",
         ),
         (
+            "[node]\nnice = 20\n" + APP,
+            "2: node.nice: expected an integer from 0 to 19, got 20",
+        ),
+        (
+            "[node]\nnice = -1\n" + APP,
+            "2: node.nice: expected an integer from 0 to 19, got -1",
+        ),
+        (
             '[defaults.http]\ntimeout = "0s"\n' + APP,
             '2: defaults.http.timeout: expected more than zero, got "0s"',
         ),

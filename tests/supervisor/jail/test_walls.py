@@ -1,4 +1,4 @@
-"""What the host must have for a jail, what the jail is made of, and what the launcher refuses."""
+"""What the host must have for a jail, and what the jail is made of."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import errno
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,13 +18,13 @@ from supervisor.errors import BootFailed, CannotStart
 from supervisor.host.scratch import Scratch
 from supervisor.jail import walls as isolation
 from supervisor.jail.argv import Place, jail, unheld
-from supervisor.jail.walls import LAUNCHER, Stage, Walls, inspect_host, open_isolation
+from supervisor.jail.walls import Stage, Walls, inspect_host, open_isolation
 from supervisor.sandboxes.lifecycle import hold_sandbox
 from supervisor.service import HARNESS
 from supervisor.tools import doctor
 
 from ...apps import NODE, make_app, walls
-from ...programs import jsbox, zig
+from ...programs import jsbox
 
 PLACE = Place(
     "standard",
@@ -65,24 +63,6 @@ def test_without_landlock_it_is_refused(
             inspect_host(level, NODE)
 
 
-def test_the_launcher_says_why_there_is_no_landlock(tmp_path: Path) -> None:
-    """Behind a filter that refuses its system calls, as an old profile of Docker's does."""
-    program = (
-        "import ctypes, struct, subprocess, sys\n"
-        "libc = ctypes.CDLL(None, use_errno=True)\n"
-        # load the call's number; landlock_create_ruleset: EPERM; all else: allowed
-        "code = struct.pack('HBBI' * 4, 0x20, 0, 0, 0, 0x15, 0, 1, 444, 6, 0, 0, 0x50001,"
-        " 6, 0, 0, 0x7FFF0000)\n"
-        "held = ctypes.create_string_buffer(code)\n"
-        "filter = struct.pack('HxxxxxxP', 4, ctypes.addressof(held))\n"
-        "assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter, 0, 0) == 0\n"
-        "print(subprocess.check_output([sys.argv[1], '--abi'], text=True))\n"
-    )
-    argv = [sys.executable, "-c", program, isolation.LAUNCHER]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    assert int(done.stdout) == -errno.EPERM
-
-
 def test_a_missing_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """An install without it says how to get it."""
     monkeypatch.setattr(isolation, "LAUNCHER", Path("/no/such/launcher"))
@@ -106,6 +86,8 @@ def test_limits_of_the_config_reach_the_launcher() -> None:
         "-R /opt/js -R /srv/modules -X /lib/libc.so.6 -X /opt/node -e /opt/node -- node "
         "--max-old-space-size=32 " in argv
     )
+    assert "-N" not in argv
+    assert jail(app, evolve(PLACE, nice=7), None, None, 4711).argv[1:3] == ("-N", "7")
     assert argv.endswith(
         "--permission --allow-fs-read=/opt/js/* --allow-fs-read=/srv/modules/* /opt/js/harness.js"
     )
@@ -149,87 +131,6 @@ def test_each_app_has_a_user_of_its_own() -> None:
     with open_isolation(Isolation("standard", first_user=400_000), NODE, HARNESS) as some:
         users = [some.user(name) for name in ("a", "b", "a", "c")]
     assert users == [400_000, 400_001, 400_000, 400_002]
-
-
-def _launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [LAUNCHER, *arguments], capture_output=True, text=True, timeout=10, check=False
-    )
-
-
-USER = ("-u", "300000") if os.geteuid() == 0 else ()
-FILES = ("-r", f"{int(resource.RLIMIT_NOFILE)}:64:64")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "step"),
-    [
-        ((), "reading the arguments"),
-        (("-e", "/bin/true", "--", "true"), "reading the arguments"),
-        ((*FILES, "--", "true"), "reading the arguments"),
-        ((*FILES, "-z", "-e", "/bin/true", "--", "true"), "reading the arguments"),
-        ((*FILES, "-u", "root", "-e", "/bin/true", "--", "true"), "-u"),
-        ((*FILES, "-r", "1:2", "-e", "/bin/true", "--", "true"), "-r"),
-        ((*FILES, "-R", "/no/such", "-e", "/bin/true", "--", "true"), "/no/such"),
-        ((*FILES, *USER, "-p", "1", "-e", "/bin/true", "--", "true"), "finding the parent"),
-        (
-            (*FILES, *USER, "-r", "99:1:1", "-e", "/bin/true", "--", "true"),
-            "setting a resource limit",
-        ),
-        ((*FILES, *USER, "-e", "/etc/hostname", "--", "true"), "executing the program"),
-    ],
-)
-def test_the_launcher_starts_nothing_that_is_half_held(
-    arguments: tuple[str, ...], step: str
-) -> None:
-    """Each step that fails is named, and the exit code is 126."""
-    done = _launch(*arguments)
-    assert (done.returncode, done.stdout) == (126, "")
-    assert f"jail: {step} failed: " in done.stderr or "option" in done.stderr, done.stderr
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can try to stay root")
-def test_the_launcher_does_not_run_as_root() -> None:
-    """Without a user to become it refuses."""
-    done = _launch(*FILES, "-e", "/bin/true", "--", "true")
-    assert (done.returncode, done.stderr) == (
-        126,
-        "jail: not being root failed: Operation not permitted\n",
-    )
-
-
-def test_the_launcher_compiles_without_a_warning(tmp_path: Path) -> None:
-    """With the compiler of the build."""
-    if shutil.which("cc") is None:
-        pytest.skip("there is no cc; test_the_launcher_is_portable has a compiler of its own")
-    source = LAUNCHER.with_name("launcher.c")
-    argv = ["cc", "-static", "-Os", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "jail", source]
-    subprocess.run(argv, check=True, timeout=60)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
-def test_the_launcher_is_portable(machine: str, tmp_path: Path) -> None:
-    """Both kinds of processors, musl, and another compiler: no warnings, and a static program."""
-    command, env = zig(tmp_path / "zig")
-    flags = [
-        "-target",
-        f"{machine}-linux-musl",
-        "-static",
-        "-Os",
-        "-s",
-        "-Wall",
-        "-Wextra",
-        "-Werror",
-    ]
-    source = LAUNCHER.with_name("launcher.c")
-    subprocess.run(
-        [*command, *flags, "-o", tmp_path / "jail", source], check=True, env=env, timeout=300
-    )
-    image = (tmp_path / "jail").read_bytes()
-    assert image[:4] == b"\x7fELF"
-    assert int.from_bytes(image[18:20], "little") == {"x86_64": 62, "aarch64": 183}[machine]
-    assert len(image) < 100_000
 
 
 def scratch_at(path: Path) -> Scratch:

@@ -23,7 +23,7 @@ from supervisor.sandboxes import lifecycle as hold
 from supervisor.sandboxes.lifecycle import hold_sandbox
 from supervisor.sandboxes.sandbox import Sandbox
 
-from ...apps import jail_of, make_app
+from ...apps import NICE, jail_of, make_app
 from .processes import booted, deliver
 
 
@@ -209,8 +209,8 @@ async def test_a_start_may_be_cancelled_at_any_moment(delay: float) -> None:
 
 
 async def test_the_environment_is_empty_and_descriptors_are_closed() -> None:
-    """What a sandbox process gets: three variables of ours, three pipes, a session of its own, no
-    core dumps.
+    """What a sandbox process gets: three variables of ours, three pipes, a session of its own that
+    stands back for ours, no core dumps.
     """
     os.environ["JSBOX_TEST_SECRET"] = "x"
     with open("/etc/hostname") as held:  # noqa: ASYNC230
@@ -223,6 +223,11 @@ async def test_the_environment_is_empty_and_descriptors_are_closed() -> None:
             with open(f"/proc/{pid}/limits") as limits:  # noqa: ASYNC230
                 rows = limits.read()
             assert os.getsid(pid) == pid
+            ours = os.getpriority(os.PRIO_PROCESS, 0)
+            assert os.getpriority(os.PRIO_PROCESS, pid) == min(ours + NICE, 19)
+            sessions = Path(f"/proc/{pid}/autogroup")  # None on a kernel without
+            scheduled = sessions.read_text().split()[-1] if sessions.exists() else None
+            assert scheduled in (None, str(NICE)) or os.geteuid() != 0
     assert names == {b"UV_THREADPOOL_SIZE", b"OPENSSL_CONF", b"TZ"}
     assert "/etc/hostname" not in files
     table = {row[:26].strip(): row[26:].split()[:2] for row in rows.splitlines()}
