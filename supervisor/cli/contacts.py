@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,13 +26,15 @@ from .importing import (
     Kind,
     Rows,
     exit_if_incomplete,
+    is_csv,
     list_path,
     nothing,
     options,
     pages,
     run_import,
+    write_rows,
 )
-from .rows import Columns
+from .rows import GROUPS_SPLIT, Columns, Unreadable, read_header
 
 COLUMNS = Columns(
     ("key", *LENGTHS, "dob", "created_at", "groups"), prefixes=(EXTRAS, SUBSCRIPTIONS)
@@ -111,23 +115,49 @@ class _GroupNames:
 
 @contacts.command()
 @click.argument("account")
-@click.option(
-    "-o",
-    "--output",
-    type=click.File("wb"),
-    default="-",
-    help="A file instead of standard output.",
-)
+@click.option("-o", "--output", type=click.File("wb"), default="-", help="A file; .csv makes CSV.")
 @config_option
 def export(account: str, output: BinaryIO, config_file: Path) -> None:
-    """Write every contact as a JSON Lines file that `import` takes."""
+    """Write every contact as a file that `import` takes. In CSV, `groups` has their keys."""
     unreadable: list[str] = []
     with admin_client(load_or_exit(config_file)) as client:
-        output.writelines(
-            json.dumps(contact, ensure_ascii=False).encode() + b"\n"
-            for contact in pages(client, account, "contacts", unreadable=unreadable)
-        )
+        found = pages(client, account, "contacts", unreadable=unreadable)
+        if is_csv(output):
+            _write_csv(found, output)
+        else:
+            output.writelines(map(_line, found))
     exit_if_incomplete(unreadable)
+
+
+def _line(contact: Mapping[str, Any]) -> bytes:
+    return json.dumps(contact, ensure_ascii=False).encode() + b"\n"
+
+
+def _write_csv(found: Iterable[Mapping[str, Any]], output: BinaryIO) -> None:
+    """All are read before the first is written: any may have a field that needs a column."""
+    own = set[str]()
+    with tempfile.TemporaryFile() as kept:
+        for contact in found:
+            own |= {name for name in contact if name.startswith(COLUMNS.prefixes)}
+            kept.write(_line(contact))
+        columns = (*COLUMNS.names, *sorted(own))
+        header = io.BytesIO()
+        write_rows([], columns, header, as_csv=True)
+        try:
+            fits = tuple(read_header(header, COLUMNS).columns) == columns
+        except Unreadable:
+            fits = False
+        if not fits:
+            fail("the names of some extras or subscriptions do not fit CSV: export JSON Lines")
+        kept.seek(0)
+        write_rows((_cells(json.loads(line), columns) for line in kept), columns, output)
+
+
+def _cells(contact: dict[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    groups = contact["groups"]
+    if wrong := next((key for key in groups if key != key.strip() or GROUPS_SPLIT in key), None):
+        fail(f"the key of a group does not fit CSV ({wrong!r}): export JSON Lines")
+    return dict.fromkeys(columns) | contact | {"groups": GROUPS_SPLIT.join(groups)}
 
 
 @contacts.command()

@@ -238,11 +238,22 @@ def exit_if_incomplete(unreadable: Sequence[str]) -> None:
         fail(f"the export is not complete: {len(unreadable)} cannot be read")
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], output: BinaryIO) -> None:
-    """Write rows as the import takes them: CSV with these columns if the file's name ends with
-    .csv, else JSON Lines with these fields.
+def is_csv(output: BinaryIO) -> bool:
+    """Whether a file that is written is to be CSV: its name ends with .csv."""
+    return str(getattr(output, "name", "")).lower().endswith(".csv")
+
+
+def write_rows(
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str],
+    output: BinaryIO,
+    *,
+    as_csv: bool = False,
+) -> None:
+    """Write rows as the import takes them: CSV with these columns with `as_csv`, or if the file's
+    name ends with .csv; else JSON Lines with these fields.
     """
-    if not str(getattr(output, "name", "")).lower().endswith(".csv"):
+    if not as_csv and not is_csv(output):
         for row in rows:
             kept = {name: row[name] for name in columns}
             output.write(json.dumps(kept, ensure_ascii=False).encode() + b"\n")

@@ -8,6 +8,7 @@ on. The server knows the push by an id, so that a part whose answer was lost is 
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +49,12 @@ class _State(msgspec.Struct):
     at: float = 0.0  # when it was written, seconds since 1970
 
 
+def _number(_context: click.Context, _parameter: click.Parameter, rate: Any) -> Any:
+    if rate is not None and math.isnan(rate):  # in no range, and refused by none
+        raise click.BadParameter("expected a number, got nan")
+    return rate
+
+
 @click.command()
 @click.argument("app")
 @click.argument("addresses", nargs=-1)
@@ -58,7 +65,12 @@ class _State(msgspec.Struct):
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Push to the addresses of this file, one a line.",
 )
-@click.option("--rate", type=click.FloatRange(0.01, 10_000), help="Addresses a second, at most.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0.01, 10_000),
+    callback=_number,
+    help="Addresses a second, at most.",
+)
 @click.option("--dry-run", is_flag=True, help="Only count who would get it.")
 @click.option("--restart", is_flag=True, help="Begin anew, even if a push was interrupted.")
 @config_option

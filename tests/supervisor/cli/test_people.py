@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -224,3 +225,46 @@ async def test_what_cannot_be_pushed_is_said(tmp_path: Path) -> None:
         ):
             failed = await jsbox("push", *arguments)
             assert (failed.exit_code > 0, text in failed.stderr) == (True, True), failed.output
+
+
+async def test_contacts_go_through_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export to a file .csv is CSV, which the import takes: it held JSON Lines. What CSV cannot
+    hold is said, and no file is left that looks like an export.
+    """
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.jsonl").write_text(
+        '{"msisdn": "+2782", "name": "=1, \\"a\\"", "extra": {"a;b": "x\\r\\ny", "é": "2"}}\n'
+        '{"msisdn": "+2783", "subscription": {"w": "on"}, "groups": ["g1", "g2"],'
+        ' "created_at": "2014-01-02T03:04:05Z"}\n'
+    )
+    async with operating(tmp_path, ACCOUNT) as jsbox:
+        await jsbox("groups", "import", "acct", _named("groups.csv", "key,name\ng1,A\ng2,B\n"))
+        await jsbox("contacts", "import", "acct", "in.jsonl")
+        before = (await jsbox("contacts", "export", "acct")).stdout
+        assert (await jsbox("contacts", "export", "acct", "-o", "out.csv")).exit_code == 0
+        text = Path("out.csv").read_bytes().decode()
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        assert [row["groups"] for row in rows] == ["", "g1;g2"]
+        assert rows[0]["extras-a;b"] == "x\r\ny"
+        done = await jsbox("contacts", "import", "acct", "out.csv")
+        assert done.stdout == "2 written, 0 wrong\n", done.stderr
+        assert (await jsbox("contacts", "export", "acct")).stdout == before
+
+        extra = '{"msisdn": "+2784", "extra": {"a\\nb": "x"}}\n'
+        await jsbox("contacts", "import", "acct", _named("more.jsonl", extra))
+        failed = await jsbox("contacts", "export", "acct", "-o", "more.csv")
+        assert failed.exit_code == 1
+        assert "do not fit CSV: export JSON Lines" in failed.stderr
+        assert not Path("more.csv").exists()
+
+
+async def test_a_rate_is_a_number(tmp_path: Path) -> None:
+    """`--rate nan` was a traceback."""
+    async with operating(tmp_path, ACCOUNT) as jsbox:
+        done = await jsbox("push", "phone", "+27", "--rate", "nan")
+    assert (done.exit_code, "expected a number, got nan" in done.stderr) == (2, True)
+
+
+def _named(name: str, text: str) -> str:
+    Path(name).write_text(text)
+    return name
