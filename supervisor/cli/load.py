@@ -86,8 +86,8 @@ def load(
 ) -> None:
     """Hold the conversations of a campaign at its rate, and check its thresholds.
 
-    Exit codes: 0 all thresholds held, 99 one was missed, 1 the generator was late, so that the run
-    is void.
+    Exit codes: 0 all thresholds held, 99 one was missed, 1 the generator was late, or nothing was
+    measured, so that the run is void.
     """
     from ..load.compare import NoBaseline, read_summary
     from ..load.reading import load_campaign, parse_rate, too_many

@@ -145,7 +145,15 @@ def _strings(value: Any) -> tuple[str, ...]:
     raise ValueError(f"expected a list of strings, got {show(value)}")
 
 
-def _mapping_hook(kind: Any) -> Any:
+def read_mappings(converter: cattrs.Converter) -> None:
+    """Have a converter read Mapping[str, X] as it reads X. A copy must be told again: it keeps what
+    the original reads them with.
+    """
+    hook = partial(_mapping_hook, converter)
+    converter.register_structure_hook_factory(partial(_has_origin, Mapping), hook)
+
+
+def _mapping_hook(converter: cattrs.Converter, kind: Any) -> Any:
     inner = get_args(kind)[1]
 
     def structure(value: Any, _: Any) -> dict[str, Any]:
@@ -154,7 +162,7 @@ def _mapping_hook(kind: Any) -> Any:
         errors, result = [], {}
         for key, item in value.items():
             try:
-                result[key] = CONVERTER.structure(item, inner)
+                result[key] = converter.structure(item, inner)
             except Exception as error:  # noqa: BLE001  # any failure is a problem of that key
                 error.__notes__ = [cattrs.AttributeValidationNote("", key, inner)]
                 errors.append(error)
@@ -172,7 +180,7 @@ def _optional_address(value: Any) -> Address | None:
 def _converter() -> cattrs.Converter:
     converter = exact_converter((str, bool, int), forbid_extra_keys=True)
     converter.register_structure_hook_func(partial(_has_origin, Literal), _one_of)
-    converter.register_structure_hook_factory(partial(_has_origin, Mapping), _mapping_hook)
+    read_mappings(converter)
     parsers: dict[Any, Any] = {
         Duration: parse_duration,
         Size: parse_size,

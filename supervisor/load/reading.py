@@ -15,7 +15,7 @@ from attrs import evolve
 from cattrs.gen import make_dict_structure_fn
 
 from ..config.convert import CONVERTER as STRICT
-from ..config.convert import leaves, unknown_key
+from ..config.convert import leaves, read_mappings, unknown_key
 from ..config.document import InvalidConfig, read_toml
 from ..config.files import Unreadable
 from ..config.locate import Path
@@ -115,6 +115,7 @@ def _stage(raw: Any, _: Any) -> Stage:
 
 def _converter() -> cattrs.Converter:
     converter = STRICT.copy()
+    read_mappings(converter)
     simple: dict[Any, Callable[[Any], Any]] = {
         Rate: parse_rate, Share: _share, Sigma: _sigma, Weight: _weight,
         Duration | None: parse_duration,

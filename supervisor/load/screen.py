@@ -18,6 +18,7 @@ from .measures import percentile
 from .report import ms
 from .run import Running
 from .schedule import rate_at
+from .thresholds import LATE
 
 EXAMPLES_SHOWN = 2  # of each kind of error
 REFRESH = 0.25  # seconds
@@ -25,7 +26,6 @@ LINES = 5.0  # seconds between two lines
 NEWEST = 2000  # samples behind the live percentiles
 SPARKS = "▁▂▃▄▅▆▇█"
 LATE_BAD = 0.02  # seconds; if the generator is later, its figures cannot be trusted
-VERDICTS = {"passed": "passed", "missed": "missed", "void": "void: the generator was late"}
 
 Row = dict[str, Any]
 
@@ -152,7 +152,15 @@ def conclude(console: Console, summary: Row, differences: list[Difference]) -> N
     for text in (*notes, *summary["advice"]):
         console.print(text, highlight=False)
     style = "bold green" if summary["verdict"] == "passed" else "bold red"
-    console.print(VERDICTS[summary["verdict"]], style=style)
+    console.print(_verdict(summary), style=style)
+
+
+def _verdict(summary: Row) -> str:
+    if summary["verdict"] != "void":
+        return str(summary["verdict"])
+    late = next(one for one in summary["thresholds"] if one["name"] == LATE)
+    why = "nothing was measured" if late["value"] is None else "the generator was late"
+    return f"void: {why}"
 
 
 def _thresholds(summary: Row) -> Table:

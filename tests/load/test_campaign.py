@@ -202,6 +202,14 @@ def test_what_could_never_happen_is_refused(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("share", ["nan", "-0.5", "true", '"x"', "{}"])
+def test_the_share_of_an_error_is_a_share(tmp_path: Path, share: str) -> None:
+    """Also in a table whose keys are not fixed: nan was taken, and the stub made no error."""
+    stub = f'[stub."http://hub/*"]\nreply = {{ errors = {{ "503" = {share} }} }}\n'
+    (error,) = errors(tmp_path, RUN + TALK + stub)
+    assert "reply.errors.503: expected a number from 0 to 1, got" in error
+
+
 def test_invalid_toml_is_reported_with_its_line(tmp_path: Path) -> None:
     """As for the config file."""
     assert errors(tmp_path, RUN + "[thresholds\n")[0].startswith("4: not valid TOML")

@@ -76,6 +76,15 @@ def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
 
 
+def test_a_run_without_a_conversation_says_so(folder: Folder) -> None:
+    """It is void, but the generator was not late: the stages were too short for their rate."""
+    folder.app("phone", ECHO)
+    campaign(folder, '{ dial = "*1#" }', rate="0.0001/h", seconds="1s")
+    done, summary = load(folder, "--serve", "--no-tui")
+    assert (done.returncode, summary["verdict"]) == (1, "void"), done.stderr
+    assert "void: nothing was measured" in done.stdout
+
+
 def test_conversations_that_go_as_expected_pass(folder: Folder) -> None:
     """Exit 0; every session is counted, and the report holds the same numbers as the summary."""
     folder.app("phone", ECHO)
