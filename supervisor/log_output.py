@@ -65,11 +65,13 @@ class LogWriter:
     Attributes:
         form: How they are written from now on; the config's log.stdout.
         dropped: Entries that were not written, since the start.
+        problem: Why the newest were not written; empty if they were.
     """
 
     _descriptor: int | None
     form: Literal["off", "text", "json"] = field(default="off", init=False)
     dropped: int = field(default=0, init=False)
+    problem: str = field(default="", init=False)
     _waiting: deque[_Line] = field(factory=deque, init=False)
     _size: int = field(default=0, init=False)
     _is_writing: bool = field(default=False, init=False)
@@ -111,7 +113,8 @@ class LogWriter:
             else:
                 return
         self._is_closed = True
-        log.warning("the apps' logs cannot be printed: %s", why)
+        self.problem = f"the apps' logs cannot be printed: {why}"
+        log.warning(self.problem)
 
     def _drop(self, line: _Line) -> None:
         self.dropped += 1
@@ -144,6 +147,7 @@ class LogWriter:
                 self._is_writing = True
             try:
                 self._write(b"".join(map(_bytes, lines)))
+                self.problem = ""
             except OSError as error:
                 self._failed(error, lines)
 
@@ -179,7 +183,8 @@ class LogWriter:
                 self._size = 0
             # an entry that stands for dropped ones: they are counted already
             self.dropped += sum(not line.dropped for line in lines)
-        log.warning("lines of the apps' logs were not printed: standard output: %s", error)
+        self.problem = f"lines of the apps' logs were not printed: standard output: {error}"
+        log.warning(self.problem)
         if error.errno not in CLOSED:
             time.sleep(RETRY_SECONDS)
 

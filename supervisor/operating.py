@@ -120,9 +120,14 @@ def health_of(service: Operated) -> Health:
         kv_full=service.stores.keyspace.full,
         refused=lambda: service.gateway.services.refused,
         traces_problem=lambda: service.exporter.problem,
+        logs_problem=lambda: _logs_problem(service.log_writer),
         hosts_problem=lambda: "" if service.sharing is None else service.sharing.problem,
         processes_problem=lambda: ("", False) if service.member is None else service.member.problem,
     )
+
+
+def _logs_problem(writer: LogWriter | None) -> str:
+    return "" if writer is None or writer.form == "off" else writer.problem
 
 
 def moment_of(service: Operated) -> Moment:

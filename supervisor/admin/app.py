@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from resources.stores.errors import StoreError, Unreadable
+from resources.text import visible
 
 from ..runs.dispatcher import Dispatcher, Program
 from ..sandboxes.limit_usage import parse_what_if
@@ -192,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 def _line(check: Check) -> str:
     where = check.name if check.app is None else f"app {check.app}: {check.name}"
-    return f"{where}: {check.problem or 'ok'}"
+    return visible(f"{where}: {check.problem or 'ok'}")  # a terminal may show it
 
 
 def _states(checks: list[Check]) -> Iterator[str]:

@@ -76,6 +76,7 @@ class Health:
     kv_full: Mapping[str, tuple[float, str]]  # by account: when a write was refused, and why
     refused: Callable[[], Refused]  # clients of the gateway
     traces_problem: Callable[[], str] = str  # why a collector does not get them
+    logs_problem: Callable[[], str] = str  # why standard output does not get them
     hosts_problem: Callable[[], str] = str  # of the servers that share the work
     # of the processes of this server; and whether too few of them serve
     processes_problem: Callable[[], tuple[str, bool]] = lambda: ("", False)
@@ -97,6 +98,7 @@ class Health:
             *self._processes(),
             *self._optional("hosts", self.hosts_problem()),
             *self._optional("traces", self.traces_problem()),
+            *self._optional("log.stdout", self.logs_problem()),
             *apps,
             *self._channels(),
             *self._clients(),

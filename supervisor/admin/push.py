@@ -16,7 +16,7 @@ from resources.stores.search import SearchError
 
 from ..runs.dispatcher import Program
 from ..runs.push import AppGone, Audience, NoSuchGroup, Pushed, PushStopped
-from .bodies import answer, bad, number_in, off_loop, read_object
+from .bodies import answer, bad, is_dry_run, number_in, off_loop, read_object
 from .strict_json import problem_in
 
 ADDRESSES_MAX = 100_000  # in one request
@@ -24,6 +24,7 @@ ADDRESS_MAX = 1000  # characters
 KEY_MAX = 1000  # characters, of a group's key
 ID_MAX = 100  # characters
 CURSOR_MAX = 10**18 - 1  # of a page of a group's addresses
+KEYS = ("addrs", "group", "id", "dry_run")
 EXPECTED = (
     'expected {"addrs": ["+27...", ...]} or {"group": KEY},'
     ' with "dry_run": true and "id": TEXT if wanted'
@@ -69,10 +70,9 @@ class PushAdmin:
         problem = await off_loop(_problem, body)
         if problem:
             raise bad(problem)
+        is_dry = is_dry_run(request) or body.get("dry_run", False)
         name = self._name(request)  # a reload may have removed the app
-        wanted = Wanted(
-            body.get("addrs"), body.get("group"), body.get("id", ""), body.get("dry_run", False)
-        )
+        wanted = Wanted(body.get("addrs"), body.get("group"), body.get("id", ""), is_dry)
         try:
             return answer(asdict(await self.start(name, wanted)))
         except NoSuchGroup as error:
@@ -116,6 +116,8 @@ def _problem(body: dict[str, Any]) -> str:
 
 
 def _option_problem(body: dict[str, Any]) -> str:
+    if unknown := next((key for key in body if key not in KEYS), None):
+        return f"there is no key {unknown!r}"  # a mistyped dry_run would send to everybody
     name = body.get("id", "")
     if not isinstance(name, str) or len(name) > ID_MAX:
         return f"id: expected a text of {ID_MAX} characters at most"

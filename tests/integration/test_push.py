@@ -153,6 +153,7 @@ async def test_addresses_are_checked_and_pushed_once(folder: Folder) -> None:
             ({"group": 5}, 400, "expected"),
             ({"addrs": ["+271"], "id": "x" * 101}, 400, "id: expected"),
             ({"addrs": ["+271"], "dry_run": 1}, 400, "dry_run: expected"),
+            ({"addrs": ["+271"], "dryrun": True}, 400, "there is no key 'dryrun'"),
         ):
             code, answer = await push(service, body)
             assert (code, text in answer["error"]) == (status, True), answer

@@ -128,6 +128,7 @@ async def test_a_reader_that_is_gone_ends_nothing(
     assert writer.dropped == 3
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "Broken pipe" in caplog.text
+    assert writer.problem in caplog.text  # for /readyz, for as long as it is so
     absent = LogWriter(None)
     absent.form = "text"
     absent.put("acme", "phone", LogEntry(TIME, "INFO", "x"))

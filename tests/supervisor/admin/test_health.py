@@ -8,10 +8,12 @@ import httpx2 as httpx
 import pytest
 import trio
 
+from resources.stores.logbook import LogEntry
 from supervisor.admin import health
+from supervisor.log_output import LogWriter
 from supervisor.store import disk
 
-from ...gateway_client import connect
+from ...gateway_client import connect, inbound
 from ...service import ECHO, Folder, eventually, running
 
 DYING = "while (true) { api.log_info(new Array(10000).join('x')); }"
@@ -71,6 +73,31 @@ async def test_a_tripped_app_is_named_and_counts_where_it_is_asked_for(folder: F
         assert (await ready(service.admin_url, app="bad"))[0] == 503
         assert await ready(service.admin_url, app="good") == (200, ["ok"])
         assert (await ready(service.admin_url, app="nobody"))[0] == 404
+
+
+async def test_what_apps_say_cannot_play_with_a_terminal(folder: Folder) -> None:
+    """Whoever looks with curl sees the reason of an app as text."""
+    folder.app("bad", "throw new Error('\\u001b[31m\\u202e');")
+    async with running(folder) as service:
+        async with connect(service.gateway_url, "bad") as client:
+            for number in range(3):
+                await client.send(inbound(f"m{number}"))
+                await client.expect("outcome")
+        _, lines = await ready(service.admin_url)
+        assert any(line.endswith(r"Error: \x1b[31m\u202e") for line in lines), lines
+
+
+async def test_logs_that_nobody_reads_are_named(folder: Folder) -> None:
+    """While log.stdout is on."""
+    folder.app("phone", ECHO)
+    async with running(folder) as service:
+        writer = LogWriter(None)
+        service.log_writer, writer.form = writer, "text"
+        writer.put("acct", "phone", LogEntry("2026", "INFO", "x"))
+        expected = "log.stdout: the apps' logs cannot be printed: standard output is closed"
+        assert expected in (await ready(service.admin_url))[1]
+        writer.form = "off"
+        assert await ready(service.admin_url) == (200, ["ok"])
 
 
 async def test_a_full_and_old_queue_is_named(
