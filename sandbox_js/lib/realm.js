@@ -161,11 +161,14 @@ function bootstrap(nextId, flushSoon, writeNow, load, allowed, consoleBytes, flu
       if (message === undefined) { call(push, ready, line + suffix); continue; }
       message.cmd = name;        // again, for an object that was handed over twice
       message.cmd_id = cmd_id;
-      const json = stringify(message);
+      let json;
+      // What cannot be written fails the run; after a failure it must not take the rest with it.
+      try { json = stringify(message); } catch (error) { if (failed) continue; throw error; }
       // If the message has a member `run` itself, ours comes last and counts. `reply` is null if
       // the app already has its reply.
       const end = told ? ',"reply":null' + suffix : suffix;
       if (typeof json !== 'string' || json[0] !== '{') {
+        if (failed) continue;
         throw new TypeErrorType('api.request(' + name + '): the second argument must be an object'
           + ' in JSON, too; there it is ' + call(slice, text(json), 0, 100));
       }

@@ -28,6 +28,9 @@ BEYOND_PAUSE = 0.002  # seconds before each command beyond limits.commands_burst
 INTERNAL = "internal error"
 BRIEF = ("kv.", "outbound.", "log.")
 """Commands that are one exchange with the store: the task that reads may wait for them itself."""
+LARGE = frozenset({"contacts.search", "groups.list", "groups.search"})
+"""Commands with answers of megabytes. A run's are carried out one after the other: many at once
+would fill the memory, and keep the thread for seconds."""
 
 Reply = dict[str, Any] | None
 """The fields of the reply to what an app asks; None if it gets no reply."""
@@ -77,6 +80,7 @@ class Run:
     _in_flight: int = field(default=0, init=False)
     _calls_since: float = field(default=0.0, init=False)  # since when any is in flight
     _waiting: deque[Request] = field(factory=deque, init=False)
+    _large: trio.Lock = field(factory=trio.Lock, init=False)  # held by one of LARGE
 
     def settle(self, fault: SandboxFault | None = None) -> None:
         """Take no more lines: the run is done, or at fault."""
@@ -123,7 +127,8 @@ class Run:
         if self._in_flight >= (self.limits.commands_in_flight if is_in_burst else 1):
             self._waiting.append(request)
             return False
-        coming = self._ask(request) if is_in_burst and not self._wire.is_full else None
+        is_now = is_in_burst and not self._wire.is_full and request.name not in LARGE
+        coming = self._ask(request) if is_now else None
         if coming is not None and not isinstance(coming, Coroutine):
             if not request.is_told:
                 self._wire.push(self._line(request, coming))
@@ -154,11 +159,11 @@ class Run:
     async def _answer(self, request: Request, coming: Reply | Coroutine[Any, Any, Reply]) -> None:
         """Answer a command (`coming`: its answer, if begun), then those that had to wait."""
         while True:
-            if coming is None:
-                coming = self._ask(request)
-            reply = await self._finish(request, coming) if isinstance(coming, Coroutine) else coming
-            if reply is not None and not request.is_told and not self.over:
-                await self.send(self._line(request, reply))
+            if request.name in LARGE:
+                async with self._large:
+                    await self._answer_one(request, None)
+            else:
+                await self._answer_one(request, coming)
             is_beyond = self.commands > self.limits.commands_burst
             if not self._waiting or (is_beyond and self._in_flight > 1):
                 self._in_flight -= 1
@@ -169,6 +174,15 @@ class Run:
             if is_beyond:
                 await trio.sleep(BEYOND_PAUSE)
             request, coming = self._waiting.popleft(), None
+
+    async def _answer_one(
+        self, request: Request, coming: Reply | Coroutine[Any, Any, Reply]
+    ) -> None:
+        if coming is None:
+            coming = self._ask(request)
+        reply = await self._finish(request, coming) if isinstance(coming, Coroutine) else coming
+        if reply is not None and not request.is_told and not self.over:
+            await self.send(self._line(request, reply))
 
     async def send(self, line: bytes) -> None:
         """Send a line; b"" sends what was pushed before."""
