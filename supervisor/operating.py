@@ -32,6 +32,7 @@ from .admin.traces import RunsAdmin
 from .background import LoopLag
 from .cluster.sharing import Sharing
 from .config import Account, Config
+from .config.tls import lifetime_of
 from .figures import Figures
 from .gateway import Deliveries, Gateway
 from .gateway.channels import Channels
@@ -99,6 +100,8 @@ class Operated(Protocol):
 
 def health_of(service: Operated) -> Health:
     """What makes the checks of /readyz."""
+    listen = service.config.listen
+    lifetime = lifetime_of(listen.certificate, listen.key)  # a new one is read at the next start
     return Health(
         apps=lambda: {name: one.app for name, one in service.dispatcher.programs.items()},
         redis=service.stores.redis,
@@ -121,6 +124,7 @@ def health_of(service: Operated) -> Health:
         refused=lambda: service.gateway.services.refused,
         traces_problem=lambda: service.exporter.problem,
         logs_problem=lambda: _logs_problem(service.log_writer),
+        certificate_problem=lifetime.problem,
         hosts_problem=lambda: "" if service.sharing is None else service.sharing.problem,
         processes_problem=lambda: ("", False) if service.member is None else service.member.problem,
     )

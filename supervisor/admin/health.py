@@ -77,6 +77,7 @@ class Health:
     refused: Callable[[], Refused]  # clients of the gateway
     traces_problem: Callable[[], str] = str  # why a collector does not get them
     logs_problem: Callable[[], str] = str  # why standard output does not get them
+    certificate_problem: Callable[[], str] = str  # it has expired, or will soon
     hosts_problem: Callable[[], str] = str  # of the servers that share the work
     # of the processes of this server; and whether too few of them serve
     processes_problem: Callable[[], tuple[str, bool]] = lambda: ("", False)
@@ -99,6 +100,7 @@ class Health:
             *self._optional("hosts", self.hosts_problem()),
             *self._optional("traces", self.traces_problem()),
             *self._optional("log.stdout", self.logs_problem()),
+            *self._optional("listen.certificate", self.certificate_problem()),
             *apps,
             *self._channels(),
             *self._clients(),

@@ -24,7 +24,7 @@ from .locate import Path
 from .model import PROCESS_USERS, App, Channel, Cluster, Config, Limits, Listen
 from .node import BESIDE_HEAP, BUILTINS, LEAST_FILES, LEAST_HEAP, LEAST_STACK, MOST_STACK
 from .requires import is_available
-from .tls import server_context
+from .tls import lifetime_of, server_context
 from .tokens import twice
 from .units import Address, show
 from .urls import REDIS_KINDS, base_problem, origin_problem, proxy_problem, redis_problem, shown_url
@@ -366,6 +366,8 @@ def _warnings(config: Config) -> Iterator[str]:
     for token in config.listen.admin_tokens:
         if token.is_expired():
             yield f"listen.admin_tokens: the token {show(token.name)} expired at {token.expires}"
+    if problem := lifetime_of(config.listen.certificate, config.listen.key).problem():
+        yield f"listen.certificate: {problem}"
     if not os.access(_nearest(config.data_dir), os.W_OK | os.X_OK):
         yield f"data_dir: this user cannot write to {config.data_dir}"
     for app in config.apps.values():

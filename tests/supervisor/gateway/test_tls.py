@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import ssl
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from supervisor.config import InvalidConfig, load
 
 from ... import gateway_client
 from ...programs import free_ports, jsbox, serve
-from ...service import ECHO, Folder
+from ...service import ECHO, Folder, running
 
 
 @pytest.fixture
@@ -43,6 +45,37 @@ def problems(folder: Folder) -> list[str]:
     with pytest.raises(InvalidConfig) as caught:
         load(folder.config)
     return [problem.text for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "problem"),
+    [
+        (-30, -1, "it expired at 20.* UTC: clients refuse it"),
+        (1, 30, "it is not valid before 20.* UTC: clients refuse it"),
+        (-85, 5, "it expires at 20.* UTC"),
+        (-5, 85, ""),
+        (-5, 5, ""),  # a short one is renewed late
+    ],
+)
+async def test_a_certificate_that_clients_refuse_is_named(
+    folder: Folder, since: int, until: int, problem: str
+) -> None:
+    """By `check`, and by /readyz while the service runs: nothing said why nobody could connect."""
+    now = datetime.now(UTC)
+    begins, ends = now + timedelta(days=since), now + timedelta(days=until)
+    issued = trustme.CA().issue_cert("localhost", not_before=begins, not_after=ends)
+    issued.cert_chain_pems[0].write_to_path(folder.path / "cert.pem")
+    issued.private_key_pem.write_to_path(folder.path / "key.pem")
+    folder.text = folder.text.replace("0.0.0.0", "127.0.0.1")
+    folder.app("phone", ECHO)
+    found = [one for one in load(folder.config).warnings if "certificate" in one]
+    assert bool(found) is bool(problem)
+    if problem:
+        assert re.fullmatch(f"listen.certificate: {problem}", found[0])
+    async with running(folder) as service:
+        async with httpx.AsyncClient(verify=False, base_url=service.admin_url) as admin:
+            lines = (await admin.get("/readyz")).text.splitlines()[1:]
+    assert [line for line in lines if "certificate" in line] == found
 
 
 async def test_both_ports_speak_tls(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
