@@ -11,7 +11,7 @@ from ..outcomes import Outcome
 
 OUT_OF_HEAP = re.compile(r"heap out of memory|Reached heap limit|invalid table size", re.IGNORECASE)
 OUT_OF_MEMORY = re.compile(
-    r"Committing semi space|AlignedAlloc|allocation failed|bad_alloc|Zone|SpacePage",
+    r"Committing semi space|AlignedAlloc|allocation failed|bad_alloc|Zone|SpacePage|out of memory",
     re.IGNORECASE,
 )
 
@@ -25,21 +25,9 @@ def classify_exit(code: int, stderr: str, limits: Limits) -> SandboxFault:
     last_words = f"; it last wrote: {stderr[-2000:]}" if stderr else ""
     if code == -signal.SIGXCPU:
         return LimitHit(Outcome.CPU, "cpu", f"{limits.cpu:g} s", "SIGXCPU from the kernel")
-    if code in (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGILL):
-        if OUT_OF_HEAP.search(stderr):
-            return LimitHit(
-                Outcome.HEAP,
-                "heap",
-                f"{limits.heap} bytes",
-                "more than that, and V8 could not free any",
-            )
-        if OUT_OF_MEMORY.search(stderr):
-            return LimitHit(
-                Outcome.MEMORY,
-                "memory",
-                f"{limits.memory} bytes",
-                "an allocation that the kernel refused",
-            )
+    aborted = code in (-signal.SIGABRT, -signal.SIGTRAP, -signal.SIGILL)
+    if aborted and (hit := out_of_memory(stderr, limits)):
+        return hit
     if code < 0:
         try:
             name = signal.Signals(-code).name
@@ -49,3 +37,14 @@ def classify_exit(code: int, stderr: str, limits: Limits) -> SandboxFault:
     return SandboxFault(
         Outcome.CRASHED, f"the process exited with code {code} before the run was done{last_words}"
     )
+
+
+def out_of_memory(stderr: str, limits: Limits) -> LimitHit | None:
+    """The limit that V8 ran into, by what it wrote before it ended the process."""
+    if OUT_OF_HEAP.search(stderr):
+        measured = "more than that, and V8 could not free any"
+        return LimitHit(Outcome.HEAP, "heap", f"{limits.heap} bytes", measured)
+    if OUT_OF_MEMORY.search(stderr):
+        measured = "an allocation that the kernel refused"
+        return LimitHit(Outcome.MEMORY, "memory", f"{limits.memory} bytes", measured)
+    return None

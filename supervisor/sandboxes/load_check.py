@@ -26,7 +26,7 @@ from ..errors import AppFailed, BootFailed, CannotStart, LimitHit, SandboxFault
 from ..host.cpus import usable_cpus
 from ..jail.argv import with_flag
 from ..outcomes import Outcome
-from .exits import OUT_OF_HEAP
+from .exits import out_of_memory
 from .lifecycle import hold_sandbox
 from .process_tasks import MakesJails
 from .sandbox import Sandbox
@@ -206,10 +206,12 @@ async def _problem_of_modules(app: App, walls: MakesJails, error: BootFailed) ->
         await _probe(bare, walls)
     except BootFailed as other:
         raise Unknown(str(other)) from other
-    text = error.detail.partition("; it last wrote: ")[0]
-    if OUT_OF_HEAP.search(error.detail):
-        text = f"limits.heap = {app.limits.heap} bytes, measured more than that"
-    return Problem(f"its modules: {text}", line_of(app.source, own))
+    if hit := out_of_memory(error.detail, app.limits):
+        text = hit.detail
+    else:
+        text = error.detail.partition("; it last wrote: ")[0]
+    # Without modules of its own it is its code, which is compiled there too.
+    return Problem(f"its modules: {text}" if own else text, line_of(app.source, own))
 
 
 async def _probe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,13 @@ async def test_a_module_that_keeps_the_process_from_starting_is_named(tmp_path: 
         "3: app app: it cannot be loaded: its modules: limits.boot = 1 s: the process was not ready"
         " in that time"
     )
+
+
+async def test_code_that_does_not_fit_into_the_memory_is_refused_for_that() -> None:
+    """It is compiled before the process is ready."""
+    keys = ",".join(f'k{n}:[1,2,"{n}"]' for n in range(400_000))
+    found = await text(app(f"{HANDLER}\nvar x = {{{keys}}};"))
+    assert re.match(r"1: app app: it cannot be loaded: limits\.(heap|memory) = \d+ bytes", found)
 
 
 @pytest.mark.parametrize("level", ["standard", "strict"])
