@@ -15,9 +15,7 @@ from attrs import frozen
 from .files import Unreadable, read_text
 
 PEM_MAX = 1 << 20  # bytes
-SOON = (
-    14 * 86400.0
-)  # seconds before a certificate expires; of a short-lived one, a tenth of its life
+SOON = 14 * 86400.0  # seconds before a certificate expires; at most a tenth of its life
 NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME, for which Python has no name
 
 
@@ -74,7 +72,7 @@ def _moment(seconds: float) -> str:
 def lifetime_of(certificate: Path | None, key: Path | None) -> Lifetime:
     """When a certificate is valid: always, if there is none that can be used."""
     if certificate is not None and key is not None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError, KeyError):
             return _lifetime(certificate, key)
     return Lifetime(0.0, math.inf)
 
@@ -86,7 +84,7 @@ def _lifetime(certificate: Path, key: Path) -> Lifetime:
     ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = server_context(certificate, key).wrap_bio(ours, theirs, server_side=True)
     client = context.wrap_bio(theirs, ours)
-    for side in (client, server, client):
+    for side in (client, server) * 3:
         with suppress(ssl.SSLWantReadError):
             side.do_handshake()
     found = client.getpeercert() or {}
