@@ -111,7 +111,8 @@ function problemOfPackage(name, modules) {
   let file = null;
   try {
     file = resolve(path.join(modules, 'app.js'), name, modules);
-  } catch ({ message }) {
+  } catch ({ message, code }) {
+    if (code !== 'ERR_PACKAGE_PATH_NOT_EXPORTED') return { kind: 'broken', text: message };
     // Either it is for `import` only, or no part of what the package gives.
     if (name !== path.relative(modules, folder)) return { kind: 'hidden', text: message };
     return { kind: 'esm', text: folder };

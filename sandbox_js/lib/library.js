@@ -201,7 +201,9 @@ function createLibrary({
       const error = `Cannot find module '${name}', required by ${from}`;
       return { error, code: 'MODULE_NOT_FOUND' };
     }
-    if (file.endsWith('.json')) return { json: fs.readFileSync(file, 'utf8') };
+    if (file.endsWith('.json')) {
+      return { json: fs.readFileSync(file, 'utf8').replace(/^\ufeff/, '') };   // as Node does
+    }
     if (file.endsWith('.node')) {
       const error = `${name} is native code, which a sandbox cannot load`;
       return { error, code: 'ERR_DLOPEN_DISABLED' };

@@ -87,6 +87,9 @@ test('packages that a sandbox cannot load have a kind', (t) => {
   put('node_modules/inner/index.js', '');
   put('node_modules/inner/node_modules/dep/it.node', '');
   put('node_modules/empty/readme', '');
+  put('node_modules/torn/package.json', '{"main": ');
+  put('node_modules/torn/index.js', '');
+  put('node_modules/outside/package.json', '{"exports": "../a.js"}');
   put('out/index.js', '');
   put('node_modules/.store/kept/index.js', '');
   fs.symlinkSync(path.join(root, 'out'), path.join(root, 'node_modules', 'out'));
@@ -94,6 +97,7 @@ test('packages that a sandbox cannot load have a kind', (t) => {
   const expected = {
     good: null, '@of/both': null, parts: null, 'parts/b.js': 'hidden', only: 'esm',
     typed: 'esm', built: 'native', inner: null, empty: 'missing',
+    torn: 'broken', outside: 'broken',
     out: 'link', kept: null, nothing: null, lodash: null,
   };
   const modules = path.join(root, 'node_modules');

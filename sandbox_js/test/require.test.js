@@ -23,13 +23,14 @@ test('a package finds out where it is, and its output is a line in the log', asy
   t.after(() => fs.rmSync(folder, { recursive: true }));
   const modules = path.join(folder, 'node_modules');
   fs.mkdirSync(path.join(modules, 'curious'), { recursive: true });
+  fs.writeFileSync(path.join(modules, 'curious', 'mark.json'), '\ufeff"mark"');
   fs.writeFileSync(path.join(modules, 'curious', 'index.js'), `
     var tty = require('tty'), os = require('os'), Agent = require('http').Agent;
     class Mine extends Agent {}
     process.stderr.write('warned');
     module.exports = [
       tty.isatty(process.stderr.fd), os.platform(), typeof Mine, String(process),
-      typeof require('stream').Transform,
+      typeof require('stream').Transform, require('./mark.json'),
     ].join();
   `);
   const harness = await start(t, handler("api.log_info(require('curious')); api.done();"),
@@ -38,7 +39,7 @@ test('a package finds out where it is, and its output is a line in the log', asy
   assert.deepEqual(await harness.next(), {
     cmd: 'js.console', cmd_id: 'h', reply: false, level: 'warning', msg: 'warned', run: 'r1',
   });
-  assert.equal((await harness.next()).msg, 'false,linux,function,[object process],function');
+  assert.equal((await harness.next()).msg, 'false,linux,function,[object process],function,mark');
 });
 
 test('a require that gives null is logged once a process and name', async (t) => {

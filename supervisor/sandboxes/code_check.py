@@ -45,6 +45,7 @@ SENTENCES = {
     "esm": "is an ES module ({}), which require() cannot load: install a version with a CommonJS"
     " build, or put it into the app with a bundler",
     "hidden": "is not given by its package ({})",
+    "broken": "cannot be loaded: {}",
     "native": "has native code ({}), which a sandbox cannot load",
     "missing": "has no file that require() could load ({})",
 }
