@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from msgspec import json
 
 from ..fence import fence
-from .errors import StoreError, StoreRefused, Unreadable, is_of_one, named
+from .errors import StoreError, StoreRefused, Unreadable, is_of_one, named, raise_wide
 from .keys import account_key, prefix_of
 from .resp import Command
 from .room import OVERHEAD, Room
@@ -215,6 +215,9 @@ class Contacts:
     ) -> dict[int, str]:
         """Write contacts with their keys, in order, each independently. Return why some were not
         written, by their index.
+
+        Raises:
+            StoreError: The store took some or none, and that is not for what they are.
         """
         commands = [
             self._write.call(
@@ -227,6 +230,7 @@ class Contacts:
             answers = await self.redis.attempt(commands)
         finally:
             self.writes.note(account)
+        raise_wide(answers)
         return {
             n: str(_limit(answer))
             for n, answer in enumerate(answers)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 SOON = 1.0  # seconds to wait before a retry if the cause passes by itself: a failover, a restart
 LATER = 5.0  # the same if somebody has to act: a full disk, a password, a key of another type
@@ -67,6 +69,8 @@ class StoreRefused(StoreError):
         self.code = code_of(reason)
         # If a command of a script is refused, what the script wrote before stays.
         began = _PLACE.search(reason) is not None and self.code not in BEFORE_ALL
+        if self.is_wide:  # the script is not to blame, and operators read this
+            reason = _PLACE.sub("", reason)
         super().__init__(reason, sent=began, retry_after=SOON if self.code in PASSING else LATER)
 
     @property
@@ -98,6 +102,15 @@ class Unreadable(StoreError):
 def is_of_one(error: StoreError) -> bool:
     """Whether an error is about one key, not about the store."""
     return isinstance(error, StoreRefused) and not error.is_wide
+
+
+def raise_wide(answers: Iterable[Any]) -> None:
+    """Raise the first error among the answers to several commands that is about the store, and not
+    about the row that a command was for.
+    """
+    for answer in answers:
+        if isinstance(answer, StoreError) and not is_of_one(answer):
+            raise answer
 
 
 def named(error: StoreError, what: str) -> StoreError:

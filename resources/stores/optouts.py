@@ -8,6 +8,7 @@ import msgspec
 from attrs import field, frozen
 
 from ..fence import fence
+from .errors import raise_wide
 from .keys import account_key
 from .redis import Redis
 from .room import OVERHEAD, Room
@@ -77,6 +78,9 @@ class OptOuts:
     ) -> dict[int, str]:
         """Opt out addresses, each a type and a value, in order. Return why some are not opted out,
         by their index.
+
+        Raises:
+            StoreError: The store took some or none, and that is not for what they are.
         """
         texts = [(_name(kind, value), msgspec.json.encode(one)) for kind, value, one in new]
         self.room.check(
@@ -85,6 +89,7 @@ class OptOuts:
         key = [_hash(account)]
         commands = [self._set.call(key, name, text, most) for name, text in texts]
         answers = await self.redis.attempt(commands)
+        raise_wide(answers)
         found = (
             str(answer) if isinstance(answer, Exception) else "" if answer else _too_many(most)
             for answer in answers

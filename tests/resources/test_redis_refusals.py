@@ -147,6 +147,7 @@ def test_what_a_refusal_means() -> None:
         assert StoreRefused("NOPERM No permissions" + place).sent
     full = StoreRefused("OOM command not allowed" + where)
     assert (full.sent, full.retry_after, full.is_wide) == (False, LATER, True)
+    assert str(full) == "OOM command not allowed"  # operators read this: no script is to blame
     replica = StoreRefused("READONLY You can't write" + where)
     assert (replica.sent, replica.retry_after) == (False, SOON)
     assert StoreRefused("lower case").code == "ERR"

@@ -14,6 +14,7 @@ import trio
 from resources.contact_fields import new_contact
 from supervisor.cli import push as push_command
 
+from ...gateway_client import PATIENCE
 from .operator import Operator, operating
 
 PEOPLE = """\
@@ -256,6 +257,29 @@ async def test_contacts_go_through_csv(tmp_path: Path, monkeypatch: pytest.Monke
         assert failed.exit_code == 1
         assert "do not fit CSV: export JSON Lines" in failed.stderr
         assert not Path("more.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("contacts", "msisdn\n0820000001\n"), ("optouts", "address_value\n0820000001\n")],
+)
+async def test_a_store_without_memory_makes_no_row_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, text: str
+) -> None:
+    """The import stops, and goes on when it is called again: every row was named as wrong."""
+    monkeypatch.chdir(tmp_path)
+    file = _named("in.csv", text)
+    async with operating(tmp_path, ACCOUNT) as jsbox:
+        redis = jsbox.service.stores.redis
+        await redis.execute("CONFIG", "SET", "maxmemory", "1")
+        failed = await jsbox(kind, "import", "acct", file)
+        assert (failed.exit_code, failed.stdout) == (1, "")
+        assert "OOM command not allowed when used memory > 'maxmemory'.\n" in failed.stderr
+        await redis.execute("CONFIG", "SET", "maxmemory", "0")
+        with trio.fail_after(PATIENCE):
+            while redis.statistics().problem:
+                await trio.sleep(0.05)
+        assert (await jsbox(kind, "import", "acct", file)).stdout == "1 written, 0 wrong\n"
 
 
 async def test_a_rate_is_a_number(tmp_path: Path) -> None:
