@@ -7,8 +7,12 @@ from pathlib import Path
 import attrs
 import click
 
+from ..config.units import show
+from ..config.urls import redis_problem, shown_url
 from .codes import EXIT_CONFIG
 from .common import config_option, fail, json_option, load_or_exit, print_json, run_or_exit
+
+KINDS = ("redis://", "rediss://", "unix://")  # of the old server's URL
 
 
 @click.group()
@@ -126,6 +130,12 @@ def kv(
 
     from ..tools.migrate_kv import copy_kv
 
+    problem = redis_problem(url)
+    if problem or not url.startswith(KINDS):
+        expected = f"expected {', '.join(KINDS)}, got {show(shown_url(url))}"
+        raise click.BadParameter(
+            f"{expected}: {problem}" if problem else expected, param_hint="--redis"
+        )
     config = load_or_exit(config_file)
     if account not in config.account_names:
         names = ", ".join(config.account_names) or "none"

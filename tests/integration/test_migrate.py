@@ -212,3 +212,14 @@ async def test_an_old_server_that_is_not_there_is_one_line(tmp_path: Path) -> No
         )
     )
     assert "has no account 'nobody'" in done.stderr
+
+
+@pytest.mark.parametrize("url", ["nosuch", "redis://host:port", "redis+cluster://host", "http://x"])
+def test_a_wrong_url_of_the_old_server_is_one_line(tmp_path: Path, url: str) -> None:
+    """It was a traceback."""
+    folder = Folder(tmp_path)
+    folder.app("phone", "api.done();")
+    arguments = ("--redis", url, "--sandbox-id", "x", "-c", str(folder.config))
+    done = jsbox("migrate", "kv", "acct", *arguments)
+    assert done.returncode == 2, done.stderr
+    assert "expected redis://, rediss://, unix://, got " in done.stderr
