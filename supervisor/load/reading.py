@@ -260,6 +260,8 @@ class _Loader(Pieces):
             if one.steps:
                 self.fault((*path, "file"), "expected `steps` or `file`, got both")
             chat = self.chat(self.file.parent / one.file, path)
+            if chat is None:
+                return one
             one = evolve(one, steps=chat)
         if not 0 < len(one.steps) <= STEPS_MAX:
             self.fault((*path, "steps"), f"expected 1 to {STEPS_MAX} steps, got {len(one.steps)}")
@@ -323,12 +325,13 @@ class _Loader(Pieces):
                     " put the longer text first",
                 )
 
-    def chat(self, file: FilePath, path: Path) -> Sequence[Step]:
+    def chat(self, file: FilePath, path: Path) -> Sequence[Step] | None:
+        """The steps of a file; None if they cannot be read, and that is reported."""
         try:
             document, _ = read_toml(file, FILE_MAX)
         except InvalidConfig as error:
             self.fault((*path, "file"), str(error))
-            return ()
+            return None
         steps = document.get("steps")
         try:
             if not isinstance(steps, list):
@@ -337,7 +340,7 @@ class _Loader(Pieces):
         except cattrs.BaseValidationError as group:
             for where, text in leaves(group, ("steps",)):
                 self.fault((*path, "file"), f"{file}: {'.'.join(map(str, where))}: {text}")
-            return ()
+            return None
 
     def check_faults(self, faults: Sequence[Fault], run: Run) -> None:
         seconds = sum(stage.for_ for stage in run.stages)

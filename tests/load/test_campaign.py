@@ -202,6 +202,12 @@ def test_what_could_never_happen_is_refused(tmp_path: Path) -> None:
     ]
 
 
+def test_a_chat_that_cannot_be_read_is_one_error(tmp_path: Path) -> None:
+    """It was said as well that there were no steps."""
+    (error,) = errors(tmp_path, RUN + '[[dialogue]]\nfile = "nowhere.chat.toml"\n')
+    assert error.endswith("nowhere.chat.toml:1: cannot be read: No such file or directory")
+
+
 @pytest.mark.parametrize("share", ["nan", "-0.5", "true", '"x"', "{}"])
 def test_the_share_of_an_error_is_a_share(tmp_path: Path, share: str) -> None:
     """Also in a table whose keys are not fixed: nan was taken, and the stub made no error."""
