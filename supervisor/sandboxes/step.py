@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
+from itertools import takewhile
 from typing import Generic
 
 from attrs import define, field
@@ -59,7 +60,8 @@ class Step(Generic[P]):
         slot = self._assign(request)
         if slot is None:
             return None
-        due = (one for one in self._waiting if one.not_before <= self._now)
+        older = takewhile(lambda one: one is not request, self._waiting)
+        due = (one for one in older if one.not_before <= self._now)
         oldest = next((one for one in due if one.key == request.key), request)
         self._uncovered[request.key] -= oldest.not_before <= self._now
         return oldest, slot

@@ -104,6 +104,19 @@ def test_processes_with_several_runs_do_not_starve_others() -> None:
     assert late.slot is not None
 
 
+def test_a_run_that_waits_out_a_pause_and_a_later_one_get_the_process_once_each() -> None:
+    """What an older run finds is its own, though a later one was due before it."""
+    a = app(messages_in_flight=2, max_processes=1)
+    host = Host.of(1, a)
+    host.pauses["a"] = 5.0
+    paused = host.lend(a)
+    host.pauses.clear()
+    due = host.lend(a)
+    host.boot(host.starts[0])
+    assert paused.slot is due.slot is not None
+    assert due.slot.lent == 2
+
+
 def test_a_waiter_that_can_share_after_all_keeps_nobody_from_sharing() -> None:
     """Only a run that really waits for room claims a busy process."""
     a, b = (
