@@ -166,7 +166,7 @@ async def test_runs_in_which_anything_fails(
     folder.app("phone", ECHO, 'limits = { fallback_reply = "sorry" }')
     async with running(folder) as service, connect(service.gateway_url) as client:
         before = len(service.dispatcher._nursery.child_tasks)
-        tally = fence.tally.total()
+        tally, processes_failed = fence.tally.total(), fence.tally["process"]
         with failing_everywhere(service, monkeypatch, seed) as raised:
             for number in range(runs):
                 await eventually(lambda: len(service.dispatcher._known) < CREDIT // 3)
@@ -192,7 +192,10 @@ async def test_runs_in_which_anything_fails(
         )
         told = runs if seed else runs - raised["_announce"]
         assert outcomes.total() >= told - raised.total() // 10
-        assert set(outcomes) <= {"ok", "crashed", "no_reply", "boot"}
+        # A process takes turns to boot, too: one of those errors may meet it there.
+        boots_failed = fence.tally["process"] - processes_failed
+        assert outcomes.pop("boot", 0) <= boots_failed
+        assert set(outcomes) <= {"ok", "crashed", "no_reply"}
         assert_nothing_left(service, before)
 
 
